@@ -1,0 +1,32 @@
+"""The errors that a user may see, and the exit code of each."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DirePlugError(Exception):
+    """Say what is wrong, where, and what to do; the command line prints it and ends with `exit_code`."""
+
+    exit_code = 2
+
+
+class RunBusyError(DirePlugError):
+    """A live process holds this run or cache entry."""
+
+
+class UpstreamFailedError(DirePlugError):
+    """Upstream's script ended with an error; the message carries its last lines."""
+
+    exit_code = 1
+
+
+class PluginError(DirePlugError):
+    """A plugin raised, or answered a hook with something that cannot be used."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the valid name nearest to `name`, or an empty string."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""

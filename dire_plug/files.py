@@ -1,0 +1,87 @@
+"""Files written whole or not at all, and digests."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dire_plug.errors import DirePlugError
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write `content` to a temporary sibling of `path`, flush it to disk and rename it into place."""
+    data = content.encode() if isinstance(content, str) else content
+    make_folder(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DirePlugError(f"{path}: cannot be written: {error.strerror}. What was there before is kept.") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; say which file it was when it is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DirePlugError(f"{path}: cannot be read as JSON: {error}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents; say which file stands in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        blocking = next((parent for parent in (path, *path.parents) if parent.exists() and not parent.is_dir()), path)
+        raise DirePlugError(f"{path}: the folder cannot be made: {error.strerror} at {blocking}") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; rename it to `path` when the block ends well, else remove it.
+
+    Raises:
+        DirePlugError: the folder cannot be made, or the disk is full.
+    """
+    make_folder(path.parent)
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary.chmod(0o755)
+    except OSError as error:
+        raise DirePlugError(f"{path}: the folder cannot be made: {error.strerror}") from error
+    try:
+        yield temporary
+        os.rename(temporary, path)
+    except OSError as error:
+        raise DirePlugError(f"{path}: cannot be written: {error}. Nothing was left half done.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def digest(content: Any) -> str:
+    """Return the sha256, in hex, of JSON-like `content`, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,45 @@
+"""Where dire-plug keeps its files: the home folder and the patches and recipes that ship with it."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def checkout() -> Path | None:
+    """Return the root of the checkout that this package runs from, or None for an installed wheel."""
+    root = PACKAGE.parent
+    return root if (root / "pyproject.toml").is_file() and (root / "patches").is_dir() else None
+
+
+def home() -> Path:
+    """Return the folder that holds third_party/, cache/ and runs/: DIRE_PLUG_HOME, the checkout, or the user's folder."""
+    if chosen := os.environ.get("DIRE_PLUG_HOME"):
+        return Path(chosen).expanduser().absolute()
+    return checkout() or Path(platformdirs.user_data_dir("dire-plug"))
+
+
+def third_party() -> Path:
+    """Return the folder of the vendored upstreams."""
+    return home() / "third_party"
+
+
+def cache() -> Path:
+    """Return the folder of teachers, embeddings and other results that runs share."""
+    return home() / "cache"
+
+
+def runs() -> Path:
+    """Return the folder of the run directories."""
+    return home() / "runs"
+
+
+def resource(kind: str) -> Path:
+    """Return the folder of our own `patches` or `recipes`: in the wheel, else in the checkout."""
+    inside = PACKAGE / f"_{kind}"
+    if inside.is_dir():
+        return inside
+    root = checkout()
+    return (root or PACKAGE) / kind

@@ -1,0 +1,54 @@
+"""What every stage of one run receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dire_plug.recipe.model import Recipe
+from dire_plug.types import Adapter, Script
+
+if TYPE_CHECKING:
+    import torch
+
+    from dire_plug.data import Dataset
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm of one recipe with one seed.
+
+    Attributes:
+        recipe: the recipe as resolved for this arm.
+        arm: baseline, control, dire, random, …
+        regularizers: plugin name → its settings; empty without a term.
+        adapter: the method's adapter.
+        dataset: the real images.
+        seed: of everything random in this run.
+        device: where networks run.
+        engine: who synthesizes.
+        folder: the run directory.
+        cache: the folder of results that runs share.
+    """
+
+    recipe: Recipe
+    arm: str
+    regularizers: dict[str, dict[str, object]]
+    adapter: Adapter
+    dataset: Dataset
+    seed: int
+    device: torch.device
+    engine: Literal["upstream", "native"]
+    folder: Path
+    cache: Path
+
+    @property
+    def script(self) -> Script:
+        """The script that the recipe names."""
+        return self.adapter.scripts[self.recipe.recover.script]
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of the dataset."""
+        return len(self.dataset.classes)
