@@ -15,7 +15,7 @@ def checkout() -> Path | None:
 
 
 def home() -> Path:
-    """Return the folder that holds third_party/, cache/ and runs/: DIRE_PLUG_HOME, the checkout, or the user's folder."""
+    """Return the folder of third_party/, cache/ and runs/: DIRE_PLUG_HOME, the checkout, or the user's folder."""
     if chosen := os.environ.get("DIRE_PLUG_HOME"):
         return Path(chosen).expanduser().absolute()
     return checkout() or Path(platformdirs.user_data_dir("dire-plug"))

@@ -44,7 +44,7 @@ def image_index(synthesis: Synthesis, slot: Slot, position: int) -> int | None:
 
 @hookspec
 def loss_term(synthesis: Synthesis, batch: Batch) -> Tensor | None:
-    """Asked every step, of every active plugin: a scalar with its graph, added to upstream's loss. None adds nothing."""
+    """Asked every step, of every active plugin: a scalar with its graph, added to upstream's loss, or None."""
 
 
 @hookspec

@@ -71,6 +71,10 @@ class Plan(Protocol):
     def passes(self) -> int:
         """The number of passes."""
 
+    @property
+    def slots_per_pass(self) -> int:
+        """The number of batches in a pass."""
+
     def slot(self, slot: Slot) -> SlotPlan:
         """Return what `slot` holds; raise DirePlugError when the plan has no such slot."""
 
@@ -110,7 +114,7 @@ class Synthesis(Protocol):
         """A CPU generator for plugins: drawing from it leaves upstream's random streams alone. Re-seeded every pass."""
 
     @property
-    def start(self) -> StartImages:
+    def start_images(self) -> StartImages:
         """How the recipe starts each image."""
 
     def real(self, teacher: str) -> RealEmbeddings:
@@ -183,8 +187,7 @@ class Adapter(Protocol):
     title: str
     upstream: Upstream
     scripts: Mapping[str, Script]
-    flags: type[BaseModel]
-    native: bool
+    owned_flags: Mapping[str, str]
     embeddings_are_nonnegative: bool
 
     def patches(self) -> Path:
@@ -193,11 +196,23 @@ class Adapter(Protocol):
     def recipes(self) -> Path:
         """Return the folder of this method's recipes."""
 
+    def flags_model(self, script: str) -> type[BaseModel]:
+        """Return the typed model of one script's flags, by upstream's spelling."""
+
+    def problems(self, recipe: Any, *, classes: int | None = None) -> Sequence[tuple[str, str]]:
+        """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
+
+    def steps(self, recover: Any) -> int:
+        """Return the number of iterations of one slot."""
+
+    def has_native(self, script: str) -> bool:
+        """Tell whether the native engine knows this script."""
+
     def plan(self, recover: Any, *, classes: int, ipc: int) -> Plan:
         """Return the plan that the recipe's `recover` section asks for."""
 
-    def invocation(self, recover: Any, *, teacher: Path, images: Path) -> Invocation:
-        """Turn a recipe's `recover` section into the command line of upstream's script."""
+    def invocation(self, recover: Any, *, teacher: Path, images: Path, architecture: str) -> Invocation:
+        """Turn a recipe's `recover` section into the command line of upstream's script, and the shims that it needs."""
 
     def pass_arguments(self, pass_index: int) -> Sequence[str]:
         """Return the arguments that make the script run one pass alone."""

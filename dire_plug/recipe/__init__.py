@@ -1,0 +1,23 @@
+"""Recipes: read (`loading`), checked (`model`, `check`), and resolved for one arm (`resolve`)."""
+
+from dire_plug.recipe.check import REAL_IMAGE_ARMS, Catalogue, check_recipe, find_problems
+from dire_plug.recipe.loading import header, read_yaml, recipe_names, recipe_path
+from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.resolve import Resolved, arm_names, identity, resolve, same_recipe
+
+__all__ = [
+    "REAL_IMAGE_ARMS",
+    "Catalogue",
+    "Recipe",
+    "Resolved",
+    "arm_names",
+    "check_recipe",
+    "find_problems",
+    "header",
+    "identity",
+    "read_yaml",
+    "recipe_names",
+    "recipe_path",
+    "resolve",
+    "same_recipe",
+]

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -99,7 +100,7 @@ class EvaluateSection(Section):
     weight_decay: NonNegative = 0.01
     temperature: Positive = 30
     mixup: NonNegative = 0.8
-    augmentation: Literal["none", "crop", "crop_flip"] = "crop_flip"
+    augmentation: Literal["none", "crop", "crop_flip", "resized_crop_flip"] = "crop_flip"
     padding: Annotated[int, Field(ge=0)] = 4
     test_from: Annotated[int, Field(ge=0)] = 0
     """The first epoch, from 0, after which the student is tested."""
@@ -130,12 +131,15 @@ class PaperSection(Section):
     row: str
     figures: dict[int, dict[str, str]] = Field(default_factory=dict)
     """IPC → {baseline: "…", dire: "…"}, as printed."""
+    diversity_table: Count | None = None
+    diversity: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Arm → {coverage: "…", similarity: "…", vendi: "…"}, as printed; the paper doesn't say at which IPC."""
 
 
 class Recipe(Section):
     """One method on one dataset, wholly specified."""
 
-    name: str
+    name: Name
     title: str
     method: str
     demonstration: bool = False

@@ -28,7 +28,9 @@ def hold(path: Path, *, wait: float = 0, what: str) -> Iterator[None]:
     make_folder(path.parent)
     mine = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        mine.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}))
+        mine.write_text(
+            json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
+        )
     except OSError as error:
         raise DirePlugError(f"{path}: the lock cannot be written: {error.strerror}") from error
     deadline = time.monotonic() + wait

@@ -27,7 +27,7 @@ class Job:
         dataset: the real images.
         seed: of everything random in this run.
         device: where networks run.
-        engine: who synthesizes.
+        engine: who synthesizes; `none` where images are real ones.
         folder: the run directory.
         cache: the folder of results that runs share.
     """
@@ -39,7 +39,7 @@ class Job:
     dataset: Dataset
     seed: int
     device: torch.device
-    engine: Literal["upstream", "native"]
+    engine: Literal["upstream", "native", "none"]
     folder: Path
     cache: Path
 

@@ -1,0 +1,69 @@
+"""The command line: `dire-plug COMMAND`. Errors become exit codes here, and nowhere else."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from dire_plug import __version__, ui
+from dire_plug.errors import DirePlugError, nearest
+
+COMMANDS = {
+    "run": "dire_plug.commands.run:run",
+    "compare": "dire_plug.commands.compare:compare",
+    "vendor": "dire_plug.commands.upstream:vendor",
+    "verify": "dire_plug.commands.upstream:verify",
+    "list": "dire_plug.commands.inspect:list_",
+    "show": "dire_plug.commands.inspect:show",
+    "doctor": "dire_plug.commands.doctor:doctor",
+}
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """Imports a command when it is asked for, so that `--help` answers at once."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names in the order of a user's way."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import and return one command."""
+        if name not in COMMANDS:
+            context.fail(f"unknown command '{name}'{nearest(name, COMMANDS)}")
+        module, _, attribute = COMMANDS[name].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dire-plug")
+def group() -> None:
+    """Run the published code of dataset-condensation methods with a diversity regularizer in its loss.
+
+    Start with:  dire-plug run sre2l --dire   and then   dire-plug compare sre2l
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; exit 0 when all went well, 2 on bad input, 1 on a failure inside, 130 when interrupted."""
+    try:
+        sys.exit(group.main(arguments, standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        _end("interrupted; what is finished is kept, and the same command goes on from there", INTERRUPTED)
+    except KeyboardInterrupt:
+        _end("interrupted; what is finished is kept, and the same command goes on from there", INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DirePlugError as error:
+        _end(f"error: {error}", error.exit_code)
+    except OSError as error:
+        _end(f"error: {error.filename or 'a file'}: {error.strerror}; what is finished is kept", 2)
+
+
+def _end(message: str, code: int) -> None:
+    ui.say(message)
+    sys.exit(code)

@@ -1,0 +1,44 @@
+"""`dire-plug compare METHOD`: arms side by side."""
+
+import time
+from typing import Any
+
+import click
+
+from dire_plug import ui
+from dire_plug.commands.dry import show_plan
+from dire_plug.commands.options import make_request, shared_options
+from dire_plug.compare import DEFAULT_ARMS, render, to_json
+from dire_plug.compare import compare as run_comparison
+from dire_plug.files import digest, write_json
+from dire_plug.pipeline import plan_run
+from dire_plug.pipeline.request import runs_root, same_but_arm
+
+
+@click.command()
+@click.argument("method")
+@click.option("--arms", default=",".join(DEFAULT_ARMS), show_default=True, help="Which arms, by comma.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
+)
+@shared_options
+def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
+    """Put baseline, control, +DiRe and real images side by side: accuracy and diversity.
+
+    control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
+    """
+    request = make_request(method, **options)
+    names = [name.strip() for name in arms.split(",") if name.strip()]
+    if options["dry_run"]:
+        for arm in names:
+            show_plan(plan_run(same_but_arm(request, arm, request.seed)))
+        return
+    started = time.monotonic()
+    comparison = run_comparison(request, arms=names, seeds=seeds)
+    content = to_json(comparison)
+    runs = [name for arm in content["arms"].values() for name in arm["runs"]]
+    path = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}.json"
+    write_json(path, content)
+    ui.show(render(comparison))
+    ui.show(f"\nstored in: {path}")
+    ui.show(f"took {time.monotonic() - started:.0f} s")

@@ -1,0 +1,49 @@
+"""`dire-plug doctor`: what is here, and the command that gets what isn't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from dire_plug import home, plugins, ui
+from dire_plug.errors import DirePlugError
+from dire_plug.runs.provenance import hardware, versions
+
+
+@click.command()
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
+def doctor(data_root: Path | None) -> None:
+    """Print versions, the device, which data and upstreams are here, and how to get each missing one."""
+    from dire_plug.data import status
+    from dire_plug.pipeline.request import choose_device
+
+    table = Table("what", "value")
+    for name, value in versions().items():
+        table.add_row(name, value)
+    for name, value in hardware(choose_device("auto")).items():
+        table.add_row(name, str(value))
+    for name, path in {"home": home.home(), "cache": home.cache(), "runs": home.runs()}.items():
+        table.add_row(name, str(path))
+    ui.show(table)
+
+    data = Table("dataset", "here", "where, or how to get it")
+    for one in status(data_root):
+        data.add_row(one.name, "yes" if one.found else "no", one.where if one.found else one.how)
+    ui.show(data)
+
+    upstreams = Table("method", "its own code", "where, or how to get it")
+    for name in plugins.known("methods"):
+        upstreams.add_row(name, *_upstream(name))
+    ui.show(upstreams)
+
+
+def _upstream(name: str) -> tuple[str, str]:
+    from dire_plug.upstream.vendor import find_vendored
+
+    try:
+        found = find_vendored(plugins.load_adapter(name))
+    except DirePlugError as error:
+        return "damaged", str(error)
+    return ("yes", str(found)) if found else ("no", f"dire-plug vendor {name}")

@@ -1,0 +1,61 @@
+"""What `--dry-run` prints: the resolved recipe with the source of each value, upstream's command line, the plan."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from dire_plug import home, ui
+from dire_plug.data import class_count
+from dire_plug.pipeline import PlannedRun
+
+HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
+
+
+def show_plan(planned: PlannedRun) -> None:
+    """Print what a run would do."""
+    request, resolved = planned.request, planned.resolved
+    recipe = resolved.recipe
+    ui.show(f"{planned.adapter.title}: recipe {planned.source.stem}, arm {request.arm}, seed {request.seed}")
+    ui.show(f"engine: {planned.engine}")
+    table = Table(title="recipe", title_justify="left", title_style="italic")
+    for title in ("key", "value", "from", "source"):
+        table.add_column(title, overflow="fold")
+    content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
+    for key, value in flatten(content):
+        table.add_row(key, _short(value), resolved.origin.get(key, "default"), recipe.sources.get(key, ""))
+    ui.show(table)
+    if planned.engine == "none":
+        ui.show("plan: real images are drawn from the training set; nothing is synthesized")
+        return
+    adapter = planned.adapter
+    invocation = adapter.invocation(
+        recipe.recover,
+        teacher=Path("TEACHER"),
+        images=Path("RUN/images"),
+        architecture=recipe.squeeze.teacher.architecture,
+    )
+    arguments = [*invocation.arguments, *adapter.pass_arguments(0)]
+    ui.show(f"upstream's command line, pass 0 (shims: {', '.join(invocation.shims)}):")
+    ui.show(f"  python {shlex.quote(adapter.scripts[recipe.recover.script].path)} {shlex.join(arguments)}")
+    plan = adapter.plan(recipe.recover, classes=class_count(recipe.dataset.name), ipc=recipe.ipc)
+    ui.show(f"plan: {plan.passes} passes × {plan.slots_per_pass} batches × {adapter.steps(recipe.recover)} steps")
+    ui.show(f"teachers and embeddings: {home.cache()}")
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the dotted keys and values of nested mappings."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            rows += flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", value))
+    return rows
+
+
+def _short(value: Any) -> str:
+    return "–" if value is None or value == {} else str(value)

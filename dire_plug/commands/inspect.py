@@ -1,0 +1,94 @@
+"""`dire-plug list` and `dire-plug show`: what is known, and what has been run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from dire_plug import home, plugins, ui
+from dire_plug.commands.tables import run_summary
+from dire_plug.errors import DirePlugError
+from dire_plug.files import read_json
+from dire_plug.pipeline import FinishedRun
+from dire_plug.recipe import read_yaml, recipe_names
+from dire_plug.runs.directory import find_run, list_runs
+
+out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder of run directories; default: runs/.")
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs"]))
+@out_option
+def list_(what: str, out: Path | None) -> None:
+    """List methods, recipes, plugins or runs."""
+    ui.show({"methods": _methods, "recipes": _recipes, "plugins": _plugins}[what]() if what != "runs" else _runs(out))
+
+
+def _methods() -> Table:
+    table = Table("method", "title", "upstream", "commit", "licence", "scripts")
+    for name in plugins.known("methods"):
+        adapter = plugins.load_adapter(name)
+        upstream = adapter.upstream
+        repository = upstream.repository.removeprefix("https://github.com/")
+        table.add_row(
+            name, adapter.title, repository, upstream.commit[:12], upstream.licence, ", ".join(adapter.scripts)
+        )
+    return table
+
+
+def _recipes() -> Table:
+    table = Table("method", "recipe", "title", "arms", "presets")
+    for method in plugins.known("methods"):
+        adapter = plugins.load_adapter(method)
+        for name in recipe_names(adapter.recipes()):
+            raw = read_yaml(adapter.recipes() / f"{name}.yaml")
+            arms = ["baseline", "control", *raw.get("arms", {}), "random"]
+            table.add_row(method, name, str(raw.get("title", "")), ", ".join(arms), ", ".join(raw.get("presets", {})))
+    return table
+
+
+def _plugins() -> Table:
+    table = Table("kind", "name", "package", "entry point")
+    for kind in ("methods", "regularizers"):
+        for name, point in plugins.known(kind).items():
+            table.add_row(kind[:-1], name, point.dist.name if point.dist else "?", point.value)
+    return table
+
+
+def _runs(out: Path | None) -> Table:
+    root = (out or home.runs()).absolute()
+    table = Table("run", "state", "stage", "updated")
+    for run in list_runs(root):
+        status = run.status()
+        table.add_row(str(run.path.relative_to(root)), run.state(), str(status["stage"]), str(status["updated"]))
+    return table
+
+
+@click.command()
+@click.argument("run")
+@out_option
+def show(run: str, out: Path | None) -> None:
+    """Show one RUN: its folder name, a part of it that is unambiguous, or a path."""
+    found = find_run((out or home.runs()).absolute(), run)
+    state = found.state()
+    ui.show(f"{found.path}: {state}")
+    if state == "finished":
+        ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
+    elif error := found.status().get("error"):
+        ui.show(f"it ended with: {error}")
+    provenance = found.path / "provenance.json"
+    if not provenance.is_file():
+        raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
+    content = read_json(provenance)
+    table = Table("provenance", "")
+    for key in ("engine", "commit", "patch", "dataset", "seed", "command"):
+        value = content[key]
+        table.add_row(key, " ".join(value) if isinstance(value, list) else str(value))
+    for group in ("versions", "hardware"):
+        table.add_row(group, ", ".join(f"{name} {value}" for name, value in content[group].items()))
+    ui.show(table)
+    for name in ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt"):
+        if (found.path / name).exists():
+            ui.show(f"  {found.path / name}")

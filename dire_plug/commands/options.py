@@ -1,0 +1,52 @@
+"""The options that `run` and `compare` share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dire_plug import ui
+from dire_plug.pipeline.request import Request
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+OPTIONS = (
+    click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
+    click.option("--preset", help="A named set of settings that the recipe offers."),
+    click.option("--ipc", type=click.IntRange(min=1), help="Images per class; default: the recipe's."),
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe: a.b=value."
+    ),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the (first) synthesis."
+    ),
+    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "upstream", "native"]),
+        default="auto",
+        show_default=True,
+        help="Upstream's own script, or our loop of the same mathematics.",
+    ),
+    click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/."),
+    click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets."),
+    click.option("--offline", is_flag=True, help="Never touch the network."),
+    click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what would run; run nothing."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more."),
+)
+
+
+def shared_options(function: Function) -> Function:
+    """Add the shared options to a command, in this order."""
+    for option in reversed(OPTIONS):
+        function = option(function)
+    return function
+
+
+def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
+    """Return the request that the shared options describe."""
+    ui.configure(verbose=options.pop("verbose"))
+    options.pop("dry_run")
+    settings = tuple(options.pop("settings"))
+    return Request(method=method, arm=arm, settings=settings, **options)

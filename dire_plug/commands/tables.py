@@ -1,0 +1,42 @@
+"""Tables that several commands show."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dire_plug.compare.statistics import Measure, diversity_measures
+from dire_plug.pipeline import FinishedRun
+
+
+def run_summary(finished: FinishedRun) -> RenderableType:
+    """Return what one run gave: accuracy, and diversity in T and I with the real reference beside."""
+    metrics = finished.metrics
+    title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {metrics['engine']}"
+    accuracy = Table(title=title, title_justify="left", title_style="bold")
+    accuracy.add_column("student")
+    for kind in ("last %", "best on test %"):
+        accuracy.add_column(kind, justify="right")
+    for name, student in metrics["accuracy"].get("students", {}).items():
+        accuracy.add_row(name, *(" ".join(f"{value:.1f}" for value in student[kind]) for kind in ("last", "best")))
+    parts: list[RenderableType] = [accuracy]
+    if missing := metrics["accuracy"].get("missing"):
+        parts = [Text(title, style="bold"), Text(missing)]
+    diversity = Table(title="diversity", title_justify="left", title_style="italic")
+    diversity.add_column("space")
+    for measure in diversity_measures("T"):
+        diversity.add_column(measure.title, justify="right")
+    for space, values in metrics["diversity"].items():
+        diversity.add_row(space, *_cells(space, values))
+        diversity.add_row(f"{space}, real reference", *_cells(space, values["real"]), style="dim")
+    return Group(*parts, diversity)
+
+
+def _cells(space: str, values: dict[str, object]) -> list[str]:
+    return [_format(measure, {"diversity": {space: values}}) for measure in diversity_measures(space)]
+
+
+def _format(measure: Measure, metrics: dict[str, object]) -> str:
+    value = measure.read(metrics)
+    return "–" if value is None else f"{value:.{measure.digits}f}"

@@ -1,0 +1,54 @@
+"""`dire-plug vendor` and `dire-plug verify`: a method's own code."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from dire_plug import plugins, ui
+
+UNDECIDABLE = 3
+
+
+@click.command()
+@click.argument("methods", nargs=-1)
+@click.option("--offline", is_flag=True, help="Only check what is here.")
+def vendor(methods: tuple[str, ...], offline: bool) -> None:
+    """Clone the code of METHODS (default: all) at the pinned commit, and patch it."""
+    from dire_plug.upstream.vendor import vendor as vendor_one
+
+    for name in methods or plugins.known("methods"):
+        ui.show(f"{name}: {vendor_one(plugins.load_adapter(name), offline=offline)}")
+
+
+@click.command()
+@click.argument("method")
+@click.option("--script", "scripts", multiple=True, help="Only this script of the method.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
+    """Show that METHOD's patch changes no bit without a regularizer, and that a term does change them.
+
+    Each script runs unpatched twice, patched, and patched with a test term, for a few steps, with seeded untrained
+    teachers and no real images. Exit 0: all hold; 1: not; 3: undecidable here (two unpatched runs differ).
+    """
+    from dire_plug.upstream.verify import verify as verify_method
+
+    ui.configure(verbose=verbose)
+    adapter = plugins.load_adapter(method)
+    with tempfile.TemporaryDirectory() as folder:
+        verdicts = verify_method(adapter, scripts=scripts or None, workdir=Path(folder))
+    table = Table(
+        title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps", title_justify="left"
+    )
+    for title in ("script", "verdict", "steps", "tensors", "files", "trace, last step", "with the test term"):
+        table.add_column(title, overflow="fold")
+    for one in verdicts:
+        table.add_row(*map(str, one.row()))
+    ui.show(table)
+    if any(one.undecidable for one in verdicts):
+        sys.exit(UNDECIDABLE)
+    sys.exit(0 if all(one.holds for one in verdicts) else 1)

@@ -1,0 +1,92 @@
+"""Arms side by side: checks that they can be compared, and runs what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dire_plug import ui
+from dire_plug.errors import DirePlugError
+from dire_plug.pipeline import FinishedRun, PlannedRun, Request, plan_run, run_arm
+from dire_plug.pipeline.request import same_but_arm
+
+DEFAULT_ARMS = ("baseline", "control", "dire", "random")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The finished runs of every arm by seed, and which arms are one and the same run.
+
+    Attributes:
+        runs: arm → one run a seed, in the order of the seeds.
+        same: arm → the arm that it equals.
+    """
+
+    method: str
+    recipe: str
+    ipc: int
+    seeds: tuple[int, ...]
+    engine: str
+    runs: dict[str, list[FinishedRun]]
+    same: dict[str, str]
+
+
+def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
+    """Run every arm with every seed (finished runs are reused) and return them.
+
+    Raises:
+        DirePlugError: an unknown arm; arms that would mix engines or protocols.
+    """
+    numbers = tuple(range(request.seed, request.seed + seeds))
+    planned = {arm: plan_run(same_but_arm(request, arm, request.seed)) for arm in arms}
+    check_alike(planned)
+    same = equal_arms(planned)
+    runs: dict[str, list[FinishedRun]] = {}
+    for arm in arms:
+        if arm in same:
+            continue
+        runs[arm] = []
+        for seed in numbers:
+            ui.say(f"{arm}, seed {seed}")
+            runs[arm].append(run_arm(same_but_arm(request, arm, seed)))
+    for arm, other in same.items():
+        runs[arm] = runs[other]
+    first = next(iter(planned.values()))
+    engines = sorted({one.engine for one in planned.values()} - {"none"})
+    return Comparison(
+        method=request.method,
+        recipe=first.source.stem,
+        ipc=first.resolved.recipe.ipc,
+        seeds=numbers,
+        engine=", ".join(engines) or "none",
+        runs={arm: runs[arm] for arm in arms},
+        same=same,
+    )
+
+
+def check_alike(planned: dict[str, PlannedRun]) -> None:
+    """Refuse to compare arms that differ in engine, evaluation, data or IPC."""
+    engines = {arm: one.engine for arm, one in planned.items() if one.engine != "none"}
+    if len(set(engines.values())) > 1:
+        raise DirePlugError(f"arms of one comparison must use one engine, not {engines}; pass --engine")
+    first_arm, first = next(iter(planned.items()))
+    for arm, one in planned.items():
+        for part in ("evaluate", "measure", "dataset", "ipc", "squeeze"):
+            if getattr(one.resolved.recipe, part) != getattr(first.resolved.recipe, part):
+                raise DirePlugError(f"arms {first_arm} and {arm} differ in `{part}`, so they can't be compared")
+
+
+def equal_arms(planned: dict[str, PlannedRun]) -> dict[str, str]:
+    """Return which arm equals an earlier one: the same resolved recipe and the same regularizers."""
+    same: dict[str, str] = {}
+    seen: dict[str, Any] = {}
+    for arm, one in planned.items():
+        what = one.run_identity(dataset="") | {"arm": "real" if one.engine == "none" else "synthesis"}
+        what["regularizers"] = one.resolved.regularizers
+        equal = next((other for other, content in seen.items() if content == what), None)
+        if equal is None:
+            seen[arm] = what
+        else:
+            same[arm] = equal
+    return same

@@ -1,0 +1,96 @@
+"""What is read from finished runs, and the statistics.
+
+The spread is over syntheses; students of one synthesis are averaged first. The difference dire − control is paired
+by seed; its interval is that of a paired t test.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+FEW = 5
+"""Below this number of pairs an interval says little, and the table says so."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column: its title, how to read it from metrics.json, and its unit's factor."""
+
+    title: str
+    read: Callable[[dict[str, Any]], float | None]
+    digits: int
+
+
+def _accuracy(kind: str) -> Callable[[dict[str, Any]], float | None]:
+    def read(metrics: dict[str, Any]) -> float | None:
+        students = metrics["accuracy"].get("students", {})
+        values = [value for student in students.values() for value in student[kind]]
+        return statistics.fmean(values) if values else None
+
+    return read
+
+
+def _diversity(space: str, name: str, factor: float = 1) -> Callable[[dict[str, Any]], float | None]:
+    def read(metrics: dict[str, Any]) -> float | None:
+        value = metrics["diversity"][space].get(name)
+        return None if value is None else factor * float(value)
+
+    return read
+
+
+ACCURACY = (Measure("accuracy, last %", _accuracy("last"), 1), Measure("best on test %", _accuracy("best"), 1))
+
+
+def diversity_measures(space: str) -> tuple[Measure, ...]:
+    """Return the columns of one embedding, T or I."""
+    return (
+        Measure("coverage %", _diversity(space, "coverage", 100), 1),
+        Measure("per class %", _diversity(space, "class_coverage", 100), 1),
+        Measure("Vendi", _diversity(space, "vendi"), 2),
+        Measure("per class", _diversity(space, "class_vendi"), 2),
+        Measure("similarity", _diversity(space, "similarity"), 3),
+    )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and sample standard deviation over syntheses."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+def summarise(values: Sequence[float | None]) -> Summary | None:
+    """Return mean and spread; None where a value is missing."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    if not known or len(known) < len(values):
+        return None
+    return Summary(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference: mean, and the half width of its 95 % interval by the paired t test (None at n = 1)."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+
+def paired_difference(first: Sequence[float | None], second: Sequence[float | None]) -> Difference | None:
+    """Return first − second, paired by position; None where a value is missing."""
+    if None in first or None in second or not first:
+        return None
+    differences = [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    n = len(differences)
+    if n < 2:
+        return Difference(differences[0], None, n)
+    error = statistics.stdev(differences) / math.sqrt(n)
+    return Difference(statistics.fmean(differences), float(stats.t.ppf(0.975, n - 1)) * error, n)

@@ -1,0 +1,142 @@
+"""The comparison as it is shown in the terminal and stored in compare.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dire_plug.compare.arms import Comparison
+from dire_plug.compare.statistics import (
+    ACCURACY,
+    FEW,
+    Difference,
+    Measure,
+    Summary,
+    diversity_measures,
+    paired_difference,
+    summarise,
+)
+
+SPACES = {"T": "the teacher's embedding, in which the term works", "I": "an independently trained network's"}
+
+
+def read_column(comparison: Comparison, arm: str, measure: Measure) -> list[float | None]:
+    """Return one measure of one arm for every seed."""
+    return [measure.read(run.metrics) for run in comparison.runs[arm]]
+
+
+def difference(comparison: Comparison, measure: Measure) -> Difference | None:
+    """Return dire − control in one measure, or None without both arms."""
+    if not {"dire", "control"} <= comparison.runs.keys():
+        return None
+    return paired_difference(read_column(comparison, "dire", measure), read_column(comparison, "control", measure))
+
+
+def render(comparison: Comparison) -> RenderableType:
+    """Return the tables of accuracy and of diversity in T and I, with what one must know to read them."""
+    n = len(comparison.seeds)
+    title = f"{comparison.method} · {comparison.recipe} · IPC {comparison.ipc} · engine {comparison.engine}"
+    parts: list[RenderableType] = [
+        Text(title, style="bold"),
+        _table("accuracy of students", comparison, ACCURACY),
+    ]
+    for space, meaning in SPACES.items():
+        parts.append(_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
+    return Group(*parts, *(Text(f"  {line}", style="dim") for line in notes(comparison, n)))
+
+
+def notes(comparison: Comparison, n: int) -> list[str]:
+    """Return the lines below the tables."""
+    lines = [f"mean ± standard deviation over {n} synthes{'is' if n == 1 else 'es'}"]
+    if n == 1:
+        lines = ["one synthesis per arm: no spread; --seeds 5 gives one"]
+    for arm, other in comparison.same.items():
+        lines.append(f"{arm} equals {other} here, so it was run once")
+    if difference(comparison, ACCURACY[0]) is not None:
+        lines.append("dire − control: paired by seed, with the 95 % interval of the paired t test")
+        if n < FEW:
+            lines.append(f"n = {n}: below {FEW} pairs the interval says little")
+    if "random" in comparison.runs:
+        lines.append("random: as many real training images under the same protocol")
+    lines.append("real reference: as many real held-out images, mean over draws; no image was synthesized for it")
+    return lines
+
+
+def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *, space: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", title_style="italic")
+    table.add_column("arm")
+    for measure in measures:
+        table.add_column(measure.title, justify="right")
+    for arm in comparison.runs:
+        cells = [_cell(summarise(read_column(comparison, arm, measure)), measure) for measure in measures]
+        table.add_row(f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm, *cells)
+    if space is not None:
+        table.add_row("real reference", *_reference(comparison, space), style="dim")
+    gaps = [difference(comparison, measure) for measure in measures]
+    if any(gap is not None for gap in gaps):
+        table.add_section()
+        table.add_row("dire − control", *(_gap(gap, m) for gap, m in zip(gaps, measures, strict=True)))
+    return table
+
+
+def _reference(comparison: Comparison, space: str) -> list[str]:
+    run = next(iter(comparison.runs.values()))[0]
+    reference = {"accuracy": {}, "diversity": {space: run.metrics["diversity"][space]["real"]}}
+    cells = []
+    for measure in diversity_measures(space):
+        value = measure.read(reference)
+        cells.append("–" if value is None else f"{value:.{measure.digits}f}")
+    return cells
+
+
+def _cell(summary: Summary | None, measure: Measure) -> str:
+    if summary is None:
+        return "–"
+    spread = "" if summary.std is None else f" ± {summary.std:.{measure.digits}f}"
+    return f"{summary.mean:.{measure.digits}f}{spread}"
+
+
+def _gap(gap: Difference | None, measure: Measure) -> str:
+    if gap is None:
+        return "–"
+    digits = measure.digits
+    if gap.half_width is None:
+        return f"{gap.mean:+.{digits}f}"
+    return f"{gap.mean:+.{digits}f} [{gap.mean - gap.half_width:+.{digits}f}, {gap.mean + gap.half_width:+.{digits}f}]"
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as compare.json holds it: every value of every run, and the statistics."""
+    named = {f"accuracy/{measure.title}": measure for measure in ACCURACY}
+    for space in SPACES:
+        for key, measure in zip(
+            ("coverage", "class_coverage", "vendi", "class_vendi", "similarity"), diversity_measures(space), strict=True
+        ):
+            named[f"{space}/{key}"] = measure
+    arms = {}
+    for arm, runs in comparison.runs.items():
+        values = {name: read_column(comparison, arm, measure) for name, measure in named.items()}
+        arms[arm] = {
+            "same_as": comparison.same.get(arm),
+            "runs": [str(run.folder.path.name) for run in runs],
+            "values": values,
+            "summary": {name: _summary_json(summarise(column)) for name, column in values.items()},
+        }
+    gaps = {name: difference(comparison, measure) for name, measure in named.items()}
+    return {
+        "method": comparison.method,
+        "recipe": comparison.recipe,
+        "ipc": comparison.ipc,
+        "engine": comparison.engine,
+        "seeds": list(comparison.seeds),
+        "arms": arms,
+        "dire_minus_control": {name: None if gap is None else vars(gap) for name, gap in gaps.items()},
+        "notes": notes(comparison, len(comparison.seeds)),
+    }
+
+
+def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
+    return None if summary is None else vars(summary)

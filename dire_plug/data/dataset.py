@@ -1,0 +1,111 @@
+"""A dataset of real images: two splits, the classes, and a digest of what determines it."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Split(Protocol):
+    """The images of one half of a dataset, with their labels."""
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels, [N], int64."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        """Return the images at `indices` ([n], int64), or all of them: uint8, [n, 3, h, w], a tensor of its own.
+
+        Raises:
+            DirePlugError: a file cannot be decoded.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSplit:
+    """A split in memory.
+
+    Attributes:
+        pixels: uint8, [N, 3, h, w], or [N, 1, h, w] where the images are grey; those are given out with three equal
+            channels.
+        labels: [N], int64.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        """Return the images at `indices`, or all: uint8, [n, 3, h, w]."""
+        chosen = self.pixels.clone() if indices is None else self.pixels[indices.to(self.pixels.device)]
+        return chosen.expand(-1, 3, -1, -1).contiguous()
+
+    def describe(self) -> Iterable[bytes]:
+        """Yield what determines this split: shape, pixels and labels."""
+        yield repr(tuple(self.pixels.shape)).encode()
+        yield self.pixels.contiguous().numpy().tobytes()
+        yield self.labels.contiguous().numpy().tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Real images by name.
+
+    Attributes:
+        name: as `load` takes it.
+        train, test: the splits.
+        classes: one name per label.
+        size: height and width.
+        digest: sha256, in hex, of what determines the images and labels.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    size: int
+    digest: str
+
+
+class Described(Split, Protocol):
+    """A split that can say what determines it."""
+
+    def describe(self) -> Iterable[bytes]:
+        """Yield the bytes that determine this split."""
+
+
+def make_dataset(name: str, *, train: Described, test: Described, classes: Iterable[str], size: int) -> Dataset:
+    """Put a dataset together and take its digest."""
+    names = tuple(classes)
+    seen = hashlib.sha256(repr((names, size)).encode())
+    for split in (train, test):
+        for part in split.describe():
+            seen.update(part)
+    return Dataset(name=name, train=train, test=test, classes=names, size=size, digest=seen.hexdigest())
+
+
+def make_tensor_dataset(
+    name: str,
+    *,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    classes: Iterable[str],
+) -> Dataset:
+    """Put a dataset in memory together from (pixels, labels) of its training and test images."""
+    pixels, labels = train
+    return make_dataset(
+        name,
+        train=TensorSplit(pixels, labels.to(torch.int64)),
+        test=TensorSplit(test[0], test[1].to(torch.int64)),
+        classes=classes,
+        size=pixels.shape[-1],
+    )

@@ -1,0 +1,128 @@
+"""Folders of image files, one per class: found, decoded in memory, or read on demand."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from dire_plug.data.reduce import images_per_class
+from dire_plug.errors import DirePlugError
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+@dataclass(frozen=True)
+class File:
+    """One image file: its path, its label, its size in bytes."""
+
+    path: Path
+    label: int
+    bytes: int
+
+
+def list_classes(folder: Path, *, expected: int) -> tuple[str, ...]:
+    """Return the sorted names of the class folders in `folder`.
+
+    Raises:
+        DirePlugError: there are not `expected` of them.
+    """
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    if len(names) != expected:
+        raise DirePlugError(f"{folder}: holds {len(names)} class folders, expected {expected}. The set isn't whole")
+    return tuple(names)
+
+
+def list_training(folder: Path, classes: Sequence[str], *, limit: int | None) -> list[File]:
+    """Return the training files `folder/<class>/[images/]*`, class by class; of each class the first limit / classes.
+
+    Raises:
+        DirePlugError: a class folder is empty, or holds fewer images than the limit asks for.
+    """
+    per_class = None if limit is None else images_per_class(limit, len(classes))
+    files: list[File] = []
+    for label, name in enumerate(classes):
+        found = list_images(folder / name, label, limit=per_class)
+        if per_class is not None and len(found) < per_class:
+            raise DirePlugError(
+                f"{folder / name}: holds {len(found)} images, but limit {limit} asks for {per_class} of each class"
+            )
+        files += found
+    return files
+
+
+def list_images(folder: Path, label: int, *, limit: int | None = None) -> list[File]:
+    """Return the first `limit` image files of one class by name; in `folder` or in its own folder `images`.
+
+    Raises:
+        DirePlugError: there is none, or no such folder.
+    """
+    place = folder / "images" if (folder / "images").is_dir() else folder
+    try:
+        entries = [entry for entry in os.scandir(place) if entry.name.lower().endswith(SUFFIXES)]
+    except OSError as error:
+        raise DirePlugError(f"{place}: the class folder cannot be read: {error.strerror}") from error
+    if not entries:
+        raise DirePlugError(f"{place}: the class folder holds no image ({', '.join(SUFFIXES)}); unpack the set again")
+    entries.sort(key=lambda entry: entry.name)
+    return [File(Path(entry.path), label, entry.stat().st_size) for entry in entries[:limit]]
+
+
+def label_tensor(files: Sequence[File]) -> Tensor:
+    """Return the labels of files, [N], int64."""
+    return torch.tensor([file.label for file in files], dtype=torch.int64)
+
+
+def decode(path: Path) -> Image.Image:
+    """Decode an image file to RGB.
+
+    Raises:
+        DirePlugError: it is truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise DirePlugError(f"{path}: the image cannot be decoded: {error}. Get this file again") from error
+
+
+def decode_all(files: Sequence[File], *, size: int) -> Tensor:
+    """Decode images that are `size` × `size` already: uint8, [N, 3, size, size]."""
+
+    def read(file: File) -> Tensor:
+        image = decode(file.path)
+        if image.size != (size, size):
+            raise DirePlugError(f"{file.path}: the image is {image.width}×{image.height}, expected {size}×{size}")
+        return to_tensor(image)
+
+    return _stack(read, files, size)
+
+
+def decode_cropped(files: Sequence[File], *, size: int) -> Tensor:
+    """Decode images of any shape: shorter side to 256/224 of `size`, antialiased, then the central `size` × `size`."""
+
+    def read(file: File) -> Tensor:
+        resized = functional.resize(decode(file.path), [round(size * 256 / 224)], antialias=True)
+        return to_tensor(functional.center_crop(resized, [size, size]))
+
+    return _stack(read, files, size)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return an RGB image as uint8, [3, h, w]."""
+    found: Tensor = functional.pil_to_tensor(image)
+    return found
+
+
+def _stack(read: Callable[[File], Tensor], files: Sequence[File], size: int) -> Tensor:
+    """Decode in threads (Pillow lets go of the interpreter while it decodes) into one tensor."""
+    pixels = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for index, image in enumerate(pool.map(read, files)):
+            pixels[index] = image
+    return pixels

@@ -1,0 +1,89 @@
+"""Intra-class cosine similarity, and the checks and the normalisation that the metrics share.
+
+With x̂ the n normalised rows of one class and s = Σx̂, the mean over the n(n − 1) ordered pairs of different images is
+(‖s‖² − Σ‖x̂‖²) / (n(n − 1)), exactly. A mean that includes a zeroed diagonal would be low by (n − 1)/n.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from dire_plug.errors import DirePlugError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def intra_class_similarity(features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cosine similarity between different images of each class, [C] in float64, classes ascending.
+
+    NaN for a class of one image, which has no pair. A row of zeros has cosine 0 with everything.
+
+    Args:
+        features: [N, D].
+        labels: [N], int64, in any order.
+
+    Raises:
+        DirePlugError: shapes don't fit, or a feature isn't finite.
+    """
+    check_features(features, "features")
+    check_labels(labels, features, "features")
+    unit = unit_rows(features)
+    classes, owner, counts = torch.unique(labels.to(unit.device), return_inverse=True, return_counts=True)
+    sums = unit.new_zeros(len(classes), unit.shape[1]).index_add_(0, owner, unit)
+    own = unit.new_zeros(len(classes)).index_add_(0, owner, unit.square().sum(1))
+    pairs = (counts * (counts - 1)).to(unit.dtype)
+    return torch.where(pairs > 0, (sums.square().sum(1) - own) / pairs.clamp(min=1), torch.nan)
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Return the rows of [N, D] at length 1, in float64 (on the CPU where the device has none); zeros stay zeros."""
+    features = features.detach()
+    rows = features.to("cpu" if features.device.type == "mps" else features.device, torch.float64)
+    norms = rows.norm(dim=1, keepdim=True)
+    return rows / torch.where(norms > 0, norms, 1)
+
+
+def check_features(features: Tensor, what: str) -> None:
+    """Refuse features that are no [N, D] of finite numbers, N and D ≥ 1.
+
+    Raises:
+        DirePlugError: naming `what` they are.
+    """
+    if features.ndim != 2 or not features.numel():
+        raise DirePlugError(f"{what}: their shape is {list(features.shape)}; [N, D] with at least one row is needed")
+    if not features.is_floating_point():
+        raise DirePlugError(f"{what}: they are {features.dtype}; floating point is needed")
+    bad = int((~features.isfinite().all(1)).sum())
+    if bad:
+        raise DirePlugError(
+            f"{what}: {bad} of {len(features)} rows hold NaN or infinity; "
+            "look at the images and the network that they come from"
+        )
+
+
+def check_labels(labels: Tensor, features: Tensor, what: str) -> None:
+    """Refuse labels that aren't one integer for each row of `features`.
+
+    Raises:
+        DirePlugError: naming `what` they label.
+    """
+    if labels.shape != features.shape[:1] or labels.is_floating_point():
+        raise DirePlugError(
+            f"{what}: labels of shape {list(labels.shape)} and type {labels.dtype} don't fit {len(features)} rows; "
+            "one integer for each is needed"
+        )
+
+
+def check_widths(one: Tensor, other: Tensor, what: tuple[str, str]) -> None:
+    """Refuse features of different widths.
+
+    Raises:
+        DirePlugError: naming `what` both are.
+    """
+    if one.shape[1] != other.shape[1]:
+        raise DirePlugError(
+            f"{what[0]} have {one.shape[1]} dimensions, {what[1]} {other.shape[1]}; embed both with one network"
+        )

@@ -1,0 +1,190 @@
+"""Networks on disk: our own files, which carry their description, and those of others.
+
+Our own are safetensors: the weights, and in the metadata the architecture, outputs, stem and normalisation, so that no
+later stage has to guess the stem. Others' are read with `weights_only=True`, and refused if they aren't what was asked.
+"""
+
+import argparse
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dire_plug.errors import DirePlugError
+from dire_plug.files import write_atomically
+from dire_plug.models.architectures import build, size_of
+from dire_plug.models.recognise import OPTIONAL, Kind, check
+
+Layout = Literal["state_dict.module", "model", "bare"]
+DESCRIPTION = "dire-plug"
+PREFIX = "module."
+
+
+@dataclass
+class Network:
+    """A network and what is needed to use it.
+
+    Attributes:
+        model: the network.
+        architecture, outputs, stem: as `build` takes them.
+        mean, std: the normalisation of the images that it takes.
+    """
+
+    model: nn.Module
+    architecture: str
+    outputs: int
+    stem: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What the metadata of our files say."""
+
+    architecture: str
+    outputs: int
+    stem: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def save(path: Path, network: Network) -> None:
+    """Write a network with its description as safetensors, atomically."""
+    described = _Description(network.architecture, network.outputs, network.stem, network.mean, network.std)
+    state = _plain_state(network.model)
+    check(state, Kind(network.architecture, network.outputs, network.stem), path)
+    metadata = {DESCRIPTION: json.dumps(asdict(described))}
+    write_atomically(path, safetensors.torch.save(state, metadata=metadata))
+
+
+def load(path: Path, device: torch.device) -> Network:
+    """Read a network that `save` wrote; it comes back in eval mode on `device`.
+
+    Raises:
+        DirePlugError: the file isn't one of ours, or is damaged.
+    """
+    state, described = _read_ours(path)
+    check(state, Kind(described.architecture, described.outputs, described.stem), path)
+    size = size_of(described.architecture, state)
+    model = build(described.architecture, outputs=described.outputs, stem=described.stem, size=size)
+    model.load_state_dict(state)
+    return Network(
+        model=model.to(device).eval(),
+        architecture=described.architecture,
+        outputs=described.outputs,
+        stem=described.stem,
+        mean=described.mean,
+        std=described.std,
+    )
+
+
+def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> dict[str, Tensor]:
+    """Read weights from a file of ours or of others, for a network of the given kind.
+
+    Layouts: {"state_dict": …} and {"model": …} with whatever stands beside, a bare state dict, each with or without the
+    prefix "module."; or our own safetensors. Build the network with `size_of(architecture, state)` as its size.
+
+    Returns:
+        dict: keys without prefix; tensors on the CPU.
+
+    Raises:
+        DirePlugError: the file can't be read safely, or holds something else; it says what.
+    """
+    state = _read_ours(path)[0] if path.suffix == ".safetensors" else _find_state(_read_torch(path), path)
+    if state and all(key.startswith(PREFIX) for key in state):
+        state = {key.removeprefix(PREFIX): value for key, value in state.items()}
+    check(state, Kind(architecture, outputs, stem), path)
+    return _with_counters(state)
+
+
+def write_for_upstream(model: nn.Module, path: Path, layout: Layout | str) -> None:
+    """Write weights as an upstream script reads them.
+
+    Args:
+        model: the network.
+        path: the file to write, atomically.
+        layout: `state_dict.module`: {"state_dict": …} with the prefix "module."; `model`: {"model": …}; `bare`: the
+            state dict itself.
+
+    Raises:
+        DirePlugError: unknown layout.
+    """
+    state = _plain_state(model)
+    layouts: dict[str, Any] = {
+        "state_dict.module": {"state_dict": {f"{PREFIX}{key}": value for key, value in state.items()}},
+        "model": {"model": state},
+        "bare": state,
+    }
+    if layout not in layouts:
+        raise DirePlugError(f"checkpoint layout '{layout}' is unknown; known: {', '.join(layouts)}")
+    content = io.BytesIO()
+    torch.save(layouts[layout], content)
+    write_atomically(path, content.getvalue())
+
+
+def _plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict without a DataParallel prefix: copies on the CPU."""
+    inner = model.module if isinstance(model, nn.DataParallel) else model
+    return {key: value.detach().cpu().clone().contiguous() for key, value in inner.state_dict().items()}
+
+
+def _read_ours(path: Path) -> tuple[dict[str, Tensor], _Description]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        state = safetensors.torch.load_file(path)
+        found = json.loads(metadata.get(DESCRIPTION, "null"))
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise DirePlugError(f"{path}: cannot be read as safetensors: {error}. Make or get the file again") from error
+    if not isinstance(found, dict) or set(found) != set(_Description.__dataclass_fields__):
+        raise DirePlugError(f"{path}: carries no description of dire-plug's, so its architecture and stem are unknown")
+    mean, std = tuple(found["mean"]), tuple(found["std"])
+    return state, _Description(found["architecture"], found["outputs"], found["stem"], mean, std)
+
+
+def _read_torch(path: Path) -> Any:
+    """Load a file of torch.save's without running code; torchvision's reference scripts keep an argparse Namespace."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DirePlugError(f"{path}: no such checkpoint") from error
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise DirePlugError(f"{path}: isn't a checkpoint of torch.save's. Get the file again") from error
+        raise DirePlugError(
+            f"{path}: holds more than tensors and plain values ({refused[1]}), which could run code, so it is not "
+            "loaded. Save its state dict alone with torch.save"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).split(". ")[0] or "it is empty"
+        raise DirePlugError(f"{path}: cannot be read as a checkpoint: {reason}. Make or get the file again") from error
+
+
+def _find_state(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict inside what a file holds."""
+    for found in (content, *(content.get(key) for key in ("state_dict", "model") if isinstance(content, Mapping))):
+        if isinstance(found, Mapping) and found and all(isinstance(value, Tensor) for value in found.values()):
+            return {str(key): value for key, value in found.items()}
+    held = (
+        f"the keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else type(content).__name__
+    )
+    raise DirePlugError(f'{path}: holds {held}; expected a state dict, or one under "state_dict" or "model"')
+
+
+def _with_counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the counters of batch normalisation where an old file lacks them, so that loading is strict."""
+    means = [key for key in state if key.endswith("running_mean")]
+    return {key.replace("running_mean", OPTIONAL): torch.tensor(0) for key in means} | state

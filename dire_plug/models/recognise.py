@@ -1,0 +1,66 @@
+"""What a state dict is of: architecture, outputs and stem, told from its keys and shapes alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dire_plug.errors import DirePlugError
+from dire_plug.models.architectures import architectures, build, size_of, stems
+
+OPTIONAL = "num_batches_tracked"
+"""Counters that old torch did not save, and that nothing here reads."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a network is, but for its weights."""
+
+    architecture: str
+    outputs: int
+    stem: str
+
+    def __str__(self) -> str:
+        """Return the words that messages use."""
+        return f"{self.architecture} with {self.outputs} outputs and the {self.stem} stem"
+
+
+def recognise(state: Mapping[str, Tensor]) -> Kind | None:
+    """Return what `state` is of, or None where it is nothing that we build."""
+    head = state.get("fc.weight")
+    if head is None or head.dim() != 2:
+        return None
+    kinds = (Kind(name, head.shape[0], stem) for name in architectures() for stem in stems(name))
+    return next((kind for kind in kinds if not differences(state, kind)), None)
+
+
+def check(state: Mapping[str, Tensor], expected: Kind, path: Path) -> None:
+    """Refuse a state dict that isn't of the expected kind.
+
+    Raises:
+        DirePlugError: it says what the file holds and what was expected.
+    """
+    if not (found := differences(state, expected)):
+        return
+    other = recognise(state)
+    if other is not None:
+        raise DirePlugError(f"{path}: holds a {other}; expected {expected}. Use another file, or change the recipe")
+    shown = "\n".join(f"  {line}" for line in found[:5]) + ("\n  …" if len(found) > 5 else "")
+    raise DirePlugError(f"{path}: doesn't hold a {expected}, nor another network that is known here:\n{shown}")
+
+
+def differences(state: Mapping[str, Tensor], kind: Kind) -> list[str]:
+    """Return how keys and shapes of `state` differ from those of `kind`, one `key: what` a line."""
+    with torch.device("meta"):
+        size = size_of(kind.architecture, state)
+        wanted = build(kind.architecture, outputs=kind.outputs, stem=kind.stem, size=size).state_dict()
+    lines = [f"{key}: not in the file" for key in wanted if key not in state and not key.endswith(OPTIONAL)]
+    lines += [f"{key}: in the file, but not in the network" for key in state if key not in wanted]
+    lines += [
+        f"{key}: {list(state[key].shape)} in the file, {list(wanted[key].shape)} in the network"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    return lines

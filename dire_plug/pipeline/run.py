@@ -1,0 +1,188 @@
+"""A run, stage by stage. Read this first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dire_plug import home, ui
+from dire_plug.errors import NotLandedError
+from dire_plug.files import write_atomically, write_json
+from dire_plug.pipeline.request import PlannedRun, Request, choose_device, plan_run, runs_root
+from dire_plug.runs.directory import RunFolder, run_folder
+from dire_plug.runs.lock import hold
+from dire_plug.runs.provenance import command, hardware, versions
+from dire_plug.stages.job import Job
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dire_plug.data import Dataset
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run and whether it had been there before."""
+
+    folder: RunFolder
+    metrics: dict[str, Any]
+    reused: bool
+
+
+def run_arm(request: Request) -> FinishedRun:
+    """Do all stages of one arm, or return the run if it is finished; go on with it if it was interrupted.
+
+    Raises:
+        DirePlugError: bad input; a stage failed; what is done is kept.
+        RunBusyError: a live process works on the same run.
+    """
+    planned = plan_run(request)
+    dataset = load_data(planned)
+    job, run = open_job(planned, dataset)
+    if run.state() == "finished":
+        return FinishedRun(run, run.metrics(), reused=True)
+    with hold(run.lock, what=f"the run {run.path}"):
+        if run.state() == "finished":
+            return FinishedRun(run, run.metrics(), reused=True)
+        _record(planned, job, run)
+        stage = "squeeze"
+        try:
+            for stage, do in STAGES.items():
+                run.set_status("running", stage=stage)
+                do(job)
+        except BaseException as error:
+            run.set_status("failed" if isinstance(error, Exception) else "interrupted", stage=stage, error=str(error))
+            raise
+        metrics = _gather(job)
+        write_json(run.path / "metrics.json", metrics)
+        run.set_status("finished", stage=stage)
+    return FinishedRun(run, metrics, reused=False)
+
+
+def _squeeze(job: Job) -> None:
+    """Train the teacher and the independent network, or find them in the cache."""
+    from dire_plug.stages.squeeze import squeeze
+
+    squeeze(job)
+
+
+def _recover(job: Job) -> None:
+    """Synthesize the images, or take real ones: fills images/ and images.safetensors."""
+    from dire_plug.stages.recover import recover
+    from dire_plug.stages.select import select_real
+
+    if job.engine == "none":
+        select_real(job)
+    else:
+        recover(job)
+
+
+def _evaluate(job: Job) -> None:
+    """Train students on the images and test them."""
+    from dire_plug.stages.evaluate import evaluate
+    from dire_plug.stages.squeeze import squeeze
+
+    try:
+        result = evaluate(job, squeeze(job).teacher, *_condensed(job))
+    except NotLandedError as error:
+        ui.warn(str(error))
+        result = {"missing": str(error)}
+    write_json(job.folder / "evaluate" / "accuracy.json", result)
+
+
+def _measure(job: Job) -> None:
+    """Measure the images' diversity in T and I."""
+    from dire_plug.stages.measure import measure
+    from dire_plug.stages.squeeze import squeeze
+
+    write_json(job.folder / "evaluate" / "diversity.json", measure(job, squeeze(job), *_condensed(job)))
+
+
+STAGES = {"squeeze": _squeeze, "recover": _recover, "evaluate": _evaluate, "measure": _measure}
+
+
+def load_data(planned: PlannedRun) -> Dataset:
+    """Load the recipe's dataset."""
+    from dire_plug.data import load
+
+    section = planned.resolved.recipe.dataset
+    request = planned.request
+    return load(section.name, root=request.data_root, size=section.size, limit=section.limit, offline=request.offline)
+
+
+def open_job(planned: PlannedRun, dataset: Dataset) -> tuple[Job, RunFolder]:
+    """Return what stages receive, and the run's folder."""
+    import torch
+
+    request = planned.request
+    run = run_folder(
+        runs_root(request),
+        method=request.method,
+        recipe=planned.source.stem,
+        arm=request.arm,
+        seed=request.seed,
+        identity=planned.run_identity(dataset=dataset.digest),
+    )
+    job = Job(
+        recipe=planned.resolved.recipe,
+        arm=request.arm,
+        regularizers=planned.resolved.regularizers,
+        adapter=planned.adapter,
+        dataset=dataset,
+        seed=request.seed,
+        device=torch.device(choose_device(request.device)),
+        engine=planned.engine,
+        folder=run.path,
+        cache=home.cache(),
+    )
+    return job, run
+
+
+def _record(planned: PlannedRun, job: Job, run: RunFolder) -> None:
+    """Write recipe.yaml, provenance.json and plan.json."""
+    run.make()
+    resolved = planned.resolved
+    content = resolved.recipe.model_dump(mode="json", exclude={"arms", "presets", "by_ipc"})
+    content["regularizers"] = resolved.regularizers
+    write_atomically(run.path / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    identity = planned.run_identity(dataset=job.dataset.digest)
+    identity["recipe"] = "recipe.yaml"
+    upstream = planned.adapter.upstream
+    write_json(
+        run.path / "provenance.json",
+        {
+            **identity,
+            "upstream": {"repository": upstream.repository, "commit": upstream.commit, "licence": upstream.licence},
+            "versions": versions(),
+            "hardware": hardware(str(job.device)),
+            "command": command(),
+        },
+    )
+    plan = planned.adapter.plan(job.recipe.recover, classes=job.classes, ipc=job.recipe.ipc)
+    write_json(run.path / "plan.json", plan.to_json())
+
+
+def _condensed(job: Job) -> tuple[Tensor, Tensor]:
+    """Return the images that students and metrics read, as the recipe's `evaluate.source` says, and their labels."""
+    from dire_plug.stages.images import read_saved, read_tensors
+
+    if job.recipe.evaluate.source == "tensor":
+        return read_tensors(job.folder)
+    return read_saved(job.folder / "images", job.adapter, classes=job.classes, ipc=job.recipe.ipc)
+
+
+def _gather(job: Job) -> dict[str, Any]:
+    from dire_plug.files import read_json
+
+    seconds = job.folder / "seconds.json"
+    return {
+        "arm": job.arm,
+        "seed": job.seed,
+        "engine": job.engine,
+        "ipc": job.recipe.ipc,
+        "accuracy": read_json(job.folder / "evaluate" / "accuracy.json"),
+        "diversity": read_json(job.folder / "evaluate" / "diversity.json"),
+        "recover": read_json(seconds) if seconds.is_file() else None,
+    }

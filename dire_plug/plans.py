@@ -1,0 +1,91 @@
+"""Which class, and which image of it, each position of each slot of a synthesis holds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dire_plug.errors import DirePlugError
+from dire_plug.types import Slot, SlotPlan
+
+
+@dataclass(frozen=True)
+class ChunkedPlan:
+    """Each batch holds one chunk of the classes, each pass the next `per_class` images of every class.
+
+    Attributes:
+        chunks: first class, and the one after the last, of each batch of a pass.
+        ipc: images per class.
+        per_class: images of a class in one slot; 1 is upstream's own order. The last pass may hold fewer.
+    """
+
+    chunks: tuple[tuple[int, int], ...]
+    ipc: int
+    per_class: int = 1
+
+    @property
+    def passes(self) -> int:
+        """The number of passes."""
+        return -(-self.ipc // self.per_class)
+
+    @property
+    def slots_per_pass(self) -> int:
+        """The number of batches in a pass."""
+        return len(self.chunks)
+
+    def slot(self, slot: Slot) -> SlotPlan:
+        """Return what a slot holds, class by class: 0, 0, …, 1, 1, …
+
+        Raises:
+            DirePlugError: the plan has no such slot.
+        """
+        if not (0 <= slot.pass_index < self.passes and 0 <= slot.batch_index < self.slots_per_pass):
+            raise DirePlugError(
+                f"the plan has {self.passes} passes of {self.slots_per_pass} batches, so there is no batch "
+                f"{slot.batch_index} of pass {slot.pass_index}; does upstream's script split the classes otherwise?"
+            )
+        images = range(slot.pass_index * self.per_class, min((slot.pass_index + 1) * self.per_class, self.ipc))
+        classes = range(*self.chunks[slot.batch_index])
+        positions = [(label, image) for label in classes for image in images]
+        return SlotPlan(tuple(label for label, _ in positions), tuple(image for _, image in positions))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plan.json holds it."""
+        return {
+            "kind": "keep" if self.per_class == 1 else "regroup",
+            "classes": self.chunks[-1][1],
+            "ipc": self.ipc,
+            "per_class": self.per_class,
+            "passes": self.passes,
+            "slots_per_pass": self.slots_per_pass,
+            "chunks": [list(chunk) for chunk in self.chunks],
+        }
+
+
+def build_plan(
+    *, classes: int, ipc: int, slots_per_pass: int, per_class: int = 1, chunk_size: int | None = None
+) -> ChunkedPlan:
+    """Split the classes over the batches of a pass, and the images of a class over the passes.
+
+    Args:
+        chunk_size: classes in each batch but the last, as upstream's script splits them; None: as equal as possible,
+            for a dataset that has fewer classes than the script hard-codes.
+
+    Raises:
+        DirePlugError: a number below 1, more slots than classes, or a chunk size that doesn't give that many slots.
+    """
+    numbers = {"classes": classes, "IPC": ipc, "batches a pass": slots_per_pass, "images of a class a batch": per_class}
+    for name, number in numbers.items():
+        if number < 1:
+            raise DirePlugError(f"plan: the number of {name} must be at least 1 (is {number})")
+    if slots_per_pass > classes:
+        raise DirePlugError(
+            f"plan: {slots_per_pass} batches a pass for {classes} classes would leave some empty; raise the batch size"
+        )
+    if chunk_size is None:
+        ends = [classes * (batch + 1) // slots_per_pass for batch in range(slots_per_pass)]
+    else:
+        ends = [min(first + chunk_size, classes) for first in range(0, classes, max(chunk_size, 1))]
+    if len(ends) != slots_per_pass:
+        raise DirePlugError(
+            f"plan: {classes} classes in chunks of {chunk_size} make {len(ends)} batches, not {slots_per_pass}"
+        )
+    return ChunkedPlan(tuple(zip([0, *ends[:-1]], ends, strict=True)), ipc, per_class)

@@ -1,0 +1,80 @@
+"""Finds methods and regularizers by entry point, and builds the PluginManager of one synthesis.
+
+Known is not active: an entry point makes a name known; only the plugins that a synthesis is given are registered.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, cast
+
+import pluggy
+
+from dire_plug import hookspecs
+from dire_plug.errors import DirePlugError, PluginError, nearest
+from dire_plug.types import Adapter
+
+Kind = Literal["methods", "regularizers"]
+
+
+def known(kind: Kind) -> dict[str, EntryPoint]:
+    """Return the entry points of one kind by name, without loading any.
+
+    Raises:
+        DirePlugError: two packages offer the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=f"dire_plug.{kind}"):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise DirePlugError(
+                f"the name '{point.name}' is offered twice among {kind}: by {other.value} and by {point.value}; "
+                "uninstall one of the two packages"
+            )
+    return dict(sorted(found.items()))
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Import and return what an entry point names.
+
+    Raises:
+        DirePlugError: the name isn't known, or its package cannot be imported.
+    """
+    points = known(kind)
+    if name not in points:
+        one = {"methods": "method", "regularizers": "regularizer"}[kind]
+        raise DirePlugError(f"unknown {one} '{name}'{nearest(name, points)}; known: {', '.join(points) or 'none'}")
+    try:
+        return points[name].load()
+    except Exception as error:
+        raise PluginError(f"plugin '{name}' ({points[name].value}) cannot be imported: {error!r}") from error
+
+
+def load_adapter(name: str) -> Adapter:
+    """Return the adapter of one method."""
+    return cast(Adapter, load("methods", name)())
+
+
+def settings_model(name: str) -> Any:
+    """Return the pydantic model that checks the settings of one regularizer."""
+    return load("regularizers", name).settings_model
+
+
+def build_manager(plugins: Mapping[str, object]) -> pluggy.PluginManager:
+    """Register exactly these plugins, by name, and check their hooks against the specifications.
+
+    Raises:
+        PluginError: a plugin implements an unknown hook, or takes an argument that its hook doesn't have.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for name, plugin in plugins.items():
+        try:
+            manager.register(plugin, name=name)
+            manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"plugin '{name}': {str(error).strip()}") from error
+        for caller in manager.get_hookcallers(plugin) or []:
+            for implementation in caller.get_hookimpls():
+                if implementation.hookwrapper or implementation.wrapper:
+                    raise PluginError(f"plugin '{implementation.plugin_name}': hook wrappers aren't supported")
+    return manager

@@ -1,0 +1,185 @@
+"""Train a network epoch by epoch, so that a killed training goes on where it stopped, to the same result.
+
+Everything random in an epoch comes from (seed, epoch) and the learning rate is a function of the epoch, so what a
+checkpoint holds is the network, the optimiser and the tests so far; no random state.
+"""
+
+import io
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest, write_atomically
+from dire_plug.seeding import derive
+
+CHECKPOINT = "training.pt"
+SAVE_SECONDS = 20.0
+"""Least time between two checkpoints: a kill costs about this much, and saving costs little beside it."""
+WARMUP_START = 0.01
+"""Learning rate of the first warm-up epoch as a share of the full one, as in torchvision's reference training."""
+
+Progress = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is optimised.
+
+    Attributes:
+        epochs: passes over the training images.
+        lr: the learning rate at the top of the schedule; it falls to 0 by half a cosine over the epochs.
+        weight_decay: on all parameters.
+        seed: of the order, the augmentation and the dropout of every epoch; not of the initial weights.
+        optimiser: `sgd` with momentum for teachers, `adamw` for students.
+        momentum: of SGD.
+        warmup_epochs: epochs of linear warm-up before the cosine.
+    """
+
+    epochs: int
+    lr: float
+    weight_decay: float
+    seed: int
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    warmup_epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gives back: the mean loss (a scalar tensor), and the test accuracy where it was tested."""
+
+    loss: Tensor
+    accuracy: float | None = None
+
+
+@dataclass
+class Done:
+    """How far a training is: finished epochs, and the (epoch, accuracy) of each test."""
+
+    epochs: int
+    curve: list[tuple[int, float]]
+
+
+RunEpoch = Callable[[int, Optimizer, Generator], Epoch]
+
+
+def train(
+    model: nn.Module, run_epoch: RunEpoch, training: Training, *, folder: Path, progress: Progress | None = None
+) -> list[tuple[int, float]]:
+    """Train `model` in place by calling `run_epoch` for every epoch; return the (epoch, accuracy) of each test.
+
+    Goes on from the checkpoint in `folder` where there is one of the same training, bit for bit on the CPU.
+
+    Args:
+        run_epoch: called with the epoch, from 0, the optimiser and a CPU generator seeded for this epoch.
+        folder: where checkpoints are kept; the caller removes it when the result is safe.
+        progress: called with the number of finished epochs, and `loss` and `accuracy` by keyword.
+
+    Raises:
+        DirePlugError: the loss is no longer finite, the warm-up leaves no epoch, or the checkpoint is unreadable.
+    """
+    if training.warmup_epochs >= training.epochs:
+        raise DirePlugError(
+            f"warmup_epochs: {training.warmup_epochs} leaves nothing of {training.epochs} epochs; lower it"
+        )
+    optimiser = _optimiser(model, training)
+    done = _resume(folder / CHECKPOINT, model, optimiser, training)
+    saved = time.monotonic()
+    while done.epochs < training.epochs:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(training, done.epochs)
+        loss = _advance(done, run_epoch, optimiser, training)
+        if done.epochs == training.epochs or time.monotonic() - saved >= SAVE_SECONDS:
+            _save(folder / CHECKPOINT, model, optimiser, training, done)
+            saved = time.monotonic()
+        if progress is not None:
+            progress(done.epochs, loss=loss, **({"accuracy": done.curve[-1][1]} if done.curve else {}))
+    return done.curve
+
+
+def learning_rate(training: Training, epoch: int) -> float:
+    """Return the learning rate of `epoch`: a linear warm-up, then half a cosine that would reach 0 at the end."""
+    if epoch < training.warmup_epochs:
+        return training.lr * (WARMUP_START + (1 - WARMUP_START) * epoch / training.warmup_epochs)
+    done = (epoch - training.warmup_epochs) / (training.epochs - training.warmup_epochs)
+    return training.lr * (1 + math.cos(math.pi * done)) / 2
+
+
+def shuffled(count: int, batch_size: int, generator: Generator) -> Iterator[Tensor]:
+    """Yield the indices below `count` in random order, `batch_size` at a time; the last batch may be smaller."""
+    yield from torch.split(torch.randperm(count, generator=generator), batch_size)
+
+
+def initialised(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Return `make()` with initial weights that `seed` alone decides; torch's global generators stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "weights"))
+        return make()
+
+
+def _advance(done: Done, run_epoch: RunEpoch, optimiser: Optimizer, training: Training) -> float:
+    """Run the next epoch with its own random state, note it in `done` and return its loss."""
+    seed = derive(training.seed, "epoch", done.epochs)
+    device = optimiser.param_groups[0]["params"][0].device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # for dropout, which draws from the global generators
+        result = run_epoch(done.epochs, optimiser, Generator().manual_seed(seed))
+    loss = float(result.loss)
+    if not math.isfinite(loss):
+        raise DirePlugError(
+            f"epoch {done.epochs}: the loss is {loss}, so the training diverged; lower its lr ({training.lr:g})"
+        )
+    if result.accuracy is not None:
+        done.curve.append((done.epochs, result.accuracy))
+    done.epochs += 1
+    return loss
+
+
+def _optimiser(model: nn.Module, training: Training) -> Optimizer:
+    if training.optimiser == "adamw":
+        return AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay)
+    return SGD(model.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
+
+
+def _identity(model: nn.Module, training: Training) -> str:
+    """Return a digest of what a checkpoint must share with a training that goes on from it."""
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    return digest({"training": asdict(training), "shapes": shapes})
+
+
+def _save(path: Path, model: nn.Module, optimiser: Optimizer, training: Training, done: Done) -> None:
+    content = io.BytesIO()
+    state = {
+        "identity": _identity(model, training),
+        "epochs": done.epochs,
+        "curve": done.curve,
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+    torch.save(state, content)
+    write_atomically(path, content.getvalue())
+
+
+def _resume(path: Path, model: nn.Module, optimiser: Optimizer, training: Training) -> Done:
+    """Load the checkpoint of the same training into the network and the optimiser; do nothing where there is none."""
+    if not path.is_file():
+        return Done(0, [])
+    device = next(model.parameters()).device
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["identity"] != _identity(model, training):
+            return Done(0, [])
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        return Done(state["epochs"], [(epoch, accuracy) for epoch, accuracy in state["curve"]])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise DirePlugError(f"{path}: the checkpoint cannot be read ({error}); remove it to train anew") from error

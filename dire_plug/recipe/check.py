@@ -1,0 +1,234 @@
+"""The check of a recipe, in two steps: its frame, then what the method's adapter and the regularizers say of it.
+
+Everything that is wrong is found at once, one `location: message` a line.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from dire_plug.errors import DirePlugError, nearest
+from dire_plug.recipe.layers import Tree, flatten, mapping, merge
+from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.wording import Problem, describe
+from dire_plug.types import Script, Upstream
+
+REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
+"""Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
+RESERVED_ARMS = ("baseline", "control", *REAL_IMAGE_ARMS)
+FIXED = ("name", "title", "method", "demonstration", "by_ipc", "presets", "paper", "sources")
+"""Keys that describe the recipe itself; no arm, preset or `--set` changes them."""
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+class Method(Protocol):
+    """What the check asks of an adapter."""
+
+    name: str
+    upstream: Upstream
+    scripts: Mapping[str, Script]
+    owned_flags: Mapping[str, str]
+    """Flag of upstream's that the tool sets itself → the reason, and what to do instead."""
+
+    def flags_model(self, script: str) -> type[BaseModel]:
+        """Return the model of the flags that a recipe may set for a script."""
+
+    def problems(self, recipe: Recipe, *, classes: int | None = None) -> Sequence[tuple[str, str]]:
+        """Return (dotted key, message) of what doesn't fit together; `classes` of the dataset, where known."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The regularizers that are installed.
+
+    Attributes:
+        names: of their entry points.
+        settings_model: name → the model of its settings; called for known names only.
+    """
+
+    names: Collection[str]
+    settings_model: Callable[[str], type[BaseModel]]
+
+
+def fill_recipe(tree: Tree, *, adapter: Method) -> Recipe:
+    """Return a recipe in which `find_problems` found none, with every default filled in, upstream's flags too."""
+    recipe = Recipe.model_validate(tree)
+    flags = adapter.flags_model(recipe.recover.script).model_validate(recipe.recover.flags)
+    recover = recipe.recover.model_copy(update={"flags": flags.model_dump(by_alias=True)})
+    return recipe.model_copy(update={"recover": recover})
+
+
+def check_recipe(tree: Tree, *, adapter: Method, catalogue: Catalogue | None = None) -> None:
+    """Check a recipe as its file has it: by itself, and with each `by_ipc`, preset and arm laid over it.
+
+    Raises:
+        DirePlugError: all that is wrong, one `location: message` a line.
+    """
+    problems = find_problems(tree, adapter=adapter, catalogue=catalogue)
+    known = set(map(str, problems))
+    for place, values in _overlays(tree):
+        problems += overlay_problems(values, prefix=f"{place}.", catalogue=catalogue)
+        changed = {key: value for key, value in values.items() if key not in (*FIXED, "ipc", "regularizers")}
+        for problem in find_problems(merge(tree, changed), adapter=adapter, catalogue=catalogue):
+            if str(problem) not in known:
+                problems.append(Problem(f"{place}.{problem.location}", problem.message))
+    raise_problems(problems, name=tree.get("name"))
+
+
+def raise_problems(problems: Iterable[Problem], *, name: object) -> None:
+    """Raise one error that lists the problems, each once, if there are any."""
+    lines = dict.fromkeys(map(str, problems))
+    if lines:
+        count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+        raise DirePlugError("\n".join([f"recipe '{name}' has {count}:", *(f"  {line}" for line in lines)]))
+
+
+def find_problems(
+    tree: Tree, *, adapter: Method, catalogue: Catalogue | None = None, classes: int | None = None
+) -> list[Problem]:
+    """Return all that is wrong with a recipe; without a catalogue, regularizers aren't looked at."""
+    problems = [_reword(problem) for problem in _frame_problems(tree)]
+    problems += _upstream_problems(tree, adapter) + _script_problems(tree, adapter)
+    problems += _arm_problems(tree) + _source_problems(tree)
+    if catalogue is not None:
+        for arm in mapping(tree, "arms"):
+            settings = mapping(tree, "arms", arm, "regularizers")
+            problems += regularizer_problems(settings, catalogue, prefix=f"arms.{arm}.regularizers")
+    if not problems:
+        found = adapter.problems(Recipe.model_validate(tree), classes=classes)
+        problems = [Problem(location, message) for location, message in found]
+    return problems
+
+
+def overlay_problems(values: Tree, *, prefix: str = "", catalogue: Catalogue | None = None) -> list[Problem]:
+    """Return what a `by_ipc`, preset or arm can't say: what describes the recipe, the IPC, settings of no mapping."""
+    problems = [Problem(f"{prefix}{key}", "can't be changed here") for key in (*FIXED, "ipc") if key in values]
+    for key in ("arms", "regularizers"):
+        named = values.get(key, {})
+        wrong = (
+            [key]
+            if not isinstance(named, dict)
+            else [f"{key}.{name}" for name in named if not isinstance(named[name], dict)]
+        )
+        problems += [Problem(f"{prefix}{place}", "must be a mapping of keys to values") for place in wrong]
+    if catalogue is not None and not problems:
+        problems = regularizer_problems(mapping(values, "regularizers"), catalogue, prefix=f"{prefix}regularizers")
+    return problems
+
+
+def regularizer_problems(settings: Mapping[str, Any], catalogue: Catalogue, *, prefix: str) -> list[Problem]:
+    """Return what is wrong with the regularizers named in `settings` and with their settings."""
+    problems: list[Problem] = []
+    for name, values in settings.items():
+        if name not in catalogue.names:
+            known = ", ".join(catalogue.names)
+            message = f"no regularizer of this name is installed{nearest(name, catalogue.names)}; there is {known}"
+            problems.append(Problem(f"{prefix}.{name}", message))
+            continue
+        model = catalogue.settings_model(name)
+        try:
+            model.model_validate(values)
+        except ValidationError as error:
+            problems += describe(error, model, prefix=f"{prefix}.{name}")
+    return problems
+
+
+def _frame_problems(tree: Tree) -> list[Problem]:
+    try:
+        Recipe.model_validate(tree)
+    except ValidationError as error:
+        return describe(error, Recipe)
+    return []
+
+
+def _reword(problem: Problem) -> Problem:
+    if problem.location == "upstream.commit" and "missing" not in problem.message:
+        found = problem.message.rpartition("(is ")[2].removesuffix(")")
+        return Problem("upstream.commit", f"must be the full commit, 40 hex digits in quotes (is {found})")
+    if problem.location == "name" and "pattern" in problem.message:
+        return Problem("name", "must be made of letters, digits, '.', '_' and '-', and begin with a letter or digit")
+    return problem
+
+
+def _upstream_problems(tree: Tree, adapter: Method) -> list[Problem]:
+    problems = []
+    method, commit = tree.get("method"), mapping(tree, "upstream").get("commit")
+    if isinstance(method, str) and method != adapter.name:
+        problems.append(Problem("method", f"is '{method}', but the recipe was asked for as one of {adapter.name}"))
+    if isinstance(commit, str) and _COMMIT.fullmatch(commit) and commit != adapter.upstream.commit:
+        message = f"the patch of {adapter.name} fits {adapter.upstream.commit} only (is '{commit}')"
+        problems.append(Problem("upstream.commit", message))
+    return problems
+
+
+def _script_problems(tree: Tree, adapter: Method) -> list[Problem]:
+    """Return what is wrong with the script's name, its flags, and the heads that it fixes."""
+    recover, name = mapping(tree, "recover"), mapping(tree, "recover").get("script")
+    if not isinstance(name, str):
+        return []
+    if name not in adapter.scripts:
+        known = ", ".join(adapter.scripts)
+        message = f"{adapter.name} has no script '{name}'{nearest(name, adapter.scripts)}; it has {known}"
+        return [Problem("recover.script", message)]
+    flags = mapping(recover, "flags")
+    problems = [
+        Problem(f"recover.flags.{flag}", f"can't be set in a recipe: {adapter.owned_flags[flag]}")
+        for flag in flags
+        if flag in adapter.owned_flags
+    ]
+    model = adapter.flags_model(name)
+    try:
+        model.model_validate({flag: value for flag, value in flags.items() if flag not in adapter.owned_flags})
+    except ValidationError as error:
+        problems += describe(error, model, prefix="recover.flags")
+    outputs, expected = mapping(tree, "squeeze").get("outputs"), adapter.scripts[name].classes
+    if isinstance(outputs, int) and outputs != expected:
+        message = f"the script '{name}' builds a network with {expected} outputs, so this must be {expected}"
+        problems.append(Problem("squeeze.outputs", f"{message} (is {outputs})"))
+    return problems
+
+
+def _arm_problems(tree: Tree) -> list[Problem]:
+    problems = []
+    for name in mapping(tree, "arms"):
+        arm = mapping(tree, "arms", name)
+        if name in RESERVED_ARMS:
+            problems.append(Problem(f"arms.{name}", "this arm is defined by the tool; choose another name"))
+        if name != "dire" and name in mapping(arm, "regularizers") and mapping(arm, "overrides"):
+            message = (
+                f"the arm of a regularizer shares dire's overrides and control; move them to an arm not named {name}"
+            )
+            problems.append(Problem(f"arms.{name}.overrides", message))
+        for key in (*FIXED, "ipc", "arms", "regularizers"):
+            if key in mapping(arm, "overrides"):
+                problems.append(Problem(f"arms.{name}.overrides.{key}", "can't be changed here"))
+    return problems
+
+
+def _source_problems(tree: Tree) -> list[Problem]:
+    problems = []
+    sections = [name for name in tree if name not in ("sources", "paper")]
+    known = {part for key in flatten({name: tree[name] for name in sections}) for part in _prefixes(key)}
+    for key, text in mapping(tree, "sources").items():
+        if key not in known:
+            problems.append(Problem(f"sources.{key}", f"the recipe has no such key{nearest(str(key), known)}"))
+        if isinstance(text, str) and not text.startswith(("published: ", "chosen: ")):
+            problems.append(Problem(f"sources.{key}", "must begin with 'published: ' or 'chosen: '"))
+    return problems
+
+
+def _prefixes(key: str) -> Iterable[str]:
+    parts = key.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _overlays(tree: Tree) -> Iterable[tuple[str, Tree]]:
+    """Yield the place and the values of each `by_ipc` and preset, and of each arm's overrides."""
+    for kind in ("by_ipc", "presets"):
+        for name in mapping(tree, kind):
+            yield f"{kind}.{name}", mapping(tree, kind, name)
+    for name in mapping(tree, "arms"):
+        yield f"arms.{name}.overrides", mapping(tree, "arms", name, "overrides")

@@ -1,0 +1,241 @@
+"""From a recipe file to one arm: defaults, file, by_ipc, preset, the arm's overrides and `--set`, in this order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dire_plug.errors import DirePlugError, nearest
+from dire_plug.files import digest_file
+from dire_plug.recipe.check import (
+    REAL_IMAGE_ARMS,
+    RESERVED_ARMS,
+    Catalogue,
+    Method,
+    fill_recipe,
+    find_problems,
+    overlay_problems,
+    raise_problems,
+)
+from dire_plug.recipe.layers import Layer, Tree, flatten, mapping, merge, settings_tree, stack
+from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.wording import Problem
+
+_DEFINITIONS = {"by_ipc", "arms", "presets", "paper", "sources"}
+"""What a resolved recipe has already used, or only tells."""
+_DESCRIPTION = {"name", "title", "demonstration", *_DEFINITIONS}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One arm of a recipe, wholly specified.
+
+    Attributes:
+        recipe: with every default filled in.
+        regularizers: name → settings; empty in an arm without a term.
+        origin: dotted key → where the value comes from, and the recipe's words on its source.
+        arm: the arm's name.
+    """
+
+    recipe: Recipe
+    regularizers: dict[str, dict[str, Any]]
+    origin: dict[str, str]
+    arm: str
+
+
+def resolve(  # one parameter for each thing that a command line may say; a holder of them would only rename it
+    raw: Tree,
+    *,
+    arm: str,
+    ipc: int | None,
+    preset: str | None,
+    settings: Sequence[str],
+    adapter: Method,
+    catalogue: Catalogue | None = None,
+) -> Resolved:
+    """Lay the layers over each other for one arm and check what comes out.
+
+    Settings of regularizers that this arm lacks are checked and otherwise ignored, so that one command line serves
+    every arm of a comparison. With a catalogue the regularizers are checked, and their defaults filled in.
+
+    Args:
+        raw: the recipe as `read_yaml` returns it.
+        settings: `KEY.KEY=VALUE` of each `--set`.
+
+    Raises:
+        DirePlugError: an unknown arm, preset or key, or a recipe that isn't valid; all problems of the recipe at once.
+    """
+    given = Layer("--set", settings_tree(settings))
+    overlays = _overlays(raw, ipc=_choose_ipc(raw, ipc, given), preset=preset)
+    changes = [*overlays, given]
+    definitions = _definitions(raw, changes, catalogue)
+    layers = [Layer("recipe file", raw, ""), *map(_recipe_part, overlays)]
+    layers += _arm_layer(arm, definitions, catalogue)
+    layers += [_recipe_part(given), Layer("--ipc", {} if ipc is None else {"ipc": ipc})]
+    tree, layer_of = stack(layers)
+    if definitions:
+        tree["arms"] = definitions
+    terms, term_origin = _terms(arm, definitions, changes, catalogue)
+    problems = _change_problems(changes, definitions, catalogue)
+    problems += [_with_layer(found, layer_of) for found in find_problems(tree, adapter=adapter, catalogue=catalogue)]
+    raise_problems(problems, name=tree.get("name"))
+    if catalogue is not None:
+        terms = {name: catalogue.settings_model(name)(**terms[name]).model_dump(mode="json") for name in terms}
+    recipe = fill_recipe(tree, adapter=adapter)
+    values = flatten(recipe.model_dump(mode="json", exclude=_DEFINITIONS))
+    sources = mapping(raw, "sources")
+    origin = {key: _tell(key, layer_of.get(key), sources) for key in values}
+    origin |= {f"regularizers.{key}": _tell(key, term_origin.get(key), sources) for key in flatten(terms)}
+    return Resolved(recipe, terms, origin, arm)
+
+
+def identity(resolved: Resolved) -> Tree:
+    """Return, JSON-like, every value that changes results: no titles, sources or definitions, no paths.
+
+    A teacher's checkpoint counts by its content. `real` counts only where a term sees it; real-image arms don't
+    depend on how images would be synthesized.
+    """
+    content = resolved.recipe.model_dump(mode="json", exclude=_DESCRIPTION)
+    unused = {"real"} if not resolved.regularizers else set()
+    if resolved.arm in REAL_IMAGE_ARMS:
+        unused |= {"recover", "prepare", "upstream"}
+    content = {key: value for key, value in content.items() if key not in unused}
+    for network in ("teacher", "independent"):
+        training = content["squeeze"][network]
+        training["checkpoint"] = _by_content(training["checkpoint"])
+    return content | {"regularizers": resolved.regularizers}
+
+
+def same_recipe(first: Resolved, second: Resolved) -> bool:
+    """Tell whether two arms run the same recipe, whatever their terms: what control needs to equal baseline."""
+    return _comparable(first.recipe) == _comparable(second.recipe)
+
+
+def arm_names(raw: Tree) -> list[str]:
+    """Return the arms that a recipe has: baseline, those that it defines, control, and the real-image ones."""
+    defined = list(mapping(raw, "arms"))
+    return ["baseline", *(["control"] if "dire" in defined else []), *defined, *REAL_IMAGE_ARMS]
+
+
+def _comparable(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"by_ipc": {}, "arms": {}, "presets": {}, "paper": None, "sources": {}})
+
+
+def _choose_ipc(raw: Tree, ipc: int | None, given: Layer) -> Any:
+    asked = given.values.get("ipc")
+    if ipc is not None and asked is not None and asked != ipc:
+        raise DirePlugError(f"--ipc {ipc} and --set ipc={asked} contradict each other; give one of them")
+    return next((value for value in (ipc, asked) if value is not None), raw.get("ipc"))
+
+
+def _overlays(raw: Tree, *, ipc: Any, preset: str | None) -> list[Layer]:
+    layers = []
+    if values := mapping(raw, "by_ipc", ipc):
+        layers.append(Layer(f"by_ipc {ipc}", values, f"by_ipc.{ipc}"))
+    if preset is not None:
+        presets = mapping(raw, "presets")
+        if preset not in presets:
+            known = ", ".join(presets) or "none"
+            raise DirePlugError(f"no preset '{preset}'{nearest(preset, presets)}; this recipe has {known}")
+        layers.append(Layer(f"preset {preset}", mapping(presets, preset), f"presets.{preset}"))
+    return layers
+
+
+def _recipe_part(layer: Layer) -> Layer:
+    """Return the layer without its settings for arms and regularizers."""
+    values = {key: value for key, value in layer.values.items() if key not in ("arms", "regularizers")}
+    return Layer(layer.label, values, layer.place)
+
+
+def _definitions(raw: Tree, overlays: Sequence[Layer], catalogue: Catalogue | None) -> Tree:
+    """Return the definitions of arms with what overlays change in them; an overlay can't invent an arm."""
+    definitions = mapping(raw, "arms")
+    known = {*definitions, *(catalogue.names if catalogue else ())}
+    for layer in overlays:
+        changes = mapping(layer.values, "arms")
+        for name in changes:
+            if name not in known:
+                raise DirePlugError(f"{layer.label}: arms.{name}: no such arm{nearest(name, known)}")
+        definitions = merge(definitions, changes)
+    return definitions
+
+
+def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list[Layer]:
+    """Return the overrides that `arm` lays over the recipe: none for baseline and real images.
+
+    Raises:
+        DirePlugError: there is no such arm.
+    """
+    if arm == "baseline" or arm in REAL_IMAGE_ARMS:
+        return []
+    name = "dire" if arm == "control" or _is_regularizer(arm, definitions, catalogue) else arm
+    if name not in definitions:
+        known = [*RESERVED_ARMS, *definitions, *(catalogue.names if catalogue else ())]
+        hint = " (it takes the settings of the arm `dire`, which this recipe lacks)" if name != arm else ""
+        raise DirePlugError(f"no arm '{arm}'{hint or nearest(arm, known)}; there is {', '.join(dict.fromkeys(known))}")
+    return [Layer(f"arm {name}", mapping(definitions, name, "overrides"), f"arms.{name}.overrides")]
+
+
+def _is_regularizer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> bool:
+    """Tell whether an arm is `dire` with the regularizer of the arm's name in its place."""
+    if arm in definitions:
+        return arm != "dire" and arm in mapping(definitions, arm, "regularizers")
+    return catalogue is not None and arm in catalogue.names
+
+
+def _terms(
+    arm: str, definitions: Tree, changes: Sequence[Layer], catalogue: Catalogue | None
+) -> tuple[Tree, dict[str, Layer]]:
+    """Return the arm's regularizers with their settings, and the layer of each setting."""
+    base = mapping(definitions, arm, "regularizers")
+    if arm not in definitions and _is_regularizer(arm, definitions, catalogue):
+        base = {arm: {}}
+    layers = [Layer(f"arm {arm}", base, f"arms.{arm}.regularizers")]
+    for layer in changes:
+        settings = mapping(layer.values, "regularizers")
+        place = None if layer.place is None else f"{layer.place}.regularizers"
+        layers.append(Layer(layer.label, {name: settings[name] for name in settings if name in base}, place))
+    return stack(layers)
+
+
+def _change_problems(changes: Sequence[Layer], definitions: Tree, catalogue: Catalogue | None) -> list[Problem]:
+    """Return what a by_ipc, preset or `--set` may not say, whichever arm runs."""
+    known = {name for arm in definitions for name in mapping(definitions, arm, "regularizers")}
+    known |= set(catalogue.names) if catalogue else set()
+    problems = []
+    for layer in changes:
+        values = {key: value for key, value in layer.values.items() if layer.place is not None or key != "ipc"}
+        found = overlay_problems(values, catalogue=catalogue)
+        for name in mapping(values, "regularizers"):
+            if catalogue is None and name not in known:
+                found.append(Problem(f"regularizers.{name}", f"no arm has this regularizer{nearest(name, known)}"))
+        problems += [Problem(problem.location, f"{problem.message} (from {layer.label})") for problem in found]
+    return problems
+
+
+def _with_layer(problem: Problem, layer_of: Mapping[str, Layer]) -> Problem:
+    """Say where a faulty value came from, if not from the recipe file."""
+    layer = layer_of.get(problem.location)
+    if layer is None or layer.place == "":
+        return problem
+    return Problem(problem.location, f"{problem.message} (from {layer.label})")
+
+
+def _tell(key: str, layer: Layer | None, sources: Tree) -> str:
+    """Return a layer's label, and what the recipe's `sources` say of the key, by its longest prefix there."""
+    if layer is None:
+        return "default"
+    if layer.place is None:
+        return layer.label
+    parts = [*filter(None, layer.place.split(".")), *key.split(".")]
+    for end in range(len(parts), 0, -1):
+        if source := sources.get(".".join(parts[:end])):
+            return f"{layer.label}; {source}"
+    return layer.label
+
+
+def _by_content(checkpoint: str | None) -> str | None:
+    if checkpoint is None or checkpoint.startswith("torchvision:"):
+        return checkpoint
+    path = Path(checkpoint).expanduser()
+    return f"sha256:{digest_file(path)}" if path.is_file() else checkpoint

@@ -1,0 +1,124 @@
+"""The plugin DiRe: the diversity regularizer as a term of a synthesis loss. Imports torch when a synthesis runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dire_plug.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dire_plug.regularizers.diversity import MemoryBank, PreparedReal
+    from dire_plug.types import Batch, Slot, Synthesis
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class DiReSettings(BaseModel):
+    """What a recipe may say of DiRe; the defaults are those of the authors' release."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variant: Literal["released", "paper"] = "released"
+    """`released`: means, as the authors' code computes; `paper`: Equations 1–5 as printed."""
+    r_c: Weight = 1.0
+    """The weight of CD and CDM."""
+    r_e: Weight = 0.01
+    """The weight of EDM."""
+    multiplier: Weight = 0.1
+    """Of the whole term; 1 in the variant `paper` where it isn't given, as Algorithm 1 has none."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Of the variant `paper` only: sums as printed, or means over pairs."""
+    components: Annotated[tuple[Literal["cd", "cdm", "edm"], ...], Field(min_length=1)] = ("cd", "cdm", "edm")
+    """Which parts are summed (Table 14)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def leave_the_paper_unmultiplied(cls, given: Any) -> Any:
+        """Set the multiplier to 1 where the variant is `paper` and none is given."""
+        if isinstance(given, dict) and given.get("variant") == "paper":
+            return {"multiplier": 1.0, **given}
+        return given
+
+    @field_validator("components")
+    @classmethod
+    def name_each_component_once(cls, components: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse a component that is named twice."""
+        if len(set(components)) < len(components):
+            raise ValueError("a component is named twice; name each of cd, cdm, edm at most once")
+        return components
+
+    @model_validator(mode="after")
+    def refuse_an_idle_reduction(self) -> DiReSettings:
+        """Refuse a reduction that the variant would ignore."""
+        if self.variant == "released" and self.reduction != "sum":
+            raise ValueError("reduction belongs to variant 'paper'; 'released' always takes means")
+        return self
+
+
+class DiRe:
+    """Adds the diversity regularizer, class by class, in the embeddings of the network in the loop."""
+
+    settings_model = DiReSettings
+
+    def __init__(self, settings: DiReSettings) -> None:
+        self.settings = settings
+        self._real: dict[str, PreparedReal] = {}
+        self._banks: dict[str, MemoryBank] = {}
+        self._last: dict[str, tuple[Slot, Tensor, Tensor]] = {}
+
+    @hookimpl
+    def loss_term(self, synthesis: Synthesis, batch: Batch) -> Tensor:
+        """Return the regularizer of this step's embeddings.
+
+        Raises:
+            DirePlugError: a class in use has no real embedding in the teacher, or the widths differ.
+        """
+        from dire_plug.regularizers.diversity import diversity_loss, prepare_real
+
+        if batch.teacher not in self._real:
+            self._real[batch.teacher] = prepare_real(synthesis.real(batch.teacher))
+        real = self._real[batch.teacher]
+        if synthesis.bank:
+            self._last[batch.teacher] = (batch.slot, batch.embeddings.detach(), batch.labels)
+        settings = self.settings
+        return diversity_loss(
+            batch.embeddings,
+            batch.labels,
+            real,
+            variant=settings.variant,
+            r_c=settings.r_c,
+            r_e=settings.r_e,
+            multiplier=settings.multiplier,
+            reduction=settings.reduction,
+            components=settings.components,
+            nonnegative=real.nonnegative,
+            bank=self._bank(synthesis, batch.teacher) if synthesis.bank else None,
+        )
+
+    @hookimpl
+    def slot_done(self, synthesis: Synthesis, slot: Slot) -> None:
+        """Put the embeddings of the slot's last step in each teacher into that teacher's bank."""
+        last, self._last = self._last, {}
+        if not synthesis.bank:
+            return
+        for teacher, (seen, embeddings, labels) in last.items():
+            if seen == slot:
+                bank = self._bank(synthesis, teacher)
+                bank.add(embeddings, labels)
+                kept = {f"{teacher}.{name}": tensor for name, tensor in bank.tensors().items()}
+                synthesis.state(self).update(kept)
+
+    def _bank(self, synthesis: Synthesis, teacher: str) -> MemoryBank:
+        """Return the bank of one teacher: what the synthesis keeps decides, so that a resumed one goes on from it."""
+        from dire_plug.regularizers.diversity import MemoryBank
+
+        state = synthesis.state(self)
+        kept = {name: state[f"{teacher}.{name}"] for name in ("embeddings", "labels") if f"{teacher}.{name}" in state}
+        bank = self._banks.get(teacher)
+        if bank is None or bank.tensors().get("embeddings") is not kept.get("embeddings"):
+            bank = self._banks[teacher] = MemoryBank.restore(kept)
+        return bank

@@ -1,0 +1,50 @@
+"""Where a run's numbers came from: versions, digests, hardware, seeds, engine, device, command."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+PACKAGES = ("dire-plug", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Return what the run computes on."""
+    import torch
+
+    card = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {
+        "device": device,
+        "card": card,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+
+
+def command() -> list[str]:
+    """Return the command line, without the folder of the program."""
+    return [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()

@@ -1,0 +1,100 @@
+"""The condensed images of a run as files: saved like upstream does, read like its evaluation does, or as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
+from dire_plug.types import Adapter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TENSORS = "images.safetensors"
+
+
+def save_images(
+    folder: Path, adapter: Adapter, *, images: Tensor, labels: Sequence[int], numbers: Sequence[int]
+) -> None:
+    """Save each image where and as upstream would: the suffix is the format, Pillow's defaults the quality.
+
+    Args:
+        images: [N, 3, H, W]; uint8, or float in [0, 1], whose grey levels are cut off, not rounded, as upstream does.
+        labels, numbers: the class of each image, and which image of the class it is.
+
+    Raises:
+        DirePlugError: a file cannot be written.
+    """
+    import torch
+    from PIL import Image
+
+    pixels = images if images.dtype == torch.uint8 else (images * 255).to(torch.uint8)
+    arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
+    for array, label, number in zip(arrays, labels, numbers, strict=True):
+        path = folder / adapter.image_path(label, number)
+        make_folder(path.parent)
+        try:
+            Image.fromarray(array).save(path)
+        except OSError as error:
+            raise DirePlugError(f"{path}: the image cannot be written: {error}") from error
+
+
+def read_saved(folder: Path, adapter: Adapter, *, classes: int, ipc: int) -> tuple[Tensor, Tensor]:
+    """Read the images that a synthesis saved: uint8 [classes·ipc, 3, H, W] and labels, by class, then image.
+
+    Raises:
+        DirePlugError: a file is missing, damaged, or of another size than the first.
+    """
+    import torch
+
+    images: list[Tensor] = []
+    for label in range(classes):
+        for number in range(ipc):
+            path = folder / adapter.image_path(label, number)
+            images.append(_read(path, label=label, number=number))
+            if images[-1].shape != images[0].shape:
+                raise DirePlugError(
+                    f"{path}: is {_size(images[-1])}, the first image is {_size(images[0])}; "
+                    "the folder mixes two syntheses: remove it and recover again"
+                )
+    return torch.stack(images), torch.arange(classes).repeat_interleave(ipc)
+
+
+def read_tensors(folder: Path) -> tuple[Tensor, Tensor]:
+    """Read a run's images before saving: float [N, 3, H, W] in [0, 1] and labels [N], by class, then image.
+
+    Raises:
+        DirePlugError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / TENSORS
+    try:
+        found = load_file(path)
+        return found["images"], found["labels"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DirePlugError(f"{path}: cannot be read ({error}); remove it and recover again") from error
+
+
+def _read(path: Path, *, label: int, number: int) -> Tensor:
+    """Read one image as uint8 [3, H, W]."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DirePlugError(f"{path}: image {number} of class {label} is missing; recover it first") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DirePlugError(f"{path}: the image is damaged ({error}); remove it and recover again") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[-1]}×{image.shape[-2]}"

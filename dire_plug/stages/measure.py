@@ -1,0 +1,128 @@
+"""Measure: the diversity of the condensed images in T, where the term worked, and in I, with real images beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dire_plug import ui
+from dire_plug.files import read_json, write_atomically, write_json
+from dire_plug.runs.cache import cached
+from dire_plug.seeding import derive
+from dire_plug.stages.embed import EmbeddedReal, embed
+from dire_plug.stages.job import Job
+from dire_plug.stages.squeeze import Teachers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+"""Raised when the same embeddings give other radii or another reference."""
+DRAWS = 5
+"""Sets of real test images whose mean is the reference."""
+
+
+def measure(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return the diversity of `images` in both networks.
+
+    Args:
+        images: [n, 3, h, w], uint8, or float in [0, 1].
+        labels: [n].
+
+    Returns:
+        {"T": {"coverage", "class_coverage", "vendi", "class_vendi", "similarity", "real": {the same of as many real
+        test images per class}}, "I": {…}}.
+
+    Raises:
+        DirePlugError: there are too few real images for the recipe's `nearest_k`.
+    """
+    result = {}
+    for name, network in (("T", networks.teacher), ("I", networks.independent)):
+        ui.detail(f"measure: diversity in {name}")
+        result[name] = _measure_in(job, network, images, labels)
+    return result
+
+
+def _measure_in(job: Job, network: Path, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    from dire_plug.metrics import diversity
+
+    real = embed(job, network)
+    radii = _radii(job, real)
+    found = diversity(
+        real.values.to(job.device),
+        real.labels.to(job.device),
+        _embed_condensed(job, network, images),
+        labels.to(job.device),
+        nearest_k=job.recipe.measure.nearest_k,
+        radii=radii["all"],
+        radii_of_classes=radii["class"],
+    )
+    return {**found.to_json(), "real": _reference(job, network, real, radii["all"])}
+
+
+def _reference(job: Job, network: Path, real: EmbeddedReal, radii: Tensor) -> dict[str, Any]:
+    """Return what as many real test images score; cached, since it doesn't depend on the condensed ones."""
+    from dire_plug.metrics import real_reference
+
+    held_out = embed(job, network, split="test")
+    settings = {
+        "ipc": job.recipe.ipc,
+        "nearest_k": job.recipe.measure.nearest_k,
+        "draws": DRAWS,
+        "seed": derive(0, "real reference"),
+    }
+
+    def make(folder: Path) -> None:
+        found = real_reference(
+            real.values.to(job.device),
+            real.labels.to(job.device),
+            held_out.values.to(job.device),
+            held_out.labels.to(job.device),
+            radii=radii,
+            **settings,
+        )
+        write_json(folder / "reference.json", found.to_json())
+
+    key = {"format": FORMAT, "real": real.path.parent.name, "held_out": held_out.path.parent.name, **settings}
+    result: dict[str, Any] = read_json(cached(job.cache, kind="reference", key=key, make=make) / "reference.json")
+    return result
+
+
+def _embed_condensed(job: Job, network: Path, images: Tensor) -> Tensor:
+    """Return the embeddings [n, D] of condensed images, unaugmented, in eval mode."""
+    import torch
+
+    from dire_plug.data.augment import normalise
+    from dire_plug.models import embed as embed_batch
+    from dire_plug.models.checkpoint import load
+    from dire_plug.stages.views import BATCH
+
+    loaded = load(network, job.device)
+    model = loaded.model.eval()
+    parts = [normalise(part.to(job.device), loaded.mean, loaded.std) for part in torch.split(images, BATCH)]
+    return torch.cat([embed_batch(model, part, batch=BATCH).float() for part in parts])
+
+
+def _radii(job: Job, real: EmbeddedReal) -> dict[str, Tensor]:
+    """Return the distance of each real image to its k-th nearest other one, [M] each; cached.
+
+    Of `all` real images, and of those of its own `class`.
+    """
+    from safetensors.torch import load_file, save
+
+    from dire_plug.metrics import class_radii, nearest_radii
+
+    nearest_k = job.recipe.measure.nearest_k
+
+    def make(folder: Path) -> None:
+        values, labels = real.values.to(job.device), real.labels.to(job.device)
+        radii = {
+            "all": nearest_radii(values, nearest_k=nearest_k),
+            "class": class_radii(values, labels, nearest_k=nearest_k),
+        }
+        content = save({name: tensor.cpu().contiguous() for name, tensor in radii.items()})
+        write_atomically(folder / "radii.safetensors", content)
+
+    key = {"format": FORMAT, "embedded": real.path.parent.name, "nearest_k": nearest_k}
+    entry = cached(job.cache, kind="radii", key=key, make=make)
+    return {name: tensor.to(job.device) for name, tensor in load_file(entry / "radii.safetensors").items()}

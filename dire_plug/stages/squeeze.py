@@ -1,0 +1,185 @@
+"""Squeeze: the teacher T, and the independent network I in which the images are judged too; trained or loaded.
+
+The seeds of both are fixed (0 and 1), not the run's: runs of all seeds and arms share one teacher, so that what
+differs between them is the synthesis.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dire_plug import ui
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest_file, read_json, write_json
+from dire_plug.recipe.model import TrainingSection
+from dire_plug.runs.cache import cached
+from dire_plug.stages.job import Job
+
+if TYPE_CHECKING:
+    from torch import Generator
+    from torch.optim import Optimizer
+
+    from dire_plug.models.checkpoint import Network
+    from dire_plug.protocols.training import Epoch
+
+FORMAT = 1
+"""Raised when the same settings give another network."""
+TEACHER_SEED = 0
+INDEPENDENT_SEED = 1
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The files of T and I, and the sha256 of each."""
+
+    teacher: Path
+    independent: Path
+    teacher_digest: str
+    independent_digest: str
+
+
+@dataclass(frozen=True)
+class _Role:
+    name: str
+    section: TrainingSection
+    stem: str
+    seed: int
+
+
+def squeeze(job: Job) -> Teachers:
+    """Return T and I, trained or loaded as the recipe says; both are cached.
+
+    Raises:
+        DirePlugError: the head is narrower than the dataset's classes, a checkpoint doesn't fit, a training diverged.
+    """
+    section = job.recipe.squeeze
+    if section.outputs < job.classes:
+        raise DirePlugError(
+            f"squeeze.outputs: {section.outputs} outputs can't tell the {job.classes} classes of {job.dataset.name} "
+            f"apart; raise it to {job.classes} or take a script with as many"
+        )
+    teacher = _network(job, _Role("teacher", section.teacher, job.script.stem, TEACHER_SEED))
+    independent = _network(job, _Role("independent", section.independent, "small", INDEPENDENT_SEED))
+    return Teachers(teacher, independent, digest_file(teacher), digest_file(independent))
+
+
+def _network(job: Job, role: _Role) -> Path:
+    """Return the file of one network; make it where the cache lacks it."""
+    made: list[bool] = []
+
+    def make(folder: Path) -> None:
+        made.append(True)
+        _make(job, role, folder)
+
+    entry = cached(job.cache, kind="squeeze", key=_key(job, role), make=make)
+    found = read_json(entry / "network.json")
+    report = ui.say if made else ui.detail
+    report(f"squeeze: {role.name} ({role.section.architecture}) has {found['accuracy']:.2f} % test accuracy")
+    return entry / "network.safetensors"
+
+
+def _key(job: Job, role: _Role) -> dict[str, Any]:
+    """Return all that decides the network, except the device."""
+    import torch
+
+    settings = role.section.model_dump(mode="json")
+    if (checkpoint := role.section.checkpoint) is not None:
+        path = Path(checkpoint).expanduser()
+        source = checkpoint if checkpoint.startswith("torchvision:") or not path.is_file() else digest_file(path)
+        settings = {"architecture": role.section.architecture, "checkpoint": source}
+    return {
+        "format": FORMAT,
+        "dataset": job.dataset.digest,
+        "settings": settings,
+        "mean": list(job.script.mean),
+        "std": list(job.script.std),
+        "stem": role.stem,
+        "outputs": job.recipe.squeeze.outputs,
+        "seed": role.seed,
+        "torch": torch.__version__,
+    }
+
+
+def _make(job: Job, role: _Role, folder: Path) -> None:
+    """Write network.safetensors and, last, network.json with its test accuracy."""
+    from dire_plug.models.checkpoint import save
+    from dire_plug.protocols.testing import accuracy
+    from dire_plug.stages.views import plain_batches
+
+    network = _initial(job, role)
+    if role.section.checkpoint is None:
+        _train(job, role, network, folder / "training")
+    tested = accuracy(network.model, plain_batches(job.dataset.test, network, device=job.device))
+    save(folder / "network.safetensors", replace(network, model=network.model.cpu()))
+    write_json(
+        folder / "network.json",
+        {
+            "role": role.name,
+            "architecture": role.section.architecture,
+            "checkpoint": role.section.checkpoint,
+            "epochs": None if role.section.checkpoint else role.section.epochs,
+            "dataset": job.dataset.name,
+            "accuracy": tested,
+            "device": str(job.device),
+        },
+    )
+    shutil.rmtree(folder / "training", ignore_errors=True)
+
+
+def _initial(job: Job, role: _Role) -> Network:
+    """Return the network on the job's device, with the weights of the checkpoint or with seeded initial ones.
+
+    A ConvNet trained here averages its last map, so that its embedding is as wide at 224 px as at 8.
+    """
+    from dire_plug.models import build
+    from dire_plug.models.architectures import size_of
+    from dire_plug.models.checkpoint import Network
+    from dire_plug.protocols.training import initialised
+    from dire_plug.stages.weights import read_weights
+
+    architecture, outputs, stem = role.section.architecture, job.recipe.squeeze.outputs, role.stem
+    if role.section.checkpoint is None:
+        model = initialised(lambda: build(architecture, outputs=outputs, stem=stem), role.seed)
+    else:
+        state = read_weights(role.section.checkpoint, architecture=architecture, outputs=outputs, stem=stem)
+        model = build(architecture, outputs=outputs, stem=stem, size=size_of(architecture, state))
+        model.load_state_dict(state)
+    return Network(model.to(job.device), architecture, outputs, stem, job.script.mean, job.script.std)
+
+
+def _train(job: Job, role: _Role, network: Network, folder: Path) -> None:
+    """Train in place by cross-entropy on the training images."""
+    from dire_plug.protocols.training import Epoch, Training, shuffled, train
+    from dire_plug.stages.views import training_view
+
+    section, split, model = role.section, job.dataset.train, network.model
+    view = training_view(network, augmentation=section.augmentation, padding=section.padding)
+
+    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+        import torch
+        from torch.nn import functional as F
+
+        model.train()
+        losses = []
+        for batch in shuffled(len(split), section.batch_size, generator):
+            inputs = view(split.images(batch).to(job.device), generator)
+            loss = F.cross_entropy(model(inputs), split.labels[batch].to(job.device))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            losses.append(loss.detach())
+        return Epoch(torch.stack(losses).mean())
+
+    training = Training(
+        epochs=section.epochs,
+        lr=section.lr,
+        weight_decay=section.weight_decay,
+        seed=role.seed,
+        momentum=section.momentum,
+        warmup_epochs=section.warmup_epochs,
+    )
+    with ui.progress(f"squeeze: {role.name} ({section.architecture})", section.epochs) as advance:
+        train(model, run_epoch, training, folder=folder, progress=advance)

@@ -1,0 +1,354 @@
+"""One running synthesis: plan, slot, active plugins, real embeddings, random state, progress.
+
+Both engines drive it with the same calls: upstream's patched script through `bridge`, the native loop directly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+from torch import Tensor, nn
+
+from dire_plug import plugins
+from dire_plug.errors import DirePlugError, PluginError
+from dire_plug.recipe.model import RecoverSection
+from dire_plug.seeding import derive
+from dire_plug.synthesis.passes import load_state, save_pass
+from dire_plug.synthesis.watching import EmbeddingWatch
+from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, Slot, StartImages
+
+Emit = Callable[[dict[str, Any]], None]
+SECONDS_BETWEEN_EVENTS = 0.5
+
+
+@dataclass(frozen=True)
+class SynthesisSpec:
+    """All that makes a synthesis, as job.json carries it to the child.
+
+    Attributes:
+        adapter: name of the method.
+        recover: the recipe's section.
+        regularizers: plugin → settings.
+        classes, ipc, seed: of the run; `steps` is the number of iterations of a slot.
+        device: where the script runs.
+        start: {"kind", "shape", "file"}: see `StartImages`; the file holds `images`.
+        real: teacher → file with `values` and `labels`.
+        passes: folder of the finished passes.
+    """
+
+    adapter: str
+    recover: dict[str, Any]
+    regularizers: dict[str, dict[str, Any]]
+    classes: int
+    ipc: int
+    steps: int
+    seed: int
+    device: str
+    start: dict[str, Any]
+    real: dict[str, str]
+    passes: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the specification as JSON-like data."""
+        return asdict(self)
+
+
+def open_synthesis(spec: Mapping[str, Any], emit: Emit) -> RunningSynthesis:
+    """Make the synthesis that `spec` (a `SynthesisSpec` as JSON) describes: its adapter, its plugins, nothing else."""
+    known = SynthesisSpec(**spec)
+    adapter = plugins.load_adapter(known.adapter)
+    active: dict[str, object] = {known.adapter: adapter}
+    for name, settings in known.regularizers.items():
+        factory = plugins.load("regularizers", name)
+        active[name] = factory(factory.settings_model(**settings))
+    return RunningSynthesis(known, adapter=adapter, manager=plugins.build_manager(active), emit=emit)
+
+
+class RunningSynthesis:
+    """Fulfils `types.Synthesis` for plugins, and answers the calls of a synthesis loop."""
+
+    def __init__(
+        self, spec: SynthesisSpec, *, adapter: Adapter, manager: pluggy.PluginManager, emit: Emit = lambda event: None
+    ) -> None:
+        """Prepare; `begin_pass` starts."""
+        self._spec = spec
+        self._manager = manager
+        self._emit = emit
+        self._plan = adapter.plan(RecoverSection.model_validate(spec.recover), classes=spec.classes, ipc=spec.ipc)
+        self._start = _load_start(spec)
+        self._slot = Slot(0, -1)
+        self._watches: dict[str, EmbeddingWatch] = {}
+        self._real: dict[str, RealEmbeddings] = {}
+        self._state: dict[str, dict[str, Tensor]] = {}
+        self._generator = torch.Generator()
+        self._finished: list[tuple[Slot, Tensor, Tensor]] = []
+        self._leaf: tuple[Tensor, Tensor] | None = None
+        self._batch: Batch | None = None
+        self._losses: dict[str, Tensor] = {}
+        self._all_finite: dict[str, Tensor] = {}
+        self._last_event = 0.0
+        self._terms = manager.hook.loss_term.get_hookimpls()
+        self._listeners = manager.hook.step_done.get_hookimpls()
+
+    # What a plugin sees.
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        return self._plan
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self._spec.classes
+
+    @property
+    def ipc(self) -> int:
+        """Images per class."""
+        return self._spec.ipc
+
+    @property
+    def steps(self) -> int:
+        """Iterations of one slot."""
+        return self._spec.steps
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self._spec.seed
+
+    @property
+    def pass_index(self) -> int:
+        """The pass that runs."""
+        return self._slot.pass_index
+
+    @property
+    def bank(self) -> bool:
+        """Whether the recipe turns the bank on."""
+        return bool(self._spec.recover.get("bank", False))
+
+    @property
+    def generator(self) -> torch.Generator:
+        """A CPU generator for plugins, re-seeded every pass."""
+        return self._generator
+
+    @property
+    def start_images(self) -> StartImages:
+        """How the recipe starts each image."""
+        return self._start
+
+    def real(self, teacher: str) -> RealEmbeddings:
+        """Return the real embeddings of one watched network, on the synthesis's device."""
+        if teacher not in self._real:
+            if teacher not in self._spec.real:
+                raise DirePlugError(f"no real embeddings were made for the network '{teacher}'")
+            tensors = _load(Path(self._spec.real[teacher]), self._spec.device)
+            self._real[teacher] = RealEmbeddings(tensors["values"], tensors["labels"])
+        return self._real[teacher]
+
+    def state(self, plugin: object) -> dict[str, Tensor]:
+        """Return the tensors that this plugin keeps."""
+        name = self._manager.get_name(plugin)
+        if name is None:
+            raise DirePlugError("a plugin that isn't active in this synthesis asked for its state")
+        return self._state.setdefault(name, {})
+
+    # What drives it.
+
+    def begin_pass(self, pass_index: int) -> None:
+        """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
+        self._slot = Slot(pass_index, -1)
+        self._leaf = None
+        self._finished = []
+        self._generator.manual_seed(derive(self.seed, "plugins", pass_index))
+        self._state = load_state(self._spec.passes, pass_index - 1, self._spec.device)
+        self._report(force=True)
+
+    def end_pass(self) -> None:
+        """End a pass: save its images and what plugins keep."""
+        self._finish_slot()
+        if not self._finished:
+            raise DirePlugError(f"pass {self._slot.pass_index} of the script ended without a finished batch")
+        images = torch.cat([images for _, images, _ in self._finished])
+        labels = torch.cat([labels for _, _, labels in self._finished])
+        index = [image for slot, _, _ in self._finished for image in self._plan.slot(slot).images]
+        if len(index) != len(images):
+            raise DirePlugError(
+                f"pass {self._slot.pass_index} gave {len(images)} images where the plan has {len(index)}"
+            )
+        save_pass(
+            self._spec.passes,
+            self._slot.pass_index,
+            images=images,
+            labels=labels,
+            index=torch.tensor(index),
+            state=self._state,
+        )
+
+    # What a loop calls.
+
+    def watch(self, network: nn.Module, teacher: str) -> None:
+        """Keep the input of the last linear layer of every forward pass of `network` that builds a graph."""
+        if teacher in self._watches:
+            self._watches[teacher].close()
+        self._watches[teacher] = EmbeddingWatch(network)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Begin the next slot; return its labels, [N]: the same object where nobody answers."""
+        self._next_slot()
+        answer: Tensor = self._ask("plan_labels", labels, labels=labels)
+        return answer
+
+    def order(self, order: Tensor) -> Tensor:
+        """Begin the next slot; return its order: the same object where nobody answers."""
+        self._next_slot()
+        answer: Tensor = self._ask("plan_order", order, order=order)
+        return answer
+
+    def start(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the start images: the same object where nobody answers, else a new leaf on the same device."""
+        answer: Tensor = self._ask("initial_images", images, images=images, labels=labels)
+        if answer is images:
+            return images
+        if answer.shape[0] != labels.shape[0]:
+            raise PluginError(f"start images: {answer.shape[0]} rows for {labels.shape[0]} labels in {self._slot}")
+        return answer.detach().to(images.device, images.dtype).clone().requires_grad_(True)
+
+    def loss(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int, teacher: str) -> Tensor:
+        """Return upstream's loss plus the active terms: the same object where there is none.
+
+        Raises:
+            PluginError: a plugin raised, or its term is no finite scalar with a graph.
+        """
+        self._losses = {"upstream": loss.detach()}
+        self._batch = None
+        if not self._terms:
+            return loss
+        batch = Batch(images, loss, labels, self._embeddings(teacher, labels), teacher, step, self._slot)
+        total = loss
+        for implementation in self._terms:
+            term = self._call(implementation, {"synthesis": self, "batch": batch})
+            if term is None:
+                continue
+            name = implementation.plugin_name
+            self._check_term(name, term)
+            self._losses[name] = term.detach()
+            total = total + term
+        self._batch = replace(batch, loss=loss.detach(), embeddings=batch.embeddings.detach())
+        return total
+
+    def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
+        """Tell plugins that a step is done; report progress now and then."""
+        self._leaf = (images, labels)
+        if self._listeners and self._batch is not None:
+            arguments = {"synthesis": self, "batch": self._batch, "losses": self._losses}
+            for implementation in self._listeners:
+                self._call(implementation, arguments)
+        self._report(step=step + 1)
+
+    def image_index(self, index: int, position: int) -> int:
+        """Return which image of its class a position of the current slot is; `index` where nobody answers."""
+        return int(self._ask("image_index", index, position=position))
+
+    # Inside.
+
+    def _next_slot(self) -> None:
+        self._finish_slot()
+        self._slot = Slot(self._slot.pass_index, self._slot.batch_index + 1)
+
+    def _finish_slot(self) -> None:
+        if self._leaf is None:
+            return
+        self._check_finite()
+        images, labels = (tensor.detach().clone() for tensor in self._leaf)
+        self._leaf = self._batch = None
+        arguments = {"synthesis": self, "slot": self._slot, "images": images, "labels": labels}
+        for implementation in self._manager.hook.slot_done.get_hookimpls():
+            self._call(implementation, arguments)
+        self._finished.append((self._slot, images.cpu(), labels.cpu()))
+
+    def _ask(self, hook: str, unchanged: Any, **arguments: Any) -> Any:
+        """Return the one answer to an asked hook, or `unchanged`; two answers are an error."""
+        arguments |= {"synthesis": self, "slot": self._slot}
+        answers = {}
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            answer = self._call(implementation, arguments)
+            if answer is not None:
+                answers[implementation.plugin_name] = answer
+        if len(answers) > 1:
+            raise PluginError(f"two plugins answer {hook}: {' and '.join(sorted(answers))}; at most one may")
+        return next(iter(answers.values()), unchanged)
+
+    def _call(self, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+        """Call one plugin's hook; an error carries the plugin's name."""
+        try:
+            return implementation.function(*(arguments[name] for name in implementation.argnames))
+        except DirePlugError:
+            raise
+        except Exception as error:
+            name, hook = implementation.plugin_name, implementation.function.__name__
+            raise PluginError(f"plugin '{name}': {hook} raised {type(error).__name__}: {error}") from error
+
+    def _embeddings(self, teacher: str, labels: Tensor) -> Tensor:
+        watch = self._watches.get(teacher)
+        if watch is None:
+            raise DirePlugError(f"the patch never handed the network '{teacher}' to bridge.watch")
+        embeddings = watch.take()
+        if embeddings.shape[0] != labels.shape[0]:
+            raise DirePlugError(f"{embeddings.shape[0]} embeddings for {labels.shape[0]} labels in {self._slot}")
+        return embeddings
+
+    def _check_term(self, name: str, term: object) -> None:
+        if not isinstance(term, Tensor) or term.ndim != 0:
+            shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+            raise PluginError(f"plugin '{name}': loss_term must return a scalar tensor, not {shape}")
+        if not term.requires_grad:
+            raise PluginError(f"plugin '{name}': loss_term returned a tensor without a graph; don't detach embeddings")
+        finite = torch.isfinite(term.detach())
+        if term.device.type == "cpu" and not finite:
+            raise PluginError(f"plugin '{name}': its term is {term.item()} in {self._slot}")
+        self._all_finite[name] = self._all_finite[name] & finite if name in self._all_finite else finite
+
+    def _check_finite(self) -> None:
+        """Look at the terms' finiteness, gathered on the device so that no step waits for it."""
+        for name, finite in self._all_finite.items():
+            if not finite:
+                raise PluginError(f"plugin '{name}': its term was not finite in {self._slot}")
+
+    def _report(self, *, step: int = 0, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and step < self.steps and now - self._last_event < SECONDS_BETWEEN_EVENTS:
+            return
+        self._last_event = now
+        self._check_finite()
+        self._emit(
+            {
+                "event": "step",
+                "pass": self._slot.pass_index,
+                "batch": max(self._slot.batch_index, 0),
+                "step": step,
+                "losses": {name: float(value) for name, value in self._losses.items()},
+            }
+        )
+
+
+def _load_start(spec: SynthesisSpec) -> StartImages:
+    shape = spec.start.get("shape")
+    file = spec.start.get("file")
+    images = _load(Path(file), spec.device)["images"] if file else None
+    return StartImages(spec.start["kind"], tuple(shape) if shape else None, images)
+
+
+def _load(path: Path, device: str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device=device)
+    except Exception as error:
+        raise DirePlugError(f"{path}: cannot be read as safetensors: {error}") from error

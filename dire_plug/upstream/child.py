@@ -1,0 +1,130 @@
+"""The child process: verifies the tree, installs shims, opens the synthesis, runs upstream's script pass by pass.
+
+Run as `python -P -m dire_plug.upstream.child JOB EVENTS LIFE`: the job file, the pipe for events (JSON lines), and a
+pipe whose other end the parent holds.
+"""
+
+import json
+import os
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from dire_plug.errors import DirePlugError, PluginError
+from dire_plug.upstream.job import ChildJob
+from dire_plug.upstream.tree import verify_tree
+
+ORPHANED = 70
+"""Exit status of a child whose parent is gone."""
+REPORTED = 71
+"""Exit status after an error that the child reported as an event."""
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class Passes(Protocol):
+    """What the child calls of a synthesis."""
+
+    def begin_pass(self, pass_index: int) -> None:
+        """Begin a pass."""
+
+    def end_pass(self) -> None:
+        """End a pass."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a job; return the exit status. An error of upstream's own goes through, for Python to print."""
+    job_file, events, life = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    for handle in (events, life):
+        os.set_inheritable(handle, False)
+    threading.Thread(target=_die_with_parent, args=(life,), daemon=True).start()
+    emit = _emitter(events)
+    try:
+        run_job(ChildJob.read(job_file), emit)
+    except DirePlugError as error:
+        kind = "plugin" if isinstance(error, PluginError) else "user"
+        emit({"event": "error", "kind": kind, "message": str(error)})
+        return REPORTED
+    emit({"event": "finished"})
+    return 0
+
+
+def run_job(job: ChildJob, emit: Emit) -> None:
+    """Verify, prepare, and run every pass of the job."""
+    verify_tree(job.tree)
+    _prepare_torch(job)
+    from dire_plug.upstream import shims
+    from dire_plug.upstream.trace import StopScriptError, trace_steps
+
+    shims.install(job.shims, device=job.device)
+    synthesis = _open_synthesis(job, emit)
+    try:
+        with trace_steps(job.trace, stop_after=job.stop_after_steps):
+            for pass_index in job.passes:
+                _run_pass(job, pass_index, synthesis)
+                emit({"event": "pass", "pass": pass_index})
+    except StopScriptError:
+        emit({"event": "stopped", "steps": job.stop_after_steps})
+
+
+def _prepare_torch(job: ChildJob) -> None:
+    import torch
+
+    torch.set_num_threads(job.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (it costs time)
+    torch.backends.cudnn.benchmark = False
+
+
+def _open_synthesis(job: ChildJob, emit: Emit) -> Passes | None:
+    if job.synthesis is None:
+        return None
+    from dire_plug import bridge
+    from dire_plug.synthesis import open_synthesis
+
+    synthesis = open_synthesis({**job.synthesis, "device": job.device}, emit)
+    bridge.attach(synthesis)
+    return synthesis
+
+
+def _run_pass(job: ChildJob, pass_index: int, synthesis: Passes | None) -> None:
+    from dire_plug.seeding import seed_everything
+
+    script = job.tree / job.script
+    sys.argv = [str(script), *job.arguments, *job.pass_arguments.get(pass_index, ())]
+    if sys.path[0] != str(script.parent):
+        sys.path.insert(0, str(script.parent))  # run_path doesn't, and the scripts import their neighbours
+    if synthesis is not None:
+        synthesis.begin_pass(pass_index)
+    seed_everything(job.seed, pass_index)
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
+    if synthesis is not None:
+        synthesis.end_pass()
+
+
+def _emitter(handle: int) -> Emit:
+    stream = os.fdopen(handle, "w", encoding="utf-8", buffering=1)
+
+    def emit(event: dict[str, Any]) -> None:
+        stream.write(json.dumps(event) + "\n")
+
+    return emit
+
+
+def _die_with_parent(handle: int) -> None:
+    os.read(handle, 1)  # returns only when the other end is closed
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)  # with what upstream's code started
+    os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,170 @@
+"""Runs one upstream script in a child process, and draws no conclusion that the child didn't report."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import site
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dire_plug import home
+from dire_plug.errors import DirePlugError, PluginError, UpstreamFailedError
+from dire_plug.files import make_folder
+from dire_plug.upstream.job import ChildJob
+
+Event = dict[str, Any]
+TAIL = 15
+"""Lines of the child's output that an error shows."""
+PATIENCE = 5.0
+"""Seconds between asking the child to end and killing it."""
+
+_KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "TERM", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME", "CUDA_PATH")
+_KEPT_PREFIXES = ("LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NVIDIA_", "DIRE_PLUG_")
+
+
+def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) -> None:
+    """Run the job in a child process; hand its events to `on_event` as they come and its output to `log`.
+
+    When this process dies, however it dies, the child ends; when the block is left by an exception, it is stopped.
+
+    Raises:
+        UpstreamFailedError: the script failed; the message has its last lines and the log's path.
+        PluginError, DirePlugError: a plugin, or something that the user can mend, failed in the child.
+    """
+    scratch = _make_scratch(job.folder)
+    make_folder(log.parent)
+    visible, device = visible_device(job.device)
+    job_file = replace(job, device=device).write()
+    began = log.stat().st_size if log.exists() else 0
+    last: Event = {}
+    with _child(job_file, _environment(job, scratch, visible), cwd=scratch / "cwd", log=log) as (process, events):
+        for line in events:
+            last = json.loads(line)
+            if last["event"] not in ("error", "finished"):
+                on_event(last)
+        status = process.wait()
+    if last.get("event") == "error":
+        raise {"plugin": PluginError, "user": DirePlugError}[last["kind"]](last["message"])
+    if status != 0 or last.get("event") != "finished":
+        raise UpstreamFailedError(_failure(job, status, log, began))
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def visible_device(device: str) -> tuple[str, str]:
+    """Return CUDA_VISIBLE_DEVICES for a child that may use `device` alone, and how the child calls it."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return "", device
+    mine = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    number = int(index or 0)
+    if mine and number >= len(mine):
+        raise DirePlugError(f"device {device}: CUDA_VISIBLE_DEVICES={','.join(mine)} shows {len(mine)} device(s)")
+    return mine[number] if mine else str(number), "cuda:0"
+
+
+@contextlib.contextmanager
+def _child(
+    job_file: Path, environment: dict[str, str], *, cwd: Path, log: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
+    """Start the child; yield it and the lines of its events; whatever happens, it is gone and reaped at the end."""
+    events_read, events_write = os.pipe()
+    life_read, life_write = os.pipe()  # nobody writes; the child sees it close when this process is gone
+    try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [*child_command(job_file), str(events_write), str(life_read)],
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(events_write, life_read),
+                start_new_session=True,
+            )
+    except BaseException:
+        for handle in (events_read, events_write, life_read, life_write):
+            os.close(handle)
+        raise
+    os.close(events_write)
+    os.close(life_read)
+    try:
+        with os.fdopen(events_read, encoding="utf-8") as events:
+            yield process, events
+    finally:
+        _stop(process)
+        os.close(life_write)
+
+
+def child_command(job_file: Path) -> list[str]:
+    """Return the command of the child, without the numbers of its two pipes."""
+    return [sys.executable, "-P", "-u", "-m", "dire_plug.upstream.child", str(job_file)]
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the child and what it started to end, then kill, then reap."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _make_scratch(folder: Path) -> Path:
+    scratch = folder.absolute() / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    for name in ("home", "cwd", "tmp"):
+        make_folder(scratch / name)
+    return scratch
+
+
+def _environment(job: ChildJob, scratch: Path, visible: str) -> dict[str, str]:
+    """Return the child's whole environment: what Python and torch need of ours, and nothing else, so no credentials."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
+    return kept | {
+        "HOME": str(scratch / "home"),
+        "TMPDIR": str(scratch / "tmp"),
+        "DIRE_PLUG_HOME": str(home.home()),
+        "CUDA_VISIBLE_DEVICES": visible,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may not be deterministic
+        "OMP_NUM_THREADS": str(job.threads),
+        "WANDB_MODE": "disabled",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",  # nothing is written into upstream's tree; our own caches are still read
+        "PYTHONPATH": os.pathsep.join(_python_path()),
+        **_user_site(),
+    }
+
+
+def _python_path() -> list[str]:
+    """Return ours, absolute because the child works elsewhere, and the checkout where we run from one."""
+    ours = [os.path.abspath(name) for name in os.environ.get("PYTHONPATH", "").split(os.pathsep) if name]
+    checkout = home.checkout()
+    return [*ours, str(checkout)] if checkout else ours
+
+
+def _user_site() -> dict[str, str]:
+    """Keep packages of `pip install --user` in sight although HOME is another; else turn the user's site off."""
+    return {"PYTHONUSERBASE": site.getuserbase()} if site.ENABLE_USER_SITE else {"PYTHONNOUSERSITE": "1"}
+
+
+def _failure(job: ChildJob, status: int, log: Path, began: int) -> str:
+    how = f"ended with status {status}"
+    if status < 0:
+        how = f"was ended by {signal.Signals(-status).name}"
+        how += " (the machine may be out of memory)" if -status == signal.SIGKILL else ""
+    elif status == 0:
+        how = "ended the process before its last pass was done"
+    with log.open("rb") as file:
+        file.seek(began)
+        lines = file.read().decode(errors="replace").splitlines()[-TAIL:]
+    return "\n".join(
+        [f"upstream's {job.script} {how}; its last lines:", *(f"  {line}" for line in lines), f"log: {log}"]
+    )

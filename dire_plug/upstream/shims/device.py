@@ -1,0 +1,56 @@
+"""The job's device in the place of every CUDA device that a script names.
+
+Needed where the device is the CPU: SRe2L `recover_cifar.py` 61, 64, 72, 182, `recover_tiny.py` 32, 35, 43, 103,
+`recover/data_synthesis.py` 37, 40, 49, 207. On a CUDA device nothing is replaced: the child sees one device only.
+`nn.DataParallel` needs no shim: where it finds no device, it calls its module, and keeps the `module.` in its keys.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+def install(*, device: str) -> None:
+    """Send `.cuda()`, `.to("cuda")` and `device="cuda"` of this thread to `device`."""
+    if torch.device(device).type == "cuda":
+        return
+
+    def cuda(self: nn.Module, index: object = None) -> nn.Module:
+        return self.to(device)
+
+    setattr(nn.Module, "cuda", cuda)  # noqa: B010 (mypy refuses the assignment)
+    mode = OtherDevice(torch.device(device))
+    mode.__enter__()  # type: ignore[no-untyped-call]
+
+
+class OtherDevice(TorchFunctionMode):
+    """Replaces CUDA devices among the arguments of torch's functions."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Prepare; `with` or `__enter__` turns it on for the current thread."""
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call `func` with the arguments replaced; `Tensor.cuda` becomes `Tensor.to`."""
+        if func is Tensor.cuda:
+            return args[0].to(self.device)
+        if func is torch.device:  # only names a device; it is replaced where it is used
+            return func(*args, **(kwargs or {}))
+        options = {name: self._replace(value) for name, value in (kwargs or {}).items()}
+        return func(*map(self._replace, args), **options)
+
+    def _replace(self, value: Any) -> Any:
+        is_cuda = (isinstance(value, str) and value.partition(":")[0] == "cuda") or (
+            isinstance(value, torch.device) and value.type == "cuda"
+        )
+        return self.device if is_cuda else value

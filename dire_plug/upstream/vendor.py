@@ -1,0 +1,172 @@
+"""Fetches a method's published code: the pinned commit, the needed paths, our patches; whole or not at all."""
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dire_plug import home
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest_file, new_folder
+from dire_plug.runs.lock import hold
+from dire_plug.types import Adapter, Upstream
+from dire_plug.upstream.patching import apply_patch, patch_digest, read_patch, remove_patch
+from dire_plug.upstream.tree import read_manifest, verify_tree, write_manifest
+
+__all__ = ["find_vendored", "patch_files", "unpatched_copy", "vendor", "vendored_folder", "verify_tree"]
+
+REPAIR = "repair.patch"
+_GIT = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
+_SETTINGS = {"core.autocrlf": "false", "core.eol": "lf", "core.symlinks": "false", "core.hooksPath": os.devnull}
+
+
+def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
+    """Return the patched tree of a method's upstream, fetching it first where it isn't there.
+
+    Raises:
+        DirePlugError: the pinned commit is no full hash, the repository or the commit cannot be reached, a patch
+            doesn't fit, an existing tree was changed, or the tree is absent and `offline`.
+    """
+    folder = vendored_folder(adapter)
+    with hold(folder.with_name(f".{folder.name}.lock"), wait=600, what=f"the vendored tree {folder}"):
+        if found := find_vendored(adapter):
+            return found
+        if offline:
+            raise DirePlugError(
+                f"{adapter.name}: upstream's code is not in {folder}, and the network may not be used; "
+                f"run `dire-plug vendor {adapter.name}` where it may"
+            )
+        with new_folder(folder) as tree:
+            _fetch(adapter.upstream, tree)
+            patches = patch_files(adapter)
+            for path in patches:
+                _apply(tree, path, adapter.upstream)
+            _record(tree, adapter, patches)
+            verify_tree(tree)
+    return folder
+
+
+def find_vendored(adapter: Adapter) -> Path | None:
+    """Return the patched tree where it is already there, verified; None where it is not."""
+    folder = vendored_folder(adapter)
+    if not folder.is_dir():
+        return None
+    verify_tree(folder)
+    if read_manifest(folder).commit != adapter.upstream.commit:
+        raise DirePlugError(f"{folder}: holds another commit than its name says; remove it and vendor again")
+    return folder
+
+
+def vendored_folder(adapter: Adapter) -> Path:
+    """Return where the patched tree of a method lies, or would."""
+    commit = adapter.upstream.commit
+    if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        raise DirePlugError(f"{adapter.name}: upstream's commit must be 40 hexadecimal digits, not {commit!r}")
+    return home.third_party() / f"{adapter.name}@{commit[:12]}+{patch_digest(patch_files(adapter))[:8]}"
+
+
+def patch_files(adapter: Adapter) -> list[Path]:
+    """Return a method's patches in the order in which they are applied: the repair first."""
+    found = sorted(adapter.patches().glob("*.patch"), key=lambda path: (path.name != REPAIR, path.name))
+    if not found:
+        raise DirePlugError(f"{adapter.patches()}: holds no *.patch for {adapter.name}")
+    return found
+
+
+def unpatched_copy(adapter: Adapter, tree: Path, folder: Path) -> Path:
+    """Copy a vendored tree to `folder` and take our patches out again, but for a repair; return `folder`.
+
+    What is left has upstream's own blob hashes, which is compared, so that no second fetch is needed.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(folder) as copy:
+        shutil.copytree(tree, copy, dirs_exist_ok=True)
+        patches = patch_files(adapter)
+        for path in reversed([path for path in patches if path.name != REPAIR]):
+            remove_patch(copy, read_patch(path))
+        _record(copy, adapter, [path for path in patches if path.name == REPAIR])
+    return folder
+
+
+def _apply(tree: Path, path: Path, upstream: Upstream) -> None:
+    patch = read_patch(path)
+    if patch.commit != upstream.commit:
+        raise DirePlugError(f"{path}: is for commit {patch.commit}, but the adapter pins {upstream.commit}")
+    apply_patch(tree, patch)
+
+
+def _record(tree: Path, adapter: Adapter, patches: list[Path]) -> None:
+    write_manifest(
+        tree,
+        method=adapter.name,
+        repository=adapter.upstream.repository,
+        commit=adapter.upstream.commit,
+        patches={path.name: digest_file(path) for path in patches},
+    )
+
+
+def _fetch(upstream: Upstream, tree: Path) -> None:
+    """Put the listed paths of the pinned commit into the empty folder `tree`, without a .git folder."""
+    git = _gitpython()
+    clone = tree / ".clone"
+    with _no_repository_of_the_caller():
+        try:
+            with _clone(git, upstream.repository, clone) as repo:
+                for name, value in _SETTINGS.items():
+                    repo.git.config(name, value)
+                repo.git.update_environment(**_GIT)
+                _require_commit(repo, upstream)
+                repo.git.checkout(upstream.commit, "--", *upstream.paths)
+        except git.exc.GitCommandError as error:
+            raise DirePlugError(f"{upstream.repository} at {upstream.commit}: {_last_line(error)}") from error
+    shutil.rmtree(clone / ".git")
+    for path in clone.iterdir():
+        path.rename(tree / path.name)
+    clone.rmdir()
+
+
+def _clone(git: Any, repository: str, folder: Path) -> Any:
+    """Clone without a checkout: blobless where the server supports that, else whole."""
+    try:
+        return git.Repo.clone_from(repository, folder, env=_GIT, no_checkout=True, filter="blob:none")
+    except git.exc.GitCommandError:
+        shutil.rmtree(folder, ignore_errors=True)
+        return git.Repo.clone_from(repository, folder, env=_GIT, no_checkout=True)
+
+
+def _require_commit(repo: Any, upstream: Upstream) -> None:
+    """Fetch the commit by its hash where no branch leads to it."""
+    status, _, _ = repo.git.cat_file(
+        "-e", f"{upstream.commit}^{{commit}}", with_extended_output=True, with_exceptions=False
+    )
+    if status != 0:
+        repo.git.fetch("origin", upstream.commit)
+
+
+def _gitpython() -> Any:
+    try:
+        import git
+    except ImportError as error:
+        raise DirePlugError("git was not found; install it (vendoring and patching need it)") from error
+    if shutil.which("git") is None:
+        raise DirePlugError("git was not found; install it (vendoring and patching need it)")
+    return git
+
+
+@contextlib.contextmanager
+def _no_repository_of_the_caller() -> Iterator[None]:
+    """Hide the variables by which git, inside one of its hooks, would write to the caller's repository."""
+    names = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_COMMON_DIR")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _last_line(error: Any) -> str:
+    lines = str(error.stderr or error).strip().removeprefix("stderr: ").strip("'\n ").splitlines()
+    return lines[-1].strip() if lines else "git failed"

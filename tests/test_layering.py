@@ -1,0 +1,73 @@
+"""The module map of the design: a module imports from rows below its own only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "dire_plug"
+ROWS = (
+    ("cli",),
+    ("commands",),
+    ("reproduce", "report"),
+    ("compare",),
+    ("pipeline",),
+    ("stages",),
+    ("upstream", "native"),
+    ("bridge",),
+    ("synthesis",),
+    ("adapters", "regularizers"),
+    ("plans", "protocols", "runs", "data", "models", "metrics"),
+    ("plugins",),
+    ("recipe",),
+    ("hookspecs",),
+    ("types",),
+    ("ui", "errors", "files", "home", "seeding"),
+)
+ROW = {name: number for number, row in enumerate(ROWS) for name in row}
+ALLOWED = {("files", "errors")}
+"""Within the bottom row, `files` may raise errors; and DESIGN.md lets `bridge` import `synthesis`."""
+
+
+def _entry(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the entries that a module imports, at its top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "dire_plug" else [node.module]
+            )
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("dire_plug.") and name.count(".")}
+    return found & ROW.keys()
+
+
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_from_rows_below_its_own_only(path: Path) -> None:
+    entry = _entry(path)
+    assert entry in ROW, f"{entry} has no place in the module map"
+    for other in _imports(path) - {entry}:
+        assert ROW[other] > ROW[entry] or (entry, other) in ALLOWED, f"{entry} imports {other}"
+
+
+def test_nobody_imports_an_adapter_or_a_regularizer_from_above() -> None:
+    above = [path for path in MODULES if ROW[_entry(path)] < ROW["adapters"]]
+    assert not [path for path in above if {"adapters", "regularizers"} & _imports(path)]
+
+
+def test_adapters_import_no_torch_at_module_level() -> None:
+    for path in (ROOT / "adapters").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            assert not [name for name in (*names, module) if name.split(".")[0] in {"torch", "torchvision"}], path

@@ -1,0 +1,288 @@
+"""Training that can be killed, the on-the-fly protocol, and the lookup of protocols."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from dire_plug.errors import DirePlugError, NotLandedError
+from dire_plug.protocols import on_the_fly, protocol, training
+from dire_plug.protocols.on_the_fly import OnTheFly, StudentData, StudentResult, is_tested, train_student
+from dire_plug.protocols.testing import accuracy, in_batches
+from dire_plug.protocols.training import Epoch, Training, initialised, learning_rate, shuffled, train
+
+CLASSES = 3
+
+
+class KilledError(Exception):
+    """Stands for a killed process."""
+
+
+def kill_after(epochs: int) -> Callable[..., None]:
+    def progress(done: int, **values: float) -> None:
+        if done == epochs:
+            raise KilledError
+
+    return progress
+
+
+def make_network(seed: int, outputs: int = CLASSES) -> nn.Module:
+    return initialised(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Flatten(),
+            nn.Linear(64, outputs),
+        ),
+        seed,
+    )
+
+
+def flip_view(images: Tensor, generator: Generator) -> Tensor:
+    flips = torch.rand(len(images), generator=generator) < 0.5
+    pixels = images.float() / 255 - 0.5
+    return torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
+
+
+@pytest.fixture
+def data() -> StudentData:
+    generator = Generator().manual_seed(0)
+    labels = torch.arange(14) % CLASSES
+    images = torch.randint(0, 100, (14, 3, 4, 4), generator=generator) + 60 * labels[:, None, None, None]
+    return StudentData(images.to(torch.uint8), labels, flip_view, images / 255 - 0.5, labels)
+
+
+def run(data: StudentData, folder: Path, *, seed: int = 1, **more: object) -> tuple[nn.Module, StudentResult]:
+    progress = more.pop("progress", None)
+    settings = OnTheFly(**{"epochs": 6, "batch_size": 4, "test_from": 0, "lr": 0.01, **more})  # type: ignore[arg-type]
+    student = make_network(seed)
+    return student, train_student(
+        student,
+        make_network(99),
+        data,
+        settings,
+        seed=seed,
+        folder=folder,
+        progress=progress,  # type: ignore[arg-type]
+    )
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_killed_student_goes_on_to_the_same_bits(
+    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    undisturbed, expected = run(data, tmp_path / "a")
+    with pytest.raises(KilledError):
+        run(data, tmp_path / "b", progress=kill_after(3))
+    torch.manual_seed(12345)  # another process has another global state
+    calls: list[int] = []
+    resumed, result = run(data, tmp_path / "b", progress=lambda done, **values: calls.append(done))
+    assert calls == [4, 5, 6]
+    assert result == expected
+    assert same(resumed, undisturbed)
+
+
+def test_a_killed_sgd_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    settings = Training(epochs=5, lr=0.1, weight_decay=5e-4, seed=0, warmup_epochs=2)
+
+    def fit(folder: Path, progress: Callable[..., None] | None = None) -> nn.Module:
+        model = nn.Linear(4, 2)
+        nn.init.constant_(model.weight, 0.1)
+        nn.init.zeros_(model.bias)
+
+        def epoch(number: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+            loss = F.cross_entropy(model(torch.randn(8, 4, generator=generator)), torch.arange(8) % 2)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            return Epoch(loss.detach())
+
+        train(model, epoch, settings, folder=folder, progress=progress)
+        return model
+
+    undisturbed = fit(tmp_path / "a")
+    with pytest.raises(KilledError):
+        fit(tmp_path / "b", kill_after(4))
+    assert same(fit(tmp_path / "b"), undisturbed)
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(data: StudentData, tmp_path: Path) -> None:
+    run(data, tmp_path / "a", temperature=4)
+    fresh, _ = run(data, tmp_path / "b", lr=0.02)
+    after_other, _ = run(data, tmp_path / "a", lr=0.02)
+    assert same(after_other, fresh)
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(data: StudentData, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    path = tmp_path / "training.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DirePlugError, match=r"training\.pt: the checkpoint cannot be read"):
+        run(data, tmp_path)
+
+
+def test_checkpoints_are_not_written_more_often_than_the_interval(
+    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(training, "_save", lambda *arguments: written.append(arguments[-1].epochs))
+    settings = Training(epochs=8, lr=0.1, weight_decay=0, seed=0)
+    train(nn.Linear(1, 1), lambda *_: Epoch(torch.zeros(())), settings, folder=tmp_path)
+    assert written == [2, 4, 6, 8]
+
+
+def test_a_training_leaves_the_global_random_state_alone(data: StudentData, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    run(data, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_seed_decides_the_student(data: StudentData, tmp_path: Path) -> None:
+    first, _ = run(data, tmp_path / "a", seed=1)
+    again, _ = run(data, tmp_path / "b", seed=1)
+    other, _ = run(data, tmp_path / "c", seed=2)
+    assert same(first, again)
+    assert not same(first, other)
+
+
+def test_a_diverged_training_says_so(tmp_path: Path) -> None:
+    settings = Training(epochs=2, lr=0.5, weight_decay=0, seed=0)
+    with pytest.raises(DirePlugError, match=r"epoch 0: the loss is nan.*lower its lr \(0\.5\)"):
+        train(nn.Linear(1, 1), lambda *_: Epoch(torch.tensor(float("nan"))), settings, folder=tmp_path)
+
+
+def test_a_warm_up_that_leaves_no_epoch_is_refused(tmp_path: Path) -> None:
+    settings = Training(epochs=2, lr=0.5, weight_decay=0, seed=0, warmup_epochs=2)
+    with pytest.raises(DirePlugError, match="warmup_epochs: 2 leaves nothing of 2 epochs"):
+        train(nn.Linear(1, 1), lambda *_: Epoch(torch.zeros(())), settings, folder=tmp_path)
+
+
+def test_the_schedule_is_torchs_warm_up_and_cosine() -> None:
+    settings = Training(epochs=12, lr=0.2, weight_decay=0, seed=0, warmup_epochs=3)
+    optimiser = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.2)
+    schedule = torch.optim.lr_scheduler.SequentialLR(
+        optimiser,
+        [
+            torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.01, total_iters=3),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=9),
+        ],
+        milestones=[3],
+    )
+    for epoch in range(12):
+        assert learning_rate(settings, epoch) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        schedule.step()
+
+
+def test_an_epoch_sees_every_image_once_and_drops_no_batch() -> None:
+    batches = list(shuffled(10, 4, Generator().manual_seed(0)))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert sorted(torch.cat(batches).tolist()) == list(range(10))
+
+
+def test_students_are_tested_from_an_epoch_on_and_after_the_last() -> None:
+    settings = OnTheFly(epochs=10, test_from=3, test_every=4)
+    assert [epoch for epoch in range(10) if is_tested(epoch, settings)] == [3, 7, 9]
+
+
+def test_the_defaults_are_the_authors_protocol() -> None:
+    settings = OnTheFly()
+    tested = [epoch for epoch in range(settings.epochs) if is_tested(epoch, settings)]
+    assert (tested[0], tested[-1], len(tested)) == (201, 399, 199)
+    assert (settings.lr, settings.weight_decay, settings.batch_size, settings.temperature) == (1e-3, 0.01, 128, 30)
+
+
+def test_last_and_best_are_both_given_and_the_first_best_epoch_is_named(
+    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([10.0, 30.0, 30.0, 20.0])
+    monkeypatch.setattr(on_the_fly, "accuracy", lambda *_: next(answers))
+    _, result = run(data, tmp_path, epochs=4)
+    assert (result.last, result.best, result.best_epoch) == (20.0, 30.0, 1)
+    assert result.curve == ((0, 10.0), (1, 30.0), (2, 30.0), (3, 20.0))
+
+
+def test_a_teacher_in_train_mode_is_not_shared_between_students(data: StudentData, tmp_path: Path) -> None:
+    teacher = make_network(99)
+    before = copy.deepcopy(teacher)
+    for number in (1, 2):
+        settings = OnTheFly(epochs=2, batch_size=4, test_from=0, teacher_mode="train")
+        train_student(make_network(number), teacher, data, settings, seed=number, folder=tmp_path / str(number))
+    assert same(teacher, before)
+
+
+def test_the_mode_of_the_teacher_changes_the_labels(data: StudentData, tmp_path: Path) -> None:
+    published, _ = run(data, tmp_path / "a", teacher_mode="train")
+    fixed, _ = run(data, tmp_path / "b", teacher_mode="eval")
+    assert not same(published, fixed)
+
+
+def test_the_loss_is_the_mean_divergence_at_the_temperature_without_its_square() -> None:
+    inputs = torch.randn(5, 4, dtype=torch.float64, generator=Generator().manual_seed(0))
+    student, teacher = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
+    p, q = (torch.softmax(network(inputs) / 7, dim=1).detach() for network in (teacher, student))
+    expected = sum(float(p[i, c] * (p[i, c] / q[i, c]).log()) for i in range(5) for c in range(3)) / 5
+    assert on_the_fly._distill(student, teacher, inputs, 7).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_batch_is_one_step_of_adamw_on_what_both_networks_see(data: StudentData, tmp_path: Path) -> None:
+    def plain(images: Tensor, generator: Generator) -> Tensor:
+        return images.float() / 255
+
+    teacher = make_network(99).eval()
+    student = nn.Sequential(nn.Flatten(), nn.Linear(48, CLASSES))
+    expected = copy.deepcopy(student)
+    optimiser = torch.optim.AdamW(expected.parameters(), lr=1e-3, weight_decay=0.01)
+    inputs = data.images.float() / 255
+    on_the_fly._distill(expected, teacher, inputs, 30).backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    settings = OnTheFly(epochs=1, batch_size=14, teacher_mode="eval")
+    whole = StudentData(data.images, data.labels, plain, data.test_images, data.test_labels)
+    train_student(student, teacher, whole, settings, seed=0, folder=tmp_path)
+    torch.testing.assert_close(student[1].weight, expected[1].weight, rtol=1e-5, atol=1e-7)
+
+
+def test_an_answer_outside_of_the_classes_is_wrong() -> None:
+    model = nn.Identity()
+    logits = torch.tensor([[1.0, 0, 0, 9], [1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    assert accuracy(model, in_batches(logits, labels, device=torch.device("cpu"), batch=3)) == 50.0
+    assert model.training
+
+
+def test_testing_is_done_in_eval_mode() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2))
+    accuracy(model, [(torch.randn(8, 2), torch.zeros(8, dtype=torch.int64))])
+    assert torch.equal(model.state_dict()["0.running_mean"], torch.zeros(2))
+
+
+def test_a_protocol_is_found_by_name() -> None:
+    assert protocol("on-the-fly") is train_student
+
+
+def test_an_unknown_protocol_names_the_nearest() -> None:
+    with pytest.raises(DirePlugError, match=r"no protocol is named 'onthefly' \(did you mean 'on-the-fly'\?\)"):
+        protocol("onthefly")
+
+
+@pytest.mark.parametrize("name", ["sre2l-tiny", "fkd"])
+def test_a_planned_protocol_says_what_runs_meanwhile(name: str) -> None:
+    with pytest.raises(NotLandedError, match=rf"'{name}' hasn't landed yet.*recover and measure of this recipe run"):
+        protocol(name)

@@ -1,0 +1,198 @@
+"""The running synthesis: what a loop gets back, what plugins see, what a pass leaves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dire_plug.errors import DirePlugError, PluginError
+from dire_plug.hookspecs import hookimpl
+from dire_plug.plans import build_plan
+from dire_plug.plugins import build_manager
+from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, finished_passes
+from dire_plug.types import Batch, Slot, Synthesis
+
+CLASSES, IPC, STEPS = 3, 2, 2
+
+
+class Grouped:
+    """An adapter that only plans."""
+
+    def plan(self, recover: Any, *, classes: int, ipc: int) -> Any:
+        return build_plan(classes=classes, ipc=ipc, slots_per_pass=1)
+
+
+@dataclass
+class Term:
+    """A regularizer that returns what it is given to compute."""
+
+    compute: Callable[[Batch], Any]
+
+    @hookimpl
+    def loss_term(self, batch: Batch) -> Any:
+        return self.compute(batch)
+
+
+def make(folder: Path, **active: object) -> RunningSynthesis:
+    save_file({"values": torch.ones(6, 4), "labels": torch.arange(6) // 2}, folder / "real.safetensors")
+    spec = SynthesisSpec(
+        adapter="toy",
+        recover={"script": "toy", "flags": {}},
+        regularizers={},
+        classes=CLASSES,
+        ipc=IPC,
+        steps=STEPS,
+        seed=5,
+        device="cpu",
+        start={"kind": "noise", "shape": None, "file": None},
+        real={"teacher": str(folder / "real.safetensors")},
+        passes=str(folder / "passes"),
+    )
+    return RunningSynthesis(spec, adapter=Grouped(), manager=build_manager(active))  # type: ignore[arg-type]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, CLASSES))
+
+
+def run_pass(synthesis: RunningSynthesis, pass_index: int = 0) -> tuple[Tensor, Tensor]:
+    """Run one pass of a minimal loop; return the images and the last loss."""
+    teacher = network()
+    synthesis.begin_pass(pass_index)
+    synthesis.watch(teacher, "teacher")
+    labels = synthesis.labels(torch.arange(CLASSES))
+    images = synthesis.start(torch.ones(len(labels), 3, 2, 2, requires_grad=True), labels)
+    for step in range(STEPS):
+        loss = nn.functional.cross_entropy(teacher(images), labels)
+        total = synthesis.loss(loss, images=images, labels=labels, step=step, teacher="teacher")
+        (gradient,) = torch.autograd.grad(total, images)
+        images.data -= gradient
+        synthesis.step_done(total, images=images, labels=labels, step=step)
+    synthesis.end_pass()
+    return images.detach(), total.detach()
+
+
+def test_without_an_answer_the_loop_gets_the_same_objects_back(tmp_path: Path) -> None:
+    synthesis = make(tmp_path)
+    synthesis.begin_pass(0)
+    labels, images, loss = torch.arange(CLASSES), torch.zeros(CLASSES, 3, 2, 2, requires_grad=True), torch.zeros(())
+    assert synthesis.labels(labels) is labels
+    assert synthesis.start(images, labels) is images
+    assert synthesis.loss(loss, images=images, labels=labels, step=0, teacher="teacher") is loss
+    assert synthesis.image_index(7, 0) == 7
+
+
+def test_terms_are_added_to_upstreams_loss(tmp_path: Path) -> None:
+    seen: list[dict[str, Tensor]] = []
+
+    class Listener:
+        @hookimpl
+        def step_done(self, batch: Batch, losses: dict[str, Tensor]) -> None:
+            seen.append(dict(losses))
+
+    one, two = Term(lambda b: b.embeddings.sum()), Term(lambda b: 2 * b.embeddings.sum())
+    _, total = run_pass(make(tmp_path, one=one, two=two, listener=Listener()))
+    assert len(seen) == STEPS
+    assert sorted(seen[-1]) == ["one", "two", "upstream"]
+    assert torch.isclose(seen[-1]["two"], 2 * seen[-1]["one"])
+    assert torch.isclose(total, seen[-1]["upstream"] + seen[-1]["one"] + seen[-1]["two"])
+
+
+def test_embeddings_are_the_input_of_the_last_linear_layer(tmp_path: Path) -> None:
+    seen = []
+
+    def keep(batch: Batch) -> Tensor:
+        seen.append(batch.embeddings.detach().clone())
+        return batch.embeddings.sum() * 0
+
+    run_pass(make(tmp_path, term=Term(keep)))
+    first_layers = network()[:3]
+    assert torch.equal(seen[0], first_layers(torch.ones(CLASSES, 3, 2, 2)).detach())
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (lambda b: b.embeddings, r"plugin 'bad': loss_term must return a scalar tensor, not \(3, 4\)"),
+        (lambda b: 1.0, "plugin 'bad': loss_term must return a scalar tensor, not float"),
+        (lambda b: b.embeddings.sum().detach(), "plugin 'bad': loss_term returned a tensor without a graph"),
+        (lambda b: b.embeddings.sum() * float("nan"), "plugin 'bad': its term is nan"),
+        (lambda b: 1 / 0, "plugin 'bad': loss_term raised ZeroDivisionError"),
+    ],
+)
+def test_a_faulty_term_stops_the_run_with_the_plugins_name(tmp_path: Path, compute: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        run_pass(make(tmp_path, bad=Term(compute)))
+
+
+def test_two_plugins_that_answer_one_question_are_refused(tmp_path: Path) -> None:
+    class Planner:
+        @hookimpl
+        def plan_labels(self, labels: Tensor) -> Tensor:
+            return labels.flip(0)
+
+    synthesis = make(tmp_path, first=Planner(), second=Planner())
+    synthesis.begin_pass(0)
+    with pytest.raises(PluginError, match="two plugins answer plan_labels: first and second"):
+        synthesis.labels(torch.arange(CLASSES))
+
+
+def test_a_hook_that_does_not_exist_is_refused() -> None:
+    class Wrong:
+        @hookimpl
+        def loss_terms(self, batch: Batch) -> None:
+            pass
+
+    with pytest.raises(PluginError, match=r"plugin 'wrong'.*loss_terms"):
+        build_manager({"wrong": Wrong()})
+
+
+def test_start_images_become_a_leaf_with_a_gradient(tmp_path: Path) -> None:
+    class Start:
+        @hookimpl
+        def initial_images(self, images: Tensor, labels: Tensor) -> Tensor:
+            return torch.full((len(labels), 3, 5, 5), 0.5)
+
+    synthesis = make(tmp_path, start=Start())
+    synthesis.begin_pass(0)
+    labels = synthesis.labels(torch.arange(CLASSES))
+    images = synthesis.start(torch.zeros(CLASSES, 3, 2, 2, requires_grad=True), labels)
+    assert images.is_leaf
+    assert images.requires_grad
+    assert images.shape == (CLASSES, 3, 5, 5)
+
+
+def test_a_finished_pass_is_on_disk_with_what_plugins_keep(tmp_path: Path) -> None:
+    class Counter:
+        @hookimpl
+        def slot_done(self, synthesis: Synthesis, slot: Slot, images: Tensor) -> None:
+            kept = synthesis.state(self)
+            kept["count"] = kept.get("count", torch.zeros(())) + 1
+
+    synthesis = make(tmp_path, counter=Counter())
+    first, _ = run_pass(synthesis, 0)
+    assert finished_passes(tmp_path / "passes", 2) == 1
+
+    counter = Counter()
+    resumed = make(tmp_path, counter=counter)
+    second, _ = run_pass(resumed, 1)
+    assert resumed.state(counter)["count"] == 2
+    images, labels, numbers = collect(tmp_path / "passes", 2)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert numbers.tolist() == [0, 1, 0, 1, 0, 1]
+    assert torch.equal(images[::2], first)
+    assert torch.equal(images[1::2], second)
+
+
+def test_a_damaged_pass_is_named(tmp_path: Path) -> None:
+    synthesis = make(tmp_path)
+    run_pass(synthesis, 0)
+    (tmp_path / "passes" / "pass-000.safetensors").write_bytes(b"short")
+    with pytest.raises(DirePlugError, match=r"pass-000.safetensors.*remove it"):
+        synthesis.begin_pass(1)
