@@ -8,8 +8,8 @@ commit below, or a checkout of it given by --checkout.
 All run in one process, turn by turn, forward and backward. The release is timed as shipped, where the saved real
 embeddings require gradients and the loss runs back into them too, and with them detached. Ours is timed with real
 embeddings that are prepared once, as in a synthesis. Differences in float64 are the largest ones, relative to the
-largest magnitude. Memory is what one pass allocates at its peak beyond the
-embeddings, and on our side beyond their preparation, whose size is printed beside it.
+largest magnitude. Memory is what one pass allocates at its peak beyond the embeddings, and on our side beyond their
+preparation, whose size is printed beside it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,7 +81,8 @@ def describe(options: argparse.Namespace) -> str:
     """Return what the numbers were made with."""
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else processor()
     return (
-        f"{where}, {options.threads} thread(s), torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{where}, {options.threads} thread(s), torch {torch.__version__}, torchmetrics {version('torchmetrics')}, "
+        f"Python {platform.python_version()}, "
         f"D {WIDTH}, float32; median [min–max] of {options.rounds} interleaved rounds; release {COMMIT[:12]}"
     )
 

@@ -50,7 +50,7 @@ def group() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit 0 when all went well, 2 on bad input, 1 on a failure inside, 130 when interrupted."""
     try:
-        sys.exit(group.main(arguments, standalone_mode=False) or 0)
+        sys.exit(group.main(arguments, prog_name="dire-plug", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         _end("interrupted; what is finished is kept, and the same command goes on from there", INTERRUPTED)
     except KeyboardInterrupt:

@@ -67,6 +67,7 @@ def test_the_defaults_are_those_of_the_release() -> None:
     settings = DiReSettings()
     assert (settings.variant, settings.multiplier, settings.r_c, settings.r_e) == ("released", 0.1, 1.0, 0.01)
     assert settings.components == ("cd", "cdm", "edm")
+    assert settings.r_e_relative is False
 
 
 def test_the_papers_variant_has_no_multiplier_unless_given() -> None:
@@ -102,6 +103,15 @@ def test_the_term_is_the_loss_with_the_recipes_settings() -> None:
     term.backward()  # type: ignore[no-untyped-call]
     assert batch.embeddings.grad is not None
     assert batch.embeddings.grad.any()
+
+
+def test_a_relative_r_e_is_in_units_of_each_teachers_own_mean_norm() -> None:
+    synthesis, plugin = Fake(), dire(components=["edm"], r_e=0.3, r_e_relative=True, multiplier=1)
+    for teacher in ("resnet", "convnet"):
+        batch, real = step(teacher=teacher), synthesis.real(teacher)
+        unit = float(real.values.norm(dim=1).mean())
+        plain = diversity_loss(batch.embeddings, LABELS, real, components=("edm",), r_e=0.3, multiplier=1)
+        torch.testing.assert_close(run(plugin, synthesis, batch), plain / unit, rtol=1e-12, atol=0)
 
 
 def test_real_embeddings_are_asked_for_once_per_teacher() -> None:

@@ -8,8 +8,9 @@ import click
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan
 from dire_plug.commands.options import make_request, shared_options
-from dire_plug.compare import DEFAULT_ARMS, render, to_json
+from dire_plug.compare import DEFAULT_ARMS, draw, render, to_json
 from dire_plug.compare import compare as run_comparison
+from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.pipeline import plan_run
 from dire_plug.pipeline.request import runs_root, same_but_arm
@@ -28,17 +29,20 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
     """
     request = make_request(method, **options)
-    names = [name.strip() for name in arms.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
+    if not names:
+        raise DirePlugError(f"--arms: names no arm; give some by comma, such as {','.join(DEFAULT_ARMS)}")
     if options["dry_run"]:
         for arm in names:
-            show_plan(plan_run(same_but_arm(request, arm, request.seed)))
+            show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
         return
     started = time.monotonic()
     comparison = run_comparison(request, arms=names, seeds=seeds)
     content = to_json(comparison)
     runs = [name for arm in content["arms"].values() for name in arm["runs"]]
-    path = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}.json"
-    write_json(path, content)
+    folder = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}"
+    write_json(folder / "compare.json", content)
+    draw(comparison, folder / "images.png")
     ui.show(render(comparison))
-    ui.show(f"\nstored in: {path}")
+    ui.show(f"\nstored in: {folder}/compare.json\nimages:    {folder}/images.png")
     ui.show(f"took {time.monotonic() - started:.0f} s")

@@ -9,18 +9,20 @@ from typing import Any
 from rich.table import Table
 
 from dire_plug import home, ui
-from dire_plug.data import class_count
 from dire_plug.pipeline import PlannedRun
+from dire_plug.pipeline.request import absence
 
 HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 
 
 def show_plan(planned: PlannedRun) -> None:
-    """Print what a run would do."""
+    """Print what a run would do; nothing of it needs data, or upstream's code."""
+    from dire_plug.data import class_count
+
     request, resolved = planned.request, planned.resolved
     recipe = resolved.recipe
     ui.show(f"{planned.adapter.title}: recipe {planned.source.stem}, arm {request.arm}, seed {request.seed}")
-    ui.show(f"engine: {planned.engine}")
+    ui.show(f"engine: {planned.engine}{'' if planned.ready else f'; {absence(planned.adapter)}'}")
     table = Table(title="recipe", title_justify="left", title_style="italic")
     for title in ("key", "value", "from", "source"):
         table.add_column(title, overflow="fold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.tables import run_summary
@@ -59,7 +59,7 @@ def _plugins() -> Table:
 
 def _runs(out: Path | None) -> Table:
     root = (out or home.runs()).absolute()
-    table = Table("run", "state", "stage", "updated")
+    table = Table(Column("run", overflow="fold"), "state", "stage", "updated")
     for run in list_runs(root):
         status = run.status()
         table.add_row(str(run.path.relative_to(root)), run.state(), str(status["stage"]), str(status["updated"]))

@@ -26,7 +26,7 @@ def run(method: str, arm: str, **options: Any) -> None:
     """
     request = make_request(method, arm=arm, **options)
     if options["dry_run"]:
-        show_plan(plan_run(request))
+        show_plan(plan_run(request, dry=True))
         return
     started = time.monotonic()
     finished = run_arm(request)

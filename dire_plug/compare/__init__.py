@@ -1,6 +1,9 @@
-"""Arms side by side: `arms.py` runs them, `statistics.py` sums them up, `table.py` shows them."""
+"""Arms side by side: `arms.py` runs them, `statistics.py` sums them up, `table.py` and
+`picture.py` show them.
+"""
 
 from dire_plug.compare.arms import DEFAULT_ARMS, Comparison, compare
+from dire_plug.compare.picture import draw
 from dire_plug.compare.table import render, to_json
 
-__all__ = ["DEFAULT_ARMS", "Comparison", "compare", "render", "to_json"]
+__all__ = ["DEFAULT_ARMS", "Comparison", "compare", "draw", "render", "to_json"]

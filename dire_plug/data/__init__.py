@@ -1,7 +1,7 @@
 """Real images: the datasets by name, and what is here of them."""
 
-from dire_plug.data.dataset import Dataset, Split
+from dire_plug.data.dataset import Dataset, Split, on_device
 from dire_plug.data.loading import class_count, default_root, load, names
 from dire_plug.data.presence import DataStatus, status
 
-__all__ = ["DataStatus", "Dataset", "Split", "class_count", "default_root", "load", "names", "status"]
+__all__ = ["DataStatus", "Dataset", "Split", "class_count", "default_root", "load", "names", "on_device", "status"]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -74,6 +74,22 @@ class Dataset:
     classes: tuple[str, ...]
     size: int
     digest: str
+
+
+def on_device(dataset: Dataset, device: torch.device) -> Dataset:
+    """Return the dataset with the pixels of its splits on `device`, where they are in memory and fit beside a training.
+
+    On a GPU a split may take half of the free memory; a split that doesn't fit, or is read on demand, stays as it is.
+    """
+    return replace(dataset, train=_moved(dataset.train, device), test=_moved(dataset.test, device))
+
+
+def _moved(split: Split, device: torch.device) -> Split:
+    if device.type != "cuda" or not isinstance(split, TensorSplit):
+        return split
+    free, _ = torch.cuda.mem_get_info(device)
+    fits = split.pixels.numel() < free // 2
+    return TensorSplit(split.pixels.to(device), split.labels) if fits else split
 
 
 class Described(Split, Protocol):

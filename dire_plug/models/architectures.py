@@ -41,14 +41,20 @@ def build(architecture: str, *, outputs: int, stem: str = "small", size: int | N
     Raises:
         DirePlugError: unknown architecture, or a stem or size that it doesn't have.
     """
-    if architecture not in _BUILDERS:
-        hint = nearest(architecture, _BUILDERS)
-        raise DirePlugError(f"architecture: '{architecture}' is unknown{hint}; known: {', '.join(_BUILDERS)}")
+    check_architecture(architecture)
     if stem not in stems(architecture):
         raise DirePlugError(f"stem: {architecture} has no stem '{stem}'; use {' or '.join(stems(architecture))}")
     if size is not None and size < LEAST:
         raise DirePlugError(f"size: {architecture} needs images of {LEAST} pixels or more, not {size}")
     return _BUILDERS[architecture](outputs, stem, size)
+
+
+def check_architecture(name: str) -> None:
+    """Refuse an architecture that `build` doesn't know."""
+    if name not in _BUILDERS:
+        raise DirePlugError(
+            f"architecture: '{name}' is unknown{nearest(name, _BUILDERS)}; known: {', '.join(_BUILDERS)}"
+        )
 
 
 def stems(architecture: str) -> tuple[str, ...]:

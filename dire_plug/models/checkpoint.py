@@ -171,6 +171,8 @@ def _read_torch(path: Path) -> Any:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).split(". ")[0] or "it is empty"
         raise DirePlugError(f"{path}: cannot be read as a checkpoint: {reason}. Make or get the file again") from error
+    except Exception as error:  # torch's reader may raise anything while it takes other bytes for a pickle
+        raise DirePlugError(f"{path}: isn't a checkpoint of torch.save's. Get the file again") from error
 
 
 def _find_state(content: Any, path: Path) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from dire_plug import home, plugins, ui
-from dire_plug.errors import DirePlugError
-from dire_plug.recipe import Catalogue, Resolved, identity, read_yaml, recipe_path, resolve
+from dire_plug.errors import DirePlugError, NotLandedError
+from dire_plug.recipe import REAL_IMAGE_ARMS, Catalogue, Resolved, identity, read_yaml, recipe_path, resolve
 from dire_plug.types import Adapter
 
 Engine = Literal["upstream", "native", "none"]
@@ -42,6 +42,7 @@ class PlannedRun:
         source: the recipe's file.
         resolved: the recipe for this arm, with the origin of each value.
         engine: who synthesizes; `none` for real images.
+        ready: whether the engine is here; only a dry run gets a request whose engine isn't.
     """
 
     request: Request
@@ -49,6 +50,7 @@ class PlannedRun:
     source: Path
     resolved: Resolved
     engine: Engine
+    ready: bool = True
 
     def run_identity(self, *, dataset: str) -> dict[str, object]:
         """Return all that changes what comes out of the run; see `runs.directory.run_folder`."""
@@ -63,8 +65,11 @@ class PlannedRun:
         }
 
 
-def plan_run(request: Request) -> PlannedRun:
+def plan_run(request: Request, *, dry: bool = False) -> PlannedRun:
     """Check a request without reading data.
+
+    Args:
+        dry: also return a request that can't run yet because upstream's code isn't here.
 
     Raises:
         DirePlugError: unknown method or recipe, a faulty recipe, an engine that can't run it.
@@ -80,8 +85,30 @@ def plan_run(request: Request) -> PlannedRun:
         adapter=adapter,
         catalogue=Catalogue(tuple(plugins.known("regularizers")), plugins.settings_model),
     )
-    engine = choose_engine(request, adapter, resolved)
-    return PlannedRun(request, adapter, source, resolved, engine)
+    check_names(resolved)
+    engine, ready = choose_engine(request, adapter, resolved)
+    if not ready and not dry:
+        raise DirePlugError(f"recipe '{request.recipe}': {absence(adapter)}")
+    return PlannedRun(request, adapter, source, resolved, engine, ready)
+
+
+def check_names(resolved: Resolved) -> None:
+    """Refuse names that only a late stage would look up, before anything is trained.
+
+    Raises:
+        DirePlugError: an unknown protocol, dataset or architecture.
+    """
+    from dire_plug.data import class_count
+    from dire_plug.models import check_architecture
+    from dire_plug.protocols import check_protocol
+
+    recipe = resolved.recipe
+    class_count(recipe.dataset.name)
+    check_protocol(recipe.evaluate.protocol)
+    for name in (recipe.squeeze.teacher.architecture, recipe.squeeze.independent.architecture):
+        check_architecture(name)
+    for name in recipe.evaluate.students:
+        check_architecture(name)
 
 
 def find_recipe(adapter: Adapter, name: str) -> Path:
@@ -94,35 +121,38 @@ def find_recipe(adapter: Adapter, name: str) -> Path:
     return recipe_path(adapter.recipes(), name)
 
 
-def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> Engine:
-    """Return the engine that runs this request; never touches the network.
+def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tuple[Engine, bool]:
+    """Return the engine that runs this request, and whether it is here; never touches the network.
 
     Raises:
-        DirePlugError: upstream isn't vendored and the recipe, or the method, has no native engine.
+        NotLandedError: an arm of real images that isn't built yet.
+        DirePlugError: the method has no native engine and it was asked for, or the vendored code was changed.
     """
     from dire_plug.upstream.vendor import find_vendored
 
     if request.arm in REAL_ARMS:
-        return "none"
+        return "none", True
+    if request.arm in REAL_IMAGE_ARMS:
+        raise NotLandedError(f"arm '{request.arm}' hasn't landed yet; of the real images, {', '.join(REAL_ARMS)} works")
     recipe = resolved.recipe
     has_native = adapter.has_native(recipe.recover.script)
     if request.engine == "native":
         if not has_native:
             raise DirePlugError(f"{adapter.name}: no native engine for the script '{recipe.recover.script}'")
-        return "native"
+        return "native", True
     vendored = find_vendored(adapter) is not None
     if not vendored and request.engine == "auto" and recipe.demonstration and has_native:
         ui.say(
             f"{adapter.title}'s own code isn't here, so the native engine runs, which is the same mathematics; "
             f"`dire-plug vendor {adapter.name}` gets upstream's"
         )
-        return "native"
-    if not vendored:
-        raise DirePlugError(
-            f"{adapter.title}'s own code is needed for recipe '{request.recipe}' and isn't here; "
-            f"get it with: dire-plug vendor {adapter.name}"
-        )
-    return "upstream"
+        return "native", True
+    return "upstream", vendored
+
+
+def absence(adapter: Adapter) -> str:
+    """Return the words for upstream's code that isn't here, and the command that gets it."""
+    return f"{adapter.title}'s own code is needed and isn't here; get it with: dire-plug vendor {adapter.name}"
 
 
 def same_but_arm(request: Request, arm: str, seed: int) -> Request:
@@ -142,8 +172,8 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()  # the device `meta` can't, and no run can use it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DirePlugError(f"--device {name}: torch can't use it: {str(error).splitlines()[0]}") from error
     return name
 

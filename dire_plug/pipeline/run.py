@@ -116,7 +116,10 @@ def open_job(planned: PlannedRun, dataset: Dataset) -> tuple[Job, RunFolder]:
     """Return what stages receive, and the run's folder."""
     import torch
 
+    from dire_plug.data import on_device
+
     request = planned.request
+    device = torch.device(choose_device(request.device))
     run = run_folder(
         runs_root(request),
         method=request.method,
@@ -130,9 +133,9 @@ def open_job(planned: PlannedRun, dataset: Dataset) -> tuple[Job, RunFolder]:
         arm=request.arm,
         regularizers=planned.resolved.regularizers,
         adapter=planned.adapter,
-        dataset=dataset,
+        dataset=on_device(dataset, device),
         seed=request.seed,
-        device=torch.device(choose_device(request.device)),
+        device=device,
         engine=planned.engine,
         folder=run.path,
         cache=home.cache(),

@@ -26,11 +26,16 @@ def protocol(name: str) -> Callable[..., StudentResult]:
             f"evaluate.protocol: '{name}' hasn't landed yet, so no student can be trained here; "
             f"recover and measure of this recipe run. Protocols that work: {', '.join(PROTOCOLS)}"
         )
-    if name not in PROTOCOLS:
-        known = (*PROTOCOLS, *PLANNED)
-        raise DirePlugError(
-            f"evaluate.protocol: no protocol is named '{name}'{nearest(name, known)}; one of {', '.join(PROTOCOLS)}"
-        )
+    check_protocol(name)
     from dire_plug.protocols.on_the_fly import train_student
 
     return train_student
+
+
+def check_protocol(name: str) -> None:
+    """Refuse a protocol that is neither built nor planned."""
+    known = (*PROTOCOLS, *PLANNED)
+    if name not in known:
+        raise DirePlugError(
+            f"evaluate.protocol: no protocol is named '{name}'{nearest(name, known)}; one of {', '.join(PROTOCOLS)}"
+        )

@@ -11,7 +11,8 @@ from dire_plug.hookspecs import hookimpl
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dire_plug.regularizers.diversity import MemoryBank, PreparedReal
+    from dire_plug.regularizers.bank import MemoryBank
+    from dire_plug.regularizers.real import PreparedReal
     from dire_plug.types import Batch, Slot, Synthesis
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -28,6 +29,8 @@ class DiReSettings(BaseModel):
     """The weight of CD and CDM."""
     r_e: Weight = 0.01
     """The weight of EDM."""
+    r_e_relative: bool = False
+    """Whether r_e is in units of the mean norm of the real embeddings, so that it carries over between networks."""
     multiplier: Weight = 0.1
     """Of the whole term; 1 in the variant `paper` where it isn't given, as Algorithm 1 has none."""
     reduction: Literal["sum", "mean"] = "sum"
@@ -77,7 +80,8 @@ class DiRe:
         Raises:
             DirePlugError: a class in use has no real embedding in the teacher, or the widths differ.
         """
-        from dire_plug.regularizers.diversity import diversity_loss, prepare_real
+        from dire_plug.regularizers.diversity import diversity_loss
+        from dire_plug.regularizers.real import prepare_real
 
         if batch.teacher not in self._real:
             self._real[batch.teacher] = prepare_real(synthesis.real(batch.teacher))
@@ -92,6 +96,7 @@ class DiRe:
             variant=settings.variant,
             r_c=settings.r_c,
             r_e=settings.r_e,
+            r_e_relative=settings.r_e_relative,
             multiplier=settings.multiplier,
             reduction=settings.reduction,
             components=settings.components,
@@ -114,7 +119,7 @@ class DiRe:
 
     def _bank(self, synthesis: Synthesis, teacher: str) -> MemoryBank:
         """Return the bank of one teacher: what the synthesis keeps decides, so that a resumed one goes on from it."""
-        from dire_plug.regularizers.diversity import MemoryBank
+        from dire_plug.regularizers.bank import MemoryBank
 
         state = synthesis.state(self)
         kept = {name: state[f"{teacher}.{name}"] for name in ("embeddings", "labels") if f"{teacher}.{name}" in state}

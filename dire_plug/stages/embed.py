@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, write_atomically
 from dire_plug.runs.cache import cached
@@ -103,8 +104,12 @@ def _embed(job: Job, network: Path, *, split: SplitName, mode: Mode) -> dict[str
     loaded = load(network, job.device)
     model = copy.deepcopy(loaded.model).train(mode == "train")
     chosen = job.dataset.train if split == "train" else job.dataset.test
-    batches = plain_batches(chosen, loaded, device=job.device)
-    values = torch.cat([embed_batch(model, images, batch=BATCH).float().cpu() for images, _ in batches])
+    parts: list[Tensor] = []
+    with ui.progress(f"embed: {split} images", len(chosen)) as advance:
+        for number, (images, _) in enumerate(plain_batches(chosen, loaded, device=job.device), start=1):
+            parts.append(embed_batch(model, images, batch=BATCH).float().cpu())
+            advance(min(number * BATCH, len(chosen)))
+    values = torch.cat(parts)
     labels, indices = torch.sort(chosen.labels, stable=True)
     return {"values": values[indices], "labels": labels, "indices": indices}
 

@@ -140,7 +140,7 @@ def _settings(section: EvaluateSection) -> OnTheFly:
 
 
 def _student_data(job: Job, network: Network, images: Tensor, labels: Tensor) -> StudentData:
-    """Put together what students learn from; the whole normalised test set is held in memory."""
+    """Put together what students learn from; the whole normalised test set is held on the device."""
     import torch
 
     from dire_plug.protocols.on_the_fly import StudentData
@@ -148,7 +148,7 @@ def _student_data(job: Job, network: Network, images: Tensor, labels: Tensor) ->
 
     section = job.recipe.evaluate
     view = training_view(network, augmentation=section.augmentation, padding=section.padding, mix=section.mixup)
-    tests = [batch for batch, _ in plain_batches(job.dataset.test, network, device=torch.device("cpu"))]
+    tests = [batch for batch, _ in plain_batches(job.dataset.test, network, device=job.device)]
     return StudentData(images, labels, view, torch.cat(tests), job.dataset.test.labels)
 
 

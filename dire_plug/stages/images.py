@@ -51,14 +51,21 @@ def read_saved(folder: Path, adapter: Adapter, *, classes: int, ipc: int) -> tup
     import torch
 
     images: list[Tensor] = []
+    advice = f"remove {folder.with_name(TENSORS)} and run the command again: it recovers the images anew"
     for label in range(classes):
         for number in range(ipc):
             path = folder / adapter.image_path(label, number)
-            images.append(_read(path, label=label, number=number))
+            try:
+                images.append(_read(path))
+            except FileNotFoundError as error:
+                what = f"image {number} of class {label} is missing"
+                raise DirePlugError(f"{path}: {what}; {advice}") from error
+            except (OSError, SyntaxError, ValueError) as error:
+                raise DirePlugError(f"{path}: the image is damaged ({error}); {advice}") from error
             if images[-1].shape != images[0].shape:
                 raise DirePlugError(
                     f"{path}: is {_size(images[-1])}, the first image is {_size(images[0])}; "
-                    "the folder mixes two syntheses: remove it and recover again"
+                    f"the folder mixes two syntheses: {advice}"
                 )
     return torch.stack(images), torch.arange(classes).repeat_interleave(ipc)
 
@@ -80,19 +87,14 @@ def read_tensors(folder: Path) -> tuple[Tensor, Tensor]:
         raise DirePlugError(f"{path}: cannot be read ({error}); remove it and recover again") from error
 
 
-def _read(path: Path, *, label: int, number: int) -> Tensor:
-    """Read one image as uint8 [3, H, W]."""
+def _read(path: Path) -> Tensor:
+    """Read one image as uint8 [3, H, W]; errors are Pillow's."""
     import numpy as np
     import torch
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise DirePlugError(f"{path}: image {number} of class {label} is missing; recover it first") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DirePlugError(f"{path}: the image is damaged ({error}); remove it and recover again") from error
+    with Image.open(path) as image:
+        pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -60,6 +60,6 @@ def _write_real_images(job: Job, folder: Path) -> None:
                 "to start from; lower the IPC or use recover.start=noise"
             )
         chosen.append(members[torch.randperm(len(members), generator=generator)[: job.recipe.ipc]])
-    images = normalise(job.dataset.train.images(torch.cat(chosen)), job.script.mean, job.script.std)
+    images = normalise(job.dataset.train.images(torch.cat(chosen)).cpu(), job.script.mean, job.script.std)
     shape = (job.classes, job.recipe.ipc, *images.shape[1:])
     write_atomically(folder / "start.safetensors", save({"images": images.reshape(shape).contiguous()}))

@@ -60,4 +60,4 @@ def select_random(dataset: Dataset, *, ipc: int, seed: int) -> tuple[Tensor, Ten
             )
         chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
     indices = torch.cat(chosen)
-    return dataset.train.images(indices), dataset.train.labels[indices]
+    return dataset.train.images(indices).cpu(), dataset.train.labels[indices]

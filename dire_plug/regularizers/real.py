@@ -1,0 +1,167 @@
+"""The real embeddings' side of DiRe: computed once for a network, and arranged once for each batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dire_plug.errors import DirePlugError
+from dire_plug.regularizers.distance import extend_real
+from dire_plug.regularizers.rows import Groups, group_rows, index_runs, unit_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dire_plug.types import RealEmbeddings
+
+CHUNK = 1 << 16
+"""Real rows normalised at a time: bounds the memory of `prepare_real`."""
+
+
+def prepare_real(real: RealEmbeddings) -> PreparedReal:
+    """Compute once what `diversity_loss` needs of the real embeddings.
+
+    Raises:
+        DirePlugError: shapes don't fit, there is no row, or the labels don't ascend.
+    """
+    return PreparedReal(real)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBlock:
+    """The C classes of a batch beside at most m real rows each.
+
+    Attributes:
+        groups: how the N rows of the batch fall into the classes.
+        real_counts: [C], the number of real rows of each class.
+        targets: [N, D], the sum of the real directions that CDM compares each row with.
+        means: [C, D], means of the real rows.
+        real: [C, m, D + 2], the real rows as `distance.extend_real` makes them; None without EDM.
+        excluded: [C, n, m], True where a pair holds padding; None where nothing is padded, and without EDM.
+        paired: whether the i-th synthetic and the i-th real row of a class are no pair.
+    """
+
+    groups: Groups
+    real_counts: Tensor
+    targets: Tensor
+    means: Tensor
+    real: Tensor | None
+    excluded: Tensor | None
+    paired: bool
+
+
+class PreparedReal:
+    """Real embeddings of one network with the sums and means of each class, and the block of the last batch.
+
+    Attributes:
+        values: [M, D], as given.
+        classes: [K], ascending; the classes that have embeddings.
+        nonnegative: whether no value is negative.
+        mean_norm: the mean of the M norms, the unit of a relative r_e.
+    """
+
+    def __init__(self, real: RealEmbeddings) -> None:
+        _check_real(real)
+        self.values = real.values.detach()
+        self.classes, owner, self._counts = torch.unique_consecutive(
+            real.labels, return_inverse=True, return_counts=True
+        )
+        self._starts = self._counts.cumsum(0) - self._counts
+        self._directions = self.values.new_zeros(len(self.classes), self.values.shape[1])
+        self._means = torch.zeros_like(self._directions)
+        norms = 0.0
+        for rows, classes in zip(torch.split(self.values, CHUNK), torch.split(owner, CHUNK), strict=True):
+            self._directions.index_add_(0, classes, unit_rows(rows))
+            self._means.index_add_(0, classes, rows)
+            norms += len(rows) * float(torch.linalg.vector_norm(rows, dim=1).mean())
+        self._means /= self._counts.unsqueeze(1)
+        self.nonnegative = bool((self.values >= 0).all())
+        self.mean_norm = norms / len(self.values)
+        self._kept: tuple[_Request, ClassBlock] | None = None
+
+    def block(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
+        """Return the arrangement of a batch with these labels; it is kept until the labels change.
+
+        Args:
+            labels: [N].
+            paired: leave out the i-th synthetic row with the i-th real row of its class, as the release does.
+            distances: also hold the centred real rows that EDM needs.
+
+        Raises:
+            DirePlugError: a class has no real embedding.
+        """
+        if self._kept is None or not self._kept[0].equals(labels, paired, distances):
+            block = self._arrange(labels, paired=paired, distances=distances)
+            self._kept = (_Request(labels, labels.clone(), labels._version, paired, distances), block)
+        return self._kept[1]
+
+    def _arrange(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
+        groups = group_rows(labels)
+        found = self._find(groups.classes)
+        counts, means = self._counts[found], self._means[found]
+        targets = self._directions[found][groups.owner]
+        if paired:
+            targets = targets - self._partners(groups, found)
+        real = excluded = None
+        if distances:
+            index, present = index_runs(self._starts[found], counts, rows=len(self.values))
+            real = extend_real(self.values, index, present, means=means)
+            excluded = _exclude_padding(groups, present)
+        return ClassBlock(groups, counts, targets, means, real, excluded, paired)
+
+    def _find(self, classes: Tensor) -> Tensor:
+        """Return, [C], which of the prepared classes these are."""
+        found = torch.searchsorted(self.classes, classes).clamp_(max=len(self.classes) - 1)
+        missing = classes[self.classes[found] != classes]
+        if len(missing):
+            raise DirePlugError(
+                f"labels: no real embeddings of class {', '.join(map(str, missing.tolist()))}; "
+                "embed real images of every class that is synthesized"
+            )
+        return found
+
+    def _partners(self, groups: Groups, found: Tensor) -> Tensor:
+        """Return, [N, D], the direction of the real row at each row's own place in its class; 0 where there is none."""
+        own = found[groups.owner]
+        rows = self.values[(self._starts[own] + groups.rank).clamp_(max=len(self.values) - 1)]
+        return torch.where((groups.rank < self._counts[own]).unsqueeze(1), unit_rows(rows), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What a kept block was asked for with."""
+
+    labels: Tensor
+    copy: Tensor
+    version: int
+    paired: bool
+    distances: bool
+
+    def equals(self, labels: Tensor, paired: bool, distances: bool) -> bool:
+        """Compare; values are looked at only where it isn't the same tensor, unwritten since: that waits for a GPU."""
+        if (paired, distances) != (self.paired, self.distances):
+            return False
+        return (labels is self.labels and labels._version == self.version) or torch.equal(labels, self.copy)
+
+
+def _exclude_padding(groups: Groups, present: Tensor) -> Tensor | None:
+    """Return, [C, n, m], True where the row or the real row is padding; None where nothing is padded."""
+    filled = torch.arange(groups.width, device=present.device) < groups.counts.unsqueeze(1)
+    if bool(filled.all()) and bool(present.all()):
+        return None
+    return ~(filled.unsqueeze(2) & present.unsqueeze(1))
+
+
+def _check_real(real: RealEmbeddings) -> None:
+    values, labels = real.values, real.labels
+    if values.ndim != 2 or labels.shape != values.shape[:1] or not len(values):
+        raise DirePlugError(
+            f"real embeddings {list(values.shape)} and labels {list(labels.shape)} don't fit; "
+            "[M, D] and [M] are needed, M ≥ 1"
+        )
+    if not values.is_floating_point():
+        raise DirePlugError(f"real embeddings are {values.dtype}; floating point is needed")
+    if bool((labels[1:] < labels[:-1]).any()):
+        raise DirePlugError("real embeddings: the labels don't ascend; sort the rows by class, stably")

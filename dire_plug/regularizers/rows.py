@@ -1,0 +1,73 @@
+"""Rows of embeddings: brought to length 1, grouped by class, padded to equal numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """How the N rows of a batch fall into C classes of at most n rows.
+
+    Attributes:
+        classes: [C], ascending.
+        counts: [C], the number of rows of each class.
+        owner: [N], the index of the class of each row.
+        rank: [N], how many earlier rows are of the same class.
+        width: n.
+    """
+
+    classes: Tensor
+    counts: Tensor
+    owner: Tensor
+    rank: Tensor
+    width: int
+
+    def sum_rows(self, rows: Tensor) -> Tensor:
+        """Sum [N, …] within classes to [C, …]."""
+        return rows.new_zeros(len(self.classes), *rows.shape[1:]).index_add(0, self.owner, rows)
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """Arrange [N, D] as [C, n, D], padded with zeros."""
+        shape = (len(self.classes), self.width, rows.shape[1])
+        flat = rows.new_zeros(shape[0] * shape[1], shape[2])
+        return flat.index_copy(0, self.owner * self.width + self.rank, rows).view(shape)
+
+
+def group_rows(labels: Tensor) -> Groups:
+    """Group rows by their `labels`, [N], N ≥ 1, in any order."""
+    classes, owner, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    return Groups(classes, counts, owner, _rank_rows(owner, counts), int(counts.max()))
+
+
+def _rank_rows(owner: Tensor, counts: Tensor) -> Tensor:
+    order = owner.argsort(stable=True)
+    first = (counts.cumsum(0) - counts)[owner[order]]
+    return torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=owner.device) - first)
+
+
+def index_runs(starts: Tensor, counts: Tensor, *, rows: int) -> tuple[Tensor, Tensor]:
+    """Return where the rows of each class stand in a table of `rows` rows that is sorted by class.
+
+    Args:
+        starts, counts: [C], the first row of each class and the number of its rows.
+
+    Returns:
+        [C, m] indices, valid ones also in the padding, and [C, m], False in the padding; m is the largest count.
+    """
+    steps = torch.arange(int(counts.max()), device=starts.device)
+    index = (starts.unsqueeze(1) + steps).clamp_(max=rows - 1)
+    return index, steps < counts.unsqueeze(1)
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Return the rows of [N, D] at length 1; a row of zeros stays as it is, with zero gradient."""
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    positive = norms > 0
+    return torch.where(positive, rows / torch.where(positive, norms, 1), 0)
