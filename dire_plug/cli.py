@@ -1,6 +1,7 @@
 """The command line: `dire-plug COMMAND`. Errors become exit codes here, and nowhere else."""
 
 import sys
+import traceback
 from importlib import import_module
 from typing import Any
 
@@ -40,15 +41,18 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="dire-plug")
-def group() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Say more, and show the traceback of what wasn't foreseen.")
+def group(verbose: bool) -> None:
     """Run the published code of dataset-condensation methods with a diversity regularizer in its loss.
 
     Start with:  dire-plug run sre2l --dire   and then   dire-plug compare sre2l
     """
+    ui.configure(verbose=verbose)
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit 0 when all went well, 2 on bad input, 1 on a failure inside, 130 when interrupted."""
+    ui.configure(verbose=False)
     try:
         sys.exit(group.main(arguments, prog_name="dire-plug", standalone_mode=False) or 0)
     except click.exceptions.Abort:
@@ -61,7 +65,28 @@ def main(arguments: list[str] | None = None) -> Any:
     except DirePlugError as error:
         _end(f"error: {error}", error.exit_code)
     except OSError as error:
-        _end(f"error: {error.filename or 'a file'}: {error.strerror}; what is finished is kept", 2)
+        _show_traceback()
+        where, what = error.filename or type(error).__name__, error.strerror or str(error) or "no reason was given"
+        _end(f"error: {where}: {what}; what is finished is kept", 2)
+    except Exception as error:
+        _show_traceback()
+        _end(_unforeseen(error, sys.argv[1:] if arguments is None else arguments), 1)
+
+
+def _unforeseen(error: Exception, arguments: list[str]) -> str:
+    """Return one line on an error that is no `DirePlugError`, such as torch's of a device out of memory."""
+    command = next((word for word in arguments if word in COMMANDS), "")
+    message = " ".join(str(error).split())
+    advice = "" if ui.is_verbose() else f"; for the traceback: dire-plug -v {command} …"
+    return (
+        f"error: {command or 'dire-plug'}: something failed that wasn't foreseen ({type(error).__name__}: {message}); "
+        f"what is finished is kept{advice}"
+    )
+
+
+def _show_traceback() -> None:
+    if ui.is_verbose():
+        traceback.print_exc()
 
 
 def _end(message: str, code: int) -> None:

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, cast
 
 import pluggy
+from pydantic import BaseModel
 
 from dire_plug import hookspecs
 from dire_plug.errors import DirePlugError, PluginError, nearest
@@ -50,13 +51,34 @@ def load(kind: Kind, name: str) -> Any:
 
 
 def load_adapter(name: str) -> Adapter:
-    """Return the adapter of one method."""
-    return cast(Adapter, load("methods", name)())
+    """Return the adapter of one method.
+
+    Raises:
+        DirePlugError: the name isn't known, its package cannot be imported, or the adapter cannot be made.
+    """
+    factory = load("methods", name)
+    try:
+        return cast(Adapter, factory())
+    except Exception as error:
+        raise PluginError(
+            f"plugin '{name}' ({known('methods')[name].value}): its adapter cannot be made: {error!r}; "
+            "it must be a class without arguments"
+        ) from error
 
 
-def settings_model(name: str) -> Any:
-    """Return the pydantic model that checks the settings of one regularizer."""
-    return load("regularizers", name).settings_model
+def settings_model(name: str) -> type[BaseModel]:
+    """Return the pydantic model that checks the settings of one regularizer.
+
+    Raises:
+        DirePlugError: the name isn't known, its package cannot be imported, or it offers no such model.
+    """
+    model = getattr(load("regularizers", name), "settings_model", None)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise PluginError(
+            f"plugin '{name}' ({known('regularizers')[name].value}): its class must have `settings_model`, "
+            f"a subclass of pydantic's BaseModel; it has {model!r}"
+        )
+    return model
 
 
 def build_manager(plugins: Mapping[str, object]) -> pluggy.PluginManager:

@@ -110,6 +110,10 @@ class Synthesis(Protocol):
         """Whether the recipe turns the bank on: CD also against the finished images of the class."""
 
     @property
+    def nonnegative(self) -> bool:
+        """Whether embeddings can't be negative, as after ReLU and average pooling: the adapter says it."""
+
+    @property
     def generator(self) -> Generator:
         """A CPU generator for plugins: drawing from it leaves upstream's random streams alone. Re-seeded every pass."""
 
@@ -131,12 +135,15 @@ class StartImages:
     Attributes:
         kind: `noise` (upstream's own, where sizes agree; else Gaussian noise of `shape`) or `real`.
         shape: (3, H, W) of one image, or None where upstream's own start is left alone.
-        images: [C, ipc, 3, H, W], normalised, where kind is `real`.
+        images: [C, ipc, 3, H, W], uint8, on the CPU, where kind is `real`.
+        mean, std: the normalisation that the script expects of real images.
     """
 
     kind: str
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[int, ...] | None = None
     images: Tensor | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,35 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 Advance = Callable[..., None]
 """Call it with the number of finished units, and by keyword the values to show beside the bar."""
 
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
+WIDE = 100_000
+"""Columns that no table needs."""
+
+_console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 _verbose = False
 
 
 def configure(*, verbose: bool) -> None:
-    """Set whether `detail` lines are shown."""
+    """Set whether `detail` lines and tracebacks are shown."""
     global _verbose
     _verbose = verbose
 
 
+def is_verbose() -> bool:
+    """Tell whether the user asked for more."""
+    return _verbose
+
+
 def say(message: str) -> None:
     """Print one line of progress on the standard error stream."""
-    _console.print(message, markup=False)
+    _console.print(message)
 
 
 def detail(message: str) -> None:
@@ -33,12 +43,29 @@ def detail(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning."""
-    _console.print(f"warning: {message}", markup=False, style="yellow")
+    _console.print(f"warning: {message}", style="yellow")
 
 
 def show(content: RenderableType) -> None:
-    """Print a result on the standard output stream."""
-    Console(highlight=False).print(content)
+    """Print a result on the standard output stream: text as it is, tables without losing any.
+
+    Text isn't wrapped, and brackets in it, or in a table's cells, are no markup. A table gets the width that it needs
+    where the stream is no terminal; on a terminal that is too narrow its cells are folded, not cut off.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    for table in _tables(content):
+        for column in table.columns:
+            column.overflow = "fold"
+    if not console.is_terminal:
+        wide = console.options.update(width=WIDE)
+        console.width = max(console.width, Measurement.get(console, wide, content).maximum)
+    console.print(content, soft_wrap=isinstance(content, str))
+
+
+def _tables(content: RenderableType) -> list[Table]:
+    if isinstance(content, Group):
+        return [table for part in content.renderables for table in _tables(part)]
+    return [content] if isinstance(content, Table) else []
 
 
 @contextlib.contextmanager
@@ -52,11 +79,11 @@ def progress(description: str, total: int) -> Iterator[Advance]:
 @contextlib.contextmanager
 def _bar(description: str, total: int) -> Iterator[Advance]:
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.fields[values]}", markup=False),
     )
     with Progress(*columns, console=_console, transient=True) as bar:
         task = bar.add_task(description, total=total, values="")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from put_back import shims_put_back
 from toy_upstream import CLASSES, SCRIPT, make_adapter, make_known, make_script, make_toy
 
 from dire_plug import bridge
@@ -22,6 +23,7 @@ from dire_plug.synthesis import SynthesisSpec
 from dire_plug.upstream import child
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.tree import write_manifest
 from dire_plug.upstream.vendor import unpatched_copy, vendor
 from dire_plug.upstream.verify import Evidence, judge, read_evidence
 
@@ -52,14 +54,10 @@ def same_process(monkeypatch: pytest.MonkeyPatch, trees: dict[str, Path]) -> Ite
     monkeypatch.setenv("PYTHONPATH", f"{trees['known']}{os.pathsep}{Path(__file__).parent}")
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
-    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
-    randn, move = torch.randn, torch.Tensor.to
-    monkeypatch.setattr(torch, "randn", lambda shape, device, **options: randn(shape, **options))
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to: self if to == ("cuda",) else move(self, *to))
-    monkeypatch.delitem(sys.modules, "neighbour", raising=False)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
     threads = torch.get_num_threads()
-    yield
+    with shims_put_back():
+        yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
     bridge.attach(None)
@@ -79,7 +77,7 @@ def make_job(trees: dict[str, Path], folder: Path, *, patched: bool = True, **ch
         steps=2,
         seed=5,
         device="cpu",
-        start={"kind": "noise"},
+        start={"kind": "noise", "shape": None, "file": None},
         real={},
         passes=str(folder / "passes"),
     )
@@ -138,6 +136,31 @@ def test_the_child_refuses_a_tree_that_changed_since(trees: dict[str, Path], tmp
     (tree / "script.py").write_text("print('changed')\n")
     with pytest.raises(DirePlugError, match=r"script\.py: was changed"):
         child.run_job(ChildJob(tree, "script.py", (), tmp_path), print)
+
+
+COUNT = "seen = []\n"
+NOTE = "import counter, package.inner, sys\ncounter.seen.append(sys.argv[1])\npackage.inner.seen += counter.seen\n"
+PRINT = "print(package.inner.seen)\n"
+
+
+def test_what_upstreams_modules_keep_does_not_reach_the_next_pass(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = tmp_path / "tree"
+    for name, text in {"script.py": NOTE + PRINT, "counter.py": COUNT, "package/inner.py": COUNT}.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
+    write_manifest(tree, method="own", repository="", commit="", patches={})
+    job = ChildJob(tree, "script.py", (), tmp_path, passes=(0, 1), pass_arguments={0: ("0",), 1: ("1",)})
+    child.run_job(job, lambda event: None)
+    assert capsys.readouterr().out == "['0']\n['1']\n"
+    assert not {"counter", "package", "package.inner"} & sys.modules.keys()
+
+
+def test_a_script_runs_without_network_even_where_its_adapter_names_no_shim(tmp_path: Path) -> None:
+    script = "import socket\nsocket.create_connection(('example.invalid', 80))\n"
+    with pytest.raises(OSError, match="it has no network under dire-plug"):
+        child.run_job(make_script(tmp_path, script), print)
 
 
 def test_a_job_survives_its_file(trees: dict[str, Path], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Fake:
         self.bank = bank
         self.asked = Counter[str]()
         self.kept: dict[str, Tensor] = {}
-        self.positive = positive
+        self.nonnegative = self.positive = positive
 
     def real(self, teacher: str) -> RealEmbeddings:
         self.asked[teacher] += 1

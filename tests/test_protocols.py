@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,6 +153,30 @@ def test_a_training_leaves_the_global_random_state_alone(data: StudentData, tmp_
     torch.manual_seed(7)
     run(data, tmp_path)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_only_generators_that_are_put_back_are_seeded(
+    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    run(data, tmp_path)
+    assert seeds == []
+
+
+def test_a_checkpoint_is_read_onto_the_cpu_where_adamw_counts_its_steps(
+    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(data, tmp_path)
+    load, places = torch.load, []
+
+    def note(path: Path, **options: Any) -> Any:
+        places.append(options["map_location"])
+        return load(path, **options)
+
+    monkeypatch.setattr(torch, "load", note)
+    run(data, tmp_path)
+    assert places == ["cpu"]
 
 
 def test_the_seed_decides_the_student(data: StudentData, tmp_path: Path) -> None:

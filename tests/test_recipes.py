@@ -1,5 +1,6 @@
 """Recipes: reading, checking, resolving for an arm, and the ones that ship."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -605,3 +606,18 @@ def test_the_authors_release_is_cifar_100s_arm_dire() -> None:
 def test_reading_a_recipe_does_not_import_torch() -> None:
     code = "import sys, dire_plug.recipe, dire_plug.plans; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"upstream": {"repository": "https://github.com/else/where"}}, "upstream.repository: sre2l comes from"),
+        ({"arms": {"../../escaped": {}}}, "must be made of letters, digits"),
+        ({"prepare": {"foo": 1}}, "prepare: SRe2L needs nothing prepared; remove foo"),
+    ],
+)
+def test_what_would_be_ignored_or_leave_its_folder_is_refused(change: dict[str, Any], message: str) -> None:
+    adapter = SRe2L()
+    raw = merge(read_yaml(adapter.recipes() / "quick.yaml"), change)
+    with pytest.raises(DirePlugError, match=re.escape(message)):
+        check_recipe(raw, adapter=adapter)

@@ -109,6 +109,9 @@ def test_the_child_gets_a_home_a_folder_and_a_device_of_its_own(
 ) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "x")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    settings = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTORCH_ALLOC_CONF": "x", "TORCH_LOGS": "+dynamo"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
     fake("emit(event='step', cwd=os.getcwd(), environment=dict(os.environ)); emit(event='finished')")
     seen: list[dict[str, Any]] = []
     start(tmp_path, seen.append, device="cuda:1", threads=3)
@@ -121,6 +124,7 @@ def test_the_child_gets_a_home_a_folder_and_a_device_of_its_own(
     assert environment["WANDB_MODE"] == "disabled"
     assert environment["PYTHONHASHSEED"] == "0"
     assert "SECRET_TOKEN" not in environment
+    assert settings.items() <= environment.items()
     assert ChildJob.read(tmp_path / "job.json").device == "cuda:0"
     assert not scratch.exists()
 

@@ -8,39 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from put_back import active_modes, shims_put_back
 from torch import nn
-from torch.overrides import _get_current_function_mode_stack, _pop_mode
 from torchvision.models import WeightsEnum
 
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream import shims
 
-REPLACED = [
-    (nn.Module, "cuda"),
-    (torch, "load"),
-    (torchvision.models, "get_model"),
-    (torchvision.models, "resnet18"),
-    (WeightsEnum, "get_state_dict"),
-    (socket.socket, "connect"),
-    (socket.socket, "connect_ex"),
-    (socket, "getaddrinfo"),
-    (socket, "gethostbyname"),
-]
-
-
-def active_modes() -> int:
-    return len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
-
 
 @pytest.fixture(autouse=True)
-def child_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put everything back that a shim replaces: in a child it lasts until the process ends."""
-    for owner, name in REPLACED:
-        monkeypatch.setattr(owner, name, getattr(owner, name))
-    modes = active_modes()
-    yield
-    while active_modes() > modes:
-        _pop_mode()  # type: ignore[no-untyped-call]
+def child_only() -> Iterator[None]:
+    """Put everything back that a shim replaces."""
+    with shims_put_back():
+        yield
 
 
 def test_cuda_means_the_jobs_device() -> None:
@@ -128,6 +108,14 @@ def test_pretrained_weights_come_from_the_given_file_and_the_verifiers_from_a_se
     assert torch.equal(verifiers[0]["fc.weight"], verifiers[1]["fc.weight"])
 
 
+def test_the_verifiers_weights_do_not_seed_cuda_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt")}}, device="cpu")
+    torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.get_state_dict(progress=True)
+    assert seeds == []
+
+
 def test_weights_in_another_layout_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"weight": torch.ones(1)}}, tmp_path / "teacher.pt")
     shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt")}}, device="cpu")
@@ -152,6 +140,21 @@ def test_an_unknown_shim_is_refused_before_any_is_installed() -> None:
     with pytest.raises(DirePlugError, match=r"unknown shim 'devise' \(did you mean 'device'\?\); known: device, "):
         shims.install({"torch_load": {}, "devise": {}}, device="cpu")
     assert torch.load is before
+
+
+def test_what_keeps_code_away_from_files_devices_and_the_network_is_installed_unasked(tmp_path: Path) -> None:
+    torch.save(Payload(tmp_path / "ran"), tmp_path / "evil.pth")
+    shims.install({}, device="cpu")
+    assert torch.zeros(1, device="cuda").device.type == "cpu"
+    with pytest.raises(Exception, match="Weights only load failed"):
+        torch.load(tmp_path / "evil.pth", weights_only=False)
+    with pytest.raises(OSError, match="it has no network under dire-plug"):
+        socket.create_connection(("example.invalid", 80))
+
+
+def test_an_adapter_cannot_choose_the_device() -> None:
+    with pytest.raises(DirePlugError, match=r"shim 'device' with options .*multiple values .*'device'"):
+        shims.install({"device": {"device": "cuda"}}, device="cpu")
 
 
 def test_an_option_that_a_shim_lacks_is_refused() -> None:

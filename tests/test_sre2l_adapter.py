@@ -11,6 +11,7 @@ import torch
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
+from dire_plug.native.sre2l import read_settings
 from dire_plug.plans import ChunkedPlan, build_plan
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import Slot, StartImages, Synthesis
@@ -134,12 +135,13 @@ def test_drawing_noise_leaves_upstreams_random_stream_alone() -> None:
 
 
 def test_real_start_images_are_gathered_by_class_and_image() -> None:
-    source = torch.arange(24.0, dtype=torch.float64).reshape(4, 6, 1, 1, 1).expand(4, 6, 3, 2, 2)
-    synthesis = stub(plan=GROUPED, start_images=StartImages("real", (3, 2, 2), source))
+    pixels = torch.arange(24, dtype=torch.uint8).reshape(4, 6, 1, 1, 1).expand(4, 6, 3, 2, 2)
+    start = StartImages("real", (3, 2, 2), pixels, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1.0, 1.0))
+    synthesis = stub(plan=GROUPED, start_images=start)
     answer = SRe2L().initial_images(synthesis, Slot(1, 1), torch.zeros(2, 3, 8, 8), torch.arange(2))
     assert answer is not None
     assert answer.dtype == torch.float32
-    assert answer[:, 0, 0, 0].tolist() == [15, 16, 17, 21, 22, 23]
+    torch.testing.assert_close(answer[:, 0, 0, 0], torch.tensor([15.0, 16.0, 17.0, 21.0, 22.0, 23.0]))
 
 
 def test_a_real_start_without_images_is_an_error() -> None:
@@ -201,8 +203,12 @@ def test_only_the_cifar_script_has_a_native_loop() -> None:
     assert [name for name in SRe2L.scripts if SRe2L().has_native(name)] == ["cifar"]
 
 
-def test_the_native_loop_gets_the_flags_and_what_the_script_hard_codes() -> None:
-    settings = SRe2L().native_settings(recover(lr=0.3, r_bn=0.2, iteration=7))
-    assert (settings.lr, settings.r_bn, settings.iteration, settings.jitter) == (0.3, 0.2, 7, 4)
-    assert (settings.classes, settings.size) == (100, 32)
+def test_the_number_of_steps_of_a_slot_is_upstreams_iteration() -> None:
     assert SRe2L().steps(recover(iteration=7)) == 7
+
+
+def test_the_native_loop_gets_the_flags_and_what_the_script_hard_codes() -> None:
+    flags = SRe2L().flags_model("cifar")(lr=0.3, iteration=7).model_dump(by_alias=True)
+    settings = read_settings(SRe2L.scripts["cifar"], flags)
+    assert (settings.lr, settings.r_bn, settings.iteration, settings.jitter) == (0.3, 0.05, 7, 4)
+    assert (settings.classes, settings.size) == (100, 32)

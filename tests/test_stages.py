@@ -28,6 +28,7 @@ from dire_plug.stages.job import Job
 from dire_plug.stages.measure import measure
 from dire_plug.stages.select import select_random, select_real
 from dire_plug.stages.squeeze import squeeze
+from dire_plug.stages.weights import read_weights
 from dire_plug.types import Adapter, Script
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -212,11 +213,72 @@ def test_a_checkpoint_that_cannot_serve_is_refused(job: Job, checkpoint: str, me
         squeeze(change(job, squeeze=section.model_copy(update={"teacher": given})))
 
 
-def test_unknown_torchvision_weights_name_the_nearest() -> None:
-    from dire_plug.stages.weights import read_weights
+@pytest.fixture
+def imagenet_job(job: Job, tmp_path: Path) -> Job:
+    """A job whose networks have the outputs of ImageNet-1K, with a cache of its own."""
+    section = job.recipe.squeeze.model_copy(update={"outputs": 1000})
+    return replace(change(job, squeeze=section), cache=tmp_path / "cache")
 
+
+def read_v1(job: Job, version: int = 1) -> dict[str, Tensor]:
+    return read_weights(job, f"torchvision:IMAGENET1K_V{version}", architecture="resnet-18", stem="imagenet")
+
+
+def refuse_download(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("torch.hub.download_url_to_file", refuse)
+
+
+def test_unknown_torchvision_weights_name_the_nearest(imagenet_job: Job) -> None:
     with pytest.raises(DirePlugError, match=r"no weights 'IMAGENET1K_V9' of resnet-18 \(did you mean 'IMAGENET1K_V1'"):
-        read_weights("torchvision:IMAGENET1K_V9", architecture="resnet-18", outputs=1000, stem="imagenet")
+        read_v1(imagenet_job, version=9)
+
+
+def test_offline_no_weights_are_fetched_and_their_url_and_place_are_named(
+    imagenet_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_download(monkeypatch)
+    with pytest.raises(DirePlugError) as caught:
+        read_v1(replace(imagenet_job, offline=True))
+    assert "is not in " + str(imagenet_job.cache / "torchvision" / "resnet18-f37072fd.pth") in str(caught.value)
+    assert "get https://download.pytorch.org/models/resnet18-f37072fd.pth and put it there" in str(caught.value)
+
+
+def test_weights_are_fetched_once_into_the_cache_and_it_is_said(
+    imagenet_job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[str] = []
+
+    def fetch(url: str, path: str, hash_prefix: str, progress: bool) -> None:
+        fetched.append(hash_prefix)
+        torch.save({"weight": torch.ones(2)}, path)
+
+    path = imagenet_job.cache / "torchvision" / "resnet18-f37072fd.pth"
+    monkeypatch.setattr("torch.hub.download_url_to_file", fetch)
+    monkeypatch.setattr("dire_plug.stages.weights.digest_file", lambda path: "f37072fd" + "0" * 56)
+    assert torch.equal(read_v1(imagenet_job)["weight"], torch.ones(2))
+    said = f"squeeze: fetching https://download.pytorch.org/models/resnet18-f37072fd.pth to {path}\n"
+    assert (capsys.readouterr().err, fetched) == (said, ["f37072fd"])
+    refuse_download(monkeypatch)
+    assert torch.equal(read_v1(replace(imagenet_job, offline=True))["weight"], torch.ones(2))
+
+
+def test_weights_that_cannot_be_fetched_name_url_and_place(imagenet_job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(url: str, path: str, **options: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    with pytest.raises(
+        DirePlugError, match=r"cannot be fetched \(no route\); get https.*18-f37072fd\.pth and put it to "
+    ):
+        read_v1(imagenet_job)
+
+
+def test_another_file_under_the_name_of_published_weights_is_refused(imagenet_job: Job) -> None:
+    path = imagenet_job.cache / "torchvision" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    torch.save({"weight": torch.ones(2)}, path)
+    with pytest.raises(DirePlugError, match=r"resnet18-f37072fd\.pth: is not the file of https://"):
+        read_v1(imagenet_job)
 
 
 def test_real_embeddings_are_sorted_by_class_and_stable(job: Job) -> None:

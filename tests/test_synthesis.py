@@ -23,6 +23,8 @@ CLASSES, IPC, STEPS = 3, 2, 2
 class Grouped:
     """An adapter that only plans."""
 
+    embeddings_are_nonnegative = True
+
     def plan(self, recover: Any, *, classes: int, ipc: int) -> Any:
         return build_plan(classes=classes, ipc=ipc, slots_per_pass=1)
 
@@ -38,7 +40,7 @@ class Term:
         return self.compute(batch)
 
 
-def make(folder: Path, **active: object) -> RunningSynthesis:
+def make(folder: Path, adapter: Any = None, **active: object) -> RunningSynthesis:
     save_file({"values": torch.ones(6, 4), "labels": torch.arange(6) // 2}, folder / "real.safetensors")
     spec = SynthesisSpec(
         adapter="toy",
@@ -53,7 +55,7 @@ def make(folder: Path, **active: object) -> RunningSynthesis:
         real={"teacher": str(folder / "real.safetensors")},
         passes=str(folder / "passes"),
     )
-    return RunningSynthesis(spec, adapter=Grouped(), manager=build_manager(active))  # type: ignore[arg-type]
+    return RunningSynthesis(spec, adapter=adapter or Grouped(), manager=build_manager(active))
 
 
 def network() -> nn.Sequential:
@@ -196,3 +198,43 @@ def test_a_damaged_pass_is_named(tmp_path: Path) -> None:
     (tmp_path / "passes" / "pass-000.safetensors").write_bytes(b"short")
     with pytest.raises(DirePlugError, match=r"pass-000.safetensors.*remove it"):
         synthesis.begin_pass(1)
+
+
+def test_a_pass_with_too_few_batches_is_not_finished(tmp_path: Path) -> None:
+    class TwoSlots(Grouped):
+        def plan(self, recover: Any, *, classes: int, ipc: int) -> Any:
+            return build_plan(classes=classes, ipc=ipc, slots_per_pass=2)
+
+    with pytest.raises(DirePlugError, match="finished 1 of 2 batches"):
+        run_pass(make(tmp_path, adapter=TwoSlots()))
+    assert finished_passes(tmp_path / "passes", 2) == 0
+
+
+def test_images_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
+    class Spoiler:
+        @hookimpl
+        def initial_images(self, images: Tensor, labels: Tensor) -> Tensor:
+            return torch.full_like(images, float("nan"))
+
+    with pytest.raises(DirePlugError, match="pass 0, batch 0 are not finite"):
+        run_pass(make(tmp_path, spoiler=Spoiler()))
+
+
+def test_a_listener_is_told_of_steps_that_no_term_changes(tmp_path: Path) -> None:
+    steps = []
+
+    class Listener:
+        @hookimpl
+        def step_done(self, batch: Batch, losses: dict[str, Tensor]) -> None:
+            steps.append((batch.step, sorted(losses)))
+
+    run_pass(make(tmp_path, listener=Listener()))
+    assert steps == [(0, ["upstream"]), (1, ["upstream"])]
+
+
+def test_a_plugins_own_error_carries_its_name(tmp_path: Path) -> None:
+    def complain(batch: Batch) -> Tensor:
+        raise DirePlugError("class 7 has no real embedding")
+
+    with pytest.raises(DirePlugError, match="plugin 'term': class 7 has no real embedding"):
+        run_pass(make(tmp_path, term=Term(complain)))

@@ -1,6 +1,7 @@
 """Vendoring: whole and as published, or absent with a reason."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ from toy_upstream import FOLDER, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, mak
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream.patching import read_patch, remake
-from dire_plug.upstream.vendor import find_vendored, patch_files, unpatched_copy, vendor, vendored_folder, verify_tree
+from dire_plug.upstream.tree import read_manifest, write_manifest
+from dire_plug.upstream.vendor import (
+    find_vendored,
+    patch_files,
+    require_vendored,
+    unpatched_copy,
+    vendor,
+    vendored_folder,
+    verify_tree,
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +117,55 @@ def test_a_commit_that_is_no_full_hash_is_refused(adapter: Any, commit: str) -> 
         vendor(adapter)
 
 
-def test_offline_the_command_that_fetches_is_named(adapter: Any) -> None:
-    with pytest.raises(DirePlugError, match="run `dire-plug vendor toy` where it may"):
-        vendor(adapter, offline=True)
+def test_offline_the_command_that_fetches_is_named(adapter: Any, tmp_path: Path) -> None:
+    for use in (require_vendored, lambda one: vendor(one, offline=True)):
+        with pytest.raises(DirePlugError, match=r"get it where the network may be used: dire-plug vendor toy$"):
+            use(adapter)
+    assert not (tmp_path / "home").exists()
+
+
+def test_what_is_cloned_is_said_before(adapter: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter.repository = str(tmp_path / "nowhere")
+    with pytest.raises(DirePlugError, match="does not exist"):
+        vendor(adapter)
+    assert capsys.readouterr().err == f"vendor toy: cloning {tmp_path / 'nowhere'} at {adapter.commit[:12]}\n"
+
+
+def test_a_tree_of_other_patches_is_named(adapter: Any, toy: ToyUpstream) -> None:
+    tree = vendor(adapter)
+    path = toy.patches / "bridge.patch"
+    path.write_text("A remark.\n" + path.read_text())
+    with pytest.raises(DirePlugError, match=re.escape(f"(there is {tree.name}, made with other patches)")):
+        require_vendored(adapter)
+
+
+def test_a_vendored_tree_can_be_used_without_writing(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = vendor(adapter)
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise AssertionError("a lock was taken")
+
+    monkeypatch.setattr("dire_plug.upstream.vendor.hold", refuse)
+    assert require_vendored(adapter) == vendor(adapter, offline=True) == tree
+
+
+def test_a_tampered_patch_is_refused_rather_than_taken_for_another(adapter: Any, toy: ToyUpstream) -> None:
+    vendor(adapter)
+    path = toy.patches / "bridge.patch"
+    path.write_text(path.read_text().replace("bridge.loss(cost, images", "bridge.loss(0 * cost, images"))
+    with pytest.raises(DirePlugError, match=r"bridge\.patch:\d+: .*must be the first argument"):
+        find_vendored(adapter)
+
+
+def test_a_tampered_tree_whose_manifest_was_changed_with_it_is_refused(adapter: Any) -> None:
+    tree = vendor(adapter)
+    script = tree / SCRIPT
+    script.write_text(script.read_text().replace("clamp_(-2, 2)", "clamp_(-9, 9)"))
+    manifest = read_manifest(tree)
+    write_manifest(tree, method="toy", repository=manifest.repository, commit=manifest.commit, patches=manifest.patches)
+    verify_tree(tree)
+    with pytest.raises(DirePlugError, match=r"synth\.py: must have the blob hash [0-9a-f]{40}, as .*remove the folder"):
+        find_vendored(adapter)
 
 
 def test_an_unreachable_repository_is_reported_with_gits_last_line(adapter: Any, tmp_path: Path) -> None:

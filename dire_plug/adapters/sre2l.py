@@ -110,6 +110,8 @@ class SRe2L:
         if teacher not in ARCHITECTURES[script]:
             known = " or ".join(ARCHITECTURES[script])
             found.append(("squeeze.teacher.architecture", f"the script '{script}' takes {known} (is '{teacher}')"))
+        if recipe.prepare:
+            found.append(("prepare", f"{self.title} needs nothing prepared; remove {', '.join(recipe.prepare)}"))
         try:
             self.plan(recipe.recover, classes=classes or self.scripts[script].classes, ipc=recipe.ipc)
         except DirePlugError as error:
@@ -189,24 +191,25 @@ class SRe2L:
         """
         import torch
 
+        from dire_plug.data.augment import normalise
+
         start, planned = synthesis.start_images, synthesis.plan.slot(slot)
+        rows = torch.tensor(planned.labels), torch.tensor(planned.images)
         if start.kind == "real":
-            source = start.images
-            if source is None:
+            if start.images is None:
                 raise DirePlugError("the start is 'real', but the synthesis was given no images to start from")
-        elif start.shape is None or start.shape == tuple(images.shape[1:]):
+            return normalise(start.images[rows].to(images.device), start.mean, start.std).to(images.dtype)
+        if start.shape is None or start.shape == tuple(images.shape[1:]):
             return None
-        else:
-            source = _noise(synthesis.seed, synthesis.classes, synthesis.ipc, start.shape)
-        rows = source[torch.tensor(planned.labels), torch.tensor(planned.images)]
-        return rows.to(images.device, images.dtype)
+        noise = _noise(synthesis.seed, synthesis.classes, synthesis.ipc, start.shape)
+        return noise[rows].to(images.device, images.dtype)
 
     def _flags(self, recover: Any) -> ScriptFlags:
         return MODELS[recover.script].model_validate(recover.flags)
 
 
 @lru_cache(maxsize=1)
-def _noise(seed: int, classes: int, ipc: int, shape: tuple[int, int, int]) -> Tensor:
+def _noise(seed: int, classes: int, ipc: int, shape: tuple[int, ...]) -> Tensor:
     """Return Gaussian noise for every image, [C, ipc, 3, H, W], from a generator of its own."""
     import torch
 

@@ -44,5 +44,7 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     write_json(folder / "compare.json", content)
     draw(comparison, folder / "images.png")
     ui.show(render(comparison))
-    ui.show(f"\nstored in: {folder}/compare.json\nimages:    {folder}/images.png")
+    ui.show(f"\nstored in: {folder}/compare.json")
+    if (folder / "images.png").is_file():
+        ui.show(f"images:    {folder}/images.png")
     ui.show(f"took {time.monotonic() - started:.0f} s")

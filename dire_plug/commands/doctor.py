@@ -16,7 +16,7 @@ from dire_plug.runs.provenance import hardware, versions
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
 def doctor(data_root: Path | None) -> None:
     """Print versions, the device, which data and upstreams are here, and how to get each missing one."""
-    from dire_plug.data import status
+    from dire_plug.data import default_root, status
     from dire_plug.pipeline.request import choose_device
 
     table = Table("what", "value")
@@ -24,7 +24,8 @@ def doctor(data_root: Path | None) -> None:
         table.add_row(name, value)
     for name, value in hardware(choose_device("auto")).items():
         table.add_row(name, str(value))
-    for name, path in {"home": home.home(), "cache": home.cache(), "runs": home.runs()}.items():
+    places = {"home": home.home(), "cache": home.cache(), "runs": home.runs(), "data": data_root or default_root()}
+    for name, path in places.items():
         table.add_row(name, str(path))
     ui.show(table)
 

@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from dire_plug import home, ui
@@ -23,12 +25,13 @@ def show_plan(planned: PlannedRun) -> None:
     recipe = resolved.recipe
     ui.show(f"{planned.adapter.title}: recipe {planned.source.stem}, arm {request.arm}, seed {request.seed}")
     ui.show(f"engine: {planned.engine}{'' if planned.ready else f'; {absence(planned.adapter)}'}")
-    table = Table(title="recipe", title_justify="left", title_style="italic")
+    table = Table(title="recipe", title_justify="left", title_style="italic", box=SIMPLE_HEAD)
     for title in ("key", "value", "from", "source"):
         table.add_column(title, overflow="fold")
     content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
     for key, value in flatten(content):
-        table.add_row(key, _short(value), resolved.origin.get(key, "default"), recipe.sources.get(key, ""))
+        layer, _, source = resolved.origin.get(key, "default").partition("; ")
+        table.add_row(key, escape(_short(value)), layer, escape(source))
     ui.show(table)
     if planned.engine == "none":
         ui.show("plan: real images are drawn from the training set; nothing is synthesized")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -29,24 +31,41 @@ def list_(what: str, out: Path | None) -> None:
 def _methods() -> Table:
     table = Table("method", "title", "upstream", "commit", "licence", "scripts")
     for name in plugins.known("methods"):
-        adapter = plugins.load_adapter(name)
-        upstream = adapter.upstream
-        repository = upstream.repository.removeprefix("https://github.com/")
-        table.add_row(
-            name, adapter.title, repository, upstream.commit[:12], upstream.licence, ", ".join(adapter.scripts)
-        )
+        with _one_row(table, name):
+            adapter = plugins.load_adapter(name)
+            upstream = adapter.upstream
+            repository = upstream.repository.removeprefix("https://github.com/")
+            scripts = ", ".join(adapter.scripts)
+            table.add_row(name, adapter.title, repository, upstream.commit[:12], upstream.licence, scripts)
     return table
 
 
 def _recipes() -> Table:
     table = Table("method", "recipe", "title", "arms", "presets")
     for method in plugins.known("methods"):
-        adapter = plugins.load_adapter(method)
-        for name in recipe_names(adapter.recipes()):
-            raw = read_yaml(adapter.recipes() / f"{name}.yaml")
-            arms = ["baseline", "control", *raw.get("arms", {}), "random"]
-            table.add_row(method, name, str(raw.get("title", "")), ", ".join(arms), ", ".join(raw.get("presets", {})))
+        with _one_row(table, method, ""):
+            folder = plugins.load_adapter(method).recipes()
+            for name in recipe_names(folder):
+                with _one_row(table, method, name):
+                    raw = read_yaml(folder / f"{name}.yaml")
+                    arms = ["baseline", "control", *raw.get("arms", {}), "random"]
+                    cells = str(raw.get("title", "")), ", ".join(arms), ", ".join(raw.get("presets", {}))
+                    table.add_row(method, name, *cells)
     return table
+
+
+@contextlib.contextmanager
+def _one_row(table: Table, *cells: str) -> Iterator[None]:
+    """Add the row `cells` and what is wrong where the block, which adds a row, fails: the other rows are worth seeing.
+
+    A stranger's package may raise anything.
+    """
+    try:
+        yield
+    except DirePlugError as error:
+        table.add_row(*cells, f"problem: {error}")
+    except Exception as error:
+        table.add_row(*cells, f"problem: {error!r}")
 
 
 def _plugins() -> Table:
@@ -61,8 +80,10 @@ def _runs(out: Path | None) -> Table:
     root = (out or home.runs()).absolute()
     table = Table(Column("run", overflow="fold"), "state", "stage", "updated")
     for run in list_runs(root):
-        status = run.status()
-        table.add_row(str(run.path.relative_to(root)), run.state(), str(status["stage"]), str(status["updated"]))
+        name = str(run.path.relative_to(root))
+        with _one_row(table, name):
+            status = run.status()
+            table.add_row(name, run.state(), str(status.get("stage", "?")), str(status.get("updated", "?")))
     return table
 
 
@@ -83,11 +104,12 @@ def show(run: str, out: Path | None) -> None:
         raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
     content = read_json(provenance)
     table = Table("provenance", "")
-    for key in ("engine", "commit", "patch", "dataset", "seed", "command"):
-        value = content[key]
-        table.add_row(key, " ".join(value) if isinstance(value, list) else str(value))
-    for group in ("versions", "hardware"):
-        table.add_row(group, ", ".join(f"{name} {value}" for name, value in content[group].items()))
+    for key in ("engine", "commit", "patch", "dataset", "seed"):
+        table.add_row(key, str(content[key]))
+    for session in content["sessions"]:
+        table.add_row("command", " ".join(session["command"]))
+        for group in ("versions", "hardware"):
+            table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
     ui.show(table)
     for name in ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt"):
         if (found.path / name).exists():

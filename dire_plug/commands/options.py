@@ -19,7 +19,7 @@ OPTIONS = (
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe: a.b=value."
     ),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the (first) synthesis."
+        "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the (first) synthesis."
     ),
     click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
     click.option(
@@ -46,7 +46,8 @@ def shared_options(function: Function) -> Function:
 
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
     """Return the request that the shared options describe."""
-    ui.configure(verbose=options.pop("verbose"))
+    if options.pop("verbose"):
+        ui.configure(verbose=True)
     options.pop("dry_run")
     settings = tuple(options.pop("settings"))
     return Request(method=method, arm=arm, settings=settings, **options)

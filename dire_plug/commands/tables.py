@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +15,7 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     """Return what one run gave: accuracy, and diversity in T and I with the real reference beside."""
     metrics = finished.metrics
     title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {metrics['engine']}"
-    accuracy = Table(title=title, title_justify="left", title_style="bold")
+    accuracy = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     accuracy.add_column("student")
     for kind in ("last %", "best on test %"):
         accuracy.add_column(kind, justify="right")
@@ -23,10 +24,10 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     parts: list[RenderableType] = [accuracy]
     if missing := metrics["accuracy"].get("missing"):
         parts = [Text(title, style="bold"), Text(missing)]
-    diversity = Table(title="diversity", title_justify="left", title_style="italic")
-    diversity.add_column("space")
+    diversity = Table(title="diversity", title_justify="left", title_style="italic", box=SIMPLE_HEAD)
+    diversity.add_column("space", no_wrap=True)
     for measure in diversity_measures("T"):
-        diversity.add_column(measure.title, justify="right")
+        diversity.add_column(measure.title, justify="right", no_wrap=True)
     for space, values in metrics["diversity"].items():
         diversity.add_row(space, *_cells(space, values))
         diversity.add_row(f"{space}, real reference", *_cells(space, values["real"]), style="dim")

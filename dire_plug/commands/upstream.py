@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 import click
 from rich.table import Table
 
-from dire_plug import plugins, ui
+from dire_plug import home, plugins, ui
+from dire_plug.runs.lock import hold
 
 UNDECIDABLE = 3
 
@@ -37,10 +37,14 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
     """
     from dire_plug.upstream.verify import verify as verify_method
 
-    ui.configure(verbose=verbose)
+    if verbose:
+        ui.configure(verbose=True)
     adapter = plugins.load_adapter(method)
-    with tempfile.TemporaryDirectory() as folder:
-        verdicts = verify_method(adapter, scripts=scripts or None, workdir=Path(folder))
+    folder = home.cache() / "verify" / method
+    with hold(folder.with_name(f".{method}.lock"), what=f"the folder of verify, {folder},"):
+        shutil.rmtree(folder, ignore_errors=True)
+        verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)
+        shutil.rmtree(folder)  # where a script failed, its log is still there
     table = Table(
         title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps", title_justify="left"
     )

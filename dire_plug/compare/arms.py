@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dire_plug import ui
@@ -42,6 +42,9 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
     planned = {arm: plan_run(same_but_arm(request, arm, request.seed)) for arm in arms}
     check_alike(planned)
     same = equal_arms(planned)
+    engine = next((one.engine for one in planned.values() if one.engine != "none"), "none")
+    if engine != "none":
+        request = replace(request, engine=engine)  # what `auto` stands for may change while arms run
     runs: dict[str, list[FinishedRun]] = {}
     for arm in arms:
         if arm in same:
@@ -52,14 +55,14 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
             runs[arm].append(run_arm(same_but_arm(request, arm, seed)))
     for arm, other in same.items():
         runs[arm] = runs[other]
+    check_teachers(runs)
     first = next(iter(planned.values()))
-    engines = sorted({one.engine for one in planned.values()} - {"none"})
     return Comparison(
         method=request.method,
         recipe=first.source.stem,
         ipc=first.resolved.recipe.ipc,
         seeds=numbers,
-        engine=", ".join(engines) or "none",
+        engine=engine,
         runs={arm: runs[arm] for arm in arms},
         same=same,
     )
@@ -77,12 +80,24 @@ def check_alike(planned: dict[str, PlannedRun]) -> None:
                 raise DirePlugError(f"arms {first_arm} and {arm} differ in `{part}`, so they can't be compared")
 
 
+def check_teachers(runs: dict[str, list[FinishedRun]]) -> None:
+    """Refuse finished runs whose networks differ: another version of torch trains another teacher."""
+    first_arm, expected = next((arm, finished[0].metrics["networks"]) for arm, finished in runs.items())
+    for arm, finished in runs.items():
+        for run in finished:
+            if run.metrics["networks"] != expected:
+                raise DirePlugError(
+                    f"arms {first_arm} and {arm} were made with different teachers, so they can't be compared "
+                    f"({run.folder.path}); remove the older run, or use another --out"
+                )
+
+
 def equal_arms(planned: dict[str, PlannedRun]) -> dict[str, str]:
     """Return which arm equals an earlier one: the same resolved recipe and the same regularizers."""
     same: dict[str, str] = {}
     seen: dict[str, Any] = {}
     for arm, one in planned.items():
-        what = one.run_identity(dataset="") | {"arm": "real" if one.engine == "none" else "synthesis"}
+        what = one.run_identity(dataset="") | {"arm": arm if one.engine == "none" else "synthesis"}
         what["regularizers"] = one.resolved.regularizers
         equal = next((other for other, content in seen.items() if content == what), None)
         if equal is None:

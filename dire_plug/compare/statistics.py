@@ -42,7 +42,22 @@ def _diversity(space: str, name: str, factor: float = 1) -> Callable[[dict[str, 
     return read
 
 
+def _student_spread(kind: str) -> Callable[[dict[str, Any]], float | None]:
+    def read(metrics: dict[str, Any]) -> float | None:
+        students = metrics["accuracy"].get("students", {})
+        spreads = [statistics.stdev(student[kind]) for student in students.values() if len(student[kind]) > 1]
+        return statistics.fmean(spreads) if spreads else None
+
+    return read
+
+
 ACCURACY = (Measure("accuracy, last %", _accuracy("last"), 1), Measure("best on test %", _accuracy("best"), 1))
+
+STUDENTS = (
+    Measure("± students, last", _student_spread("last"), 1),
+    Measure("± students, best", _student_spread("best"), 1),
+)
+"""The sample standard deviation over students of one synthesis, the kind of spread that papers print."""
 
 
 def diversity_measures(space: str) -> tuple[Measure, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +13,7 @@ from dire_plug.compare.arms import Comparison
 from dire_plug.compare.statistics import (
     ACCURACY,
     FEW,
+    STUDENTS,
     Difference,
     Measure,
     Summary,
@@ -41,11 +43,17 @@ def render(comparison: Comparison) -> RenderableType:
     title = f"{comparison.method} · {comparison.recipe} · IPC {comparison.ipc} · engine {comparison.engine}"
     parts: list[RenderableType] = [
         Text(title, style="bold"),
-        _table("accuracy of students", comparison, ACCURACY),
+        _table("accuracy of students", comparison, ACCURACY + _student_columns(comparison)),
     ]
     for space, meaning in SPACES.items():
         parts.append(_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
     return Group(*parts, *(Text(f"  {line}", style="dim") for line in notes(comparison, n)))
+
+
+def _student_columns(comparison: Comparison) -> tuple[Measure, ...]:
+    """Return the columns of the spread over students, where a synthesis has several."""
+    found = [read_column(comparison, arm, measure) for arm in comparison.runs for measure in STUDENTS]
+    return STUDENTS if any(value is not None for values in found for value in values) else ()
 
 
 def notes(comparison: Comparison, n: int) -> list[str]:
@@ -56,26 +64,29 @@ def notes(comparison: Comparison, n: int) -> list[str]:
     for arm, other in comparison.same.items():
         lines.append(f"{arm} equals {other} here, so it was run once")
     if difference(comparison, ACCURACY[0]) is not None:
-        lines.append("dire − control: paired by seed, with the 95 % interval of the paired t test")
+        interval = ", ± half of the 95 % interval of the paired t test" if n > 1 else ""
+        lines.append(f"dire − control: paired by seed{interval}")
         if n < FEW:
             lines.append(f"n = {n}: below {FEW} pairs the interval says little")
+    if _student_columns(comparison):
+        lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
     if "random" in comparison.runs:
         lines.append("random: as many real training images under the same protocol")
-    lines.append("real reference: as many real held-out images, mean over draws; no image was synthesized for it")
+    lines.append("real reference: as many real held-out images, mean over draws")
     return lines
 
 
 def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *, space: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="italic")
-    table.add_column("arm")
+    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("arm", no_wrap=True)
     for measure in measures:
-        table.add_column(measure.title, justify="right")
+        table.add_column(measure.title, justify="right", no_wrap=True)
     for arm in comparison.runs:
         cells = [_cell(summarise(read_column(comparison, arm, measure)), measure) for measure in measures]
         table.add_row(f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm, *cells)
     if space is not None:
         table.add_row("real reference", *_reference(comparison, space), style="dim")
-    gaps = [difference(comparison, measure) for measure in measures]
+    gaps = [None if measure in STUDENTS else difference(comparison, measure) for measure in measures]
     if any(gap is not None for gap in gaps):
         table.add_section()
         table.add_row("dire − control", *(_gap(gap, m) for gap, m in zip(gaps, measures, strict=True)))
@@ -101,16 +112,15 @@ def _cell(summary: Summary | None, measure: Measure) -> str:
 
 def _gap(gap: Difference | None, measure: Measure) -> str:
     if gap is None:
-        return "–"
+        return ""
     digits = measure.digits
-    if gap.half_width is None:
-        return f"{gap.mean:+.{digits}f}"
-    return f"{gap.mean:+.{digits}f} [{gap.mean - gap.half_width:+.{digits}f}, {gap.mean + gap.half_width:+.{digits}f}]"
+    interval = "" if gap.half_width is None else f" ± {gap.half_width:.{digits}f}"
+    return f"{gap.mean:+.{digits}f}{interval}"
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as compare.json holds it: every value of every run, and the statistics."""
-    named = {f"accuracy/{measure.title}": measure for measure in ACCURACY}
+    named = {f"accuracy/{measure.title}": measure for measure in (*ACCURACY, *STUDENTS)}
     for space in SPACES:
         for key, measure in zip(
             ("coverage", "class_coverage", "vendi", "class_vendi", "similarity"), diversity_measures(space), strict=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -62,6 +63,7 @@ class PlannedRun:
             "commit": self.adapter.upstream.commit if self.engine == "upstream" else None,
             "patch": _patch_digest(self.adapter) if self.engine == "upstream" else None,
             "dataset": dataset,
+            "plugins": _strangers(self.adapter.name, self.resolved.regularizers),
         }
 
 
@@ -139,6 +141,11 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
     if request.engine == "native":
         if not has_native:
             raise DirePlugError(f"{adapter.name}: no native engine for the script '{recipe.recover.script}'")
+        if not recipe.demonstration:
+            raise DirePlugError(
+                f"recipe '{request.recipe}' stands for figures of the paper, so it runs upstream's own code only; "
+                f"leave out --engine native, and get the code with: dire-plug vendor {adapter.name}"
+            )
         return "native", True
     vendored = find_vendored(adapter) is not None
     if not vendored and request.engine == "auto" and recipe.demonstration and has_native:
@@ -176,6 +183,13 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DirePlugError(f"--device {name}: torch can't use it: {str(error).splitlines()[0]}") from error
     return name
+
+
+def _strangers(method: str, regularizers: Iterable[str]) -> dict[str, str]:
+    """Return the packages, with versions, of the active plugins that aren't ours: an update of one makes other runs."""
+    points = [plugins.known("methods").get(method), *map(plugins.known("regularizers").get, regularizers)]
+    packages = {point.name: point.dist for point in points if point is not None}
+    return {name: f"{dist.name} {dist.version}" for name, dist in packages.items() if dist and dist.name != "dire-plug"}
 
 
 def _patch_digest(adapter: Adapter) -> str:

@@ -9,8 +9,9 @@ import yaml
 
 from dire_plug import home, ui
 from dire_plug.errors import NotLandedError
-from dire_plug.files import write_atomically, write_json
+from dire_plug.files import read_json, write_atomically, write_json
 from dire_plug.pipeline.request import PlannedRun, Request, choose_device, plan_run, runs_root
+from dire_plug.protocols import protocol
 from dire_plug.runs.directory import RunFolder, run_folder
 from dire_plug.runs.lock import hold
 from dire_plug.runs.provenance import command, hardware, versions
@@ -41,10 +42,10 @@ def run_arm(request: Request) -> FinishedRun:
     planned = plan_run(request)
     dataset = load_data(planned)
     job, run = open_job(planned, dataset)
-    if run.state() == "finished":
+    if _is_done(job, run):
         return FinishedRun(run, run.metrics(), reused=True)
     with hold(run.lock, what=f"the run {run.path}"):
-        if run.state() == "finished":
+        if _is_done(job, run):
             return FinishedRun(run, run.metrics(), reused=True)
         _record(planned, job, run)
         stage = "squeeze"
@@ -59,6 +60,19 @@ def run_arm(request: Request) -> FinishedRun:
         write_json(run.path / "metrics.json", metrics)
         run.set_status("finished", stage=stage)
     return FinishedRun(run, metrics, reused=False)
+
+
+def _is_done(job: Job, run: RunFolder) -> bool:
+    """Tell whether nothing is left to do: a run whose protocol hadn't landed is evaluated once it has."""
+    if run.state() != "finished":
+        return False
+    if "missing" not in run.metrics()["accuracy"]:
+        return True
+    try:
+        protocol(job.recipe.evaluate.protocol)
+    except NotLandedError:
+        return True
+    return False
 
 
 def _squeeze(job: Job) -> None:
@@ -85,6 +99,7 @@ def _evaluate(job: Job) -> None:
     from dire_plug.stages.squeeze import squeeze
 
     try:
+        protocol(job.recipe.evaluate.protocol)
         result = evaluate(job, squeeze(job).teacher, *_condensed(job))
     except NotLandedError as error:
         ui.warn(str(error))
@@ -139,6 +154,7 @@ def open_job(planned: PlannedRun, dataset: Dataset) -> tuple[Job, RunFolder]:
         engine=planned.engine,
         folder=run.path,
         cache=home.cache(),
+        offline=request.offline,
     )
     return job, run
 
@@ -153,14 +169,15 @@ def _record(planned: PlannedRun, job: Job, run: RunFolder) -> None:
     identity = planned.run_identity(dataset=job.dataset.digest)
     identity["recipe"] = "recipe.yaml"
     upstream = planned.adapter.upstream
+    provenance = run.path / "provenance.json"
+    before = read_json(provenance)["sessions"] if provenance.is_file() else []
+    session = {"versions": versions(), "hardware": hardware(str(job.device)), "command": command()}
     write_json(
-        run.path / "provenance.json",
+        provenance,
         {
             **identity,
             "upstream": {"repository": upstream.repository, "commit": upstream.commit, "licence": upstream.licence},
-            "versions": versions(),
-            "hardware": hardware(str(job.device)),
-            "command": command(),
+            "sessions": [*before, session],
         },
     )
     plan = planned.adapter.plan(job.recipe.recover, classes=job.classes, ipc=job.recipe.ipc)
@@ -177,14 +194,16 @@ def _condensed(job: Job) -> tuple[Tensor, Tensor]:
 
 
 def _gather(job: Job) -> dict[str, Any]:
-    from dire_plug.files import read_json
+    from dire_plug.stages.squeeze import squeeze
 
+    networks = squeeze(job)
     seconds = job.folder / "seconds.json"
     return {
         "arm": job.arm,
         "seed": job.seed,
         "engine": job.engine,
         "ipc": job.recipe.ipc,
+        "networks": {"teacher": networks.teacher_digest, "independent": networks.independent_digest},
         "accuracy": read_json(job.folder / "evaluate" / "accuracy.json"),
         "diversity": read_json(job.folder / "evaluate" / "diversity.json"),
         "recover": read_json(seconds) if seconds.is_file() else None,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -28,6 +28,7 @@ WARMUP_START = 0.01
 """Learning rate of the first warm-up epoch as a share of the full one, as in torchvision's reference training."""
 
 Progress = Callable[..., None]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,13 @@ def shuffled(count: int, batch_size: int, generator: Generator) -> Iterator[Tens
     yield from torch.split(torch.randperm(count, generator=generator), batch_size)
 
 
-def initialised(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Return `make()` with initial weights that `seed` alone decides; torch's global generators stay as they were."""
+def initialised(make: Callable[[], Made], seed: int) -> Made:
+    """Return `make()`, on the CPU, with initial weights that `seed` alone decides; global generators stay as they were.
+
+    `torch.manual_seed` would seed those of CUDA devices too, which `fork_rng(devices=[])` doesn't put back.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "weights"))
+        torch.default_generator.manual_seed(derive(seed, "weights"))
         return make()
 
 
@@ -131,7 +135,7 @@ def _advance(done: Done, run_epoch: RunEpoch, optimiser: Optimizer, training: Tr
     seed = derive(training.seed, "epoch", done.epochs)
     device = optimiser.param_groups[0]["params"][0].device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # for dropout, which draws from the global generators
+        _seed_globally(seed, device)
         result = run_epoch(done.epochs, optimiser, Generator().manual_seed(seed))
     loss = float(result.loss)
     if not math.isfinite(loss):
@@ -142,6 +146,13 @@ def _advance(done: Done, run_epoch: RunEpoch, optimiser: Optimizer, training: Tr
         done.curve.append((done.epochs, result.accuracy))
     done.epochs += 1
     return loss
+
+
+def _seed_globally(seed: int, device: torch.device) -> None:
+    """Seed what dropout draws from: the CPU's generator and the device's own; those of other devices are left alone."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 def _optimiser(model: nn.Module, training: Training) -> Optimizer:
@@ -173,9 +184,8 @@ def _resume(path: Path, model: nn.Module, optimiser: Optimizer, training: Traini
     """Load the checkpoint of the same training into the network and the optimiser; do nothing where there is none."""
     if not path.is_file():
         return Done(0, [])
-    device = next(model.parameters()).device
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)  # AdamW's `step` must stay on the CPU
         if state["identity"] != _identity(model, training):
             return Done(0, [])
         model.load_state_dict(state["model"])

@@ -148,8 +148,9 @@ def _reword(problem: Problem) -> Problem:
     if problem.location == "upstream.commit" and "missing" not in problem.message:
         found = problem.message.rpartition("(is ")[2].removesuffix(")")
         return Problem("upstream.commit", f"must be the full commit, 40 hex digits in quotes (is {found})")
-    if problem.location == "name" and "pattern" in problem.message:
-        return Problem("name", "must be made of letters, digits, '.', '_' and '-', and begin with a letter or digit")
+    if problem.location.split(".")[0] in ("name", "arms", "presets") and "pattern" in problem.message:
+        message = "must be made of letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        return Problem(problem.location, message)
     return problem
 
 
@@ -158,6 +159,10 @@ def _upstream_problems(tree: Tree, adapter: Method) -> list[Problem]:
     method, commit = tree.get("method"), mapping(tree, "upstream").get("commit")
     if isinstance(method, str) and method != adapter.name:
         problems.append(Problem("method", f"is '{method}', but the recipe was asked for as one of {adapter.name}"))
+    repository = mapping(tree, "upstream").get("repository")
+    if isinstance(repository, str) and repository != adapter.upstream.repository:
+        message = f"{adapter.name} comes from {adapter.upstream.repository} (is '{repository}')"
+        problems.append(Problem("upstream.repository", message))
     if isinstance(commit, str) and _COMMIT.fullmatch(commit) and commit != adapter.upstream.commit:
         message = f"the patch of {adapter.name} fits {adapter.upstream.commit} only (is '{commit}')"
         problems.append(Problem("upstream.commit", message))

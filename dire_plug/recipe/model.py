@@ -154,8 +154,8 @@ class Recipe(Section):
     real: RealSection = RealSection()
     evaluate: EvaluateSection
     measure: MeasureSection = MeasureSection()
-    arms: dict[str, ArmSection] = Field(default_factory=dict)
-    presets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    arms: dict[Name, ArmSection] = Field(default_factory=dict)
+    presets: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Named sets of overrides, chosen by `--preset`."""
     paper: PaperSection | None = None
     sources: dict[str, str] = Field(default_factory=dict)

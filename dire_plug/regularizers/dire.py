@@ -100,7 +100,7 @@ class DiRe:
             multiplier=settings.multiplier,
             reduction=settings.reduction,
             components=settings.components,
-            nonnegative=real.nonnegative,
+            nonnegative=synthesis.nonnegative and real.nonnegative,
             bank=self._bank(synthesis, batch.teacher) if synthesis.bank else None,
         )
 

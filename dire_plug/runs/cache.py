@@ -15,7 +15,7 @@ def cached(root: Path, *, kind: str, key: dict[str, Any], make: Callable[[Path],
     """Return the folder `root/kind/<digest of key>`; call `make` with a work folder to fill it if it isn't there.
 
     The work folder outlives a killed process, so that `make` can go on from what it left; it becomes the entry by
-    a rename, so an entry is whole or absent. Processes that want the same entry wait for each other.
+    a rename, so an entry is whole or absent. Processes that want the same entry wait for each other, and say so.
 
     Raises:
         DirePlugError: the entry cannot be written.

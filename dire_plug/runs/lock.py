@@ -5,11 +5,19 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dire_plug import ui
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import make_folder
+
+SAY_AFTER = 2.0
+"""Seconds of waiting after which the user is told for whom."""
+BREAKING = 60.0
+"""Seconds to wait for another process that takes a dead holder's lock away, which takes it next to no time."""
 
 
 @contextlib.contextmanager
@@ -23,46 +31,97 @@ def hold(path: Path, *, wait: float = 0, what: str) -> Iterator[None]:
         what: the name of what is locked, for the message.
 
     Raises:
-        RunBusyError: a live process, or one on another host, holds it.
+        RunBusyError: a live process, or one on another host, holds it; or it can't be read who does.
+        DirePlugError: the lock cannot be written.
     """
     make_folder(path.parent)
-    mine = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+    me = _Holder(socket.gethostname(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex)
+    mine = _own_file(path, me)
     try:
-        mine.write_text(
-            json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
-        )
-    except OSError as error:
-        raise DirePlugError(f"{path}: the lock cannot be written: {error.strerror}") from error
-    deadline = time.monotonic() + wait
-    try:
-        while not _link(mine, path):
-            holder = _read(path)
-            if holder is not None and _is_dead(holder):
-                with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
-            elif holder is not None and time.monotonic() >= deadline:
-                raise RunBusyError(
-                    f"{what} is held by process {holder['pid']} on {holder['host']}; wait for it to end, "
-                    f"or, if it no longer exists, remove {path}"
-                )
-            else:
-                time.sleep(0.1)
         try:
-            yield
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            mine.write_text(json.dumps(asdict(me)))
+            _acquire(path, mine, wait=wait, what=what)
+        except OSError as error:
+            raise DirePlugError(f"{path}: the lock cannot be written: {error.strerror or error}") from error
+        yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            mine.unlink()
+        with contextlib.suppress(ValueError, OSError):
+            if _read(path) == me:
+                path.unlink()
+        mine.unlink(missing_ok=True)
 
 
 def holder(path: Path) -> str | None:
     """Return "process N on HOST" for the live holder of a lock, or None."""
-    found = _read(path)
-    if found is None or _is_dead(found):
-        return None
-    return f"process {found['pid']} on {found['host']}"
+    with contextlib.suppress(ValueError, OSError):
+        if (found := _read(path)) and not found.is_dead():
+            return str(found)
+    return None
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """Who holds a lock; `use` tells two uses by one process apart."""
+
+    host: str
+    pid: int
+    started: str | None
+    use: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+    def is_dead(self) -> bool:
+        """Tell whether the holder ran on this host and is gone (or its number belongs to a later process)."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return self.started != _started(self.pid)
+
+
+def _acquire(path: Path, mine: Path, *, wait: float, what: str) -> None:
+    began, told = time.monotonic(), False
+    while not _link(mine, path):
+        try:
+            found = _read(path)
+        except ValueError:
+            trouble = f"{what}: its lock is unreadable; if no other process works on it, remove {path}"
+        else:
+            if found is None:
+                continue
+            if found.is_dead():
+                _break(path, what=what)
+                continue
+            trouble = f"{what} is held by {found}; wait for it to end, or, if it no longer exists, remove {path}"
+        waited = time.monotonic() - began
+        if waited >= wait:
+            raise RunBusyError(trouble)
+        if waited >= SAY_AFTER and not told:
+            ui.say(f"waiting: {trouble}")
+            told = True
+        time.sleep(0.1)
+
+
+def _break(path: Path, *, what: str) -> None:
+    """Remove the lock of a dead holder.
+
+    Only who holds `path.break` does, and only after another look: between the first look and this one, another process
+    may have taken the lock over, and its lock must stay.
+    """
+    with hold(path.with_name(f"{path.name}.break"), wait=BREAKING, what=what), contextlib.suppress(ValueError):
+        if (found := _read(path)) and found.is_dead():
+            path.unlink()
+            _own_file(path, found).unlink(missing_ok=True)
+
+
+def _own_file(path: Path, holder: _Holder) -> Path:
+    """Return the file that `path` is a link to while `holder` holds it."""
+    return path.with_name(f"{path.name}.{holder.host}.{holder.pid}.{holder.use}")
 
 
 def _link(mine: Path, path: Path) -> bool:
@@ -71,26 +130,15 @@ def _link(mine: Path, path: Path) -> bool:
     return os.stat(mine).st_nlink == 2
 
 
-def _read(path: Path) -> dict[str, object] | None:
+def _read(path: Path) -> _Holder | None:
+    """Return who holds a lock, or None where nobody does; raise ValueError where the file doesn't say who."""
     try:
         found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None
-    return found if isinstance(found, dict) else None
-
-
-def _is_dead(holder: dict[str, object]) -> bool:
-    """Tell whether the holder ran on this host and is gone (or its number belongs to a later process)."""
-    pid = holder.get("pid")
-    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return holder.get("started") != _started(pid)
+    if not isinstance(found, dict) or not isinstance(found.get("pid"), int) or not isinstance(found.get("host"), str):
+        raise ValueError(f"{path}: not a lock")
+    return _Holder(found["host"], found["pid"], found.get("started"), str(found.get("use", "")))
 
 
 def _started(pid: int) -> str | None:

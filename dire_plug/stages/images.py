@@ -80,6 +80,11 @@ def read_tensors(folder: Path) -> tuple[Tensor, Tensor]:
     from safetensors.torch import load_file
 
     path = folder / TENSORS
+    if not path.is_file() and (folder / "passes").is_dir():
+        raise DirePlugError(
+            f"{path}: this set is too large for one file, so its tensors lie in {folder / 'passes'}; "
+            "set evaluate.source=saved"
+        )
     try:
         found = load_file(path)
         return found["images"], found["labels"]

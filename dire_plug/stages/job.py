@@ -30,6 +30,7 @@ class Job:
         engine: who synthesizes; `none` where images are real ones.
         folder: the run directory.
         cache: the folder of results that runs share.
+        offline: whether the network may not be touched.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class Job:
     engine: Literal["upstream", "native", "none"]
     folder: Path
     cache: Path
+    offline: bool = False
 
     @property
     def script(self) -> Script:

@@ -99,7 +99,7 @@ def _embed_condensed(job: Job, network: Path, images: Tensor) -> Tensor:
 
     loaded = load(network, job.device)
     model = loaded.model.eval()
-    parts = [normalise(part.to(job.device), loaded.mean, loaded.std) for part in torch.split(images, BATCH)]
+    parts = (normalise(part.to(job.device), loaded.mean, loaded.std) for part in torch.split(images, BATCH))
     return torch.cat([embed_batch(model, part, batch=BATCH).float() for part in parts])
 
 

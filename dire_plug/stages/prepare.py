@@ -13,7 +13,7 @@ from dire_plug.stages.job import Job
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
 
 
 def prepare_start(job: Job) -> dict[str, Any]:
@@ -35,20 +35,22 @@ def prepare_start(job: Job) -> dict[str, Any]:
             "dataset": job.dataset.digest,
             "ipc": job.recipe.ipc,
             "seed": job.seed,
-            "mean": job.script.mean,
-            "std": job.script.std,
         },
         make=lambda folder: _write_real_images(job, folder),
     )
-    return {"kind": "real", "shape": [3, size, size], "file": str(entry / "start.safetensors")}
+    return {
+        "kind": "real",
+        "shape": [3, size, size],
+        "file": str(entry / "start.safetensors"),
+        "mean": list(job.script.mean),
+        "std": list(job.script.std),
+    }
 
 
 def _write_real_images(job: Job, folder: Path) -> None:
-    """Draw IPC real images of each class without replacement; write them as [C, ipc, 3, H, W], normalised."""
+    """Draw IPC real images of each class without replacement; write them as uint8 [C, ipc, 3, H, W]."""
     import torch
     from safetensors.torch import save
-
-    from dire_plug.data.augment import normalise
 
     generator = torch.Generator().manual_seed(derive(job.seed, "start"))
     chosen = []
@@ -60,6 +62,6 @@ def _write_real_images(job: Job, folder: Path) -> None:
                 "to start from; lower the IPC or use recover.start=noise"
             )
         chosen.append(members[torch.randperm(len(members), generator=generator)[: job.recipe.ipc]])
-    images = normalise(job.dataset.train.images(torch.cat(chosen)).cpu(), job.script.mean, job.script.std)
+    images = job.dataset.train.images(torch.cat(chosen)).cpu()
     shape = (job.classes, job.recipe.ipc, *images.shape[1:])
     write_atomically(folder / "start.safetensors", save({"images": images.reshape(shape).contiguous()}))

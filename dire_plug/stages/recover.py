@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dire_plug import ui
-from dire_plug.files import make_folder, write_atomically, write_json
+from dire_plug.files import digest_file, make_folder, read_json, write_atomically, write_json
 from dire_plug.stages.embed import real_for_regularizer
+from dire_plug.stages.images import TENSORS
 from dire_plug.stages.job import Job
 from dire_plug.stages.prepare import prepare_start
 from dire_plug.stages.squeeze import squeeze
@@ -23,6 +24,9 @@ from dire_plug.types import Plan
 if TYPE_CHECKING:
     from dire_plug.ui import Advance
 
+MOST_BYTES = 4 << 30
+"""Passes are gathered into one file up to this size."""
+
 
 def recover(job: Job) -> None:
     """Run the passes that aren't finished; then write images.safetensors.
@@ -31,17 +35,21 @@ def recover(job: Job) -> None:
         UpstreamFailedError: upstream's script failed; finished passes are kept.
         PluginError: a plugin raised or answered what cannot be used.
     """
-    if (job.folder / "images.safetensors").is_file():
-        return
     plan = job.adapter.plan(job.recipe.recover, classes=job.classes, ipc=job.recipe.ipc)
     teacher = squeeze(job).teacher
     spec = synthesis_spec(job, teacher)
+    _start_again_where_inputs_changed(job, teacher, spec)
+    if (job.folder / TENSORS).is_file():
+        return
     make_folder(job.folder / "passes")
     make_folder(job.folder / "images")
     first = finished_passes(spec.passes, plan.passes)
     if first:
         ui.say(f"recover: {first} of {plan.passes} passes were finished before")
     started = time.monotonic()
+    if first == plan.passes:
+        _write_tensors(job, plan)
+        return
     with ui.progress(f"recover ({job.arm}, {job.engine})", plan.passes * plan.slots_per_pass * spec.steps) as advance:
         run = _run_upstream if job.engine == "upstream" else _run_native
         run(job, spec, teacher=teacher, passes=range(first, plan.passes), on_event=_Progress(plan, spec.steps, advance))
@@ -66,6 +74,22 @@ def synthesis_spec(job: Job, teacher: Path) -> SynthesisSpec:
         real=real,
         passes=str(job.folder / "passes"),
     )
+
+
+def _start_again_where_inputs_changed(job: Job, teacher: Path, spec: SynthesisSpec) -> None:
+    """Drop what was recovered from another teacher, other real embeddings or other start images, and say so.
+
+    The same settings give another teacher with another version of torch, or on another device with an empty cache.
+    """
+    files = {"teacher": str(teacher), **spec.real, "start": spec.start["file"]}
+    inputs = {name: digest_file(Path(file)) for name, file in files.items() if file}
+    record = job.folder / "inputs.json"
+    if record.is_file() and read_json(record) != inputs:
+        ui.warn("the teacher, its embeddings or the start images are others than before; recover starts again")
+        shutil.rmtree(job.folder / "passes", ignore_errors=True)
+        shutil.rmtree(job.folder / "images", ignore_errors=True)
+        (job.folder / TENSORS).unlink(missing_ok=True)
+    write_json(record, inputs)
 
 
 class _Progress:
@@ -106,7 +130,7 @@ def _run_upstream(job: Job, spec: SynthesisSpec, *, teacher: Path, passes: range
     from dire_plug.models.checkpoint import load, write_for_upstream
     from dire_plug.upstream.job import ChildJob
     from dire_plug.upstream.runner import run_child
-    from dire_plug.upstream.vendor import vendor
+    from dire_plug.upstream.vendor import require_vendored
 
     checkpoint = job.folder / "teacher.pt"
     write_for_upstream(load(teacher, torch.device("cpu")).model, checkpoint, job.script.checkpoint)
@@ -117,7 +141,7 @@ def _run_upstream(job: Job, spec: SynthesisSpec, *, teacher: Path, passes: range
         architecture=job.recipe.squeeze.teacher.architecture,
     )
     child = ChildJob(
-        tree=vendor(job.adapter, offline=True),
+        tree=require_vendored(job.adapter),
         script=call.script,
         arguments=call.arguments,
         folder=job.folder,
@@ -135,14 +159,20 @@ def _run_upstream(job: Job, spec: SynthesisSpec, *, teacher: Path, passes: range
 
 
 def _write_tensors(job: Job, plan: Plan) -> None:
-    """Gather the passes into images.safetensors: images [N, 3, H, W] in [0, 1], labels and numbers [N], by class."""
+    """Gather the passes into images.safetensors: images [N, 3, H, W] in [0, 1], labels and numbers [N], by class.
+
+    Sets that would not fit in memory several times over stay in `passes/`, normalised.
+    """
     from safetensors.torch import save
 
     from dire_plug.data.augment import denormalise
 
     passes = job.folder / "passes"
+    if sum(file.stat().st_size for file in passes.iterdir()) > MOST_BYTES:
+        ui.say(f"recover: the tensors stay in {passes}: more than {MOST_BYTES >> 30} GiB")
+        return
     images, labels, numbers = collect(passes, plan.passes)
     pixels = denormalise(images, job.script.mean, job.script.std)
     tensors = {"images": pixels.contiguous(), "labels": labels, "numbers": numbers}
-    write_atomically(job.folder / "images.safetensors", save(tensors))
+    write_atomically(job.folder / TENSORS, save(tensors))
     shutil.rmtree(passes, ignore_errors=True)

@@ -144,7 +144,7 @@ def _initial(job: Job, role: _Role) -> Network:
     if role.section.checkpoint is None:
         model = initialised(lambda: build(architecture, outputs=outputs, stem=stem), role.seed)
     else:
-        state = read_weights(role.section.checkpoint, architecture=architecture, outputs=outputs, stem=stem)
+        state = read_weights(job, role.section.checkpoint, architecture=architecture, stem=stem)
         model = build(architecture, outputs=outputs, stem=stem, size=size_of(architecture, state))
         model.load_state_dict(state)
     return Network(model.to(job.device), architecture, outputs, stem, job.script.mean, job.script.std)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dire_plug import ui
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.files import digest_file, make_folder
+from dire_plug.stages.job import Job
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,14 +19,23 @@ PREFIX = "torchvision:"
 IMAGENET_OUTPUTS = 1000
 
 
-def read_weights(checkpoint: str, *, architecture: str, outputs: int, stem: str) -> dict[str, Tensor]:
+def read_weights(job: Job, checkpoint: str, *, architecture: str, stem: str) -> dict[str, Tensor]:
     """Return the weights that `checkpoint`, a file or `torchvision:<weights>`, names for a network as described.
 
+    Its outputs are those of the recipe's `squeeze`. What torchvision publishes is fetched once, into the job's cache.
+
     Raises:
-        DirePlugError: there is no such file or weights, or they don't fit the network.
+        DirePlugError: there is no such file or weights, they don't fit the network, or they can't be fetched.
     """
+    outputs = job.recipe.squeeze.outputs
     if checkpoint.startswith(PREFIX):
-        return _published(checkpoint.removeprefix(PREFIX), architecture=architecture, outputs=outputs, stem=stem)
+        if outputs != IMAGENET_OUTPUTS or stem != "imagenet":
+            raise DirePlugError(
+                f"checkpoint: {checkpoint} has {IMAGENET_OUTPUTS} outputs and the imagenet stem, "
+                f"the network here {outputs} and the {stem} stem; train one, or name a file"
+            )
+        weights = _find(checkpoint.removeprefix(PREFIX), architecture)
+        return _read_published(_fetch(checkpoint, weights.url, job), weights.url)
     from dire_plug.models.checkpoint import read_foreign
 
     path = Path(checkpoint).expanduser()
@@ -30,15 +44,10 @@ def read_weights(checkpoint: str, *, architecture: str, outputs: int, stem: str)
     return read_foreign(path, architecture=architecture, outputs=outputs, stem=stem)
 
 
-def _published(name: str, *, architecture: str, outputs: int, stem: str) -> dict[str, Tensor]:
-    """Fetch weights by the name that torchvision gives them; it keeps them, and checks their digest."""
+def _find(name: str, architecture: str) -> Any:
+    """Return torchvision's own entry of weights, by the name that it gives them."""
     from torchvision.models import get_model_weights
 
-    if outputs != IMAGENET_OUTPUTS or stem != "imagenet":
-        raise DirePlugError(
-            f"checkpoint: {PREFIX}{name} has {IMAGENET_OUTPUTS} outputs and the imagenet stem, "
-            f"the network here {outputs} and the {stem} stem; train one, or name a file"
-        )
     try:
         weights = get_model_weights(architecture.replace("-", ""))
     except ValueError as error:
@@ -49,11 +58,44 @@ def _published(name: str, *, architecture: str, outputs: int, stem: str) -> dict
             f"checkpoint: torchvision has no weights '{name}' of {architecture}{nearest(name, known)}; "
             f"one of {', '.join(known)}"
         )
+    return weights[name]
+
+
+def _fetch(checkpoint: str, url: str, job: Job) -> Path:
+    """Return the file of `url` in the job's cache; fetch it where it isn't there and the network may be used."""
+    from torch.hub import download_url_to_file
+
+    path = job.cache / "torchvision" / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    if job.offline:
+        raise DirePlugError(
+            f"checkpoint: {checkpoint} is not in {path}, and --offline forbids to fetch it; "
+            f"get {url} and put it there, run once without --offline, or name a file"
+        )
+    make_folder(path.parent)
+    ui.say(f"squeeze: fetching {url} to {path}")
     try:
-        state: dict[str, Tensor] = dict(weights[name].get_state_dict(progress=False, check_hash=True))
+        download_url_to_file(url, str(path), hash_prefix=_digest_in(url), progress=sys.stderr.isatty())
     except (OSError, RuntimeError) as error:
         raise DirePlugError(
-            f"checkpoint: {PREFIX}{name} cannot be fetched from {weights[name].url} ({error}); "
-            "go online once, or name a file that holds it"
+            f"checkpoint: {checkpoint} cannot be fetched ({error}); get {url} and put it to {path}, or name a file"
         ) from error
-    return state
+    return path
+
+
+def _read_published(path: Path, url: str) -> dict[str, Tensor]:
+    """Read a file that torchvision publishes, after a look at its digest: it may have been put there by hand."""
+    import torch
+
+    if not digest_file(path).startswith(_digest_in(url)):
+        raise DirePlugError(f"{path}: is not the file of {url}, whose name holds its sha256; remove it or get it again")
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise DirePlugError(f"{path}: cannot be read as weights ({error}); remove it to fetch it again") from error
+
+
+def _digest_in(url: str) -> str:
+    """Return the first hex digits of the sha256, which torchvision puts into file names: resnet18-f37072fd.pth."""
+    return url.rpartition("-")[2].partition(".")[0]

@@ -81,6 +81,7 @@ class RunningSynthesis:
         self._manager = manager
         self._emit = emit
         self._plan = adapter.plan(RecoverSection.model_validate(spec.recover), classes=spec.classes, ipc=spec.ipc)
+        self._nonnegative = adapter.embeddings_are_nonnegative
         self._start = _load_start(spec)
         self._slot = Slot(0, -1)
         self._watches: dict[str, EmbeddingWatch] = {}
@@ -134,6 +135,11 @@ class RunningSynthesis:
         return bool(self._spec.recover.get("bank", False))
 
     @property
+    def nonnegative(self) -> bool:
+        """Whether embeddings can't be negative, as the adapter says."""
+        return self._nonnegative
+
+    @property
     def generator(self) -> torch.Generator:
         """A CPU generator for plugins, re-seeded every pass."""
         return self._generator
@@ -173,8 +179,11 @@ class RunningSynthesis:
     def end_pass(self) -> None:
         """End a pass: save its images and what plugins keep."""
         self._finish_slot()
-        if not self._finished:
-            raise DirePlugError(f"pass {self._slot.pass_index} of the script ended without a finished batch")
+        if len(self._finished) != self._plan.slots_per_pass:
+            raise DirePlugError(
+                f"pass {self._slot.pass_index} of the script finished {len(self._finished)} of "
+                f"{self._plan.slots_per_pass} batches; nothing of this pass is kept"
+            )
         images = torch.cat([images for _, images, _ in self._finished])
         labels = torch.cat([labels for _, _, labels in self._finished])
         index = [image for slot, _, _ in self._finished for image in self._plan.slot(slot).images]
@@ -228,7 +237,7 @@ class RunningSynthesis:
         """
         self._losses = {"upstream": loss.detach()}
         self._batch = None
-        if not self._terms:
+        if not self._terms and not self._listeners:
             return loss
         batch = Batch(images, loss, labels, self._embeddings(teacher, labels), teacher, step, self._slot)
         total = loss
@@ -267,6 +276,11 @@ class RunningSynthesis:
             return
         self._check_finite()
         images, labels = (tensor.detach().clone() for tensor in self._leaf)
+        if not torch.isfinite(images).all():
+            raise DirePlugError(
+                f"the images of pass {self._slot.pass_index}, batch {self._slot.batch_index} are not finite: the "
+                "synthesis diverged; lower the learning rate or the weights of the terms"
+            )
         self._leaf = self._batch = None
         arguments = {"synthesis": self, "slot": self._slot, "images": images, "labels": labels}
         for implementation in self._manager.hook.slot_done.get_hookimpls():
@@ -287,12 +301,12 @@ class RunningSynthesis:
 
     def _call(self, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
         """Call one plugin's hook; an error carries the plugin's name."""
+        name, hook = implementation.plugin_name, implementation.function.__name__
         try:
-            return implementation.function(*(arguments[name] for name in implementation.argnames))
-        except DirePlugError:
-            raise
+            return implementation.function(*(arguments[argument] for argument in implementation.argnames))
+        except DirePlugError as error:
+            raise type(error)(f"plugin '{name}': {error}") from error
         except Exception as error:
-            name, hook = implementation.plugin_name, implementation.function.__name__
             raise PluginError(f"plugin '{name}': {hook} raised {type(error).__name__}: {error}") from error
 
     def _embeddings(self, teacher: str, labels: Tensor) -> Tensor:
@@ -339,10 +353,12 @@ class RunningSynthesis:
 
 
 def _load_start(spec: SynthesisSpec) -> StartImages:
-    shape = spec.start.get("shape")
-    file = spec.start.get("file")
-    images = _load(Path(file), spec.device)["images"] if file else None
-    return StartImages(spec.start["kind"], tuple(shape) if shape else None, images)
+    start = spec.start
+    shape = tuple(start["shape"]) if start["shape"] else None
+    if start["kind"] == "noise":
+        return StartImages("noise", shape)
+    pixels = _load(Path(start["file"]), "cpu")["images"]  # kept off the GPU: only the rows of a slot go there
+    return StartImages("real", shape, pixels, tuple(start["mean"]), tuple(start["std"]))
 
 
 def _load(path: Path, device: str) -> dict[str, Tensor]:

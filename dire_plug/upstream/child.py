@@ -106,8 +106,19 @@ def _run_pass(job: ChildJob, pass_index: int, synthesis: Passes | None) -> None:
     except SystemExit as end:
         if end.code not in (None, 0):
             raise
+    finally:
+        _forget_modules(job.tree)
     if synthesis is not None:
         synthesis.end_pass()
+
+
+def _forget_modules(tree: Path) -> None:
+    """Drop upstream's own modules: what one keeps from a pass must not reach the next, as it can't after a resume."""
+    below = tuple(f"{root.absolute()}{os.sep}" for root in (tree, tree.resolve()))
+    for name, module in list(sys.modules.items()):
+        known = getattr(module, "__dict__", {})  # not getattr: some of torch's modules answer every name
+        if any(str(place).startswith(below) for place in (known.get("__file__"), *known.get("__path__", ()))):
+            del sys.modules[name]
 
 
 def _emitter(handle: int) -> Emit:

@@ -22,7 +22,7 @@ class ChildJob:
         folder: the run's folder; job.json and scratch/ (the child's home, working folder and TMPDIR) lie in it.
         passes: the passes to run, in order.
         pass_arguments: pass → the arguments added for it.
-        shims: shim → its options.
+        shims: shim → its options; the child adds those that it always installs.
         synthesis: what `open_synthesis` takes, or None for a script without our patch.
         seed: each pass is seeded from (seed, pass).
         device: `cpu` or `cuda:N`, as the parent counts; the child sees that device alone.

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from dire_plug.errors import DirePlugError
@@ -15,7 +16,16 @@ from dire_plug.upstream.patch_file import (
 )
 from dire_plug.upstream.patch_rules import check_rules
 
-__all__ = ["apply_patch", "check_rules", "make_patch", "patch_digest", "read_patch", "remake", "remove_patch"]
+__all__ = [
+    "apply_patch",
+    "check_patched",
+    "check_rules",
+    "make_patch",
+    "patch_digest",
+    "read_patch",
+    "remake",
+    "remove_patch",
+]
 
 
 def apply_patch(tree: Path, patch: Patch) -> None:
@@ -31,6 +41,21 @@ def apply_patch(tree: Path, patch: Patch) -> None:
     for file in patch.files:
         _look_for_lines(tree / file.path, file, patch)
         _compare(tree, file, expected=file.after, patch=patch, when="after")
+
+
+def check_patched(tree: Path, patches: Sequence[Patch]) -> None:
+    """Compare the files that patches touch with what the patches, applied in this order, leave of them.
+
+    Raises:
+        DirePlugError: a file isn't as the last patch of it leaves it.
+    """
+    last = {file.path: (file, patch) for patch in patches for file in patch.files}
+    for file, patch in last.values():
+        if (found := blob_hash(_read(tree, file, patch))) != file.after:
+            raise DirePlugError(
+                f"{tree / file.path}: must have the blob hash {file.after}, as {patch.source.name} leaves it, but has "
+                f"{found}; it was changed: remove the folder {tree} and run `dire-plug vendor` again"
+            )
 
 
 def remove_patch(tree: Path, patch: Patch) -> None:

@@ -24,8 +24,10 @@ TAIL = 15
 PATIENCE = 5.0
 """Seconds between asking the child to end and killing it."""
 
-_KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "TERM", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME", "CUDA_PATH")
-_KEPT_PREFIXES = ("LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NVIDIA_", "DIRE_PLUG_")
+_LOADING = ("PATH", "LANG", "LANGUAGE", "TZ", "TERM", "LD_LIBRARY_PATH", "LD_PRELOAD")
+_CUDA = ("CUDA_HOME", "CUDA_PATH", "CUDA_DEVICE_ORDER")  # by the order we and the child number the devices alike
+_KEPT = (*_LOADING, *_CUDA)
+_KEPT_PREFIXES = ("LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NVIDIA_", "PYTORCH_", "TORCH_", "DIRE_PLUG_")
 
 
 def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) -> None:

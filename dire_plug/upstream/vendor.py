@@ -8,15 +8,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dire_plug import home
+from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, new_folder
 from dire_plug.runs.lock import hold
 from dire_plug.types import Adapter, Upstream
-from dire_plug.upstream.patching import apply_patch, patch_digest, read_patch, remove_patch
+from dire_plug.upstream.patching import (
+    apply_patch,
+    check_patched,
+    check_rules,
+    patch_digest,
+    read_patch,
+    remove_patch,
+)
 from dire_plug.upstream.tree import read_manifest, verify_tree, write_manifest
 
-__all__ = ["find_vendored", "patch_files", "unpatched_copy", "vendor", "vendored_folder", "verify_tree"]
+__all__ = [
+    "find_vendored",
+    "patch_files",
+    "require_vendored",
+    "unpatched_copy",
+    "vendor",
+    "vendored_folder",
+    "verify_tree",
+]
 
 REPAIR = "repair.patch"
 _GIT = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
@@ -30,15 +45,13 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
         DirePlugError: the pinned commit is no full hash, the repository or the commit cannot be reached, a patch
             doesn't fit, an existing tree was changed, or the tree is absent and `offline`.
     """
+    if offline:
+        return require_vendored(adapter)
     folder = vendored_folder(adapter)
     with hold(folder.with_name(f".{folder.name}.lock"), wait=600, what=f"the vendored tree {folder}"):
         if found := find_vendored(adapter):
             return found
-        if offline:
-            raise DirePlugError(
-                f"{adapter.name}: upstream's code is not in {folder}, and the network may not be used; "
-                f"run `dire-plug vendor {adapter.name}` where it may"
-            )
+        ui.say(f"vendor {adapter.name}: cloning {adapter.upstream.repository} at {adapter.upstream.commit[:12]}")
         with new_folder(folder) as tree:
             _fetch(adapter.upstream, tree)
             patches = patch_files(adapter)
@@ -50,14 +63,41 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
 
 
 def find_vendored(adapter: Adapter) -> Path | None:
-    """Return the patched tree where it is already there, verified; None where it is not."""
+    """Return the patched tree where it is already there, verified; None where it is not. Nothing is written.
+
+    The patches are checked first, and the tree against them too: its own manifest lies where it could be changed.
+
+    Raises:
+        DirePlugError: a patch breaks the rule, or the tree isn't as it was vendored.
+    """
     folder = vendored_folder(adapter)
+    patches = [read_patch(path) for path in patch_files(adapter)]
+    for patch in patches:
+        check_rules(patch)
     if not folder.is_dir():
         return None
     verify_tree(folder)
+    check_patched(folder, patches)
     if read_manifest(folder).commit != adapter.upstream.commit:
         raise DirePlugError(f"{folder}: holds another commit than its name says; remove it and vendor again")
     return folder
+
+
+def require_vendored(adapter: Adapter) -> Path:
+    """Return the patched tree, verified; nothing is fetched or written.
+
+    Raises:
+        DirePlugError: it isn't there, it was changed, or a patch was.
+    """
+    if found := find_vendored(adapter):
+        return found
+    folder = vendored_folder(adapter)
+    others = sorted(path.name for path in folder.parent.glob(f"{folder.name.partition('+')[0]}+*"))
+    raise DirePlugError(
+        f"{adapter.name}: upstream's code is not in {folder}"
+        + (f" (there is {', '.join(others)}, made with other patches)" if others else "")
+        + f"; get it where the network may be used: dire-plug vendor {adapter.name}"
+    )
 
 
 def vendored_folder(adapter: Adapter) -> Path:

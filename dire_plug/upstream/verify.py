@@ -16,7 +16,7 @@ from dire_plug.recipe.model import RecoverSection
 from dire_plug.types import Adapter, Script
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
-from dire_plug.upstream.vendor import unpatched_copy, vendor
+from dire_plug.upstream.vendor import require_vendored, unpatched_copy
 
 SEED = 0
 PROBE = "verify-probe"
@@ -96,7 +96,7 @@ def verify(adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: P
         if name not in adapter.scripts:
             hint = nearest(name, adapter.scripts)
             raise DirePlugError(f"{adapter.name} has no script '{name}'{hint}; it has {', '.join(adapter.scripts)}")
-    tree = vendor(adapter, offline=True)
+    tree = require_vendored(adapter)
     pristine = unpatched_copy(adapter, tree, workdir / "pristine")
     return [_verify_script(adapter, name, trees=(pristine, tree), folder=workdir / name) for name in names]
 
@@ -210,12 +210,9 @@ def read_evidence(trace: Path, saved: Path) -> Evidence:
 
 def _write_teacher(script: Script, path: Path) -> None:
     """Write a seeded, untrained ResNet-18 in the layout that the script reads."""
-    import torch
-
     from dire_plug.models import build
     from dire_plug.models.checkpoint import write_for_upstream
+    from dire_plug.protocols.training import initialised
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = build(ARCHITECTURE, outputs=script.classes, stem=script.stem)
+    model = initialised(lambda: build(ARCHITECTURE, outputs=script.classes, stem=script.stem), SEED)
     write_for_upstream(model, path, script.checkpoint)

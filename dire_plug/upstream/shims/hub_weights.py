@@ -12,6 +12,7 @@ import torchvision
 from torchvision.models import WeightsEnum
 
 from dire_plug.errors import DirePlugError
+from dire_plug.protocols.training import initialised
 
 UNTRAINED_SEED = 0
 """The verifier's, where no file is given: its weights change nothing but a printed number."""
@@ -44,7 +45,7 @@ def _read(path: Path, device: str) -> dict[str, Any]:
 
 
 def _untrained(name: str) -> dict[str, Any]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
-        weights: dict[str, Any] = torchvision.models.get_model(name, weights=None).state_dict()
+    weights: dict[str, Any] = initialised(
+        lambda: torchvision.models.get_model(name, weights=None), UNTRAINED_SEED
+    ).state_dict()
     return weights
