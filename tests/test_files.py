@@ -93,6 +93,18 @@ def dead_process() -> int:
     return process.pid
 
 
+def test_a_lock_of_a_process_that_ended_and_was_not_fetched_is_taken_over(tmp_path: Path) -> None:
+    code = (
+        "import os\nfrom pathlib import Path\nfrom dire_plug.runs.lock import hold\n"
+        f"with hold(Path({str(tmp_path)!r})/'lock', what='x'):\n    print('held', flush=True); os._exit(0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == "held\n"  # up to the end of its output, which is that of the process
+        with hold(tmp_path / "lock", wait=10, what="x"):
+            assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
 def test_a_lock_that_another_took_over_in_the_meantime_stays_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

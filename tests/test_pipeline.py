@@ -92,8 +92,13 @@ def test_the_stored_recipe_has_every_value_as_it_was_resolved(baseline: Path) ->
     content = yaml.safe_load((baseline / "recipe.yaml").read_text())
     assert content["recover"]["flags"]["iteration"] == 3
     assert content["measure"]["nearest_k"] == 5
-    assert content["regularizers"] == {}
     assert "arms" not in content
+
+
+def test_the_recipe_that_a_run_keeps_is_found_to_be_the_same_run(home: Path, recipe: Path) -> None:
+    first = run_arm(request(recipe, "dire"))
+    again = plan_run(request(first.folder.path / "recipe.yaml", "dire"))
+    assert again.run_identity(dataset="d") == plan_run(request(recipe, "dire")).run_identity(dataset="d")
 
 
 # What arms share.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from dire_plug.adapters.sre2l import SRe2L
@@ -15,6 +16,7 @@ from dire_plug.recipe import (
     Catalogue,
     Resolved,
     arm_names,
+    as_file,
     check_recipe,
     header,
     identity,
@@ -621,3 +623,15 @@ def test_what_would_be_ignored_or_leave_its_folder_is_refused(change: dict[str, 
     raw = merge(read_yaml(adapter.recipes() / "quick.yaml"), change)
     with pytest.raises(DirePlugError, match=re.escape(message)):
         check_recipe(raw, adapter=adapter)
+
+
+@pytest.mark.parametrize(("arm", "again"), [("baseline", "baseline"), ("control", "baseline"), ("dire", "dire")])
+@pytest.mark.parametrize("name", ["quick", "cifar-100", "imagenet-1k"])
+def test_the_recipe_that_a_run_keeps_is_the_same_run_again(tmp_path: Path, name: str, arm: str, again: str) -> None:
+    adapter = SRe2L()
+    raw = read_yaml(adapter.recipes() / f"{name}.yaml")
+    first = resolve(raw, arm=arm, ipc=50, preset=None, settings=["evaluate.epochs=3"], adapter=adapter)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(as_file(first), sort_keys=False))
+    second = resolve(read_yaml(path), arm=again, ipc=None, preset=None, settings=[], adapter=adapter)
+    assert identity(second) == identity(first)

@@ -37,7 +37,8 @@ def test_named_as_an_arm_its_term_changes_the_images(cli: Cli, stranger: Strange
     assert cli(*line, "spread", "--set", "regularizers.spread.weight=0").code == 0
     images = {}
     for folder in run_folders(home):
-        settings = yaml.safe_load((folder / "recipe.yaml").read_text())["regularizers"]
+        arms = yaml.safe_load((folder / "recipe.yaml").read_text()).get("arms", {"": {"regularizers": {}}})
+        settings = next(iter(arms.values()))["regularizers"]
         images[settings.get("spread", {}).get("weight")] = (folder / "images.safetensors").read_bytes()
     assert len(images) == 3
     assert images[0.0] == images[None]

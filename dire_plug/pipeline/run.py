@@ -12,6 +12,7 @@ from dire_plug.errors import NotLandedError
 from dire_plug.files import read_json, write_atomically, write_json
 from dire_plug.pipeline.request import PlannedRun, Request, choose_device, plan_run, runs_root
 from dire_plug.protocols import protocol
+from dire_plug.recipe import as_file
 from dire_plug.runs.directory import RunFolder, run_folder
 from dire_plug.runs.lock import hold
 from dire_plug.runs.provenance import command, hardware, versions
@@ -163,9 +164,8 @@ def _record(planned: PlannedRun, job: Job, run: RunFolder) -> None:
     """Write recipe.yaml, provenance.json and plan.json."""
     run.make()
     resolved = planned.resolved
-    content = resolved.recipe.model_dump(mode="json", exclude={"arms", "presets", "by_ipc"})
-    content["regularizers"] = resolved.regularizers
-    write_atomically(run.path / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    content = yaml.safe_dump(as_file(resolved), sort_keys=False, allow_unicode=True)
+    write_atomically(run.path / "recipe.yaml", content)
     identity = planned.run_identity(dataset=job.dataset.digest)
     identity["recipe"] = "recipe.yaml"
     upstream = planned.adapter.upstream

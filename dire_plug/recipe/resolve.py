@@ -106,6 +106,24 @@ def identity(resolved: Resolved) -> Tree:
     return content | {"regularizers": resolved.regularizers}
 
 
+def as_file(resolved: Resolved) -> Tree:
+    """Return the arm as a recipe of its own, for a file: the same arm of it, or baseline without a term, is the same run.
+
+    What other arms, presets and IPCs would change is gone, and so are the sources of keys that are gone.
+    """
+    content = resolved.recipe.model_dump(mode="json", exclude={"arms", "presets", "by_ipc"}, exclude_none=True)
+    if resolved.regularizers:
+        content["arms"] = {resolved.arm: {"regularizers": resolved.regularizers}}
+    known = {key[:end] for key in flatten(content) for end in _ends(key)}
+    content["sources"] = {key: text for key, text in resolved.recipe.sources.items() if key in known}
+    return content
+
+
+def _ends(key: str) -> list[int]:
+    """Return where the prefixes of a dotted key end, its own end among them."""
+    return [*(place for place, letter in enumerate(key) if letter == "."), len(key)]
+
+
 def same_recipe(first: Resolved, second: Resolved) -> bool:
     """Tell whether two arms run the same recipe, whatever their terms: what control needs to equal baseline."""
     return _comparable(first.recipe) == _comparable(second.recipe)

@@ -142,8 +142,12 @@ def _read(path: Path) -> _Holder | None:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process started, in the kernel's own ticks, or None where that can't be known."""
+    """Return when a process started, in the kernel's own ticks, or None where that can't be known or it has ended.
+
+    A process that has ended and that its parent hasn't fetched still has its number, as in a container without an init.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]
     except (OSError, IndexError):
         return None
