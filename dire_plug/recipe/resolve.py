@@ -107,7 +107,7 @@ def identity(resolved: Resolved) -> Tree:
 
 
 def as_file(resolved: Resolved) -> Tree:
-    """Return the arm as a recipe of its own, for a file: the same arm of it, or baseline without a term, is the same run.
+    """Return the arm as a recipe of its own: the same arm of it, or baseline where there is no term, is the same run.
 
     What other arms, presets and IPCs would change is gone, and so are the sources of keys that are gone.
     """
