@@ -17,12 +17,14 @@ WIDE = 100_000
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 _verbose = False
+_said: set[str] = set()
 
 
 def configure(*, verbose: bool) -> None:
-    """Set whether `detail` lines and tracebacks are shown."""
+    """Set whether `detail` lines and tracebacks are shown; a command begins with it."""
     global _verbose
     _verbose = verbose
+    _said.clear()
 
 
 def is_verbose() -> bool:
@@ -33,6 +35,13 @@ def is_verbose() -> bool:
 def say(message: str) -> None:
     """Print one line of progress on the standard error stream."""
     _console.print(message)
+
+
+def say_once(message: str) -> None:
+    """Print a line that this command hasn't printed yet."""
+    if message not in _said:
+        _said.add(message)
+        say(message)
 
 
 def detail(message: str) -> None:

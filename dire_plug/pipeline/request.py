@@ -149,7 +149,7 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
         return "native", True
     vendored = find_vendored(adapter) is not None
     if not vendored and request.engine == "auto" and recipe.demonstration and has_native:
-        ui.say(
+        ui.say_once(
             f"{adapter.title}'s own code isn't here, so the native engine runs, which is the same mathematics; "
             f"`dire-plug vendor {adapter.name}` gets upstream's"
         )
