@@ -1,6 +1,5 @@
 """The command line: `dire-plug COMMAND`. Errors become exit codes here, and nowhere else."""
 
-import os
 import sys
 import traceback
 from importlib import import_module
@@ -21,8 +20,6 @@ COMMANDS = {
     "doctor": "dire_plug.commands.doctor:doctor",
 }
 INTERRUPTED = 130
-PATIENCE = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads of torch that wait for each other sleep instead of spinning: twice as fast where cores are shared."""
 
 
 class Commands(click.Group):
@@ -56,7 +53,6 @@ def group(verbose: bool) -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit 0 when all went well, 2 on bad input, 1 on a failure inside, 130 when interrupted."""
     ui.configure(verbose=False)
-    os.environ.update({name: value for name, value in PATIENCE.items() if name not in os.environ})
     try:
         sys.exit(group.main(arguments, prog_name="dire-plug", standalone_mode=False) or 0)
     except click.exceptions.Abort:
