@@ -1,7 +1,6 @@
 """Results that runs share: each in a folder named by the digest of all that made it."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,3 @@ def cached(root: Path, *, kind: str, key: dict[str, Any], make: Callable[[Path],
         except OSError as error:
             raise DirePlugError(f"{entry}: cannot be written: {error.strerror}") from error
     return entry
-
-
-def forget(entry: Path) -> None:
-    """Remove one entry."""
-    shutil.rmtree(entry, ignore_errors=True)

@@ -9,6 +9,7 @@ from dire_plug.files import write_atomically
 from dire_plug.runs.cache import cached
 from dire_plug.seeding import derive
 from dire_plug.stages.job import Job
+from dire_plug.stages.select import draw_per_class
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,19 +50,17 @@ def prepare_start(job: Job) -> dict[str, Any]:
 
 def _write_real_images(job: Job, folder: Path) -> None:
     """Draw IPC real images of each class without replacement; write them as uint8 [C, ipc, 3, H, W]."""
-    import torch
     from safetensors.torch import save
 
-    generator = torch.Generator().manual_seed(derive(job.seed, "start"))
-    chosen = []
-    for label, name in enumerate(job.dataset.classes):
-        members = torch.nonzero(job.dataset.train.labels == label).flatten()
-        if len(members) < job.recipe.ipc:
-            raise DirePlugError(
-                f"class '{name}' of {job.dataset.name} has {len(members)} images; IPC {job.recipe.ipc} needs as many "
-                "to start from; lower the IPC or use recover.start=noise"
-            )
-        chosen.append(members[torch.randperm(len(members), generator=generator)[: job.recipe.ipc]])
-    images = job.dataset.train.images(torch.cat(chosen)).cpu()
+    indices = draw_per_class(
+        job.dataset,
+        ipc=job.recipe.ipc,
+        seed=derive(job.seed, "start"),
+        refuse=lambda name, count: DirePlugError(
+            f"class '{name}' of {job.dataset.name} has {count} images; IPC {job.recipe.ipc} needs as many "
+            "to start from; lower the IPC or use recover.start=noise"
+        ),
+    )
+    images = job.dataset.train.images(indices).cpu()
     shape = (job.classes, job.recipe.ipc, *images.shape[1:])
     write_atomically(folder / "start.safetensors", save({"images": images.reshape(shape).contiguous()}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dire_plug.errors import DirePlugError, NotLandedError
@@ -47,17 +48,31 @@ def select_random(dataset: Dataset, *, ipc: int, seed: int) -> tuple[Tensor, Ten
     Raises:
         DirePlugError: a class has fewer images.
     """
+    indices = draw_per_class(
+        dataset,
+        ipc=ipc,
+        seed=derive(seed, "random images"),
+        refuse=lambda name, count: DirePlugError(
+            f"class '{name}' of {dataset.name} has {count} training images, {ipc} per class were asked for; "
+            "lower the IPC or raise the dataset's limit"
+        ),
+    )
+    return dataset.train.images(indices).cpu(), dataset.train.labels[indices]
+
+
+def draw_per_class(dataset: Dataset, *, ipc: int, seed: int, refuse: Callable[[str, int], DirePlugError]) -> Tensor:
+    """Draw `ipc` training images of each class without replacement: their indices, [C·ipc], by class.
+
+    Args:
+        refuse: class and its number of images → the error to raise where a class has fewer than `ipc`.
+    """
     import torch
 
-    generator = torch.Generator().manual_seed(derive(seed, "random images"))
+    generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label, name in enumerate(dataset.classes):
         members = torch.nonzero(dataset.train.labels == label).flatten()
         if len(members) < ipc:
-            raise DirePlugError(
-                f"class '{name}' of {dataset.name} has {len(members)} training images, {ipc} per class were asked for; "
-                "lower the IPC or raise the dataset's limit"
-            )
+            raise refuse(name, len(members))
         chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
-    indices = torch.cat(chosen)
-    return dataset.train.images(indices).cpu(), dataset.train.labels[indices]
+    return torch.cat(chosen)
