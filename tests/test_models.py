@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dire_plug.errors import DirePlugError
-from dire_plug.models import architectures, build, embed, last_linear
+from dire_plug.models import architectures, build, embed, last_linear, least_size, stems
 from dire_plug.models.architectures import size_of
 
 
@@ -13,12 +13,17 @@ def make_images(count: int, size: int) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+LIGHT = [name for name in architectures() if name not in ("resnet-50", "resnet-101")]
+
+
 @pytest.mark.parametrize("architecture", architectures())
-@pytest.mark.parametrize("size", [8, 16])
-def test_every_architecture_takes_small_images(architecture: str, size: int) -> None:
-    model = build(architecture, outputs=7)
-    assert model(make_images(2, size)).shape == (2, 7)
-    assert last_linear(model).out_features == 7
+def test_every_architecture_takes_images_of_its_least_size_and_larger_ones(architecture: str) -> None:
+    for stem in stems(architecture):
+        with torch.device("meta"):
+            model = build(architecture, outputs=7, stem=stem)
+        assert last_linear(model).out_features == 7
+        for size in (least_size(architecture), 32, 64):
+            assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
 
 
 def test_the_stem_decides_how_large_the_maps_are() -> None:
@@ -86,6 +91,9 @@ def test_the_convnets_normalisation_is_that_of_instances() -> None:
         ({"architecture": "convnet-3", "stem": "imagenet"}, "convnet-3 has no stem 'imagenet'; use small"),
         ({"architecture": "resnet-18", "stem": "large"}, "use small or imagenet"),
         ({"architecture": "convnet-3", "size": 4}, "needs images of 8 pixels"),
+        ({"architecture": "convnet-4", "size": 8}, "needs images of 16 pixels"),
+        ({"architecture": "vgg-16-bn-dwa", "size": 16}, "needs images of 32 pixels"),
+        ({"architecture": "mobilenet-v2"}, "mobilenet-v2 has no stem 'small'; use imagenet"),
     ],
 )
 def test_what_cannot_be_built_is_refused(arguments: dict[str, object], words: str) -> None:
@@ -93,10 +101,10 @@ def test_what_cannot_be_built_is_refused(arguments: dict[str, object], words: st
         build(outputs=10, **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("architecture", LIGHT)
 def test_embeddings_are_what_reaches_the_last_linear_layer(architecture: str) -> None:
-    model = build(architecture, outputs=7).eval()
-    images = make_images(5, 16)
+    model = build(architecture, outputs=7, stem=stems(architecture)[0]).eval()
+    images = make_images(5, max(16, least_size(architecture)))
     embeddings = embed(model, images, batch=2)
     head = last_linear(model)
     assert embeddings.shape == (5, head.in_features)

@@ -1,6 +1,17 @@
-"""Networks by name, and their embeddings."""
+"""Networks by name, their embeddings, and their keys in the methods' code."""
 
-from dire_plug.models.architectures import architectures, build, check_architecture
+from dire_plug.models.architectures import architectures, build, check_architecture, least_size, nonnegative, stems
 from dire_plug.models.embedding import embed, last_linear
+from dire_plug.models.keys import upstream_keys
 
-__all__ = ["architectures", "build", "check_architecture", "embed", "last_linear"]
+__all__ = [
+    "architectures",
+    "build",
+    "check_architecture",
+    "embed",
+    "last_linear",
+    "least_size",
+    "nonnegative",
+    "stems",
+    "upstream_keys",
+]

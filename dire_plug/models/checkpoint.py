@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.models.architectures import build, size_of
-from dire_plug.models.recognise import OPTIONAL, Kind, check
+from dire_plug.models.keys import Rename
+from dire_plug.models.recognise import OPTIONAL, Kind, check, translate
 
 Layout = Literal["state_dict.module", "model", "bare"]
 DESCRIPTION = "dire-plug"
@@ -93,10 +94,11 @@ def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> d
     """Read weights from a file of ours or of others, for a network of the given kind.
 
     Layouts: {"state_dict": …} and {"model": …} with whatever stands beside, a bare state dict, each with or without the
-    prefix "module."; or our own safetensors. Build the network with `size_of(architecture, state)` as its size.
+    prefix "module.", with our keys or those of some method's code; or our own safetensors. Build the network with
+    `size_of(architecture, state)` as its size.
 
     Returns:
-        dict: keys without prefix; tensors on the CPU.
+        dict: our keys, without prefix; tensors on the CPU.
 
     Raises:
         DirePlugError: the file can't be read safely, or holds something else; it says what.
@@ -104,11 +106,13 @@ def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> d
     state = _read_ours(path)[0] if path.suffix == ".safetensors" else _find_state(_read_torch(path), path)
     if state and all(key.startswith(PREFIX) for key in state):
         state = {key.removeprefix(PREFIX): value for key, value in state.items()}
-    check(state, Kind(architecture, outputs, stem), path)
+    kind = Kind(architecture, outputs, stem)
+    state = translate(state, kind)
+    check(state, kind, path)
     return _with_counters(state)
 
 
-def write_for_upstream(model: nn.Module, path: Path, layout: Layout | str) -> None:
+def write_for_upstream(model: nn.Module, path: Path, layout: Layout | str, *, keys: Rename | None = None) -> None:
     """Write weights as an upstream script reads them.
 
     Args:
@@ -116,11 +120,14 @@ def write_for_upstream(model: nn.Module, path: Path, layout: Layout | str) -> No
         path: the file to write, atomically.
         layout: `state_dict.module`: {"state_dict": …} with the prefix "module."; `model`: {"model": …}; `bare`: the
             state dict itself.
+        keys: from our key of a weight to upstream's, as `upstream_keys` gives it; None where they agree.
 
     Raises:
         DirePlugError: unknown layout.
     """
     state = _plain_state(model)
+    if keys is not None:
+        state = {keys(key): value for key, value in state.items()}
     layouts: dict[str, Any] = {
         "state_dict.module": {"state_dict": {f"{PREFIX}{key}": value for key, value in state.items()}},
         "model": {"model": state},

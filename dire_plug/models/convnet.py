@@ -1,16 +1,36 @@
-"""The field's ConvNet (Gidaris & Komodakis, 2018; Zhao et al., 2021): three blocks and a linear head.
+"""The field's ConvNet (Gidaris & Komodakis, 2018; Zhao et al., 2021): a few alike blocks and a linear head.
 
-A block is a 3×3 convolution, instance normalisation with learned scale (GroupNorm with one channel a group), ReLU, and
-2×2 average pooling. The head reads the last map flattened, (size // 2^depth)² · width numbers, as the field's does.
+A block is a 3×3 convolution, instance normalisation with learned scale (GroupNorm with one channel a group) or batch
+normalisation, ReLU, and 2×2 average pooling. The head reads the last map flattened, (size // 2^depth)² · width numbers.
+With instance normalisation and width 128 it is MTT's (networks.py), DM's (methods/dc/networks.py) and G-VBSM's
+ConvNetW128 (recover/networks.py); with batch normalisation DELT's (recover/models.py) and INFER's (models/convnet.py).
 Below 32 pixels instance normalisation leaves maps of a few pixels almost alike, so the network for small images
 has two blocks with batch normalisation.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-LEAST = 8
-"""The least height and width that three poolings leave something of."""
+
+@dataclass(frozen=True)
+class Shape:
+    """What tells one ConvNet from another: channels, number of blocks, batch or instance normalisation."""
+
+    width: int = 128
+    depth: int = 3
+    batch_norm: bool = False
+
+
+SHAPES = {
+    "convnet-3": Shape(),
+    "convnet-4": Shape(depth=4),
+    "convnet-3-w32": Shape(width=32),
+    "convnet-3-bn": Shape(batch_norm=True),
+    "convnet-4-bn": Shape(depth=4, batch_norm=True),
+    "convnet-small": Shape(width=64, depth=2, batch_norm=True),
+}
 
 
 class ConvNet(nn.Module):
@@ -18,19 +38,16 @@ class ConvNet(nn.Module):
 
     Args:
         outputs: the width of the head.
-        width: channels of each block.
-        depth: the number of blocks.
-        batch_norm: batch normalisation in the place of instance normalisation.
-        size: height and width of the images that it is made for. None: of any from 8 up, the last map averaged before
-            the head; the same network as the field's at sizes 8 to 15, with a narrower embedding above.
+        shape: channels, blocks and normalisation.
+        size: height and width of the images that it is made for. None: of any that its poolings leave something of,
+            the last map averaged before the head; the same network as the field's where that map is one pixel, with a
+            narrower embedding above.
     """
 
-    def __init__(
-        self, outputs: int, *, width: int, depth: int = 3, batch_norm: bool = False, size: int | None = None
-    ) -> None:
+    def __init__(self, outputs: int, shape: Shape, *, size: int | None = None) -> None:
         super().__init__()
-        blocks = [_block(width if index else 3, width, batch_norm=batch_norm) for index in range(depth)]
-        self.features = nn.Sequential(*blocks)
+        width, depth = shape.width, shape.depth
+        self.features = nn.Sequential(*(_block(width if index else 3, shape) for index in range(depth)))
         side = 1 if size is None else size // 2**depth
         self.pool = nn.AdaptiveAvgPool2d(1) if size is None else nn.Identity()
         self.fc = nn.Linear(width * side**2, outputs)
@@ -41,10 +58,11 @@ class ConvNet(nn.Module):
         return outputs
 
 
-def _block(inputs: int, width: int, *, batch_norm: bool) -> nn.Sequential:
+def _block(inputs: int, shape: Shape) -> nn.Sequential:
+    width = shape.width
     return nn.Sequential(
         nn.Conv2d(inputs, width, kernel_size=3, padding=1),
-        nn.BatchNorm2d(width) if batch_norm else nn.GroupNorm(width, width),
+        nn.BatchNorm2d(width) if shape.batch_norm else nn.GroupNorm(width, width),
         nn.ReLU(inplace=True),
         nn.AvgPool2d(2),
     )

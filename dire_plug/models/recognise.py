@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import architectures, build, size_of, stems
+from dire_plug.models.keys import our_keys
 
 OPTIONAL = "num_batches_tracked"
 """Counters that old torch did not save, and that nothing here reads."""
@@ -28,12 +30,15 @@ class Kind:
 
 
 def recognise(state: Mapping[str, Tensor]) -> Kind | None:
-    """Return what `state` is of, or None where it is nothing that we build."""
-    head = state.get("fc.weight")
-    if head is None or head.dim() != 2:
-        return None
-    kinds = (Kind(name, head.shape[0], stem) for name in architectures() for stem in stems(name))
-    return next((kind for kind in kinds if not differences(state, kind)), None)
+    """Return what `state` is of, whatever code named its weights; None where it is nothing that we build."""
+    heads = {tensor.shape[0] for tensor in state.values() if tensor.dim() == 2}  # the rest has 1 or 4 axes
+    kinds = (Kind(name, outputs, stem) for outputs in heads for name in architectures() for stem in stems(name))
+    return next((kind for kind in kinds if not differences(translate(state, kind), kind)), None)
+
+
+def translate(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Tensor]:
+    """Return `state` with our keys where it has those that some method's code gives to a network of this kind."""
+    return our_keys(kind.architecture, state, _state_of(kind, None))
 
 
 def check(state: Mapping[str, Tensor], expected: Kind, path: Path) -> None:
@@ -53,9 +58,7 @@ def check(state: Mapping[str, Tensor], expected: Kind, path: Path) -> None:
 
 def differences(state: Mapping[str, Tensor], kind: Kind) -> list[str]:
     """Return how keys and shapes of `state` differ from those of `kind`, one `key: what` a line."""
-    with torch.device("meta"):
-        size = size_of(kind.architecture, state)
-        wanted = build(kind.architecture, outputs=kind.outputs, stem=kind.stem, size=size).state_dict()
+    wanted = _state_of(kind, size_of(kind.architecture, state))
     lines = [f"{key}: not in the file" for key in wanted if key not in state and not key.endswith(OPTIONAL)]
     lines += [f"{key}: in the file, but not in the network" for key in state if key not in wanted]
     lines += [
@@ -64,3 +67,10 @@ def differences(state: Mapping[str, Tensor], kind: Kind) -> list[str]:
         if key in state and state[key].shape != wanted[key].shape
     ]
     return lines
+
+
+@lru_cache(maxsize=64)
+def _state_of(kind: Kind, size: int | None) -> Mapping[str, Tensor]:
+    """Return the state dict of a network of this kind, without memory behind it."""
+    with torch.device("meta"):
+        return build(kind.architecture, outputs=kind.outputs, stem=kind.stem, size=size).state_dict()
