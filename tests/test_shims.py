@@ -2,9 +2,11 @@
 
 import argparse
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 import torchvision
@@ -38,6 +40,24 @@ def test_cuda_means_the_jobs_device() -> None:
     assert {str(tensor.device) for tensor in made if isinstance(tensor, torch.Tensor)} == {"cpu"}
 
 
+def test_devices_named_by_number_mean_the_jobs_device() -> None:
+    shims.install({"device": {}}, device="cpu")
+    gpu = 0
+    torch.cuda.set_device(gpu)
+    torch.cuda.empty_cache()
+    made = [
+        torch.from_numpy(numpy.ones(1)).cuda(gpu),
+        torch.zeros(1).cuda(gpu, non_blocking=True),
+        torch.zeros(1).cuda(device=gpu),
+        torch.zeros(1).pin_memory().cuda(gpu),
+        torch.randn((1, 3), requires_grad=True, device=f"cuda:{gpu}", dtype=torch.float),
+        torch.tensor([0.0]).to(f"cuda:{gpu}", non_blocking=True),
+        nn.DataParallel(nn.Linear(1, 1)).cuda(gpu).module.weight,
+    ]
+    assert {tensor.device.type for tensor in made} == {"cpu"}
+    assert made[4].is_leaf
+
+
 def test_a_leaf_made_on_cuda_stays_a_leaf() -> None:
     shims.install({"device": {}}, device="cpu")
     images = torch.randn((2, 3), requires_grad=True, device="cuda", dtype=torch.float)
@@ -63,6 +83,16 @@ def test_a_checkpoint_with_its_arguments_can_be_read(tmp_path: Path) -> None:
     torch.save({"model": torch.ones(1), "args": argparse.Namespace(lr=0.1)}, tmp_path / "checkpoint.pth")
     shims.install({"torch_load": {}}, device="cpu")
     assert torch.load(tmp_path / "checkpoint.pth", weights_only=False)["args"].lr == 0.1
+
+
+def test_a_hard_coded_path_is_read_from_elsewhere(tmp_path: Path) -> None:
+    torch.save({"model": torch.ones(2)}, tmp_path / "ours.pth")
+    torch.save({"model": torch.zeros(2)}, tmp_path / "other.pth")
+    shims.install({"torch_load": {"replace": {"/nowhere/conv4.pth": str(tmp_path / "ours.pth")}}}, device="cpu")
+    assert torch.load("/nowhere/./conv4.pth", "cpu")["model"].tolist() == [1, 1]
+    assert torch.load(tmp_path / "other.pth", map_location=None)["model"].tolist() == [0, 0]
+    with pytest.raises(FileNotFoundError):
+        torch.load("/nowhere/conv3.pth")
 
 
 class Payload:
@@ -94,6 +124,20 @@ def test_the_networks_name_gives_our_architecture_with_what_the_script_replaces(
     assert type(torchvision.models.get_model("squeezenet1_1", num_classes=5)).__name__ == "SqueezeNet"
 
 
+def test_a_network_named_as_an_attribute_is_ours_too_and_equal_to_itself() -> None:
+    shims.install({"get_model": {"replace": "resnet18", "architecture": "resnet-small"}}, device="cpu")
+    network = torchvision.models.resnet18(num_classes=10)
+    network.conv1, network.maxpool = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False), nn.Identity()
+    assert network.eval()(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+    assert torchvision.models.resnet18 == torchvision.models.__dict__["resnet18"]
+
+
+def test_a_network_of_ours_has_no_trained_weights_to_ask_for() -> None:
+    shims.install({"get_model": {"replace": "resnet18", "architecture": "resnet-small"}}, device="cpu")
+    with pytest.raises(DirePlugError, match="'resnet-small', which stands in for it, has none"):
+        torchvision.models.get_model("resnet18", weights="DEFAULT")
+
+
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained':UserWarning")
 @pytest.mark.filterwarnings("ignore:Arguments other than a weight enum:UserWarning")
 def test_pretrained_weights_come_from_the_given_file_and_the_verifiers_from_a_seed(tmp_path: Path) -> None:
@@ -106,6 +150,34 @@ def test_pretrained_weights_come_from_the_given_file_and_the_verifiers_from_a_se
     verifiers = [WeightsEnum.get_state_dict(torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT) for _ in range(2)]
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(verifiers[0]["fc.weight"], verifiers[1]["fc.weight"])
+
+
+def test_several_architectures_get_a_file_each(tmp_path: Path) -> None:
+    files: dict[str, str] = {}
+    names = ("resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5")
+    for number, name in enumerate(names):
+        files[name] = str(tmp_path / f"{name}.pt")
+        torch.save({"weight": torch.full((1,), float(number))}, files[name])
+    shims.install({"hub_weights": {"files": files}}, device="cpu")
+    asked = [
+        torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+        torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1,
+        torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1,
+        torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT,
+    ]
+    assert [weights.get_state_dict(progress=True, check_hash=True)["weight"].item() for weights in asked] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    with pytest.raises(DirePlugError, match=r"trained weights of 'resnet34' \(did you mean 'resnet18'\?\); given: eff"):
+        torchvision.models.ResNet34_Weights.DEFAULT.get_state_dict()
+
+
+def test_a_shim_for_weights_without_weights_is_refused() -> None:
+    with pytest.raises(DirePlugError, match=r"shim 'hub_weights' needs the option 'teacher', 'files', or both"):
+        shims.install({"hub_weights": {}}, device="cpu")
 
 
 def test_the_verifiers_weights_do_not_seed_cuda_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +212,63 @@ def test_an_unknown_shim_is_refused_before_any_is_installed() -> None:
     with pytest.raises(DirePlugError, match=r"unknown shim 'devise' \(did you mean 'device'\?\); known: device, "):
         shims.install({"torch_load": {}, "devise": {}}, device="cpu")
     assert torch.load is before
+
+
+def test_the_device_comes_first_and_every_module_is_known() -> None:
+    folder = Path(shims.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    known = shims.known_shims()
+    assert known[0] == "device"
+    assert set(known) == modules
+    assert list(known[1:]) == sorted(known[1:])
+    assert set(shims.ALWAYS) <= modules
+
+
+def make_shim(site: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a stranger's package with one shim importable."""
+    package = site / "their_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "their_shim.py").write_text(source)
+    monkeypatch.syspath_prepend(str(site))
+    for name in ("their_package", "their_package.their_shim"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_a_strangers_shim_is_installed_after_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "import torch\nSEEN = []\ndef install(*, device, word):\n"
+    make_shim(tmp_path, source + "    SEEN.extend([torch.zeros(1, device='cuda').device.type, word])\n", monkeypatch)
+    shims.install({"their_package.their_shim": {"word": "x"}}, device="cpu")
+    assert sys.modules["their_package.their_shim"].SEEN == ["cpu", "x"]
+    assert "their_package.their_shim" not in shims.known_shims()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("their_package.no_shim", "No module named 'their_package.no_shim'; it must be a module"),
+        ("no_package.shim", "No module named 'no_package'"),
+        ("their_package.their_shim", "has no attribute 'install'"),
+    ],
+)
+def test_a_strangers_shim_that_is_none_is_refused_before_any_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    make_shim(tmp_path, "", monkeypatch)
+    before = torch.load
+    with pytest.raises(DirePlugError, match=rf"shim '{name}': .*{says}"):
+        shims.install({name: {}}, device="cpu")
+    assert torch.load is before
+
+
+def test_options_may_name_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_shim(tmp_path, "SEEN = []\ndef install(*, device, links):\n    SEEN.append(links)\n", monkeypatch)
+    options = {"their_package.their_shim": {"links": {"models": "{tree}/models", "other": ["{tree}", 3]}}}
+    shims.install(options, device="cpu", tree=tmp_path / "tree")
+    tree = str(tmp_path / "tree")
+    assert [{"models": f"{tree}/models", "other": [tree, 3]}] == sys.modules["their_package.their_shim"].SEEN
+    with pytest.raises(DirePlugError, match=r"'\{tree\}/models': \{tree\} can't be replaced"):
+        shims.install(options, device="cpu")
 
 
 def test_what_keeps_code_away_from_files_devices_and_the_network_is_installed_unasked(tmp_path: Path) -> None:

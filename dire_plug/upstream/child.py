@@ -60,7 +60,7 @@ def run_job(job: ChildJob, emit: Emit) -> None:
     from dire_plug.upstream import shims
     from dire_plug.upstream.trace import StopScriptError, trace_steps
 
-    shims.install(job.shims, device=job.device)
+    shims.install(job.shims, device=job.device, tree=job.tree)
     synthesis = _open_synthesis(job, emit)
     try:
         with trace_steps(job.trace, stop_after=job.stop_after_steps):

@@ -1,7 +1,9 @@
 """The job's device in the place of every CUDA device that a script names.
 
 Needed where the device is the CPU: SRe2L `recover_cifar.py` 61, 64, 72, 182, `recover_tiny.py` 32, 35, 43, 103,
-`recover/data_synthesis.py` 37, 40, 49, 207. On a CUDA device nothing is replaced: the child sees one device only.
+`recover/data_synthesis.py` 37, 40, 49, 207; CDA, DWA, INFER and DELT alike; G-VBSM with numbers (CIFAR 36, 37, 42, 89,
+115, 124, `utils.py` 156-159: `set_device(0)`, `.cuda(0)`, `f"cuda:{0}"`). On a CUDA device nothing is replaced: the
+child sees one device only.
 `nn.DataParallel` needs no shim: where it finds no device, it calls its module, and keeps the `module.` in its keys.
 """
 
@@ -22,6 +24,7 @@ def install(*, device: str) -> None:
         return self.to(device)
 
     setattr(nn.Module, "cuda", cuda)  # noqa: B010 (mypy refuses the assignment)
+    torch.cuda.set_device = lambda device: None
     mode = OtherDevice(torch.device(device))
     mode.__enter__()  # type: ignore[no-untyped-call]
 
@@ -41,9 +44,11 @@ class OtherDevice(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call `func` with the arguments replaced; `Tensor.cuda` becomes `Tensor.to`."""
+        """Call `func` with the arguments replaced; `Tensor.cuda` becomes `Tensor.to`, and nothing is pinned."""
         if func is Tensor.cuda:
             return args[0].to(self.device)
+        if func is Tensor.pin_memory:
+            return args[0]
         if func is torch.device:  # only names a device; it is replaced where it is used
             return func(*args, **(kwargs or {}))
         options = {name: self._replace(value) for name, value in (kwargs or {}).items()}

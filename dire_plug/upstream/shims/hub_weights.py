@@ -1,9 +1,13 @@
 """Local weights where a script asks torchvision for trained ones; nothing is downloaded.
 
-Needed by SRe2L `recover/data_synthesis.py` 206 (the teacher) and 212 (the verifier, whose accuracy is only printed).
+Needed by SRe2L `recover/data_synthesis.py` 206 (the teacher) and 212 (the verifier, whose accuracy is only printed),
+CDA `recover_cda_in1k.py` 193, 200, DWA `distillation_imgnet.py` 180, 213, INFER `ufc_imgnet.py` 217 (three teachers),
+G-VBSM `Branch_full_ImageNet_1k` 340, 342 (four, of which one is the verifier too), DELT `recover.py` 243 and
+`data_selection.py` 81.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +15,48 @@ import torch
 import torchvision
 from torchvision.models import WeightsEnum
 
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, nearest
 from dire_plug.protocols.training import initialised
 
 UNTRAINED_SEED = 0
 """The verifier's, where no file is given: its weights change nothing but a printed number."""
 
 
-def install(*, device: str, teacher: str, architecture: str = "resnet18", verifier: str | None = None) -> None:
-    """Answer `pretrained=True` for torchvision's `architecture` with the file `teacher`, for others with `verifier`.
+def install(
+    *,
+    device: str,
+    teacher: str | None = None,
+    architecture: str = "resnet18",
+    verifier: str | None = None,
+    files: Mapping[str, str] | None = None,
+) -> None:
+    """Answer requests for trained weights of torchvision's networks with files of a bare state dict.
 
-    Both are files of a bare state dict. Without `verifier`, other networks get seeded, untrained weights.
+    Args:
+        device: onto which the weights are read.
+        teacher: the file for `architecture`.
+        architecture: torchvision's name of the teacher's network.
+        verifier: the file for every network that has no other; without it they get seeded, untrained weights, unless
+            `files` is given: then each network is a teacher, and one without a file is refused.
+        files: torchvision's name of a network → its file.
+
+    Raises:
+        DirePlugError: neither a teacher nor files were given; later, in the script, a file is missing or no state dict.
     """
+    known = {name.lower(): Path(file) for name, file in (files or {}).items()}
+    if teacher is not None:
+        known[architecture.lower()] = Path(teacher)
+    if not known:
+        raise DirePlugError("shim 'hub_weights' needs the option 'teacher', 'files', or both")
 
     def get_state_dict(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         name = type(self).__name__.removesuffix("_Weights").lower()
-        if name == architecture.lower():
-            return _read(Path(teacher), device)
-        return _read(Path(verifier), device) if verifier else _untrained(name)
+        if name in known or verifier:
+            return _read(known[name] if name in known else Path(str(verifier)), device)
+        if files:
+            listed = ", ".join(sorted(known))
+            raise DirePlugError(f"upstream asks for trained weights of '{name}'{nearest(name, known)}; given: {listed}")
+        return _untrained(name)
 
     WeightsEnum.get_state_dict = get_state_dict
 

@@ -1,0 +1,44 @@
+"""The centre of an enlarged image, in the dataset's own size, where a script hard-codes another.
+
+Needed by recipes at other sizes through DELT's `recover.py` 254-255 and `data_selection.py` 156-185: before the loop,
+and before it ranks them, its images are enlarged by 8/7 and cropped to the centre. At 32 pixels and below the script's
+whole-number arithmetic enlarges by nothing.
+"""
+
+import functools
+from typing import Any
+
+from torchvision import transforms
+
+from dire_plug.errors import DirePlugError
+
+
+def install(*, device: str, **sizes: int) -> None:
+    """Have `CenterCrop` made for size `from` crop to size `to`, and the `Resize` before it enlarge for that.
+
+    Raises:
+        DirePlugError: the options are not `from` and `to`.
+    """
+    if sizes.keys() != {"from", "to"}:
+        raise DirePlugError(
+            "shim 'centre_crop' takes the options 'from' (the hard-coded size) and 'to' (the dataset's); "
+            f"it was given {sizes}"
+        )
+    old, new = sizes["from"], sizes["to"]
+    _replace(transforms.CenterCrop, old, new)
+    _replace(transforms.Resize, enlarged(old), enlarged(new))
+
+
+def enlarged(size: int) -> int:
+    """Return the height and width from which DELT crops `size`."""
+    return max(size, size // 7 * 8)
+
+
+def _replace(transform: Any, old: int, new: int) -> None:
+    original = transform.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, size: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, new if size == old else size, *args, **kwargs)
+
+    transform.__init__ = init

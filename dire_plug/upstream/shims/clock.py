@@ -1,0 +1,33 @@
+"""A `time.time` for upstream's code alone that is a function of the seed and of the number of calls.
+
+Needed by MTT `utils.py` 195 and G-VBSM `baseline.py` 195 (each new network reseeds torch from it), DM `methods/dc/`
+`utils.py` 125 and `main_DM.py` 156, 174: two runs with one seed differed. All take milliseconds modulo 100000.
+"""
+
+import itertools
+import random
+import sys
+import time
+
+from dire_plug.upstream.shims._frames import is_upstreams
+
+BEGIN = 1_600_000_000_000
+"""Milliseconds; a date that looks like one."""
+CYCLE = 100_000
+"""What upstream takes the milliseconds modulo."""
+STEP = 17
+"""Milliseconds between calls: small, and without a common divisor with CYCLE, so that no seed comes twice before all
+have come once."""
+
+
+def install(*, device: str, seed: int) -> None:
+    """Replace `time.time` where upstream calls it; everybody else gets the true time."""
+    true_time = time.time
+    milliseconds = itertools.count(BEGIN + random.Random(seed).randrange(CYCLE), STEP)
+
+    def read() -> float:
+        if is_upstreams(sys._getframe(1)):
+            return (next(milliseconds) + 0.5) / 1000  # half: int(1000 * time) is exact whatever the rounding
+        return true_time()
+
+    time.time = read

@@ -1,0 +1,39 @@
+"""Links in the child's working folder, for what scripts read or write at paths of their own.
+
+Needed by DWA `distillation_cifar.py` 144, 146, `distillation_tiny.py` 165 (`./pretrain/save/…/ckpt.pth`), INFER
+`ufc_cifar.py` 2 (`./models/`), 141-154 (`pretrained/…/ckpt.pth`) and MTT `distill.py` 233 (it writes to
+`./logged_files/…`, and the working folder doesn't outlive the run). Absolute paths are `torch_load`'s `replace`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
+
+
+def install(*, device: str, links: Mapping[str, str]) -> None:
+    """Link relative paths in the working folder to absolute ones, of files or folders.
+
+    Raises:
+        DirePlugError: a path leaves the working folder or is taken, or there is nothing at its source.
+    """
+    for name, source in links.items():
+        _link(name, Path(source))
+
+
+def _link(name: str, source: Path) -> None:
+    relative = Path(name)
+    if relative.is_absolute() or ".." in relative.parts or relative == Path():
+        raise DirePlugError(f"shim 'files', {name}: must be a relative path inside the working folder")
+    if not source.is_absolute() or not source.exists():
+        raise DirePlugError(f"shim 'files', {name}: nothing to link at {source}; give an absolute path that exists")
+    target = Path.cwd() / relative
+    make_folder(target.parent)
+    if target.is_symlink() and os.readlink(target) == str(source):
+        return
+    try:
+        target.symlink_to(source, target_is_directory=source.is_dir())
+    except OSError as error:
+        raise DirePlugError(f"shim 'files', {target}: cannot be linked to {source}: {error.strerror}") from error

@@ -1,0 +1,75 @@
+"""Our images in the place of torchvision's `ImageFolder`, whatever folder a script names.
+
+Needed by G-VBSM `Branch_Tiny_ImageNet/recover/tiny_in_dataset.py` 39, 46 and by its ImageNet-1K script, 69, which read
+the training images once, to take statistics of them; the former opens the test images too and reads none.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch.utils.data import Dataset
+
+from dire_plug.errors import DirePlugError
+
+PATHS = "paths"
+"""The key of the metadata under which a JSON list of files stands in the place of images."""
+
+
+def install(*, device: str, file: str) -> None:
+    """Serve one file's images to every `ImageFolder`.
+
+    Args:
+        device: the child's.
+        file: a safetensors file: `train.labels`, [N]; and `train.images`, [N, 3, H, W] uint8, or in the metadata
+            `paths`, a JSON list of N image files, which are decoded when they are asked for.
+    """
+
+    class Ours(Images):
+        source = Path(file)
+
+    torchvision.datasets.ImageFolder = Ours
+
+
+class Images(Dataset[tuple[Any, Any]]):
+    """What upstream uses of an `ImageFolder`."""
+
+    source: Path
+
+    def __init__(self, root: object, transform: Callable[..., Any] | None = None, **ignored: Any) -> None:
+        """Read the file; `root` decides nothing.
+
+        Raises:
+            DirePlugError: the file cannot be read, or holds neither images nor paths for its labels.
+        """
+        self.root, self.transform = root, transform
+        try:
+            with safe_open(str(self.source), framework="pt") as found:
+                self.targets: list[int] = found.get_tensor("train.labels").tolist()
+                self._paths: list[str] | None = json.loads((found.metadata() or {}).get(PATHS, "null"))
+                self._pixels = None if self._paths is not None else found.get_tensor("train.images")
+        except (OSError, SafetensorError, ValueError) as error:
+            raise DirePlugError(f"{self.source}: cannot be read as images for upstream's script: {error}") from error
+        images = self._paths if self._pixels is None else self._pixels
+        if images is None or len(images) != len(self.targets):
+            raise DirePlugError(f"{self.source}: holds {len(images or ())} images for {len(self.targets)} labels")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Return the transformed image, made from a PIL image, and its label."""
+        image = self._open(index)
+        return self.transform(image) if self.transform else image, self.targets[index]
+
+    def _open(self, index: int) -> Image.Image:
+        if self._pixels is not None:
+            return Image.fromarray(self._pixels[index].permute(1, 2, 0).contiguous().numpy())
+        assert self._paths is not None
+        with Image.open(self._paths[index]) as image:
+            return image.convert("RGB")
