@@ -12,7 +12,7 @@ run: $(VENV)/installed
 	@$(BIN)/python -c "import time; print(f'make run took {time.time() - float(open(\"$(VENV)/started\").read()):.0f} s after the install')"
 
 test: $(VENV)/installed check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not every_script"
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'dire-plug needs Python 3.11 or newer'"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,upstreams]'
 	touch $@
 
 clean:

@@ -1,8 +1,12 @@
-"""What the lines that a patch inserts call. Forwards to the running synthesis; holds no logic of its own."""
+"""What the lines that a patch inserts call. Forwards to the running synthesis; holds no logic of its own.
+
+The last functions are for repairs, and stand by themselves.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from dire_plug.errors import DirePlugError
 
@@ -26,9 +30,9 @@ def _running() -> RunningSynthesis:
     return _synthesis
 
 
-def watch(network: nn.Module, teacher: str = "teacher") -> None:
-    """Keep the embeddings of every forward pass of `network` under the name `teacher`."""
-    _running().watch(network, teacher)
+def watch(network: nn.Module | Sequence[nn.Module]) -> None:
+    """Keep the embeddings of every forward pass of a network, or of several in the recipe's order."""
+    _running().watch(network)
 
 
 def labels(labels: Tensor) -> Tensor:
@@ -37,18 +41,23 @@ def labels(labels: Tensor) -> Tensor:
 
 
 def order(order: Tensor) -> Tensor:
-    """Begin the next slot of a script that draws an order of images; return the order."""
+    """Return the order in which a script goes through all of its images, before the first slot."""
     return _running().order(order)
 
 
 def start(images: Tensor, labels: Tensor) -> Tensor:
-    """Return the start images of the slot, a leaf that requires its gradient."""
+    """Return the start images of the slot; they require a gradient where the given ones do."""
     return _running().start(images, labels)
 
 
-def loss(loss: Tensor, *, images: Tensor, labels: Tensor, step: int, teacher: str = "teacher") -> Tensor:
-    """Return upstream's loss plus the terms of the active plugins."""
-    return _running().loss(loss, images=images, labels=labels, step=step, teacher=teacher)
+def in_use(labels: Tensor) -> Tensor:
+    """Tell which labels the coming loss is of, where a step sees a part of the slot; return them."""
+    return _running().in_use(labels)
+
+
+def loss(loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None) -> Tensor:
+    """Return upstream's loss plus the terms of the active plugins; `network` is the watched one of this step."""
+    return _running().loss(loss, images=images, labels=labels, step=step, network=network)
 
 
 def step_done(loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
@@ -56,6 +65,43 @@ def step_done(loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> Non
     _running().step_done(loss, images=images, labels=labels, step=step)
 
 
+def keep(**values: Tensor) -> None:
+    """Keep what a script learns beside the images, as it is when the pass ends."""
+    _running().keep(**values)
+
+
 def image_index(index: int, position: int) -> int:
     """Return which image of its class `position` of the current slot is."""
     return _running().image_index(index, position)
+
+
+# For repairs: what a script that crashes as published lacks. No synthesis is needed, since verify repairs both sides.
+
+
+def same(value: Any) -> Any:
+    """Return `value`: under the name that a script uses and never defined."""
+    return value
+
+
+def with_missing(target: Any, **values: Any) -> Any:
+    """Give `target` those attributes that it lacks, and return it."""
+    for name, value in values.items():
+        if not hasattr(target, name):
+            setattr(target, name, value)
+    return target
+
+
+def mean_of(dataset: str) -> Any:
+    """Return the mean of a dataset whose name a script doesn't know, [3]; None of others, which it sets itself."""
+    return _NORMALISATION.get(dataset, (None, None))[0]
+
+
+def std_of(dataset: str) -> Any:
+    """Return the standard deviation, as `mean_of` the mean."""
+    return _NORMALISATION.get(dataset, (None, None))[1]
+
+
+_NORMALISATION = {
+    "tiny": ([0.4802, 0.4481, 0.3975], [0.2302, 0.2265, 0.2262]),
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+}

@@ -29,7 +29,7 @@ def plan_labels(synthesis: Synthesis, slot: Slot, labels: Tensor) -> Tensor | No
 
 @hookspec
 def plan_order(synthesis: Synthesis, slot: Slot, order: Tensor) -> Tensor | None:
-    """Asked once a slot where upstream draws an order of images instead of labels: the order to use."""
+    """Asked once a pass, before its first slot, where upstream draws an order of images: the order to use."""
 
 
 @hookspec

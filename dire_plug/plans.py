@@ -1,5 +1,6 @@
 """Which class, and which image of it, each position of each slot of a synthesis holds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,76 @@ class ChunkedPlan:
             "slots_per_pass": self.slots_per_pass,
             "chunks": [list(chunk) for chunk in self.chunks],
         }
+
+
+@dataclass(frozen=True)
+class ListedPlan:
+    """One pass over batches that are listed one by one: for scripts that can't start in the middle.
+
+    Attributes:
+        slots: what each batch holds, in upstream's order.
+        classes: the number of classes.
+    """
+
+    slots: tuple[SlotPlan, ...]
+    classes: int
+
+    @property
+    def passes(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def slots_per_pass(self) -> int:
+        """The number of batches."""
+        return len(self.slots)
+
+    @property
+    def ipc(self) -> int:
+        """The images of a class, all batches together."""
+        return sum(len(slot.labels) for slot in self.slots) // self.classes
+
+    def slot(self, slot: Slot) -> SlotPlan:
+        """Return what a slot holds.
+
+        Raises:
+            DirePlugError: the plan has no such slot.
+        """
+        if slot.pass_index != 0 or not 0 <= slot.batch_index < len(self.slots):
+            raise DirePlugError(
+                f"the plan has {len(self.slots)} batches in one pass, so there is no batch {slot.batch_index} of pass "
+                f"{slot.pass_index}; does upstream's script split the images otherwise?"
+            )
+        return self.slots[slot.batch_index]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plan.json holds it."""
+        return {
+            "kind": "listed",
+            "classes": self.classes,
+            "ipc": self.ipc,
+            "slots": [{"labels": list(slot.labels), "images": list(slot.images)} for slot in self.slots],
+        }
+
+
+def cut_plan(positions: Sequence[tuple[int, int]], *, classes: int, batch_size: int) -> ListedPlan:
+    """Cut (class, image) pairs, in upstream's order, into batches of `batch_size`; the last may be smaller.
+
+    Raises:
+        DirePlugError: the batch size is below 1, or classes have different numbers of images.
+    """
+    if batch_size < 1:
+        raise DirePlugError(f"plan: the batch size must be at least 1 (is {batch_size})")
+    if len(positions) % classes:
+        raise DirePlugError(f"plan: {len(positions)} images can't be shared equally by {classes} classes")
+    cuts = (positions[first : first + batch_size] for first in range(0, len(positions), batch_size))
+    slots = tuple(SlotPlan(tuple(label for label, _ in cut), tuple(image for _, image in cut)) for cut in cuts)
+    return ListedPlan(slots, classes)
+
+
+def class_by_class(classes: int, ipc: int) -> list[tuple[int, int]]:
+    """Return every (class, image) pair: all images of class 0, then those of class 1, …"""
+    return [(label, image) for label in range(classes) for image in range(ipc)]
 
 
 def build_plan(

@@ -75,6 +75,10 @@ class Plan(Protocol):
     def slots_per_pass(self) -> int:
         """The number of batches in a pass."""
 
+    @property
+    def ipc(self) -> int:
+        """The images of a class that all slots hold together; INFER's are more than the recipe's IPC."""
+
     def slot(self, slot: Slot) -> SlotPlan:
         """Return what `slot` holds; raise DirePlugError when the plan has no such slot."""
 
@@ -133,7 +137,8 @@ class StartImages:
     """How images start.
 
     Attributes:
-        kind: `noise` (upstream's own, where sizes agree; else Gaussian noise of `shape`) or `real`.
+        kind: `noise` (upstream's own, where sizes agree; else Gaussian noise of `shape`), `real`, or `own`: what the
+            script starts from by itself, left alone.
         shape: (3, H, W) of one image, or None where upstream's own start is left alone.
         images: [C, ipc, 3, H, W], uint8, on the CPU, where kind is `real`.
         mean, std: the normalisation that the script expects of real images.
@@ -148,12 +153,13 @@ class StartImages:
 
 @dataclass(frozen=True)
 class Upstream:
-    """A published repository at one commit, and what of it is needed."""
+    """A published repository at one commit, what of it is needed, and the packages that it imports beside torch."""
 
     repository: str
     commit: str
     paths: tuple[str, ...]
     licence: str
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,7 @@ class Script:
         mean, std: the normalisation that the script hard-codes.
         stem: the stem that the script gives its network (`small`: 3×3, no pooling; `imagenet`).
         checkpoint: the layout in which the script reads its teacher.
+        suffix: of the saved images, where it isn't that of the adapter's `image_path`.
     """
 
     path: str
@@ -176,6 +183,46 @@ class Script:
     std: tuple[float, float, float]
     stem: str
     checkpoint: str
+    suffix: str | None = None
+
+
+@dataclass(frozen=True)
+class LoopInputs:
+    """What is known of one run before its script is called.
+
+    Attributes:
+        recipe: a `recipe.model.Recipe`, resolved.
+        classes, size: of the dataset; size is the height and width.
+        seed: of the run.
+        folder: the adapter's own, absolute: `lay_out` writes there what the script reads.
+        images: the folder, absolute, that receives what the script saves.
+        prepared: name of a preparation → its folder.
+        training_images: of the dataset; 0 where it isn't known.
+    """
+
+    recipe: Any
+    classes: int
+    size: int
+    seed: int
+    folder: Path
+    images: Path
+    prepared: Mapping[str, Path] = field(default_factory=dict)
+    training_images: int = 0
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What an adapter can lay out for its script.
+
+    Attributes:
+        teachers: key → `models.checkpoint.Network` on the CPU, in the recipe's order; `teacher` is the first.
+        dataset: a `data.Dataset`.
+        start: [C, n, 3, H, W], uint8: real images to start from, where the recipe's start is `real`.
+    """
+
+    teachers: Mapping[str, Any]
+    dataset: Any
+    start: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +234,50 @@ class Invocation:
     shims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What upstream's own code, unpatched, makes once before the loop; it is cached.
+
+    Attributes:
+        name: under which the loop finds the folder in `LoopInputs.prepared`.
+        invocation: the call; the script writes into `LoopInputs.images`.
+        key: what decides the outcome besides dataset, teachers, commit and the invocation's script.
+        stop_after_steps: ends the script after so many optimiser steps; None lets it end.
+        estimate: what is said before it starts: time and disk.
+        asks_teachers: whether the outcome depends on the recipe's teachers.
+    """
+
+    name: str
+    invocation: Invocation
+    key: Mapping[str, Any]
+    stop_after_steps: int | None = None
+    estimate: str = ""
+    asks_teachers: bool = True
+
+
+@dataclass(frozen=True)
+class VerifyCase:
+    """One script at reduced size, for `dire-plug verify`.
+
+    Attributes:
+        recover: the recipe's section of that name.
+        teachers: key → architecture, in the loop's order; seeded and untrained.
+        prepare: the recipe's section of that name.
+        ipc: images per class.
+        classes: of the generated images; None: as many as the script knows.
+        real_per_class: generated images of each class.
+        steps: optimiser steps after which each run is stopped; None lets it end.
+    """
+
+    recover: Mapping[str, Any]
+    teachers: Mapping[str, str]
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    ipc: int = 1
+    classes: int | None = None
+    real_per_class: int = 1
+    steps: int | None = 3
+
+
 class Adapter(Protocol):
     """What one method needs. An adapter is also a plugin: it answers the plan and start hooks."""
 
@@ -194,8 +285,15 @@ class Adapter(Protocol):
     title: str
     upstream: Upstream
     scripts: Mapping[str, Script]
+    """By the name that a recipe gives; two names may stand for one file, with another dataset."""
     owned_flags: Mapping[str, str]
     embeddings_are_nonnegative: bool
+    """Of all networks in the loop, as after ReLU and average pooling."""
+    freezes_after_first_step: bool
+    """Whether the script computes gradients of its networks' weights that it never uses after the first step of a slot:
+    `--accelerate exact` then freezes them, which leaves the images' bits as they are."""
+    saves_images: bool
+    """Whether the script saves each image as a file; else the tool does, from the tensors."""
 
     def patches(self) -> Path:
         """Return the folder of this method's patches."""
@@ -218,11 +316,23 @@ class Adapter(Protocol):
     def plan(self, recover: Any, *, classes: int, ipc: int) -> Plan:
         """Return the plan that the recipe's `recover` section asks for."""
 
-    def invocation(self, recover: Any, *, teacher: Path, images: Path, architecture: str) -> Invocation:
-        """Turn a recipe's `recover` section into the command line of upstream's script, and the shims that it needs."""
+    def whitens(self, recover: Any) -> bool:
+        """Tell whether the loop's images live in ZCA space."""
+
+    def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
+        """Return what upstream's own code makes before the loop, in order."""
+
+    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+        """Write what the script reads into `inputs.folder`: teachers in upstream's layout, start images, data."""
+
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line of upstream's script, and the shims that it needs; writes nothing."""
 
     def pass_arguments(self, pass_index: int) -> Sequence[str]:
         """Return the arguments that make the script run one pass alone."""
 
     def image_path(self, label: int, image: int) -> str:
-        """Return where, below the image folder, the script saves one image."""
+        """Return where, below the image folder, one image lies; the suffix is its format."""
+
+    def verify_case(self, script: str) -> VerifyCase:
+        """Return the script at reduced size."""

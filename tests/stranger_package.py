@@ -73,7 +73,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dire_plug.hookspecs import hookimpl
 from dire_plug.plans import build_plan
-from dire_plug.types import Invocation, Script, Upstream
+from dire_plug.types import Invocation, Script, Upstream, VerifyCase
 
 HERE = Path(__file__).parent
 
@@ -91,6 +91,8 @@ class Toy:
     upstream = Upstream(REPOSITORY, COMMIT, ("src",), "none")
     owned_flags = {"out": "the tool chooses where files lie"}
     embeddings_are_nonnegative = True
+    saves_images = True
+    freezes_after_first_step = False
     scripts = {
         "synth": Script("src/synth.py", 10, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "small", "bare"),
     }
@@ -117,10 +119,26 @@ class Toy:
         per_class = 1 if recover.plan == "keep" else recover.plan.per_class
         return build_plan(classes=classes, ipc=ipc, slots_per_pass=1, per_class=per_class)
 
-    def invocation(self, recover, *, teacher, images, architecture):
-        flags = Flags(**recover.flags)
-        arguments = ("--weights", teacher, "--out", images, "--steps", flags.steps, "--lr", flags.lr)
+    def whitens(self, recover):
+        return False
+
+    def preparations(self, inputs):
+        return ()
+
+    def lay_out(self, inputs, materials):
+        from dire_plug.models.checkpoint import write_for_upstream
+
+        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / "weights.pt", "bare")
+
+    def verify_case(self, script):
+        return VerifyCase(recover={"script": script, "flags": {"steps": 2}}, teachers={"teacher": "resnet-18"}, steps=2)
+
+    def invocation(self, inputs):
+        flags = Flags(**inputs.recipe.recover.flags)
+        arguments = ("--weights", inputs.folder / "weights.pt", "--out", inputs.images, "--steps", flags.steps)
+        arguments += ("--lr", flags.lr)
         shims = {"device": {}, "torch_load": {}, "network": {}}
+        architecture = inputs.recipe.squeeze.teacher.architecture
         shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
         return Invocation("src/synth.py", tuple(map(str, arguments)), shims)
 

@@ -24,8 +24,9 @@ from dire_plug.upstream import child
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.tree import write_manifest
+from dire_plug.upstream.trial import Evidence, read_evidence
 from dire_plug.upstream.vendor import unpatched_copy, vendor
-from dire_plug.upstream.verify import Evidence, judge, read_evidence
+from dire_plug.upstream.verify import judge
 
 
 @pytest.fixture(scope="module")

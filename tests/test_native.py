@@ -48,8 +48,8 @@ class PlainSynthesis:
 
     pass_index = 2
 
-    def watch(self, network: nn.Module, teacher: str) -> None:
-        assert teacher == "teacher"
+    def watch(self, network: nn.Module) -> None:
+        pass
 
     def labels(self, labels: Tensor) -> Tensor:
         return labels

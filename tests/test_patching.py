@@ -181,7 +181,7 @@ def test_a_line_that_breaks_the_rule_is_refused(tmp_path: Path, line: str, probl
     [
         "+from dire_plug import bridge",
         "+        bridge.watch(models[id])",
-        "+loss = bridge.loss(loss, images=self.inputs, labels=targets, step=iteration, teacher='second')",
+        "+loss = bridge.loss(loss, images=self.inputs, labels=targets, step=iteration, network=networks[id])",
     ],
 )
 def test_a_line_that_keeps_the_rule_is_accepted(tmp_path: Path, line: str) -> None:

@@ -1,21 +1,26 @@
-"""Training that can be killed, the on-the-fly protocol, and the lookup of protocols."""
+"""Training that can be killed, its schedules, the on-the-fly protocol, and the lookup of protocols."""
 
 import copy
+import math
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dire_plug.errors import DirePlugError, NotLandedError
-from dire_plug.protocols import on_the_fly, protocol, training
-from dire_plug.protocols.on_the_fly import OnTheFly, StudentData, StudentResult, is_tested, train_student
+from dire_plug.protocols import MODULES, PLANNED, protocol, settings_of, students, training
+from dire_plug.protocols.on_the_fly import OnTheFly, train_student
+from dire_plug.protocols.students import Place, StudentData, StudentResult, divergence, is_tested
 from dire_plug.protocols.testing import accuracy, in_batches
 from dire_plug.protocols.training import Epoch, Training, initialised, learning_rate, shuffled, train
+from dire_plug.recipe.evaluate import Evaluate
 
 CLASSES = 3
 
@@ -66,12 +71,10 @@ def run(data: StudentData, folder: Path, *, seed: int = 1, **more: object) -> tu
     student = make_network(seed)
     return student, train_student(
         student,
-        make_network(99),
+        [make_network(99)],
         data,
         settings,
-        seed=seed,
-        folder=folder,
-        progress=progress,  # type: ignore[arg-type]
+        Place(seed, folder, progress),  # type: ignore[arg-type]
     )
 
 
@@ -216,6 +219,53 @@ def test_the_schedule_is_torchs_warm_up_and_cosine() -> None:
         schedule.step()
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("half-cosine", [1.0, (1 + math.cos(math.pi / 8)) / 2, (1 + math.cos(math.pi / 4)) / 2, 0.691341716]),
+        ("step", [1.0, 1.0, 1.0, 0.1]),
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_other_schedules_end_where_their_names_say(schedule: Any, expected: list[float]) -> None:
+    settings = Training(epochs=4, lr=1.0, weight_decay=0, seed=0, schedule=schedule, step_at=3)
+    assert [learning_rate(settings, epoch) for epoch in range(4)] == pytest.approx(expected)
+
+
+def test_norms_and_biases_can_be_spared_from_decay(tmp_path: Path) -> None:
+    settings = Training(epochs=1, lr=1.0, weight_decay=0.5, seed=0, optimiser="adamw", decay="matrices")
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    before = copy.deepcopy(model.state_dict())
+
+    def still(number: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        return Epoch(torch.zeros(()))
+
+    train(model, still, settings, folder=tmp_path)
+    after = model.state_dict()
+    assert torch.allclose(after["0.weight"], before["0.weight"] / 2)
+    assert all(torch.equal(after[name], before[name]) for name in ("0.bias", "1.weight", "1.bias"))
+
+
+@pytest.mark.parametrize(("forgets", "moved"), [(True, 1.0 + 1.5 + 0.1), (False, 1.0 + 1.5 + 0.1 * 1.75)])
+def test_the_momentum_can_be_lost_where_the_learning_rate_falls(tmp_path: Path, forgets: bool, moved: float) -> None:
+    settings = Training(
+        epochs=3, lr=1.0, weight_decay=0, seed=0, momentum=0.5, schedule="step", step_at=2, forget_momentum=forgets
+    )
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+
+    def push(number: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+        model.weight.grad = torch.full_like(model.weight, -1.0)
+        optimiser.step()
+        return Epoch(torch.zeros(()))
+
+    train(model, push, settings, folder=tmp_path)
+    assert model.weight.item() == pytest.approx(moved)
+
+
 def test_an_epoch_sees_every_image_once_and_drops_no_batch() -> None:
     batches = list(shuffled(10, 4, Generator().manual_seed(0)))
     assert [len(batch) for batch in batches] == [4, 4, 2]
@@ -238,7 +288,7 @@ def test_last_and_best_are_both_given_and_the_first_best_epoch_is_named(
     data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([10.0, 30.0, 30.0, 20.0])
-    monkeypatch.setattr(on_the_fly, "accuracy", lambda *_: next(answers))
+    monkeypatch.setattr(students, "accuracy", lambda *_: next(answers))
     _, result = run(data, tmp_path, epochs=4)
     assert (result.last, result.best, result.best_epoch) == (20.0, 30.0, 1)
     assert result.curve == ((0, 10.0), (1, 30.0), (2, 30.0), (3, 20.0))
@@ -249,7 +299,7 @@ def test_a_teacher_in_train_mode_is_not_shared_between_students(data: StudentDat
     before = copy.deepcopy(teacher)
     for number in (1, 2):
         settings = OnTheFly(epochs=2, batch_size=4, test_from=0, teacher_mode="train")
-        train_student(make_network(number), teacher, data, settings, seed=number, folder=tmp_path / str(number))
+        train_student(make_network(number), [teacher], data, settings, Place(number, tmp_path / str(number)))
     assert same(teacher, before)
 
 
@@ -264,7 +314,7 @@ def test_the_loss_is_the_mean_divergence_at_the_temperature_without_its_square()
     student, teacher = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
     p, q = (torch.softmax(network(inputs) / 7, dim=1).detach() for network in (teacher, student))
     expected = sum(float(p[i, c] * (p[i, c] / q[i, c]).log()) for i in range(5) for c in range(3)) / 5
-    assert on_the_fly._distill(student, teacher, inputs, 7).item() == pytest.approx(expected, rel=1e-12)
+    assert divergence(student(inputs), teacher(inputs), 7).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_one_batch_is_one_step_of_adamw_on_what_both_networks_see(data: StudentData, tmp_path: Path) -> None:
@@ -276,11 +326,11 @@ def test_one_batch_is_one_step_of_adamw_on_what_both_networks_see(data: StudentD
     expected = copy.deepcopy(student)
     optimiser = torch.optim.AdamW(expected.parameters(), lr=1e-3, weight_decay=0.01)
     inputs = data.images.float() / 255
-    on_the_fly._distill(expected, teacher, inputs, 30).backward()  # type: ignore[no-untyped-call]
+    divergence(expected(inputs), teacher(inputs).detach(), 30).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     settings = OnTheFly(epochs=1, batch_size=14, teacher_mode="eval")
     whole = StudentData(data.images, data.labels, plain, data.test_images, data.test_labels)
-    train_student(student, teacher, whole, settings, seed=0, folder=tmp_path)
+    train_student(student, [teacher], whole, settings, Place(0, tmp_path))
     torch.testing.assert_close(student[1].weight, expected[1].weight, rtol=1e-5, atol=1e-7)
 
 
@@ -302,12 +352,33 @@ def test_a_protocol_is_found_by_name() -> None:
     assert protocol("on-the-fly") is train_student
 
 
+def test_recipes_and_protocols_know_the_same_names() -> None:
+    sections = typing.get_args(typing.get_args(Evaluate)[0])
+    tags = [tag for section in sections for tag in typing.get_args(section.model_fields["protocol"].annotation)]
+    assert tags == [*MODULES, *PLANNED]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_protocol_takes_its_numbers_from_its_section(name: str) -> None:
+    section = TypeAdapter[Any](Evaluate).validate_python({"protocol": name, "students": ["x"], "epochs": 7})
+    settings = settings_of(name, section.model_dump() | {"static": name == "static-labels"})
+    assert settings.epochs == 7
+    assert callable(protocol(name))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in ("dynamic-labels", "dwa-tiny", "on-the-fly")])
+def test_the_defaults_of_recipes_are_those_of_the_protocol(name: str) -> None:
+    section = TypeAdapter[Any](Evaluate).validate_python({"protocol": name, "students": ["x"]})
+    settings = settings_of(name, section.model_dump() | {"static": name == "static-labels"})
+    assert settings == type(settings)()
+
+
 def test_an_unknown_protocol_names_the_nearest() -> None:
     with pytest.raises(DirePlugError, match=r"no protocol is named 'onthefly' \(did you mean 'on-the-fly'\?\)"):
         protocol("onthefly")
 
 
-@pytest.mark.parametrize("name", ["sre2l-tiny", "fkd"])
+@pytest.mark.parametrize("name", PLANNED)
 def test_a_planned_protocol_says_what_runs_meanwhile(name: str) -> None:
     with pytest.raises(NotLandedError, match=rf"'{name}' hasn't landed yet.*recover and measure of this recipe run"):
         protocol(name)

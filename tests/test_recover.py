@@ -38,7 +38,7 @@ def test_passes_of_another_teacher_are_dropped(
         with pytest.raises(DirePlugError, match="stopped"):
             run_arm(request(recipe))
     folder = only_run(home)
-    assert len(list((folder / "passes").glob("pass-*"))) == 1
+    assert [path.name for path in (folder / "passes").glob("pass-???.safetensors")] == ["pass-000.safetensors"]
     inputs = read_json(folder / "inputs.json")
     write_json(folder / "inputs.json", {**inputs, "teacher": "0" * 64})
     passes = []
@@ -74,4 +74,4 @@ def test_a_set_too_large_for_one_file_stays_in_its_passes(
     run_arm(request(recipe))
     (folder,) = run_folders(home)
     assert not (folder / "images.safetensors").exists()
-    assert load_file(folder / "passes" / "pass-001.safetensors")["index"].tolist() == [1] * 10
+    assert load_file(folder / "passes" / "pass-001-batch-0000.safetensors")["index"].tolist() == [1] * 10

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.native.sre2l import read_settings
 from dire_plug.plans import ChunkedPlan, build_plan
 from dire_plug.recipe.model import RecoverSection, RegroupSection
-from dire_plug.types import Slot, StartImages, Synthesis
+from dire_plug.types import LoopInputs, Slot, StartImages, Synthesis
 
 
 @dataclass
@@ -150,6 +151,13 @@ def test_a_real_start_without_images_is_an_error() -> None:
         SRe2L().initial_images(synthesis, Slot(0, 0), torch.zeros(4, 3, 8, 8), torch.arange(4))
 
 
+def inputs_of(section: RecoverSection, *, architecture: str = "resnet-18") -> LoopInputs:
+    """Return what the adapter knows of a run with this section."""
+    squeeze = SimpleNamespace(teacher=SimpleNamespace(architecture=architecture))
+    recipe = SimpleNamespace(recover=section, squeeze=squeeze)
+    return LoopInputs(recipe, classes=4, size=8, seed=0, folder=Path("/run/inputs"), images=Path("/run/images"))
+
+
 def options(arguments: tuple[str, ...]) -> dict[str, str]:
     """Read a command line of `--flag value` pairs and bare flags."""
     pairs = zip(arguments, [*arguments[1:], "--"], strict=True)
@@ -157,7 +165,7 @@ def options(arguments: tuple[str, ...]) -> dict[str, str]:
 
 
 def test_the_command_line_has_every_flag_in_upstreams_spelling() -> None:
-    call = SRe2L().invocation(recover(lr=0.25, r_bn=0.01), teacher=Path("/t/ckpt.pth"), images=Path("/run/images"))
+    call = SRe2L().invocation(inputs_of(recover(lr=0.25, r_bn=0.01)))
     assert options(call.arguments) == {
         "--batch-size": "100",
         "--iteration": "1000",
@@ -168,26 +176,26 @@ def test_the_command_line_has_every_flag_in_upstreams_spelling() -> None:
         "--syn-data-path": "/run",
         "--exp-name": "images",
         "--store-best-images": "",
-        "--arch-path": "/t/ckpt.pth",
+        "--arch-path": "/run/inputs/teacher.pt",
     }
     assert set(call.shims) == {"device", "torch_load", "network"}
 
 
 def test_the_tiny_script_stores_its_last_images() -> None:
-    call = SRe2L().invocation(recover("tiny"), teacher=Path("t"), images=Path("/run/images"))
+    call = SRe2L().invocation(inputs_of(recover("tiny")))
     assert "--store-last-images" in call.arguments
     assert "--store-best-images" not in call.arguments
 
 
 def test_the_imagenet_script_gets_its_teacher_by_a_shim() -> None:
-    call = SRe2L().invocation(recover("imagenet"), teacher=Path("/t.pt"), images=Path("/run/images"))
+    call = SRe2L().invocation(inputs_of(recover("imagenet")))
     assert "--arch-path" not in call.arguments
-    assert call.shims["hub_weights"] == {"teacher": "/t.pt"}
+    assert call.shims["hub_weights"] == {"teacher": "/run/inputs/teacher.pt"}
     assert {"--tv-l2", "--l2-scale"} <= set(call.arguments)
 
 
 def test_another_architecture_is_put_in_by_a_shim() -> None:
-    call = SRe2L().invocation(recover(), teacher=Path("t"), images=Path("/i"), architecture="resnet-small")
+    call = SRe2L().invocation(inputs_of(recover(), architecture="resnet-small"))
     assert call.shims["get_model"] == {"replace": "resnet18", "architecture": "resnet-small"}
 
 

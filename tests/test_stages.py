@@ -17,8 +17,9 @@ from dire_plug.errors import DirePlugError, NotLandedError
 from dire_plug.files import digest_file, read_json
 from dire_plug.models import embed as embed_batch
 from dire_plug.models.checkpoint import load, save
-from dire_plug.protocols import on_the_fly, training
-from dire_plug.recipe.model import EvaluateSection, RealSection, Recipe
+from dire_plug.protocols import students, training
+from dire_plug.recipe.evaluate import FkdSection
+from dire_plug.recipe.model import RealSection, Recipe
 from dire_plug.stages import evaluate as evaluate_stage
 from dire_plug.stages import squeeze as squeeze_stage
 from dire_plug.stages.embed import chunks_as_released, embed, real_for_regularizer
@@ -145,7 +146,8 @@ def test_squeeze_trains_two_different_networks_and_says_how_good_they_are(job: J
     networks = squeeze(job)
     teacher = load(networks.teacher, CPU)
     assert (teacher.outputs, teacher.stem, teacher.mean, teacher.std) == (4, "small", MEAN, STD)
-    assert networks.teacher_digest == digest_file(networks.teacher) != networks.independent_digest
+    digests = networks.digests()
+    assert digests["teacher"] == digest_file(networks.teacher) != digests["independent"]
     test = job.dataset.test
     answers = teacher.model(normalise(test.images(), MEAN, STD)).argmax(dim=1)
     accuracy = read_json(networks.teacher.with_name("network.json"))["accuracy"]
@@ -180,7 +182,7 @@ def test_a_killed_squeeze_goes_on_to_the_same_network(
             squeeze(replace(job, cache=tmp_path / "cache"))
     assert list((tmp_path / "cache").glob("squeeze/*.partial/training/training.pt"))
     resumed = squeeze(replace(job, cache=tmp_path / "cache"))
-    assert resumed.teacher_digest == squeeze(job).teacher_digest
+    assert resumed.digests() == squeeze(job).digests()
 
 
 def test_a_head_narrower_than_the_classes_is_refused(job: Job) -> None:
@@ -361,7 +363,7 @@ def test_more_real_images_than_a_class_has_are_refused_by_its_name(job: Job) -> 
 
 
 def test_evaluate_trains_every_student_and_summarises(job: Job, condensed: tuple[Tensor, Tensor]) -> None:
-    result = evaluate(job, squeeze(job).teacher, *condensed)
+    result = evaluate(job, squeeze(job), *condensed)
     assert (result["protocol"], result["teacher_mode"], result["source"]) == ("on-the-fly", "train", "saved")
     student = result["students"]["convnet-small"]
     assert len(student["last"]) == len(student["best"]) == 2
@@ -377,41 +379,41 @@ def test_evaluate_trains_every_student_and_summarises(job: Job, condensed: tuple
 def test_a_finished_student_is_not_trained_again(
     job: Job, condensed: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher = squeeze(job).teacher
-    result = evaluate(job, teacher, *condensed)
+    networks = squeeze(job)
+    result = evaluate(job, networks, *condensed)
     monkeypatch.setattr(evaluate_stage, "_train", refuse)
-    assert evaluate(job, teacher, *condensed) == result
+    assert evaluate(job, networks, *condensed) == result
 
 
 def test_a_student_of_other_images_does_not_count_as_finished(
     job: Job, condensed: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher = squeeze(job).teacher
-    evaluate(job, teacher, *condensed)
+    networks = squeeze(job)
+    evaluate(job, networks, *condensed)
     monkeypatch.setattr(evaluate_stage, "_train", refuse)
     with pytest.raises(AssertionError, match="must not be called"):
-        evaluate(job, teacher, condensed[0].flip(3), condensed[1])
+        evaluate(job, networks, condensed[0].flip(3), condensed[1])
 
 
 def test_a_killed_evaluation_goes_on_to_the_same_result(
     job: Job, condensed: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher = squeeze(job).teacher
+    networks = squeeze(job)
     with monkeypatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", 0.0)
-        patch.setattr(on_the_fly, "train", killing(1))
+        patch.setattr(students, "train", killing(1))
         with pytest.raises(KeyboardInterrupt):
-            evaluate(job, teacher, *condensed)
+            evaluate(job, networks, *condensed)
     assert list((job.folder / "evaluate").glob("convnet-small-0.partial/*/training.pt"))
-    resumed = evaluate(job, teacher, *condensed)
-    assert resumed == evaluate(replace(job, folder=tmp_path / "undisturbed"), teacher, *condensed)
+    resumed = evaluate(job, networks, *condensed)
+    assert resumed == evaluate(replace(job, folder=tmp_path / "undisturbed"), networks, *condensed)
 
 
 def test_evaluation_starts_a_student_anew_with_another_run_seed(job: Job, condensed: tuple[Tensor, Tensor]) -> None:
-    teacher = squeeze(job).teacher
-    evaluate(job, teacher, *condensed)
+    networks = squeeze(job)
+    evaluate(job, networks, *condensed)
     one = read_json(job.folder / "evaluate" / "convnet-small-0.json")
-    evaluate(replace(job, seed=4), teacher, *condensed)
+    evaluate(replace(job, seed=4), networks, *condensed)
     other = read_json(job.folder / "evaluate" / "convnet-small-0.json")
     assert one["seed"] != other["seed"]
 
@@ -419,22 +421,22 @@ def test_evaluation_starts_a_student_anew_with_another_run_seed(job: Job, conden
 def test_float_images_are_evaluated_like_the_same_grey_levels(
     job: Job, condensed: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    teacher = squeeze(job).teacher
+    networks = squeeze(job)
     images, labels = condensed
-    as_float = evaluate(replace(job, folder=tmp_path / "float"), teacher, images.float() / 255, labels)
-    assert as_float == evaluate(job, teacher, images, labels)
+    as_float = evaluate(replace(job, folder=tmp_path / "float"), networks, images.float() / 255, labels)
+    assert as_float == evaluate(job, networks, images, labels)
 
 
 def test_normalised_images_are_refused(job: Job, condensed: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(DirePlugError, match=r"expected uint8 or float in \[0, 1\]; denormalise them"):
-        evaluate(job, squeeze(job).teacher, normalise(condensed[0], MEAN, STD), condensed[1])
+        evaluate(job, squeeze(job), normalise(condensed[0], MEAN, STD), condensed[1])
 
 
 def test_a_protocol_that_has_not_landed_stops_evaluation_only(job: Job, condensed: tuple[Tensor, Tensor]) -> None:
-    planned = change(job, evaluate=EvaluateSection(protocol="fkd", students=("convnet-small",)))
+    planned = change(job, evaluate=FkdSection(protocol="fkd", students=("convnet-small",)))
     networks = squeeze(planned)
     with pytest.raises(NotLandedError, match="'fkd' hasn't landed yet"):
-        evaluate(planned, networks.teacher, *condensed)
+        evaluate(planned, networks, *condensed)
     assert "T" in measure(planned, networks, *condensed)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.hookspecs import hookimpl
-from dire_plug.plans import build_plan
+from dire_plug.plans import ListedPlan, build_plan
 from dire_plug.plugins import build_manager
 from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, finished_passes
-from dire_plug.types import Batch, Slot, Synthesis
+from dire_plug.types import Batch, Slot, SlotPlan, Synthesis
 
 CLASSES, IPC, STEPS = 3, 2, 2
 
@@ -67,12 +67,12 @@ def run_pass(synthesis: RunningSynthesis, pass_index: int = 0) -> tuple[Tensor, 
     """Run one pass of a minimal loop; return the images and the last loss."""
     teacher = network()
     synthesis.begin_pass(pass_index)
-    synthesis.watch(teacher, "teacher")
+    synthesis.watch(teacher)
     labels = synthesis.labels(torch.arange(CLASSES))
     images = synthesis.start(torch.ones(len(labels), 3, 2, 2, requires_grad=True), labels)
     for step in range(STEPS):
         loss = nn.functional.cross_entropy(teacher(images), labels)
-        total = synthesis.loss(loss, images=images, labels=labels, step=step, teacher="teacher")
+        total = synthesis.loss(loss, images=images, labels=labels, step=step)
         (gradient,) = torch.autograd.grad(total, images)
         images.data -= gradient
         synthesis.step_done(total, images=images, labels=labels, step=step)
@@ -86,7 +86,7 @@ def test_without_an_answer_the_loop_gets_the_same_objects_back(tmp_path: Path) -
     labels, images, loss = torch.arange(CLASSES), torch.zeros(CLASSES, 3, 2, 2, requires_grad=True), torch.zeros(())
     assert synthesis.labels(labels) is labels
     assert synthesis.start(images, labels) is images
-    assert synthesis.loss(loss, images=images, labels=labels, step=0, teacher="teacher") is loss
+    assert synthesis.loss(loss, images=images, labels=labels, step=0) is loss
     assert synthesis.image_index(7, 0) == 7
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_pass_is_named(tmp_path: Path) -> None:
 def test_a_pass_with_too_few_batches_is_not_finished(tmp_path: Path) -> None:
     class TwoSlots(Grouped):
         def plan(self, recover: Any, *, classes: int, ipc: int) -> Any:
-            return build_plan(classes=classes, ipc=ipc, slots_per_pass=2)
+            return ListedPlan((SlotPlan((0, 1, 2), (0, 0, 0)), SlotPlan((0, 1, 2), (1, 1, 1))), classes=3)
 
     with pytest.raises(DirePlugError, match="finished 1 of 2 batches"):
         run_pass(make(tmp_path, adapter=TwoSlots()))

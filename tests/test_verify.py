@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from upstreams import vendor_or_skip
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
-from dire_plug.upstream.vendor import vendor
-from dire_plug.upstream.verify import Evidence, first_difference, judge, verify
+from dire_plug.upstream.trial import Evidence
+from dire_plug.upstream.verify import first_difference, judge, verify
 
 SAME = Evidence((("a",), ("b",)), {"x": "1"})
 OTHER_STEP = Evidence((("a",), ("c",)), {"x": "1"})
@@ -55,18 +56,15 @@ def test_an_unknown_script_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.upstream
-@pytest.mark.parametrize("script", list(SRe2L.scripts))
+@pytest.mark.parametrize(
+    "script", ["cifar", *(pytest.param(name, marks=pytest.mark.every_script) for name in ("tiny", "imagenet"))]
+)
 def test_the_patch_of_sre2l_is_inert_and_reaches_the_loss(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
     adapter = SRe2L()
-    try:
-        vendor(adapter)
-    except DirePlugError as error:
-        if str(error).startswith(adapter.upstream.repository):
-            pytest.skip(str(error))
-        raise
+    vendor_or_skip(adapter)
     verdict = verify(adapter, scripts=[script], workdir=tmp_path)[0]
     assert verdict.holds, verdict
     assert (verdict.steps, verdict.files) == (3, 10)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dire_plug.plans import ChunkedPlan, build_plan
 from dire_plug.recipe.model import RecoverSection
-from dire_plug.types import Invocation, Script, Upstream
+from dire_plug.types import Invocation, LoopInputs, Script, Upstream
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.patching import make_patch
 from dire_plug.upstream.tree import write_manifest
@@ -120,9 +120,9 @@ class ToyAdapter:
         """Return the number of steps."""
         return 2
 
-    def invocation(self, recover: RecoverSection, *, teacher: Path, images: Path) -> Invocation:
-        """Return the command line."""
-        arguments = ("--out", str(images), "--weights", str(teacher))
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line; a test lays out the weights."""
+        arguments = ("--out", str(inputs.images), "--weights", str(inputs.folder / "weights.pt"))
         return Invocation(SCRIPT, arguments, {"device": {}, "torch_load": {}, "network": {}})
 
     def pass_arguments(self, pass_index: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from dire_plug import home, ui
 from dire_plug.pipeline import PlannedRun
 from dire_plug.pipeline.request import absence
+from dire_plug.types import LoopInputs
 
 HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 
@@ -37,16 +39,24 @@ def show_plan(planned: PlannedRun) -> None:
         ui.show("plan: real images are drawn from the training set; nothing is synthesized")
         return
     adapter = planned.adapter
-    invocation = adapter.invocation(
-        recipe.recover,
-        teacher=Path("TEACHER"),
-        images=Path("RUN/images"),
-        architecture=recipe.squeeze.teacher.architecture,
+    classes, size = class_count(recipe.dataset.name), adapter.scripts[recipe.recover.script].size
+    run = Path("RUN")
+    inputs = LoopInputs(
+        recipe=recipe,
+        classes=classes,
+        size=recipe.dataset.size or size,
+        seed=request.seed,
+        folder=run / "inputs",
+        images=run / "images",
     )
+    for preparation in adapter.preparations(inputs):
+        ui.show(f"prepared by upstream's own code: {preparation.name}; {preparation.estimate}")
+        inputs = replace(inputs, prepared={**inputs.prepared, preparation.name: Path("CACHE") / preparation.name})
+    invocation = adapter.invocation(inputs)
     arguments = [*invocation.arguments, *adapter.pass_arguments(0)]
     ui.show(f"upstream's command line, pass 0 (shims: {', '.join(invocation.shims)}):")
-    ui.show(f"  python {shlex.quote(adapter.scripts[recipe.recover.script].path)} {shlex.join(arguments)}")
-    plan = adapter.plan(recipe.recover, classes=class_count(recipe.dataset.name), ipc=recipe.ipc)
+    ui.show(f"  python {shlex.quote(invocation.script)} {shlex.join(arguments)}")
+    plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
     ui.show(f"plan: {plan.passes} passes × {plan.slots_per_pass} batches × {adapter.steps(recipe.recover)} steps")
     ui.show(f"teachers and embeddings: {home.cache()}")
 

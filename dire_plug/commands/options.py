@@ -29,6 +29,13 @@ OPTIONS = (
         show_default=True,
         help="Upstream's own script, or our loop of the same mathematics.",
     ),
+    click.option(
+        "--accelerate",
+        type=click.Choice(["none", "exact"]),
+        default="none",
+        show_default=True,
+        help="Leave out of upstream's loop what changes no bit of the images.",
+    ),
     click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/."),
     click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets."),
     click.option("--offline", is_flag=True, help="Never touch the network."),

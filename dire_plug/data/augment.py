@@ -135,11 +135,65 @@ def mixup(images: Tensor, *, alpha: float, generator: Generator) -> tuple[Tensor
     Returns:
         tuple: the mixed images, the permutation (int64, [N], on the images' device), and λ.
     """
+    order, share = _draw_mix(images, alpha, generator)
+    return share * images + (1 - share) * images[order], order, share
+
+
+def cutmix(images: Tensor, *, alpha: float, generator: Generator) -> tuple[Tensor, Tensor, float]:
+    """Paste a box of another image of the batch into each one (Yun et al., 2019), the same box for the whole batch.
+
+    The box has √(1 − λ) of each side, cut off to an even number of pixels, its centre is uniform, and what would lie
+    outside of the image is lost.
+
+    Args:
+        images: [N, C, H, W], any dtype.
+        alpha: λ is drawn from Beta(alpha, alpha), once for the batch; 0 mixes nothing.
+        generator: of λ, the permutation and the box.
+
+    Returns:
+        tuple: new images, the permutation (int64, [N], on the images' device), and the share of the image that is kept.
+    """
+    order, share = _draw_mix(images, alpha, generator)
+    rows, columns = images.shape[-2:]
+    side = math.sqrt(1 - share)
+    centres = torch.rand(2, generator=generator, device=generator.device).tolist()
+    top, bottom = _span(rows, side, centres[0])
+    left, right = _span(columns, side, centres[1])
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
+    return mixed, order, 1 - (bottom - top) * (right - left) / (rows * columns)
+
+
+def enlarge_and_crop(images: Tensor) -> Tensor:
+    """Enlarge images to 8 · (size // 7) pixels, antialiased, and crop the centre to the old size.
+
+    It is what RDED and DELT do to test images of any size; at 32 pixels and below it changes nothing.
+
+    Args:
+        images: uint8, [N, C, H, W], H = W.
+    """
+    size = images.shape[-1]
+    larger = size // 7 * 8
+    if larger <= size:
+        return images
+    enlarged = transforms.resize(images, [larger, larger], antialias=True)
+    first = round((larger - size) / 2)
+    return torch.as_tensor(enlarged)[:, :, first : first + size, first : first + size]
+
+
+def _draw_mix(images: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, float]:
+    """Draw a permutation of the batch and λ."""
     order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
     # torch has no public Beta that takes a generator; numpy's is seeded from ours.
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    share = float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
-    return share * images + (1 - share) * images[order], order, share
+    return order, float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
+
+
+def _span(length: int, side: float, centre: float) -> tuple[int, int]:
+    """Return where a box of share `side` around `centre`, in [0, 1), begins and ends."""
+    half = int(length * side) // 2
+    middle = int(length * centre)
+    return max(middle - half, 0), min(middle + half, length)
 
 
 def _central_box(rows: int, columns: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:

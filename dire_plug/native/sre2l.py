@@ -84,7 +84,7 @@ def recover_pass(
     """
     device = next(teacher.parameters()).device
     statistics = [StatisticsLoss(layer) for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
-    synthesis.watch(teacher, "teacher")
+    synthesis.watch(teacher)
     slots = []
     for first in range(0, settings.classes, settings.batch_size):
         last = min(first + settings.batch_size, settings.classes)
@@ -117,7 +117,7 @@ def _optimise(
         logits = teacher(torch.roll(images, shifts=shifts, dims=(2, 3)))
         terms = [statistic.value * weight for statistic, weight in zip(statistics, weights, strict=True)]
         loss = F.cross_entropy(logits, labels) + settings.r_bn * torch.stack(terms).sum()
-        loss = synthesis.loss(loss, images=images, labels=labels, step=step, teacher="teacher")
+        loss = synthesis.loss(loss, images=images, labels=labels, step=step)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         images.data = _clip(images.data, settings)

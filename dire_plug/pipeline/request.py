@@ -33,6 +33,7 @@ class Request:
     out: Path | None = None
     data_root: Path | None = None
     offline: bool = False
+    accelerate: str = "none"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ def plan_run(request: Request, *, dry: bool = False) -> PlannedRun:
     Raises:
         DirePlugError: unknown method or recipe, a faulty recipe, an engine that can't run it.
     """
+    from dire_plug.upstream.vendor import require_packages
+
     adapter = plugins.load_adapter(request.method)
     source = find_recipe(adapter, request.recipe)
     resolved = resolve(
@@ -91,6 +94,8 @@ def plan_run(request: Request, *, dry: bool = False) -> PlannedRun:
     engine, ready = choose_engine(request, adapter, resolved)
     if not ready and not dry:
         raise DirePlugError(f"recipe '{request.recipe}': {absence(adapter)}")
+    if engine == "upstream" and not dry:
+        require_packages(adapter)
     return PlannedRun(request, adapter, source, resolved, engine, ready)
 
 
@@ -107,8 +112,9 @@ def check_names(resolved: Resolved) -> None:
     recipe = resolved.recipe
     class_count(recipe.dataset.name)
     check_protocol(recipe.evaluate.protocol)
-    for name in (recipe.squeeze.teacher.architecture, recipe.squeeze.independent.architecture):
-        check_architecture(name)
+    squeeze = recipe.squeeze
+    for training in (squeeze.teacher, *squeeze.others.values(), squeeze.independent):
+        check_architecture(training.architecture)
     for name in recipe.evaluate.students:
         check_architecture(name)
 

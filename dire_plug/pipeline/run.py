@@ -16,7 +16,7 @@ from dire_plug.recipe import as_file
 from dire_plug.runs.directory import RunFolder, run_folder
 from dire_plug.runs.lock import hold
 from dire_plug.runs.provenance import command, hardware, versions
-from dire_plug.stages.job import Job
+from dire_plug.stages.job import EXTRAS, Job
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,7 @@ def _evaluate(job: Job) -> None:
 
     try:
         protocol(job.recipe.evaluate.protocol)
-        result = evaluate(job, squeeze(job).teacher, *_condensed(job))
+        result = evaluate(job, squeeze(job), *_condensed(job))
     except NotLandedError as error:
         ui.warn(str(error))
         result = {"missing": str(error)}
@@ -156,6 +156,7 @@ def open_job(planned: PlannedRun, dataset: Dataset) -> tuple[Job, RunFolder]:
         folder=run.path,
         cache=home.cache(),
         offline=request.offline,
+        accelerate=request.accelerate == "exact",
     )
     return job, run
 
@@ -190,21 +191,35 @@ def _condensed(job: Job) -> tuple[Tensor, Tensor]:
 
     if job.recipe.evaluate.source == "tensor":
         return read_tensors(job.folder)
-    return read_saved(job.folder / "images", job.adapter, classes=job.classes, ipc=job.recipe.ipc)
+    return read_saved(
+        job.folder / "images",
+        job.adapter,
+        classes=job.classes,
+        ipc=_saved_per_class(job),
+        suffix=job.script.suffix,
+    )
+
+
+def _saved_per_class(job: Job) -> int:
+    """Return how many images of a class lie in images/: IPC of real ones, else what the plan says."""
+    if job.engine == "none":
+        return job.recipe.ipc
+    return job.adapter.plan(job.recipe.recover, classes=job.classes, ipc=job.recipe.ipc).ipc
 
 
 def _gather(job: Job) -> dict[str, Any]:
     from dire_plug.stages.squeeze import squeeze
 
     networks = squeeze(job)
-    seconds = job.folder / "seconds.json"
+    seconds, extras = job.folder / "seconds.json", job.folder / EXTRAS
     return {
         "arm": job.arm,
         "seed": job.seed,
         "engine": job.engine,
         "ipc": job.recipe.ipc,
-        "networks": {"teacher": networks.teacher_digest, "independent": networks.independent_digest},
+        "networks": networks.digests(),
         "accuracy": read_json(job.folder / "evaluate" / "accuracy.json"),
         "diversity": read_json(job.folder / "evaluate" / "diversity.json"),
+        "extras": read_json(extras) if extras.is_file() else {},
         "recover": read_json(seconds) if seconds.is_file() else None,
     }

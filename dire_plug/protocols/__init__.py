@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from dire_plug.errors import DirePlugError, NotLandedError, nearest
 
 if TYPE_CHECKING:
-    from dire_plug.protocols.on_the_fly import StudentResult
+    from dire_plug.protocols.students import StudentResult
 
-PROTOCOLS = ("on-the-fly",)
-PLANNED = ("sre2l-tiny", "fkd")
+MODULES = {
+    "on-the-fly": ("on_the_fly", "OnTheFly"),
+    "hard-labels": ("hard_labels", "HardLabels"),
+    "static-labels": ("mean_labels", "MeanLabels"),
+    "dynamic-labels": ("mean_labels", "MeanLabels"),
+    "ensemble-labels": ("ensemble_labels", "EnsembleLabels"),
+    "delt": ("delt", "Delt"),
+    "sre2l-tiny": ("tiny", "Tiny"),
+    "dwa-tiny": ("tiny", "Tiny"),
+}
+"""Protocol → the module of this package that trains its students, and the dataclass of its numbers there."""
+PROTOCOLS = tuple(MODULES)
+PLANNED = ("fkd",)
 
 
 def protocol(name: str) -> Callable[..., StudentResult]:
-    """Return the function that trains one student under protocol `name`.
+    """Return the function that trains one student under protocol `name`: student, teachers, data, settings, place.
 
     Raises:
         NotLandedError: the protocol is planned but not built yet.
@@ -27,9 +40,16 @@ def protocol(name: str) -> Callable[..., StudentResult]:
             f"recover and measure of this recipe run. Protocols that work: {', '.join(PROTOCOLS)}"
         )
     check_protocol(name)
-    from dire_plug.protocols.on_the_fly import train_student
-
+    module, _ = MODULES[name]
+    train_student: Callable[..., StudentResult] = import_module(f"{__name__}.{module}").train_student
     return train_student
+
+
+def settings_of(name: str, values: Mapping[str, Any]) -> Any:
+    """Return the numbers of protocol `name` out of `values`, which may hold more."""
+    module, kind = MODULES[name]
+    settings = getattr(import_module(f"{__name__}.{module}"), kind)
+    return settings(**{field.name: values[field.name] for field in fields(settings)})
 
 
 def check_protocol(name: str) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -26,6 +26,8 @@ SAVE_SECONDS = 20.0
 """Least time between two checkpoints: a kill costs about this much, and saving costs little beside it."""
 WARMUP_START = 0.01
 """Learning rate of the first warm-up epoch as a share of the full one, as in torchvision's reference training."""
+STEP = 0.1
+"""What the schedule `step` leaves of the learning rate."""
 
 Progress = Callable[..., None]
 Made = TypeVar("Made")
@@ -37,12 +39,17 @@ class Training:
 
     Attributes:
         epochs: passes over the training images.
-        lr: the learning rate at the top of the schedule; it falls to 0 by half a cosine over the epochs.
-        weight_decay: on all parameters.
+        lr: the learning rate at the top of the schedule.
+        weight_decay: on all parameters, or on those that `decay` names.
         seed: of the order, the augmentation and the dropout of every epoch; not of the initial weights.
-        optimiser: `sgd` with momentum for teachers, `adamw` for students.
+        optimiser: `sgd` with momentum, or `adamw`.
         momentum: of SGD.
-        warmup_epochs: epochs of linear warm-up before the cosine.
+        warmup_epochs: epochs of linear warm-up before the schedule.
+        schedule: `cosine` falls to 0 by half a cosine over the epochs, `half-cosine` by its first half to lr/2,
+            `step` to a tenth at `step_at`; `constant` doesn't fall.
+        step_at: the first epoch, from 0, at a tenth.
+        forget_momentum: whether the optimiser starts anew at `step_at`.
+        decay: `all`, or `matrices`: weights with more than one axis, so neither norms nor biases.
     """
 
     epochs: int
@@ -52,6 +59,10 @@ class Training:
     optimiser: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     warmup_epochs: int = 0
+    schedule: Literal["cosine", "half-cosine", "step", "constant"] = "cosine"
+    step_at: int = 0
+    forget_momentum: bool = False
+    decay: Literal["all", "matrices"] = "all"
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ def train(
     while done.epochs < training.epochs:
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(training, done.epochs)
+        if training.schedule == "step" and training.forget_momentum and done.epochs == training.step_at:
+            optimiser.state.clear()
         loss = _advance(done, run_epoch, optimiser, training)
         if done.epochs == training.epochs or time.monotonic() - saved >= SAVE_SECONDS:
             _save(folder / CHECKPOINT, model, optimiser, training, done)
@@ -108,10 +121,16 @@ def train(
 
 
 def learning_rate(training: Training, epoch: int) -> float:
-    """Return the learning rate of `epoch`: a linear warm-up, then half a cosine that would reach 0 at the end."""
+    """Return the learning rate of `epoch`, from 0: a linear warm-up, then the schedule."""
     if epoch < training.warmup_epochs:
         return training.lr * (WARMUP_START + (1 - WARMUP_START) * epoch / training.warmup_epochs)
+    if training.schedule == "constant":
+        return training.lr
+    if training.schedule == "step":
+        return training.lr * (STEP if epoch >= training.step_at else 1)
     done = (epoch - training.warmup_epochs) / (training.epochs - training.warmup_epochs)
+    if training.schedule == "half-cosine":
+        done /= 2
     return training.lr * (1 + math.cos(math.pi * done)) / 2
 
 
@@ -156,9 +175,20 @@ def _seed_globally(seed: int, device: torch.device) -> None:
 
 
 def _optimiser(model: nn.Module, training: Training) -> Optimizer:
+    parameters = _groups(model, training)
     if training.optimiser == "adamw":
-        return AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay)
-    return SGD(model.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
+        return AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
+    return SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
+
+
+def _groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
+    """Return the parameters in one group, or those that don't decay in a second one."""
+    if training.decay == "all":
+        return [{"params": list(model.parameters())}]
+    named = list(model.named_parameters())
+    decaying = [parameter for name, parameter in named if "weight" in name and parameter.dim() > 1]
+    others = [parameter for name, parameter in named if "weight" not in name or parameter.dim() <= 1]
+    return [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
 
 
 def _identity(model: nn.Module, training: Training) -> str:

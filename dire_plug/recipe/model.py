@@ -1,20 +1,11 @@
 """The frame of a recipe: its sections, the types and bounds of their values. Defaults are stated here only."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field
 
-Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, values don't change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from dire_plug.recipe.evaluate import Evaluate
+from dire_plug.recipe.section import Commit, Count, FromZero, Name, NonNegative, Positive, Section
 
 
 class UpstreamSection(Section):
@@ -38,14 +29,19 @@ class TrainingSection(Section):
     """How one network is trained on the real images."""
 
     architecture: str
+    head: Literal["averaged", "flat"] = "averaged"
+    """Of a ConvNet: what its head reads, the last map averaged, so that the embedding is as wide at every size, or flat,
+    as the published ConvNets have it. Other architectures average."""
     epochs: Count
     batch_size: Count = 128
     lr: Positive = 0.1
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 5e-4
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    warmup_epochs: FromZero = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Of the learning rate, after the warm-up."""
     augmentation: Literal["none", "crop", "crop_flip", "resized_crop_flip"] = "crop_flip"
-    padding: Annotated[int, Field(ge=0)] = 4
+    padding: FromZero = 4
     checkpoint: str | None = None
     """A file with trained weights to use instead, or `torchvision:<weights>`; nothing is trained then."""
 
@@ -56,6 +52,8 @@ class SqueezeSection(Section):
     outputs: Count
     """The width of the classification heads; upstream's script fixes it, the dataset may have fewer classes."""
     teacher: TrainingSection
+    others: dict[Name, TrainingSection] = Field(default_factory=dict)
+    """Further networks in the loop, by the key under which a term sees them; T is `teacher`."""
     independent: TrainingSection
 
 
@@ -66,6 +64,13 @@ class RegroupSection(Section):
     """Images of one class in a slot; the last pass may hold fewer."""
 
 
+class EmbedderSection(Section):
+    """What embeds the images where the loop holds no trained network: the frozen `squeeze.teacher`."""
+
+    classes_per_step: Count | None = None
+    """The classes whose images are embedded in one step; None embeds all."""
+
+
 class RecoverSection(Section):
     """Upstream's synthesis script and its flags, in upstream's own spelling without the dashes."""
 
@@ -73,7 +78,9 @@ class RecoverSection(Section):
     flags: dict[str, Any]
     plan: Literal["keep"] | RegroupSection = "keep"
     bank: bool = False
-    start: Literal["noise", "real"] = "noise"
+    start: Literal["noise", "real", "own"] = "noise"
+    """`own`: what the script starts from by itself, such as DELT's ranked selection; nothing is put in its place."""
+    embedder: EmbedderSection | None = None
 
 
 class RealSection(Section):
@@ -85,29 +92,6 @@ class RealSection(Section):
     """`as_released`: consecutive chunks of the unsorted training set in the place of classes."""
     mode: Literal["eval", "train"] = "eval"
     """The mode of the teacher while it embeds; the authors' release never leaves train mode."""
-
-
-class EvaluateSection(Section):
-    """How students are trained on the condensed images, and tested."""
-
-    protocol: str
-    students: tuple[str, ...] = Field(min_length=1)
-    per_synthesis: Count = 1
-    """Students of each architecture for one synthesis."""
-    epochs: Count = 400
-    batch_size: Count = 128
-    lr: Positive = 1e-3
-    weight_decay: NonNegative = 0.01
-    temperature: Positive = 30
-    mixup: NonNegative = 0.8
-    augmentation: Literal["none", "crop", "crop_flip", "resized_crop_flip"] = "crop_flip"
-    padding: Annotated[int, Field(ge=0)] = 4
-    test_from: Annotated[int, Field(ge=0)] = 0
-    """The first epoch, from 0, after which the student is tested."""
-    test_every: Count = 1
-    """Test each so many epochs from `test_from` on; the last epoch is always tested."""
-    teacher_mode: Literal["eval", "train"] = "eval"
-    source: Literal["saved", "tensor"] = "saved"
 
 
 class MeasureSection(Section):
@@ -152,7 +136,7 @@ class Recipe(Section):
     prepare: dict[str, Any] = Field(default_factory=dict)
     recover: RecoverSection
     real: RealSection = RealSection()
-    evaluate: EvaluateSection
+    evaluate: Evaluate
     measure: MeasureSection = MeasureSection()
     arms: dict[Name, ArmSection] = Field(default_factory=dict)
     presets: dict[Name, dict[str, Any]] = Field(default_factory=dict)

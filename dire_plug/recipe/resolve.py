@@ -100,8 +100,8 @@ def identity(resolved: Resolved) -> Tree:
     if resolved.arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
     content = {key: value for key, value in content.items() if key not in unused}
-    for network in ("teacher", "independent"):
-        training = content["squeeze"][network]
+    squeeze = content["squeeze"]
+    for training in (squeeze["teacher"], squeeze["independent"], *squeeze["others"].values()):
         training["checkpoint"] = _by_content(training["checkpoint"])
     return content | {"regularizers": resolved.regularizers}
 

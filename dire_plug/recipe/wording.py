@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from dire_plug.errors import nearest
@@ -29,11 +30,13 @@ _WORDS = {
     "literal_error": "must be {expected}",
     "dict_type": "must be a mapping of keys to values",
     "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
     "tuple_type": "must be a list",
     "list_type": "must be a list",
     "too_short": "needs at least {min_length}",
 }
-_WITHOUT_VALUE = {"missing", "extra_forbidden", "too_short"}
+_WITHOUT_VALUE = {"missing", "extra_forbidden", "too_short", "two_mixes"}
+_NO_VARIANT = {"union_tag_not_found", "union_tag_invalid"}
 
 
 @dataclass(frozen=True)
@@ -51,27 +54,91 @@ def describe(error: ValidationError, model: type[BaseModel], *, prefix: str = ""
     """Return one problem for each location that pydantic complains of; `prefix` is the dotted key of `model`."""
     problems: dict[str, Problem] = {}
     for found in error.errors(include_url=False):
-        keys = [str(part) for part in found["loc"] if not _is_union_tag(part)]
-        tagged = len(keys) < len(found["loc"])
-        location = ".".join(filter(None, [prefix, *keys])) or "recipe"
-        message = _union_message(found) if tagged else _message(found, known_keys(model, keys[:-1]))
-        if message:
-            problems.setdefault(location, Problem(location, message))
+        place = _walk(model, found["loc"])
+        location = ".".join(filter(None, [prefix, *place.keys])) or "recipe"
+        if place.variants and found["type"] in _NO_VARIANT:
+            told = _variant_problems(found, place.variants, prefix=location)
+        else:
+            message = _union_message(found) if place.in_union else _message(found, place.siblings)
+            told = [Problem(location, message)] if message else []
+        for problem in told:
+            problems.setdefault(problem.location, problem)
     return list(problems.values())
 
 
-def known_keys(model: type[BaseModel], keys: Iterable[str]) -> list[str]:
-    """Return the keys that are valid at a dotted location of a recipe; none where any key is."""
+@dataclass(frozen=True)
+class _Place:
+    """Where an error stands.
+
+    Attributes:
+        keys: the location without the tags that pydantic adds.
+        siblings: the valid keys beside the last one; none where any key is.
+        variants: tag → model, where the value is one of several models and a key of it says which.
+        in_union: whether the value is a literal or a mapping.
+    """
+
+    keys: list[str]
+    siblings: list[str]
+    variants: dict[str, type[BaseModel]]
+    in_union: bool
+
+
+def _walk(model: type[BaseModel], location: Iterable[str | int]) -> _Place:
+    """Follow an error's location through a model; a tag of a variant chooses the model that the rest is followed in."""
     current: Any = model
-    for key in keys:
-        found = _model_in(current)
-        if found is not None:
-            fields = {field.alias or name: field for name, field in found.model_fields.items()}
-            current = fields[key].annotation if key in fields else None
+    variants: dict[str, type[BaseModel]] = {}
+    keys: list[str] = []
+    siblings: list[str] = []
+    in_union = False
+    for part in location:
+        if _is_union_tag(part):
+            in_union = True
+        elif part in variants:
+            current, variants = variants[str(part)], {}
         else:
-            current = typing.get_args(current)[-1] if typing.get_origin(current) is dict else None
-    found = _model_in(current)
-    return [field.alias or name for name, field in found.model_fields.items()] if found else []
+            found = _model_in(current)
+            fields = _fields(found) if found else {}
+            keys.append(str(part))
+            siblings = list(fields)
+            variants = _variants(fields[str(part)]) if part in fields else {}
+            current = fields[str(part)].annotation if part in fields else _value_type(current)
+    return _Place(keys, siblings, variants, in_union)
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _value_type(annotation: Any) -> Any:
+    return typing.get_args(annotation)[-1] if typing.get_origin(annotation) is dict else None
+
+
+def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """Return tag → model for a field whose value is one of several models, told apart by a key of theirs."""
+    if not isinstance(field.discriminator, str):
+        return {}
+    models = typing.get_args(field.annotation)
+    return {
+        tag: model for model in models for tag in typing.get_args(model.model_fields[field.discriminator].annotation)
+    }
+
+
+def _variant_problems(found: ErrorDetails, variants: dict[str, type[BaseModel]], *, prefix: str) -> list[Problem]:
+    """Word a tag that is missing or unknown; the other keys are judged by the variant that they fit best."""
+    key = str(found["ctx"]["discriminator"]).strip("'")
+    given = dict(found["input"])
+    message = "is missing"
+    if found["type"] == "union_tag_invalid":
+        tag, known = str(found["ctx"]["tag"]), ", ".join(variants)
+        message = f"no {key} is named '{tag}'{nearest(tag, variants)}; one of {known}"
+    others: list[list[Problem]] = []
+    for tag, model in variants.items():
+        try:
+            model.model_validate(given | {key: tag})
+            others.append([])
+        except ValidationError as error:
+            others.append(describe(error, model, prefix=prefix))
+    return [Problem(f"{prefix}.{key}", message), *min(others, key=len)]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -11,7 +11,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, make_folder, read_json, write_json
 from dire_plug.runs.lock import holder
 
-STAGE_FORMAT = 2
+STAGE_FORMAT = 3
 """Raised when a stage's output changes meaning: older runs are then other runs."""
 
 

@@ -12,60 +12,62 @@ from typing import TYPE_CHECKING, Any
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, digest_file, read_json, write_json
-from dire_plug.protocols import protocol
-from dire_plug.recipe.model import EvaluateSection
+from dire_plug.protocols import protocol, settings_of
 from dire_plug.seeding import derive
 from dire_plug.stages.job import Job
+from dire_plug.stages.squeeze import Teachers
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from dire_plug.models.checkpoint import Network
-    from dire_plug.protocols.on_the_fly import OnTheFly, StudentData
+    from dire_plug.protocols.students import StudentData
 
 FORMAT = 1
 """Raised when the same images and settings give another accuracy."""
+SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels")
+"""The protocols that ask all networks in the loop; the others ask the first alone, or none."""
 
 
-def evaluate(job: Job, teacher: Path, images: Tensor, labels: Tensor) -> dict[str, Any]:
+def evaluate(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> dict[str, Any]:
     """Train the recipe's students on `images` and return their test accuracies in percent.
 
     Each finished student is written at once to evaluate/<architecture>-<k>.json; one that is there and was made from
-    the same images, teacher and settings isn't trained again. Student k's seed comes from (the run's seed, k).
+    the same images, networks and settings isn't trained again. Student k's seed comes from (the run's seed, k).
 
     Args:
+        networks: those of the loop label, the first alone or all as the protocol says.
         images: [n, 3, h, w], uint8, or float in [0, 1].
         labels: [n].
 
     Returns:
-        {"protocol", "teacher_mode", "source", "students": {architecture: {"last": [per student], "best": [per
-        student], "mean": of last, "std": of last, None for a single student}}}; `best` is chosen on the test set.
+        {"protocol", "teacher_mode" where the protocol has one, "source", "students": {architecture: {"last": [per
+        student], "best": [per student], "mean": of last, "std": of last, None for a single student}}}; `best` is
+        chosen on the test set.
 
     Raises:
         NotLandedError: the recipe's protocol isn't built yet.
-        DirePlugError: the images are in another range, or a training diverged.
+        DirePlugError: the images are in another range, a training diverged, or see `lessons`.
     """
     section = job.recipe.evaluate
     protocol(section.protocol)
     _check_range(images)
-    from dire_plug.models.checkpoint import load
+    from dire_plug.stages.lessons import prepare_lesson, protocol_values
 
-    network = load(teacher, job.device)
-    data = _student_data(job, network, images, labels)
-    made_from = _identity(job, teacher, images)
+    loaded = _load(networks, job.device, several=section.protocol in SEVERAL)
+    lesson = prepare_lesson(job, loaded[0], images, labels)
+    course = _Course(loaded, lesson, settings_of(section.protocol, protocol_values(job)))
+    made_from = _identity(job, networks, course)
     students: dict[str, Any] = {}
     for architecture in section.students:
         results = [
-            _finish_student(job, _Student(architecture, k), network=network, data=data, made_from=made_from)
+            _finish_student(job, _Student(architecture, k), course=course, made_from=made_from)
             for k in range(section.per_synthesis)
         ]
         students[architecture] = _summarise(results)
-    return {
-        "protocol": section.protocol,
-        "teacher_mode": section.teacher_mode,
-        "source": section.source,
-        "students": students,
-    }
+    mode = section.model_dump(include={"teacher_mode"})
+    return {"protocol": section.protocol, **mode, "source": section.source, "students": students}
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,16 @@ class _Student:
     k: int
 
 
-def _finish_student(
-    job: Job, student: _Student, *, network: Network, data: StudentData, made_from: str
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Course:
+    """What all students of a run share: the networks that label, what is learned from, the protocol's numbers."""
+
+    networks: list[Network]
+    lesson: StudentData
+    settings: Any
+
+
+def _finish_student(job: Job, student: _Student, *, course: _Course, made_from: str) -> dict[str, Any]:
     """Return the result of one student: read where it is finished, else trained and written."""
     name = f"{student.architecture}-{student.k}"
     path = job.folder / "evaluate" / f"{name}.json"
@@ -85,18 +94,19 @@ def _finish_student(
         if found.get("made_from") == made_from:
             return found
     work = path.with_name(f"{name}.partial") / made_from[:16]
-    result = _train(job, student, network=network, data=data, folder=work) | {"made_from": made_from}
+    result = _train(job, student, course=course, folder=work) | {"made_from": made_from}
     write_json(path, result)
     shutil.rmtree(work.parent, ignore_errors=True)
     return result
 
 
-def _train(job: Job, student: _Student, *, network: Network, data: StudentData, folder: Path) -> dict[str, Any]:
+def _train(job: Job, student: _Student, *, course: _Course, folder: Path) -> dict[str, Any]:
     from dire_plug.models import build
     from dire_plug.models.architectures import stems
+    from dire_plug.protocols.students import Place
     from dire_plug.protocols.training import initialised
 
-    section = job.recipe.evaluate
+    section, network = job.recipe.evaluate, course.networks[0]
     seed = derive(job.seed, "student", student.k)
     stem = network.stem if network.stem in stems(student.architecture) else "small"
     model = initialised(
@@ -106,12 +116,10 @@ def _train(job: Job, student: _Student, *, network: Network, data: StudentData, 
     with ui.progress(label, section.epochs) as advance:
         result = protocol(section.protocol)(
             model.to(job.device),
-            network.model,
-            data,
-            _settings(section),
-            seed=seed,
-            folder=folder,
-            progress=advance,
+            [teacher.model for teacher in course.networks],
+            course.lesson,
+            course.settings,
+            Place(seed, folder, progress=advance),
         )
     return {
         "architecture": student.architecture,
@@ -124,48 +132,39 @@ def _train(job: Job, student: _Student, *, network: Network, data: StudentData, 
     }
 
 
-def _settings(section: EvaluateSection) -> OnTheFly:
-    from dire_plug.protocols.on_the_fly import OnTheFly
+def _load(networks: Teachers, device: torch.device, *, several: bool) -> list[Network]:
+    """Return the network that labels and normalises, and the others in the loop where the protocol asks several."""
+    from dire_plug.models.checkpoint import load
 
-    return OnTheFly(
-        epochs=section.epochs,
-        batch_size=section.batch_size,
-        lr=section.lr,
-        weight_decay=section.weight_decay,
-        temperature=section.temperature,
-        teacher_mode=section.teacher_mode,
-        test_from=section.test_from,
-        test_every=section.test_every,
-    )
+    files = list(networks.in_loop.values())
+    loaded = [load(file, device) for file in (files if several else files[:1])]
+    for file, network in zip(files, loaded, strict=False):
+        if (network.mean, network.std) != (loaded[0].mean, loaded[0].std):
+            raise DirePlugError(f"{file}: takes images normalised otherwise than {files[0]}; train it in this recipe")
+    return loaded
 
 
-def _student_data(job: Job, network: Network, images: Tensor, labels: Tensor) -> StudentData:
-    """Put together what students learn from; the whole normalised test set is held on the device."""
-    import torch
-
-    from dire_plug.protocols.on_the_fly import StudentData
-    from dire_plug.stages.views import plain_batches, training_view
-
-    section = job.recipe.evaluate
-    view = training_view(network, augmentation=section.augmentation, padding=section.padding, mix=section.mixup)
-    tests = [batch for batch, _ in plain_batches(job.dataset.test, network, device=job.device)]
-    return StudentData(images, labels, view, torch.cat(tests), job.dataset.test.labels)
-
-
-def _identity(job: Job, teacher: Path, images: Tensor) -> str:
+def _identity(job: Job, networks: Teachers, course: _Course) -> str:
     """Return a digest of what decides a student's accuracy, except its architecture and number."""
-    pixels = images.contiguous().cpu().numpy().tobytes()
-    settings = job.recipe.evaluate.model_dump(mode="json", exclude={"students", "per_synthesis", "source"})
-    return digest(
-        {
-            "format": FORMAT,
-            "settings": settings,
-            "seed": job.seed,
-            "teacher": digest_file(teacher),
-            "dataset": job.dataset.digest,
-            "images": [list(images.shape), str(images.dtype), hashlib.sha256(pixels).hexdigest()],
-        }
-    )
+    section, images = job.recipe.evaluate, course.lesson.images
+    settings = section.model_dump(mode="json", exclude={"students", "per_synthesis", "source"})
+    content = {
+        "format": FORMAT,
+        "settings": settings,
+        "seed": job.seed,
+        "teacher": digest_file(networks.teacher),
+        "dataset": job.dataset.digest,
+        "images": [list(images.shape), str(images.dtype), _digest(images)],
+    }
+    if section.protocol in SEVERAL:
+        content["others"] = [digest_file(file) for file in networks.others.values()]
+    if section.protocol == "hard-labels":
+        content |= {"lr": course.settings.lr, "test": _digest(course.lesson.test_images)}
+    return digest(content)
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().cpu().numpy().tobytes()).hexdigest()
 
 
 def _check_range(images: Tensor) -> None:

@@ -17,13 +17,20 @@ TENSORS = "images.safetensors"
 
 
 def save_images(
-    folder: Path, adapter: Adapter, *, images: Tensor, labels: Sequence[int], numbers: Sequence[int]
+    folder: Path,
+    adapter: Adapter,
+    *,
+    images: Tensor,
+    labels: Sequence[int],
+    numbers: Sequence[int],
+    suffix: str | None = None,
 ) -> None:
     """Save each image where and as upstream would: the suffix is the format, Pillow's defaults the quality.
 
     Args:
         images: [N, 3, H, W]; uint8, or float in [0, 1], whose grey levels are cut off, not rounded, as upstream does.
         labels, numbers: the class of each image, and which image of the class it is.
+        suffix: the script's, where it isn't the adapter's.
 
     Raises:
         DirePlugError: a file cannot be written.
@@ -34,7 +41,7 @@ def save_images(
     pixels = images if images.dtype == torch.uint8 else (images * 255).to(torch.uint8)
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
     for array, label, number in zip(arrays, labels, numbers, strict=True):
-        path = folder / adapter.image_path(label, number)
+        path = _image_path(folder, adapter, label, number, suffix)
         make_folder(path.parent)
         try:
             Image.fromarray(array).save(path)
@@ -42,7 +49,14 @@ def save_images(
             raise DirePlugError(f"{path}: the image cannot be written: {error}") from error
 
 
-def read_saved(folder: Path, adapter: Adapter, *, classes: int, ipc: int) -> tuple[Tensor, Tensor]:
+def _image_path(folder: Path, adapter: Adapter, label: int, number: int, suffix: str | None) -> Path:
+    path = folder / adapter.image_path(label, number)
+    return path if suffix is None else path.with_suffix(suffix)
+
+
+def read_saved(
+    folder: Path, adapter: Adapter, *, classes: int, ipc: int, suffix: str | None = None
+) -> tuple[Tensor, Tensor]:
     """Read the images that a synthesis saved: uint8 [classes·ipc, 3, H, W] and labels, by class, then image.
 
     Raises:
@@ -54,7 +68,7 @@ def read_saved(folder: Path, adapter: Adapter, *, classes: int, ipc: int) -> tup
     advice = f"remove {folder.with_name(TENSORS)} and run the command again: it recovers the images anew"
     for label in range(classes):
         for number in range(ipc):
-            path = folder / adapter.image_path(label, number)
+            path = _image_path(folder, adapter, label, number, suffix)
             try:
                 images.append(_read(path))
             except FileNotFoundError as error:

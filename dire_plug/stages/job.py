@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from dire_plug.data import Dataset
 
 
+EXTRAS = "extras.json"
+"""In the run's folder: what a script learned beside the images, such as MTT's learning rate."""
+WHITENING = "whitening.safetensors"
+"""In the run's folder: the ZCA transform, where the loop's images are whitened."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One arm of one recipe with one seed.
@@ -31,6 +37,7 @@ class Job:
         folder: the run directory.
         cache: the folder of results that runs share.
         offline: whether the network may not be touched.
+        accelerate: whether what changes no bit of the images may be left out of the loop.
     """
 
     recipe: Recipe
@@ -44,6 +51,7 @@ class Job:
     folder: Path
     cache: Path
     offline: bool = False
+    accelerate: bool = False
 
     @property
     def script(self) -> Script:

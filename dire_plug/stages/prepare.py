@@ -18,7 +18,7 @@ FORMAT = 2
 
 
 def prepare_start(job: Job) -> dict[str, Any]:
-    """Return the `start` of a `SynthesisSpec`: noise, or a file of real images of each class.
+    """Return the `start` of a `SynthesisSpec`: the script's own, noise, or a file of real images of each class.
 
     Noise has a shape where the dataset's images aren't of the script's size, and is upstream's own otherwise.
 
@@ -26,6 +26,8 @@ def prepare_start(job: Job) -> dict[str, Any]:
         DirePlugError: a class has fewer real images than IPC.
     """
     size = job.dataset.size
+    if job.recipe.recover.start == "own":
+        return {"kind": "own", "shape": None, "file": None}
     if job.recipe.recover.start == "noise":
         return {"kind": "noise", "shape": None if size == job.script.size else [3, size, size], "file": None}
     entry = cached(

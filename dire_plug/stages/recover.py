@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dire_plug import ui
 from dire_plug.files import digest_file, make_folder, read_json, write_atomically, write_json
 from dire_plug.stages.embed import real_for_regularizer
-from dire_plug.stages.images import TENSORS
-from dire_plug.stages.job import Job
+from dire_plug.stages.images import TENSORS, save_images
+from dire_plug.stages.job import EXTRAS, WHITENING, Job
 from dire_plug.stages.prepare import prepare_start
-from dire_plug.stages.squeeze import squeeze
+from dire_plug.stages.squeeze import MAIN, squeeze
 from dire_plug.synthesis.passes import collect, finished_passes
 from dire_plug.synthesis.running import SynthesisSpec, open_synthesis
-from dire_plug.types import Plan
+from dire_plug.types import LoopInputs, Materials, Plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dire_plug.ui import Advance
 
 MOST_BYTES = 4 << 30
@@ -36,9 +39,9 @@ def recover(job: Job) -> None:
         PluginError: a plugin raised or answered what cannot be used.
     """
     plan = job.adapter.plan(job.recipe.recover, classes=job.classes, ipc=job.recipe.ipc)
-    teacher = squeeze(job).teacher
-    spec = synthesis_spec(job, teacher)
-    _start_again_where_inputs_changed(job, teacher, spec)
+    teachers = squeeze(job).in_loop
+    spec = synthesis_spec(job, teachers)
+    _start_again_where_inputs_changed(job, teachers, spec)
     if (job.folder / TENSORS).is_file():
         return
     make_folder(job.folder / "passes")
@@ -52,15 +55,22 @@ def recover(job: Job) -> None:
         return
     with ui.progress(f"recover ({job.arm}, {job.engine})", plan.passes * plan.slots_per_pass * spec.steps) as advance:
         run = _run_upstream if job.engine == "upstream" else _run_native
-        run(job, spec, teacher=teacher, passes=range(first, plan.passes), on_event=_Progress(plan, spec.steps, advance))
+        run(
+            job,
+            spec,
+            teachers=teachers,
+            passes=range(first, plan.passes),
+            on_event=_Progress(plan, spec.steps, advance),
+        )
     _write_tensors(job, plan)
     write_json(job.folder / "seconds.json", {"seconds": time.monotonic() - started, "resumed_at_pass": first})
 
 
-def synthesis_spec(job: Job, teacher: Path) -> SynthesisSpec:
+def synthesis_spec(job: Job, teachers: Mapping[str, Path]) -> SynthesisSpec:
     """Return what makes this run's synthesis; embeds the real images where a term needs them."""
     recipe = job.recipe
-    real = {"teacher": str(real_for_regularizer(job, teacher))} if job.regularizers else {}
+    embedding = teachers if recipe.recover.embedder is None else {MAIN: teachers[MAIN]}
+    real = {name: str(real_for_regularizer(job, file)) for name, file in embedding.items()} if job.regularizers else {}
     return SynthesisSpec(
         adapter=job.adapter.name,
         recover=recipe.recover.model_dump(mode="json"),
@@ -73,15 +83,42 @@ def synthesis_spec(job: Job, teacher: Path) -> SynthesisSpec:
         start=prepare_start(job),
         real=real,
         passes=str(job.folder / "passes"),
+        networks=tuple(embedding),
+        accelerate=job.accelerate,
+        embedder=_embedder(job, teachers[MAIN]),
     )
 
 
-def _start_again_where_inputs_changed(job: Job, teacher: Path, spec: SynthesisSpec) -> None:
+def _embedder(job: Job, network: Path) -> dict[str, Any] | None:
+    """Return what embeds where the loop holds no trained network; fits the whitening that the loop's images have."""
+    section = job.recipe.recover.embedder
+    whitening = _fit_whitening(job) if job.adapter.whitens(job.recipe.recover) else None
+    if section is None:
+        return None
+    return {
+        "network": str(network),
+        "classes_per_step": section.classes_per_step,
+        "whitening": str(whitening) if whitening else None,
+    }
+
+
+def _fit_whitening(job: Job) -> Path:
+    """Write the run's ZCA transform, fitted on the training images as upstream fits its own."""
+    from dire_plug.data.whitening import fit, save
+
+    path = job.folder / WHITENING
+    if not path.is_file():
+        save(path, fit(job.dataset.train.images().float() / 255))
+    return path
+
+
+def _start_again_where_inputs_changed(job: Job, teachers: Mapping[str, Path], spec: SynthesisSpec) -> None:
     """Drop what was recovered from another teacher, other real embeddings or other start images, and say so.
 
     The same settings give another teacher with another version of torch, or on another device with an empty cache.
     """
-    files = {"teacher": str(teacher), **spec.real, "start": spec.start["file"]}
+    files = {**{name: str(file) for name, file in teachers.items()}, "start": spec.start["file"]}
+    files |= {f"real of {name}": file for name, file in spec.real.items()}
     inputs = {name: digest_file(Path(file)) for name, file in files.items() if file}
     record = job.folder / "inputs.json"
     if record.is_file() and read_json(record) != inputs:
@@ -104,14 +141,15 @@ class _Progress:
             self._advance(done, **event["losses"])
 
 
-def _run_native(job: Job, spec: SynthesisSpec, *, teacher: Path, passes: range, on_event: _Progress) -> None:
+def _run_native(
+    job: Job, spec: SynthesisSpec, *, teachers: Mapping[str, Path], passes: range, on_event: _Progress
+) -> None:
     """Run passes in this process, in our own loop."""
     from dire_plug.models.checkpoint import load
     from dire_plug.native import load_native
     from dire_plug.seeding import seed_everything
-    from dire_plug.stages.images import save_images
 
-    network = load(teacher, job.device).model.eval().requires_grad_(False)
+    network = load(teachers[MAIN], job.device).model.eval().requires_grad_(False)
     native = load_native(job.adapter.name)
     settings = native.read_settings(job.script, job.recipe.recover.flags)
     synthesis = open_synthesis(spec.to_json(), on_event)
@@ -123,23 +161,39 @@ def _run_native(job: Job, spec: SynthesisSpec, *, teacher: Path, passes: range, 
         synthesis.end_pass()
 
 
-def _run_upstream(job: Job, spec: SynthesisSpec, *, teacher: Path, passes: range, on_event: _Progress) -> None:
+def _run_upstream(
+    job: Job, spec: SynthesisSpec, *, teachers: Mapping[str, Path], passes: range, on_event: _Progress
+) -> None:
     """Run passes in a child process, in upstream's patched script."""
     import torch
 
-    from dire_plug.models.checkpoint import load, write_for_upstream
     from dire_plug.upstream.job import ChildJob
+    from dire_plug.upstream.preparing import Workplace, prepare_inputs
     from dire_plug.upstream.runner import run_child
     from dire_plug.upstream.vendor import require_vendored
 
-    checkpoint = job.folder / "teacher.pt"
-    write_for_upstream(load(teacher, torch.device("cpu")).model, checkpoint, job.script.checkpoint)
-    call = job.adapter.invocation(
-        job.recipe.recover,
-        teacher=checkpoint,
-        images=job.folder / "images",
-        architecture=job.recipe.squeeze.teacher.architecture,
+    inputs = LoopInputs(
+        recipe=job.recipe,
+        classes=job.classes,
+        size=job.dataset.size,
+        seed=job.seed,
+        folder=(job.folder / "inputs").absolute(),
+        images=(job.folder / "images").absolute(),
+        training_images=len(job.dataset.train),
     )
+    materials = _materials(job, teachers, spec)
+    place = Workplace(
+        job.cache,
+        {"dataset": job.dataset.digest},
+        device=str(job.device),
+        threads=torch.get_num_threads(),
+        teachers={name: digest_file(file) for name, file in teachers.items()},
+    )
+    inputs = prepare_inputs(job.adapter, inputs, materials, place)
+    shutil.rmtree(inputs.folder, ignore_errors=True)
+    make_folder(inputs.folder)
+    job.adapter.lay_out(inputs, materials)
+    call = job.adapter.invocation(inputs)
     child = ChildJob(
         tree=require_vendored(job.adapter),
         script=call.script,
@@ -155,24 +209,55 @@ def _run_upstream(job: Job, spec: SynthesisSpec, *, teacher: Path, passes: range
     )
     if passes:
         run_child(child, log=job.folder / "log.txt", on_event=on_event)
-    checkpoint.unlink()
+    shutil.rmtree(inputs.folder)
+
+
+def _materials(job: Job, teachers: Mapping[str, Path], spec: SynthesisSpec) -> Materials:
+    """Load what an adapter lays out for its script, on the CPU."""
+    import torch
+    from safetensors.torch import load_file
+
+    from dire_plug.models.checkpoint import load
+
+    networks = {name: load(file, torch.device("cpu")) for name, file in teachers.items()}
+    start = load_file(spec.start["file"])["images"] if spec.start["file"] else None
+    return Materials(networks, job.dataset, start)
 
 
 def _write_tensors(job: Job, plan: Plan) -> None:
-    """Gather the passes into images.safetensors: images [N, 3, H, W] in [0, 1], labels and numbers [N], by class.
+    """Gather the passes into images.safetensors, and into images/ where the script saved no files itself.
 
-    Sets that would not fit in memory several times over stay in `passes/`, normalised.
+    `images` [N, 3, H, W] in [0, 1], `labels` and `numbers` [N], by class; where the script saved no files also `loop`,
+    the same images in the loop's own space, normalised or whitened, which is not bounded. Sets that would not fit in
+    memory several times over stay in `passes/`, in the loop's space.
     """
     from safetensors.torch import save
 
-    from dire_plug.data.augment import denormalise
-
     passes = job.folder / "passes"
+    if (extras := passes / EXTRAS).is_file():
+        write_json(job.folder / EXTRAS, read_json(extras))
     if sum(file.stat().st_size for file in passes.iterdir()) > MOST_BYTES:
         ui.say(f"recover: the tensors stay in {passes}: more than {MOST_BYTES >> 30} GiB")
         return
     images, labels, numbers = collect(passes, plan.passes)
-    pixels = denormalise(images, job.script.mean, job.script.std)
-    tensors = {"images": pixels.contiguous(), "labels": labels, "numbers": numbers}
+    pixels = _to_pixels(job, images).contiguous()
+    tensors = {"images": pixels, "labels": labels, "numbers": numbers}
+    if not job.adapter.saves_images:
+        folder = job.folder / "images"
+        save_images(folder, job.adapter, images=pixels, labels=labels.tolist(), numbers=numbers.tolist())
+        tensors["loop"] = images.contiguous()
     write_atomically(job.folder / TENSORS, save(tensors))
     shutil.rmtree(passes, ignore_errors=True)
+
+
+def _to_pixels(job: Job, images: Tensor) -> Tensor:
+    """Return images of the loop's space with values in [0, 1]; what lies outside is clipped."""
+    import torch
+
+    from dire_plug.data.augment import denormalise
+
+    if not job.adapter.whitens(job.recipe.recover):
+        return denormalise(images, job.script.mean, job.script.std)
+    from dire_plug.data.whitening import load
+
+    return load(job.folder / WHITENING, torch.device("cpu")).invert(images).clamp(0, 1)

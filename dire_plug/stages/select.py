@@ -37,7 +37,14 @@ def select_real(job: Job) -> None:
     images, labels = select_random(job.dataset, ipc=job.recipe.ipc, seed=job.seed)
     numbers = torch.arange(job.recipe.ipc).repeat(job.classes)
     shutil.rmtree(job.folder / "images", ignore_errors=True)
-    save_images(job.folder / "images", job.adapter, images=images, labels=labels.tolist(), numbers=numbers.tolist())
+    save_images(
+        job.folder / "images",
+        job.adapter,
+        images=images,
+        labels=labels.tolist(),
+        numbers=numbers.tolist(),
+        suffix=job.script.suffix,
+    )
     tensors = {"images": images.float() / 255, "labels": labels, "numbers": numbers}
     write_atomically(job.folder / TENSORS, save(tensors))
 

@@ -7,7 +7,8 @@ differs between them is the synthesis.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,18 +28,27 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised when the same settings give another network."""
+MAIN, INDEPENDENT = "teacher", "independent"
 TEACHER_SEED = 0
 INDEPENDENT_SEED = 1
 
 
 @dataclass(frozen=True)
 class Teachers:
-    """The files of T and I, and the sha256 of each."""
+    """The files of the networks: T, I, and the further ones in the loop by their key."""
 
     teacher: Path
     independent: Path
-    teacher_digest: str
-    independent_digest: str
+    others: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def in_loop(self) -> dict[str, Path]:
+        """Key → file of the networks that synthesize, T first."""
+        return {MAIN: self.teacher, **self.others}
+
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of each file."""
+        return {name: digest_file(path) for name, path in {**self.in_loop, INDEPENDENT: self.independent}.items()}
 
 
 @dataclass(frozen=True)
@@ -61,9 +71,20 @@ def squeeze(job: Job) -> Teachers:
             f"squeeze.outputs: {section.outputs} outputs can't tell the {job.classes} classes of {job.dataset.name} "
             f"apart; raise it to {job.classes} or take a script with as many"
         )
-    teacher = _network(job, _Role("teacher", section.teacher, job.script.stem, TEACHER_SEED))
-    independent = _network(job, _Role("independent", section.independent, "small", INDEPENDENT_SEED))
-    return Teachers(teacher, independent, digest_file(teacher), digest_file(independent))
+    teacher = _network(job, _Role(MAIN, section.teacher, job.script.stem, TEACHER_SEED))
+    independent = _network(job, _Role(INDEPENDENT, section.independent, "small", INDEPENDENT_SEED))
+    others = {
+        name: _network(job, _Role(name, training, _stem(job, training), INDEPENDENT_SEED + number))
+        for number, (name, training) in enumerate(section.others.items(), start=1)
+    }
+    return Teachers(teacher, independent, others)
+
+
+def _stem(job: Job, training: TrainingSection) -> str:
+    """Return the script's stem where the architecture has it, else the small one."""
+    from dire_plug.models.architectures import stems
+
+    return job.script.stem if job.script.stem in stems(training.architecture) else "small"
 
 
 def _network(job: Job, role: _Role) -> Path:
@@ -132,7 +153,7 @@ def _make(job: Job, role: _Role, folder: Path) -> None:
 def _initial(job: Job, role: _Role) -> Network:
     """Return the network on the job's device, with the weights of the checkpoint or with seeded initial ones.
 
-    A ConvNet trained here averages its last map, so that its embedding is as wide at 224 px as at 8.
+    A ConvNet trained here reads its last map as `head` says.
     """
     from dire_plug.models import build
     from dire_plug.models.architectures import size_of
@@ -142,7 +163,8 @@ def _initial(job: Job, role: _Role) -> Network:
 
     architecture, outputs, stem = role.section.architecture, job.recipe.squeeze.outputs, role.stem
     if role.section.checkpoint is None:
-        model = initialised(lambda: build(architecture, outputs=outputs, stem=stem), role.seed)
+        size = job.dataset.size if role.section.head == "flat" else None
+        model = initialised(lambda: build(architecture, outputs=outputs, stem=stem, size=size), role.seed)
     else:
         state = read_weights(job, role.section.checkpoint, architecture=architecture, stem=stem)
         model = build(architecture, outputs=outputs, stem=stem, size=size_of(architecture, state))
@@ -180,6 +202,7 @@ def _train(job: Job, role: _Role, network: Network, folder: Path) -> None:
         seed=role.seed,
         momentum=section.momentum,
         warmup_epochs=section.warmup_epochs,
+        schedule=section.schedule,
     )
     with ui.progress(f"squeeze: {role.name} ({section.architecture})", section.epochs) as advance:
         train(model, run_epoch, training, folder=folder, progress=advance)

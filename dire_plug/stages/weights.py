@@ -48,8 +48,10 @@ def _find(name: str, architecture: str) -> Any:
     """Return torchvision's own entry of weights, by the name that it gives them."""
     from torchvision.models import get_model_weights
 
+    from dire_plug.models.architectures import torchvision_name
+
     try:
-        weights = get_model_weights(architecture.replace("-", ""))
+        weights = get_model_weights(torchvision_name(architecture) or architecture)
     except ValueError as error:
         raise DirePlugError(f"checkpoint: torchvision publishes no weights of {architecture}; name a file") from error
     known = list(weights.__members__)

@@ -10,13 +10,19 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
+from dire_plug.types import Slot
 
 STATE = "state/"
 
 
 def pass_file(folder: str | Path, pass_index: int) -> Path:
-    """Return the file of one finished pass."""
+    """Return the file of one finished pass: what plugins keep. The images of its slots lie beside it."""
     return Path(folder) / f"pass-{pass_index:03d}.safetensors"
+
+
+def slot_file(folder: str | Path, slot: Slot) -> Path:
+    """Return the file of one finished slot; it counts when its pass is finished."""
+    return Path(folder) / f"pass-{slot.pass_index:03d}-batch-{slot.batch_index:04d}.safetensors"
 
 
 def finished_passes(folder: str | Path, passes: int) -> int:
@@ -24,23 +30,20 @@ def finished_passes(folder: str | Path, passes: int) -> int:
     return next((index for index in range(passes) if not pass_file(folder, index).is_file()), passes)
 
 
-def save_pass(
-    folder: str | Path,
-    pass_index: int,
-    *,
-    images: Tensor,
-    labels: Tensor,
-    index: Tensor,
-    state: dict[str, dict[str, Tensor]],
-) -> None:
-    """Write a finished pass atomically.
+def save_slot(folder: str | Path, slot: Slot, *, images: Tensor, labels: Tensor, index: Tensor) -> None:
+    """Write the images of a finished slot atomically.
 
     Args:
-        images: [N, 3, H, W], normalised.
+        images: [N, 3, H, W], in the loop's own space.
         labels, index: [N]: the class of each image, and which image of the class it is.
-        state: plugin → the tensors that it keeps.
     """
-    tensors = {"images": images, "labels": labels, "index": index}
+    tensors = {"images": images.contiguous(), "labels": labels, "index": index}
+    write_atomically(slot_file(folder, slot), save(tensors))
+
+
+def save_pass(folder: str | Path, pass_index: int, state: dict[str, dict[str, Tensor]]) -> None:
+    """Write atomically that a pass is finished, and what plugins keep: plugin → name → tensor."""
+    tensors = {"pass": torch.tensor(pass_index)}
     for plugin, kept in state.items():
         tensors |= {f"{STATE}{plugin}/{name}": tensor.detach().cpu() for name, tensor in kept.items()}
     write_atomically(pass_file(folder, pass_index), save({name: t.contiguous() for name, t in tensors.items()}))
@@ -63,8 +66,9 @@ def load_state(folder: str | Path, pass_index: int, device: str) -> dict[str, di
 
 
 def collect(folder: str | Path, passes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images [N, 3, H, W] (normalised), labels and image numbers [N] of all passes, by class, then image."""
-    read = [_read(pass_file(folder, index)) for index in range(passes)]
+    """Return images [N, 3, H, W] (in the loop's space), labels and image numbers [N] of all passes, by class."""
+    files = (sorted(Path(folder).glob(f"pass-{index:03d}-batch-*.safetensors")) for index in range(passes))
+    read = [_read(file) for of_pass in files for file in of_pass]
     images, labels, index = (torch.cat([one[key] for one in read]) for key in ("images", "labels", "index"))
     order = torch.argsort(labels * (int(index.max()) + 1) + index)
     return images[order], labels[order], index[order]

@@ -6,7 +6,7 @@ Both engines drive it with the same calls: upstream's patched script through `br
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,18 @@ from torch import Tensor, nn
 
 from dire_plug import plugins
 from dire_plug.errors import DirePlugError, PluginError
+from dire_plug.files import write_json
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.seeding import derive
-from dire_plug.synthesis.passes import load_state, save_pass
+from dire_plug.synthesis.embedder import Embedder
+from dire_plug.synthesis.passes import load_state, save_pass, save_slot
 from dire_plug.synthesis.watching import EmbeddingWatch
 from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, Slot, StartImages
 
 Emit = Callable[[dict[str, Any]], None]
 SECONDS_BETWEEN_EVENTS = 0.5
+EXTRAS = "extras.json"
+"""What a script learned beside the images, in the folder of the passes."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,11 @@ class SynthesisSpec:
         classes, ipc, seed: of the run; `steps` is the number of iterations of a slot.
         device: where the script runs.
         start: {"kind", "shape", "file"}: see `StartImages`; the file holds `images`.
-        real: teacher → file with `values` and `labels`.
+        real: key of a network → file with `values` and `labels`.
         passes: folder of the finished passes.
+        networks: keys of the networks in the loop, in the order in which a patch hands them over.
+        accelerate: freeze the networks' weights where the adapter says that their gradients are never used.
+        embedder: where no trained network is in the loop, what embeds instead: see `embedder.Embedder.open`.
     """
 
     adapter: str
@@ -53,6 +60,9 @@ class SynthesisSpec:
     start: dict[str, Any]
     real: dict[str, str]
     passes: str
+    networks: tuple[str, ...] = ("teacher",)
+    embedder: dict[str, Any] | None = None
+    accelerate: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON-like data."""
@@ -83,12 +93,17 @@ class RunningSynthesis:
         self._plan = adapter.plan(RecoverSection.model_validate(spec.recover), classes=spec.classes, ipc=spec.ipc)
         self._nonnegative = adapter.embeddings_are_nonnegative
         self._start = _load_start(spec)
+        self._freezes = spec.accelerate and adapter.freezes_after_first_step
+        self._frozen: list[nn.Parameter] = []
         self._slot = Slot(0, -1)
-        self._watches: dict[str, EmbeddingWatch] = {}
+        self._watches: dict[str, tuple[nn.Module, EmbeddingWatch]] = {}
+        self._embedder = Embedder.open(spec.embedder, spec.device) if spec.embedder else None
         self._real: dict[str, RealEmbeddings] = {}
         self._state: dict[str, dict[str, Tensor]] = {}
         self._generator = torch.Generator()
-        self._finished: list[tuple[Slot, Tensor, Tensor]] = []
+        self._finished = 0
+        self._in_use: Tensor | None = None
+        self._kept: dict[str, Tensor] = {}
         self._leaf: tuple[Tensor, Tensor] | None = None
         self._batch: Batch | None = None
         self._losses: dict[str, Tensor] = {}
@@ -170,43 +185,45 @@ class RunningSynthesis:
     def begin_pass(self, pass_index: int) -> None:
         """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
         self._slot = Slot(pass_index, -1)
-        self._leaf = None
-        self._finished = []
+        self._leaf = self._in_use = None
+        self._finished = 0
         self._generator.manual_seed(derive(self.seed, "plugins", pass_index))
         self._state = load_state(self._spec.passes, pass_index - 1, self._spec.device)
         self._report(force=True)
 
     def end_pass(self) -> None:
-        """End a pass: save its images and what plugins keep."""
+        """End a pass: save what plugins keep, and what the script learned beside the images."""
         self._finish_slot()
-        if len(self._finished) != self._plan.slots_per_pass:
+        if self._finished != self._plan.slots_per_pass:
             raise DirePlugError(
-                f"pass {self._slot.pass_index} of the script finished {len(self._finished)} of "
+                f"pass {self._slot.pass_index} of the script finished {self._finished} of "
                 f"{self._plan.slots_per_pass} batches; nothing of this pass is kept"
             )
-        images = torch.cat([images for _, images, _ in self._finished])
-        labels = torch.cat([labels for _, _, labels in self._finished])
-        index = [image for slot, _, _ in self._finished for image in self._plan.slot(slot).images]
-        if len(index) != len(images):
-            raise DirePlugError(
-                f"pass {self._slot.pass_index} gave {len(images)} images where the plan has {len(index)}"
-            )
-        save_pass(
-            self._spec.passes,
-            self._slot.pass_index,
-            images=images,
-            labels=labels,
-            index=torch.tensor(index),
-            state=self._state,
-        )
+        if self._kept:
+            write_json(Path(self._spec.passes) / EXTRAS, {name: value.tolist() for name, value in self._kept.items()})
+        save_pass(self._spec.passes, self._slot.pass_index, self._state)
 
     # What a loop calls.
 
-    def watch(self, network: nn.Module, teacher: str) -> None:
-        """Keep the input of the last linear layer of every forward pass of `network` that builds a graph."""
-        if teacher in self._watches:
-            self._watches[teacher].close()
-        self._watches[teacher] = EmbeddingWatch(network)
+    def watch(self, network: nn.Module | Sequence[nn.Module]) -> None:
+        """Keep the input of the last linear layer of every forward pass that builds a graph.
+
+        Args:
+            network: one, or several in the order of the specification's `networks`; they replace those before.
+
+        Raises:
+            DirePlugError: their number isn't that of `networks`.
+        """
+        networks = [network] if isinstance(network, nn.Module) else list(network)
+        if len(networks) != len(self._spec.networks):
+            raise DirePlugError(
+                f"the patch watches {len(networks)} networks, but the recipe has {len(self._spec.networks)}: "
+                f"{', '.join(self._spec.networks)}"
+            )
+        for _, watch in self._watches.values():
+            watch.close()
+        named = zip(self._spec.networks, networks, strict=True)
+        self._watches = {name: (module, EmbeddingWatch(module)) for name, module in named}
 
     def labels(self, labels: Tensor) -> Tensor:
         """Begin the next slot; return its labels, [N]: the same object where nobody answers."""
@@ -215,31 +232,45 @@ class RunningSynthesis:
         return answer
 
     def order(self, order: Tensor) -> Tensor:
-        """Begin the next slot; return its order: the same object where nobody answers."""
-        self._next_slot()
+        """Return the order in which a pass goes through its images: the same object where nobody answers."""
         answer: Tensor = self._ask("plan_order", order, order=order)
         return answer
 
     def start(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the start images: the same object where nobody answers, else a new leaf on the same device."""
-        answer: Tensor = self._ask("initial_images", images, images=images, labels=labels)
-        if answer is images:
-            return images
-        if answer.shape[0] != labels.shape[0]:
-            raise PluginError(f"start images: {answer.shape[0]} rows for {labels.shape[0]} labels in {self._slot}")
-        return answer.detach().to(images.device, images.dtype).clone().requires_grad_(True)
+        """Return the start images: the same object where nobody answers, else a new tensor on the same device.
 
-    def loss(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int, teacher: str) -> Tensor:
+        It is a leaf that requires a gradient where the given one does. A slot without a step ends with it.
+        """
+        answer: Tensor = self._ask("initial_images", images, images=images, labels=labels)
+        if answer is not images:
+            if answer.shape[0] != labels.shape[0]:
+                raise PluginError(f"start images: {answer.shape[0]} rows for {labels.shape[0]} labels in {self._slot}")
+            answer = answer.detach().to(images.device, images.dtype).clone().requires_grad_(images.requires_grad)
+        self._leaf = (answer, labels)
+        return answer
+
+    def in_use(self, labels: Tensor) -> Tensor:
+        """Remember the labels of the coming loss, where a step sees a part of the slot; return the same object."""
+        self._in_use = labels
+        return labels
+
+    def loss(
+        self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None
+    ) -> Tensor:
         """Return upstream's loss plus the active terms: the same object where there is none.
+
+        Args:
+            network: the watched one that made this step's forward pass; None where there is one.
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
         """
         self._losses = {"upstream": loss.detach()}
         self._batch = None
+        used, self._in_use = (labels if self._in_use is None else self._in_use), None
         if not self._terms and not self._listeners:
             return loss
-        batch = Batch(images, loss, labels, self._embeddings(teacher, labels), teacher, step, self._slot)
+        batch, scale = self._make_batch(loss, images=images, labels=used, step=step, network=network)
         total = loss
         for implementation in self._terms:
             term = self._call(implementation, {"synthesis": self, "batch": batch})
@@ -248,18 +279,24 @@ class RunningSynthesis:
             name = implementation.plugin_name
             self._check_term(name, term)
             self._losses[name] = term.detach()
-            total = total + term
+            total = total + (term if scale == 1 else term * scale)
         self._batch = replace(batch, loss=loss.detach(), embeddings=batch.embeddings.detach())
         return total
 
     def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
         """Tell plugins that a step is done; report progress now and then."""
         self._leaf = (images, labels)
+        if self._freezes and not self._frozen:
+            self._freeze()
         if self._listeners and self._batch is not None:
             arguments = {"synthesis": self, "batch": self._batch, "losses": self._losses}
             for implementation in self._listeners:
                 self._call(implementation, arguments)
         self._report(step=step + 1)
+
+    def keep(self, **values: Tensor) -> None:
+        """Keep what a script learns beside the images; it is read when the pass ends."""
+        self._kept = {name: value.detach() for name, value in values.items()}
 
     def image_index(self, index: int, position: int) -> int:
         """Return which image of its class a position of the current slot is; `index` where nobody answers."""
@@ -269,7 +306,21 @@ class RunningSynthesis:
 
     def _next_slot(self) -> None:
         self._finish_slot()
+        self._unfreeze()
         self._slot = Slot(self._slot.pass_index, self._slot.batch_index + 1)
+
+    def _freeze(self) -> None:
+        """Stop computing gradients of the watched networks' weights until the next slot begins."""
+        parameters = (one for module, _ in self._watches.values() for one in module.parameters())
+        self._frozen = [one for one in parameters if one.requires_grad]
+        for one in self._frozen:
+            one.requires_grad_(False)
+            one.grad = None
+
+    def _unfreeze(self) -> None:
+        for one in self._frozen:
+            one.requires_grad_(True)
+        self._frozen = []
 
     def _finish_slot(self) -> None:
         if self._leaf is None:
@@ -285,7 +336,13 @@ class RunningSynthesis:
         arguments = {"synthesis": self, "slot": self._slot, "images": images, "labels": labels}
         for implementation in self._manager.hook.slot_done.get_hookimpls():
             self._call(implementation, arguments)
-        self._finished.append((self._slot, images.cpu(), labels.cpu()))
+        index = self._plan.slot(self._slot).images
+        if len(index) != len(images):
+            raise DirePlugError(f"{self._slot}: the script made {len(images)} images where the plan has {len(index)}")
+        save_slot(
+            self._spec.passes, self._slot, images=images.cpu(), labels=labels.cpu().long(), index=torch.tensor(index)
+        )
+        self._finished += 1
 
     def _ask(self, hook: str, unchanged: Any, **arguments: Any) -> Any:
         """Return the one answer to an asked hook, or `unchanged`; two answers are an error."""
@@ -309,14 +366,28 @@ class RunningSynthesis:
         except Exception as error:
             raise PluginError(f"plugin '{name}': {hook} raised {type(error).__name__}: {error}") from error
 
-    def _embeddings(self, teacher: str, labels: Tensor) -> Tensor:
-        watch = self._watches.get(teacher)
-        if watch is None:
-            raise DirePlugError(f"the patch never handed the network '{teacher}' to bridge.watch")
+    def _make_batch(
+        self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None
+    ) -> tuple[Batch, float]:
+        """Return what plugins see of a step, and the factor of their terms: C/c where c of C classes are embedded."""
+        if self._embedder is not None:
+            embeddings, used, scale = self._embedder(images, labels, generator=self._generator)
+            return Batch(images, loss, used, embeddings, self._spec.networks[0], step, self._slot), scale
+        name, watch = self._find_watch(network)
         embeddings = watch.take()
         if embeddings.shape[0] != labels.shape[0]:
             raise DirePlugError(f"{embeddings.shape[0]} embeddings for {labels.shape[0]} labels in {self._slot}")
-        return embeddings
+        return Batch(images, loss, labels, embeddings, name, step, self._slot), 1.0
+
+    def _find_watch(self, network: nn.Module | None) -> tuple[str, EmbeddingWatch]:
+        if not self._watches:
+            raise DirePlugError("the patch never handed a network to bridge.watch")
+        if network is None and len(self._watches) > 1:
+            raise DirePlugError("the patch watches several networks, so bridge.loss must be told which one: network=…")
+        for name, (module, watch) in self._watches.items():
+            if network is None or module is network:
+                return name, watch
+        raise DirePlugError("the patch hands bridge.loss a network that it never handed to bridge.watch")
 
     def _check_term(self, name: str, term: object) -> None:
         if not isinstance(term, Tensor) or term.ndim != 0:
@@ -355,8 +426,8 @@ class RunningSynthesis:
 def _load_start(spec: SynthesisSpec) -> StartImages:
     start = spec.start
     shape = tuple(start["shape"]) if start["shape"] else None
-    if start["kind"] == "noise":
-        return StartImages("noise", shape)
+    if start["kind"] != "real":
+        return StartImages(start["kind"], shape)
     pixels = _load(Path(start["file"]), "cpu")["images"]  # kept off the GPU: only the rows of a slot go there
     return StartImages("real", shape, pixels, tuple(start["mean"]), tuple(start["std"]))
 

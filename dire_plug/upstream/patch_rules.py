@@ -8,6 +8,9 @@ from dire_plug import bridge
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream.patch_file import Hunk, Patch, PatchedFile
 
+REPAIR = "repair.patch"
+"""The patch that mends a script which crashes as published; it may also give a name that the script never defines."""
+
 
 def check_rules(patch: Patch) -> None:
     """Check a patch against the rule.
@@ -15,10 +18,11 @@ def check_rules(patch: Patch) -> None:
     Raises:
         DirePlugError: one `patch:line: message` for every line that breaks it.
     """
+    repair = patch.source.name == REPAIR
     problems = [
         f"{patch.source}:{number}: {problem}"
         for file in patch.files
-        for number, problem in [*_problems_of_order(file), *(found for hunk in file.hunks for found in _problems(hunk))]
+        for number, problem in [*_problems_of_order(file), *_problems_of_lines(file, repair=repair)]
     ]
     if problems:
         raise DirePlugError("\n".join(problems))
@@ -34,7 +38,12 @@ def _problems_of_order(file: PatchedFile) -> Iterator[tuple[int, str]]:
         last = hunk.after
 
 
-def _problems(hunk: Hunk) -> Iterator[tuple[int, str]]:
+def _problems_of_lines(file: PatchedFile, *, repair: bool) -> Iterator[tuple[int, str]]:
+    for hunk in file.hunks:
+        yield from _problems(hunk, repair=repair)
+
+
+def _problems(hunk: Hunk, *, repair: bool) -> Iterator[tuple[int, str]]:
     if hunk.heading:
         yield hunk.line, f"the hunk heading carries text, {hunk.heading.strip()!r}; leave nothing behind `@@`"
     if hunk.counts != (0, len(hunk.body)):
@@ -43,11 +52,11 @@ def _problems(hunk: Hunk) -> Iterator[tuple[int, str]]:
         if not line.startswith("+"):
             kind = {"-": "deletes a line", " ": "has context"}.get(line[:1], f"has the line {line!r}")
             yield number, f"the patch {kind}; a patch only inserts"
-        elif problem := _line_problem(line[1:].strip()):
+        elif problem := _line_problem(line[1:].strip(), repair=repair):
             yield number, f"{line[1:].strip()!r}: {problem}"
 
 
-def _line_problem(line: str) -> str | None:
+def _line_problem(line: str, *, repair: bool) -> str | None:
     """Say what is wrong with one inserted line, or return None."""
     try:
         body = ast.parse(line).body
@@ -61,7 +70,8 @@ def _line_problem(line: str) -> str | None:
         case ast.Expr(value=ast.Call() as call):
             return _call_problem(call)
         case ast.Assign(targets=[ast.Name(id=name)], value=ast.Call() as call):
-            if not call.args or not isinstance(call.args[0], ast.Name) or call.args[0].id != name:
+            changes = not call.args or not isinstance(call.args[0], ast.Name) or call.args[0].id != name
+            if changes and not repair:
                 return "an assigned name must be the first argument, so that a hook that nobody answers changes nothing"
             return _call_problem(call)
     return "neither `from dire_plug import bridge` nor one call of bridge"

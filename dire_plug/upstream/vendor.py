@@ -1,6 +1,7 @@
 """Fetches a method's published code: the pinned commit, the needed paths, our patches; whole or not at all."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, new_folder
 from dire_plug.runs.lock import hold
 from dire_plug.types import Adapter, Upstream
+from dire_plug.upstream.patch_rules import REPAIR
 from dire_plug.upstream.patching import (
     apply_patch,
     check_patched,
@@ -26,6 +28,7 @@ from dire_plug.upstream.tree import read_manifest, verify_tree, write_manifest
 __all__ = [
     "find_vendored",
     "patch_files",
+    "require_packages",
     "require_vendored",
     "unpatched_copy",
     "vendor",
@@ -33,7 +36,6 @@ __all__ = [
     "verify_tree",
 ]
 
-REPAIR = "repair.patch"
 _GIT = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
 _SETTINGS = {"core.autocrlf": "false", "core.eol": "lf", "core.symlinks": "false", "core.hooksPath": os.devnull}
 
@@ -90,6 +92,7 @@ def require_vendored(adapter: Adapter) -> Path:
         DirePlugError: it isn't there, it was changed, or a patch was.
     """
     if found := find_vendored(adapter):
+        require_packages(adapter)
         return found
     folder = vendored_folder(adapter)
     others = sorted(path.name for path in folder.parent.glob(f"{folder.name.partition('+')[0]}+*"))
@@ -98,6 +101,20 @@ def require_vendored(adapter: Adapter) -> Path:
         + (f" (there is {', '.join(others)}, made with other patches)" if others else "")
         + f"; get it where the network may be used: dire-plug vendor {adapter.name}"
     )
+
+
+def require_packages(adapter: Adapter) -> None:
+    """Refuse to go on without the packages that upstream's code imports.
+
+    Raises:
+        DirePlugError: some aren't installed; it says how to install them.
+    """
+    missing = [name for name in adapter.upstream.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DirePlugError(
+            f"{adapter.title}'s own code imports {', '.join(missing)}, which isn't installed here; "
+            "install the extra: pip install 'dire-plug[upstreams]'"
+        )
 
 
 def vendored_folder(adapter: Adapter) -> Path:

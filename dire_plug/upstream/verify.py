@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.files import digest, digest_file, make_folder
-from dire_plug.recipe.model import RecoverSection
-from dire_plug.types import Adapter, Script
-from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.runner import run_child
+from dire_plug.files import digest
+from dire_plug.types import Adapter
+from dire_plug.upstream.trial import Evidence, run_trial, set_up
 from dire_plug.upstream.vendor import require_vendored, unpatched_copy
 
-SEED = 0
 PROBE = "verify-probe"
-ARCHITECTURE = "resnet-18"
-FLAGS = {"batch-size": 10, "iteration": 2}
-STEPS = 3
-"""One whole batch of two iterations, so that it is saved, and the first step of the next, in which its slot is over."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +29,7 @@ class ScriptVerdict:
         steps: optimiser steps compared; tensors: those of all steps together; files: saved files compared.
         first, last: sha256 of the tensors after the first and the last step of the unpatched run.
         difference: the first place where the patched run differs, or an empty string.
+        accelerated: the same of a patched run with `--accelerate exact`; None where it leaves out nothing.
     """
 
     script: str
@@ -50,6 +42,7 @@ class ScriptVerdict:
     first: str
     last: str
     difference: str
+    accelerated: str | None = None
 
     @property
     def undecidable(self) -> bool:
@@ -59,11 +52,13 @@ class ScriptVerdict:
     @property
     def holds(self) -> bool:
         """Whether the patch changes nothing by itself, and a term reaches the loss."""
-        return self.repeats and self.inert and self.term_acts
+        return self.repeats and self.inert and self.term_acts and not self.accelerated
 
     def row(self) -> tuple[str | int, ...]:
         """Return script, verdict, steps, tensors, files, hash after the last step, effect of the test term."""
         verdict = "inert" if self.inert else f"NOT inert: {self.difference} differs"
+        if self.accelerated is not None:
+            verdict += f"; accelerated: {self.accelerated} differs" if self.accelerated else "; accelerated too"
         if self.undecidable:
             verdict = "undecidable: two unpatched runs differ"
         term = "differs" if self.term_acts else "NO effect"
@@ -72,14 +67,6 @@ class ScriptVerdict:
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON-like data."""
         return asdict(self) | {"undecidable": self.undecidable, "holds": self.holds}
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What one run left: the hashes of the optimised tensors, step by step, and those of the saved files."""
-
-    steps: tuple[tuple[str, ...], ...]
-    files: dict[str, str]
 
 
 def verify(adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: Path) -> list[ScriptVerdict]:
@@ -103,15 +90,18 @@ def verify(adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: P
 
 def _verify_script(adapter: Adapter, name: str, *, trees: tuple[Path, Path], folder: Path) -> ScriptVerdict:
     pristine, tree = trees
-    teacher = folder / "teacher.pt"
-    _write_teacher(adapter.scripts[name], teacher)
-    run = partial(_run, adapter, name, teacher=teacher)
-    ui.say(f"verify {adapter.name} {name}: unpatched twice, patched, with a test term; {STEPS} steps each")
-    published = run(folder / "unpatched-1", tree=pristine)
-    again = run(folder / "unpatched-2", tree=pristine)
-    patched = run(folder / "patched", tree=tree, regularizers={})
-    probed = run(folder / "with-term", tree=tree, regularizers={PROBE: {}})
-    return judge(name, published=published, again=again, patched=patched, probed=probed)
+    trial = set_up(adapter, name, folder.absolute())
+    length = f"{trial.case.steps} steps each" if trial.case.steps else "to its end"
+    ui.say(f"verify {adapter.name} {name}: unpatched twice, patched, with a test term; {length}")
+    published = run_trial(trial, folder / "unpatched-1", tree=pristine)
+    again = run_trial(trial, folder / "unpatched-2", tree=pristine)
+    patched = run_trial(trial, folder / "patched", tree=tree, regularizers={})
+    probed = run_trial(trial, folder / "with-term", tree=tree, regularizers={PROBE: {}})
+    verdict = judge(name, published=published, again=again, patched=patched, probed=probed)
+    if not adapter.freezes_after_first_step:
+        return verdict
+    accelerated = run_trial(trial, folder / "accelerated", tree=tree, regularizers={}, accelerate=True)
+    return replace(verdict, accelerated=first_difference(published, accelerated))
 
 
 def judge(script: str, *, published: Evidence, again: Evidence, patched: Evidence, probed: Evidence) -> ScriptVerdict:
@@ -148,71 +138,3 @@ def first_difference(one: Evidence, other: Evidence) -> str:
             return f"step {number}"
     names = sorted(one.files.keys() | other.files.keys())
     return next((f"file {name}" for name in names if one.files.get(name) != other.files.get(name)), "")
-
-
-def _run(
-    adapter: Adapter,
-    name: str,
-    folder: Path,
-    *,
-    tree: Path,
-    teacher: Path,
-    regularizers: dict[str, dict[str, Any]] | None = None,
-) -> Evidence:
-    """Run one script for a few steps; patched where `regularizers` is given, even empty."""
-    recover = RecoverSection(script=name, flags=FLAGS)
-    images = folder / "images"
-    make_folder(images)
-    call = adapter.invocation(recover, teacher=teacher.absolute(), images=images.absolute(), architecture=ARCHITECTURE)
-    spec = None if regularizers is None else _synthesis(adapter, name, recover, folder, regularizers)
-    job = ChildJob(
-        tree=tree,
-        script=call.script,
-        arguments=call.arguments,
-        folder=folder,
-        pass_arguments={0: tuple(adapter.pass_arguments(0))},
-        shims=call.shims,
-        synthesis=spec,
-        seed=SEED,
-        trace=folder / "trace.jsonl",
-        stop_after_steps=STEPS,
-    )
-    run_child(job, log=folder / "log.txt", on_event=lambda event: None)
-    return read_evidence(folder / "trace.jsonl", images)
-
-
-def _synthesis(
-    adapter: Adapter, name: str, recover: RecoverSection, folder: Path, regularizers: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    from dire_plug.synthesis import SynthesisSpec
-
-    return SynthesisSpec(
-        adapter=adapter.name,
-        recover=recover.model_dump(mode="json"),
-        regularizers=regularizers,
-        classes=adapter.scripts[name].classes,
-        ipc=1,
-        steps=adapter.steps(recover),
-        seed=SEED,
-        device="cpu",
-        start={"kind": "noise", "shape": None, "file": None},
-        real={},
-        passes=str(folder.absolute() / "passes"),
-    ).to_json()
-
-
-def read_evidence(trace: Path, saved: Path) -> Evidence:
-    """Read a trace and hash the files below the folder `saved`."""
-    steps = tuple(tuple(json.loads(line)["tensors"]) for line in trace.read_text().splitlines())
-    files = {path.relative_to(saved).as_posix(): digest_file(path) for path in saved.rglob("*") if path.is_file()}
-    return Evidence(steps, files)
-
-
-def _write_teacher(script: Script, path: Path) -> None:
-    """Write a seeded, untrained ResNet-18 in the layout that the script reads."""
-    from dire_plug.models import build
-    from dire_plug.models.checkpoint import write_for_upstream
-    from dire_plug.protocols.training import initialised
-
-    model = initialised(lambda: build(ARCHITECTURE, outputs=script.classes, stem=script.stem), SEED)
-    write_for_upstream(model, path, script.checkpoint)

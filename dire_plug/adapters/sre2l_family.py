@@ -1,0 +1,138 @@
+"""What the scripts of SRe2L, CDA and DWA share: a pass for each image of a class, over the classes in batches.
+
+The label hook is answered where the plan differs from that: where several images of a class share a batch, or the
+dataset has fewer classes than the number that a script hard-codes. The scripts size their images by the labels, so a
+batch may be longer than upstream's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dire_plug.adapters.planned import PlannedAdapter, teacher_problems
+from dire_plug.errors import DirePlugError
+from dire_plug.plans import ChunkedPlan, build_plan
+from dire_plug.types import LoopInputs, Script
+
+_PATHS = "the tool chooses where files lie"
+_PASSES = "the tool runs the passes one by one; set `ipc`"
+_VERIFIER = "the verifier only prints; `measure` judges the images in an independent network"
+_TEACHER = "the teacher is set in `squeeze.teacher`"
+OWNED: Mapping[str, str] = MappingProxyType(
+    {
+        "exp-name": _PATHS,
+        "syn-data-path": _PATHS,
+        "arch-path": _TEACHER,
+        "arch-name": _TEACHER,
+        "ipc-start": _PASSES,
+        "ipc-end": _PASSES,
+        "store-best-images": "images are always stored",
+        "verifier": _VERIFIER,
+        "verifier-arch": _VERIFIER,
+    }
+)
+"""Flag → why a recipe can't set it."""
+TEACHER = "teacher.pt"
+"""The teacher's checkpoint among the inputs."""
+
+
+class FamilyFlags(BaseModel):
+    """What all scripts of the family take; the defaults are upstream's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    batch_size: int = Field(default=100, alias="batch-size", ge=1)
+    """Classes in a batch; with a regrouped plan each holds several images."""
+    iteration: int = Field(default=1000, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    jitter: int = Field(default=4, ge=0)
+    """The largest shift, in pixels."""
+    r_bn: float = Field(default=0.05, alias="r-bn", ge=0)
+    first_bn_multiplier: float = Field(default=10.0, alias="first-bn-multiplier", ge=0)
+
+
+class FamilyAdapter(PlannedAdapter):
+    """The part of an adapter that the family's methods share."""
+
+    title: str
+    scripts: Mapping[str, Script]
+    owned_flags: Mapping[str, str] = OWNED
+    architectures: ClassVar[Mapping[str, Sequence[str]]]
+    """Script → the teachers that it can be given."""
+    embeddings_are_nonnegative = True
+
+    def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
+        """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
+        script = recipe.recover.script
+        found = teacher_problems(recipe, self.architectures[script])
+        if recipe.prepare:
+            found.append(("prepare", f"{self.title} needs nothing prepared; remove {', '.join(recipe.prepare)}"))
+        if recipe.recover.embedder is not None:
+            found.append(("recover.embedder", "the teacher is in the loop already; remove this"))
+        try:
+            self.plan(recipe.recover, classes=classes or self.scripts[script].classes, ipc=recipe.ipc)
+        except DirePlugError as error:
+            found.append(("recover.flags.batch-size", str(error).removeprefix("plan: ")))
+        return found
+
+    def plan(self, recover: Any, *, classes: int, ipc: int) -> ChunkedPlan:
+        """Return the plan that the recipe's `recover` section asks for.
+
+        Raises:
+            DirePlugError: the dataset has more classes than the script, or fewer than the script has batches.
+        """
+        script, batch_size = self.scripts[recover.script], self.read_flags(recover).batch_size
+        if classes > script.classes:
+            raise DirePlugError(f"plan: the script '{recover.script}' knows {script.classes} classes, not {classes}")
+        length = self.loop_length(recover.script)
+        own = classes == length
+        return build_plan(
+            classes=classes,
+            ipc=ipc,
+            slots_per_pass=-(-length // batch_size),
+            per_class=1 if recover.plan == "keep" else recover.plan.per_class,
+            chunk_size=batch_size if own else None,
+        )
+
+    def loop_length(self, script: str) -> int:
+        """Return the number of classes to which the script counts its batches."""
+        return self.scripts[script].classes
+
+    def steps(self, recover: Any) -> int:
+        """Return the number of iterations of one slot."""
+        iterations: int = self.read_flags(recover).iteration
+        return iterations
+
+    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+        """Return the arguments that make the script run one pass alone."""
+        return ("--ipc-start", str(pass_index), "--ipc-end", str(pass_index + 1))
+
+    def image_path(self, label: int, image: int) -> str:
+        """Return where, below the image folder, the script saves one image."""
+        return image_path(label, image)
+
+
+def saving_arguments(images: Path) -> list[str]:
+    """Return the arguments that make a script save its images below the folder `images`."""
+    return ["--syn-data-path", str(images.parent), "--exp-name", images.name, "--store-best-images"]
+
+
+def common_shims(inputs: LoopInputs, script: Script) -> dict[str, dict[str, Any]]:
+    """Return the shims that every script needs, and those for another network or image size than the script's own."""
+    shims: dict[str, dict[str, Any]] = {"device": {}, "torch_load": {}, "network": {}}
+    architecture = inputs.recipe.squeeze.teacher.architecture
+    if architecture != "resnet-18":
+        shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
+    if inputs.size != script.size:
+        shims["crop_size"] = {"from": script.size, "to": inputs.size}
+    return shims
+
+
+def image_path(label: int, image: int) -> str:
+    """Return the file of an image as all of the family name it, INFER and DELT too."""
+    return f"new{label:03d}/class{label:03d}_id{image:03d}.jpg"

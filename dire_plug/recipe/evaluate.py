@@ -1,0 +1,228 @@
+"""The section `evaluate`: how students are trained on the condensed images; each protocol has keys of its own.
+
+The defaults are those of the upstream script that a protocol comes from (docs/protocols.md).
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from dire_plug.errors import nearest
+from dire_plug.recipe.section import Count, FromZero, NonNegative, Positive, Section
+
+Augmentation = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
+LEARNED = "learned"
+OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+"""Of DSA, in upstream's order and spelling."""
+
+
+def _read_rate(value: object) -> float | str:
+    if value == LEARNED:
+        return LEARNED
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise PydanticCustomError("learning_rate", "must be 'learned' or a finite number greater than 0")
+
+
+def _read_operations(value: str) -> str:
+    for name in value.split("_") if value != "none" else ():
+        if name not in OPERATIONS:
+            hint = nearest(name, OPERATIONS)
+            known = ", ".join(OPERATIONS)
+            raise PydanticCustomError("dsa", f"no operation of DSA is named '{name}'{hint}; none, or any of {known}")
+    return value
+
+
+Rate = Annotated[float | Literal["learned"], BeforeValidator(_read_rate)]
+
+
+class EvaluateSection(Section):
+    """What every protocol has."""
+
+    protocol: str
+    students: tuple[str, ...] = Field(min_length=1)
+    per_synthesis: Count = 1
+    """Students of each architecture for one synthesis."""
+    epochs: Count = 400
+    batch_size: Count = 128
+    test_from: FromZero = 0
+    """The first epoch, from 0, after which the student is tested."""
+    test_every: Count = 1
+    """Test each so many epochs from `test_from` on; the last epoch is always tested."""
+    source: Literal["saved", "tensor"] = "saved"
+    """Read the files that upstream saves, or the tensors before saving."""
+
+
+class _OneMixSection(EvaluateSection):
+    mixup: NonNegative = 0
+    cutmix: NonNegative = 1
+
+    @model_validator(mode="after")
+    def _mixes_one_way(self) -> Self:
+        if self.mixup and self.cutmix:
+            raise PydanticCustomError("two_mixes", "mixup and cutmix exclude each other; set one of them to 0")
+        return self
+
+
+class OnTheFlySection(_OneMixSection):
+    """The teacher labels each augmented batch; SRe2L's and DWA's protocol for CIFAR, DWA's for ImageNet-1K."""
+
+    protocol: Literal["on-the-fly"]
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    temperature: Positive = 30
+    mixup: NonNegative = 0.8
+    cutmix: NonNegative = 0
+    augmentation: Augmentation = "crop_flip"
+    padding: FromZero = 4
+    teacher_mode: Literal["eval", "train"] = "eval"
+
+
+class HardLabelsSection(EvaluateSection):
+    """The class is the label, and DSA augments; the protocol of MTT and DM."""
+
+    protocol: Literal["hard-labels"]
+    epochs: Count = 1001
+    batch_size: Count = 256
+    test_from: FromZero = 1000
+    source: Literal["saved", "tensor"] = "tensor"
+    lr: Rate = 0.01
+    """A number, or `learned`: the one that the synthesis learned."""
+    lr_without: Positive = 0.01
+    """In the place of `learned` where nothing was learned: arms of real images."""
+    momentum: NonNegative = 0.9
+    weight_decay: NonNegative = 5e-4
+    dsa: Annotated[str, AfterValidator(_read_operations)] = "_".join(OPERATIONS)
+    """The operations, one of which is drawn for each batch, joined by `_`; or `none`."""
+    forget_momentum: bool = True
+    """Whether the momentum is lost where the learning rate falls: upstream makes a new optimiser there."""
+    whiten: bool = False
+    """Whether images and test set live in ZCA space."""
+
+
+class _MeanLabelsSection(EvaluateSection):
+    batch_size: Count = 64
+    test_every: Count = 10
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    temperature: Positive = 30
+    mixup: NonNegative = 0.8
+    augmentation: Augmentation = "crop_flip"
+    padding: FromZero = 4
+
+
+class StaticLabelsSection(_MeanLabelsSection):
+    """The teachers' mean logits of the plain images, taken once and mixed as the images are; INFER."""
+
+    protocol: Literal["static-labels"]
+
+
+class DynamicLabelsSection(_MeanLabelsSection):
+    """The teachers' mean logits of each augmented batch; INFER (D)."""
+
+    protocol: Literal["dynamic-labels"]
+    epochs: Count = 80
+
+
+class EnsembleLabelsSection(EvaluateSection):
+    """The teachers' mean logits as a target of regression, and the class beside; G-VBSM."""
+
+    protocol: Literal["ensemble-labels"]
+    epochs: Count = 1000
+    batch_size: Count = 100
+    test_every: Count = 10
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    lr: Positive = 1e-3
+    momentum: NonNegative = 0.9
+    """Of sgd."""
+    weight_decay: NonNegative = 0
+    gamma: NonNegative = 0.15
+    """The weight of the cross-entropy with the class."""
+    cutmix: NonNegative = 1
+    augmentation: Augmentation = "resized_crop_flip"
+    padding: FromZero = 4
+    half_labels: bool = True
+    """Whether labels are rounded to half precision, as upstream stores them."""
+    accumulate: Count = 1
+    """The parts of a batch that go through the student one after the other, before one step."""
+
+
+class DeltSection(_OneMixSection):
+    """The teacher labels each CutMix batch, and the cosine stops half way; DELT."""
+
+    protocol: Literal["delt"]
+    epochs: Count = 300
+    batch_size: Count = 100
+    test_every: Count = 10
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    temperature: Positive = 20
+    """Upstream's for cutmix; it takes 4 for mixup."""
+    min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
+    """The least share of an image's area that a random crop takes."""
+    statistics: Literal["imagenet", "teacher"] = "imagenet"
+    """Whose mean and standard deviation normalise images: upstream takes ImageNet's for every dataset."""
+    test_crop: bool = True
+    """Whether test images are enlarged by 8/7 and cropped; at 32 px and below it changes nothing."""
+    second_forward: bool = True
+    """Whether a batch passes the student once more without gradients, which moves its batch statistics twice."""
+
+
+class _TinySection(_OneMixSection):
+    momentum: NonNegative = 0.9
+    lr: Positive = 0.2
+    weight_decay: NonNegative = 1e-4
+    warmup_epochs: FromZero = 5
+    temperature: Positive = 20
+    augmentation: Augmentation = "resized_crop_flip"
+    padding: FromZero = 4
+    teacher_mode: Literal["eval", "train"] = "eval"
+
+
+class Sre2lTinySection(_TinySection):
+    """SGD with a warm-up, and a divergence times T²; SRe2L's and CDA's protocol for Tiny-ImageNet."""
+
+    protocol: Literal["sre2l-tiny"]
+    epochs: Count = 100
+    batch_size: Count = 256
+    cutmix: NonNegative = 0
+
+
+class DwaTinySection(_TinySection):
+    """The same with CutMix; DWA's protocol for Tiny-ImageNet."""
+
+    protocol: Literal["dwa-tiny"]
+    epochs: Count = 200
+    batch_size: Count = 64
+
+
+class FkdSection(_OneMixSection):
+    """Labels stored with their crops; SRe2L's, CDA's and G-VBSM's protocol for ImageNet-1K. Not built yet."""
+
+    protocol: Literal["fkd"]
+    epochs: Count = 300
+    batch_size: Count = 1024
+    test_every: Count = 10
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    temperature: Positive = 20
+    augmentation: Augmentation = "resized_crop_flip"
+    padding: FromZero = 4
+    teacher_mode: Literal["eval", "train"] = "eval"
+
+
+Evaluate = Annotated[
+    OnTheFlySection
+    | HardLabelsSection
+    | StaticLabelsSection
+    | DynamicLabelsSection
+    | EnsembleLabelsSection
+    | DeltSection
+    | Sre2lTinySection
+    | DwaTinySection
+    | FkdSection,
+    Field(discriminator="protocol"),
+]
+"""The section as a recipe has it: `protocol` says which."""

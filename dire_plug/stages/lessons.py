@@ -1,0 +1,131 @@
+"""What a student learns from and is tested on, as the recipe's protocol wants it. Imports torch: import it late."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Generator, Tensor
+
+from dire_plug.data.augment import normalise
+from dire_plug.data.differentiable import dsa
+from dire_plug.errors import DirePlugError
+from dire_plug.files import read_json
+from dire_plug.models.checkpoint import Network
+from dire_plug.protocols.students import StudentData
+from dire_plug.recipe.evaluate import LEARNED, DeltSection, HardLabelsSection
+from dire_plug.stages.images import TENSORS
+from dire_plug.stages.job import EXTRAS, WHITENING, Job
+from dire_plug.stages.views import mixing, plain_batches, plain_view, raw_batches, training_view
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LEARNED_LR = "learned_lr"
+"""The key of the learned learning rate among the run's extras."""
+LOOP = "loop"
+"""The key of the images in the loop's own space, in the run's tensors."""
+
+
+def prepare_lesson(job: Job, network: Network, images: Tensor, labels: Tensor) -> StudentData:
+    """Put together what students learn from; the whole test set, as networks see it, is held on the device.
+
+    Args:
+        network: whose normalisation images get.
+        images: [n, 3, h, w], uint8, or float in [0, 1].
+        labels: [n].
+
+    Raises:
+        DirePlugError: the recipe wants images whitened and the loop's aren't, or the other way round.
+    """
+    section = job.recipe.evaluate
+    if isinstance(section, HardLabelsSection):
+        return _lesson_in_loop_space(job, section, network, images, labels)
+    enlarge, augmentation = False, section.model_dump(include={"augmentation", "padding"})
+    if isinstance(section, DeltSection):
+        augmentation = {"augmentation": "resized_crop_flip", "padding": 0, "least_scale": section.min_scale}
+        enlarge = section.test_crop
+        if section.statistics == "imagenet":
+            network = replace(network, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    tests = plain_batches(job.dataset.test, network, device=job.device, enlarge=enlarge)
+    return StudentData(
+        images,
+        labels,
+        view=training_view(network, **augmentation),
+        test_images=torch.cat([batch for batch, _ in tests]),
+        test_labels=job.dataset.test.labels,
+        mix=mixing(mixup_alpha=getattr(section, "mixup", 0), cutmix_alpha=getattr(section, "cutmix", 0)),
+        plain=plain_view(network),
+    )
+
+
+def protocol_values(job: Job) -> dict[str, Any]:
+    """Return what the protocol's numbers are taken from: the recipe's keys, and what something else decides.
+
+    Raises:
+        DirePlugError: the learned learning rate is asked for, and the synthesis learned none.
+    """
+    section = job.recipe.evaluate
+    values = section.model_dump() | {"static": section.protocol == "static-labels"}
+    if isinstance(section, HardLabelsSection) and section.lr == LEARNED:
+        values["lr"] = _learned_rate(job, section)
+    return values
+
+
+def _learned_rate(job: Job, section: HardLabelsSection) -> float:
+    """Return the learning rate that the synthesis learned; where real images stand in its place, `lr_without`."""
+    if job.engine == "none":
+        return section.lr_without
+    path = job.folder / EXTRAS
+    found = read_json(path).get(LEARNED_LR) if path.is_file() else None
+    if found is None:
+        raise DirePlugError(
+            f"evaluate.lr: is 'learned', but the synthesis of this run left no learned learning rate in {path}; "
+            "set evaluate.lr to a number, or recover with a script that learns one"
+        )
+    return float(found)
+
+
+def _lesson_in_loop_space(
+    job: Job, section: HardLabelsSection, network: Network, images: Tensor, labels: Tensor
+) -> StudentData:
+    """Return images and test set in the space of the loop, normalised or whitened, with DSA for a view."""
+    see = _whitened(job) if section.whiten else plain_view(network)
+    loop = _loop_images(job, section) if section.source == "tensor" else None
+
+    def view(batch: Tensor, generator: Generator) -> Tensor:
+        return dsa(batch, operations=section.dsa, generator=generator)
+
+    return StudentData(
+        see(images.to(job.device)) if loop is None else loop,
+        labels,
+        view,
+        test_images=torch.cat([see(batch) for batch, _ in raw_batches(job.dataset.test, device=job.device)]),
+        test_labels=job.dataset.test.labels,
+    )
+
+
+def _loop_images(job: Job, section: HardLabelsSection) -> Tensor | None:
+    """Return the images as the loop left them, [n, 3, h, w], unbounded; None where only their pixels are kept."""
+    path = job.folder / TENSORS
+    if job.engine == "none" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            images: Tensor | None = file.get_tensor(LOOP) if LOOP in file.keys() else None  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise DirePlugError(f"{path}: cannot be read ({error}); remove it and recover again") from error
+    if images is not None and job.adapter.whitens(job.recipe.recover) != section.whiten:
+        are, want = ("normalised", "false") if section.whiten else ("whitened", "true")
+        raise DirePlugError(f"evaluate.whiten: the images of this run's loop are {are}; set evaluate.whiten={want}")
+    return images
+
+
+def _whitened(job: Job) -> Callable[[Tensor], Tensor]:
+    """Return what whitens pixels, uint8 or float in [0, 1], as the run's loop does; fitted here where it has none."""
+    from dire_plug.data.whitening import fit, load, save
+
+    path = job.folder / WHITENING
+    if not path.is_file():
+        save(path, fit(job.dataset.train.images()))
+    whitening = load(path, job.device)
+    return lambda images: whitening.apply(normalise(images, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))

@@ -1,0 +1,200 @@
+"""One script at reduced size: generated images, seeded untrained teachers, and one run of it with a trace."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from dire_plug.data.dataset import Dataset, make_tensor_dataset
+from dire_plug.files import digest_file, make_folder, write_atomically
+from dire_plug.models import build
+from dire_plug.models.architectures import stems
+from dire_plug.models.checkpoint import Network
+from dire_plug.models.checkpoint import save as save_network
+from dire_plug.protocols.training import initialised
+from dire_plug.recipe.model import Recipe
+from dire_plug.synthesis import SynthesisSpec
+from dire_plug.types import Adapter, LoopInputs, Materials, Script, VerifyCase
+from dire_plug.upstream.job import ChildJob
+from dire_plug.upstream.preparing import Workplace, prepare_inputs
+from dire_plug.upstream.runner import run_child
+
+SEED = 0
+TEST_PER_CLASS = 1
+"""Generated test images of each class: scripts that evaluate read some."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one run left: the hashes of the optimised tensors, step by step, and those of the saved files."""
+
+    steps: tuple[tuple[str, ...], ...]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the four runs of one script share."""
+
+    adapter: Adapter
+    case: VerifyCase
+    inputs: LoopInputs
+    materials: Materials
+    start: dict[str, Any]
+
+
+def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
+    """Generate images, make seeded untrained teachers, and run what upstream's own code prepares."""
+    case, script = adapter.verify_case(name), adapter.scripts[name]
+    recipe, classes = _recipe(adapter, case), case.classes or script.classes
+    dataset = _generate(script, case.real_per_class, classes=classes)
+    teachers = {key: _teacher(script, architecture) for key, architecture in case.teachers.items()}
+    start, file = None, None
+    if recipe.recover.start == "real":
+        shape = (classes, case.real_per_class, 3, script.size, script.size)
+        start, file = dataset.train.images().reshape(shape), folder / "start.safetensors"
+        write_atomically(file, save({"images": start}))
+    real_shape = None if start is None else [3, script.size, script.size]
+    inputs = LoopInputs(recipe, classes, script.size, SEED, folder / "inputs", folder / "images")
+    materials = Materials(teachers, dataset, start)
+    inputs = prepare_inputs(adapter, inputs, materials, Workplace(folder / "cache", {"script": name}))
+    return Trial(
+        adapter,
+        case,
+        inputs,
+        materials,
+        start={
+            "kind": recipe.recover.start,
+            "shape": real_shape,
+            "file": str(file) if file else None,
+            "mean": list(script.mean),
+            "std": list(script.std),
+        },
+    )
+
+
+def _recipe(adapter: Adapter, case: VerifyCase) -> Recipe:
+    network = {"architecture": "resnet-18", "epochs": 1}
+    teachers = {key: {**network, "architecture": architecture} for key, architecture in case.teachers.items()}
+    main = next(iter(teachers))
+    return Recipe.model_validate(
+        {
+            "name": "verify",
+            "title": "verify",
+            "method": adapter.name,
+            "upstream": {"repository": adapter.upstream.repository, "commit": adapter.upstream.commit},
+            "dataset": {"name": "generated"},
+            "ipc": case.ipc,
+            "squeeze": {
+                "outputs": adapter.scripts[case.recover["script"]].classes,
+                "teacher": teachers.pop(main),
+                "others": teachers,
+                "independent": network,
+            },
+            "prepare": dict(case.prepare),
+            "recover": dict(case.recover),
+            "evaluate": {"protocol": "on-the-fly", "students": ["resnet-18"]},
+        }
+    )
+
+
+def _generate(script: Script, per_class: int, *, classes: int) -> Dataset:
+    """Return random images, class by class."""
+    generator = torch.Generator().manual_seed(SEED)
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        shape = (classes * count, 3, script.size, script.size)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return pixels, torch.arange(classes).repeat_interleave(count)
+
+    names = [f"class {number}" for number in range(classes)]
+    return make_tensor_dataset("generated", train=draw(per_class), test=draw(TEST_PER_CLASS), classes=names)
+
+
+def _teacher(script: Script, architecture: str) -> Network:
+    """Return a seeded, untrained network."""
+    stem = script.stem if script.stem in stems(architecture) else "small"
+    model = initialised(lambda: build(architecture, outputs=script.classes, stem=stem, size=script.size), SEED)
+    return Network(model.eval(), architecture, script.classes, stem, script.mean, script.std)
+
+
+def run_trial(
+    trial: Trial,
+    folder: Path,
+    *,
+    tree: Path,
+    regularizers: dict[str, dict[str, Any]] | None = None,
+    accelerate: bool = False,
+) -> Evidence:
+    """Run one script for a few steps; patched where `regularizers` is given, even empty."""
+    folder = folder.absolute()
+    inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
+    for path in (inputs.folder, inputs.images):
+        make_folder(path)
+    trial.adapter.lay_out(inputs, trial.materials)
+    call = trial.adapter.invocation(inputs)
+    job = ChildJob(
+        tree=tree,
+        script=call.script,
+        arguments=call.arguments,
+        folder=folder,
+        pass_arguments={0: tuple(trial.adapter.pass_arguments(0))},
+        shims=call.shims,
+        synthesis=None if regularizers is None else _synthesis(trial, folder, regularizers, accelerate=accelerate),
+        seed=SEED,
+        trace=folder / "trace.jsonl",
+        stop_after_steps=trial.case.steps,
+    )
+    run_child(job, log=folder / "log.txt", on_event=lambda event: None)
+    return read_evidence(folder / "trace.jsonl", inputs.images)
+
+
+def _synthesis(
+    trial: Trial, folder: Path, regularizers: dict[str, dict[str, Any]], *, accelerate: bool
+) -> dict[str, Any]:
+    recipe = trial.inputs.recipe
+    embedder = None
+    if recipe.recover.embedder is not None:
+        network = folder / "embedder.safetensors"
+        save_network(network, next(iter(trial.materials.teachers.values())))
+        embedder = {"network": str(network), "classes_per_step": recipe.recover.embedder.classes_per_step}
+        embedder["whitening"] = _whitening(trial, folder)
+    return SynthesisSpec(
+        adapter=trial.adapter.name,
+        recover=recipe.recover.model_dump(mode="json"),
+        regularizers=regularizers,
+        classes=trial.inputs.classes,
+        ipc=recipe.ipc,
+        steps=trial.adapter.steps(recipe.recover),
+        seed=SEED,
+        device="cpu",
+        start=trial.start,
+        real={},
+        passes=str(folder / "passes"),
+        networks=tuple(trial.case.teachers),
+        embedder=embedder,
+        accelerate=accelerate,
+    ).to_json()
+
+
+def _whitening(trial: Trial, folder: Path) -> str | None:
+    if not trial.adapter.whitens(trial.inputs.recipe.recover):
+        return None
+    from dire_plug.data import whitening
+
+    path = folder / "whitening.safetensors"
+    whitening.save(path, whitening.fit(trial.materials.dataset.train.images().float() / 255))
+    return str(path)
+
+
+def read_evidence(trace: Path, saved: Path) -> Evidence:
+    """Read a trace and hash the files below the folder `saved`."""
+    steps = tuple(tuple(json.loads(line)["tensors"]) for line in trace.read_text().splitlines())
+    files = {path.relative_to(saved).as_posix(): digest_file(path) for path in saved.rglob("*") if path.is_file()}
+    return Evidence(steps, files)
