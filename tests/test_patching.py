@@ -188,6 +188,13 @@ def test_a_line_that_keeps_the_rule_is_accepted(tmp_path: Path, line: str) -> No
     check_rules(read_patch(write_hunk(tmp_path, line)))
 
 
+def test_a_repair_may_name_what_the_script_never_defines(tmp_path: Path) -> None:
+    path = write_hunk(tmp_path, "+mean = bridge.mean_of(dataset)")
+    with pytest.raises(DirePlugError, match="must be the first argument"):
+        check_rules(read_patch(path))
+    check_rules(read_patch(path.rename(tmp_path / "repair.patch")))
+
+
 def test_all_lines_that_break_the_rule_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(DirePlugError) as caught:
         check_rules(read_patch(write_hunk(tmp_path, "+x = 1\n+import os", heading=" def work(args):")))
