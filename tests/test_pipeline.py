@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from safetensors.torch import load_file
 from tiny import only_run, outcome, run_folders, write_recipe
 
 from dire_plug.adapters.sre2l import SRe2L
-from dire_plug.errors import DirePlugError, NotLandedError
+from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import Request, plan_run, run_arm
 from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline.request import choose_device, choose_engine
+from dire_plug.recipe import REAL_IMAGE_ARMS
 
 
 def request(recipe: Path, arm: str = "baseline", **more: Any) -> Request:
@@ -246,12 +246,8 @@ def test_a_script_without_a_native_loop_is_refused_under_the_native_engine(bare_
         plan_run(Request("sre2l", recipe="tiny-imagenet", engine="native"))
 
 
-@pytest.mark.parametrize("arm", ["herding", "k-center", "k-means", "full"])
-def test_real_image_arms_that_have_not_landed_synthesize_nothing(bare_home: Path, recipe: Path, arm: str) -> None:
-    planned = plan_run(request(recipe))
-    asked = replace(planned.request, arm=arm)
-    with pytest.raises(NotLandedError, match=f"arm '{arm}' hasn't landed yet"):
-        choose_engine(asked, planned.adapter, planned.resolved)
-    with pytest.raises(NotLandedError):
-        run_arm(asked)
-    assert not bare_home.exists()
+@pytest.mark.parametrize("arm", REAL_IMAGE_ARMS)
+@pytest.mark.parametrize("engine", ["auto", "upstream", "native"])
+def test_real_images_need_no_engine(bare_home: Path, recipe: Path, arm: str, engine: str) -> None:
+    planned = plan_run(request(recipe, arm, engine=engine))
+    assert choose_engine(planned.request, planned.adapter, planned.resolved) == ("none", True)

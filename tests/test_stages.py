@@ -545,11 +545,6 @@ def test_a_random_arm_leaves_files_and_tensors_of_the_same_images(job: Job) -> N
     assert torch.equal(images, select_random(job.dataset, ipc=2, seed=job.seed)[0])
 
 
-def test_other_ways_of_selecting_have_not_landed(job: Job) -> None:
-    with pytest.raises(NotLandedError, match="'herding'"):
-        select_real(replace(job, arm="herding"))
-
-
 def test_damaged_tensors_are_refused_by_name(job: Job) -> None:
     select_real(replace(job, arm="random"))
     path = job.folder / "images.safetensors"

@@ -18,7 +18,12 @@ from dire_plug.pipeline.request import runs_root, same_but_arm
 
 @click.command()
 @click.argument("method")
-@click.option("--arms", default=",".join(DEFAULT_ARMS), show_default=True, help="Which arms, by comma.")
+@click.option(
+    "--arms",
+    default=",".join(DEFAULT_ARMS),
+    show_default=True,
+    help="Which arms, by comma; of real images there are also herding, k-center, k-means and full, the ceiling.",
+)
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )

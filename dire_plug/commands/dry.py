@@ -16,6 +16,14 @@ from dire_plug.pipeline import PlannedRun
 from dire_plug.pipeline.request import absence
 from dire_plug.types import LoopInputs
 
+REAL_PLANS = {
+    "random": "real images are drawn from the training set",
+    "herding": "real images are chosen from the training set by herding in the teacher's embeddings",
+    "k-center": "real images are chosen from the training set by the k-center rule in the teacher's embeddings",
+    "k-means": "the real images nearest to the centres of k-means in the teacher's embeddings are chosen",
+    "full": "students learn from every training image, in about as many steps as from IPC images per class",
+}
+"""Arm of real images → where they come from."""
 HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 
 
@@ -36,7 +44,7 @@ def show_plan(planned: PlannedRun) -> None:
         table.add_row(key, escape(_short(value)), layer, escape(source))
     ui.show(table)
     if planned.engine == "none":
-        ui.show("plan: real images are drawn from the training set; nothing is synthesized")
+        ui.show(f"plan: {REAL_PLANS[request.arm]}; nothing is synthesized")
         return
     adapter = planned.adapter
     classes, size = class_count(recipe.dataset.name), adapter.scripts[recipe.recover.script].size

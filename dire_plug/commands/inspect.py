@@ -14,7 +14,7 @@ from dire_plug.commands.tables import run_summary
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
-from dire_plug.recipe import read_yaml, recipe_names
+from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
 from dire_plug.runs.directory import find_run, list_runs
 
 out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder of run directories; default: runs/.")
@@ -48,7 +48,7 @@ def _recipes() -> Table:
             for name in recipe_names(folder):
                 with _one_row(table, method, name):
                     raw = read_yaml(folder / f"{name}.yaml")
-                    arms = ["baseline", "control", *raw.get("arms", {}), "random"]
+                    arms = ["baseline", "control", *raw.get("arms", {}), *REAL_IMAGE_ARMS]
                     cells = str(raw.get("title", "")), ", ".join(arms), ", ".join(raw.get("presets", {}))
                     table.add_row(method, name, *cells)
     return table

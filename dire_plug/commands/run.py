@@ -16,7 +16,11 @@ from dire_plug.pipeline import plan_run, run_arm
 @click.argument("method")
 @click.option("--dire", "arm", flag_value="dire", help="With the diversity regularizer: the same as --arm dire.")
 @click.option(
-    "--arm", "arm", default="baseline", show_default=True, help="baseline, control, dire, random, or the recipe's own."
+    "--arm",
+    "arm",
+    default="baseline",
+    show_default=True,
+    help="baseline, control, dire, or the recipe's own; of real images: random, herding, k-center, k-means, full.",
 )
 @shared_options
 def run(method: str, arm: str, **options: Any) -> None:

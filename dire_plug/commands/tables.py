@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dire_plug.compare.real_arms import full_notes
 from dire_plug.compare.statistics import Measure, diversity_measures
 from dire_plug.pipeline import FinishedRun
 
@@ -31,7 +32,8 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     for space, values in metrics["diversity"].items():
         diversity.add_row(space, *_cells(space, values))
         diversity.add_row(f"{space}, real reference", *_cells(space, values["real"]), style="dim")
-    return Group(*parts, diversity)
+    notes = full_notes(metrics) if metrics["arm"] == "full" else []
+    return Group(*parts, diversity, *(Text(f"  {line}", style="dim") for line in notes))
 
 
 def _cells(space: str, values: dict[str, object]) -> list[str]:

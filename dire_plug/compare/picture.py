@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dire_plug.compare.arms import Comparison
 from dire_plug.files import make_folder
+from dire_plug.stages.full import FULL
 from dire_plug.stages.images import TENSORS
 
 if TYPE_CHECKING:
@@ -19,12 +20,15 @@ INCHES = 3.2
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw the first seed's images of every arm that was run into a PNG file; sets too large for one file aren't."""
+    """Draw the first seed's images of every arm that was run into a PNG file; sets too large for one file aren't.
+
+    Neither is the arm `full`, which has no images of its own.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    arms = [arm for arm in comparison.runs if arm not in comparison.same]
-    if not all((comparison.runs[arm][0].folder.path / TENSORS).is_file() for arm in arms):
+    arms = [arm for arm in comparison.runs if arm not in comparison.same and arm != FULL]
+    if not arms or not all((comparison.runs[arm][0].folder.path / TENSORS).is_file() for arm in arms):
         return
     figure = Figure(figsize=(INCHES * len(arms), INCHES + 0.4), layout="constrained")
     FigureCanvasAgg(figure)

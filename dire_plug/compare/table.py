@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dire_plug.compare.arms import Comparison
+from dire_plug.compare.real_arms import real_image_notes
 from dire_plug.compare.statistics import (
     ACCURACY,
     FEW,
@@ -70,8 +71,7 @@ def notes(comparison: Comparison, n: int) -> list[str]:
             lines.append(f"n = {n}: below {FEW} pairs the interval says little")
     if _student_columns(comparison):
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
-    if "random" in comparison.runs:
-        lines.append("random: as many real training images under the same protocol")
+    lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
     lines.append("real reference: as many real held-out images, mean over draws")
     return lines
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from dire_plug import home, plugins, ui
-from dire_plug.errors import DirePlugError, NotLandedError
+from dire_plug.errors import DirePlugError
 from dire_plug.recipe import REAL_IMAGE_ARMS, Catalogue, Resolved, identity, read_yaml, recipe_path, resolve
+from dire_plug.recipe.check import raise_problems
+from dire_plug.recipe.wording import Problem
 from dire_plug.types import Adapter
 
 Engine = Literal["upstream", "native", "none"]
-REAL_ARMS = ("random",)
-"""Arms that take real images in the place of synthesized ones."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def plan_run(request: Request, *, dry: bool = False) -> PlannedRun:
         catalogue=Catalogue(tuple(plugins.known("regularizers")), plugins.settings_model),
     )
     check_names(resolved)
+    check_classes(resolved, adapter)
     engine, ready = choose_engine(request, adapter, resolved)
     if not ready and not dry:
         raise DirePlugError(f"recipe '{request.recipe}': {absence(adapter)}")
@@ -119,6 +120,18 @@ def check_names(resolved: Resolved) -> None:
         check_architecture(name)
 
 
+def check_classes(resolved: Resolved, adapter: Adapter) -> None:
+    """Refuse what doesn't fit the number of the dataset's classes, before anything is trained.
+
+    Raises:
+        DirePlugError: all that doesn't fit, one `location: message` a line.
+    """
+    from dire_plug.data import class_count
+
+    found = adapter.problems(resolved.recipe, classes=class_count(resolved.recipe.dataset.name))
+    raise_problems([Problem(location, message) for location, message in found], name=resolved.recipe.name)
+
+
 def find_recipe(adapter: Adapter, name: str) -> Path:
     """Return the file of a recipe: a name of the method's own, or a path to a YAML file."""
     if name.endswith((".yaml", ".yml")):
@@ -133,15 +146,12 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
     """Return the engine that runs this request, and whether it is here; never touches the network.
 
     Raises:
-        NotLandedError: an arm of real images that isn't built yet.
         DirePlugError: the method has no native engine and it was asked for, or the vendored code was changed.
     """
     from dire_plug.upstream.vendor import find_vendored
 
-    if request.arm in REAL_ARMS:
-        return "none", True
     if request.arm in REAL_IMAGE_ARMS:
-        raise NotLandedError(f"arm '{request.arm}' hasn't landed yet; of the real images, {', '.join(REAL_ARMS)} works")
+        return "none", True
     recipe = resolved.recipe
     has_native = adapter.has_native(recipe.recover.script)
     if request.engine == "native":

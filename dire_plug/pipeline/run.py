@@ -84,7 +84,7 @@ def _squeeze(job: Job) -> None:
 
 
 def _recover(job: Job) -> None:
-    """Synthesize the images, or take real ones: fills images/ and images.safetensors."""
+    """Synthesize the images, or take real ones: fills images/ and images.safetensors, but for the arm `full`."""
     from dire_plug.stages.recover import recover
     from dire_plug.stages.select import select_real
 
@@ -97,11 +97,16 @@ def _recover(job: Job) -> None:
 def _evaluate(job: Job) -> None:
     """Train students on the images and test them."""
     from dire_plug.stages.evaluate import evaluate
+    from dire_plug.stages.full import FULL, every_image, plan_budget, with_budget
     from dire_plug.stages.squeeze import squeeze
 
     try:
         protocol(job.recipe.evaluate.protocol)
-        result = evaluate(job, squeeze(job), *_condensed(job))
+        if job.arm == FULL:
+            budget = plan_budget(job)
+            result = evaluate(with_budget(job, budget), squeeze(job), *every_image(job)) | {"full": budget.to_json()}
+        else:
+            result = evaluate(job, squeeze(job), *_condensed(job))
     except NotLandedError as error:
         ui.warn(str(error))
         result = {"missing": str(error)}
@@ -110,10 +115,13 @@ def _evaluate(job: Job) -> None:
 
 def _measure(job: Job) -> None:
     """Measure the images' diversity in T and I."""
-    from dire_plug.stages.measure import measure
+    from dire_plug.stages.full import FULL
+    from dire_plug.stages.measure import measure, measure_training_set
     from dire_plug.stages.squeeze import squeeze
 
-    write_json(job.folder / "evaluate" / "diversity.json", measure(job, squeeze(job), *_condensed(job)))
+    networks = squeeze(job)
+    found = measure_training_set(job, networks) if job.arm == FULL else measure(job, networks, *_condensed(job))
+    write_json(job.folder / "evaluate" / "diversity.json", found)
 
 
 STAGES = {"squeeze": _squeeze, "recover": _recover, "evaluate": _evaluate, "measure": _measure}

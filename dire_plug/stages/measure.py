@@ -43,6 +43,28 @@ def measure(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> dic
     return result
 
 
+def measure_training_set(job: Job, networks: Teachers) -> dict[str, Any]:
+    """Return the diversity of all training images, as `measure` does of condensed ones.
+
+    Both coverages are None: they would be 1, since each image that is to be covered is there to cover itself.
+    """
+    from dire_plug.metrics import intra_class_similarity, mean_class_vendi, vendi
+
+    result = {}
+    for name, network in (("T", networks.teacher), ("I", networks.independent)):
+        real = embed(job, network)
+        values, labels = real.values.to(job.device), real.labels.to(job.device)
+        result[name] = {
+            "coverage": None,
+            "class_coverage": None,
+            "vendi": vendi(values),
+            "class_vendi": mean_class_vendi(values, labels),
+            "similarity": float(intra_class_similarity(values, labels).nanmean()),
+            "real": _reference(job, network, real, _radii(job, real)["all"], per_class=job.recipe.ipc),
+        }
+    return result
+
+
 def _measure_in(job: Job, network: Path, images: Tensor, labels: Tensor) -> dict[str, Any]:
     from dire_plug.metrics import diversity
 
@@ -57,16 +79,17 @@ def _measure_in(job: Job, network: Path, images: Tensor, labels: Tensor) -> dict
         radii=radii["all"],
         radii_of_classes=radii["class"],
     )
-    return {**found.to_json(), "real": _reference(job, network, real, radii["all"])}
+    reference = _reference(job, network, real, radii["all"], per_class=len(labels) // job.classes)
+    return {**found.to_json(), "real": reference}
 
 
-def _reference(job: Job, network: Path, real: EmbeddedReal, radii: Tensor) -> dict[str, Any]:
-    """Return what as many real test images score; cached, since it doesn't depend on the condensed ones."""
+def _reference(job: Job, network: Path, real: EmbeddedReal, radii: Tensor, *, per_class: int) -> dict[str, Any]:
+    """Return what `per_class` real test images score; cached, since it doesn't depend on the condensed ones."""
     from dire_plug.metrics import real_reference
 
     held_out = embed(job, network, split="test")
     settings = {
-        "ipc": job.recipe.ipc,
+        "ipc": per_class,
         "nearest_k": job.recipe.measure.nearest_k,
         "draws": DRAWS,
         "seed": derive(0, "real reference"),
