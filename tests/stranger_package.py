@@ -1,157 +1,28 @@
-"""A stranger's package: a method and a regularizer that join through entry points and public hooks alone."""
+"""A stranger's package: a method and a regularizer that join through entry points and public hooks alone.
 
+The method's files, and its published repository, are the code blocks of docs/adding-a-method.md. To follow that page by
+hand: `python tests/stranger_package.py FOLDER`.
+"""
+
+import os
+import re
+import runpy
+import sys
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from toy_upstream import git
 
-from dire_plug.upstream.patching import make_patch
-
+PAGE = Path(__file__).parents[1] / "docs" / "adding-a-method.md"
+URL = "https://example.org/toy-net"
+"""Where the page says that the method is published; the repository made here stands in for it."""
+WHEN = "2026-01-01T00:00:00Z"
+"""Of the one commit, whose hash the page names."""
 SCRIPT = "src/synth.py"
-SYNTH = """\
-import argparse
-import random
-
-import torch
-import torchvision
-from saving import save
-from torch import nn
-
-parser = argparse.ArgumentParser()
-parser.add_argument("--weights")
-parser.add_argument("--out")
-parser.add_argument("--steps", type=int)
-parser.add_argument("--lr", type=float)
-parser.add_argument("--round", dest="number", type=int)
-arguments = parser.parse_args()
-number = arguments.number
-network = torchvision.models.get_model("resnet18", num_classes=10)
-network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-network.maxpool = nn.Identity()
-network.load_state_dict(torch.load(arguments.weights))
-network = network.eval().requires_grad_(False).cuda()
-labels = torch.arange(10).cuda()
-images = torch.randn((10, 3, 8, 8), device="cuda", requires_grad=True)
-optimizer = torch.optim.Adam([images], lr=arguments.lr)
-for step in range(arguments.steps):
-    moved = torch.roll(images, random.randint(0, 1), 3)
-    cost = nn.functional.cross_entropy(network(moved), labels)
-    optimizer.zero_grad()
-    cost.backward()
-    optimizer.step()
-    images.data.clamp_(-2, 2)
-for place in range(len(images)):
-    save(arguments.out, int(labels[place]), number, images[place])
-"""
-SAVING = """\
-from pathlib import Path
-
-from PIL import Image
-
-
-def save(folder, label, number, image):
-    pixels = ((image.detach().cpu() * 0.25 + 0.5).clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(Path(folder) / f"{label}-{number}.png")
-"""
-INSERTIONS: dict[str, dict[int, list[str]]] = {
-    SCRIPT: {
-        7: ["from dire_plug import bridge"],
-        21: ["bridge.watch(network)"],
-        22: ["labels = bridge.labels(labels)"],
-        23: ["images = bridge.start(images, labels)"],
-        27: ["    cost = bridge.loss(cost, images=images, labels=labels, step=step)"],
-        31: ["    bridge.step_done(cost, images=images, labels=labels, step=step)"],
-        32: ["    number = bridge.image_index(number, place)"],
-    }
-}
-METHOD = '''\
-"""The stranger's method."""
-
-from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
-
-from dire_plug.hookspecs import hookimpl
-from dire_plug.plans import build_plan
-from dire_plug.types import Invocation, Script, Upstream, VerifyCase
-
-HERE = Path(__file__).parent
-
-
-class Flags(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = 4
-    lr: float = 0.1
-
-
-class Toy:
-    name = "toy-net"
-    title = "The toy"
-    upstream = Upstream(REPOSITORY, COMMIT, ("src",), "none")
-    owned_flags = {"out": "the tool chooses where files lie"}
-    embeddings_are_nonnegative = True
-    saves_images = True
-    freezes_after_first_step = False
-    scripts = {
-        "synth": Script("src/synth.py", 10, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "small", "bare"),
-    }
-
-    def patches(self):
-        return HERE / "patches"
-
-    def recipes(self):
-        return HERE / "recipes"
-
-    def flags_model(self, script):
-        return Flags
-
-    def problems(self, recipe, *, classes=None):
-        return []
-
-    def steps(self, recover):
-        return Flags(**recover.flags).steps
-
-    def has_native(self, script):
-        return False
-
-    def plan(self, recover, *, classes, ipc):
-        per_class = 1 if recover.plan == "keep" else recover.plan.per_class
-        return build_plan(classes=classes, ipc=ipc, slots_per_pass=1, per_class=per_class)
-
-    def whitens(self, recover):
-        return False
-
-    def preparations(self, inputs):
-        return ()
-
-    def lay_out(self, inputs, materials):
-        from dire_plug.models.checkpoint import write_for_upstream
-
-        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / "weights.pt", "bare")
-
-    def verify_case(self, script):
-        return VerifyCase(recover={"script": script, "flags": {"steps": 2}}, teachers={"teacher": "resnet-18"}, steps=2)
-
-    def invocation(self, inputs):
-        flags = Flags(**inputs.recipe.recover.flags)
-        arguments = ("--weights", inputs.folder / "weights.pt", "--out", inputs.images, "--steps", flags.steps)
-        arguments += ("--lr", flags.lr)
-        shims = {"device": {}, "torch_load": {}, "network": {}}
-        architecture = inputs.recipe.squeeze.teacher.architecture
-        shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
-        return Invocation("src/synth.py", tuple(map(str, arguments)), shims)
-
-    def pass_arguments(self, pass_index):
-        return ("--round", str(pass_index))
-
-    def image_path(self, label, image):
-        return f"{label}-{image}.png"
-
-    @hookimpl
-    def image_index(self, synthesis, slot, position):
-        return synthesis.plan.slot(slot).images[position]
-'''
+PATCH = "stranger/patches/bridge.patch"
 TERM = '''\
 """The stranger's regularizer: spreads embeddings, and pushes each pass away from the one before."""
 
@@ -192,32 +63,7 @@ class Spread:
     def slot_done(self, synthesis):
         synthesis.state(self)["mean"] = self.last
 '''
-RECIPE = """\
-title: The toy on digits
-method: toy-net
-upstream:
-  repository: REPOSITORY
-  commit: COMMIT
-dataset: {name: digits, limit: 100}
-ipc: 3
-squeeze:
-  outputs: 10
-  teacher: {architecture: resnet-small, epochs: 1, batch_size: 64, lr: 0.05, augmentation: none}
-  independent: {architecture: convnet-small, epochs: 1, batch_size: 64, augmentation: none}
-recover:
-  script: synth
-  flags: {steps: 4}
-evaluate: {protocol: on-the-fly, students: [convnet-small], epochs: 2, batch_size: 10, augmentation: none}
-arms:
-  dire: {regularizers: {dire: {}}}
-"""
-ENTRY_POINTS = """\
-[dire_plug.methods]
-toy-net = stranger.method:Toy
-
-[dire_plug.regularizers]
-spread = stranger.term:Spread
-"""
+TERMS = {"dire_plug.regularizers": {"spread": "stranger.term:Spread"}}
 
 
 @dataclass(frozen=True)
@@ -231,30 +77,57 @@ class Stranger:
     @property
     def patch(self) -> Path:
         """The package's own patch."""
-        return self.site / "stranger" / "patches" / "bridge.patch"
+        return self.site / PATCH
+
+
+def read_files() -> dict[str, str]:
+    """Return the files that the page shows: path → text. A file's block follows a line that is its path alone."""
+    blocks = re.findall(r"^`([\w./-]+)`:\n\n```\w*\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    found = dict(blocks)
+    assert len(found) == len(blocks), "the page shows a file twice"
+    return found
 
 
 def make_stranger(folder: Path) -> Stranger:
-    """Make the repository of the method, and the package, installed in `folder/site`."""
+    """Make the repository of the method, and the package, installed in `folder/site`; the patch is made anew."""
     repository, site = folder / "published", folder / "site"
-    for name, text in {SCRIPT: SYNTH, "src/saving.py": SAVING}.items():
+    files = read_files()
+    published = {name: files.pop(name) for name in list(files) if name.startswith("src/")}
+    for name, text in published.items():
         write(repository / name, text)
+    del files[PATCH]
+    files |= {"stranger/__init__.py": "", "stranger/term.py": TERM}
+    for name, text in files.items():
+        write(site / name, text.replace(URL, str(repository)))
+    points = tomllib.loads(files["pyproject.toml"])["project"]["entry-points"]
+    offer(site, "stranger", entry_points_text(points | TERMS))
+    stranger = Stranger(site, repository, commit_all(repository))
+    make_patch(stranger)
+    return stranger
+
+
+def commit_all(repository: Path) -> str:
+    """Make a repository of the files in a folder; return its one commit, the same hash whenever it is made."""
     git(repository, "init", "--quiet", "--initial-branch=main")
     git(repository, "add", "--all")
-    git(repository, "commit", "--quiet", "--message=all")
-    commit = git(repository, "rev-parse", "HEAD")
-    constants = f"REPOSITORY, COMMIT = {str(repository)!r}, {commit!r}\n\n"
-    files = {
-        "stranger/__init__.py": "",
-        "stranger/method.py": METHOD.replace("HERE =", f"{constants}HERE =", 1),
-        "stranger/term.py": TERM,
-        "stranger/patches/bridge.patch": make_patch({SCRIPT: SYNTH.encode()}, INSERTIONS, commit=commit),
-        "stranger/recipes/small.yaml": RECIPE.replace("REPOSITORY", str(repository)).replace("COMMIT", f"'{commit}'"),
-    }
-    for name, text in files.items():
-        write(site / name, text)
-    offer(site, "stranger", ENTRY_POINTS)
-    return Stranger(site, repository, commit)
+    with mock.patch.dict(os.environ, {"GIT_AUTHOR_DATE": WHEN, "GIT_COMMITTER_DATE": WHEN}):
+        git(repository, "commit", "--quiet", "--message=all")
+    return git(repository, "rev-parse", "HEAD")
+
+
+def make_patch(stranger: Stranger) -> None:
+    """Run the page's own script that makes the patch, with the published repository as the clone."""
+    script = stranger.site / "make_patch.py"
+    with mock.patch.object(sys, "argv", [str(script), str(stranger.repository)]):
+        runpy.run_path(str(script))
+
+
+def entry_points_text(groups: Mapping[str, Mapping[str, str]]) -> str:
+    """Return groups of entry points as an installed package's metadata hold them."""
+    lines = [
+        [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())] for group, points in groups.items()
+    ]
+    return "\n".join(line for group in lines for line in group) + "\n"
 
 
 def offer(site: Path, package: str, entry_points: str) -> None:
@@ -268,3 +141,8 @@ def write(path: Path, text: str) -> None:
     """Write a text file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+if __name__ == "__main__":
+    made = make_stranger(Path(sys.argv[1]).absolute())
+    print(f"export PYTHONPATH={made.site}")
