@@ -23,7 +23,10 @@ class ProbeSettings(BaseModel):
 
 
 class Probe:
-    """Adds 10⁻³ times the mean square of the embeddings, a scalar, to the loss."""
+    """Adds 10⁻³ times the mean square of the embeddings, in units of the largest one, to the loss.
+
+    In those units because embeddings of deep untrained networks may be 10⁻¹³, whose squares no loss would feel.
+    """
 
     settings_model = ProbeSettings
 
@@ -33,4 +36,8 @@ class Probe:
     @hookimpl
     def loss_term(self, batch: Batch) -> Tensor:
         """Return the term of one step."""
-        return WEIGHT * batch.embeddings.square().mean()
+        import torch
+
+        embeddings = batch.embeddings
+        largest = embeddings.detach().abs().amax().clamp_min(torch.finfo(embeddings.dtype).tiny)
+        return WEIGHT * (embeddings / largest).square().mean()

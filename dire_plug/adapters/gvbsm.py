@@ -1,0 +1,232 @@
+"""G-VBSM: the recover scripts of its four branches, CIFAR-10, CIFAR-100, Tiny-ImageNet and ImageNet-1K.
+
+Several networks take turns, iteration by iteration. The scripts go once through all images, in an order of their own;
+another plan is another order. The labels that they hold are never changed: the nuclear-norm term reads them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from dire_plug.adapters.gvbsm_flags import MODELS, OWNED, PrepareSection
+from dire_plug.adapters.gvbsm_inputs import STATISTICS, TEACHERS, TRAINING, lay_out, teacher_path, teacher_problems
+from dire_plug.adapters.gvbsm_plan import GROUPS, build_order
+from dire_plug.adapters.planned import PlannedAdapter, to_arguments
+from dire_plug.errors import DirePlugError
+from dire_plug.hookspecs import hookimpl
+from dire_plug.plans import ListedPlan
+from dire_plug.recipe.wording import describe
+from dire_plug.types import (
+    Invocation,
+    LoopInputs,
+    Materials,
+    Preparation,
+    Script,
+    Slot,
+    Synthesis,
+    Upstream,
+    VerifyCase,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE = "data_synthesis_with_svd_with_db_with_all_statistic.py"
+_CIFAR_MEAN, _CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+"""CIFAR-100's, in the CIFAR-10 branch too."""
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _small(branch: str, *, classes: int, size: int = 32, of_imagenet: bool = False) -> Script:
+    mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if of_imagenet else (_CIFAR_MEAN, _CIFAR_STD)
+    return Script(f"{branch}/recover/{FILE}", classes, size, mean, std, stem="small", checkpoint="bare")
+
+
+class GVBSM(PlannedAdapter):
+    """The adapter of G-VBSM, and the plugin that answers its order and start hooks."""
+
+    name = "g-vbsm"
+    title = "G-VBSM"
+    upstream = Upstream(
+        repository="https://github.com/shaoshitong/G_VBSM_Dataset_Condensation",
+        commit="1ed80b0ed0bdde206ac61f5b0b9e70f8e8a5d30e",
+        paths=(
+            *(
+                f"{branch}/recover/{name}"
+                for branch in ("Branch_CIFAR_10", "Branch_CIFAR_100", "Branch_Tiny_ImageNet")
+                for name in (FILE, "utils.py", "baseline.py", "networks.py", "models")
+            ),
+            "Branch_Tiny_ImageNet/recover/tiny_in_dataset.py",
+            f"Branch_full_ImageNet_1k/recover/{FILE}",
+            "Branch_full_ImageNet_1k/recover/utils.py",
+        ),
+        licence="none",
+    )
+    scripts: Mapping[str, Script] = MappingProxyType(
+        {
+            "cifar-10": _small("Branch_CIFAR_10", classes=10),
+            "cifar-100": _small("Branch_CIFAR_100", classes=100),
+            "tiny": _small("Branch_Tiny_ImageNet", classes=200, size=64, of_imagenet=True),
+            "imagenet": Script(
+                path=f"Branch_full_ImageNet_1k/recover/{FILE}",
+                classes=1000,
+                size=224,
+                mean=_IMAGENET_MEAN,
+                std=_IMAGENET_STD,
+                stem="imagenet",
+                checkpoint="bare",
+                suffix=".jpg",
+            ),
+        }
+    )
+    owned_flags: Mapping[str, str] = OWNED
+    flags = MODELS
+    embeddings_are_nonnegative = False
+    """Those of EfficientNet, one of the four on ImageNet-1K, have both signs."""
+
+    def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
+        """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
+        name = recipe.recover.script
+        script, found = self.scripts[name], teacher_problems(recipe)
+        try:
+            PrepareSection.model_validate(recipe.prepare)
+        except ValidationError as error:
+            found += [(one.location, one.message) for one in describe(error, PrepareSection, prefix="prepare")]
+        if recipe.recover.embedder is not None:
+            found.append(("recover.embedder", "the teachers are in the loop already; remove this"))
+        if recipe.dataset.size not in (None, script.size):
+            message = f"the script '{name}' hard-codes {script.size} pixels (is {recipe.dataset.size})"
+            found.append(("dataset.size", message))
+        try:
+            self.plan(recipe.recover, classes=classes or script.classes, ipc=recipe.ipc)
+        except DirePlugError as error:
+            where, _, message = str(error).partition(": ")
+            found.append((where, message))
+        return found
+
+    def steps(self, recover: Any) -> int:
+        """Return the number of iterations of one slot."""
+        iterations: int = self.read_flags(recover).iteration
+        return iterations
+
+    def plan(self, recover: Any, *, classes: int, ipc: int) -> ListedPlan:
+        """Return upstream's own order, or one in which `per_class` images of each class follow each other.
+
+        Raises:
+            DirePlugError: the script has another number of classes, the Tiny-ImageNet script can't group the images,
+                or the ImageNet-1K script can't reshape a batch.
+        """
+        script = self.scripts[recover.script]
+        if classes != script.classes:
+            raise DirePlugError(
+                f"recover.script: '{recover.script}' makes images of {script.classes} classes, not of {classes}"
+            )
+        per_class = None if recover.plan == "keep" else recover.plan.per_class
+        batch_size = self.read_flags(recover).batch_size
+        return build_order(recover.script, script, ipc=ipc, per_class=per_class, batch_size=batch_size)
+
+    def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
+        """Return the statistics of the recipe's own teachers: the script makes them where its folder holds none."""
+        name = inputs.recipe.recover.script
+        wanted = PrepareSection.model_validate(inputs.recipe.prepare).statistics.images
+        least = GROUPS if name == "tiny" else 1
+        flags = self.flags[name].model_validate({"batch-size": 1, "iteration": 1})
+        arguments = [*to_arguments(flags), *_paths(inputs, ipc=least), "--statistic-path", str(inputs.images)]
+        served = {"file": str(inputs.folder / TRAINING)}
+        shims = {**_shims(inputs, seed=0), "cifar" if name.startswith("cifar") else "image_folder": served}
+        return (
+            Preparation(
+                STATISTICS,
+                Invocation(self.scripts[name].path, tuple(arguments), shims),
+                key={"images": wanted},
+                stop_after_steps=1,
+                estimate=f"a pass of {wanted or 'all'} training images through each teacher",
+            ),
+        )
+
+    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+        """Write the teachers in the script's layout, and the statistics, or the images to take them from.
+
+        Raises:
+            DirePlugError: the images haven't the size that the script hard-codes.
+        """
+        name = inputs.recipe.recover.script
+        if inputs.size != (size := self.scripts[name].size):
+            raise DirePlugError(
+                f"dataset.size: the script '{name}' hard-codes {size} pixels, but the images have {inputs.size}; "
+                f"set dataset.size={size}"
+            )
+        lay_out(inputs, materials, TEACHERS[name])
+
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line of upstream's script, and the shims that it needs.
+
+        Images land in `inputs.images` as `newCCC/classCCC_idIII.png` (ImageNet-1K: `.jpg`).
+        """
+        recover = inputs.recipe.recover
+        arguments = to_arguments(self.read_flags(recover)) + _paths(inputs, ipc=inputs.recipe.ipc)
+        arguments += ["--statistic-path", str(inputs.folder / STATISTICS)]
+        return Invocation(self.scripts[recover.script].path, tuple(arguments), _shims(inputs, seed=inputs.seed))
+
+    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+        """Return nothing: the script goes through all images in one pass."""
+        return ()
+
+    def image_path(self, label: int, image: int) -> str:
+        """Return where the scripts save one image; that of ImageNet-1K has its own suffix."""
+        return f"new{label:03d}/class{label:03d}_id{image:03d}.png"
+
+    def verify_case(self, script: str) -> VerifyCase:
+        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch."""
+        batch, images = (2, 4) if script == "imagenet" else (4, 20)
+        return VerifyCase(
+            recover={"script": script, "flags": {"batch-size": batch, "iteration": 2}},
+            teachers={"teacher" if not number else name: name for number, name in enumerate(TEACHERS[script])},
+            prepare={STATISTICS: {"images": images}},
+            ipc=GROUPS if script == "tiny" else 1,
+        )
+
+    @hookimpl
+    def plan_order(self, synthesis: Synthesis, slot: Slot, order: Tensor) -> Tensor | None:
+        """Return the plan's order, [N]; None where it is upstream's own.
+
+        An image's place in upstream's list is the number of its class plus its own number times the classes.
+        """
+        plan = synthesis.plan
+        slots = [plan.slot(Slot(0, batch)) for batch in range(plan.slots_per_pass)]
+        pairs = [pair for one in slots for pair in zip(one.labels, one.images, strict=True)]
+        planned = [image * synthesis.classes + label for label, image in pairs]
+        return None if order.tolist() == planned else order.new_tensor(planned)
+
+    @hookimpl
+    def plan_labels(self, synthesis: Synthesis, slot: Slot, labels: Tensor) -> None:
+        """Answer nothing: labels follow from the order.
+
+        Raises:
+            DirePlugError: they aren't the plan's.
+        """
+        if labels.tolist() != list(synthesis.plan.slot(slot).labels):
+            raise DirePlugError(f"{slot}: the script's labels aren't the plan's; does it cut its order otherwise?")
+
+
+def _paths(inputs: LoopInputs, *, ipc: int) -> list[str]:
+    """Return the arguments that the tool owns, but for the statistics' folder."""
+    arguments = ["--ipc-number", str(ipc), "--store-best-images", "--gpu-id", "0"]
+    arguments += ["--syn-data-path", str(inputs.images.parent), "--exp-name", inputs.images.name]
+    if inputs.recipe.recover.script != "imagenet":
+        arguments += ["--pre-train-path", str(inputs.folder)]
+    return arguments
+
+
+def _shims(inputs: LoopInputs, *, seed: int) -> dict[str, dict[str, Any]]:
+    name = inputs.recipe.recover.script
+    shims: dict[str, dict[str, Any]] = {"device": {}, "torch_load": {}, "network": {}, "one_process": {}, "loader": {}}
+    if name == "imagenet":
+        files = {architecture: inputs.folder / teacher_path(name, architecture) for architecture in TEACHERS[name]}
+        return shims | {"hub_weights": {"files": {file.stem: str(file) for file in files.values()}}}
+    shims["clock"] = {"seed": seed}
+    return shims | ({"prefetch": {}} if name == "tiny" else {})

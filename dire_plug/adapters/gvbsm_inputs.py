@@ -1,0 +1,133 @@
+"""What G-VBSM's scripts read: teachers, training images, statistics of the convolutions of these teachers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from dire_plug.adapters.gvbsm_flags import PrepareSection
+from dire_plug.types import LoopInputs, Materials
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STATISTICS = "statistics"
+"""The name of the preparation, and its folder among the loop's inputs."""
+TRAINING = "training.safetensors"
+"""The training images among the inputs of the preparation."""
+IMAGES: Mapping[str, int] = MappingProxyType(
+    {"cifar-10": 50_000, "cifar-100": 50_000, "tiny": 100_000, "imagenet": 1_281_167}
+)
+"""Script → the number by which it divides its sums over all training images, whatever their number."""
+_FOLDERS: Mapping[str, str] = MappingProxyType(
+    {"cifar-10": "CIFAR-10", "cifar-100": "CIFAR-100", "tiny": "Tiny-ImageNet"}
+)
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "resnet-18": "ResNet18",
+        "convnet-3": "ConvNetW128",
+        "mobilenet-v2-gvbsm": "MobileNetV2",
+        "wrn-16-2": "WRN_16_2",
+        "shufflenet-v2-x0.5": "ShuffleNetV2_0_5",
+    }
+)
+"""Architecture → what the branches for small images call it, in their order."""
+_SMALL = tuple(_NAMES)
+TEACHERS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "cifar-10": _SMALL,
+        "cifar-100": _SMALL,
+        "tiny": _SMALL,
+        "imagenet": ("resnet-18", "mobilenet-v2", "efficientnet-b0", "shufflenet-v2-x0.5"),
+    }
+)
+"""Script → the architectures that it builds, in its order."""
+
+
+def teacher_problems(recipe: Any) -> list[tuple[str, str]]:
+    """Return what is wrong with a recipe's networks: others than the script builds, in another order, or a head."""
+    squeeze, wanted = recipe.squeeze, tuple(TEACHERS[recipe.recover.script])
+    named = {"squeeze.teacher": squeeze.teacher}
+    named |= {f"squeeze.others.{key}": section for key, section in squeeze.others.items()}
+    given = tuple(section.architecture for section in named.values())
+    if given == wanted:
+        return [
+            (f"{key}.head", "the script's ConvNet reads its flattened map; set this to flat")
+            for key, section in named.items()
+            if section.architecture == "convnet-3" and section.checkpoint is None and section.head != "flat"
+        ]
+    listed = f"the script '{recipe.recover.script}' builds {', '.join(wanted)}, in this order"
+    return [
+        ("squeeze.others", f"{listed}: the first is `squeeze.teacher`, the rest stand here (are {', '.join(given)})")
+    ]
+
+
+def teacher_path(script: str, architecture: str) -> str:
+    """Return the file of a teacher below the inputs; ImageNet's has torchvision's name."""
+    if script == "imagenet":
+        from dire_plug.models.architectures import torchvision_name
+
+        return f"{torchvision_name(architecture)}.pth"
+    name = _NAMES[architecture]
+    return f"{_FOLDERS[script]}/{name}/squeeze_{name}.pth"
+
+
+def lay_out(inputs: LoopInputs, materials: Materials, architectures: Sequence[str]) -> None:
+    """Write the teachers; then the statistics where they are made already, else the images to take them from."""
+    from dire_plug.models.checkpoint import write_for_upstream
+    from dire_plug.models.keys import upstream_keys
+
+    script = inputs.recipe.recover.script
+    for network, architecture in zip(materials.teachers.values(), architectures, strict=True):
+        keys = None if script == "imagenet" else upstream_keys(architecture, "g-vbsm")
+        write_for_upstream(network.model, inputs.folder / teacher_path(script, architecture), "bare", keys=keys)
+    chosen = _choose(
+        len(materials.dataset.train), PrepareSection.model_validate(inputs.recipe.prepare).statistics.images
+    )
+    if STATISTICS in inputs.prepared:
+        _write_statistics(inputs.prepared[STATISTICS], inputs.folder / STATISTICS, IMAGES[script] / len(chosen))
+    else:
+        _write_training(inputs.folder / TRAINING, materials.dataset.train, chosen)
+
+
+def _choose(available: int, wanted: int | None) -> Tensor:
+    """Return the indices of the images that statistics are taken from: all, or `wanted` at equal distances."""
+    import torch
+
+    if wanted is None or wanted >= available:
+        return torch.arange(available)
+    return torch.arange(wanted) * available // wanted
+
+
+def _write_training(path: Path, split: Any, chosen: Tensor) -> None:
+    """Write training images for the shims `cifar` and `image_folder`; of a split of files, their paths alone."""
+    from safetensors.torch import save_file
+
+    labels = split.labels[chosen].contiguous()
+    if (files := getattr(split, "files", None)) is not None:
+        paths = [str(Path(files[index].path).absolute()) for index in chosen.tolist()]
+        save_file({"train.labels": labels}, path, metadata={"paths": json.dumps(paths)})
+        return
+    images = split.images(chosen).cpu().contiguous()
+    tensors = {"train.images": images, "train.labels": labels}
+    save_file({**tensors, "test.images": images[:1].clone(), "test.labels": labels[:1].clone()}, path)
+
+
+def _write_statistics(made: Path, folder: Path, factor: float) -> None:
+    """Write what the preparation made, multiplied by `factor`: a mean over as many images as there were.
+
+    Every array is a sum over images divided by upstream's number of them; `factor` is 1 on the whole dataset.
+    """
+    import numpy as np
+
+    for file in made.rglob("*.npz"):
+        with np.load(file) as arrays:
+            values = {
+                name: array if factor == 1 else array * array.dtype.type(factor) for name, array in arrays.items()
+            }
+        target = folder / file.relative_to(made)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(target, **values)

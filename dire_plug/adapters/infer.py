@@ -1,0 +1,248 @@
+"""INFER (repository UFC): a perturbation that all classes share is added to a real image of each, network by network.
+
+One file synthesizes for CIFAR-10 and CIFAR-100, another for ImageNet-1K, which needs `repair.patch`. A call makes all
+passes: it can't start in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dire_plug.adapters.infer_flags import MODELS, OWNED
+from dire_plug.adapters.infer_inputs import (
+    NETWORKS,
+    PRETRAINED,
+    START,
+    checkpoint_path,
+    write_checkpoint,
+    write_files,
+    write_tensors,
+)
+from dire_plug.adapters.infer_plan import PerturbationPlan, check_rows, count_originals, cut_classes, ipc_argument
+from dire_plug.adapters.planned import PlannedAdapter, to_arguments
+from dire_plug.adapters.sre2l_family import image_path
+from dire_plug.errors import DirePlugError
+from dire_plug.hookspecs import hookimpl
+from dire_plug.types import Invocation, LoopInputs, Materials, Script, Slot, Synthesis, Upstream, VerifyCase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CIFAR, _IMAGENET = "ufc_generation/ufc_cifar.py", "ufc_generation/ufc_imgnet.py"
+_DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "cifar10", "cifar-100": "cifar100"})
+"""Script → the folder in which it reads its checkpoints, and upstream's name of the dataset."""
+_SMALL = (("resnet-18", "resnet-small"), ("mobilenet-v2-ufc",), ("efficientnet-b0-ufc",), ("shufflenet-g2-ufc",))
+_LARGE = (("resnet-18",), ("mobilenet-v2",), ("efficientnet-b0",))
+
+
+class INFER(PlannedAdapter):
+    """The adapter of INFER, and the plugin that answers its plan and start hooks."""
+
+    name = "infer"
+    title = "INFER"
+    upstream = Upstream(
+        repository="https://github.com/zhangxin-xd/UFC",
+        commit="83d19f886de8fe821632bea372191d9b4e319d5b",
+        paths=(
+            _CIFAR,
+            _IMAGENET,
+            "ufc_generation/utils.py",
+            "models/mobilenetv2.py",
+            "models/efficientnet.py",
+            "models/shufflenet.py",
+        ),
+        licence="none",
+    )
+    scripts: Mapping[str, Script] = MappingProxyType(
+        {
+            "cifar-10": Script(
+                path=_CIFAR,
+                classes=10,
+                size=32,
+                mean=(0.4914, 0.4822, 0.4465),
+                std=(0.2023, 0.1994, 0.2010),
+                stem="small",
+                checkpoint="state_dict.module",
+            ),
+            "cifar-100": Script(
+                path=_CIFAR,
+                classes=100,
+                size=32,
+                mean=(0.5071, 0.4867, 0.4408),
+                std=(0.2675, 0.2565, 0.2761),
+                stem="small",
+                checkpoint="state_dict.module",
+            ),
+            "imagenet": Script(
+                path=_IMAGENET,
+                classes=1000,
+                size=224,
+                mean=(0.485, 0.456, 0.406),
+                std=(0.229, 0.224, 0.225),
+                stem="imagenet",
+                checkpoint="bare",
+            ),
+        }
+    )
+    owned_flags: Mapping[str, str] = OWNED
+    flags = MODELS
+    architectures: ClassVar[Mapping[str, Sequence[Sequence[str]]]] = MappingProxyType(
+        {"cifar-10": _SMALL, "cifar-100": _SMALL, "imagenet": _LARGE}
+    )
+    """Script → what each of its networks may be, in upstream's order, on which it depends who perturbs when."""
+    embeddings_are_nonnegative = False
+    """EfficientNet's end in SiLU."""
+
+    def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
+        """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
+        recover, script = recipe.recover, self.scripts[recipe.recover.script]
+        found = self._network_problems(recipe)
+        if recipe.prepare:
+            found.append(("prepare", f"INFER needs nothing prepared; remove {', '.join(recipe.prepare)}"))
+        if recover.embedder is not None:
+            found.append(("recover.embedder", "the networks are in the loop already; remove this"))
+        if recover.start != "real":
+            found.append(("recover.start", f"must be 'real': INFER perturbs real images (is '{recover.start}')"))
+        if recipe.dataset.size not in (None, script.size):
+            message = f"the perturbation of '{recover.script}' has {script.size} pixels, so images need as many"
+            found.append(("dataset.size", f"{message} (is {recipe.dataset.size})"))
+        try:
+            self.plan(recover, classes=script.classes if classes is None else classes, ipc=recipe.ipc)
+        except DirePlugError as error:
+            place = "ipc" if "IPC" in str(error) else "recover.flags.batch-size"
+            found.append((place, str(error).removeprefix("plan: ")))
+        return found
+
+    def plan(self, recover: Any, *, classes: int, ipc: int) -> PerturbationPlan:
+        """Return the plan that the recipe's `recover` section asks for.
+
+        Raises:
+            DirePlugError: the dataset has another number of classes than the script, IPC is too low for one real
+                image, or a batch of upstream's own plan doesn't match its start tensor.
+        """
+        script, networks = self.scripts[recover.script], len(self.architectures[recover.script])
+        if classes != script.classes:
+            raise DirePlugError(f"plan: the script '{recover.script}' takes {script.classes} classes, not {classes}")
+        originals = count_originals(ipc, networks=networks, classes=classes)
+        if originals < 1:
+            raise DirePlugError(
+                f"plan: IPC {ipc} leaves no real image: {networks} networks' perturbations count as "
+                f"{networks / classes:g} images a class beside each; take IPC 2 or more"
+            )
+        batch_size = self.read_flags(recover).batch_size
+        chunks = cut_classes(classes, batch_size)
+        if recover.plan == "keep":
+            if script.path == _CIFAR:
+                check_rows(chunks, classes, batch_size)
+            return PerturbationPlan(chunks, originals, networks)
+        return PerturbationPlan(chunks, originals, networks, recover.plan.per_class)
+
+    def steps(self, recover: Any) -> int:
+        """Return the number of iterations of one slot; those of untouched images have none."""
+        iterations: int = self.read_flags(recover).iteration
+        return iterations
+
+    @hookimpl
+    def initial_images(self, synthesis: Synthesis, slot: Slot, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Return the real images of a regrouped slot, [N, 3, H, W]; None where the script has read just these."""
+        import torch
+
+        from dire_plug.data.augment import normalise
+
+        plan, start = synthesis.plan, synthesis.start_images
+        if not isinstance(plan, PerturbationPlan) or start.images is None:
+            raise DirePlugError("INFER perturbs real images, but the synthesis was given none")
+        if plan.per_class == 1 and len(images) == len(labels):
+            return None
+        planned = plan.slot(slot)
+        rows = torch.tensor(planned.labels), torch.tensor([plan.original(image) for image in planned.images])
+        return normalise(start.images[rows].to(images.device), start.mean, start.std).to(images.dtype)
+
+    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+        """Write the networks' checkpoints with upstream's keys, and the real images.
+
+        Raises:
+            DirePlugError: there are no start images, or they aren't of the script's size.
+        """
+        recover = inputs.recipe.recover
+        script, dataset = self.scripts[recover.script], _DATASETS.get(recover.script)
+        plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
+        if materials.start is None:
+            raise DirePlugError("recover.start: INFER perturbs real images; set it to 'real'")
+        if inputs.size != script.size:
+            raise DirePlugError(
+                f"dataset.size: the perturbation of '{recover.script}' has {script.size} pixels, the images have "
+                f"{inputs.size}; set dataset.size={script.size}"
+            )
+        for network in materials.teachers.values():
+            path = inputs.folder / checkpoint_path(network.architecture, dataset)
+            write_checkpoint(network, path, script.checkpoint)
+        start = materials.start[:, : plan.originals]
+        if dataset is None:
+            write_files(inputs.folder / START, start)
+        else:
+            write_tensors(inputs.folder / START, start, mean=script.mean, std=script.std)
+
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line of upstream's script and the shims that it needs.
+
+        Images land in `inputs.images` as `newCCC/classCCC_idIII.jpg`.
+        """
+        recover = inputs.recipe.recover
+        script, dataset = self.scripts[recover.script], _DATASETS.get(recover.script)
+        plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
+        root, parent, name = inputs.images.parent.parent, inputs.images.parent.name, inputs.images.name
+        arguments = to_arguments(self.read_flags(recover))
+        arguments += ["--dataset", dataset or "imagenet", "--ipc", str(ipc_argument(plan, inputs.recipe.ipc))]
+        arguments += ["--init_path", str(inputs.folder / START), "--store-best-images"]
+        arguments += ["--syn-data-path", str(root), "--wandb-name", parent, "--exp-name", name]
+        shims: dict[str, dict[str, Any]] = {"device": {}, "torch_load": {}, "network": {}, "wandb": {}}
+        known = [one[0] for one in self.architectures[recover.script]]
+        if dataset is None:
+            files = {NETWORKS[one]: str(inputs.folder / checkpoint_path(one, None)) for one in known}
+            shims["hub_weights"] = {"files": files}
+        else:
+            links = {"models": "{tree}/models", PRETRAINED: str(inputs.folder / PRETRAINED)}
+            shims["files"] = {"links": links}
+        if (architecture := inputs.recipe.squeeze.teacher.architecture) != known[0]:
+            shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
+        return Invocation(script.path, tuple(arguments), shims)
+
+    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+        """Return nothing: the script makes all passes in one call."""
+        return ()
+
+    def image_path(self, label: int, image: int) -> str:
+        """Return where, below the image folder, the script saves one image."""
+        return image_path(label, image)
+
+    def verify_case(self, script: str) -> VerifyCase:
+        """Return two iterations with each network on CIFAR-10; elsewhere three steps, with those that come first.
+
+        CIFAR-100 has the script of CIFAR-10.
+        """
+        names = ("teacher", "mobilenet", "efficientnet", "shufflenet")
+        known = [one[0] for one in self.architectures[script]]
+        return VerifyCase(
+            recover={
+                "script": script,
+                "flags": {"batch-size": self.scripts[script].classes if script in _DATASETS else 4, "iteration": 2},
+                "start": "real",
+            },
+            teachers=dict(zip(names, known, strict=False)),
+            ipc=2,
+            steps=None if script == "cifar-10" else 3,
+        )
+
+    def _network_problems(self, recipe: Any) -> list[tuple[str, str]]:
+        """Return what is wrong with the networks: the script builds fixed ones, in a fixed order."""
+        known = self.architectures[recipe.recover.script]
+        squeeze = recipe.squeeze
+        given = [squeeze.teacher.architecture, *(one.architecture for one in squeeze.others.values())]
+        if len(given) == len(known) and all(one in among for one, among in zip(given, known, strict=True)):
+            return []
+        wanted, found = (", ".join(names) for names in ([" or ".join(one) for one in known], given))
+        message = f"the script '{recipe.recover.script}' takes, in this order, {wanted} (is {found})"
+        return [("squeeze.teacher.architecture" if given[0] not in known[0] else "squeeze.others", message)]
