@@ -89,7 +89,9 @@ FAST: dict[str, dict[str, Any]] = {
     "sre2l-tiny": {"warmup_epochs": 1, "lr": 0.01},
     "dwa-tiny": {"warmup_epochs": 1, "lr": 0.01},
     "delt": {"statistics": "teacher"},
-    **dict.fromkeys(("on-the-fly", "static-labels", "dynamic-labels"), {"padding": 1}),
+    "on-the-fly": {"padding": 1},
+    "static-labels": {"padding": 1},
+    "dynamic-labels": {"padding": 1},
 }
 
 

@@ -30,8 +30,8 @@ class TrainingSection(Section):
 
     architecture: str
     head: Literal["averaged", "flat"] = "averaged"
-    """Of a ConvNet: what its head reads, the last map averaged, so that the embedding is as wide at every size, or flat,
-    as the published ConvNets have it. Other architectures average."""
+    """Of a ConvNet: what its head reads, the last map averaged, so that the embedding is as wide at every size, or
+    flat, as the published ConvNets have it. Other architectures average."""
     epochs: Count
     batch_size: Count = 128
     lr: Positive = 0.1

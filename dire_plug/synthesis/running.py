@@ -286,7 +286,7 @@ class RunningSynthesis:
     def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
         """Tell plugins that a step is done; report progress now and then."""
         self._leaf = (images, labels)
-        if self._freezes and not self._frozen:
+        if self._freezes and not self._frozen and self._is_last_slot():
             self._freeze()
         if self._listeners and self._batch is not None:
             arguments = {"synthesis": self, "batch": self._batch, "losses": self._losses}
@@ -308,6 +308,10 @@ class RunningSynthesis:
         self._finish_slot()
         self._unfreeze()
         self._slot = Slot(self._slot.pass_index, self._slot.batch_index + 1)
+
+    def _is_last_slot(self) -> bool:
+        """Tell whether no other slot of the pass follows: DWA's next one uses the gradients that this one leaves."""
+        return self._slot.batch_index + 1 == self._plan.slots_per_pass
 
     def _freeze(self) -> None:
         """Stop computing gradients of the watched networks' weights until the next slot begins."""

@@ -1,0 +1,252 @@
+"""Measures DiRe's share of a synthesis step in each method's own loop, beside the authors' loss in its place.
+
+Needs: the package with its extras `test` (the release uses torchmetrics) and `upstreams`, the methods' repositories
+within reach, and the release, cloned at run time, or a checkout of it given by --checkout.
+
+    python benchmarks/step_share.py --steps 20
+    python benchmarks/step_share.py sre2l dwa --full
+    python benchmarks/step_share.py dwa --accelerate
+
+Upstream's patched script runs in one child for each arm (no term; ours, variant `released`; the authors' DiversityLoss
+as shipped), and the children take turns step by step, so that step i is compared with step i. A step lasts from the end
+of one to the end of the next; the first of all, of a slot and of a network aren't counted. Teachers are seeded and
+untrained, training images generated, real embeddings random and non-negative. Children keep the memory that they free: else a step
+pays for page faults, more in one than in another. "Call" is the processor's time in the forward computation alone. By default the cases are those of
+`dire-plug verify` with a longer loop; --full has the size of CIFAR. With --accelerate the arms are a loop without a
+term as it is, and with what `--accelerate exact` leaves out of it; their traces are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from diversity_loss import COMMIT, clone, processor
+from in_turns import AUTHORS, TURN, Round, known_plugins, play
+from safetensors.torch import save_file
+from step_cases import CASES, Case
+
+from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
+from dire_plug.models import last_linear
+from dire_plug.plugins import load_adapter
+from dire_plug.types import Adapter
+from dire_plug.upstream import trial as trials
+from dire_plug.upstream.job import ChildJob
+from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.vendor import vendor
+
+BASE, OURS, THEIRS = "without", "ours", "authors'"
+PLAIN, FASTER = "as it is", "accelerated"
+WARM_UP = 2
+"""The steps of each child that aren't counted."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One child: its terms, whether it is accelerated, whether it writes a trace."""
+
+    regularizers: Mapping[str, dict[str, Any]]
+    accelerate: bool = False
+    trace: bool = False
+
+
+def main() -> None:
+    """Measure the methods one after the other; print two rows of each: by wall clock, and by processor time."""
+    options = parse()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    missing = []
+    with tempfile.TemporaryDirectory() as folder, known_plugins():
+        checkout = options.checkout or (None if options.accelerate else clone(Path(folder) / "release"))
+        arms = choose_arms(options, checkout)
+        print(f"{describe(options)}\n{heading(arms)}", flush=True)
+        for method in options.methods:
+            case, place = CASES[method], Path(folder) / method
+            try:
+                rounds, remark = measure(load_adapter(method), case, arms, options=options, folder=place)
+            except DirePlugError as error:
+                print(f"{method}: not measured: {error}", flush=True)
+                missing.append(method)
+                continue
+            name = f"{method} {case.describe(full=options.full)}"
+            for clock in ("wall", "cpu"):
+                print(row(name, counted(rounds, WARM_UP), clock=clock, remark=remark), flush=True)
+    if missing:
+        raise SystemExit(f"not measured: {', '.join(missing)}; why stands above")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", choices=[*CASES, []], help="default: all, with --accelerate dwa")
+    parser.add_argument("--checkout", type=Path, help="a checkout of the release; cloned where it isn't given")
+    parser.add_argument("--steps", type=int, default=20, help=f"of each arm, beside {WARM_UP} that aren't counted")
+    parser.add_argument("--real", type=int, default=500, help="real embeddings of a class")
+    parser.add_argument("--full", action="store_true", help="batches of the size of CIFAR, published networks")
+    parser.add_argument("--accelerate", action="store_true", help="compare a loop with its accelerated form instead")
+    options = parser.parse_args()
+    if options.steps < 2:
+        parser.error("--steps must be 2 or more: one step has no spread")
+    options.methods = options.methods or (["dwa"] if options.accelerate else list(CASES))
+    return options
+
+
+def choose_arms(options: argparse.Namespace, checkout: Path | None) -> dict[str, Arm]:
+    """Return the arms by name; the first is what the others are compared with."""
+    if options.accelerate:
+        return {FASTER: Arm({}, accelerate=True, trace=True), PLAIN: Arm({}, trace=True)}
+    theirs = {AUTHORS: {"checkout": str(checkout)}}
+    return {BASE: Arm({}), OURS: Arm({"dire": {}}), THEIRS: Arm(theirs)}
+
+
+def measure(
+    adapter: Adapter, case: Case, arms: Mapping[str, Arm], *, options: argparse.Namespace, folder: Path
+) -> tuple[list[Round], str]:
+    """Return the rounds of one method's loop, and a remark on what its arms computed.
+
+    Raises:
+        DirePlugError: the method's repository can't be reached, a child failed, or too few steps count.
+    """
+    if options.accelerate and not adapter.freezes_after_first_step:
+        raise DirePlugError(f"{adapter.name}: nothing of its loop is left out by `--accelerate exact`; try dwa")
+    make_folder(folder)
+    tree = vendor(adapter)
+    rounds = options.steps + WARM_UP
+    sized = copy.copy(adapter)
+    reduced = case.resize(adapter.verify_case(case.script), rounds=rounds, full=options.full)
+    setattr(sized, "verify_case", lambda script: reduced)  # noqa: B010 (mypy lets no method be replaced)
+    trial = trials.set_up(sized, case.script, folder)
+    real = write_real(trial, folder, per_class=options.real)
+    runs = {name: partial(run_arm, trial, name, arm, tree=tree, real=real, folder=folder) for name, arm in arms.items()}
+    played = play(runs, rounds)
+    if (left := len(counted(played, WARM_UP))) < 2:
+        raise DirePlugError(f"{adapter.name}: {left} of {rounds} steps count, too few for a spread; take more --steps")
+    if options.accelerate:
+        traces = {trials.read_evidence(folder / name / "trace.jsonl", folder).steps for name in arms}
+        return played, f"traces of {rounds} steps {'equal' if len(traces) == 1 else 'DIFFER'}"
+    return played, f"≤ {disagreement(played[0]):.0e}"
+
+
+def write_real(trial: trials.Trial, folder: Path, *, per_class: int) -> dict[str, str]:
+    """Write seeded random non-negative embeddings for each network; return key → file."""
+    generator = torch.Generator().manual_seed(trials.SEED)
+    labels = torch.arange(trial.inputs.classes).repeat_interleave(per_class)
+    files = {}
+    for key, network in trial.materials.teachers.items():
+        values = torch.randn(len(labels), last_linear(network.model).in_features, generator=generator).abs()
+        files[key] = str(folder / f"real-{key}.safetensors")
+        save_file({"values": values, "labels": labels}, files[key])
+    return files
+
+
+def run_arm(
+    trial: trials.Trial, name: str, arm: Arm, address: str, *, tree: Path, real: Mapping[str, str], folder: Path
+) -> None:
+    """Run upstream's patched script in a child until it is stopped."""
+    folder = folder.absolute() / name
+    inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
+    for path in (inputs.folder, inputs.images):
+        make_folder(path)
+    trial.adapter.lay_out(inputs, trial.materials)
+    call = trial.adapter.invocation(inputs)
+    regularizers = {TURN: {"address": address, "arm": name}, **arm.regularizers}
+    synthesis = trials._synthesis(trial, folder, regularizers, accelerate=arm.accelerate)
+    job = ChildJob(
+        tree=tree,
+        script=call.script,
+        arguments=call.arguments,
+        folder=folder,
+        pass_arguments={0: tuple(trial.adapter.pass_arguments(0))},
+        shims=call.shims,
+        synthesis={**synthesis, "real": dict(real)},
+        seed=trials.SEED,
+        trace=folder / "trace.jsonl" if arm.trace else None,
+    )
+    run_child(job, log=folder / "log.txt", on_event=lambda event: None)
+
+
+def counted(rounds: Sequence[Round], warm_up: int) -> list[Round]:
+    """Return the rounds after the first ones, without those that begin a slot or a network: there more is done.
+
+    A slot's first step comes after the work between slots, a network's first makes a term prepare its real embeddings.
+    """
+    follows = [all(now[arm].step == before[arm].step + 1 for arm in now) for before, now in pairwise(rounds)]
+    fresh = [any(reading.fresh for reading in one.values()) for one in rounds]
+    return [one for at, one in enumerate(rounds) if at >= warm_up and follows[at - 1] and not fresh[at]]
+
+
+def disagreement(first: Round) -> float:
+    """Return the bound of how far our term lies from the authors' in the first step, of the same images; relative.
+
+    A term is the difference of two losses in float32, so it can't be known better than these.
+    """
+    ours, theirs = first[OURS], first[THEIRS]
+    known = torch.finfo(torch.float32).eps * abs(theirs.loss)
+    return max(abs(ours.term - theirs.term), known) / abs(theirs.term)
+
+
+def ratios(rounds: Sequence[Round], arm: str, base: str, *, clock: str) -> list[float]:
+    """Return, round by round, the seconds of one arm in those of another."""
+    return [getattr(one[arm], clock) / getattr(one[base], clock) for one in rounds]
+
+
+def spread(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """Return median [first quartile–third quartile]."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{form(middle)} [{form(low)}–{form(high)}]"
+
+
+def share(ratio: float) -> float:
+    """Return, in %, what a term takes of a step that lasts `ratio` times as long with it."""
+    return 100 * (1 - 1 / ratio)
+
+
+def heading(arms: Mapping[str, Arm]) -> str:
+    """Return the names of the columns, as `row` fills them."""
+    base, *others = arms
+    cells = [f"{'method':44} clock", *(f"{name + ', ms':>22}" for name in arms)]
+    cells += [f"{name + ' / ' + base:>26}" for name in others]
+    if base == BASE:
+        cells += [f"{'share of ' + name + ', %':>24}" for name in others]
+        cells.append(f"{'call, ms':>9}")
+    return " ".join([*cells, "   n", "terms apart by" if base == BASE else ""]).rstrip()
+
+
+def row(name: str, rounds: Sequence[Round], *, clock: str, remark: str) -> str:
+    """Return one line of the table: milliseconds and ratios as median [quartiles], the share likewise, n."""
+    base, *others = rounds[0]
+    cells = [f"{name:44} {clock:>5}"]
+    for arm in (base, *others):
+        cells.append(f"{spread([1000 * getattr(one[arm], clock) for one in rounds], '{:.0f}'.format):>22}")
+    compared = {arm: ratios(rounds, arm, base, clock=clock) for arm in others}
+    cells += [f"{spread(compared[arm], '{:.3f}'.format):>26}" for arm in others]
+    if base == BASE:
+        cells += [f"{spread(list(map(share, compared[arm])), '{:.1f}'.format):>24}" for arm in others]
+        calls = (statistics.median(1000 * one[arm].call for one in rounds) for arm in others)
+        cells.append(f"{' / '.join(map('{:.0f}'.format, calls)):>9}")
+    return " ".join([*cells, f"{len(rounds):4}", remark])
+
+
+def describe(options: argparse.Namespace) -> str:
+    """Return what the numbers were made with."""
+    return (
+        f"{processor()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}, one thread, "
+        f"torch {torch.__version__}, torchmetrics {version('torchmetrics')}, Python {platform.python_version()}; "
+        f"{options.real} real embeddings a class; median [quartiles] of n steps in turns; release {COMMIT[:12]}"
+    )
+
+
+if __name__ == "__main__":
+    main()

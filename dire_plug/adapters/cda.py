@@ -1,0 +1,98 @@
+"""CDA: the recover scripts of its Tiny-ImageNet and ImageNet-1K experiments, and the first of them for CIFAR-100.
+
+CDA published no script for CIFAR-100. `cifar-100` is the Tiny script's file, of whose 200 classes a label plan uses
+100, with the images and the random crops at 32 pixels; the statistics of its clipping and the 200 outputs of its
+teacher are the Tiny script's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from dire_plug.adapters.cda_flags import MODELS, OWNED
+from dire_plug.adapters.planned import to_arguments
+from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
+from dire_plug.types import Invocation, LoopInputs, Materials, Script, Upstream, VerifyCase
+
+_TINY = Script(
+    path="CDA/recover_cda_tiny.py",
+    classes=200,
+    size=64,
+    mean=(0.4802, 0.4481, 0.3975),
+    std=(0.2302, 0.2265, 0.2262),
+    stem="small",
+    checkpoint="model",
+)
+
+
+class CDA(FamilyAdapter):
+    """The adapter of CDA, and the plugin that answers its plan and start hooks."""
+
+    name = "cda"
+    title = "CDA"
+    upstream = Upstream(
+        repository="https://github.com/VILA-Lab/SRe2L",
+        commit="8d00cba364bfa34aa1f5a8107dc041ae1be8ebe6",
+        paths=(_TINY.path, "CDA/recover_cda_in1k.py", "CDA/utils.py"),
+        licence="none",
+    )
+    scripts: Mapping[str, Script] = MappingProxyType(
+        {
+            "tiny": _TINY,
+            "cifar-100": _TINY,
+            "imagenet": Script(
+                path="CDA/recover_cda_in1k.py",
+                classes=1000,
+                size=224,
+                mean=(0.485, 0.456, 0.406),
+                std=(0.229, 0.224, 0.225),
+                stem="imagenet",
+                checkpoint="bare",
+            ),
+        }
+    )
+    owned_flags: Mapping[str, str] = OWNED
+    flags = MODELS
+    architectures = MappingProxyType(
+        {
+            "tiny": ("resnet-18", "resnet-small"),
+            "cifar-100": ("resnet-18", "resnet-small"),
+            "imagenet": ("resnet-18",),
+        }
+    )
+    """The ImageNet-1K script asks torchvision for trained weights, which only torchvision's own network has."""
+
+    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+        """Write the teacher in the script's own layout."""
+        from dire_plug.models.checkpoint import write_for_upstream
+
+        layout = self.scripts[inputs.recipe.recover.script].checkpoint
+        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, layout)
+
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line of upstream's script, without the arguments of a pass, and the shims that it needs.
+
+        Images land in `inputs.images` as `newCCC/classCCC_idIII.jpg`.
+        """
+        recover, teacher = inputs.recipe.recover, str(inputs.folder / TEACHER)
+        script = self.scripts[recover.script]
+        arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images)
+        shims: dict[str, dict[str, Any]] = common_shims(inputs, script)
+        if recover.script == "imagenet":
+            shims["hub_weights"] = {"teacher": teacher}
+        else:
+            arguments += ["--arch-path", teacher]
+        return Invocation(script.path, tuple(arguments), shims)
+
+    def verify_case(self, script: str) -> VerifyCase:
+        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
+
+        The file of `tiny` and `cifar-100` runs twice in its own shape, with another curriculum: unpatched it has no
+        other number of classes.
+        """
+        flags: dict[str, Any] = {"batch-size": 2 if script == "imagenet" else 10, "iteration": 2, "milestone": 1}
+        if script == "cifar-100":
+            flags["easy2hard-mode"] = "step"
+        return VerifyCase(recover={"script": script, "flags": flags}, teachers={"teacher": "resnet-18"})

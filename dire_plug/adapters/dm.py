@@ -1,0 +1,88 @@
+"""DM, distribution matching, as DC-BENCH runs it: `methods/dc/main_DM.py` for CIFAR-10 and CIFAR-100.
+
+Each iteration draws a new untrained network and matches, class by class, the mean embeddings of real and synthetic
+images. It saves one file of all images at the end; the tool takes the tensors and writes a file for each image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from dire_plug.adapters.dm_flags import MODELS, OWNED
+from dire_plug.adapters.matching_family import OWN_FILES, MatchingAdapter, common_arguments, common_shims
+from dire_plug.adapters.planned import to_arguments
+from dire_plug.types import Invocation, LoopInputs, Script, Upstream, VerifyCase
+
+IPC = (1, 10, 20, 30, 40, 50)
+"""The only ones that the script starts with (`get_loops`, utils.py 275), although its loop doesn't need them."""
+_FILE = "methods/dc/main_DM.py"
+
+
+class DM(MatchingAdapter):
+    """The adapter of DM, and the plugin that answers its plan and start hooks."""
+
+    name = "dm"
+    title = "DM"
+    upstream = Upstream(
+        repository="https://github.com/justincui03/dc_benchmark",
+        commit="2a57711961670859ea4c3102b766d1b16f7dea85",
+        paths=(_FILE, "methods/dc/utils.py", "methods/dc/networks.py"),
+        licence="MIT",
+    )
+    scripts: Mapping[str, Script] = MappingProxyType(
+        {
+            "cifar-10": Script(
+                path=_FILE,
+                classes=10,
+                size=32,
+                mean=(0.4914, 0.4822, 0.4465),
+                std=(0.2023, 0.1994, 0.2010),
+                stem="small",
+                checkpoint="bare",
+            ),
+            "cifar-100": Script(
+                path=_FILE,
+                classes=100,
+                size=32,
+                mean=(0.5071, 0.4866, 0.4409),
+                std=(0.2673, 0.2564, 0.2762),
+                stem="small",
+                checkpoint="bare",
+            ),
+        }
+    )
+    owned_flags: Mapping[str, str] = OWNED
+    flags = MODELS
+
+    def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
+        """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
+        found = super().problems(recipe, classes=classes)
+        if recipe.ipc not in IPC:
+            known = ", ".join(map(str, IPC[:-1]))
+            found.append(("ipc", f"DM's script starts with {known} or {IPC[-1]} images a class only (is {recipe.ipc})"))
+        if recipe.prepare:
+            found.append(("prepare", f"DM needs nothing prepared; remove {', '.join(recipe.prepare)}"))
+        if getattr(recipe.evaluate, "whiten", False):
+            found.append(("evaluate.whiten", "DM's images are normalised, not whitened; set it to false"))
+        return found
+
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line of upstream's script, and the shims that it needs."""
+        recover = inputs.recipe.recover
+        arguments = [*to_arguments(self.read_flags(recover)), *common_arguments(recover, inputs.recipe.ipc)]
+        arguments += ["--num_exp", "1", "--init", recover.start]
+        arguments += ["--data_path", str(inputs.folder), "--save_path", str(inputs.images / OWN_FILES)]
+        shims = common_shims(inputs, seed=inputs.seed) | {"setitem_alias": {}}
+        return Invocation(_FILE, tuple(arguments), shims)
+
+    def verify_case(self, script: str) -> VerifyCase:
+        """Return three whole iterations with one image a class, the case that needs a shim, to the saved end."""
+        flags = {"Iteration": 2, "batch_real": 2, "model": "ConvNetW32"}
+        return VerifyCase(
+            recover={"script": script, "flags": flags, "start": "real", "embedder": {"classes_per_step": 5}},
+            teachers={"teacher": "convnet-3"},
+            real_per_class=2,
+            steps=None,
+        )

@@ -1,0 +1,193 @@
+"""DWA: the distillation scripts of its CIFAR, Tiny-ImageNet and ImageNet-1K experiments.
+
+Before the first iteration of each batch the script moves the teacher's weights along the gradient of the batch's own
+loss; it reads the teacher anew in each pass. Every image starts from a real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from dire_plug.adapters.dwa_flags import MODELS, OWNED
+from dire_plug.adapters.dwa_start import write_folders, write_tensors
+from dire_plug.adapters.planned import to_arguments
+from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
+from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
+from dire_plug.hookspecs import hookimpl
+from dire_plug.types import Invocation, LoopInputs, Materials, Script, Slot, Synthesis, Upstream, VerifyCase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+START = "start"
+"""The folder of start images among the inputs."""
+SAME = 1e-4
+"""How far apart, in normalised values, two readings of one image may be; a grey level is some .015."""
+_CIFAR = "distillation/distillation_cifar.py"
+_CIFAR_LOOP = 100
+"""The CIFAR script counts its batches to 100, with CIFAR-10 too."""
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {"cifar-10": "cifar10", "cifar-100": "cifar100", "tiny": "tiny", "imagenet": "imagenet"}
+)
+"""Script → upstream's name of its dataset."""
+_TEACHERS: Mapping[str, str] = MappingProxyType(
+    {
+        "cifar-10": "pretrain/save/cifar10/resnet18_E200/ckpt.pth",
+        "cifar-100": "pretrain/save/cifar100/resnet18_E200/ckpt.pth",
+        "tiny": "pretrain/save/tiny/resnet18_E100/ckpt.pth",
+    }
+)
+"""Script → where, below the working folder, it reads its teacher."""
+
+
+class DWA(FamilyAdapter):
+    """The adapter of DWA, and the plugin that answers its plan and start hooks."""
+
+    name = "dwa"
+    title = "DWA"
+    upstream = Upstream(
+        repository="https://github.com/AngusDujw/Diversity-Driven-Synthesis",
+        commit="c5b125f26a0a5234b814cf668ea5cee1a69d0c2b",
+        paths=(
+            _CIFAR,
+            "distillation/distillation_tiny.py",
+            "distillation/distillation_imgnet.py",
+            "distillation/perterb.py",
+            "distillation/utils.py",
+        ),
+        licence="none",
+    )
+    scripts: Mapping[str, Script] = MappingProxyType(
+        {
+            "cifar-10": Script(
+                path=_CIFAR,
+                classes=10,
+                size=32,
+                mean=(0.4914, 0.4822, 0.4465),
+                std=(0.2023, 0.1994, 0.2010),
+                stem="small",
+                checkpoint="state_dict.module",
+            ),
+            "cifar-100": Script(
+                path=_CIFAR,
+                classes=100,
+                size=32,
+                mean=(0.5071, 0.4867, 0.4408),
+                std=(0.2675, 0.2565, 0.2761),
+                stem="small",
+                checkpoint="state_dict.module",
+            ),
+            "tiny": Script(
+                path="distillation/distillation_tiny.py",
+                classes=200,
+                size=64,
+                mean=(0.4802, 0.4481, 0.3975),
+                std=(0.2302, 0.2265, 0.2262),
+                stem="small",
+                checkpoint="model",
+            ),
+            "imagenet": Script(
+                path="distillation/distillation_imgnet.py",
+                classes=1000,
+                size=224,
+                mean=(0.485, 0.456, 0.406),
+                std=(0.229, 0.224, 0.225),
+                stem="imagenet",
+                checkpoint="bare",
+            ),
+        }
+    )
+    owned_flags: Mapping[str, str] = OWNED
+    flags = MODELS
+    freezes_after_first_step = True
+    architectures = MappingProxyType(
+        {
+            "cifar-10": ("resnet-18", "resnet-small"),
+            "cifar-100": ("resnet-18", "resnet-small"),
+            "tiny": ("resnet-18", "resnet-small"),
+            "imagenet": ("resnet-18",),
+        }
+    )
+    """The ImageNet-1K script asks torchvision for trained weights, which only torchvision's own network has."""
+
+    def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
+        """Return the family's problems, and a start that isn't of real images."""
+        found = super().problems(recipe, classes=classes)
+        if recipe.recover.start != "real":
+            message = (
+                f"must be 'real': DWA's scripts have no other start than real images (is '{recipe.recover.start}')"
+            )
+            found.append(("recover.start", message))
+        return found
+
+    def loop_length(self, script: str) -> int:
+        """Return the number to which the script counts its batches: the CIFAR script's is 100 for CIFAR-10 too."""
+        return _CIFAR_LOOP if script == "cifar-10" else super().loop_length(script)
+
+    @hookimpl
+    def initial_images(self, synthesis: Synthesis, slot: Slot, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Return the plan's start images, [N, 3, H, W]; None where the script has read just these."""
+        import torch
+
+        planned = super().initial_images(synthesis, slot, images, labels)
+        if planned is None or planned.shape != images.shape:
+            return planned
+        return None if torch.allclose(planned, images.detach(), rtol=0, atol=SAME) else planned
+
+    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+        """Write the teacher in the script's own layout, and the start images.
+
+        Raises:
+            DirePlugError: there are no start images.
+        """
+        from dire_plug.models.checkpoint import write_for_upstream
+
+        recover = inputs.recipe.recover
+        script = self.scripts[recover.script]
+        if materials.start is None:
+            raise DirePlugError("recover.start: DWA's scripts need real images to start from; set it to 'real'")
+        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, script.checkpoint)
+        plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
+        make_folder(folder := inputs.folder / START)
+        write = write_tensors if script.path == _CIFAR else write_folders
+        write(folder, materials.start, plan=plan, script=script)
+
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line of upstream's script, without the arguments of a pass, and the shims that it needs.
+
+        Images land in `inputs.images` as `newCCC/classCCC_idIII.jpg`.
+        """
+        recover, teacher = inputs.recipe.recover, str(inputs.folder / TEACHER)
+        script = self.scripts[recover.script]
+        arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images)
+        arguments += ["--dataset", _NAMES[recover.script], "--init-path", str(inputs.folder / START)]
+        shims: dict[str, dict[str, Any]] = common_shims(inputs, script)
+        if script.path != _CIFAR:
+            shims["sorted_listing"] = {}
+        if recover.script == "imagenet":
+            arguments += ["--arch-name", "resnet18"]
+            shims["hub_weights"] = {"teacher": teacher}
+        else:
+            shims["files"] = {"links": {_TEACHERS[recover.script]: teacher}}
+        return Invocation(script.path, tuple(arguments), shims)
+
+    def verify_case(self, script: str) -> VerifyCase:
+        """Return a batch of two iterations, so that it is saved, and the first step of the next one.
+
+        The CIFAR script has one batch a pass, since its start tensor holds all classes; it ends after two iterations,
+        and gets a small network where that is 100 images.
+        """
+        cifar = self.scripts[script].path == _CIFAR
+        batch_size = 100 if cifar else 2
+        return VerifyCase(
+            recover={
+                "script": script,
+                "flags": {"batch-size": batch_size, "iteration": 2, "steps": 2, "rho": 0.015},
+                "start": "real",
+            },
+            teachers={"teacher": "resnet-small" if script == "cifar-100" else "resnet-18"},
+            steps=None if cifar else 3,
+        )

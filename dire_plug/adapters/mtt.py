@@ -1,0 +1,178 @@
+"""MTT, matching training trajectories: `distill.py` for CIFAR-10 and CIFAR-100, with or without ZCA whitening.
+
+Upstream's `buffer.py` trains the experts before. The loop trains a student on the synthetic images from a snapshot of
+an expert, and matches its parameters with the expert's some epochs later; it learns the student's learning rate too.
+Upstream keeps the images that were best on the test set; the tool keeps the last ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from dire_plug.adapters.matching_family import DATASETS, OWN_FILES, MatchingAdapter, common_arguments, common_shims
+from dire_plug.adapters.mtt_experts import (
+    check_experts,
+    estimate,
+    expert_folder,
+    label,
+    label_problem,
+    save_interval,
+)
+from dire_plug.adapters.mtt_flags import MODELS, OWNED, MTTFlags, Prepare
+from dire_plug.adapters.planned import to_arguments
+from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
+from dire_plug.recipe.wording import describe
+from dire_plug.types import Invocation, LoopInputs, Materials, Preparation, Script, Upstream, VerifyCase
+
+EXPERTS = "experts"
+BUFFERS = "buffers"
+"""The folder of experts among the inputs."""
+CLOCK = 0
+"""The seed of the clock while experts are trained: runs share them."""
+NEEDED = ("kornia", "scipy", "tqdm")
+"""What upstream's code imports beside torch, torchvision and numpy."""
+
+
+class MTT(MatchingAdapter):
+    """The adapter of MTT, and the plugin that answers its plan and start hooks."""
+
+    name = "mtt"
+    title = "MTT"
+    upstream = Upstream(
+        repository="https://github.com/GeorgeCazenavette/mtt-distillation",
+        commit="50dccea47ba48b9cfb3b9c59375d7da92e4e603b",
+        paths=("buffer.py", "distill.py", "utils.py", "networks.py", "reparam_module.py"),
+        licence="MIT",
+    )
+    scripts: Mapping[str, Script] = MappingProxyType(
+        {
+            name: Script(
+                path="distill.py",
+                classes=classes,
+                size=32,
+                mean=(0.4914, 0.4822, 0.4465),
+                std=(0.2023, 0.1994, 0.2010),
+                stem="small",
+                checkpoint="bare",
+            )
+            for name, classes in (("cifar-10", 10), ("cifar-100", 100))
+        }
+    )
+    """Upstream normalises CIFAR-100 by CIFAR-10's numbers."""
+    owned_flags: Mapping[str, str] = OWNED
+    flags = MODELS
+
+    def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
+        """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
+        found = super().problems(recipe, classes=classes)
+        flags: MTTFlags = self.read_flags(recipe.recover)
+        try:
+            found += _prepare_problems(recipe, Prepare.model_validate(recipe.prepare), flags)
+        except ValidationError as error:
+            found += [(one.location, one.message) for one in describe(error, Prepare, prefix="prepare")]
+        whiten = getattr(recipe.evaluate, "whiten", None)
+        if whiten is not None and whiten != flags.zca:
+            are, want = ("whitened", "true") if flags.zca else ("normalised, not whitened", "false")
+            found.append(("evaluate.whiten", f"the loop's images are {are}; set it to {want}"))
+        return found
+
+    def whitens(self, recover: Any) -> bool:
+        """Tell whether the loop's images live in ZCA space."""
+        flags: MTTFlags = self.read_flags(recover)
+        return flags.zca
+
+    def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
+        """Return the training of the experts, unless the recipe names trained ones."""
+        recipe = inputs.recipe
+        prepare, flags = Prepare.model_validate(recipe.prepare), self.read_flags(recipe.recover)
+        if prepare.buffers is not None:
+            return ()
+        settings = {"dataset": recipe.recover.script, "model": flags.model, "zca": flags.zca, **prepare.model_dump()}
+        size = estimate(
+            flags,
+            classes=inputs.classes,
+            experts=prepare.experts,
+            epochs=prepare.epochs,
+            images=inputs.training_images,
+        )
+        call = _buffer_call(inputs, prepare, flags)
+        return (Preparation(EXPERTS, call, settings, estimate=size, asks_teachers=False),)
+
+    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+        """Write the dataset; link the experts to where the script looks for them, or label those that it will make.
+
+        Raises:
+            DirePlugError: given experts don't fit, images have another size, or a package that upstream needs lacks.
+        """
+        if lacking := [name for name in NEEDED if find_spec(name) is None]:
+            raise DirePlugError(f"MTT's code needs {', '.join(lacking)}: pip install {' '.join(lacking)}")
+        super().lay_out(inputs, materials)
+        recover = inputs.recipe.recover
+        flags, folder = self.read_flags(recover), expert_folder(recover.script, self.read_flags(recover))
+        given = Prepare.model_validate(inputs.recipe.prepare).buffers
+        if given is not None:
+            source = Path(given).expanduser().absolute()
+            check_experts(source, dataset=materials.dataset, flags=flags)
+        elif EXPERTS in inputs.prepared:
+            source = inputs.prepared[EXPERTS].absolute() / folder
+        else:
+            label(inputs.images / folder, dataset=materials.dataset, flags=flags)
+            return
+        link = inputs.folder / BUFFERS / folder
+        make_folder(link.parent)
+        link.symlink_to(source, target_is_directory=True)
+
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line of upstream's distill.py, and the shims that it needs.
+
+        It evaluates at iteration 0 alone, with no network, and saves its start images then.
+        """
+        recover = inputs.recipe.recover
+        flags: MTTFlags = self.read_flags(recover)
+        arguments = [*to_arguments(flags), *common_arguments(recover, inputs.recipe.ipc)]
+        arguments += ["--eval_it", str(flags.Iteration + 1), "--pix_init", recover.start, "--dsa", "True"]
+        arguments += ["--data_path", str(inputs.folder), "--buffer_path", str(inputs.folder / BUFFERS)]
+        links = {"logged_files": str(inputs.images / OWN_FILES)}
+        shims = {**common_shims(inputs, seed=inputs.seed), "wandb": {}, "files": {"links": links}}
+        return Invocation("distill.py", tuple(arguments), shims)
+
+    def verify_case(self, script: str) -> VerifyCase:
+        """Return three whole iterations after one expert of two epochs."""
+        flags = {"Iteration": 2, "model": "ConvNetW32", "syn_steps": 2, "expert_epochs": 1, "max_start_epoch": 2}
+        return VerifyCase(
+            recover={"script": script, "flags": flags, "start": "real", "embedder": {"classes_per_step": 5}},
+            teachers={"teacher": "convnet-3"},
+            prepare={"experts": 1, "epochs": 2},
+            steps=None,
+        )
+
+
+def _prepare_problems(recipe: Any, prepare: Prepare, flags: MTTFlags) -> list[tuple[str, str]]:
+    if prepare.buffers is not None:
+        problem = label_problem(Path(prepare.buffers).expanduser(), dataset=recipe.dataset.name, flags=flags)
+        return [("prepare.buffers", problem)] if problem else []
+    needed = flags.max_start_epoch + flags.expert_epochs - 1
+    if needed > prepare.epochs:
+        message = (
+            f"max_start_epoch {flags.max_start_epoch} and expert_epochs {flags.expert_epochs} reach to epoch {needed} "
+            f"(is {prepare.epochs})"
+        )
+        return [("prepare.epochs", message)]
+    return []
+
+
+def _buffer_call(inputs: LoopInputs, prepare: Prepare, flags: MTTFlags) -> Invocation:
+    arguments = [*to_arguments(prepare.flags), "--dataset", DATASETS[inputs.recipe.recover.script]]
+    arguments += ["--model", flags.model, *(["--zca"] if flags.zca else [])]
+    arguments += ["--num_experts", str(prepare.experts), "--train_epochs", str(prepare.epochs)]
+    arguments += ["--save_interval", str(save_interval(prepare.experts)), "--dsa", "True"]
+    arguments += ["--data_path", str(inputs.folder), "--buffer_path", str(inputs.images)]
+    shims = {**common_shims(inputs, seed=CLOCK), "wandb": {}, "cpu_copy": {"files": ["buffer.py"]}}
+    return Invocation("buffer.py", tuple(arguments), shims)

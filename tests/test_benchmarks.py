@@ -1,0 +1,183 @@
+"""The benchmark of a step's share: its arithmetic, its turns on a toy upstream, and the real one at its smallest."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from git.exc import GitCommandError
+from stranger_package import Stranger
+from tiny import read_rows
+from upstreams import vendor_or_skip
+
+from dire_plug.adapters.sre2l import SRe2L
+from dire_plug.errors import DirePlugError
+from dire_plug.plugins import known, load_adapter
+from dire_plug.types import RealEmbeddings
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ARMS = ("without", "ours")
+STAND_IN = """\
+import torch
+
+
+class DiversityLoss(torch.nn.Module):
+    def __init__(self, settings, classes):
+        super().__init__()
+        self.settings, self.classes = settings, classes
+
+    def forward(self, rows, real):
+        blocks = rows.reshape(self.classes, self.settings.IPC, -1).mean(1)
+        return self.settings.multiplier * sum((block * one.mean(0)).sum() for block, one in zip(blocks, real))
+"""
+"""Has the release's interface, and depends on which rows it gets for which class."""
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A stand-in for a checkout of the authors' release."""
+    script = tmp_path / "release" / importlib.import_module("diversity_loss").SCRIPT
+    script.parent.mkdir(parents=True)
+    script.write_text(STAND_IN)
+    return tmp_path / "release"
+
+
+def make_rounds(*steps: tuple[int, float, float]) -> list[dict[str, Any]]:
+    reading = importlib.import_module("in_turns").Reading
+    return [
+        {
+            arm: reading(step, loss=8.0, term=1.0, wall=seconds[at], cpu=0.0, call=0.003, fresh=False)
+            for at, arm in enumerate(ARMS)
+        }
+        for step, *seconds in steps
+    ]
+
+
+def test_the_first_steps_of_all_and_of_a_slot_are_not_counted() -> None:
+    share = importlib.import_module("step_share")
+    rounds = make_rounds(*((step, 1.0, 1.0) for step in (0, 1, 2, 0, 1, 2)))
+    assert [one["ours"].step for one in share.counted(rounds, 2)] == [2, 1, 2]
+    assert [one["ours"].step for one in share.counted(rounds, 1)] == [1, 2, 1, 2]
+
+
+def test_the_first_step_in_each_network_is_not_counted() -> None:
+    share = importlib.import_module("step_share")
+    rounds = make_rounds(*((step, 1.0, 1.0) for step in range(4)))
+    rounds[2]["ours"] = replace(rounds[2]["ours"], fresh=True)
+    assert [one["ours"].step for one in share.counted(rounds, 1)] == [1, 3]
+
+
+def test_ratios_are_of_one_round_and_a_share_is_that_of_the_longer_step() -> None:
+    share = importlib.import_module("step_share")
+    rounds = make_rounds((2, 1.0, 1.25), (3, 4.0, 4.0), (4, 2.0, 4.0))
+    found = share.ratios(rounds, "ours", "without", clock="wall")
+    assert found == [1.25, 1.0, 2.0]
+    assert list(map(share.share, found)) == pytest.approx([20, 0, 50])
+    assert share.spread([1.0, 2.0, 3.0, 4.0, 9.0], "{:.0f}".format) == "3 [2–4]"
+
+
+def test_a_row_holds_milliseconds_ratios_shares_and_n() -> None:
+    share = importlib.import_module("step_share")
+    rounds = make_rounds((2, 1.0, 1.25), (3, 2.0, 2.5))
+    cells = read_rows(share.row("sre2l", rounds, clock="wall", remark="≤ 1e-07"))[0]
+    assert cells[:5] == ["sre2l", "wall", "1500 [1250–1750]", "1875 [1562–2188]", "1.250 [1.250–1.250]"]
+    assert cells[5:] == ["20.0 [20.0–20.0]", "3", "2 ≤ 1e-07"]
+
+
+def test_terms_are_told_apart_as_far_as_float32_allows() -> None:
+    share = importlib.import_module("step_share")
+    ours = make_rounds((0, 1.0, 1.0))[0]["ours"]
+    assert share.disagreement({"ours": ours, "authors'": replace(ours, term=2.0)}) == 0.5
+    assert share.disagreement({"ours": ours, "authors'": ours}) == 8 * 2**-23
+
+
+def test_a_method_with_nothing_to_leave_out_is_not_accelerated(tmp_path: Path) -> None:
+    share = importlib.import_module("step_share")
+    case = importlib.import_module("step_cases").CASES["sre2l"]
+    options = argparse.Namespace(accelerate=True, steps=3, real=4, full=False)
+    with pytest.raises(DirePlugError, match="sre2l: nothing of its loop is left out"):
+        share.measure(SRe2L(), case, share.choose_arms(options, None), options=options, folder=tmp_path)
+
+
+def test_the_cases_are_those_of_the_known_methods_and_fit_their_flags() -> None:
+    cases = importlib.import_module("step_cases").CASES
+    assert set(cases) == set(known("methods"))
+    for method, case in cases.items():
+        adapter = load_adapter(method)
+        for full in (False, True):
+            sized = case.resize(adapter.verify_case(case.script), rounds=7, full=full)
+            adapter.flags_model(case.script).model_validate(sized.recover["flags"])
+            assert sized.steps is None
+
+
+def test_the_authors_loss_gets_each_class_its_own_rows(release: Path) -> None:
+    plugins = importlib.import_module("turn_plugins")
+    generator = torch.Generator().manual_seed(0)
+    real = RealEmbeddings(torch.rand(6, 4, generator=generator), torch.tensor([0, 0, 1, 1, 2, 2]))
+    rows = torch.rand(5, 4, generator=generator, requires_grad=True)
+    labels = torch.tensor([2, 0, 2, 1, 0])
+    authors = plugins.Authors(plugins.AuthorsSettings(checkout=str(release)))
+    batch = SimpleNamespace(embeddings=rows, labels=labels, teacher="teacher")
+    term = authors.loss_term(SimpleNamespace(real=lambda teacher: real, classes=3), batch)
+    wanted = [rows[labels == one].mean(0) @ real.values[real.labels == one].mean(0) for one in range(3)]
+    assert term.item() == pytest.approx(0.1 * sum(wanted).item())  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_arms_take_turns_and_each_computes_its_own_term(
+    stranger: Stranger, bare_home: Path, release: Path, tmp_path: Path
+) -> None:
+    share = importlib.import_module("step_share")
+    case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": steps}, "toy", "toy")
+    options = argparse.Namespace(accelerate=False, steps=3, real=4, full=False)
+    with importlib.import_module("in_turns").known_plugins():
+        arms = share.choose_arms(options, release)
+        rounds, _ = share.measure(load_adapter("toy-net"), case, arms, options=options, folder=tmp_path / "toy")
+    assert [[one[arm].step for one in rounds] for arm in arms] == [[0, 1, 2, 3, 4]] * 3
+    assert all(reading.wall > 0 and reading.cpu > 0 for one in rounds for reading in one.values())
+    assert [one["ours"].fresh for one in rounds] == [True, False, False, False, False]
+    assert all(one["without"].term == 0 for one in rounds)
+    assert all(one["ours"].term != one["authors'"].term != 0 for one in rounds)
+
+
+@pytest.mark.slow
+def test_a_child_that_ends_early_stops_all_and_is_named(stranger: Stranger, bare_home: Path, tmp_path: Path) -> None:
+    share = importlib.import_module("step_share")
+    case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": 1}, "toy", "toy")
+    options = argparse.Namespace(accelerate=False, steps=30, real=4, full=False)
+    arms = {name: share.Arm({}) for name in ("without", "ours")}
+    with importlib.import_module("in_turns").known_plugins():
+        adapter = load_adapter("toy-net")
+        with pytest.raises(DirePlugError, match=r"the arm 'without' ended after [1-9]"):
+            share.measure(adapter, case, arms, options=options, folder=tmp_path / "toy")
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+def test_sre2l_is_measured_beside_the_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
+    vendor_or_skip(SRe2L())
+    checkout = tmp_path / "release"
+    try:
+        importlib.import_module("diversity_loss").clone(checkout)
+    except GitCommandError as error:
+        pytest.skip(f"the release can't be reached: {error}")
+    command = [sys.executable, str(BENCHMARKS / "step_share.py"), "sre2l", "--steps", "2", "--real", "6"]
+    done = subprocess.run([*command, "--checkout", str(checkout)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("sre2l cifar: 10×1")]
+    assert len(rows) == 2, done.stdout
+    assert all(row[-2] == "2" and float(row[-1]) < 1e-4 for row in rows), rows
