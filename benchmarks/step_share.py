@@ -10,10 +10,11 @@ within reach, and the release, cloned at run time, or a checkout of it given by 
 Upstream's patched script runs in one child for each arm (no term; ours, variant `released`; the authors' DiversityLoss
 as shipped), and the children take turns step by step, so that step i is compared with step i. A step lasts from the end
 of one to the end of the next; the first of all, of a slot and of a network aren't counted. Teachers are seeded and
-untrained, training images generated, real embeddings random and non-negative. Children keep the memory that they free: else a step
-pays for page faults, more in one than in another. "Call" is the processor's time in the forward computation alone. By default the cases are those of
-`dire-plug verify` with a longer loop; --full has the size of CIFAR. With --accelerate the arms are a loop without a
-term as it is, and with what `--accelerate exact` leaves out of it; their traces are compared.
+untrained, training images generated, real embeddings random and non-negative. Children keep the memory that they free:
+else steps pay for page faults, one more than another. "Call" is the processor's time in the term's forward computation.
+
+The cases are those of `dire-plug verify` with a longer loop; --full has the size of CIFAR. With --accelerate the arms
+are a loop without a term, as it is and as `--accelerate exact` runs it, and their traces are compared.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from dire_plug.upstream.vendor import vendor
 
 BASE, OURS, THEIRS = "without", "ours", "authors'"
 PLAIN, FASTER = "as it is", "accelerated"
+EPSILON = torch.finfo(torch.float32).eps
 WARM_UP = 2
 """The steps of each child that aren't counted."""
 
@@ -80,9 +82,8 @@ def main() -> None:
                 print(f"{method}: not measured: {error}", flush=True)
                 missing.append(method)
                 continue
-            name = f"{method} {case.describe(full=options.full)}"
-            for clock in ("wall", "cpu"):
-                print(row(name, counted(rounds, WARM_UP), clock=clock, remark=remark), flush=True)
+            name, rounds = f"{method} {case.describe(full=options.full)}", counted(rounds, WARM_UP)
+            print("\n".join(row(name, rounds, clock=clock, remark=remark) for clock in ("wall", "cpu")), flush=True)
     if missing:
         raise SystemExit(f"not measured: {', '.join(missing)}; why stands above")
 
@@ -193,8 +194,7 @@ def disagreement(first: Round) -> float:
     A term is the difference of two losses in float32, so it can't be known better than these.
     """
     ours, theirs = first[OURS], first[THEIRS]
-    known = torch.finfo(torch.float32).eps * abs(theirs.loss)
-    return max(abs(ours.term - theirs.term), known) / abs(theirs.term)
+    return max(abs(ours.term - theirs.term), EPSILON * abs(theirs.loss)) / abs(theirs.term)
 
 
 def ratios(rounds: Sequence[Round], arm: str, base: str, *, clock: str) -> list[float]:
@@ -219,8 +219,7 @@ def heading(arms: Mapping[str, Arm]) -> str:
     cells = [f"{'method':44} clock", *(f"{name + ', ms':>22}" for name in arms)]
     cells += [f"{name + ' / ' + base:>26}" for name in others]
     if base == BASE:
-        cells += [f"{'share of ' + name + ', %':>24}" for name in others]
-        cells.append(f"{'call, ms':>9}")
+        cells += [*(f"{'share of ' + name + ', %':>24}" for name in others), f"{'call, ms':>9}"]
     return " ".join([*cells, "   n", "terms apart by" if base == BASE else ""]).rstrip()
 
 
@@ -234,8 +233,8 @@ def row(name: str, rounds: Sequence[Round], *, clock: str, remark: str) -> str:
     cells += [f"{spread(compared[arm], '{:.3f}'.format):>26}" for arm in others]
     if base == BASE:
         cells += [f"{spread(list(map(share, compared[arm])), '{:.1f}'.format):>24}" for arm in others]
-        calls = (statistics.median(1000 * one[arm].call for one in rounds) for arm in others)
-        cells.append(f"{' / '.join(map('{:.0f}'.format, calls)):>9}")
+        calls = [f"{1000 * statistics.median(one[arm].call for one in rounds):.0f}" for arm in others]
+        cells.append(f"{' / '.join(calls):>9}")
     return " ".join([*cells, f"{len(rounds):4}", remark])
 
 

@@ -23,7 +23,6 @@ from dire_plug.hookspecs import hookimpl
 from dire_plug.types import Batch, Synthesis
 from dire_plug.upstream.trace import StopScriptError
 
-
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Of malloc.h."""
 
@@ -62,7 +61,7 @@ class Turn:
         self._wait()
 
     def loss(self, loss: Tensor, **arguments: Any) -> Tensor:
-        """Return what the bridge returns; note what it added, how long it took, and whether the network is a new one."""
+        """Return what the bridge returns; note what it added, its time, and whether the network is a new one."""
         began = time.process_time()
         total = self._loss(loss, **arguments)
         self._call = time.process_time() - began
