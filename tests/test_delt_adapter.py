@@ -12,6 +12,7 @@ import torch
 import yaml
 from conftest import Cli
 from PIL import Image
+from put_back import shims_put_back
 from pydantic import ValidationError
 from tiny import only_run
 from torchvision import transforms
@@ -305,7 +306,8 @@ def test_a_hard_coded_centre_takes_the_datasets_size(
 
 
 def test_a_centre_without_both_sizes_is_refused() -> None:
-    with pytest.raises(DirePlugError, match=r"'centre_crop' takes the options 'from' .* and 'to'"):
+    expected = pytest.raises(DirePlugError, match=r"'centre_crop' takes the options 'from' .* and 'to'")
+    with shims_put_back(), expected:
         shims.install({"centre_crop": {"to": 8}}, device="cpu")
 
 

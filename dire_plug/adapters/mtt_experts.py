@@ -24,8 +24,8 @@ BLOCKS = 3
 WIDTHS: Mapping[str, int] = {"ConvNet": 128, "ConvNetD3": 128, "ConvNetW32": 32, "ConvNetW64": 64}
 """Model → its channels."""
 MOST_IN_A_FILE = 10
-SECONDS = {"ConvNet": 3.2e-3, "ConvNetD3": 3.2e-3, "ConvNetW32": 6e-4, "ConvNetW64": 1.3e-3}
-"""Of one training image in one epoch, on one thread of a CPU of 2024; measured, for the estimate alone."""
+SECONDS = {"ConvNet": 1.1e-2, "ConvNetD3": 1.1e-2, "ConvNetW32": 1.5e-3, "ConvNetW64": 3.5e-3}
+"""Of one training image in one epoch, on one thread: measured on a busy CPU, for the estimate alone."""
 
 
 def expert_folder(script: str, flags: MTTFlags) -> str:
