@@ -7,12 +7,19 @@ import pytest
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream.vendor import vendor
 
+_unreachable: dict[str, str] = {}
+"""Repository → why it can't be reached, so that one attempt serves a whole session."""
+
 
 def vendor_or_skip(adapter: Any) -> None:
     """Vendor a method below DIRE_PLUG_HOME; skip the test, with the reason, where its repository can't be reached."""
+    repository = adapter.upstream.repository
+    if repository in _unreachable:
+        pytest.skip(_unreachable[repository])
     try:
         vendor(adapter)
     except DirePlugError as error:
-        if str(error).startswith(adapter.upstream.repository):
+        if str(error).startswith(repository):
+            _unreachable[repository] = str(error)
             pytest.skip(str(error))
         raise
