@@ -98,8 +98,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="batches of the size of CIFAR, published networks")
     parser.add_argument("--accelerate", action="store_true", help="compare a loop with its accelerated form instead")
     options = parser.parse_args()
-    if options.steps < 2:
-        parser.error("--steps must be 2 or more: one step has no spread")
     options.methods = options.methods or (["dwa"] if options.accelerate else list(CASES))
     return options
 
@@ -136,7 +134,7 @@ def measure(
         raise DirePlugError(f"{adapter.name}: {left} of {rounds} steps count, too few for a spread; take more --steps")
     if options.accelerate:
         traces = {trials.read_evidence(folder / name / "trace.jsonl", folder).steps for name in arms}
-        return played, f"traces of {rounds} steps {'equal' if len(traces) == 1 else 'DIFFER'}"
+        return played, f"{rounds} steps {'equal' if len(traces) == 1 else 'DIFFER'}"
     return played, f"≤ {disagreement(played[0]):.0e}"
 
 
@@ -220,7 +218,7 @@ def heading(arms: Mapping[str, Arm]) -> str:
     cells += [f"{name + ' / ' + base:>26}" for name in others]
     if base == BASE:
         cells += [*(f"{'share of ' + name + ', %':>24}" for name in others), f"{'call, ms':>9}"]
-    return " ".join([*cells, "   n", "terms apart by" if base == BASE else ""]).rstrip()
+    return " ".join([*cells, "   n", "terms apart by" if base == BASE else "traces"])
 
 
 def row(name: str, rounds: Sequence[Round], *, clock: str, remark: str) -> str:
@@ -233,7 +231,7 @@ def row(name: str, rounds: Sequence[Round], *, clock: str, remark: str) -> str:
     cells += [f"{spread(compared[arm], '{:.3f}'.format):>26}" for arm in others]
     if base == BASE:
         cells += [f"{spread(list(map(share, compared[arm])), '{:.1f}'.format):>24}" for arm in others]
-        calls = [f"{1000 * statistics.median(one[arm].call for one in rounds):.0f}" for arm in others]
+        calls = (f"{1000 * statistics.median(one[arm].call for one in rounds):.0f}" for arm in others)
         cells.append(f"{' / '.join(calls):>9}")
     return " ".join([*cells, f"{len(rounds):4}", remark])
 

@@ -180,4 +180,4 @@ def test_sre2l_is_measured_beside_the_release(tmp_path: Path, monkeypatch: pytes
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("sre2l cifar: 10×1")]
     assert len(rows) == 2, done.stdout
-    assert all(row[-2] == "2" and float(row[-1]) < 1e-4 for row in rows), rows
+    assert all(row[-3:-1] == ["2", "≤"] and float(row[-1]) < 1e-4 for row in rows), rows
