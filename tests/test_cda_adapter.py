@@ -10,19 +10,18 @@ import pytest
 import torch
 from conftest import Cli
 from pydantic import ValidationError
+from shipped import check_shipped_recipe
 from tiny import only_run
-from upstreams import vendor_or_skip
+from upstreams import vendor_or_skip, verified
 
 from dire_plug.adapters.cda import CDA
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
-from dire_plug.recipe import arm_names, header, read_yaml, recipe_names, resolve
-from dire_plug.recipe.layers import flatten
+from dire_plug.recipe import recipe_names
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Materials, Slot
-from dire_plug.upstream.verify import verify
 
 CLASSES = {"quick": 10, "cifar-100": 100, "tiny-imagenet": 200, "imagenet-1k": 1000}
 TINY = ("--set", "dataset.limit=100", "--set", "squeeze.teacher.epochs=1", "--set", "squeeze.independent.epochs=1")
@@ -115,18 +114,7 @@ def test_a_dataset_with_more_classes_than_the_script_is_refused() -> None:
 
 @pytest.mark.parametrize("name", recipe_names(CDA().recipes()))
 def test_a_shipped_recipe_is_valid_and_every_value_has_a_source(name: str) -> None:
-    adapter = CDA()
-    tree, said = read_yaml(adapter.recipes() / f"{name}.yaml"), header(adapter.recipes() / f"{name}.yaml")
-    for arm in arm_names(tree):
-        for ipc in (None, *map(int, tree.get("by_ipc", {}))):
-            one = resolve(tree, arm=arm, ipc=ipc, preset=None, settings=(), adapter=adapter, catalogue=None).recipe
-            plan = adapter.plan(one.recover, classes=CLASSES[name], ipc=one.ipc)
-            assert (plan.chunks[-1][1], plan.ipc) == (CLASSES[name], one.ipc)
-    sections = ("dataset", "ipc", "squeeze", "recover", "evaluate", "arms", "presets")
-    keys = flatten({key: tree[key] for key in sections if key in tree})
-    assert [key for key in keys if not any(f"{key}.".startswith(f"{source}.") for source in tree["sources"])] == []
-    for figures in tree.get("paper", {}).get("figures", {}).values():
-        assert all(figure in said for figure in figures.values())
+    check_shipped_recipe(CDA(), name, classes=CLASSES[name])
 
 
 def test_no_image_per_class_is_refused_before_anything_is_made(cli: Cli, bare_home: Path) -> None:
@@ -149,10 +137,7 @@ def test_no_image_per_class_by_option_is_refused_too(cli: Cli, bare_home: Path) 
     "script", ["tiny", *(pytest.param(name, marks=pytest.mark.every_script) for name in ("cifar-100", "imagenet"))]
 )
 def test_the_patch_of_cda_is_inert_and_reaches_the_loss(script: str, bare_home: Path, tmp_path: Path) -> None:
-    adapter = CDA()
-    vendor_or_skip(adapter)
-    verdict = verify(adapter, scripts=[script], workdir=tmp_path)[0]
-    assert verdict.holds, verdict
+    verdict = verified(CDA(), script, tmp_path)
     assert (verdict.steps, verdict.files) == (3, 2 if script == "imagenet" else 10)
 
 

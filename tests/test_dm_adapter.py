@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from test_matching_family import inputs_of, options, problems_of, recover
-from upstreams import vendor_or_skip
+from upstreams import vendor_or_skip, verified
 
 from dire_plug.adapters.dm import DM
 from dire_plug.files import read_json
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.upstream.verify import verify
 
 TINY = {
     "dataset.limit": 80,
@@ -64,10 +63,7 @@ def test_an_ipc_that_the_script_does_not_start_with_ends_before_it(cli: Cli, bar
 @pytest.mark.upstream
 @pytest.mark.parametrize("script", ["cifar-10", pytest.param("cifar-100", marks=pytest.mark.every_script)])
 def test_the_patch_of_dm_is_inert_and_reaches_the_loss(script: str, tmp_path: Path, bare_home: Path) -> None:
-    adapter = DM()
-    vendor_or_skip(adapter)
-    verdict = verify(adapter, scripts=[script], workdir=tmp_path)[0]
-    assert verdict.holds, verdict
+    verdict = verified(DM(), script, tmp_path)
     assert (verdict.steps, verdict.files) == (3, 2)
 
 

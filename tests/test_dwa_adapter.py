@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import Cli
 from PIL import Image
+from shipped import check_shipped_recipe
 from tiny import only_run
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
-from upstreams import vendor_or_skip
+from upstreams import vendor_or_skip, verified
 
 from dire_plug.adapters.dwa import DWA
 from dire_plug.adapters.dwa_start import write_folders, write_tensors
@@ -23,11 +24,9 @@ from dire_plug.files import read_json
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.plans import ChunkedPlan, build_plan
-from dire_plug.recipe import arm_names, header, read_yaml, recipe_names, resolve
-from dire_plug.recipe.layers import flatten
+from dire_plug.recipe import recipe_names
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Materials, Script, Slot, StartImages, Synthesis
-from dire_plug.upstream.verify import verify
 
 CLASSES = {"quick": 10, "cifar-10": 10, "cifar-100": 100, "tiny-imagenet": 200, "imagenet-1k": 1000}
 TINY = ("--set", "dataset.limit=100", "--set", "squeeze.teacher.epochs=1", "--set", "squeeze.independent.epochs=1")
@@ -149,18 +148,7 @@ def test_laying_out_without_start_images_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", recipe_names(DWA().recipes()))
 def test_a_shipped_recipe_is_valid_and_every_value_has_a_source(name: str) -> None:
-    adapter = DWA()
-    tree, said = read_yaml(adapter.recipes() / f"{name}.yaml"), header(adapter.recipes() / f"{name}.yaml")
-    for arm in arm_names(tree):
-        for ipc in (None, *map(int, tree.get("by_ipc", {}))):
-            one = resolve(tree, arm=arm, ipc=ipc, preset=None, settings=(), adapter=adapter, catalogue=None).recipe
-            plan = adapter.plan(one.recover, classes=CLASSES[name], ipc=one.ipc)
-            assert (plan.chunks[-1][1], plan.ipc) == (CLASSES[name], one.ipc)
-    sections = ("dataset", "ipc", "squeeze", "recover", "evaluate", "arms", "presets")
-    keys = flatten({key: tree[key] for key in sections if key in tree})
-    assert [key for key in keys if not any(f"{key}.".startswith(f"{source}.") for source in tree["sources"])] == []
-    for figures in tree.get("paper", {}).get("figures", {}).values():
-        assert all(figure in said for figure in figures.values())
+    check_shipped_recipe(DWA(), name, classes=CLASSES[name])
 
 
 def test_a_start_of_noise_is_refused_before_anything_is_made(cli: Cli, bare_home: Path) -> None:
@@ -180,10 +168,7 @@ def test_a_start_of_noise_is_refused_before_anything_is_made(cli: Cli, bare_home
     ],
 )
 def test_the_patch_of_dwa_is_inert_and_reaches_the_loss(script: str, bare_home: Path, tmp_path: Path) -> None:
-    adapter = DWA()
-    vendor_or_skip(adapter)
-    verdict = verify(adapter, scripts=[script], workdir=tmp_path)[0]
-    assert verdict.holds, verdict
+    verdict = verified(DWA(), script, tmp_path)
     expected = {"cifar-10": (2, 10), "cifar-100": (2, 100), "tiny": (3, 2), "imagenet": (3, 2)}
     assert (verdict.steps, verdict.files) == expected[script]
 

@@ -16,7 +16,7 @@ import yaml
 from conftest import Cli
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from upstreams import vendor_or_skip
+from upstreams import vendor_or_skip, verified
 
 from dire_plug.adapters.gvbsm import GVBSM
 from dire_plug.adapters.gvbsm_inputs import TEACHERS, teacher_path
@@ -32,7 +32,6 @@ from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Materials, Slot, SlotPlan, StartImages, Synthesis
 from dire_plug.upstream.shims import image_folder as image_folder_shim
-from dire_plug.upstream.verify import verify
 
 
 @dataclass
@@ -338,10 +337,7 @@ def test_the_patch_of_g_vbsm_is_inert_and_reaches_the_loss(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
-    adapter = GVBSM()
-    vendor_or_skip(adapter)
-    verdict = verify(adapter, scripts=[script], workdir=tmp_path)[0]
-    assert verdict.holds, verdict
+    verdict = verified(GVBSM(), script, tmp_path)
     assert (verdict.steps, verdict.files) == (3, 2 if script == "imagenet" else 4)
 
 

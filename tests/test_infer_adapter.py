@@ -12,6 +12,7 @@ import torch
 import yaml
 from conftest import Cli
 from PIL import Image
+from shipped import keys_without_source
 from tiny import only_run
 from upstreams import vendor_or_skip
 
@@ -24,7 +25,7 @@ from dire_plug.home import resource
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import arm_names, check_recipe, header, read_yaml, recipe_names, resolve
-from dire_plug.recipe.layers import flatten, merge
+from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Materials, Slot, StartImages, Synthesis
 from dire_plug.upstream.verify import verify
@@ -321,9 +322,7 @@ def test_a_papers_recipe_has_the_printed_figures_in_its_header(name: str) -> Non
 @pytest.mark.parametrize("name", recipe_names(RECIPES))
 def test_every_value_of_a_shipped_recipe_has_a_source(name: str) -> None:
     tree = read_yaml(RECIPES / f"{name}.yaml")
-    sections = ("dataset", "ipc", "squeeze", "recover", "evaluate", "arms", "presets")
-    keys = flatten({key: tree[key] for key in sections if key in tree})
-    assert [key for key in keys if not any(f"{key}.".startswith(f"{source}.") for source in tree["sources"])] == []
+    assert keys_without_source(tree) == []
 
 
 # As a user sees it.

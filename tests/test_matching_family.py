@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from shipped import SECTIONS, keys_without_source
 
 from dire_plug.adapters.dm import DM
 from dire_plug.adapters.matching_family import DATA, MatchingAdapter
@@ -17,7 +18,7 @@ from dire_plug.adapters.mtt import MTT
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe import check_recipe, header, read_yaml, recipe_names
-from dire_plug.recipe.layers import flatten, merge
+from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.types import LoopInputs, Materials, Slot
 
@@ -143,9 +144,7 @@ def test_a_shipped_recipe_is_valid(adapter: MatchingAdapter, name: str) -> None:
 @shipped
 def test_every_value_of_a_shipped_recipe_has_a_source(adapter: MatchingAdapter, name: str) -> None:
     tree = read_yaml(adapter.recipes() / f"{name}.yaml")
-    sections = ("dataset", "ipc", "squeeze", "prepare", "recover", "evaluate", "arms", "presets")
-    keys = flatten({key: tree[key] for key in sections if key in tree})
-    assert [key for key in keys if not any(f"{key}.".startswith(f"{source}.") for source in tree["sources"])] == []
+    assert keys_without_source(tree, sections=(*SECTIONS, "prepare")) == []
 
 
 @shipped

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import Cli
 from test_matching_family import generated, inputs_of, options, problems_of, recover
-from upstreams import vendor_or_skip
+from upstreams import vendor_or_skip, verified
 
 from dire_plug.adapters.mtt import MTT
 from dire_plug.adapters.mtt_experts import check_experts, estimate, parameter_shapes, save_interval
@@ -18,7 +18,6 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.types import LoopInputs, Materials
-from dire_plug.upstream.verify import verify
 
 W32 = MTTFlags(model="ConvNetW32", max_start_epoch=2, expert_epochs=1)
 TINY = {
@@ -203,10 +202,7 @@ def test_experts_of_another_dataset_or_whitening_end_a_run_before_the_script(
 @pytest.mark.upstream
 @pytest.mark.parametrize("script", ["cifar-10", pytest.param("cifar-100", marks=pytest.mark.every_script)])
 def test_the_patch_of_mtt_is_inert_and_reaches_the_loss(script: str, tmp_path: Path, bare_home: Path) -> None:
-    adapter = MTT()
-    vendor_or_skip(adapter)
-    verdict = verify(adapter, scripts=[script], workdir=tmp_path)[0]
-    assert verdict.holds, verdict
+    verdict = verified(MTT(), script, tmp_path)
     assert (verdict.steps, verdict.files) == (6, 2)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
+from shipped import keys_without_source
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
@@ -26,7 +27,7 @@ from dire_plug.recipe import (
     resolve,
     same_recipe,
 )
-from dire_plug.recipe.layers import flatten, merge, split_setting
+from dire_plug.recipe.layers import merge, split_setting
 
 COMMIT = SRe2L.upstream.commit
 RECIPES = Path(__file__).parents[1] / "recipes" / "sre2l"
@@ -576,9 +577,7 @@ def test_a_shipped_recipe_is_valid_in_every_arm_preset_and_ipc(name: str) -> Non
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_value_of_a_shipped_recipe_has_a_source(name: str) -> None:
     tree = read_yaml(RECIPES / f"{name}.yaml")
-    sections = ("dataset", "ipc", "squeeze", "recover", "evaluate", "arms", "presets")
-    keys = flatten({key: tree[key] for key in sections if key in tree})
-    assert [key for key in keys if not any(f"{key}.".startswith(f"{source}.") for source in tree["sources"])] == []
+    assert keys_without_source(tree) == []
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from upstreams import vendor_or_skip
+from upstreams import verified
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
@@ -63,8 +63,5 @@ def test_the_patch_of_sre2l_is_inert_and_reaches_the_loss(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
-    adapter = SRe2L()
-    vendor_or_skip(adapter)
-    verdict = verify(adapter, scripts=[script], workdir=tmp_path)[0]
-    assert verdict.holds, verdict
+    verdict = verified(SRe2L(), script, tmp_path)
     assert (verdict.steps, verdict.files) == (3, 10)

@@ -1,11 +1,13 @@
 """What tests that need a published repository share: they run where it can be reached, and are skipped elsewhere."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream.vendor import vendor
+from dire_plug.upstream.verify import ScriptVerdict, verify
 
 _unreachable: dict[str, str] = {}
 """Repository → why it can't be reached, so that one attempt serves a whole session."""
@@ -23,3 +25,11 @@ def vendor_or_skip(adapter: Any) -> None:
             _unreachable[repository] = str(error)
             pytest.skip(str(error))
         raise
+
+
+def verified(adapter: Any, script: str, folder: Path) -> ScriptVerdict:
+    """Vendor a method, verify one of its scripts in `folder`, and return the verdict, which holds."""
+    vendor_or_skip(adapter)
+    (verdict,) = verify(adapter, scripts=[script], workdir=folder)
+    assert verdict.holds, verdict
+    return verdict
