@@ -161,7 +161,7 @@ def run_arm(
     trial.adapter.lay_out(inputs, trial.materials)
     call = trial.adapter.invocation(inputs)
     regularizers = {TURN: {"address": address, "arm": name}, **arm.regularizers}
-    synthesis = trials._synthesis(trial, folder, regularizers, accelerate=arm.accelerate)
+    synthesis = trials.describe_synthesis(trial, folder, regularizers, accelerate=arm.accelerate)
     job = ChildJob(
         tree=tree,
         script=call.script,

@@ -94,11 +94,7 @@ class ListedPlan:
         Raises:
             DirePlugError: the plan has no such slot.
         """
-        if slot.pass_index != 0 or not 0 <= slot.batch_index < len(self.slots):
-            raise DirePlugError(
-                f"the plan has {len(self.slots)} batches in one pass, so there is no batch {slot.batch_index} of pass "
-                f"{slot.pass_index}; does upstream's script split the images otherwise?"
-            )
+        check_in_one_pass(slot, batches=len(self.slots))
         return self.slots[slot.batch_index]
 
     def to_json(self) -> dict[str, Any]:
@@ -109,6 +105,19 @@ class ListedPlan:
             "ipc": self.ipc,
             "slots": [{"labels": list(slot.labels), "images": list(slot.images)} for slot in self.slots],
         }
+
+
+def check_in_one_pass(slot: Slot, *, batches: int) -> None:
+    """Refuse a slot that a plan of one pass with so many batches doesn't have.
+
+    Raises:
+        DirePlugError: there is no such slot.
+    """
+    if slot.pass_index != 0 or not 0 <= slot.batch_index < batches:
+        raise DirePlugError(
+            f"the plan has {batches} batches in one pass, so there is no batch {slot.batch_index} of pass "
+            f"{slot.pass_index}; does upstream's script split the images otherwise?"
+        )
 
 
 def cut_plan(positions: Sequence[tuple[int, int]], *, classes: int, batch_size: int) -> ListedPlan:

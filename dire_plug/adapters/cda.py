@@ -12,19 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 from dire_plug.adapters.cda_flags import MODELS, OWNED
-from dire_plug.adapters.planned import to_arguments
+from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
 from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
-from dire_plug.types import Invocation, LoopInputs, Materials, Script, Upstream, VerifyCase
+from dire_plug.types import Invocation, LoopInputs, Script, Upstream, VerifyCase
 
-_TINY = Script(
-    path="CDA/recover_cda_tiny.py",
-    classes=200,
-    size=64,
-    mean=(0.4802, 0.4481, 0.3975),
-    std=(0.2302, 0.2265, 0.2262),
-    stem="small",
-    checkpoint="model",
-)
+_TINY = tiny_script("CDA/recover_cda_tiny.py")
 
 
 class CDA(FamilyAdapter):
@@ -42,15 +34,7 @@ class CDA(FamilyAdapter):
         {
             "tiny": _TINY,
             "cifar-100": _TINY,
-            "imagenet": Script(
-                path="CDA/recover_cda_in1k.py",
-                classes=1000,
-                size=224,
-                mean=(0.485, 0.456, 0.406),
-                std=(0.229, 0.224, 0.225),
-                stem="imagenet",
-                checkpoint="bare",
-            ),
+            "imagenet": imagenet_script("CDA/recover_cda_in1k.py"),
         }
     )
     owned_flags: Mapping[str, str] = OWNED
@@ -64,13 +48,6 @@ class CDA(FamilyAdapter):
     )
     """The ImageNet-1K script asks torchvision for trained weights, which only torchvision's own network has."""
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
-        """Write the teacher in the script's own layout."""
-        from dire_plug.models.checkpoint import write_for_upstream
-
-        layout = self.scripts[inputs.recipe.recover.script].checkpoint
-        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, layout)
-
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, without the arguments of a pass, and the shims that it needs.
 
@@ -79,7 +56,7 @@ class CDA(FamilyAdapter):
         recover, teacher = inputs.recipe.recover, str(inputs.folder / TEACHER)
         script = self.scripts[recover.script]
         arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images)
-        shims: dict[str, dict[str, Any]] = common_shims(inputs, script)
+        shims = common_shims(inputs, script)
         if recover.script == "imagenet":
             shims["hub_weights"] = {"teacher": teacher}
         else:

@@ -16,8 +16,15 @@ from pydantic import ValidationError
 
 from dire_plug.adapters.delt_flags import OWNED, RecoverFlags, SelectionFlags, round_problems
 from dire_plug.adapters.delt_selection import candidates_problem, check_candidates, write_candidates
-from dire_plug.adapters.planned import PlannedAdapter, teacher_problems, to_arguments
-from dire_plug.adapters.sre2l_family import TEACHER, common_shims, image_path, saving_arguments
+from dire_plug.adapters.planned import (
+    PlannedAdapter,
+    image_path,
+    imagenet_script,
+    teacher_problems,
+    tiny_script,
+    to_arguments,
+)
+from dire_plug.adapters.sre2l_family import TEACHER, common_shims, saving_arguments
 from dire_plug.errors import DirePlugError
 from dire_plug.plans import ListedPlan, class_by_class, cut_plan
 from dire_plug.recipe.wording import describe
@@ -63,24 +70,8 @@ class DELT(PlannedAdapter):
                 stem="small",
                 checkpoint="model",
             ),
-            "tiny-imagenet": Script(
-                path=RECOVER,
-                classes=200,
-                size=64,
-                mean=(0.4802, 0.4481, 0.3975),
-                std=(0.2302, 0.2265, 0.2262),
-                stem="small",
-                checkpoint="model",
-            ),
-            "imagenet-1k": Script(
-                path=RECOVER,
-                classes=1000,
-                size=224,
-                mean=(0.485, 0.456, 0.406),
-                std=(0.229, 0.224, 0.225),
-                stem="imagenet",
-                checkpoint="model",
-            ),
+            "tiny-imagenet": tiny_script(RECOVER),
+            "imagenet-1k": imagenet_script(RECOVER, checkpoint="model"),
         }
     )
     owned_flags: Mapping[str, str] = OWNED
@@ -111,11 +102,6 @@ class DELT(PlannedAdapter):
             problem = candidates_problem("a class", limit // classes, ipc=recipe.ipc, criteria=criteria)
             found += [("dataset.limit", problem)] if problem else []
         return found
-
-    def steps(self, recover: Any) -> int:
-        """Return the number of iterations of one slot."""
-        iterations: int = self.read_flags(recover).iteration
-        return iterations
 
     def plan(self, recover: Any, *, classes: int, ipc: int) -> ListedPlan:
         """Return upstream's own plan: all images of class 0, then those of class 1, …, cut into batches.
@@ -173,10 +159,6 @@ class DELT(PlannedAdapter):
         arguments += ["--init-data-path", str(self._selected(inputs))]
         arguments += ["--arch-name", "resnet18", "--arch-path", str(inputs.folder / TEACHER)]
         return Invocation(RECOVER, tuple(arguments), self._shims(inputs))
-
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
-        """Return nothing: the script has one pass."""
-        return ()
 
     def image_path(self, label: int, image: int) -> str:
         """Return where, below the image folder, the script saves one image."""

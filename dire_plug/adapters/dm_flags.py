@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from dire_plug.adapters.matching_family import DSA, OWNED_EVALUATION, OWNED_PATHS, OWNED_START, MatchingFlags
 from dire_plug.adapters.matching_family import OWNED as FAMILY_OWNED
-from dire_plug.adapters.matching_family import OWNED_EVALUATION, OWNED_PATHS, OWNED_START, MatchingFlags
 
 OWNED: Mapping[str, str] = MappingProxyType(
     {
@@ -31,7 +31,7 @@ class DMFlags(MatchingFlags):
     lr_img: float = Field(default=1.0, gt=0)
     batch_real: int = Field(default=256, ge=1)
     """Real images of a class in one iteration."""
-    dsa_strategy: str = "color_crop_cutout_flip_scale_rotate"
+    dsa_strategy: str = DSA
 
 
 MODELS: Mapping[str, type[DMFlags]] = MappingProxyType({"cifar-10": DMFlags, "cifar-100": DMFlags})

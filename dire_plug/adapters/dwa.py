@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug.adapters.dwa_flags import MODELS, OWNED
 from dire_plug.adapters.dwa_start import write_folders, write_tensors
-from dire_plug.adapters.planned import to_arguments
+from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
 from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
@@ -80,24 +80,8 @@ class DWA(FamilyAdapter):
                 stem="small",
                 checkpoint="state_dict.module",
             ),
-            "tiny": Script(
-                path="distillation/distillation_tiny.py",
-                classes=200,
-                size=64,
-                mean=(0.4802, 0.4481, 0.3975),
-                std=(0.2302, 0.2265, 0.2262),
-                stem="small",
-                checkpoint="model",
-            ),
-            "imagenet": Script(
-                path="distillation/distillation_imgnet.py",
-                classes=1000,
-                size=224,
-                mean=(0.485, 0.456, 0.406),
-                std=(0.229, 0.224, 0.225),
-                stem="imagenet",
-                checkpoint="bare",
-            ),
+            "tiny": tiny_script("distillation/distillation_tiny.py"),
+            "imagenet": imagenet_script("distillation/distillation_imgnet.py"),
         }
     )
     owned_flags: Mapping[str, str] = OWNED
@@ -143,13 +127,11 @@ class DWA(FamilyAdapter):
         Raises:
             DirePlugError: there are no start images.
         """
-        from dire_plug.models.checkpoint import write_for_upstream
-
         recover = inputs.recipe.recover
         script = self.scripts[recover.script]
         if materials.start is None:
             raise DirePlugError("recover.start: DWA's scripts need real images to start from; set it to 'real'")
-        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, script.checkpoint)
+        super().lay_out(inputs, materials)
         plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
         make_folder(folder := inputs.folder / START)
         write = write_tensors if script.path == _CIFAR else write_folders
@@ -164,7 +146,7 @@ class DWA(FamilyAdapter):
         script = self.scripts[recover.script]
         arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images)
         arguments += ["--dataset", _NAMES[recover.script], "--init-path", str(inputs.folder / START)]
-        shims: dict[str, dict[str, Any]] = common_shims(inputs, script)
+        shims = common_shims(inputs, script)
         if script.path != _CIFAR:
             shims["sorted_listing"] = {}
         if recover.script == "imagenet":

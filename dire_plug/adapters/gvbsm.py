@@ -15,7 +15,14 @@ from pydantic import ValidationError
 from dire_plug.adapters.gvbsm_flags import MODELS, OWNED, PrepareSection
 from dire_plug.adapters.gvbsm_inputs import STATISTICS, TEACHERS, TRAINING, lay_out, teacher_path, teacher_problems
 from dire_plug.adapters.gvbsm_plan import GROUPS, build_order
-from dire_plug.adapters.planned import PlannedAdapter, to_arguments
+from dire_plug.adapters.planned import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PlannedAdapter,
+    image_path,
+    imagenet_script,
+    to_arguments,
+)
 from dire_plug.errors import DirePlugError
 from dire_plug.hookspecs import hookimpl
 from dire_plug.plans import ListedPlan
@@ -38,11 +45,10 @@ if TYPE_CHECKING:
 FILE = "data_synthesis_with_svd_with_db_with_all_statistic.py"
 _CIFAR_MEAN, _CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 """CIFAR-100's, in the CIFAR-10 branch too."""
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _small(branch: str, *, classes: int, size: int = 32, of_imagenet: bool = False) -> Script:
-    mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if of_imagenet else (_CIFAR_MEAN, _CIFAR_STD)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if of_imagenet else (_CIFAR_MEAN, _CIFAR_STD)
     return Script(f"{branch}/recover/{FILE}", classes, size, mean, std, stem="small", checkpoint="bare")
 
 
@@ -65,22 +71,14 @@ class GVBSM(PlannedAdapter):
             "Branch_full_ImageNet_1k/recover/utils.py",
         ),
         licence="none",
+        packages=("einops", "kornia", "tqdm"),
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
             "cifar-10": _small("Branch_CIFAR_10", classes=10),
             "cifar-100": _small("Branch_CIFAR_100", classes=100),
             "tiny": _small("Branch_Tiny_ImageNet", classes=200, size=64, of_imagenet=True),
-            "imagenet": Script(
-                path=f"Branch_full_ImageNet_1k/recover/{FILE}",
-                classes=1000,
-                size=224,
-                mean=_IMAGENET_MEAN,
-                std=_IMAGENET_STD,
-                stem="imagenet",
-                checkpoint="bare",
-                suffix=".jpg",
-            ),
+            "imagenet": imagenet_script(f"Branch_full_ImageNet_1k/recover/{FILE}", suffix=".jpg"),
         }
     )
     owned_flags: Mapping[str, str] = OWNED
@@ -107,11 +105,6 @@ class GVBSM(PlannedAdapter):
             where, _, message = str(error).partition(": ")
             found.append((where, message))
         return found
-
-    def steps(self, recover: Any) -> int:
-        """Return the number of iterations of one slot."""
-        iterations: int = self.read_flags(recover).iteration
-        return iterations
 
     def plan(self, recover: Any, *, classes: int, ipc: int) -> ListedPlan:
         """Return upstream's own order, or one in which `per_class` images of each class follow each other.
@@ -172,13 +165,9 @@ class GVBSM(PlannedAdapter):
         arguments += ["--statistic-path", str(inputs.folder / STATISTICS)]
         return Invocation(self.scripts[recover.script].path, tuple(arguments), _shims(inputs, seed=inputs.seed))
 
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
-        """Return nothing: the script goes through all images in one pass."""
-        return ()
-
     def image_path(self, label: int, image: int) -> str:
         """Return where the scripts save one image; that of ImageNet-1K has its own suffix."""
-        return f"new{label:03d}/class{label:03d}_id{image:03d}.png"
+        return image_path(label, image, ".png")
 
     def verify_case(self, script: str) -> VerifyCase:
         """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch."""

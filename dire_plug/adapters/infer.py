@@ -21,8 +21,7 @@ from dire_plug.adapters.infer_inputs import (
     write_tensors,
 )
 from dire_plug.adapters.infer_plan import PerturbationPlan, check_rows, count_originals, cut_classes, ipc_argument
-from dire_plug.adapters.planned import PlannedAdapter, to_arguments
-from dire_plug.adapters.sre2l_family import image_path
+from dire_plug.adapters.planned import PlannedAdapter, image_path, imagenet_script, to_arguments
 from dire_plug.errors import DirePlugError
 from dire_plug.hookspecs import hookimpl
 from dire_plug.types import Invocation, LoopInputs, Materials, Script, Slot, Synthesis, Upstream, VerifyCase
@@ -75,15 +74,7 @@ class INFER(PlannedAdapter):
                 stem="small",
                 checkpoint="state_dict.module",
             ),
-            "imagenet": Script(
-                path=_IMAGENET,
-                classes=1000,
-                size=224,
-                mean=(0.485, 0.456, 0.406),
-                std=(0.229, 0.224, 0.225),
-                stem="imagenet",
-                checkpoint="bare",
-            ),
+            "imagenet": imagenet_script(_IMAGENET),
         }
     )
     owned_flags: Mapping[str, str] = OWNED
@@ -138,11 +129,6 @@ class INFER(PlannedAdapter):
                 check_rows(chunks, classes, batch_size)
             return PerturbationPlan(chunks, originals, networks)
         return PerturbationPlan(chunks, originals, networks, recover.plan.per_class)
-
-    def steps(self, recover: Any) -> int:
-        """Return the number of iterations of one slot; those of untouched images have none."""
-        iterations: int = self.read_flags(recover).iteration
-        return iterations
 
     @hookimpl
     def initial_images(self, synthesis: Synthesis, slot: Slot, images: Tensor, labels: Tensor) -> Tensor | None:
@@ -209,10 +195,6 @@ class INFER(PlannedAdapter):
         if (architecture := inputs.recipe.squeeze.teacher.architecture) != known[0]:
             shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
         return Invocation(script.path, tuple(arguments), shims)
-
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
-        """Return nothing: the script makes all passes in one call."""
-        return ()
 
     def image_path(self, label: int, image: int) -> str:
         """Return where, below the image folder, the script saves one image."""

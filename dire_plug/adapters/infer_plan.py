@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dire_plug.errors import DirePlugError
+from dire_plug.plans import check_in_one_pass
 from dire_plug.types import Slot, SlotPlan
 
 
@@ -62,11 +63,7 @@ class PerturbationPlan:
         Raises:
             DirePlugError: the plan has no such slot.
         """
-        if slot.pass_index != 0 or not 0 <= slot.batch_index < self.slots_per_pass:
-            raise DirePlugError(
-                f"the plan has {self.slots_per_pass} batches in one pass, so there is no batch {slot.batch_index} of "
-                f"pass {slot.pass_index}; does upstream's script split the images otherwise?"
-            )
+        check_in_one_pass(slot, batches=self.slots_per_pass)
         upstreams_pass, chunk = divmod(slot.batch_index, len(self.chunks))
         block, number = divmod(upstreams_pass, self.rounds)
         first = number * self.per_class

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from dire_plug.adapters.planned import PlannedAdapter
+from dire_plug.adapters.planned import PlannedAdapter, image_path
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, write_atomically
 from dire_plug.hookspecs import hookimpl
@@ -25,29 +25,28 @@ DATA = "data.safetensors"
 OWN_FILES = "upstream"
 """The folder below the images that gets what a script saves itself: its start images, its overview, its tensors."""
 SIZE = 32
-EMBEDDERS = ("convnet-3-flat", "convnet-3", "resnet-18", "convnet-3-w32", "resnet-small")
+EMBEDDERS = ("convnet-3", "resnet-18", "convnet-3-w32", "resnet-small")
 """Architectures whose embeddings aren't negative, at the size of CIFAR."""
 DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "CIFAR10", "cifar-100": "CIFAR100"})
 """Script → upstream's name of its dataset."""
 
-_PATHS = "the tool chooses where files lie"
-_EVALUATION = "upstream's evaluations in the loop are off; `evaluate` trains students on the last images"
-_START = "set `recover.start` to real or noise"
+OWNED_PATHS = "the tool chooses where files lie"
+OWNED_EVALUATION = "upstream's evaluations in the loop are off; `evaluate` trains students on the last images"
+OWNED_START = "set `recover.start` to real or noise"
 OWNED: Mapping[str, str] = MappingProxyType(
     {
         "dataset": "the script's name says it: cifar-10 or cifar-100",
         "ipc": "set `ipc`",
-        "data_path": _PATHS,
-        "eval_mode": _EVALUATION,
-        "num_eval": _EVALUATION,
-        "epoch_eval_train": _EVALUATION,
-        "batch_train": _EVALUATION,
+        "data_path": OWNED_PATHS,
+        "eval_mode": OWNED_EVALUATION,
+        "num_eval": OWNED_EVALUATION,
+        "epoch_eval_train": OWNED_EVALUATION,
+        "batch_train": OWNED_EVALUATION,
     }
 )
 """Flag → why a recipe can't set it."""
-OWNED_START = _START
-OWNED_PATHS = _PATHS
-OWNED_EVALUATION = _EVALUATION
+DSA = "color_crop_cutout_flip_scale_rotate"
+"""Upstream's default of `dsa_strategy`: all of its operations."""
 
 
 class MatchingFlags(BaseModel):
@@ -108,13 +107,9 @@ class MatchingAdapter(PlannedAdapter):
         last: int = self.read_flags(recover).Iteration
         return last + 1
 
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
-        """Return nothing: the script has one pass."""
-        return ()
-
     def image_path(self, label: int, image: int) -> str:
         """Return where, below the image folder, the tool saves one image."""
-        return f"new{label:03d}/class{label:03d}_id{image:03d}.png"
+        return image_path(label, image, ".png")
 
     def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
         """Write the dataset for the shim `cifar`, and the folder that gets upstream's own files.

@@ -8,7 +8,6 @@ Upstream keeps the images that were best on the test set; the tool keeps the las
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +25,6 @@ from dire_plug.adapters.mtt_experts import (
 )
 from dire_plug.adapters.mtt_flags import MODELS, OWNED, MTTFlags, Prepare
 from dire_plug.adapters.planned import to_arguments
-from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.recipe.wording import describe
 from dire_plug.types import Invocation, LoopInputs, Materials, Preparation, Script, Upstream, VerifyCase
@@ -36,8 +34,6 @@ BUFFERS = "buffers"
 """The folder of experts among the inputs."""
 CLOCK = 0
 """The seed of the clock while experts are trained: runs share them."""
-NEEDED = ("kornia", "scipy", "tqdm")
-"""What upstream's code imports beside torch, torchvision and numpy."""
 
 
 class MTT(MatchingAdapter):
@@ -50,6 +46,7 @@ class MTT(MatchingAdapter):
         commit="50dccea47ba48b9cfb3b9c59375d7da92e4e603b",
         paths=("buffer.py", "distill.py", "utils.py", "networks.py", "reparam_module.py"),
         licence="MIT",
+        packages=("kornia", "scipy", "tqdm"),
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
@@ -109,10 +106,8 @@ class MTT(MatchingAdapter):
         """Write the dataset; link the experts to where the script looks for them, or label those that it will make.
 
         Raises:
-            DirePlugError: given experts don't fit, images have another size, or a package that upstream needs lacks.
+            DirePlugError: given experts don't fit, or images have another size.
         """
-        if lacking := [name for name in NEEDED if find_spec(name) is None]:
-            raise DirePlugError(f"MTT's code needs {', '.join(lacking)}: pip install {' '.join(lacking)}")
         super().lay_out(inputs, materials)
         recover = inputs.recipe.recover
         flags, folder = self.read_flags(recover), expert_folder(recover.script, self.read_flags(recover))

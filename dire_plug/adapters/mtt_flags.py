@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from dire_plug.adapters.matching_family import DSA, OWNED_EVALUATION, OWNED_PATHS, OWNED_START, MatchingFlags
 from dire_plug.adapters.matching_family import OWNED as FAMILY_OWNED
-from dire_plug.adapters.matching_family import OWNED_EVALUATION, OWNED_PATHS, OWNED_START, MatchingFlags
 
 _DSA = "set `dsa_strategy`; none turns it off"
 _TEXTURE = "the tool condenses images, not textures"
@@ -35,7 +35,6 @@ OWNED: Mapping[str, str] = MappingProxyType(
 
 Rate = Annotated[float, Field(gt=0)]
 Strategy = Annotated[str, Field(pattern=r"^[a-z_]+$")]
-DSA = "color_crop_cutout_flip_scale_rotate"
 
 
 class MTTFlags(MatchingFlags):

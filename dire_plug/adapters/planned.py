@@ -15,10 +15,13 @@ from pydantic import BaseModel
 from dire_plug.errors import DirePlugError
 from dire_plug.home import resource
 from dire_plug.hookspecs import hookimpl
-from dire_plug.types import LoopInputs, Preparation, Slot, Synthesis
+from dire_plug.types import LoopInputs, Preparation, Script, Slot, Synthesis
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PlannedAdapter:
@@ -45,6 +48,15 @@ class PlannedAdapter:
     def read_flags(self, recover: Any) -> Any:
         """Return a recipe's flags as the script's model."""
         return self.flags[recover.script].model_validate(recover.flags)
+
+    def steps(self, recover: Any) -> int:
+        """Return the number of iterations of one slot: upstream's flag `iteration`."""
+        iterations: int = self.read_flags(recover).iteration
+        return iterations
+
+    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+        """Return nothing: the script makes all of its images in one pass."""
+        return ()
 
     def has_native(self, script: str) -> bool:
         """Tell that the native engine doesn't know this method."""
@@ -89,6 +101,38 @@ class PlannedAdapter:
             return None
         noise = _noise(synthesis.seed, synthesis.classes, synthesis.plan.ipc, start.shape)
         return noise[rows].to(images.device, images.dtype)
+
+
+def tiny_script(path: str, *, checkpoint: str = "model") -> Script:
+    """Return a script of Tiny-ImageNet: 200 classes at 64 pixels, as SRe2L, CDA, DWA and DELT normalise them."""
+    return Script(
+        path=path,
+        classes=200,
+        size=64,
+        mean=(0.4802, 0.4481, 0.3975),
+        std=(0.2302, 0.2265, 0.2262),
+        stem="small",
+        checkpoint=checkpoint,
+    )
+
+
+def imagenet_script(path: str, *, checkpoint: str = "bare", suffix: str | None = None) -> Script:
+    """Return a script of ImageNet-1K: 1000 classes at 224 pixels, normalised as torchvision's networks want them."""
+    return Script(
+        path=path,
+        classes=1000,
+        size=224,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        stem="imagenet",
+        checkpoint=checkpoint,
+        suffix=suffix,
+    )
+
+
+def image_path(label: int, image: int, suffix: str = ".jpg") -> str:
+    """Return the file of an image, below the image folder, as every method that saves files names it."""
+    return f"new{label:03d}/class{label:03d}_id{image:03d}{suffix}"
 
 
 def to_arguments(flags: BaseModel) -> list[str]:

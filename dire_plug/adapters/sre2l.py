@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from dire_plug.adapters.planned import to_arguments
-from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter
+from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
+from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, network_shims, saving_arguments
 from dire_plug.adapters.sre2l_flags import MODELS, OWNED
 from dire_plug.errors import DirePlugError
 from dire_plug.plans import ChunkedPlan
-from dire_plug.types import Invocation, LoopInputs, Materials, Script, Slot, Upstream, VerifyCase
+from dire_plug.types import Invocation, LoopInputs, Script, Slot, Upstream, VerifyCase
 
 SMALL = "SRe2L/*small_dataset"
 """The folder's literal name; the asterisk is no pattern."""
@@ -50,24 +50,8 @@ class SRe2L(FamilyAdapter):
                 stem="small",
                 checkpoint="state_dict.module",
             ),
-            "tiny": Script(
-                path=f"{SMALL}/recover_tiny.py",
-                classes=200,
-                size=64,
-                mean=(0.4802, 0.4481, 0.3975),
-                std=(0.2302, 0.2265, 0.2262),
-                stem="small",
-                checkpoint="model",
-            ),
-            "imagenet": Script(
-                path=f"{IMAGENET}/data_synthesis.py",
-                classes=1000,
-                size=224,
-                mean=(0.485, 0.456, 0.406),
-                std=(0.229, 0.224, 0.225),
-                stem="imagenet",
-                checkpoint="bare",
-            ),
+            "tiny": tiny_script(f"{SMALL}/recover_tiny.py"),
+            "imagenet": imagenet_script(f"{IMAGENET}/data_synthesis.py"),
         }
     )
     owned_flags: Mapping[str, str] = OWNED
@@ -93,30 +77,19 @@ class SRe2L(FamilyAdapter):
             _check_reshape(plan, self.scripts[recover.script], self.read_flags(recover).batch_size)
         return plan
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
-        """Write the teacher in the script's own layout."""
-        from dire_plug.models.checkpoint import write_for_upstream
-
-        layout = self.scripts[inputs.recipe.recover.script].checkpoint
-        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, layout)
-
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, without the arguments of a pass, and the shims that it needs.
 
         Images land in `inputs.images` as `newCCC/classCCC_idIII.jpg`.
         """
         recover, teacher = inputs.recipe.recover, str(inputs.folder / TEACHER)
-        arguments = to_arguments(self.read_flags(recover))
-        arguments += ["--syn-data-path", str(inputs.images.parent), "--exp-name", inputs.images.name]
-        arguments.append("--store-last-images" if recover.script == "tiny" else "--store-best-images")
-        shims: dict[str, dict[str, Any]] = {"device": {}, "torch_load": {}, "network": {}}
+        switch = "--store-last-images" if recover.script == "tiny" else "--store-best-images"
+        arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images, switch)
+        shims = network_shims(inputs)
         if recover.script == "imagenet":
             shims["hub_weights"] = {"teacher": teacher}
         else:
             arguments += ["--arch-path", teacher]
-        architecture = inputs.recipe.squeeze.teacher.architecture
-        if architecture != "resnet-18":
-            shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
         return Invocation(self.scripts[recover.script].path, tuple(arguments), shims)
 
     def verify_case(self, script: str) -> VerifyCase:

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dire_plug.adapters.planned import PlannedAdapter, teacher_problems
+from dire_plug.adapters.planned import PlannedAdapter, image_path, teacher_problems
 from dire_plug.errors import DirePlugError
 from dire_plug.plans import ChunkedPlan, build_plan
-from dire_plug.types import LoopInputs, Script
+from dire_plug.types import LoopInputs, Materials, Script
 
 _PATHS = "the tool chooses where files lie"
 _PASSES = "the tool runs the passes one by one; set `ipc`"
@@ -103,11 +103,6 @@ class FamilyAdapter(PlannedAdapter):
         """Return the number of classes to which the script counts its batches."""
         return self.scripts[script].classes
 
-    def steps(self, recover: Any) -> int:
-        """Return the number of iterations of one slot."""
-        iterations: int = self.read_flags(recover).iteration
-        return iterations
-
     def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
         """Return the arguments that make the script run one pass alone."""
         return ("--ipc-start", str(pass_index), "--ipc-end", str(pass_index + 1))
@@ -116,23 +111,31 @@ class FamilyAdapter(PlannedAdapter):
         """Return where, below the image folder, the script saves one image."""
         return image_path(label, image)
 
+    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+        """Write the teacher in the script's own layout."""
+        from dire_plug.models.checkpoint import write_for_upstream
 
-def saving_arguments(images: Path) -> list[str]:
+        layout = self.scripts[inputs.recipe.recover.script].checkpoint
+        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, layout)
+
+
+def saving_arguments(images: Path, switch: str = "--store-best-images") -> list[str]:
     """Return the arguments that make a script save its images below the folder `images`."""
-    return ["--syn-data-path", str(images.parent), "--exp-name", images.name, "--store-best-images"]
+    return ["--syn-data-path", str(images.parent), "--exp-name", images.name, switch]
 
 
-def common_shims(inputs: LoopInputs, script: Script) -> dict[str, dict[str, Any]]:
-    """Return the shims that every script needs, and those for another network or image size than the script's own."""
+def network_shims(inputs: LoopInputs) -> dict[str, dict[str, Any]]:
+    """Return the shims that every script needs, and that for another network than the script's own."""
     shims: dict[str, dict[str, Any]] = {"device": {}, "torch_load": {}, "network": {}}
     architecture = inputs.recipe.squeeze.teacher.architecture
     if architecture != "resnet-18":
         shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
-    if inputs.size != script.size:
-        shims["crop_size"] = {"from": script.size, "to": inputs.size}
     return shims
 
 
-def image_path(label: int, image: int) -> str:
-    """Return the file of an image as all of the family name it, INFER and DELT too."""
-    return f"new{label:03d}/class{label:03d}_id{image:03d}.jpg"
+def common_shims(inputs: LoopInputs, script: Script) -> dict[str, dict[str, Any]]:
+    """Return the same, and the shim for another image size than the script's own."""
+    shims = network_shims(inputs)
+    if inputs.size != script.size:
+        shims["crop_size"] = {"from": script.size, "to": inputs.size}
+    return shims

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from dire_plug.data.dataset import Split
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 
@@ -78,6 +79,13 @@ def fit(images: Tensor, *, epsilon: float = EPSILON) -> Whitening:
     return Whitening(
         mean=mean.float(), matrix=_compose(vectors, 1 / roots).float(), inverse=_compose(vectors, roots).float()
     )
+
+
+def ensure(path: Path, split: Split) -> Path:
+    """Write the transform of a split's images to `path`, unless it is there; return `path`."""
+    if not path.is_file():
+        save(path, fit(split.images()))
+    return path
 
 
 def save(path: Path, whitening: Whitening) -> None:

@@ -6,8 +6,7 @@
 | resnet-50, resnet-101 | DELT, DWA: students | like resnet-18 | 2048 |
 | resnet-small | quick recipes | 8 to 16 px | 128 |
 | convnet-3, convnet-4 | MTT, DM, G-VBSM (ConvNetW128: depth 3) | 32 px; 64 px | 128 · (size // 2^depth)², or 128 |
-| convnet-3-flat | MTT, DM: convnet-3 with a last map of 4×4, as their own has at 32 px | 32 px | 2048 |
-| convnet-3-w32 | likewise, a quarter as wide (ConvNetW32): quick recipes | 32 px | 512 |
+| convnet-3-w32 | MTT, DM: a quarter as wide (ConvNetW32): quick recipes | 32 px | 32 · (size // 8)², or 32 |
 | convnet-3-bn, convnet-4-bn | DELT, INFER | 32 px; 64 px | likewise |
 | convnet-small | quick recipes: two blocks, batch normalisation | 8 to 16 px | 64 · (size // 4)², or 64 |
 | mobilenet-v2-ufc | INFER, DWA | 32 px | 1280 |
@@ -121,4 +120,4 @@ def size_of(architecture: str, state: Mapping[str, Tensor]) -> int | None:
         return None
     shape = SHAPES[architecture]
     side = isqrt(head.shape[1] // shape.width)
-    return side * 2**shape.depth if side > 1 and side != shape.grid else None
+    return side * 2**shape.depth if side > 1 else None

@@ -16,22 +16,17 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one ConvNet from another: channels, number of blocks, batch or instance normalisation.
-
-    `grid` is the side to which the last map is averaged where the head isn't made for one size of images.
-    """
+    """What tells one ConvNet from another: channels, number of blocks, batch or instance normalisation."""
 
     width: int = 128
     depth: int = 3
     batch_norm: bool = False
-    grid: int = 1
 
 
 SHAPES = {
-    "convnet-3-flat": Shape(grid=4),  # before convnet-3, whose weights at 32 px are alike
     "convnet-3": Shape(),
     "convnet-4": Shape(depth=4),
-    "convnet-3-w32": Shape(width=32, grid=4),
+    "convnet-3-w32": Shape(width=32),
     "convnet-3-bn": Shape(batch_norm=True),
     "convnet-4-bn": Shape(depth=4, batch_norm=True),
     "convnet-small": Shape(width=64, depth=2, batch_norm=True),
@@ -53,8 +48,8 @@ class ConvNet(nn.Module):
         super().__init__()
         width, depth = shape.width, shape.depth
         self.features = nn.Sequential(*(_block(width if index else 3, shape) for index in range(depth)))
-        side = shape.grid if size is None else size // 2**depth
-        self.pool = nn.AdaptiveAvgPool2d(shape.grid) if size is None else nn.Identity()
+        side = 1 if size is None else size // 2**depth
+        self.pool = nn.AdaptiveAvgPool2d(1) if size is None else nn.Identity()
         self.fc = nn.Linear(width * side**2, outputs)
 
     def forward(self, images: Tensor) -> Tensor:

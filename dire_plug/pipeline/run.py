@@ -189,8 +189,7 @@ def _record(planned: PlannedRun, job: Job, run: RunFolder) -> None:
             "sessions": [*before, session],
         },
     )
-    plan = planned.adapter.plan(job.recipe.recover, classes=job.classes, ipc=job.recipe.ipc)
-    write_json(run.path / "plan.json", plan.to_json())
+    write_json(run.path / "plan.json", job.plan.to_json())
 
 
 def _condensed(job: Job) -> tuple[Tensor, Tensor]:
@@ -210,9 +209,7 @@ def _condensed(job: Job) -> tuple[Tensor, Tensor]:
 
 def _saved_per_class(job: Job) -> int:
     """Return how many images of a class lie in images/: IPC of real ones, else what the plan says."""
-    if job.engine == "none":
-        return job.recipe.ipc
-    return job.adapter.plan(job.recipe.recover, classes=job.classes, ipc=job.recipe.ipc).ipc
+    return job.recipe.ipc if job.engine == "none" else job.plan.ipc
 
 
 def _gather(job: Job) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dire_plug.recipe.model import Recipe
-from dire_plug.types import Adapter, Script
+from dire_plug.types import Adapter, Plan, Script
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +57,11 @@ class Job:
     def script(self) -> Script:
         """The script that the recipe names."""
         return self.adapter.scripts[self.recipe.recover.script]
+
+    @property
+    def plan(self) -> Plan:
+        """Which images each batch of the synthesis holds."""
+        return self.adapter.plan(self.recipe.recover, classes=self.classes, ipc=self.recipe.ipc)
 
     @property
     def classes(self) -> int:

@@ -122,10 +122,7 @@ def _loop_images(job: Job, section: HardLabelsSection) -> Tensor | None:
 
 def _whitened(job: Job) -> Callable[[Tensor], Tensor]:
     """Return what whitens pixels, uint8 or float in [0, 1], as the run's loop does; fitted here where it has none."""
-    from dire_plug.data.whitening import fit, load, save
+    from dire_plug.data.whitening import ensure, load
 
-    path = job.folder / WHITENING
-    if not path.is_file():
-        save(path, fit(job.dataset.train.images()))
-    whitening = load(path, job.device)
+    whitening = load(ensure(job.folder / WHITENING, job.dataset.train), job.device)
     return lambda images: whitening.apply(normalise(images, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))

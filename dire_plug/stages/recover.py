@@ -38,7 +38,7 @@ def recover(job: Job) -> None:
         UpstreamFailedError: upstream's script failed; finished passes are kept.
         PluginError: a plugin raised or answered what cannot be used.
     """
-    plan = job.adapter.plan(job.recipe.recover, classes=job.classes, ipc=job.recipe.ipc)
+    plan = job.plan
     teachers = squeeze(job).in_loop
     spec = synthesis_spec(job, teachers)
     _start_again_where_inputs_changed(job, teachers, spec)
@@ -91,8 +91,10 @@ def synthesis_spec(job: Job, teachers: Mapping[str, Path]) -> SynthesisSpec:
 
 def _embedder(job: Job, network: Path) -> dict[str, Any] | None:
     """Return what embeds where the loop holds no trained network; fits the whitening that the loop's images have."""
-    section = job.recipe.recover.embedder
-    whitening = _fit_whitening(job) if job.adapter.whitens(job.recipe.recover) else None
+    from dire_plug.data.whitening import ensure
+
+    section, whitens = job.recipe.recover.embedder, job.adapter.whitens(job.recipe.recover)
+    whitening = ensure(job.folder / WHITENING, job.dataset.train) if whitens else None
     if section is None:
         return None
     return {
@@ -100,16 +102,6 @@ def _embedder(job: Job, network: Path) -> dict[str, Any] | None:
         "classes_per_step": section.classes_per_step,
         "whitening": str(whitening) if whitening else None,
     }
-
-
-def _fit_whitening(job: Job) -> Path:
-    """Write the run's ZCA transform, fitted on the training images as upstream fits its own."""
-    from dire_plug.data.whitening import fit, save
-
-    path = job.folder / WHITENING
-    if not path.is_file():
-        save(path, fit(job.dataset.train.images().float() / 255))
-    return path
 
 
 def _start_again_where_inputs_changed(job: Job, teachers: Mapping[str, Path], spec: SynthesisSpec) -> None:

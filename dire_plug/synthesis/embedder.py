@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
-from dire_plug.models import last_linear
 from dire_plug.models.checkpoint import load
 from dire_plug.synthesis.watching import EmbeddingWatch
 
@@ -40,12 +39,6 @@ class Embedder:
         self._mean = torch.tensor(network.mean, device=device).view(shape)
         self._std = torch.tensor(network.std, device=device).view(shape)
         self._turns: list[int] = []
-        self.width = last_linear(self._model).in_features
-
-    @classmethod
-    def open(cls, specification: dict[str, Any], device: str) -> Embedder:
-        """Return the embedder that a specification describes."""
-        return cls(specification, device)
 
     def __call__(self, images: Tensor, labels: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor, float]:
         """Embed the images of this step's classes.

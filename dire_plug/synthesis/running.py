@@ -46,7 +46,7 @@ class SynthesisSpec:
         passes: folder of the finished passes.
         networks: keys of the networks in the loop, in the order in which a patch hands them over.
         accelerate: freeze the networks' weights where the adapter says that their gradients are never used.
-        embedder: where no trained network is in the loop, what embeds instead: see `embedder.Embedder.open`.
+        embedder: where no trained network is in the loop, what embeds instead: see `embedder.Embedder`.
     """
 
     adapter: str
@@ -97,7 +97,7 @@ class RunningSynthesis:
         self._frozen: list[nn.Parameter] = []
         self._slot = Slot(0, -1)
         self._watches: dict[str, tuple[nn.Module, EmbeddingWatch]] = {}
-        self._embedder = Embedder.open(spec.embedder, spec.device) if spec.embedder else None
+        self._embedder = Embedder(spec.embedder, spec.device) if spec.embedder else None
         self._real: dict[str, RealEmbeddings] = {}
         self._state: dict[str, dict[str, Tensor]] = {}
         self._generator = torch.Generator()

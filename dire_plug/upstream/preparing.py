@@ -47,20 +47,22 @@ def prepare_inputs(adapter: Adapter, inputs: LoopInputs, materials: Materials, p
         DirePlugError: it isn't vendored.
     """
     for preparation in adapter.preparations(inputs):
-        folder = _prepare(adapter, preparation.name, inputs, materials, place) / MADE
+        folder = _prepare(adapter, preparation, inputs, materials, place) / MADE
         inputs = replace(inputs, prepared={**inputs.prepared, preparation.name: folder})
     return inputs
 
 
-def _prepare(adapter: Adapter, name: str, inputs: LoopInputs, materials: Materials, place: Workplace) -> Path:
+def _prepare(
+    adapter: Adapter, preparation: Preparation, inputs: LoopInputs, materials: Materials, place: Workplace
+) -> Path:
     def make(folder: Path) -> None:
         folder = folder.absolute()
         inner = replace(inputs, folder=folder / "inputs", images=folder / MADE)
         for path in (inner.folder, inner.images):
             shutil.rmtree(path, ignore_errors=True)
             make_folder(path)
-        wanted = _named(adapter, name, inner)
-        ui.say(f"prepare: {name} by {adapter.title}'s own code{f'; {wanted.estimate}' if wanted.estimate else ''}")
+        wanted = next(one for one in adapter.preparations(inner) if one.name == preparation.name)
+        ui.say("; ".join(filter(None, [f"prepare: {wanted.name} by {adapter.title}'s own code", wanted.estimate])))
         adapter.lay_out(inner, materials)
         child = ChildJob(
             tree=unpatched_copy(adapter, require_vendored(adapter), folder / "tree"),
@@ -77,7 +79,6 @@ def _prepare(adapter: Adapter, name: str, inputs: LoopInputs, materials: Materia
         for path in (inner.folder, folder / "tree"):
             shutil.rmtree(path)
 
-    preparation = _named(adapter, name, inputs)
     key = {
         **place.key,
         **(place.teachers if preparation.asks_teachers else {}),
@@ -85,8 +86,4 @@ def _prepare(adapter: Adapter, name: str, inputs: LoopInputs, materials: Materia
         "script": preparation.invocation.script,
         "key": dict(preparation.key),
     }
-    return cached(place.cache, kind=f"{adapter.name}-{name}", key=key, make=make)
-
-
-def _named(adapter: Adapter, name: str, inputs: LoopInputs) -> Preparation:
-    return next(one for one in adapter.preparations(inputs) if one.name == name)
+    return cached(place.cache, kind=f"{adapter.name}-{preparation.name}", key=key, make=make)

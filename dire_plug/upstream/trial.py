@@ -139,6 +139,9 @@ def run_trial(
         make_folder(path)
     trial.adapter.lay_out(inputs, trial.materials)
     call = trial.adapter.invocation(inputs)
+    synthesis = None
+    if regularizers is not None:
+        synthesis = describe_synthesis(trial, folder, regularizers, accelerate=accelerate)
     job = ChildJob(
         tree=tree,
         script=call.script,
@@ -146,7 +149,7 @@ def run_trial(
         folder=folder,
         pass_arguments={0: tuple(trial.adapter.pass_arguments(0))},
         shims=call.shims,
-        synthesis=None if regularizers is None else _synthesis(trial, folder, regularizers, accelerate=accelerate),
+        synthesis=synthesis,
         seed=SEED,
         trace=folder / "trace.jsonl",
         stop_after_steps=trial.case.steps,
@@ -155,9 +158,10 @@ def run_trial(
     return read_evidence(folder / "trace.jsonl", inputs.images)
 
 
-def _synthesis(
+def describe_synthesis(
     trial: Trial, folder: Path, regularizers: dict[str, dict[str, Any]], *, accelerate: bool
 ) -> dict[str, Any]:
+    """Return what the child is told of the synthesis of a patched run, with these regularizers."""
     recipe = trial.inputs.recipe
     embedder = None
     if recipe.recover.embedder is not None:
@@ -188,9 +192,7 @@ def _whitening(trial: Trial, folder: Path) -> str | None:
         return None
     from dire_plug.data import whitening
 
-    path = folder / "whitening.safetensors"
-    whitening.save(path, whitening.fit(trial.materials.dataset.train.images().float() / 255))
-    return str(path)
+    return str(whitening.ensure(folder / "whitening.safetensors", trial.materials.dataset.train))
 
 
 def read_evidence(trace: Path, saved: Path) -> Evidence:

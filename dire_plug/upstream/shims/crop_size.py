@@ -10,7 +10,7 @@ from typing import Any
 
 from torchvision import transforms
 
-from dire_plug.errors import DirePlugError
+from dire_plug.upstream.shims._sizes import read_sizes
 
 
 def install(*, device: str, **sizes: int) -> None:
@@ -21,12 +21,7 @@ def install(*, device: str, **sizes: int) -> None:
     Raises:
         DirePlugError: the options are not `from` and `to`.
     """
-    if sizes.keys() != {"from", "to"}:
-        raise DirePlugError(
-            "shim 'crop_size' takes the options 'from' (the hard-coded size) and 'to' (the dataset's); "
-            f"it was given {sizes}"
-        )
-    old, new = sizes["from"], sizes["to"]
+    old, new = read_sizes("crop_size", sizes)
     _replace(transforms.RandomResizedCrop, old, new)
     _replace(transforms.RandomCrop, old, new)
 
