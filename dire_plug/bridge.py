@@ -50,9 +50,14 @@ def start(images: Tensor, labels: Tensor) -> Tensor:
     return _running().start(images, labels)
 
 
-def in_use(labels: Tensor) -> Tensor:
-    """Tell which labels the coming loss is of, where a step sees a part of the slot; return them."""
-    return _running().in_use(labels)
+def embedded(images: Tensor, real: Tensor) -> None:
+    """Show what the loop's own network made of synthetic and of real images, class by class; nothing comes back."""
+    _running().embedded(images, real)
+
+
+def in_use(labels: Tensor, *, images: Tensor | None = None) -> Tensor:
+    """Tell which labels, and images, the coming loss is of, where a step sees a part of the slot; return the labels."""
+    return _running().in_use(labels, images=images)
 
 
 def loss(loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None) -> Tensor:

@@ -55,6 +55,7 @@ class DM(MatchingAdapter):
     )
     owned_flags: Mapping[str, str] = OWNED
     flags = MODELS
+    embedders = ("teacher", "loop")
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""

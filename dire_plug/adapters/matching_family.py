@@ -7,7 +7,7 @@ answered: the plan is theirs. The embedding is that of a frozen network, beside 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -60,6 +60,8 @@ class MatchingAdapter(PlannedAdapter):
 
     title: str
     scripts: Mapping[str, Script]
+    embedders: Sequence[str]
+    """What the recipe's `recover.embedder.network` may name."""
     saves_images = False
     embeddings_are_nonnegative = True
 
@@ -79,6 +81,11 @@ class MatchingAdapter(PlannedAdapter):
         if recover.embedder is None:
             message = "is missing: the loop holds no trained network, so squeeze.teacher embeds; {} embeds all classes"
             found.append(("recover.embedder", message))
+        elif recover.embedder.network not in self.embedders:
+            message = f"{self.title} has no such network; take {' or '.join(self.embedders)}"
+            found.append(("recover.embedder.network", f"{message} (is '{recover.embedder.network}')"))
+        elif recover.embedder.network == "loop":
+            found += _loop_problems(recipe)
         if recover.plan != "keep":
             found.append(("recover.plan", "all images share one batch already; set it to keep"))
         if recover.bank:
@@ -125,6 +132,17 @@ class MatchingAdapter(PlannedAdapter):
         make_folder(inputs.images / OWN_FILES)
         make_folder(inputs.folder)
         write_atomically(inputs.folder / DATA, _pack(materials.dataset))
+
+
+def _loop_problems(recipe: Any) -> list[tuple[str, str]]:
+    """Return what a recipe says in vain where the loop's own network embeds."""
+    found = []
+    if recipe.recover.embedder.classes_per_step is not None:
+        message = "the loop embeds all classes in every step anyway; remove it"
+        found.append(("recover.embedder.classes_per_step", message))
+    if recipe.real != type(recipe.real)():
+        found.append(("real", "the term sees the real images that the loop itself draws and embeds; remove this"))
+    return found
 
 
 def common_arguments(recover: Any, ipc: int) -> list[str]:

@@ -10,24 +10,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from dire_plug.adapters.matching_family import DATASETS, OWN_FILES, MatchingAdapter, common_arguments, common_shims
 from dire_plug.adapters.mtt_experts import (
+    OURS,
     check_experts,
     estimate,
     expert_folder,
     label,
     label_problem,
+    last_snapshot,
     save_interval,
 )
 from dire_plug.adapters.mtt_flags import MODELS, OWNED, MTTFlags, Prepare
 from dire_plug.adapters.planned import to_arguments
+from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.recipe.wording import describe
 from dire_plug.types import Invocation, LoopInputs, Materials, Preparation, Script, Upstream, VerifyCase
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXPERTS = "experts"
 BUFFERS = "buffers"
@@ -65,6 +71,7 @@ class MTT(MatchingAdapter):
     """Upstream normalises CIFAR-100 by CIFAR-10's numbers."""
     owned_flags: Mapping[str, str] = OWNED
     flags = MODELS
+    embedders = ("teacher", "expert")
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
@@ -137,6 +144,24 @@ class MTT(MatchingAdapter):
         links = {"logged_files": str(inputs.images / OWN_FILES)}
         shims = {**common_shims(inputs, seed=inputs.seed), "wandb": {}, "files": {"links": links}}
         return Invocation("distill.py", tuple(arguments), shims)
+
+    def expert(self, inputs: LoopInputs) -> tuple[str, Sequence[Tensor]]:
+        """Return our name of the experts' network, and the last snapshot of the first of them.
+
+        Raises:
+            DirePlugError: the experts are of an architecture that isn't ours, or their file can't be read.
+        """
+        recover, given = inputs.recipe.recover, Prepare.model_validate(inputs.recipe.prepare).buffers
+        flags: MTTFlags = self.read_flags(recover)
+        if flags.model not in OURS:
+            raise DirePlugError(
+                f"recover.embedder.network: experts of {flags.model} can't embed; take {', '.join(OURS)}, or `teacher`"
+            )
+        if given is not None:
+            folder = Path(given).expanduser()
+        else:
+            folder = inputs.prepared[EXPERTS] / expert_folder(recover.script, flags)
+        return OURS[flags.model], last_snapshot(folder)
 
     def verify_case(self, script: str) -> VerifyCase:
         """Return three whole iterations after one expert of two epochs."""

@@ -10,12 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from dire_plug.adapters.matching_family import DATASETS, SIZE
 from dire_plug.adapters.mtt_flags import MTTFlags
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
 FIRST_FILE = "replay_buffer_0.pt"
 LABEL = "experts.json"
@@ -23,6 +29,10 @@ LABEL = "experts.json"
 BLOCKS = 3
 WIDTHS: Mapping[str, int] = {"ConvNet": 128, "ConvNetD3": 128, "ConvNetW32": 32, "ConvNetW64": 64}
 """Model → its channels."""
+OURS: Mapping[str, str] = MappingProxyType(
+    {"ConvNet": "convnet-3", "ConvNetD3": "convnet-3", "ConvNetW32": "convnet-3-w32"}
+)
+"""Model → our name of the same network, whose parameters come in the same order."""
 MOST_IN_A_FILE = 10
 SECONDS = {"ConvNet": 1.1e-2, "ConvNetD3": 1.1e-2, "ConvNetW32": 1.5e-3, "ConvNetW64": 3.5e-3}
 """Of one training image in one epoch, on one thread: measured on a busy CPU, for the estimate alone."""
@@ -111,6 +121,16 @@ def check_experts(folder: Path, *, dataset: Any, flags: MTTFlags) -> None:
             f"prepare.buffers: {folder / FIRST_FILE}: has {len(snapshots) - 1} epochs; max_start_epoch "
             f"{flags.max_start_epoch} and expert_epochs {flags.expert_epochs} need {needed - 1}"
         )
+
+
+def last_snapshot(folder: Path) -> Sequence[Tensor]:
+    """Return the parameters of the first expert after its last epoch.
+
+    Raises:
+        DirePlugError: the file can't be read.
+    """
+    parameters: Sequence[Tensor] = _read_first(folder / FIRST_FILE)[-1]
+    return parameters
 
 
 def _read_first(path: Path) -> Any:

@@ -70,6 +70,14 @@ class PlannedAdapter:
         """Return nothing: upstream's own code makes nothing before the loop."""
         return ()
 
+    def expert(self, inputs: LoopInputs) -> tuple[str, Sequence[Tensor]]:
+        """Refuse: nothing trained by upstream's own code can embed.
+
+        Raises:
+            DirePlugError: always.
+        """
+        raise DirePlugError(f"recover.embedder.network: {self.name} trains no experts; take teacher")
+
     @hookimpl
     def plan_labels(self, synthesis: Synthesis, slot: Slot, labels: Tensor) -> Tensor | None:
         """Return the plan's labels, [N]; None where they are upstream's own."""

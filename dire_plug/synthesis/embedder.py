@@ -1,7 +1,8 @@
-"""Embeddings where the loop holds no trained network, as in MTT and DM: those of a frozen one, for some classes a step.
+"""Embeddings where the loop holds no trained network, as in MTT and DM.
 
-The images of all classes together would cost more than the loop itself, so each step embeds `classes_per_step` of the
-C classes, in an order that is drawn anew when all have had their turn, and the terms are multiplied by C/c.
+Those of a frozen network, for some classes a step: the images of all together would cost more than the loop itself, so
+each step embeds `classes_per_step` of the C classes, in an order that is drawn anew when all have had their turn, and
+the terms are multiplied by C/c. Or those that the loop's own untrained network makes anyway, as DM's.
 """
 
 from __future__ import annotations
@@ -12,11 +13,69 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Generator, Tensor
 
+from dire_plug.errors import DirePlugError
+from dire_plug.models.architectures import nonnegative
 from dire_plug.models.checkpoint import load
+from dire_plug.models.whitened import Whitened
 from dire_plug.synthesis.watching import EmbeddingWatch
+from dire_plug.types import RealEmbeddings
 
 if TYPE_CHECKING:
     from dire_plug.data.whitening import Whitening
+
+
+LOOP = "loop"
+
+
+def open_embedder(specification: dict[str, Any] | None, device: str) -> Embedder | LoopEmbeddings | None:
+    """Return what embeds by a synthesis's specification; None where networks in the loop are watched."""
+    if specification is None:
+        return None
+    return LoopEmbeddings() if specification["network"] == LOOP else Embedder(specification, device)
+
+
+class LoopEmbeddings:
+    """What the loop's own network makes of all images in one step, and of the real images beside them."""
+
+    def __init__(self) -> None:
+        self._made: list[Tensor] = []
+        self._real: list[Tensor] = []
+        self._of_step: RealEmbeddings | None = None
+
+    def add(self, images: Tensor, real: Tensor) -> None:
+        """Keep the embeddings of the next classes, in ascending order: [n, …] with their graph, and [m, …]."""
+        self._made.append(images.flatten(1))
+        self._real.append(real.detach().flatten(1))
+
+    @property
+    def real(self) -> RealEmbeddings:
+        """The real embeddings of this step: another object in each.
+
+        Raises:
+            DirePlugError: no step has been embedded.
+        """
+        if self._of_step is None:
+            raise DirePlugError("the loop hasn't embedded any real image; ask while a term is computed")
+        return self._of_step
+
+    def __call__(self, images: Tensor, labels: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor, float]:
+        """Return the embeddings [N, D] of this step with their graph, the labels [N] as given, and 1.
+
+        Raises:
+            DirePlugError: the patch showed none, or the numbers don't fit the labels.
+        """
+        if not self._made:
+            raise DirePlugError("the patch never handed embeddings to bridge.embedded")
+        made, real = torch.cat(self._made), torch.cat(self._real)
+        self._made, self._real = [], []
+        classes = torch.unique(labels)
+        if len(made) != len(labels) or len(real) % len(classes):
+            raise DirePlugError(
+                f"the loop embedded {len(made)} images and {len(real)} real ones for {len(labels)} labels of "
+                f"{len(classes)} classes"
+            )
+        self._of_step = RealEmbeddings(real, classes.repeat_interleave(len(real) // len(classes)))
+        return made, labels, 1.0
 
 
 class Embedder:
@@ -27,15 +86,19 @@ class Embedder:
 
         Args:
             specification: `network`, a file of ours; `classes_per_step` or None; `whitening`, a file or None. Without
-                whitening the loop's images are normalised as the network's are.
+                whitening the loop's images are normalised as the network's are. A network that whitens what it gets
+                lives in the loop's own space, so it gets the loop's images as they are.
         """
         network = load(Path(specification["network"]), torch.device(device))
         self._model = network.model.eval().requires_grad_(False)
         self._watch = EmbeddingWatch(self._model)
         self._classes_per_step: int | None = specification["classes_per_step"]
         whitening = specification["whitening"]
-        self._whitening = _load_whitening(whitening, device) if whitening else None
+        own_space = isinstance(network.model, Whitened)
+        self._seen = network.model.network if isinstance(network.model, Whitened) else network.model
+        self._whitening = _load_whitening(whitening, device) if whitening and not own_space else None
         shape = (1, 3, 1, 1)
+        self.nonnegative = nonnegative(network.architecture)
         self._mean = torch.tensor(network.mean, device=device).view(shape)
         self._std = torch.tensor(network.std, device=device).view(shape)
         self._turns: list[int] = []
@@ -51,12 +114,17 @@ class Embedder:
         Returns:
             embeddings [n, D] with their graph, their labels [n], and C/c.
         """
+        if len(images) != len(labels):
+            raise DirePlugError(
+                f"the loop hands over {len(images)} images for {len(labels)} labels, so a network outside of it can't "
+                "embed them; take term.network=loop"
+            )
         rows, scale = self._choose(labels, generator)
         chosen = images if rows is None else images[rows]
         used = labels if rows is None else labels[rows]
         if self._whitening is not None:
             chosen = (self._whitening.invert(chosen) - self._mean) / self._std
-        self._model(chosen)
+        self._seen(chosen)
         return self._watch.take(), used, scale
 
     def _choose(self, labels: Tensor, generator: Generator) -> tuple[Tensor | None, float]:
