@@ -26,10 +26,6 @@ class PluginError(DirePlugError):
     exit_code = 1
 
 
-class NotLandedError(DirePlugError):
-    """What the recipe asks for is planned but not built yet; the stages around it run."""
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the valid name nearest to `name`, or an empty string."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)

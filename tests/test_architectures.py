@@ -10,7 +10,7 @@ from torchvision.models import get_model_weights
 
 from dire_plug.errors import DirePlugError
 from dire_plug.models import architectures, build, embed, last_linear, least_size, nonnegative, stems, upstream_keys
-from dire_plug.models.architectures import size_of, torchvision_name
+from dire_plug.models.architectures import is_made_for_a_size, size_of, torchvision_name
 from dire_plug.models.checkpoint import Network, load, read_foreign, save, write_for_upstream
 from dire_plug.models.keys import our_keys
 from dire_plug.models.recognise import Kind, recognise
@@ -46,6 +46,7 @@ RENAMED = [
     ("delt", "convnet-3-bn"),
     ("delt", "convnet-4-bn"),
 ]
+HEAVY = ("resnet-50", "resnet-101", "vgg-16")
 KINDS = [(name, stem) for name in architectures() for stem in stems(name)]
 STATISTICS = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -87,11 +88,12 @@ def test_a_function_of_torchvisions_that_is_replaced_is_not_called(monkeypatch: 
     assert last_linear(sketch("resnet-18")).in_features == 512
 
 
-@pytest.mark.parametrize("architecture", [name for name in architectures() if name not in ("resnet-50", "resnet-101")])
+@pytest.mark.parametrize("architecture", [name for name in architectures() if name not in HEAVY])
 def test_the_sign_of_embeddings_is_as_promised(architecture: str) -> None:
     torch.manual_seed(0)
     size = max(16, least_size(architecture))
-    model = build(architecture, outputs=10, stem=stems(architecture)[0]).eval()
+    made_for = size if is_made_for_a_size(architecture) else None
+    model = build(architecture, outputs=10, stem=stems(architecture)[0], size=made_for).eval()
     embeddings = embed(model, torch.randn(4, 3, size, size))
     assert nonnegative(architecture) == bool((embeddings >= 0).all())
     assert embeddings.count_nonzero() > 0

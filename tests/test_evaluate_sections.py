@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
+from dire_plug.protocols import PROTOCOLS
 from dire_plug.recipe import check_recipe, read_yaml, resolve
 from dire_plug.recipe.evaluate import Evaluate, OnTheFlySection
 from dire_plug.recipe.layers import merge
@@ -35,6 +36,8 @@ def section(protocol: str, **keys: Any) -> dict[str, Any]:
         ),
         (section("delt", min_scal=0.25), "evaluate.min_scal: unknown key (did you mean 'min_scale'?)"),
         (section("delt", min_scale=2), "evaluate.min_scale: must be at most 1 (is 2)"),
+        (section("delt", randaugment={"magnitude": 11}), "evaluate.randaugment.magnitude: must be at most 10 (is 11)"),
+        (section("delt", randaugment={"operation": 2}), "evaluate.randaugment.operation: unknown key (did you mean"),
         (section("delt", mixup=0.8), "evaluate: mixup and cutmix exclude each other; set one of them to 0"),
         (section("hard-labels", lr="learnt"), "evaluate.lr: must be 'learned' or a finite number greater than 0 (is"),
         (section("hard-labels", lr=0), "evaluate.lr: must be 'learned' or a finite number greater than 0 (is 0)"),
@@ -58,7 +61,7 @@ def test_an_unknown_protocol_lists_those_there_are() -> None:
     (told,) = problems_of(section("x"))
     assert told.endswith(
         "; one of on-the-fly, hard-labels, static-labels, dynamic-labels, ensemble-labels, delt, sre2l-tiny, "
-        "dwa-tiny, fkd"
+        "dwa-tiny, fkd, fkd-ensemble"
     )
 
 
@@ -84,7 +87,7 @@ def test_a_setting_reaches_the_keys_of_the_protocol() -> None:
 
 def test_a_resolved_section_reads_as_itself_again() -> None:
     adapter = TypeAdapter[Any](Evaluate)
-    for protocol in ("hard-labels", "static-labels", "dynamic-labels", "ensemble-labels", "delt", "dwa-tiny", "fkd"):
+    for protocol in PROTOCOLS:
         first = adapter.validate_python(section(protocol))
         assert adapter.validate_python(first.model_dump(mode="json")) == first
 

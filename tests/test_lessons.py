@@ -130,6 +130,26 @@ def test_delt_normalises_by_imagenets_statistics_unless_told_otherwise(
     assert torch.equal(consistent.test_images, normalise(test, MEAN, STD))
 
 
+def test_delt_changes_images_by_randaugment_before_it_crops_them_only_where_it_is_asked_to(
+    job: Job, networks: Teachers, condensed: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"operations": 3, "magnitude": 7.0, "std": 0.5}
+    seen: list[dict[str, Any]] = []
+
+    def invert(images: Tensor, *, generator: Generator, **settings: Any) -> Tensor:
+        seen.append(settings)
+        return 255 - images
+
+    monkeypatch.setattr("dire_plug.data.rand_augment.rand_augment", invert)
+    plain = lesson_of(with_section(job, "delt"), networks, condensed).view
+    augmented = lesson_of(with_section(job, "delt", randaugment=asked), networks, condensed).view
+    images = condensed[0]
+    inverted = plain(255 - images, Generator().manual_seed(0))
+    assert seen == []
+    assert torch.equal(augmented(images, Generator().manual_seed(0)), inverted)
+    assert seen == [asked]
+
+
 def test_static_labels_are_those_of_images_that_are_only_normalised(
     job: Job, networks: Teachers, condensed: tuple[Tensor, Tensor]
 ) -> None:

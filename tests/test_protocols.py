@@ -14,8 +14,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from dire_plug.errors import DirePlugError, NotLandedError
-from dire_plug.protocols import MODULES, PLANNED, protocol, settings_of, students, training
+from dire_plug.errors import DirePlugError
+from dire_plug.protocols import MODULES, protocol, settings_of, students, training
 from dire_plug.protocols.on_the_fly import OnTheFly, train_student
 from dire_plug.protocols.students import Place, StudentData, StudentResult, divergence, is_tested
 from dire_plug.protocols.testing import accuracy, in_batches
@@ -355,7 +355,7 @@ def test_a_protocol_is_found_by_name() -> None:
 def test_recipes_and_protocols_know_the_same_names() -> None:
     sections = typing.get_args(typing.get_args(Evaluate)[0])
     tags = [tag for section in sections for tag in typing.get_args(section.model_fields["protocol"].annotation)]
-    assert tags == [*MODULES, *PLANNED]
+    assert tags == list(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -376,9 +376,3 @@ def test_the_defaults_of_recipes_are_those_of_the_protocol(name: str) -> None:
 def test_an_unknown_protocol_names_the_nearest() -> None:
     with pytest.raises(DirePlugError, match=r"no protocol is named 'onthefly' \(did you mean 'on-the-fly'\?\)"):
         protocol("onthefly")
-
-
-@pytest.mark.parametrize("name", PLANNED)
-def test_a_planned_protocol_says_what_runs_meanwhile(name: str) -> None:
-    with pytest.raises(NotLandedError, match=rf"'{name}' hasn't landed yet.*recover and measure of this recipe run"):
-        protocol(name)

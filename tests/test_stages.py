@@ -13,12 +13,11 @@ from torch import Tensor
 from dire_plug.data import Dataset
 from dire_plug.data.augment import normalise
 from dire_plug.data.dataset import make_tensor_dataset
-from dire_plug.errors import DirePlugError, NotLandedError
+from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, read_json
 from dire_plug.models import embed as embed_batch
 from dire_plug.models.checkpoint import load, save
 from dire_plug.protocols import students, training
-from dire_plug.recipe.evaluate import FkdSection
 from dire_plug.recipe.model import RealSection, Recipe
 from dire_plug.stages import evaluate as evaluate_stage
 from dire_plug.stages import squeeze as squeeze_stage
@@ -432,18 +431,10 @@ def test_normalised_images_are_refused(job: Job, condensed: tuple[Tensor, Tensor
         evaluate(job, squeeze(job), normalise(condensed[0], MEAN, STD), condensed[1])
 
 
-def test_a_protocol_that_has_not_landed_stops_evaluation_only(job: Job, condensed: tuple[Tensor, Tensor]) -> None:
-    planned = change(job, evaluate=FkdSection(protocol="fkd", students=("convnet-small",)))
-    networks = squeeze(planned)
-    with pytest.raises(NotLandedError, match="'fkd' hasn't landed yet"):
-        evaluate(planned, networks, *condensed)
-    assert "T" in measure(planned, networks, *condensed)
-
-
 def test_measure_gives_both_spaces_with_real_images_beside(job: Job, condensed: tuple[Tensor, Tensor]) -> None:
     result = measure(job, squeeze(job), *condensed)
     assert set(result) == {"T", "I"}
-    names = {"coverage", "class_coverage", "vendi", "class_vendi", "similarity"}
+    names = {"coverage", "class_coverage", "vendi", "class_vendi", "similarity", "density", "precision", "recall"}
     for space in result.values():
         assert names | {"real"} == set(space)
         assert names <= set(space["real"])

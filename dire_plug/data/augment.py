@@ -13,6 +13,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
+Cut = tuple[int, int, int, int]
+"""The box that CutMix pastes: top, bottom, left, right; the ends are outside of it."""
 ATTEMPTS = 10
 """How many boxes RandomResizedCrop tries before it takes a central one (torchvision's number)."""
 
@@ -124,6 +126,14 @@ def draw_boxes(
     return torch.where(fits.any(1)[:, None], boxes, central)
 
 
+def draw_mix(images: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, float]:
+    """Draw a permutation of the batch (int64, [N], on the images' device) and λ."""
+    order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
+    # torch has no public Beta that takes a generator; numpy's is seeded from ours.
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    return order, float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
+
+
 def mixup(images: Tensor, *, alpha: float, generator: Generator) -> tuple[Tensor, Tensor, float]:
     """Mix each image with another one of the batch (Zhang et al., 2018): λ·x + (1 − λ)·x[permutation].
 
@@ -135,8 +145,13 @@ def mixup(images: Tensor, *, alpha: float, generator: Generator) -> tuple[Tensor
     Returns:
         tuple: the mixed images, the permutation (int64, [N], on the images' device), and λ.
     """
-    order, share = _draw_mix(images, alpha, generator)
-    return share * images + (1 - share) * images[order], order, share
+    order, share = draw_mix(images, alpha, generator)
+    return mixup_at(images, order, share), order, share
+
+
+def mixup_at(images: Tensor, order: Tensor, share: float) -> Tensor:
+    """Return share·x + (1 − share)·x[order], [N, C, H, W]."""
+    return share * images + (1 - share) * images[order]
 
 
 def cutmix(images: Tensor, *, alpha: float, generator: Generator) -> tuple[Tensor, Tensor, float]:
@@ -153,15 +168,27 @@ def cutmix(images: Tensor, *, alpha: float, generator: Generator) -> tuple[Tenso
     Returns:
         tuple: new images, the permutation (int64, [N], on the images' device), and the share of the image that is kept.
     """
-    order, share = _draw_mix(images, alpha, generator)
+    order, cut, kept = draw_cutmix(images, alpha=alpha, generator=generator)
+    return cutmix_at(images, order, cut), order, kept
+
+
+def draw_cutmix(images: Tensor, *, alpha: float, generator: Generator) -> tuple[Tensor, Cut, float]:
+    """Draw a permutation of the batch, the box that is pasted, and the share of the image that stays; see `cutmix`."""
+    order, share = draw_mix(images, alpha, generator)
     rows, columns = images.shape[-2:]
     side = math.sqrt(1 - share)
     centres = torch.rand(2, generator=generator, device=generator.device).tolist()
     top, bottom = _span(rows, side, centres[0])
     left, right = _span(columns, side, centres[1])
+    return order, (top, bottom, left, right), 1 - (bottom - top) * (right - left) / (rows * columns)
+
+
+def cutmix_at(images: Tensor, order: Tensor, cut: Cut) -> Tensor:
+    """Return new images with the box of x[order] in each x, [N, C, H, W]."""
+    top, bottom, left, right = cut
     mixed = images.clone()
     mixed[:, :, top:bottom, left:right] = images[order, :, top:bottom, left:right]
-    return mixed, order, 1 - (bottom - top) * (right - left) / (rows * columns)
+    return mixed
 
 
 def enlarge_and_crop(images: Tensor) -> Tensor:
@@ -179,14 +206,6 @@ def enlarge_and_crop(images: Tensor) -> Tensor:
     enlarged = transforms.resize(images, [larger, larger], antialias=True)
     first = round((larger - size) / 2)
     return torch.as_tensor(enlarged)[:, :, first : first + size, first : first + size]
-
-
-def _draw_mix(images: Tensor, alpha: float, generator: Generator) -> tuple[Tensor, float]:
-    """Draw a permutation of the batch and λ."""
-    order = torch.randperm(len(images), generator=generator, device=generator.device).to(images.device)
-    # torch has no public Beta that takes a generator; numpy's is seeded from ours.
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    return order, float(np.random.default_rng(seed).beta(alpha, alpha)) if alpha > 0 else 1.0
 
 
 def _span(length: int, side: float, centre: float) -> tuple[int, int]:

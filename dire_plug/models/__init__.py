@@ -1,6 +1,15 @@
 """Networks by name, their embeddings, and their keys in the methods' code."""
 
-from dire_plug.models.architectures import architectures, build, check_architecture, least_size, nonnegative, stems
+from dire_plug.models.architectures import (
+    architectures,
+    build,
+    check_architecture,
+    check_size,
+    least_size,
+    nonnegative,
+    stem_like,
+    stems,
+)
 from dire_plug.models.embedding import embed, last_linear
 from dire_plug.models.keys import upstream_keys
 
@@ -8,10 +17,12 @@ __all__ = [
     "architectures",
     "build",
     "check_architecture",
+    "check_size",
     "embed",
     "last_linear",
     "least_size",
     "nonnegative",
+    "stem_like",
     "stems",
     "upstream_keys",
 ]

@@ -15,9 +15,17 @@
 | vgg-16-bn-dwa | DWA | 32 px | 512 |
 | mobilenet-v2-gvbsm | G-VBSM, half of the width | 32, 64 px | 1280 |
 | wrn-16-2 | G-VBSM | 32, 64 px | 128 |
-| shufflenet-v2-x0.5 | G-VBSM; torchvision's with ImageNet's stem | 32, 64 px with the small stem, 224 px | 1024 |
-| mobilenet-v2 | torchvision's | 224 px | 1280 |
-| efficientnet-b0 | torchvision's | 224 px | 1280, of both signs |
+| shufflenet-v2-x0.5 | G-VBSM, DWA; torchvision's with ImageNet's stem | 32, 64 px with the small stem, 224 px | 1024 |
+| shufflenet-v2-x1.0 | torchvision's, and with the same small stem | likewise | 1024 |
+| mobilenet-v2 | DWA; torchvision's | 224 px; it takes 8 px and more | 1280 |
+| efficientnet-b0 | DWA; torchvision's | 224 px; it takes 8 px and more | 1280, of both signs |
+| vgg-16 | torchvision's, without batch normalisation | 64 px (Table 11), 224 px; not below 32 px | 4096 |
+| vit-small | Lee et al. (2021); settings guessed: `vit_small` | 32, 64 px; multiples of 4 or 8 | 512, of both signs |
+| vit-tiny | DWA; timm's vit_tiny_patch16_224: extra `students` | 224 px; multiples of 16 | 192, of both signs |
+
+Students of the DiRe paper's tables: 10 (CIFAR-100) resnet-50, resnet-101, vgg-16-bn-dwa, mobilenet-v2-ufc, vit-small;
+11 (Tiny-ImageNet) vgg-16, vit-small; 12 (ImageNet-1K) mobilenet-v2, shufflenet-v2-x0.5; 13 convnet-3; others resnet-18.
+It names families only: which VGG-16, MobileNetV2 and ShuffleNet these are is read off the methods' scripts.
 
 The methods' code averages INFER's last maps by a fixed window, so that it takes 32 px alone (its VGG-16 likewise);
 ours average whatever they get, which is the same at 32 px. The module `keys` knows how that code names the weights.
@@ -30,6 +38,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.models import vit_small, vit_tiny
 from dire_plug.models.convnet import SHAPES, ConvNet
 from dire_plug.models.efficientnet import efficientnet_b0
 from dire_plug.models.mobilenet import half_mobilenet_v2, mobilenet_v2
@@ -49,14 +58,15 @@ _SMALL: dict[str, Callable[[int], nn.Module]] = {
     "wrn-16-2": wrn_16_2,
 }
 """Those that have the small stem alone and take images of any size."""
-_IMAGENET_ONLY = ("mobilenet-v2", "efficientnet-b0")
-_SIGNED = ("efficientnet-b0", "efficientnet-b0-ufc")
-_LEAST = {"convnet-4": 16, "convnet-4-bn": 16, "vgg-16-bn-dwa": 32}
+_VIT_SMALL, _VIT_TINY = "vit-small", "vit-tiny"
+_IMAGENET_ONLY = ("mobilenet-v2", "efficientnet-b0", "vgg-16", _VIT_TINY)
+_SIGNED = ("efficientnet-b0", "efficientnet-b0-ufc", _VIT_SMALL, _VIT_TINY)
+_LEAST = {"convnet-4": 16, "convnet-4-bn": 16, "vgg-16-bn-dwa": 32, "vgg-16": 32, _VIT_TINY: vit_tiny.PATCH}
 
 
 def architectures() -> tuple[str, ...]:
     """Return the names that `build` takes."""
-    return tuple(dict.fromkeys(["resnet-18", *SHAPES, *_SMALL, *NAMES]))
+    return tuple(dict.fromkeys(["resnet-18", *SHAPES, *_SMALL, *NAMES, _VIT_SMALL, _VIT_TINY]))
 
 
 def build(architecture: str, *, outputs: int, stem: str = "small", size: int | None = None) -> nn.Module:
@@ -66,29 +76,53 @@ def build(architecture: str, *, outputs: int, stem: str = "small", size: int | N
         architecture: one of `architectures()`.
         outputs: the width of the head.
         stem: `small` (for 64 px and less: mostly with stride 1, no pooling), or `imagenet` (torchvision's).
-        size: for the ConvNets, the height and width whose flattened map the head reads; None averages the map.
+        size: height and width of the images. For the ConvNets, those whose flattened map the head reads; None averages
+            the map. For the transformers, those that give the number of positions; None is 32 px, or 224 px for
+            vit-tiny. Nothing for the others.
 
     Raises:
-        DirePlugError: unknown architecture, or a stem or size that it doesn't have.
+        DirePlugError: unknown architecture, a stem or size that it doesn't have, or its package isn't installed.
     """
     check_architecture(architecture)
     if stem not in stems(architecture):
         raise DirePlugError(f"stem: {architecture} has no stem '{stem}'; use {' or '.join(stems(architecture))}")
-    if size is not None and size < least_size(architecture):
-        raise DirePlugError(
-            f"size: {architecture} needs images of {least_size(architecture)} pixels or more, not {size}"
-        )
+    if size is not None:
+        check_size(architecture, size)
     if architecture in SHAPES:
         return ConvNet(outputs, SHAPES[architecture], size=size)
+    if architecture == _VIT_SMALL:
+        return vit_small.VitSmall(outputs, size=size or vit_small.DEFAULT_SIZE)
+    if architecture == _VIT_TINY:
+        return vit_tiny.build_vit_tiny(outputs, size=size or vit_tiny.DEFAULT_SIZE)
     if architecture in _SMALL:
         return _SMALL[architecture](outputs)
     return build_published(architecture, outputs, stem)
 
 
 def check_architecture(name: str) -> None:
-    """Refuse an architecture that `build` doesn't know."""
+    """Refuse an architecture that `build` doesn't know, or whose package isn't installed."""
     if name not in (known := architectures()):
         raise DirePlugError(f"architecture: '{name}' is unknown{nearest(name, known)}; known: {', '.join(known)}")
+    if name == _VIT_TINY:
+        vit_tiny.check_timm()
+
+
+def is_buildable(architecture: str) -> bool:
+    """Tell whether the package that an architecture comes from is installed."""
+    return architecture != _VIT_TINY or vit_tiny.is_there()
+
+
+def check_size(architecture: str, size: int) -> None:
+    """Refuse images of a height and width that an architecture doesn't take."""
+    if size < (least := least_size(architecture)):
+        raise DirePlugError(f"size: {architecture} needs images of {least} pixels or more, not {size}")
+    patch = {_VIT_SMALL: vit_small.patch_of(size), _VIT_TINY: vit_tiny.PATCH}.get(architecture, 1)
+    if size % patch:
+        near = size // patch * patch
+        raise DirePlugError(
+            f"size: {architecture} cuts images of {size} pixels into patches of {patch}, which doesn't come out even; "
+            f"use {near} or {near + patch}"
+        )
 
 
 def stems(architecture: str) -> tuple[str, ...]:
@@ -96,6 +130,16 @@ def stems(architecture: str) -> tuple[str, ...]:
     if architecture in _IMAGENET_ONLY:
         return ("imagenet",)
     return ("small", "imagenet") if architecture in NAMES else ("small",)
+
+
+def stem_like(architecture: str, wanted: str) -> str:
+    """Return the stem `wanted` where an architecture has it, else the one that it has."""
+    return wanted if wanted in stems(architecture) else stems(architecture)[0]
+
+
+def is_made_for_a_size(architecture: str) -> bool:
+    """Return whether a network of an architecture takes images of one size only, the one that it is built with."""
+    return architecture in (_VIT_SMALL, _VIT_TINY)
 
 
 def least_size(architecture: str) -> int:
@@ -114,7 +158,14 @@ def torchvision_name(architecture: str) -> str | None:
 
 
 def size_of(architecture: str, state: Mapping[str, Tensor]) -> int | None:
-    """Return the `size` to build with for the weights `state`: what the head's width tells; None where it averages."""
+    """Return the `size` to build with for the weights `state`; None where it doesn't matter.
+
+    A ConvNet's is told by its head's width, a transformer's by the number of its positions.
+    """
+    if architecture == _VIT_SMALL:
+        return vit_small.size_of(state)
+    if architecture == _VIT_TINY:
+        return vit_tiny.size_of(state)
     head = state.get("fc.weight")
     if architecture not in SHAPES or head is None or head.dim() != 2:
         return None

@@ -25,6 +25,8 @@ from dire_plug.files import write_atomically
 from dire_plug.models.architectures import build, size_of
 from dire_plug.models.keys import Rename
 from dire_plug.models.recognise import OPTIONAL, Kind, check, translate
+from dire_plug.models.whitened import PREFIX as WHITENING
+from dire_plug.models.whitened import Whitened
 
 Layout = Literal["state_dict.module", "model", "bare"]
 DESCRIPTION = "dire-plug"
@@ -61,10 +63,13 @@ class _Description:
 
 
 def save(path: Path, network: Network) -> None:
-    """Write a network with its description as safetensors, atomically."""
+    """Write a network with its description as safetensors, atomically; `Whitened` ones with what whitens."""
     described = _Description(network.architecture, network.outputs, network.stem, network.mean, network.std)
-    state = _plain_state(network.model)
+    whitened = network.model if isinstance(network.model, Whitened) else None
+    state = _plain_state(network.model if whitened is None else whitened.network)
     check(state, Kind(network.architecture, network.outputs, network.stem), path)
+    if whitened is not None:
+        state |= {key: value.detach().cpu().contiguous() for key, value in whitened.whitening().items()}
     metadata = {DESCRIPTION: json.dumps(asdict(described))}
     write_atomically(path, safetensors.torch.save(state, metadata=metadata))
 
@@ -76,10 +81,13 @@ def load(path: Path, device: torch.device) -> Network:
         DirePlugError: the file isn't one of ours, or is damaged.
     """
     state, described = _read_ours(path)
+    whitening = {key.removeprefix(WHITENING): state.pop(key) for key in list(state) if key.startswith(WHITENING)}
     check(state, Kind(described.architecture, described.outputs, described.stem), path)
     size = size_of(described.architecture, state)
     model = build(described.architecture, outputs=described.outputs, stem=described.stem, size=size)
     model.load_state_dict(state)
+    if whitening:
+        model = Whitened(model, **whitening)
     return Network(
         model=model.to(device).eval(),
         architecture=described.architecture,

@@ -15,6 +15,8 @@ NAMES = {
     "mobilenet-v2": "mobilenet_v2",
     "efficientnet-b0": "efficientnet_b0",
     "shufflenet-v2-x0.5": "shufflenet_v2_x0_5",
+    "shufflenet-v2-x1.0": "shufflenet_v2_x1_0",
+    "vgg-16": "vgg16",
 }
 """What torchvision calls the architectures that it has, with the imagenet stem."""
 

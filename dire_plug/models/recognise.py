@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.models.architectures import architectures, build, size_of, stems
+from dire_plug.models.architectures import architectures, build, is_buildable, size_of, stems
 from dire_plug.models.keys import our_keys
 
 OPTIONAL = "num_batches_tracked"
@@ -31,8 +31,10 @@ class Kind:
 
 def recognise(state: Mapping[str, Tensor]) -> Kind | None:
     """Return what `state` is of, whatever code named its weights; None where it is nothing that we build."""
-    heads = {tensor.shape[0] for tensor in state.values() if tensor.dim() == 2}  # the rest has 1 or 4 axes
-    kinds = (Kind(name, outputs, stem) for outputs in heads for name in architectures() for stem in stems(name))
+    linear = [tensor for tensor in state.values() if tensor.dim() == 2]  # the rest has 1, 3 or 4 axes
+    heads = dict.fromkeys(tensor.shape[0] for tensor in reversed(linear))  # the head is mostly the last
+    known = [name for name in architectures() if is_buildable(name)]
+    kinds = (Kind(name, outputs, stem) for outputs in heads for name in known for stem in stems(name))
     return next((kind for kind in kinds if not differences(translate(state, kind), kind)), None)
 
 

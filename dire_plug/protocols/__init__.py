@@ -7,7 +7,7 @@ from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dire_plug.errors import DirePlugError, NotLandedError, nearest
+from dire_plug.errors import DirePlugError, nearest
 
 if TYPE_CHECKING:
     from dire_plug.protocols.students import StudentResult
@@ -21,24 +21,19 @@ MODULES = {
     "delt": ("delt", "Delt"),
     "sre2l-tiny": ("tiny", "Tiny"),
     "dwa-tiny": ("tiny", "Tiny"),
+    "fkd": ("fkd", "Fkd"),
+    "fkd-ensemble": ("fkd", "FkdEnsemble"),
 }
 """Protocol → the module of this package that trains its students, and the dataclass of its numbers there."""
 PROTOCOLS = tuple(MODULES)
-PLANNED = ("fkd",)
 
 
 def protocol(name: str) -> Callable[..., StudentResult]:
     """Return the function that trains one student under protocol `name`: student, teachers, data, settings, place.
 
     Raises:
-        NotLandedError: the protocol is planned but not built yet.
         DirePlugError: there is no such protocol.
     """
-    if name in PLANNED:
-        raise NotLandedError(
-            f"evaluate.protocol: '{name}' hasn't landed yet, so no student can be trained here; "
-            f"recover and measure of this recipe run. Protocols that work: {', '.join(PROTOCOLS)}"
-        )
     check_protocol(name)
     module, _ = MODULES[name]
     train_student: Callable[..., StudentResult] = import_module(f"{__name__}.{module}").train_student
@@ -53,9 +48,7 @@ def settings_of(name: str, values: Mapping[str, Any]) -> Any:
 
 
 def check_protocol(name: str) -> None:
-    """Refuse a protocol that is neither built nor planned."""
-    known = (*PROTOCOLS, *PLANNED)
-    if name not in known:
-        raise DirePlugError(
-            f"evaluate.protocol: no protocol is named '{name}'{nearest(name, known)}; one of {', '.join(PROTOCOLS)}"
-        )
+    """Refuse a protocol that there isn't."""
+    if name not in PROTOCOLS:
+        hint, known = nearest(name, PROTOCOLS), ", ".join(PROTOCOLS)
+        raise DirePlugError(f"evaluate.protocol: no protocol is named '{name}'{hint}; one of {known}")

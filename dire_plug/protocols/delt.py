@@ -4,8 +4,8 @@ Follows DELT's `evaluation/validation/main.py` (after RDED's): KL(teacher ‖ st
 a factor T²; AdamW, whose learning rate falls by the first half of half a cosine, so to lr/2; norms and biases don't
 decay. It prints the best of a test every ten epochs. Two habits of upstream's are settings: every batch passes the
 student a second time, in train mode and without gradients, only to count how often it is right, which moves BatchNorm's
-running statistics twice a step; and ImageNet's statistics normalise every dataset (the stage does that, and the test
-crop).
+running statistics twice a step; and ImageNet's statistics normalise every dataset (the stage does that, the test crop,
+and RandAugment, which its ImageNet-1K scripts ask for).
 """
 
 from collections.abc import Iterator, Sequence

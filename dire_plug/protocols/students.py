@@ -4,7 +4,7 @@ A protocol is a module with its numbers (a dataclass) and `train_student`, which
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,11 @@ Losses = Callable[[Tensor, Generator], Iterable[Tensor]]
 
 Their gradients are summed before the step.
 """
+
+Steps = Callable[[int, Generator], Iterable[Iterable[Tensor]]]
+"""Gives, for an epoch (from 0), the losses of each of its steps in turn, as `Losses` does."""
+Stored = Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]]
+"""Gives, for an epoch (from 0), its batches: images as networks see them, mixed; the logits to learn; the classes."""
 
 
 def unmixed(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, float]:
@@ -61,10 +66,12 @@ class StudentData:
         images: [n, 3, H, W], uint8, or float in [0, 1]; where `view` expects it, as networks see them.
         labels: [n], int64; unused where teachers alone label.
         view: how a batch of `images` is augmented and normalised.
-        test_images: [m, 3, H, W], as networks see them.
+        test_images: [m, 3, H, W], as `test_view` takes them.
         test_labels: [m].
         mix: how an augmented batch is mixed.
         plain: how images are only normalised, [n, 3, H, W] → same shape.
+        test_view: what brings a batch of `test_images` to what networks see; a large test set waits as grey levels.
+        stored: the batches of each epoch, where they were labelled before.
     """
 
     images: Tensor
@@ -74,6 +81,8 @@ class StudentData:
     test_labels: Tensor
     mix: Mix = unmixed
     plain: Callable[[Tensor], Tensor] = torch.Tensor.float
+    test_view: Callable[[Tensor], Tensor] = torch.Tensor.float
+    stored: Stored | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,24 @@ class StudentResult:
 def learn(  # the student, what it learns from, and three things that say how: each its own type
     student: nn.Module, data: StudentData, *, losses: Losses, pace: Pace, training: Training, place: Place
 ) -> StudentResult:
-    """Train `student` in place, on its device, and return its accuracies.
+    """Train `student` in place, on its device, with batches in random order, and return its accuracies.
+
+    Raises:
+        DirePlugError: see `training.train`.
+    """
+    device = next(student.parameters()).device
+
+    def steps(epoch: int, generator: Generator) -> Iterator[Iterable[Tensor]]:
+        for batch in shuffled(len(data.images), pace.batch_size, generator):
+            yield losses(batch.to(device), generator)
+
+    return learn_steps(student, data, steps=steps, pace=pace, training=training, place=place)
+
+
+def learn_steps(  # as `learn`
+    student: nn.Module, data: StudentData, *, steps: Steps, pace: Pace, training: Training, place: Place
+) -> StudentResult:
+    """Train `student` in place, on its device, by the steps of each epoch, and return its accuracies.
 
     Raises:
         DirePlugError: see `training.train`.
@@ -121,10 +147,10 @@ def learn(  # the student, what it learns from, and three things that say how: e
     def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> Epoch:
         student.train()
         seen = []
-        for batch in shuffled(len(data.images), pace.batch_size, generator):
+        for step in steps(epoch, generator):
             optimiser.zero_grad()
             parts = []
-            for loss in losses(batch.to(device), generator):
+            for loss in step:
                 loss.backward()  # type: ignore[no-untyped-call]
                 parts.append(loss.detach())
             optimiser.step()
@@ -132,7 +158,8 @@ def learn(  # the student, what it learns from, and three things that say how: e
         mean = torch.stack(seen).mean()
         if not is_tested(epoch, pace):
             return Epoch(mean)
-        return Epoch(mean, accuracy(student, in_batches(data.test_images, data.test_labels, device=device)))
+        tests = in_batches(data.test_images, data.test_labels, device=device)
+        return Epoch(mean, accuracy(student, ((data.test_view(images), labels) for images, labels in tests)))
 
     curve = train(student, run_epoch, training, folder=place.folder, progress=place.progress)
     best_epoch, best = max(curve, key=lambda point: (point[1], -point[0]))

@@ -4,6 +4,7 @@ Everything random in an epoch comes from (seed, epoch) and the learning rate is 
 checkpoint holds is the network, the optimiser and the tests so far; no random state.
 """
 
+import contextlib
 import io
 import math
 import pickle
@@ -149,12 +150,24 @@ def initialised(make: Callable[[], Made], seed: int) -> Made:
         return make()
 
 
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed what dropout draws from while the block runs, then put it back as it was.
+
+    That is the CPU's generator and the device's own; those of other devices are left alone.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(seed)
+        yield
+
+
 def _advance(done: Done, run_epoch: RunEpoch, optimiser: Optimizer, training: Training) -> float:
     """Run the next epoch with its own random state, note it in `done` and return its loss."""
     seed = derive(training.seed, "epoch", done.epochs)
     device = optimiser.param_groups[0]["params"][0].device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _seed_globally(seed, device)
+    with seeded(seed, device):
         result = run_epoch(done.epochs, optimiser, Generator().manual_seed(seed))
     loss = float(result.loss)
     if not math.isfinite(loss):
@@ -165,13 +178,6 @@ def _advance(done: Done, run_epoch: RunEpoch, optimiser: Optimizer, training: Tr
         done.curve.append((done.epochs, result.accuracy))
     done.epochs += 1
     return loss
-
-
-def _seed_globally(seed: int, device: torch.device) -> None:
-    """Seed what dropout draws from: the CPU's generator and the device's own; those of other devices are left alone."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 def _optimiser(model: nn.Module, training: Training) -> Optimizer:

@@ -53,6 +53,8 @@ class EvaluateSection(Section):
     """Test each so many epochs from `test_from` on; the last epoch is always tested."""
     source: Literal["saved", "tensor"] = "saved"
     """Read the files that upstream saves, or the tensors before saving."""
+    judge: Literal["test", "validation"] = "test"
+    """What students are tested on and real references come from: the test set, or `dataset.validation`'s images."""
 
 
 class _OneMixSection(EvaluateSection):
@@ -149,6 +151,16 @@ class EnsembleLabelsSection(EvaluateSection):
     """The parts of a batch that go through the student one after the other, before one step."""
 
 
+class RandAugmentSection(Section):
+    """RandAugment as timm draws it; the defaults are what DELT takes for ImageNet-1K, rand-m6-n2-mstd1.0."""
+
+    operations: Count = 2
+    """How many are drawn for an image; each is done with probability 1/2."""
+    magnitude: Annotated[float, Field(ge=0, le=10)] = 6
+    std: NonNegative = 1
+    """Of the magnitude."""
+
+
 class DeltSection(_OneMixSection):
     """The teacher labels each CutMix batch, and the cosine stops half way; DELT."""
 
@@ -162,6 +174,8 @@ class DeltSection(_OneMixSection):
     """Upstream's for cutmix; it takes 4 for mixup."""
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     """The least share of an image's area that a random crop takes."""
+    randaugment: RandAugmentSection | None = None
+    """What is done to an image before it is cropped; None does nothing."""
     statistics: Literal["imagenet", "teacher"] = "imagenet"
     """Whose mean and standard deviation normalise images: upstream takes ImageNet's for every dataset."""
     test_crop: bool = True
@@ -199,7 +213,7 @@ class DwaTinySection(_TinySection):
 
 
 class FkdSection(_OneMixSection):
-    """Labels stored with their crops; SRe2L's, CDA's and G-VBSM's protocol for ImageNet-1K. Not built yet."""
+    """The teacher's labels, stored with their crops; SRe2L's and CDA's protocol for ImageNet-1K."""
 
     protocol: Literal["fkd"]
     epochs: Count = 300
@@ -207,10 +221,29 @@ class FkdSection(_OneMixSection):
     test_every: Count = 10
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
+    accumulate: Count = 2
+    """The parts of a batch that go through the student one after the other, before one step."""
     temperature: Positive = 20
     augmentation: Augmentation = "resized_crop_flip"
     padding: FromZero = 4
     teacher_mode: Literal["eval", "train"] = "eval"
+
+
+class FkdEnsembleSection(EvaluateSection):
+    """The same with the mean logits of all teachers, and the class beside; G-VBSM's protocol for ImageNet-1K."""
+
+    protocol: Literal["fkd-ensemble"]
+    epochs: Count = 300
+    batch_size: Count = 1024
+    test_every: Count = 10
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.01
+    accumulate: Count = 2
+    gamma: NonNegative = 0.1
+    """The weight of the cross-entropy with the class."""
+    cutmix: NonNegative = 1
+    augmentation: Augmentation = "resized_crop_flip"
+    padding: FromZero = 4
 
 
 Evaluate = Annotated[
@@ -222,7 +255,8 @@ Evaluate = Annotated[
     | DeltSection
     | Sre2lTinySection
     | DwaTinySection
-    | FkdSection,
+    | FkdSection
+    | FkdEnsembleSection,
     Field(discriminator="protocol"),
 ]
 """The section as a recipe has it: `protocol` says which."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised when the same images and settings give another accuracy."""
-SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels")
+SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
 """The protocols that ask all networks in the loop; the others ask the first alone, or none."""
+STORED = ("fkd", "fkd-ensemble")
+"""The protocols whose labels are stored before the first student, and removed after the last."""
 
 
 def evaluate(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -47,8 +49,7 @@ def evaluate(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> di
         chosen on the test set.
 
     Raises:
-        NotLandedError: the recipe's protocol isn't built yet.
-        DirePlugError: the images are in another range, a training diverged, or see `lessons`.
+        DirePlugError: the images are in another range, a training diverged, or see `lessons` and `relabel`.
     """
     section = job.recipe.evaluate
     protocol(section.protocol)
@@ -66,6 +67,10 @@ def evaluate(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> di
             for k in range(section.per_synthesis)
         ]
         students[architecture] = _summarise(results)
+    if section.protocol in STORED:
+        from dire_plug.stages.relabel import remove_labels
+
+        remove_labels(job.folder)
     mode = section.model_dump(include={"teacher_mode"})
     return {"protocol": section.protocol, **mode, "source": section.source, "students": students}
 
@@ -94,21 +99,30 @@ def _finish_student(job: Job, student: _Student, *, course: _Course, made_from: 
         if found.get("made_from") == made_from:
             return found
     work = path.with_name(f"{name}.partial") / made_from[:16]
-    result = _train(job, student, course=course, folder=work) | {"made_from": made_from}
+    result = _train(job, student, course=_with_labels(job, course, made_from), folder=work) | {"made_from": made_from}
     write_json(path, result)
     shutil.rmtree(work.parent, ignore_errors=True)
     return result
 
 
+def _with_labels(job: Job, course: _Course, made_from: str) -> _Course:
+    """Return the course with the stored labels, made where they aren't there, if the protocol stores them."""
+    if job.recipe.evaluate.protocol not in STORED:
+        return course
+    from dire_plug.stages.relabel import relabel
+
+    stored = relabel(job, course.networks, data=course.lesson, settings=course.settings, made_from=made_from)
+    return replace(course, lesson=replace(course.lesson, stored=stored))
+
+
 def _train(job: Job, student: _Student, *, course: _Course, folder: Path) -> dict[str, Any]:
-    from dire_plug.models import build
-    from dire_plug.models.architectures import stems
+    from dire_plug.models import build, stem_like
     from dire_plug.protocols.students import Place
     from dire_plug.protocols.training import initialised
 
     section, network = job.recipe.evaluate, course.networks[0]
     seed = derive(job.seed, "student", student.k)
-    stem = network.stem if network.stem in stems(student.architecture) else "small"
+    stem = stem_like(student.architecture, network.stem)
     model = initialised(
         lambda: build(student.architecture, outputs=network.outputs, stem=stem, size=job.dataset.size), seed
     )
@@ -147,7 +161,9 @@ def _load(networks: Teachers, device: torch.device, *, several: bool) -> list[Ne
 def _identity(job: Job, networks: Teachers, course: _Course) -> str:
     """Return a digest of what decides a student's accuracy, except its architecture and number."""
     section, images = job.recipe.evaluate, course.lesson.images
-    settings = section.model_dump(mode="json", exclude={"students", "per_synthesis", "source"})
+    unused = {"students", "per_synthesis", "source", *(("judge",) if section.judge == "test" else ())}
+    unused |= {"randaugment"} if getattr(section, "randaugment", None) is None else set()  # older than it
+    settings = section.model_dump(mode="json", exclude=unused)
     content = {
         "format": FORMAT,
         "settings": settings,
@@ -164,7 +180,7 @@ def _identity(job: Job, networks: Teachers, course: _Course) -> str:
 
 
 def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.contiguous().cpu().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(values.contiguous().cpu().numpy().data).hexdigest()
 
 
 def _check_range(images: Tensor) -> None:

@@ -64,24 +64,40 @@ def read_saved(
     """
     import torch
 
-    images: list[Tensor] = []
-    advice = f"remove {folder.with_name(TENSORS)} and run the command again: it recovers the images anew"
+    images: Tensor | None = None  # one tensor from the start: a list of 50,000 images would take as much again
     for label in range(classes):
         for number in range(ipc):
-            path = _image_path(folder, adapter, label, number, suffix)
-            try:
-                images.append(_read(path))
-            except FileNotFoundError as error:
-                what = f"image {number} of class {label} is missing"
-                raise DirePlugError(f"{path}: {what}; {advice}") from error
-            except (OSError, SyntaxError, ValueError) as error:
-                raise DirePlugError(f"{path}: the image is damaged ({error}); {advice}") from error
-            if images[-1].shape != images[0].shape:
+            image = read_image(folder, adapter, label=label, number=number, suffix=suffix)
+            if images is None:
+                images = image.new_empty(classes * ipc, *image.shape)
+            if image.shape != images.shape[1:]:
                 raise DirePlugError(
-                    f"{path}: is {_size(images[-1])}, the first image is {_size(images[0])}; "
-                    f"the folder mixes two syntheses: {advice}"
+                    f"{_image_path(folder, adapter, label, number, suffix)}: is {_size(image)}, the first image is "
+                    f"{_size(images)}; the folder mixes two syntheses: {_advice(folder)}"
                 )
-    return torch.stack(images), torch.arange(classes).repeat_interleave(ipc)
+            images[label * ipc + number] = image
+    assert images is not None
+    return images, torch.arange(classes).repeat_interleave(ipc)
+
+
+def read_image(folder: Path, adapter: Adapter, *, label: int, number: int, suffix: str | None = None) -> Tensor:
+    """Read one image that a synthesis saved: uint8 [3, H, W].
+
+    Raises:
+        DirePlugError: the file is missing or damaged.
+    """
+    path = _image_path(folder, adapter, label, number, suffix)
+    try:
+        return _read(path)
+    except FileNotFoundError as error:
+        what = f"image {number} of class {label} is missing"
+        raise DirePlugError(f"{path}: {what}; {_advice(folder)}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DirePlugError(f"{path}: the image is damaged ({error}); {_advice(folder)}") from error
+
+
+def _advice(folder: Path) -> str:
+    return f"remove {folder.with_name(TENSORS)} and run the command again: it recovers the images anew"
 
 
 def read_tensors(folder: Path) -> tuple[Tensor, Tensor]:

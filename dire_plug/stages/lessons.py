@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Generator, Tensor
 
-from dire_plug.data.augment import normalise
+from dire_plug.data.augment import enlarge_and_crop, normalise
 from dire_plug.data.differentiable import dsa
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
@@ -17,9 +17,11 @@ from dire_plug.protocols.students import StudentData
 from dire_plug.recipe.evaluate import LEARNED, DeltSection, HardLabelsSection
 from dire_plug.stages.images import TENSORS
 from dire_plug.stages.job import EXTRAS, WHITENING, Job
-from dire_plug.stages.views import mixing, plain_batches, plain_view, raw_batches, training_view
+from dire_plug.stages.views import mixing, plain_batches, plain_view, rand_augmenting, raw_batches, training_view
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MOST_TEST_BYTES = 4 << 30
+"""The largest test set that the device holds as networks see it; ImageNet-1K's would take 30 GB."""
 LEARNED_LR = "learned_lr"
 """The key of the learned learning rate among the run's extras."""
 LOOP = "loop"
@@ -27,7 +29,10 @@ LOOP = "loop"
 
 
 def prepare_lesson(job: Job, network: Network, images: Tensor, labels: Tensor) -> StudentData:
-    """Put together what students learn from; the whole test set, as networks see it, is held on the device.
+    """Put together what students learn from and the whole test set.
+
+    A test set is held on the device as networks see it; if that takes more than `MOST_TEST_BYTES`, as grey levels in
+    main memory, each batch of which is brought to what networks see when it is its turn.
 
     Args:
         network: whose normalisation images get.
@@ -40,22 +45,39 @@ def prepare_lesson(job: Job, network: Network, images: Tensor, labels: Tensor) -
     section = job.recipe.evaluate
     if isinstance(section, HardLabelsSection):
         return _lesson_in_loop_space(job, section, network, images, labels)
-    enlarge, augmentation = False, section.model_dump(include={"augmentation", "padding"})
+    enlarge, augmentation, before = False, section.model_dump(include={"augmentation", "padding"}), None
     if isinstance(section, DeltSection):
         augmentation = {"augmentation": "resized_crop_flip", "padding": 0, "least_scale": section.min_scale}
         enlarge = section.test_crop
+        before = rand_augmenting(**section.randaugment.model_dump()) if section.randaugment else None
         if section.statistics == "imagenet":
             network = replace(network, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    tests = plain_batches(job.dataset.test, network, device=job.device, enlarge=enlarge)
+    tests, test_view = _test_set(job, network, enlarge=enlarge)
     return StudentData(
         images,
         labels,
-        view=training_view(network, **augmentation),
-        test_images=torch.cat([batch for batch, _ in tests]),
+        view=training_view(network, **augmentation, before=before),
+        test_images=tests,
         test_labels=job.dataset.test.labels,
+        test_view=test_view,
         mix=mixing(mixup_alpha=getattr(section, "mixup", 0), cutmix_alpha=getattr(section, "cutmix", 0)),
         plain=plain_view(network),
     )
+
+
+def _test_set(job: Job, network: Network, *, enlarge: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return the test images, [m, 3, h, w], and what brings a batch of them to what networks see."""
+    split, size = job.dataset.test, job.dataset.size
+    if 4 * len(split) * 3 * size**2 <= MOST_TEST_BYTES:
+        batches = plain_batches(split, network, device=job.device, enlarge=enlarge)
+        return torch.cat([batch for batch, _ in batches]), torch.Tensor.float
+    images = torch.empty(len(split), 3, size, size, dtype=torch.uint8)
+    start = 0
+    for batch, _ in raw_batches(split, device=images.device):
+        images[start : start + len(batch)] = batch
+        start += len(batch)
+    view = plain_view(network)
+    return images, lambda batch: view(enlarge_and_crop(batch) if enlarge else batch)
 
 
 def protocol_values(job: Job) -> dict[str, Any]:

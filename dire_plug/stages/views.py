@@ -22,7 +22,12 @@ LEAST_SCALE = 0.08
 
 
 def training_view(
-    network: Network, *, augmentation: str, padding: int, least_scale: float = LEAST_SCALE
+    network: Network,
+    *,
+    augmentation: str,
+    padding: int,
+    least_scale: float = LEAST_SCALE,
+    before: Callable[[Tensor, Generator], Tensor] | None = None,
 ) -> Callable[[Tensor, Generator], Tensor]:
     """Return what turns stored images, uint8 or float in [0, 1], into an augmented batch, normalised for `network`.
 
@@ -30,9 +35,12 @@ def training_view(
         augmentation: none, crop, crop_flip or resized_crop_flip; done before normalising, so padding is black.
         padding: pixels on each side before cropping.
         least_scale: the least share of the area of a resized crop.
+        before: what is done to stored images before all that; None does nothing.
     """
 
     def view(images: Tensor, generator: Generator) -> Tensor:
+        if before is not None:
+            images = before(images, generator)
         if augmentation == "resized_crop_flip":
             images = resized_crop_flip(images, generator=generator, scale=(least_scale, 1.0))
         elif augmentation != "none":
@@ -41,6 +49,15 @@ def training_view(
         return normalise(images, network.mean, network.std)
 
     return view
+
+
+def rand_augmenting(*, operations: int, magnitude: float, std: float) -> Callable[[Tensor, Generator], Tensor]:
+    """Return what changes stored images by RandAugment: see `data.rand_augment.rand_augment`."""
+    from dire_plug.data.rand_augment import rand_augment
+
+    return lambda images, generator: rand_augment(
+        images, operations=operations, magnitude=magnitude, std=std, generator=generator
+    )
 
 
 def mixing(

@@ -1,0 +1,164 @@
+"""Relabel: every epoch's batches drawn, labelled and stored before the first student, where the protocol stores labels.
+
+All students of a run read the same labels, which don't depend on them. At 1000 outputs an image takes 2 kB an epoch:
+30 GB for ImageNet-1K at IPC 50 and 300 epochs. What it takes is said before, in disk and time, and refused where the
+disk hasn't as much; the labels go when the last student of the run is finished. Imports torch: import it late.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dire_plug import ui
+from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
+from dire_plug.models.checkpoint import Network
+from dire_plug.protocols.fkd import Fkd, FkdEnsemble
+from dire_plug.protocols.students import Stored, StudentData, own_copies
+from dire_plug.protocols.training import seeded, shuffled
+from dire_plug.seeding import derive
+from dire_plug.stages.job import Job
+from dire_plug.stages.label_files import FOLDER, epoch_bytes, epoch_file, is_stored, read_epoch, write_epoch
+from dire_plug.stages.replay import Drawn, Geometry, draw, rebuild
+
+PROBED = 128
+"""Images that are labelled twice, the second time by the clock, to say how long all will take."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Labelling:
+    """The images, how they are shown, who labels them, and where."""
+
+    images: Tensor
+    geometry: Geometry
+    models: list[nn.Module]
+    settings: Fkd | FkdEnsemble
+    device: torch.device
+
+
+def relabel(
+    job: Job, networks: list[Network], *, data: StudentData, settings: Fkd | FkdEnsemble, made_from: str
+) -> Stored:
+    """Label the epochs that aren't stored yet, and return what gives out the batches of each.
+
+    What is random comes from (the run's seed, the epoch), so a stage that was killed goes on with the same labels; an
+    epoch that was made from something else is labelled anew.
+
+    Args:
+        networks: those that label, on the job's device; all take equally normalised images.
+        data: its images and classes.
+        settings: whose `label` is stored.
+        made_from: a digest of all that decides the labels.
+
+    Raises:
+        DirePlugError: the disk has too little room, or a file can't be written.
+    """
+    labelling = _labelling(job, networks, data, settings)
+    files = {epoch: epoch_file(job.folder, epoch) for epoch in range(settings.epochs)}
+    missing = {epoch: path for epoch, path in files.items() if not is_stored(path, made_from)}
+    if missing:
+        _announce(labelling, folder=job.folder / FOLDER, epochs=len(missing), outputs=networks[0].outputs)
+        with ui.progress(f"relabel ({job.arm})", settings.epochs) as advance:
+            for epoch, path in missing.items():
+                batches = list(_label(labelling, derive(job.seed, FOLDER, epoch)))
+                write_epoch(path, batches, made_from=made_from)
+                advance(epoch + 1)
+    classes = data.labels.to(job.device)
+
+    def stored(epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for drawn, logits in read_epoch(files[epoch], batch_size=settings.batch_size):
+            inputs = rebuild(labelling.images, drawn, geometry=labelling.geometry, device=job.device)
+            yield inputs, logits.to(job.device).float(), classes[drawn.indices.to(job.device)]
+
+    return stored
+
+
+def remove_labels(run: Path) -> None:
+    """Remove the stored labels of the run in folder `run`."""
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+
+
+def _labelling(job: Job, networks: list[Network], data: StudentData, settings: Fkd | FkdEnsemble) -> _Labelling:
+    keys: dict[str, Any] = job.recipe.evaluate.model_dump()
+    models = [network.model for network in networks]
+    return _Labelling(
+        images=_placed(data.images, job.device),
+        geometry=Geometry(
+            augmentation=keys["augmentation"],
+            padding=keys["padding"],
+            mixup=keys.get("mixup", 0),
+            cutmix=keys["cutmix"],
+            mean=networks[0].mean,
+            std=networks[0].std,
+        ),
+        models=own_copies(models, models[0], training=keys.get("teacher_mode") == "train"),
+        settings=settings,
+        device=job.device,
+    )
+
+
+def _placed(images: Tensor, device: torch.device) -> Tensor:
+    """Return the images on `device` where they take less than half of what is free there, else where they are."""
+    if device.type != "cuda":
+        return images
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.to(device) if images.nbytes < free // 2 else images
+
+
+def _label(labelling: _Labelling, seed: int) -> Iterator[tuple[Drawn, Tensor]]:
+    """Yield the batches of one epoch, each with its logits in half precision, on the CPU."""
+    generator = Generator().manual_seed(seed)
+    with seeded(seed, labelling.device):
+        for indices in shuffled(len(labelling.images), labelling.settings.batch_size, generator):
+            drawn = draw(labelling.images, indices, geometry=labelling.geometry, generator=generator)
+            yield drawn, _logits(labelling, drawn)
+
+
+def _logits(labelling: _Labelling, drawn: Drawn) -> Tensor:
+    inputs = rebuild(labelling.images, drawn, geometry=labelling.geometry, device=labelling.device)
+    return labelling.settings.label(labelling.models, inputs).half().cpu()
+
+
+def _announce(labelling: _Labelling, *, folder: Path, epochs: int, outputs: int) -> None:
+    """Say what the labels of so many epochs take of disk and time.
+
+    Raises:
+        DirePlugError: the disk has less.
+    """
+    images = len(labelling.images)
+    needed = epochs * epoch_bytes(images, math.ceil(images / labelling.settings.batch_size), outputs)
+    what = f"the soft labels of {epochs} epochs × {images} images take {_size(needed)}"
+    make_folder(folder)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DirePlugError(
+            f"{folder}: {what}, and {_size(free)} are free on this disk; free some, put runs on another disk with "
+            "--out, or lower evaluate.epochs, which the published protocol doesn't"
+        )
+    took = _time(images * epochs, labelling)
+    ui.say(f"relabel: {what} of disk until the students are finished; to make them takes {took}")
+
+
+def _time(images: int, labelling: _Labelling) -> str:
+    """Return in words about how long it takes to label so many images, measured on a few."""
+    few = torch.arange(min(PROBED, len(labelling.images)))
+    drawn = draw(labelling.images, few, geometry=labelling.geometry, generator=Generator().manual_seed(0))
+    with seeded(0, labelling.device):
+        _logits(labelling, drawn)
+        began = time.perf_counter()
+        _logits(labelling, drawn)
+    minutes = round((time.perf_counter() - began) / len(few) * images / 60)
+    if minutes == 0:
+        return "less than a minute"
+    return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {minutes} min"
+
+
+def _size(amount: int) -> str:
+    return f"{amount / 1e9:.1f} GB" if amount >= 1e8 else f"{amount / 1e6:.1f} MB"
