@@ -3,5 +3,19 @@
 from dire_plug.data.dataset import Dataset, Split, on_device
 from dire_plug.data.loading import class_count, default_root, load, names
 from dire_plug.data.presence import DataStatus, status
+from dire_plug.data.validation import default_count, hold_out, validation_problems
 
-__all__ = ["DataStatus", "Dataset", "Split", "class_count", "default_root", "load", "names", "on_device", "status"]
+__all__ = [
+    "DataStatus",
+    "Dataset",
+    "Split",
+    "class_count",
+    "default_count",
+    "default_root",
+    "hold_out",
+    "load",
+    "names",
+    "on_device",
+    "status",
+    "validation_problems",
+]

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -66,6 +66,7 @@ class Dataset:
         classes: one name per label.
         size: height and width.
         digest: sha256, in hex, of what determines the images and labels.
+        judged: what `test` holds: the test set, or validation images held out of the training set.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Dataset:
     classes: tuple[str, ...]
     size: int
     digest: str
+    judged: Literal["test", "validation"] = "test"
 
 
 def on_device(dataset: Dataset, device: torch.device) -> Dataset:

@@ -1,0 +1,130 @@
+"""`dire-plug ablate METHOD`: what of DiRe does what, and which setting of it is best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from dire_plug import ui
+from dire_plug.ablate import (
+    Components,
+    Sweep,
+    ablate_components,
+    components_json,
+    draw_trials,
+    render_components,
+    render_sweep,
+    sweep_json,
+)
+from dire_plug.ablate import sweep as run_sweep
+from dire_plug.ablate.axes import AXES, DEFAULT, make_grid
+from dire_plug.ablate.components import component_settings
+from dire_plug.ablate.sweep import BASELINE, BEST, CONTROL
+from dire_plug.ablate.sweep_table import ranked
+from dire_plug.ablate.trials import Setting, plan_settings, require_term
+from dire_plug.commands.dry import show_plan
+from dire_plug.commands.options import make_request, shared_options
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest, write_json
+from dire_plug.pipeline import Request
+from dire_plug.pipeline.request import runs_root
+
+COMPONENTS, SWEEP = "components", "sweep"
+DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
+"""What `data.default_count` holds out, in words: a dry run doesn't read the data."""
+
+
+@click.command()
+@click.argument("method")
+@click.option("--only", type=click.Choice([COMPONENTS, SWEEP]), help="One of the two parts; default: both.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Syntheses of each setting, paired."
+)
+@click.option(
+    "--grid",
+    "grid",
+    multiple=True,
+    metavar="AXIS=VALUE,…",
+    help=f"What to sweep in the place of the default grids; axes: {', '.join(AXES)}.",
+)
+@shared_options
+def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **options: Any) -> None:
+    """Take DiRe apart, and try settings of it around the recipe's own.
+
+    components: the seven combinations of CD, CDM and EDM, with the control beside (the paper's Table 14). sweep:
+    settings that differ from the recipe's own in one thing, ranked on validation images held out of the training set;
+    then the best one's test, whatever comes of it. Finished runs are reused.
+    """
+    if grid and only == COMPONENTS:
+        raise DirePlugError("--grid belongs to the sweep; leave out --only components, or --grid")
+    request = make_request(method, **options)
+    parts = (COMPONENTS, SWEEP) if only is None else (only,)
+    if options["dry_run"]:
+        _show_settings(request, parts, seeds=seeds, grid=grid)
+        return
+    started = time.monotonic()
+    planned = require_term(request)
+    if SWEEP in parts:
+        make_grid(request, grid)  # what is wrong in it is told before anything runs
+    content: dict[str, Any] = {}
+    drawings: dict[str, Callable[[Path], None]] = {}
+    if COMPONENTS in parts:
+        components = ablate_components(request, seeds)
+        content[COMPONENTS], drawings[COMPONENTS] = components_json(components), partial(_draw_components, components)
+        ui.show(render_components(components))
+    if SWEEP in parts:
+        swept = run_sweep(request, seeds, grid=grid)
+        content[SWEEP], drawings[SWEEP] = sweep_json(swept), partial(_draw_sweep, swept)
+        ui.show(render_sweep(swept))
+    folder = runs_root(request) / method / planned.source.stem / f"ablate-{digest(content)[:8]}"
+    write_json(folder / "ablate.json", content)
+    ui.show(f"\nstored in: {folder}/ablate.json")
+    for part, draw in drawings.items():
+        draw(folder / f"{part}.png")
+        ui.show(f"picture:   {folder}/{part}.png")
+    ui.show(f"took {time.monotonic() - started:.0f} s")
+
+
+def _draw_components(components: Components, path: Path) -> None:
+    title = f"{components.method}, {components.recipe}, IPC {components.ipc}: parts of DiRe"
+    draw_trials(components.trials, components.control, path, title=title, accuracy="accuracy %")
+
+
+def _draw_sweep(swept: Sweep, path: Path) -> None:
+    title = f"{swept.method}, {swept.recipe}, IPC {swept.ipc}: settings of DiRe"
+    trials = {name: swept.tried[name] for name in ranked(swept)}
+    accuracy = f"accuracy on {swept.validation} validation images, %"
+    draw_trials(trials, swept.controls[DEFAULT], path, title=title, accuracy=accuracy)
+
+
+def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...]) -> None:
+    """Print what would run, and the recipe's own `dire` arm in full; nothing of it needs data or upstream's code."""
+    own, found = require_term(request, dry=True), make_grid(request, grid, dry=True)
+    plan_settings(request, component_settings(), dry=True)
+    show_plan(own)
+    if COMPONENTS in parts:
+        ui.show(_settings_table(f"components, on the test set, {seeds} of each", component_settings()))
+    if SWEEP in parts:
+        count = own.resolved.recipe.dataset.validation
+        images = f"{count} validation images" if count else f"validation images, {DEFAULT_COUNT}"
+        settings = [Setting(CONTROL, arm="control"), *found.settings]
+        ui.show(_settings_table(f"sweep, on {images}, {seeds} of each", settings))
+        ui.show(f"then, on the test set, {seeds} of each with new seeds: {BASELINE}, {CONTROL}, {DEFAULT}, {BEST}")
+        for line in found.left_out:
+            ui.show(f"not tried: {line}")
+
+
+def _settings_table(title: str, settings: Sequence[Setting]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD)
+    for column in ("setting", "arm", "changes"):
+        table.add_column(column)
+    for setting in settings:
+        table.add_row(setting.name, setting.arm, " ".join(setting.changes) or "–")
+    return table
