@@ -85,7 +85,8 @@ def check_teachers(runs: dict[str, list[FinishedRun]]) -> None:
     first_arm, expected = next((arm, finished[0].metrics["networks"]) for arm, finished in runs.items())
     for arm, finished in runs.items():
         for run in finished:
-            if run.metrics["networks"] != expected:
+            found = run.metrics["networks"]
+            if any(found[name] != expected[name] for name in found.keys() & expected.keys()):
                 raise DirePlugError(
                     f"arms {first_arm} and {arm} were made with different teachers, so they can't be compared "
                     f"({run.folder.path}); remove the older run, or use another --out"

@@ -23,6 +23,9 @@ from dire_plug.compare.statistics import (
     summarise,
 )
 
+JUDGED_ON_VALIDATION = (
+    "tested on validation images, held out of the training set, not on the test set: 'best on test' is best on those"
+)
 SPACES = {"T": "the teacher's embedding, in which the term works", "I": "an independently trained network's"}
 
 
@@ -44,14 +47,14 @@ def render(comparison: Comparison) -> RenderableType:
     title = f"{comparison.method} · {comparison.recipe} · IPC {comparison.ipc} · engine {comparison.engine}"
     parts: list[RenderableType] = [
         Text(title, style="bold"),
-        _table("accuracy of students", comparison, ACCURACY + _student_columns(comparison)),
+        _table("accuracy of students", comparison, ACCURACY + student_columns(comparison)),
     ]
     for space, meaning in SPACES.items():
         parts.append(_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
     return Group(*parts, *(Text(f"  {line}", style="dim") for line in notes(comparison, n)))
 
 
-def _student_columns(comparison: Comparison) -> tuple[Measure, ...]:
+def student_columns(comparison: Comparison) -> tuple[Measure, ...]:
     """Return the columns of the spread over students, where a synthesis has several."""
     found = [read_column(comparison, arm, measure) for arm in comparison.runs for measure in STUDENTS]
     return STUDENTS if any(value is not None for values in found for value in values) else ()
@@ -69,10 +72,12 @@ def notes(comparison: Comparison, n: int) -> list[str]:
         lines.append(f"dire − control: paired by seed{interval}")
         if n < FEW:
             lines.append(f"n = {n}: below {FEW} pairs the interval says little")
-    if _student_columns(comparison):
+    if student_columns(comparison):
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
     lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
     lines.append("real reference: as many real held-out images, mean over draws")
+    if next(iter(comparison.runs.values()))[0].metrics.get("judged") == "validation":
+        lines.append(JUDGED_ON_VALIDATION)
     return lines
 
 
@@ -82,18 +87,19 @@ def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *,
     for measure in measures:
         table.add_column(measure.title, justify="right", no_wrap=True)
     for arm in comparison.runs:
-        cells = [_cell(summarise(read_column(comparison, arm, measure)), measure) for measure in measures]
+        cells = [format_summary(summarise(read_column(comparison, arm, measure)), measure) for measure in measures]
         table.add_row(f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm, *cells)
     if space is not None:
-        table.add_row("real reference", *_reference(comparison, space), style="dim")
+        table.add_row("real reference", *reference_cells(comparison, space), style="dim")
     gaps = [None if measure in STUDENTS else difference(comparison, measure) for measure in measures]
     if any(gap is not None for gap in gaps):
         table.add_section()
-        table.add_row("dire − control", *(_gap(gap, m) for gap, m in zip(gaps, measures, strict=True)))
+        table.add_row("dire − control", *(format_difference(gap, m) for gap, m in zip(gaps, measures, strict=True)))
     return table
 
 
-def _reference(comparison: Comparison, space: str) -> list[str]:
+def reference_cells(comparison: Comparison, space: str) -> list[str]:
+    """Return what as many real held-out images score in each column of one embedding."""
     run = next(iter(comparison.runs.values()))[0]
     reference = {"accuracy": {}, "diversity": {space: run.metrics["diversity"][space]["real"]}}
     cells = []
@@ -103,14 +109,16 @@ def _reference(comparison: Comparison, space: str) -> list[str]:
     return cells
 
 
-def _cell(summary: Summary | None, measure: Measure) -> str:
+def format_summary(summary: Summary | None, measure: Measure) -> str:
+    """Return mean ± standard deviation in the measure's digits; a dash where a value is missing."""
     if summary is None:
         return "–"
     spread = "" if summary.std is None else f" ± {summary.std:.{measure.digits}f}"
     return f"{summary.mean:.{measure.digits}f}{spread}"
 
 
-def _gap(gap: Difference | None, measure: Measure) -> str:
+def format_difference(gap: Difference | None, measure: Measure) -> str:
+    """Return a paired difference ± half of its interval; nothing where there is none."""
     if gap is None:
         return ""
     digits = measure.digits

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ from dire_plug import plugins
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.files import write_json
 from dire_plug.recipe.model import RecoverSection
+from dire_plug.recipe.weight import KEY as WEIGHT
+from dire_plug.recipe.weight import take_weight
 from dire_plug.seeding import derive
-from dire_plug.synthesis.embedder import Embedder
+from dire_plug.synthesis.embedder import Embedder, LoopEmbeddings, open_embedder
 from dire_plug.synthesis.passes import load_state, save_pass, save_slot
+from dire_plug.synthesis.recording import LossRecord
 from dire_plug.synthesis.watching import EmbeddingWatch
-from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, Slot, StartImages
+from dire_plug.synthesis.weighting import Weighting
+from dire_plug.types import CORESET, Adapter, Batch, Coreset, Plan, RealEmbeddings, Slot, StartImages
 
 Emit = Callable[[dict[str, Any]], None]
 SECONDS_BETWEEN_EVENTS = 0.5
@@ -47,6 +51,8 @@ class SynthesisSpec:
         networks: keys of the networks in the loop, in the order in which a patch hands them over.
         accelerate: freeze the networks' weights where the adapter says that their gradients are never used.
         embedder: where no trained network is in the loop, what embeds instead: see `embedder.Embedder`.
+        frozen: key → what embeds outside of the loop, for the terms alone: likewise.
+        in_loop: whether the terms work in the loop's own networks too.
     """
 
     adapter: str
@@ -63,6 +69,8 @@ class SynthesisSpec:
     networks: tuple[str, ...] = ("teacher",)
     embedder: dict[str, Any] | None = None
     accelerate: bool = False
+    frozen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    in_loop: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON-like data."""
@@ -75,8 +83,8 @@ def open_synthesis(spec: Mapping[str, Any], emit: Emit) -> RunningSynthesis:
     adapter = plugins.load_adapter(known.adapter)
     active: dict[str, object] = {known.adapter: adapter}
     for name, settings in known.regularizers.items():
-        factory = plugins.load("regularizers", name)
-        active[name] = factory(factory.settings_model(**settings))
+        factory, (_, own) = plugins.load("regularizers", name), take_weight(settings)
+        active[name] = factory(factory.settings_model(**own))
     return RunningSynthesis(known, adapter=adapter, manager=plugins.build_manager(active), emit=emit)
 
 
@@ -97,16 +105,22 @@ class RunningSynthesis:
         self._frozen: list[nn.Parameter] = []
         self._slot = Slot(0, -1)
         self._watches: dict[str, tuple[nn.Module, EmbeddingWatch]] = {}
-        self._embedder = Embedder(spec.embedder, spec.device) if spec.embedder else None
+        self._embedder: Embedder | LoopEmbeddings | None = open_embedder(spec.embedder, spec.device)
+        self._outside = {name: Embedder(one, spec.device) for name, one in spec.frozen.items()}
+        self._nonnegative &= all(one.nonnegative for one in self._outside.values())
         self._real: dict[str, RealEmbeddings] = {}
         self._state: dict[str, dict[str, Tensor]] = {}
         self._generator = torch.Generator()
         self._finished = 0
         self._in_use: Tensor | None = None
+        self._rows_in_use: Tensor | None = None
         self._kept: dict[str, Tensor] = {}
         self._leaf: tuple[Tensor, Tensor] | None = None
         self._batch: Batch | None = None
         self._losses: dict[str, Tensor] = {}
+        self._weighting = Weighting({name: take_weight(one)[0] for name, one in spec.regularizers.items()})
+        self._record = LossRecord(spec.steps)
+        self._asked = ""
         self._all_finite: dict[str, Tensor] = {}
         self._last_event = 0.0
         self._terms = manager.hook.loss_term.get_hookimpls()
@@ -166,11 +180,14 @@ class RunningSynthesis:
 
     def real(self, teacher: str) -> RealEmbeddings:
         """Return the real embeddings of one watched network, on the synthesis's device."""
+        if isinstance(self._embedder, LoopEmbeddings) and teacher not in self._outside:
+            return self._embedder.real
         if teacher not in self._real:
             if teacher not in self._spec.real:
                 raise DirePlugError(f"no real embeddings were made for the network '{teacher}'")
             tensors = _load(Path(self._spec.real[teacher]), self._spec.device)
-            self._real[teacher] = RealEmbeddings(tensors["values"], tensors["labels"])
+            own = {name.removeprefix(CORESET): tensors[name] for name in tensors if name.startswith(CORESET)}
+            self._real[teacher] = RealEmbeddings(tensors["values"], tensors["labels"], Coreset(**own) if own else None)
         return self._real[teacher]
 
     def state(self, plugin: object) -> dict[str, Tensor]:
@@ -180,13 +197,20 @@ class RunningSynthesis:
             raise DirePlugError("a plugin that isn't active in this synthesis asked for its state")
         return self._state.setdefault(name, {})
 
+    def record(self, name: str, value: Tensor | float) -> None:
+        """Keep a scalar of this step as `<plugin>/<name>` beside the losses, at the steps that the record keeps."""
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise DirePlugError(f"record '{name}': a scalar is needed, not a tensor of shape {tuple(value.shape)}")
+        self._record.name(f"{self._asked}/{name}", value)
+
     # What drives it.
 
     def begin_pass(self, pass_index: int) -> None:
         """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
         self._slot = Slot(pass_index, -1)
-        self._leaf = self._in_use = None
+        self._leaf = self._in_use = self._rows_in_use = None
         self._finished = 0
+        self._record.begin_pass()
         self._generator.manual_seed(derive(self.seed, "plugins", pass_index))
         self._state = load_state(self._spec.passes, pass_index - 1, self._spec.device)
         self._report(force=True)
@@ -201,6 +225,7 @@ class RunningSynthesis:
             )
         if self._kept:
             write_json(Path(self._spec.passes) / EXTRAS, {name: value.tolist() for name, value in self._kept.items()})
+        self._record.save(self._spec.passes, self._slot.pass_index)
         save_pass(self._spec.passes, self._slot.pass_index, self._state)
 
     # What a loop calls.
@@ -249,9 +274,18 @@ class RunningSynthesis:
         self._leaf = (answer, labels)
         return answer
 
-    def in_use(self, labels: Tensor) -> Tensor:
-        """Remember the labels of the coming loss, where a step sees a part of the slot; return the same object."""
-        self._in_use = labels
+    def embedded(self, images: Tensor, real: Tensor) -> None:
+        """Keep what the loop's own network made of synthetic and real images, where the recipe's terms work on that."""
+        if isinstance(self._embedder, LoopEmbeddings) and (self._terms or self._listeners):
+            self._embedder.add(images, real)
+
+    def in_use(self, labels: Tensor, *, images: Tensor | None = None) -> Tensor:
+        """Remember the labels of the coming loss, where a step sees a part of the slot; return the same object.
+
+        Args:
+            images: the part of the optimised leaf that has these labels, with its graph; None is all of it.
+        """
+        self._in_use, self._rows_in_use = labels, images
         return labels
 
     def loss(
@@ -268,20 +302,39 @@ class RunningSynthesis:
         self._losses = {"upstream": loss.detach()}
         self._batch = None
         used, self._in_use = (labels if self._in_use is None else self._in_use), None
+        rows, self._rows_in_use = (images if self._rows_in_use is None else self._rows_in_use), None
         if not self._terms and not self._listeners:
             return loss
-        batch, scale = self._make_batch(loss, images=images, labels=used, step=step, network=network)
+        batches = []
+        if self._spec.in_loop or not self._outside:
+            batches.append(self._make_batch(loss, images=images, labels=used, step=step, network=network))
+        for key, embedder in self._outside.items():
+            embeddings, of, scale = embedder(rows, used, generator=self._generator)
+            batches.append((Batch(images, loss, of, embeddings, key, step, self._slot), scale))
         total = loss
         for implementation in self._terms:
-            term = self._call(implementation, {"synthesis": self, "batch": batch})
-            if term is None:
-                continue
-            name = implementation.plugin_name
-            self._check_term(name, term)
-            self._losses[name] = term.detach()
-            total = total + (term if scale == 1 else term * scale)
-        self._batch = replace(batch, loss=loss.detach(), embeddings=batch.embeddings.detach())
+            answers = [self._weigh(implementation, batch, scale) for batch, scale in batches]
+            parts = [answer for answer in answers if answer is not None]
+            if parts:
+                added = parts[0] if len(parts) == 1 else torch.stack(parts).mean()
+                self._losses[implementation.plugin_name] = added.detach()
+                total = total + added
+        first = batches[0][0]
+        self._batch = replace(first, loss=loss.detach(), embeddings=first.embeddings.detach())
         return total
+
+    def _weigh(self, implementation: pluggy.HookImpl, batch: Batch, scale: float) -> Tensor | None:
+        """Return the weighted term of one plugin in one network; None where it answers nothing."""
+        term = self._call(implementation, {"synthesis": self, "batch": batch})
+        if term is None:
+            return None
+        name = implementation.plugin_name
+        self._check_term(name, term)
+        added, weight = self._weighting.apply(name, term if scale == 1 else term * scale, batch)
+        if weight is not None:
+            place = f"/{batch.teacher}" if self._outside else ""
+            self._record.name(f"{name}/{WEIGHT}{place}", weight)
+        return added
 
     def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
         """Tell plugins that a step is done; report progress now and then."""
@@ -292,6 +345,8 @@ class RunningSynthesis:
             arguments = {"synthesis": self, "batch": self._batch, "losses": self._losses}
             for implementation in self._listeners:
                 self._call(implementation, arguments)
+        self._weighting.step_done()
+        self._record.step_done(step, self._losses)
         self._report(step=step + 1)
 
     def keep(self, **values: Tensor) -> None:
@@ -346,6 +401,7 @@ class RunningSynthesis:
         save_slot(
             self._spec.passes, self._slot, images=images.cpu(), labels=labels.cpu().long(), index=torch.tensor(index)
         )
+        self._record.slot_done(self._slot)
         self._finished += 1
 
     def _ask(self, hook: str, unchanged: Any, **arguments: Any) -> Any:
@@ -363,6 +419,7 @@ class RunningSynthesis:
     def _call(self, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
         """Call one plugin's hook; an error carries the plugin's name."""
         name, hook = implementation.plugin_name, implementation.function.__name__
+        self._asked = name
         try:
             return implementation.function(*(arguments[argument] for argument in implementation.argnames))
         except DirePlugError as error:

@@ -1,0 +1,51 @@
+"""`dire-plug report RUN…`: one HTML page of finished runs."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dire_plug import home, ui
+from dire_plug.commands.inspect import out_option
+from dire_plug.files import digest
+from dire_plug.pipeline.request import choose_device
+from dire_plug.runs.provenance import command
+
+if TYPE_CHECKING:
+    from dire_plug.report import ReportRun
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…")
+@click.option("--to", type=click.Path(path_type=Path), help="The HTML file; default: report.html beside the runs.")
+@click.option("--class", "class_name", metavar="NAME", help="The class whose images come first: its name or number.")
+@click.option("--device", default="auto", show_default=True, help="Where images are embedded: cpu, cuda …")
+@out_option
+def report(runs: tuple[str, ...], to: Path | None, class_name: str | None, device: str, out: Path | None) -> None:
+    """Make one HTML page of finished runs: tables, images, diversity, loss curves, provenance.
+
+    RUN is a run's folder, a part of its name, or what `compare` stored. The page holds all that it shows.
+    """
+    from dire_plug.report import find_runs, write_report
+
+    found = find_runs(runs, (out or home.runs()).absolute())
+    path = to or _default_path(runs, found)
+    line = shlex.join(command())
+    write_report(found, path, class_name=class_name, device=choose_device(device), command=line)
+    ui.show(f"report: {path}")
+
+
+def _default_path(names: tuple[str, ...], found: list[ReportRun]) -> Path:
+    """Return where a report lies: in the one run's folder, in the comparison's, or beside the runs."""
+    from dire_plug.report.runs import find_comparison
+
+    first = found[0].folder.path
+    if len(found) == 1:
+        return first / "report.html"
+    comparison = find_comparison(names[0], first.parents[2]) if len(names) == 1 else None
+    if comparison is not None:
+        return comparison.with_name("report.html")
+    return first.parent / f"report-{digest(sorted(run.name for run in found))[:8]}" / "report.html"

@@ -1,0 +1,81 @@
+"""Loss curves: upstream's loss, each term, and what plugins recorded, a panel each; from losses.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dire_plug.report.drawing import PageFigure, Panel, colour, listed, new_figure, plain, to_svg
+from dire_plug.report.runs import ReportRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+UPSTREAM = "upstream"
+LOG_RATIO = 30
+"""A panel whose values span more than this factor is drawn on a logarithmic scale."""
+
+
+def curves_figure(runs: Mapping[str, ReportRun], *, name: str) -> PageFigure:
+    """Return the loss curves of runs for a page, a panel a name; without any record, why they are missing."""
+    title = "Loss curves, term by term"
+    records = {label: record for label, run in runs.items() if (record := run.losses) is not None}
+    if not records:
+        return PageFigure(
+            title,
+            "This figure is missing: these runs have no losses.json; real images have no loss, and runs made "
+            "by an older version no record of it.",
+        )
+    names = list(dict.fromkeys(one for record in records.values() for one in record["mean"]))
+    panels = []
+    for number, term in enumerate(names):
+        drawn = {label: record for label, record in records.items() if term in record["mean"]}
+        figure, (axes,) = new_figure(3.6, 2.5)
+        for label, record in drawn.items():
+            _draw(axes, record, term, colour(runs[label].arm, [run.arm for run in runs.values()]), label)
+        _finish(axes, drawn, term)
+        alt = _alt(drawn, term)
+        panels.append(Panel(to_svg(figure, name=f"{name}-{number}", alt=alt), alt, _words(term)))
+    slots = listed([f"{label} {record['slots_run']}" for label, record in records.items()])
+    caption = (
+        f"Mean over the batches that the synthesis optimised ({slots}), first synthesis; pale lines are single "
+        "batches. A term is shown as it was added to upstream's loss, its weight included; the parts that "
+        "a plugin recorded are before such a weight."
+    )
+    return PageFigure(title, caption, tuple(panels))
+
+
+def _draw(axes: Axes, record: Mapping[str, Any], term: str, tint: str, label: str) -> None:
+    steps = record["steps"]
+    if record["slots_run"] > 1:
+        for slot in record["slots"]:
+            axes.plot(steps, _gaps(slot["values"].get(term, [])), color=tint, alpha=0.15, linewidth=0.6)
+    axes.plot(steps, _gaps(record["mean"][term]), color=tint, linewidth=1.7, label=label)
+
+
+def _finish(axes: Axes, drawn: Mapping[str, Mapping[str, Any]], term: str) -> None:
+    known = [value for record in drawn.values() for value in record["mean"][term] if value is not None]
+    if known and min(known) > 0 and max(known) / min(known) > LOG_RATIO:
+        axes.set_yscale("log")
+    plain(axes)
+    axes.set_xlabel("step", fontsize=9)
+    axes.legend(fontsize=9, frameon=False, labelcolor="#24292e")
+
+
+def _alt(drawn: Mapping[str, Mapping[str, Any]], term: str) -> str:
+    parts = []
+    for label, record in drawn.items():
+        known = [value for value in record["mean"][term] if value is not None]
+        parts.append(f"{label} from {known[0]:.3g} to {known[-1]:.3g}" if known else f"{label} never finite")
+    return f"Line plot of {_words(term)} over {drawn[next(iter(drawn))]['steps'][-1] + 1} steps: {listed(parts)}."
+
+
+def _words(term: str) -> str:
+    if term == UPSTREAM:
+        return "upstream’s loss"
+    plugin, _, recorded = term.partition("/")
+    return f"{plugin}: {recorded}" if recorded else f"term of {plugin}"
+
+
+def _gaps(values: list[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]

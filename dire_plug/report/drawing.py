@@ -1,0 +1,139 @@
+"""What all figures share: colours of arms, and matplotlib's drawings as parts of a page or as PNG files."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from dire_plug.files import make_folder, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+COLOURS = {"baseline": "#d9722e", "control": "#8f7bc0", "dire": "#12928a", "random": "#b08d1e", "full": "#7a828c"}
+"""Arm → colour; in the middle of the scale of lightness, so that they can be told apart on white and on black."""
+OTHERS = ("#b5507a", "#4f86c6", "#6a9f58", "#a3673f")
+"""Colours of other arms, in turn."""
+REAL = "#9fb3c8"
+"""The colour of real images that are in the background."""
+INK, LINE = "#24292e", "#d0d6dc"
+"""Text and rules; a page puts its own colours in their place, for light and dark."""
+MARKERS = {"baseline": "o", "control": "s", "dire": "^", "random": "D"}
+"""Arm → mark, so that arms can be told apart without colours."""
+METADATA = ("Date", "Creator", "Format", "Type")
+"""What matplotlib would write into a drawing; left out, so that the same runs give the same page."""
+SIDE = 3.6
+"""Width of a panel in inches: as wide as a phone, so that its text stays readable there."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A drawing as part of a page, and what it shows in words, for those who can't see it."""
+
+    drawing: Markup
+    alt: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """Panels with one caption; without panels the caption says why they are missing."""
+
+    title: str
+    caption: str
+    panels: tuple[Panel, ...] = ()
+    numbers: dict[str, Any] | None = None
+
+
+def colour(arm: str, arms: Iterable[str]) -> str:
+    """Return the colour of an arm among `arms`."""
+    others = [one for one in arms if one not in COLOURS]
+    return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)]
+
+
+def new_figure(width: float, height: float, *, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure, in inches, and its panels side by side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def plain(axes: Axes, *, grid: str | None = "y") -> None:
+    """Leave an axes its left and lower spine and faint rules."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(color=LINE, labelcolor=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.set_axisbelow(True)
+    if grid is not None:
+        axes.grid(axis=grid, color=LINE, linewidth=0.6)  # type: ignore[arg-type]
+
+
+def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
+    """Return a figure as an SVG element that scales with its place; its text stays text.
+
+    Args:
+        name: unique in the page: identifiers begin with it.
+        alt: what the figure shows, in words.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}
+    with matplotlib.rc_context(settings):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
+    text = text.replace(INK, "var(--ink)").replace(LINE, "var(--line)").replace("'DejaVu Sans'", "system-ui")
+    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda found: _opening(found[1], alt), text, count=1)
+    return Markup(text)
+
+
+def _opening(box: str, alt: str) -> str:
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {box} {spaces} role="img" aria-label="{Markup.escape(alt)}">'
+
+
+def to_image(pixels: Tensor, *, alt: str, width: int) -> Markup:
+    """Return an image as a lossless PNG inside the page, drawn with sharp pixels where it is enlarged.
+
+    Args:
+        pixels: uint8, [4, H, W]: red, green, blue and opacity.
+        width: in CSS pixels, at most.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG", optimize=True)
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return Markup('<img class="pixels" style="width:{}px" src="data:image/png;base64,{}" alt="{}">').format(
+        width, content, alt
+    )
+
+
+def save(figure: Figure, path: Path, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Write a figure as PNG, and its numbers as JSON beside it; return them."""
+    make_folder(path.parent)
+    figure.savefig(path, dpi=160)
+    write_json(path.with_suffix(".json"), numbers)
+    return numbers
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

@@ -1,0 +1,114 @@
+"""Condensed and real images in T, from a run's folder and what the cache still holds; nothing is trained or fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dire_plug import home, ui
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest_file, read_json
+from dire_plug.report.images import read_condensed, shown_classes
+from dire_plug.report.runs import ReportRun
+from dire_plug.stages.embed import FILE, embedder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+MISSING = "none of the runs has images of its own"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Images in one network.
+
+    Attributes:
+        values: [n, D], float32.
+        labels: [n], int64, ascending.
+    """
+
+    values: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Space:
+    """Condensed images by the label of their run, and the real training images, in one teacher: the first run's."""
+
+    sets: dict[str, Embedded]
+    real: Embedded
+
+
+def embed_runs(runs: Mapping[str, ReportRun], *, device: str = "cpu") -> Space:
+    """Return the images of runs, and the real ones, as the teacher of the first run embeds them.
+
+    Raises:
+        DirePlugError: the teacher, or the real images in it, aren't in the cache, an image is damaged, or there is no
+            run.
+    """
+    if not runs:
+        raise DirePlugError(MISSING)
+    first = next(iter(runs.values()))
+    teacher, real = find_teacher(first), find_real(first)
+    return Space({name: embed_condensed(run, teacher, device=device) for name, run in runs.items()}, real)
+
+
+def find_teacher(run: ReportRun) -> Path:
+    """Return the file of a run's teacher T in the cache.
+
+    Raises:
+        DirePlugError: it isn't there, as when the run was made elsewhere.
+    """
+    wanted = run.metrics["networks"]["teacher"]
+    for file in sorted(home.cache().glob("squeeze/*/network.safetensors")):
+        if digest_file(file) == wanted:
+            return file
+    raise DirePlugError(
+        f"the teacher of {run.name} (sha256 {wanted[:12]}…) isn't in this cache; make the report where the run was made"
+    )
+
+
+def find_real(run: ReportRun) -> Embedded:
+    """Return the real training images as the teacher of a run embeds them, from the cache.
+
+    Raises:
+        DirePlugError: they aren't there.
+    """
+    from safetensors.torch import load_file
+
+    wanted = {
+        "network": run.metrics["networks"]["teacher"],
+        "dataset": run.provenance["dataset"],
+        "split": "train",
+        "mode": "eval",
+    }
+    for file in sorted(home.cache().glob("embed/*/key.json")):
+        key = read_json(file)
+        if {name: key.get(name) for name in wanted} == wanted:
+            found = load_file(file.with_name(FILE))
+            return Embedded(found["values"], found["labels"])
+    raise DirePlugError(
+        f"the embeddings of the real images in the teacher of {run.name} aren't in this cache; make the report where "
+        "the run was made"
+    )
+
+
+def embed_condensed(run: ReportRun, teacher: Path, *, device: str = "cpu") -> Embedded:
+    """Return the condensed images of a run, at most so many as `shown_classes` allows, in a network.
+
+    Raises:
+        DirePlugError: an image or the network can't be read.
+    """
+    import torch
+
+    see = embedder(teacher, torch.device(device))
+    values, labels, classes = [], [], shown_classes(run)
+    with ui.progress(f"report: {run.name} in the teacher, classes", len(classes)) as advance:
+        for done, (label, images) in enumerate(zip(classes, read_condensed(run, classes), strict=True), start=1):
+            values.append(see(images.to(device)).cpu())
+            labels += [label] * len(images)
+            advance(done)
+    return Embedded(torch.cat(values), torch.tensor(labels))

@@ -1,0 +1,136 @@
+"""The tables of accuracy and diversity as rows of text: what `compare` prints, for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dire_plug.compare.statistics import (
+    ACCURACY,
+    FEW,
+    STUDENTS,
+    Difference,
+    Measure,
+    Summary,
+    diversity_measures,
+    summarise,
+)
+from dire_plug.compare.table import (
+    SPACES,
+    difference,
+    format_difference,
+    format_summary,
+    notes,
+    read_column,
+    reference_cells,
+    student_columns,
+)
+from dire_plug.report.groups import Group
+
+SUMMED_UP = (
+    ("accuracy", ACCURACY[0], " points"),
+    ("coverage in T", diversity_measures("T")[0], " points"),
+    ("coverage in I", diversity_measures("I")[0], " points"),
+    ("similarity in T", diversity_measures("T")[4], ""),
+)
+"""What the sentences at the head of a page tell: words, measure, unit of a difference."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: `kind` is an arm's name, `reference` or `difference`."""
+
+    label: str
+    cells: tuple[str, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its title and the titles of its columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One difference, dire − control, as the head of a page tells it."""
+
+    words: str
+    gap: str
+    dire: str
+    control: str
+
+
+def make_tables(group: Group) -> list[Table]:
+    """Return the tables of accuracy, and of diversity in T and I."""
+    comparison = group.comparison()
+    tables = [_table("Accuracy of students", group, ACCURACY + student_columns(comparison))]
+    for space, meaning in SPACES.items():
+        title = f"Diversity in {space}, {meaning}"
+        tables.append(_table(title, group, diversity_measures(space), space=space))
+    return tables
+
+
+def make_notes(group: Group) -> list[str]:
+    """Return what one must know to read the tables."""
+    paired = group.paired()
+    if group.even:
+        return notes(paired, len(group.seeds))
+    counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
+    pairs = len(paired.runs.get("dire", []))
+    return [f"mean ± standard deviation over the syntheses of an arm: {counts}", *notes(paired, pairs)[1:]]
+
+
+def sum_up(group: Group) -> list[Sentence]:
+    """Return the differences dire − control that a reader looks for first; none without both arms."""
+    paired, found = group.paired(), []
+    for words, measure, unit in SUMMED_UP:
+        gap = difference(paired, measure)
+        if gap is None:
+            continue
+        dire, control = (summarise(read_column(paired, arm, measure)) for arm in ("dire", "control"))
+        text = f"{format_difference(gap, measure)}{unit}"
+        found.append(Sentence(words, text, format_summary(dire, measure), format_summary(control, measure)))
+    return found
+
+
+def caution(group: Group) -> str:
+    """Return what the differences are worth: how many pairs there are, and what real images reach."""
+    n = len(group.paired().runs.get("dire", []))
+    text = f"n = {n} synthes{'is' if n == 1 else 'es'} of each arm, paired by seed"
+    if n > 1:
+        text += "; ± is half of the 95 % interval of the paired t test"
+    if n < FEW:
+        text += f"; below {FEW} pairs {'it says little' if n > 1 else 'a difference says little'}"
+    return f"{text}.{_real_images(group)}"
+
+
+def _real_images(group: Group) -> str:
+    comparison = group.comparison()
+    if "random" not in comparison.runs:
+        return ""
+    found = summarise(read_column(comparison, "random", ACCURACY[0]))
+    return "" if found is None else f" As many random real images reach {format_summary(found, ACCURACY[0])} %."
+
+
+def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> Table:
+    comparison, paired = group.comparison(), group.paired()
+    rows = []
+    for arm in comparison.runs:
+        label = f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm
+        summaries = [summarise(read_column(comparison, arm, measure)) for measure in measures]
+        rows.append(Row(label, _cells(summaries, measures), arm))
+    if space is not None:
+        rows.append(Row("real reference", tuple(reference_cells(comparison, space)), "reference"))
+    gaps: list[Difference | None] = [None if one in STUDENTS else difference(paired, one) for one in measures]
+    if any(gap is not None for gap in gaps):
+        cells = tuple(format_difference(gap, one) for gap, one in zip(gaps, measures, strict=True))
+        rows.append(Row("dire − control", cells, "difference"))
+    return Table(title, tuple(measure.title for measure in measures), tuple(rows))
+
+
+def _cells(summaries: Sequence[Summary | None], measures: Sequence[Measure]) -> tuple[str, ...]:
+    return tuple(format_summary(found, one) for found, one in zip(summaries, measures, strict=True))

@@ -1,0 +1,117 @@
+"""The loss of each slot, term by term, at some hundred of its steps: for the curves of a report.
+
+Which steps are kept follows from their number alone, so two runs keep the same ones. Values stay on the device until
+their slot is over: no step waits for them, and nothing here changes a bit of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dire_plug.files import read_json, write_json
+from dire_plug.types import Slot
+
+POINTS = 100
+"""Steps of a slot that are kept, at most."""
+SLOTS = 20
+"""Slots whose own curves are kept in a run's record, at most; the mean is over all of them."""
+
+Curves = dict[str, dict[int, float | None]]
+"""Name → step → value; None where it wasn't finite."""
+
+
+class LossRecord:
+    """Keeps upstream's loss, each plugin's term and what plugins record, of the slots of one pass."""
+
+    def __init__(self, steps: int) -> None:
+        """Choose the steps of a slot of `steps` iterations."""
+        self._wanted = frozenset(kept_steps(steps))
+        self._named: dict[str, Tensor | float] = {}
+        self._kept: dict[int, dict[str, Tensor | float]] = {}
+        self._slots: list[dict[str, Any]] = []
+
+    def begin_pass(self) -> None:
+        """Forget the slots of the pass before, and what an unfinished one left."""
+        self._named, self._kept, self._slots = {}, {}, []
+
+    def name(self, name: str, value: Tensor | float) -> None:
+        """Take a further value of this step; a tensor is a scalar, and its graph isn't kept."""
+        self._named[name] = value.detach() if isinstance(value, Tensor) else value
+
+    def step_done(self, step: int, losses: Mapping[str, Tensor]) -> None:
+        """Keep the losses of a step, and what was named in it, where the step is one of those chosen."""
+        if step in self._wanted:
+            self._kept[step] = {**losses, **self._named}
+        self._named = {}
+
+    def slot_done(self, slot: Slot) -> None:
+        """Fetch the values of a finished slot from the device, all at once."""
+        places = [(name, step) for step, values in self._kept.items() for name in values]
+        curves: Curves = {}
+        for (name, step), value in zip(places, _fetch([self._kept[step][name] for name, step in places]), strict=True):
+            curves.setdefault(name, {})[step] = value
+        self._kept = {}
+        self._slots.append({"batch": slot.batch_index, "curves": curves})
+
+    def save(self, folder: str | Path, pass_index: int) -> None:
+        """Write the slots of a finished pass beside its images."""
+        write_json(_pass_file(folder, pass_index), {"pass": pass_index, "slots": self._slots})
+
+
+def kept_steps(steps: int) -> list[int]:
+    """Return which of `steps` iterations are kept: all, or `POINTS` evenly spaced with the first and the last."""
+    if steps <= POINTS:
+        return list(range(steps))
+    return [number * (steps - 1) // (POINTS - 1) for number in range(POINTS)]
+
+
+def gather_losses(folder: str | Path, passes: int) -> dict[str, Any] | None:
+    """Return the record of a run, as losses.json holds it; None where no pass left one.
+
+    Returns:
+        {"steps": [...], "slots_run": n, "mean": {name: [...]}, "slots": [{"pass", "batch", "values": {name: [...]}}]}:
+        a value a step, None where there was none or it wasn't finite. The mean is over all slots; of the slots at most
+        `SLOTS` are kept, evenly spaced.
+    """
+    files = [file for index in range(passes) if (file := _pass_file(folder, index)).is_file()]
+    slots = [{"pass": content["pass"], **slot} for content in map(read_json, files) for slot in content["slots"]]
+    if not slots:
+        return None
+    steps = sorted({int(step) for slot in slots for curve in slot["curves"].values() for step in curve})
+    names = list(dict.fromkeys(name for slot in slots for name in slot["curves"]))
+    shown = slots if len(slots) <= SLOTS else [slots[place * (len(slots) - 1) // (SLOTS - 1)] for place in range(SLOTS)]
+    return {
+        "steps": steps,
+        "slots_run": len(slots),
+        "mean": {name: [_mean(slots, name, step) for step in steps] for name in names},
+        "slots": [
+            {
+                "pass": slot["pass"],
+                "batch": slot["batch"],
+                "values": {name: [curve.get(str(step)) for step in steps] for name, curve in slot["curves"].items()},
+            }
+            for slot in shown
+        ],
+    }
+
+
+def _pass_file(folder: str | Path, pass_index: int) -> Path:
+    return Path(folder) / f"losses-{pass_index:03d}.json"
+
+
+def _fetch(values: list[Tensor | float]) -> list[float | None]:
+    """Return values as numbers of seven digits, which is what float32 has; None where one isn't finite."""
+    device = next((value.device for value in values if isinstance(value, Tensor)), torch.device("cpu"))
+    scalars = [torch.as_tensor(value, device=device).detach().reshape(()).float() for value in values]
+    numbers: list[float] = torch.stack(scalars).tolist() if scalars else []
+    return [float(f"{number:.7g}") if abs(number) < float("inf") else None for number in numbers]
+
+
+def _mean(slots: list[dict[str, Any]], name: str, step: int) -> float | None:
+    known = [value for slot in slots if (value := slot["curves"].get(name, {}).get(str(step))) is not None]
+    return float(f"{sum(known) / len(known):.7g}") if known else None
