@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from dire_plug import hookspecs
 from dire_plug.errors import DirePlugError, PluginError, nearest
+from dire_plug.recipe.weight import KEY, with_weight
 from dire_plug.types import Adapter
 
 Kind = Literal["methods", "regularizers"]
@@ -67,10 +68,11 @@ def load_adapter(name: str) -> Adapter:
 
 
 def settings_model(name: str) -> type[BaseModel]:
-    """Return the pydantic model that checks the settings of one regularizer.
+    """Return the pydantic model that checks the settings of one regularizer, with the tool's own key `weight`.
 
     Raises:
-        DirePlugError: the name isn't known, its package cannot be imported, or it offers no such model.
+        DirePlugError: the name isn't known, its package cannot be imported, it offers no such model, or one that has
+            the key `weight` already.
     """
     model = getattr(load("regularizers", name), "settings_model", None)
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
@@ -78,7 +80,12 @@ def settings_model(name: str) -> type[BaseModel]:
             f"plugin '{name}' ({known('regularizers')[name].value}): its class must have `settings_model`, "
             f"a subclass of pydantic's BaseModel; it has {model!r}"
         )
-    return model
+    if KEY in model.model_fields:
+        raise PluginError(
+            f"plugin '{name}' ({known('regularizers')[name].value}): its settings have the key `{KEY}`, which every "
+            "regularizer gets from the tool; rename it, or remove it and let the tool weigh the term"
+        )
+    return with_weight(model)
 
 
 def build_manager(plugins: Mapping[str, object]) -> pluggy.PluginManager:

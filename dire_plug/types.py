@@ -43,6 +43,27 @@ class Batch:
     slot: Slot
 
 
+CORESET = "coreset."
+"""Of the keys of a coreset in a file of real embeddings."""
+
+
+@dataclass(frozen=True)
+class Coreset:
+    """What stands for the real embeddings of one teacher in sums of distances: centres, sorted by class.
+
+    Attributes:
+        centres: [K, D], float32.
+        labels: [K], int64, ascending.
+        weights: [K], the number of real rows of each.
+        variances: [K], their mean squared distance from it.
+    """
+
+    centres: Tensor
+    labels: Tensor
+    weights: Tensor
+    variances: Tensor
+
+
 @dataclass(frozen=True)
 class RealEmbeddings:
     """Embeddings of real images in one teacher, sorted by class.
@@ -50,10 +71,12 @@ class RealEmbeddings:
     Attributes:
         values: [M, D], float32.
         labels: [M], int64, ascending.
+        coreset: where the recipe's `real.coreset` asks for one; a term may use it in the place of sums over `values`.
     """
 
     values: Tensor
     labels: Tensor
+    coreset: Coreset | None = None
 
 
 @dataclass(frozen=True)
@@ -126,10 +149,19 @@ class Synthesis(Protocol):
         """How the recipe starts each image."""
 
     def real(self, teacher: str) -> RealEmbeddings:
-        """Return the real embeddings of one watched network, on the synthesis's device."""
+        """Return the real embeddings of one watched network, on the synthesis's device.
+
+        The same object in every step, but where the loop's own network embeds (DM): there it is of this step alone.
+        """
 
     def state(self, plugin: object) -> dict[str, Tensor]:
         """Return the tensors that this plugin keeps; they are saved with each finished pass and restored on resume."""
+
+    def record(self, name: str, value: Tensor | float) -> None:
+        """Keep a scalar of this step, such as a weight, beside the losses in losses.json: as `<plugin>/<name>`.
+
+        Call it in `loss_term` or `step_done`. Only some hundred steps of a slot are kept; a tensor stays on its device.
+        """
 
 
 @dataclass(frozen=True)
@@ -333,6 +365,13 @@ class Adapter(Protocol):
 
     def image_path(self, label: int, image: int) -> str:
         """Return where, below the image folder, one image lies; the suffix is its format."""
+
+    def expert(self, inputs: LoopInputs) -> tuple[str, Sequence[Tensor]]:
+        """Return the architecture and the parameters, in its order, of a network that a preparation trained.
+
+        Raises:
+            DirePlugError: the method trains none, or of an architecture that isn't ours.
+        """
 
     def verify_case(self, script: str) -> VerifyCase:
         """Return the script at reduced size."""

@@ -34,7 +34,7 @@ from dire_plug.hookspecs import hookimpl
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    weight: float = 1.0
+    scale: float = 1.0
     broken_from: int | None = None
 
 
@@ -52,11 +52,11 @@ class Spread:
             term = term + batch.embeddings.mean(dim=0) @ kept["mean"]
         first = self.settings.broken_from
         is_broken = first is not None and batch.slot.pass_index >= first
-        return self.settings.weight * term * (float("nan") if is_broken else 1)
+        return self.settings.scale * term * (float("nan") if is_broken else 1)
 
     @hookimpl
     def step_done(self, synthesis, batch, losses):
-        assert set(losses) == {"upstream", "spread"}
+        assert {"upstream", "spread"} <= set(losses)
         self.last = batch.embeddings.mean(dim=0)
 
     @hookimpl

@@ -1,6 +1,5 @@
 """The plugin DiRe: its settings, and what it asks of and leaves in a synthesis."""
 
-from collections import Counter
 from typing import Any, cast
 
 import pytest
@@ -10,8 +9,9 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.plugins import build_manager
-from dire_plug.regularizers import MemoryBank, diversity_loss
+from dire_plug.regularizers import MemoryBank, diversity_loss, real
 from dire_plug.regularizers.dire import DiRe, DiReSettings
+from dire_plug.regularizers.real import PreparedReal
 from dire_plug.types import Batch, RealEmbeddings, Slot, Synthesis
 
 LABELS = torch.tensor([0, 1, 0, 1])
@@ -22,21 +22,29 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 class Fake:
-    """A synthesis that holds real embeddings and a state, and counts who asks for the former."""
+    """A synthesis that holds real embeddings and a state; the former are the same object until `renew`."""
 
     def __init__(self, *, bank: bool = False, positive: bool = False) -> None:
         self.bank = bank
-        self.asked = Counter[str]()
+        self.held: dict[str, RealEmbeddings] = {}
         self.kept: dict[str, Tensor] = {}
+        self.recorded: dict[str, Tensor | float] = {}
         self.nonnegative = self.positive = positive
 
     def real(self, teacher: str) -> RealEmbeddings:
-        self.asked[teacher] += 1
-        values = draw(10, len(teacher), seed=3)
-        return RealEmbeddings(values.abs() if self.positive else values, torch.arange(10) // 5)
+        if teacher not in self.held:
+            self.renew(teacher, seed=3)
+        return self.held[teacher]
+
+    def renew(self, teacher: str, *, seed: int) -> None:
+        values = draw(10, len(teacher), seed=seed)
+        self.held[teacher] = RealEmbeddings(values.abs() if self.positive else values, torch.arange(10) // 5)
 
     def state(self, plugin: object) -> dict[str, Tensor]:
         return self.kept
+
+    def record(self, name: str, value: Tensor | float) -> None:
+        self.recorded[name] = value
 
 
 def step(seed: int = 0, *, teacher: str = "resnet", slot: Slot | None = None, labels: Tensor = LABELS) -> Batch:
@@ -105,21 +113,44 @@ def test_the_term_is_the_loss_with_the_recipes_settings() -> None:
     assert batch.embeddings.grad.any()
 
 
+def test_the_components_are_recorded_as_shares_of_the_term() -> None:
+    synthesis = Fake()
+    term = run(dire(r_c=0.7, r_e=0.3), synthesis, step())
+    assert list(synthesis.recorded) == ["cd", "cdm", "edm"]
+    assert sum(map(float, synthesis.recorded.values())) == pytest.approx(float(term.detach()), rel=1e-12)
+    only = Fake()
+    alone = run(dire(components=("edm",), r_e=0.3), only, step())
+    assert {name: float(value) for name, value in only.recorded.items()} == {
+        "edm": pytest.approx(float(alone.detach()))
+    }
+
+
 def test_a_relative_r_e_is_in_units_of_each_teachers_own_mean_norm() -> None:
     synthesis, plugin = Fake(), dire(components=["edm"], r_e=0.3, r_e_relative=True, multiplier=1)
     for teacher in ("resnet", "convnet"):
-        batch, real = step(teacher=teacher), synthesis.real(teacher)
-        unit = float(real.values.norm(dim=1).mean())
-        plain = diversity_loss(batch.embeddings, LABELS, real, components=("edm",), r_e=0.3, multiplier=1)
+        batch, given = step(teacher=teacher), synthesis.real(teacher)
+        unit = float(given.values.norm(dim=1).mean())
+        plain = diversity_loss(batch.embeddings, LABELS, given, components=("edm",), r_e=0.3, multiplier=1)
         torch.testing.assert_close(run(plugin, synthesis, batch), plain / unit, rtol=1e-12, atol=0)
 
 
-def test_real_embeddings_are_asked_for_once_per_teacher() -> None:
+def test_real_embeddings_are_prepared_once_per_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[RealEmbeddings] = []
+    monkeypatch.setattr(real, "prepare_real", lambda given: prepared.append(given) or PreparedReal(given))
     synthesis, plugin = Fake(), dire()
     for seed in range(3):
         for teacher in ("resnet", "convnet"):
             run(plugin, synthesis, step(seed, teacher=teacher))
-    assert synthesis.asked == {"resnet": 1, "convnet": 1}
+    assert prepared == [synthesis.real("resnet"), synthesis.real("convnet")]
+
+
+def test_real_embeddings_that_change_are_prepared_anew() -> None:
+    synthesis, plugin = Fake(), dire()
+    run(plugin, synthesis, step())
+    synthesis.renew("resnet", seed=4)
+    changed = run(plugin, synthesis, step())
+    torch.testing.assert_close(changed, run(dire(), synthesis, step()), rtol=0, atol=0)
+    assert not torch.equal(changed, run(dire(), Fake(), step()))
 
 
 @pytest.mark.parametrize("positive", [False, True])

@@ -98,7 +98,7 @@ def test_a_term_that_is_not_a_number_stops_the_run_and_finished_passes_are_kept(
     status = read_json(folder / "status.json")
     assert (status["state"], status["stage"]) == ("failed", "recover")
     kept = sorted(path.name for path in (folder / "passes").iterdir())
-    assert kept == ["pass-000-batch-0000.safetensors", "pass-000.safetensors"]
+    assert kept == ["losses-000.json", "pass-000-batch-0000.safetensors", "pass-000.safetensors"]
 
 
 def test_its_method_needs_its_code_and_says_how_to_get_it(cli: Cli, stranger: Stranger, bare_home: Path) -> None:

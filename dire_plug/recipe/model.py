@@ -1,11 +1,31 @@
 """The frame of a recipe: its sections, the types and bounds of their values. Defaults are stated here only."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.section import Commit, Count, FromZero, Name, NonNegative, Positive, Section
+
+LOOP, FROZEN, SEVERAL = "loop", "frozen:", "several"
+
+
+def _read_networks(value: object) -> object:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise PydanticCustomError("networks", "must be loop, frozen:<architecture>, several, or a list of them")
+    for name in names:
+        if name not in (LOOP, SEVERAL) and not (name.startswith(FROZEN) and name != FROZEN):
+            raise PydanticCustomError(
+                "networks", "'{name}' is none of loop, frozen:<architecture>, several", {"name": name}
+            )
+    if len(set(names)) < len(names) or (SEVERAL in names and len(names) > 1):
+        raise PydanticCustomError("networks", "names a network twice; name each once, and several by itself")
+    return tuple(names)
+
+
+Networks = Annotated[tuple[str, ...], BeforeValidator(_read_networks)]
 
 
 class UpstreamSection(Section):
@@ -23,6 +43,9 @@ class DatasetSection(Section):
     """Height and width; None keeps the dataset's own."""
     limit: Count | None = None
     """The number of training images, class-balanced, the first of each class; None takes all."""
+    validation: Count | None = None
+    """The number of those to hold out, class-balanced, by a fixed draw: nothing learns from them, and
+    `evaluate.judge: validation` tests on them; None holds out none."""
 
 
 class TrainingSection(Section):
@@ -54,6 +77,9 @@ class SqueezeSection(Section):
     teacher: TrainingSection
     others: dict[Name, TrainingSection] = Field(default_factory=dict)
     """Further networks in the loop, by the key under which a term sees them; T is `teacher`."""
+    frozen: dict[Name, TrainingSection] = Field(default_factory=dict)
+    """How a network outside of the loop is trained in which `term.network` has the terms work, by architecture; where
+    it isn't named here, as `teacher` is, from other initial weights."""
     independent: TrainingSection
 
 
@@ -65,8 +91,11 @@ class RegroupSection(Section):
 
 
 class EmbedderSection(Section):
-    """What embeds the images where the loop holds no trained network: the frozen `squeeze.teacher`."""
+    """What embeds the images where the loop holds no trained network."""
 
+    network: Literal["teacher", "expert", "loop"] = "teacher"
+    """`teacher`: the frozen `squeeze.teacher`; `expert`: the frozen last snapshot of MTT's first expert; `loop`: DM's
+    own network, new in each iteration, with the real images that the loop itself embeds."""
     classes_per_step: Count | None = None
     """The classes whose images are embedded in one step; None embeds all."""
 
@@ -83,6 +112,30 @@ class RecoverSection(Section):
     embedder: EmbedderSection | None = None
 
 
+class TermSection(Section):
+    """In which networks the terms work."""
+
+    network: Networks = (LOOP,)
+    """`loop`: the loop's own; `frozen:<architecture>`: another one, trained and frozen, that embeds the images too;
+    several of them in a list: the mean over their terms. `several` is loop and a second network of the teacher's
+    architecture."""
+
+    def names(self, squeeze: SqueezeSection) -> tuple[str, ...]:
+        """Return the networks with `several` spelled out."""
+        second = f"{FROZEN}{squeeze.teacher.architecture}"
+        return (LOOP, second) if self.network == (SEVERAL,) else self.network
+
+    def frozen(self, squeeze: SqueezeSection) -> dict[str, TrainingSection]:
+        """Return name → how it is trained, of the networks outside of the loop."""
+        found = {}
+        for name in self.names(squeeze):
+            if name != LOOP:
+                architecture = name.removeprefix(FROZEN)
+                changed = {"architecture": architecture, "checkpoint": None}
+                found[name] = squeeze.frozen.get(architecture, squeeze.teacher.model_copy(update=changed))
+        return found
+
+
 class RealSection(Section):
     """Which real images the regularizer sees."""
 
@@ -92,6 +145,8 @@ class RealSection(Section):
     """`as_released`: consecutive chunks of the unsorted training set in the place of classes."""
     mode: Literal["eval", "train"] = "eval"
     """The mode of the teacher while it embeds; the authors' release never leaves train mode."""
+    coreset: Count | None = None
+    """Centres of a class that stand for its real embeddings in EDM's sums of distances; None takes all of them."""
 
 
 class MeasureSection(Section):
@@ -135,6 +190,7 @@ class Recipe(Section):
     squeeze: SqueezeSection
     prepare: dict[str, Any] = Field(default_factory=dict)
     recover: RecoverSection
+    term: TermSection = TermSection()
     real: RealSection = RealSection()
     evaluate: Evaluate
     measure: MeasureSection = MeasureSection()

@@ -19,11 +19,24 @@ from dire_plug.recipe.check import (
 )
 from dire_plug.recipe.layers import Layer, Tree, flatten, mapping, merge, settings_tree, stack
 from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.weight import KEY as WEIGHT
+from dire_plug.recipe.weight import PLAIN
 from dire_plug.recipe.wording import Problem
 
+SUM = "+"
+"""Joins the names of regularizers to that of an arm which has them all."""
 _DEFINITIONS = {"by_ipc", "arms", "presets", "paper", "sources"}
 """What a resolved recipe has already used, or only tells."""
 _DESCRIPTION = {"name", "title", "demonstration", *_DEFINITIONS}
+_LATER: dict[tuple[str, str], Any] = {
+    ("dataset", "validation"): None,
+    ("evaluate", "judge"): "test",
+    ("evaluate", "randaugment"): None,
+    ("real", "coreset"): None,
+    ("term", "network"): ["loop"],
+    ("squeeze", "frozen"): {},
+}
+"""Keys that came after runs had been made: at their default they don't count, so that those runs are still found."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +109,25 @@ def identity(resolved: Resolved) -> Tree:
     depend on how images would be synthesized.
     """
     content = resolved.recipe.model_dump(mode="json", exclude=_DESCRIPTION)
-    unused = {"real"} if not resolved.regularizers else set()
+    unused = {"real", "term"} if not resolved.regularizers else set()
     if resolved.arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
     content = {key: value for key, value in content.items() if key not in unused}
+    for (section, key), default in _LATER.items():
+        if section in content and content[section].get(key, default) == default:
+            content[section].pop(key, None)
+    if not content.get("term"):
+        content.pop("term", None)
     squeeze = content["squeeze"]
-    for training in (squeeze["teacher"], squeeze["independent"], *squeeze["others"].values()):
+    named = [*squeeze["others"].values(), *squeeze.get("frozen", {}).values()]
+    for training in (squeeze["teacher"], squeeze["independent"], *named):
         training["checkpoint"] = _by_content(training["checkpoint"])
-    return content | {"regularizers": resolved.regularizers}
+    return content | {"regularizers": {name: _own(terms) for name, terms in resolved.regularizers.items()}}
+
+
+def _own(settings: Tree) -> Tree:
+    """Return a regularizer's settings without a weight that leaves its term as it is."""
+    return {key: value for key, value in settings.items() if (key, value) != (WEIGHT, PLAIN)}
 
 
 def as_file(resolved: Resolved) -> Tree:
@@ -186,6 +210,9 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
     """
     if arm == "baseline" or arm in REAL_IMAGE_ARMS:
         return []
+    twice = [name for name in arm.split(SUM) if arm.split(SUM).count(name) > 1]
+    if twice:
+        raise DirePlugError(f"arm '{arm}': names {twice[0]} twice; each regularizer is added once")
     name = "dire" if arm == "control" or _is_regularizer(arm, definitions, catalogue) else arm
     if name not in definitions:
         known = [*RESERVED_ARMS, *definitions, *(catalogue.names if catalogue else ())]
@@ -195,10 +222,10 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
 
 
 def _is_regularizer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> bool:
-    """Tell whether an arm is `dire` with the regularizer of the arm's name in its place."""
+    """Tell whether an arm is `dire` with the regularizers of the arm's name, joined by `+`, in the place of its own."""
     if arm in definitions:
         return arm != "dire" and arm in mapping(definitions, arm, "regularizers")
-    return catalogue is not None and arm in catalogue.names
+    return catalogue is not None and all(name in catalogue.names for name in arm.split(SUM))
 
 
 def _terms(
@@ -207,7 +234,7 @@ def _terms(
     """Return the arm's regularizers with their settings, and the layer of each setting."""
     base = mapping(definitions, arm, "regularizers")
     if arm not in definitions and _is_regularizer(arm, definitions, catalogue):
-        base = {arm: {}}
+        base = {name: mapping(definitions, name, "regularizers", name) for name in arm.split(SUM)}
     layers = [Layer(f"arm {arm}", base, f"arms.{arm}.regularizers")]
     for layer in changes:
         settings = mapping(layer.values, "regularizers")

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dire_plug.regularizers.bank import MemoryBank
-    from dire_plug.regularizers.real import PreparedReal
     from dire_plug.types import Batch, Slot, Synthesis
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+EDM_ERROR, EDM_GRADIENT = "edm error", "edm gradient"
+"""Under which the first and the last step of a slot record what a coreset does to EDM: its relative error, and the
+cosine of its gradient with the exact one."""
 
 
 class DiReSettings(BaseModel):
@@ -68,8 +72,9 @@ class DiRe:
     settings_model = DiReSettings
 
     def __init__(self, settings: DiReSettings) -> None:
-        self.settings = settings
-        self._real: dict[str, PreparedReal] = {}
+        from dire_plug.regularizers.real import PreparedReals
+
+        self.settings, self._prepared = settings, PreparedReals()
         self._banks: dict[str, MemoryBank] = {}
         self._last: dict[str, tuple[Slot, Tensor, Tensor]] = {}
 
@@ -80,15 +85,16 @@ class DiRe:
         Raises:
             DirePlugError: a class in use has no real embedding in the teacher, or the widths differ.
         """
-        from dire_plug.regularizers.diversity import diversity_loss
-        from dire_plug.regularizers.real import prepare_real
+        from dire_plug.regularizers.diversity import compare_coreset, diversity_loss
 
-        if batch.teacher not in self._real:
-            self._real[batch.teacher] = prepare_real(synthesis.real(batch.teacher))
-        real = self._real[batch.teacher]
+        real = self._prepared.of(synthesis, batch.teacher)
         if synthesis.bank:
             self._last[batch.teacher] = (batch.slot, batch.embeddings.detach(), batch.labels)
         settings = self.settings
+        if real.coreset is not None and "edm" in settings.components and batch.step in (0, synthesis.steps - 1):
+            found = compare_coreset(batch.embeddings, batch.labels, real, paired=settings.variant == "released")
+            synthesis.record(EDM_ERROR, found.value)
+            synthesis.record(EDM_GRADIENT, found.gradient)
         return diversity_loss(
             batch.embeddings,
             batch.labels,
@@ -102,6 +108,7 @@ class DiRe:
             components=settings.components,
             nonnegative=synthesis.nonnegative and real.nonnegative,
             bank=self._bank(synthesis, batch.teacher) if synthesis.bank else None,
+            record=synthesis.record,
         )
 
     @hookimpl

@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.regularizers.coreset import Disagreement, disagreement, sum_by_coreset, sum_of_partners
 from dire_plug.regularizers.distance import sum_distances
 from dire_plug.regularizers.real import PreparedReal, prepare_real
 from dire_plug.regularizers.rows import unit_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -62,6 +63,7 @@ def diversity_loss(
     nonnegative: bool = False,
     bank: MemoryBank | None = None,
     bank_weight: float = 2.0,
+    record: Callable[[str, Tensor], None] | None = None,
 ) -> Tensor:
     """Return multiplier · Σ_c [r_c · (CD + CDM) + r_e · EDM] over the classes of `labels`, a scalar with its graph.
 
@@ -84,6 +86,7 @@ def diversity_loss(
         components: which of cd, cdm and edm are summed (Table 14).
         nonnegative: promises that no embedding has a negative value; saves the n×n matrix of CD.
         bank: finished images, whose embeddings take part in CD without gradient.
+        record: is told each component's share of the term, its weights included, without a graph.
 
     Raises:
         DirePlugError: shapes don't fit, a class has no real embedding, a name is unknown, or r_e has no unit.
@@ -99,23 +102,29 @@ def diversity_loss(
     means = released or reduction == "mean"
     with torch.autocast(embeddings.device.type, enabled=False):
         rows = embeddings.to(prepared.values.dtype)
-        block = prepared.block(labels, paired=released, distances="edm" in components)
+        by_coreset = prepared.coreset is not None
+        block = prepared.block(labels, paired=released, distances="edm" in components and not by_coreset)
         unit, counts = unit_rows(rows), block.groups.counts
         pairs = counts * block.real_counts if means else 1
-        loss = rows.new_zeros(())
+        parts: dict[str, Tensor] = {}
         if "cd" in components:
             cosines, others = _cosines_within(unit, block.groups, absolute=released, nonnegative=nonnegative), counts
             if bank is not None and len(bank):
                 held, held_counts = bank.directions(block.groups, like=unit)
                 cosines = cosines + bank_weight * _cosines_with(held, unit, block.groups, absolute=released)
                 others = counts + held_counts
-            loss = loss + r_c * (cosines / (counts * others if means else 1)).sum()
+            parts["cd"] = r_c * (cosines / (counts * others if means else 1)).sum()
         if "cdm" in components:
             cosines = block.groups.sum_rows((unit * block.targets).sum(1))
-            loss = loss + r_c * (1 - cosines / pairs).sum()
+            parts["cdm"] = r_c * (1 - cosines / pairs).sum()
         if "edm" in components:
-            loss = loss + r_e * (_distances(rows, block) / pairs).sum()
-    return loss * (MULTIPLIERS[variant] if multiplier is None else multiplier)
+            sums = _distances_by_coreset(rows, block, prepared) if by_coreset else _distances(rows, block)
+            parts["edm"] = r_e * (sums / pairs).sum()
+    factor = MULTIPLIERS[variant] if multiplier is None else multiplier
+    if record is not None:
+        for name, part in parts.items():
+            record(name, part.detach() * factor)
+    return sum(parts.values(), start=rows.new_zeros(())) * factor
 
 
 def _cosines_within(unit: Tensor, groups: Groups, *, absolute: bool, nonnegative: bool) -> Tensor:
@@ -139,6 +148,21 @@ def _distances(rows: Tensor, block: ClassBlock) -> Tensor:
     assert block.real is not None
     centred = block.groups.pad(rows) - block.means.unsqueeze(1)
     return sum_distances(centred, block.real, excluded=block.excluded, paired=block.paired)
+
+
+def _distances_by_coreset(rows: Tensor, block: ClassBlock, real: PreparedReal) -> Tensor:
+    """Sum, [C], the distances as `_distances` does, through the coreset."""
+    assert real.coreset is not None
+    sums = sum_by_coreset(rows, block.groups, real.coreset)
+    return sums - sum_of_partners(rows, block.groups, real) if block.paired else sums
+
+
+def compare_coreset(embeddings: Tensor, labels: Tensor, real: PreparedReal, *, paired: bool) -> Disagreement:
+    """Return how far EDM through the coreset is from the exact one at these embeddings, [N, D] with labels [N]."""
+    with torch.enable_grad(), torch.autocast(embeddings.device.type, enabled=False):
+        leaf = embeddings.detach().to(real.values.dtype).requires_grad_()
+        block = real.block(labels, paired=paired, distances=True)
+        return disagreement(_distances_by_coreset(leaf, block, real), _distances(leaf, block), leaf)
 
 
 def _scale_relative(r_e: float, mean_norm: float) -> float:

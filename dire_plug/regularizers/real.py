@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from dire_plug.regularizers.rows import Groups, group_rows, index_runs, unit_row
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dire_plug.types import RealEmbeddings
+    from dire_plug.types import RealEmbeddings, Synthesis
 
 CHUNK = 1 << 16
 """Real rows normalised at a time: bounds the memory of `prepare_real`."""
@@ -27,6 +28,20 @@ def prepare_real(real: RealEmbeddings) -> PreparedReal:
         DirePlugError: shapes don't fit, there is no row, or the labels don't ascend.
     """
     return PreparedReal(real)
+
+
+class PreparedReals:
+    """The prepared real rows of each network in the loop; made anew where the synthesis gives another object."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[RealEmbeddings, PreparedReal]] = {}
+
+    def of(self, synthesis: Synthesis, teacher: str) -> PreparedReal:
+        """Return the prepared real rows of one network."""
+        given = synthesis.real(teacher)
+        if teacher not in self._held or self._held[teacher][0] is not given:
+            self._held[teacher] = (given, prepare_real(given))
+        return self._held[teacher][1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +75,7 @@ class PreparedReal:
         classes: [K], ascending; the classes that have embeddings.
         nonnegative: whether no value is negative.
         mean_norm: the mean of the M norms, the unit of a relative r_e.
+        coreset: as given.
     """
 
     def __init__(self, real: RealEmbeddings) -> None:
@@ -79,6 +95,7 @@ class PreparedReal:
         self._means /= self._counts.unsqueeze(1)
         self.nonnegative = bool((self.values >= 0).all())
         self.mean_norm = norms / len(self.values)
+        self.coreset = real.coreset
         self._kept: tuple[_Request, ClassBlock] | None = None
 
     def block(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
@@ -111,6 +128,27 @@ class PreparedReal:
             excluded = _exclude_padding(groups, present)
         return ClassBlock(groups, counts, targets, means, real, excluded, paired)
 
+    def places(self, classes: Tensor) -> Tensor:
+        """Return, [C], where among `classes`, and in what is per class here, these classes stand.
+
+        Raises:
+            DirePlugError: a class has no real embedding.
+        """
+        return self._find(classes)
+
+    @cached_property
+    def spreads(self) -> Tensor:
+        """The mean distance of the rows of each class to their mean, [K]."""
+        return torch.stack([torch.linalg.vector_norm(rows - rows.mean(0), dim=1).mean() for rows in self._by_class()])
+
+    @cached_property
+    def pair_distances(self) -> Tensor:
+        """The mean distance between two different rows of each class, [K]; 0 where it has one row."""
+        return torch.stack([_mean_distance(rows - rows.mean(0)) for rows in self._by_class()])
+
+    def _by_class(self) -> tuple[Tensor, ...]:
+        return torch.split(self.values, self._counts.tolist())
+
     def _find(self, classes: Tensor) -> Tensor:
         """Return, [C], which of the prepared classes these are."""
         found = torch.searchsorted(self.classes, classes).clamp_(max=len(self.classes) - 1)
@@ -124,9 +162,23 @@ class PreparedReal:
 
     def _partners(self, groups: Groups, found: Tensor) -> Tensor:
         """Return, [N, D], the direction of the real row at each row's own place in its class; 0 where there is none."""
+        rows, paired = self._partner_rows(groups, found)
+        return torch.where(paired.unsqueeze(1), unit_rows(rows), 0)
+
+    def partners(self, groups: Groups) -> tuple[Tensor, Tensor]:
+        """Return the real row at each row's own place in its class, [N, D], and whether there is one, [N]."""
+        return self._partner_rows(groups, self._find(groups.classes))
+
+    def _partner_rows(self, groups: Groups, found: Tensor) -> tuple[Tensor, Tensor]:
         own = found[groups.owner]
         rows = self.values[(self._starts[own] + groups.rank).clamp_(max=len(self.values) - 1)]
-        return torch.where((groups.rank < self._counts[own]).unsqueeze(1), unit_rows(rows), 0)
+        return rows, groups.rank < self._counts[own]
+
+
+def _mean_distance(rows: Tensor) -> Tensor:
+    """Return the mean distance between two different rows of [m, D], a scalar; 0 where there is one."""
+    sums = [torch.cdist(part, rows).sum() for part in torch.split(rows, max(1, (CHUNK << 8) // len(rows)))]
+    return torch.stack(sums).sum() / max(1, len(rows) * (len(rows) - 1))
 
 
 @dataclass(frozen=True, eq=False)
