@@ -118,6 +118,29 @@ def check_names(resolved: Resolved) -> None:
         check_architecture(training.architecture)
     for name in recipe.evaluate.students:
         check_architecture(name)
+    for name, training in recipe.term.frozen(squeeze).items():
+        check_architecture(training.architecture)
+        if training.architecture == squeeze.independent.architecture:
+            raise DirePlugError(
+                f"term.network: '{name}' is of the architecture of the independent network, which judges the images; "
+                "take another one, or change squeeze.independent.architecture"
+            )
+
+
+def check_sizes(resolved: Resolved, size: int) -> None:
+    """Refuse images of `size` pixels that a network or student of the recipe doesn't take, before anything is trained.
+
+    Raises:
+        DirePlugError: it names the architecture, and what it takes.
+    """
+    from dire_plug.models import check_size
+
+    squeeze = resolved.recipe.squeeze
+    outside = resolved.recipe.term.frozen(squeeze).values()
+    trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent)
+    networks = [training.architecture for training in trained]
+    for name in (*networks, *resolved.recipe.evaluate.students):
+        check_size(name, size)
 
 
 def check_classes(resolved: Resolved, adapter: Adapter) -> None:
@@ -126,10 +149,15 @@ def check_classes(resolved: Resolved, adapter: Adapter) -> None:
     Raises:
         DirePlugError: all that doesn't fit, one `location: message` a line.
     """
-    from dire_plug.data import class_count
+    from dire_plug.data import class_count, validation_problems
 
-    found = adapter.problems(resolved.recipe, classes=class_count(resolved.recipe.dataset.name))
-    raise_problems([Problem(location, message) for location, message in found], name=resolved.recipe.name)
+    recipe = resolved.recipe
+    classes = class_count(recipe.dataset.name)
+    found = [
+        *adapter.problems(recipe, classes=classes),
+        *validation_problems(recipe.dataset.validation, classes=classes, judge=recipe.evaluate.judge),
+    ]
+    raise_problems([Problem(location, message) for location, message in found], name=recipe.name)
 
 
 def find_recipe(adapter: Adapter, name: str) -> Path:

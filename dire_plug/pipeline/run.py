@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dire_plug import home, ui
-from dire_plug.errors import NotLandedError
+from dire_plug import home
 from dire_plug.files import read_json, write_atomically, write_json
-from dire_plug.pipeline.request import PlannedRun, Request, choose_device, plan_run, runs_root
-from dire_plug.protocols import protocol
+from dire_plug.pipeline.request import PlannedRun, Request, check_sizes, choose_device, plan_run, runs_root
 from dire_plug.recipe import as_file
 from dire_plug.runs.directory import RunFolder, run_folder
 from dire_plug.runs.lock import hold
@@ -43,10 +41,10 @@ def run_arm(request: Request) -> FinishedRun:
     planned = plan_run(request)
     dataset = load_data(planned)
     job, run = open_job(planned, dataset)
-    if _is_done(job, run):
+    if run.state() == "finished":
         return FinishedRun(run, run.metrics(), reused=True)
     with hold(run.lock, what=f"the run {run.path}"):
-        if _is_done(job, run):
+        if run.state() == "finished":
             return FinishedRun(run, run.metrics(), reused=True)
         _record(planned, job, run)
         stage = "squeeze"
@@ -63,19 +61,6 @@ def run_arm(request: Request) -> FinishedRun:
     return FinishedRun(run, metrics, reused=False)
 
 
-def _is_done(job: Job, run: RunFolder) -> bool:
-    """Tell whether nothing is left to do: a run whose protocol hadn't landed is evaluated once it has."""
-    if run.state() != "finished":
-        return False
-    if "missing" not in run.metrics()["accuracy"]:
-        return True
-    try:
-        protocol(job.recipe.evaluate.protocol)
-    except NotLandedError:
-        return True
-    return False
-
-
 def _squeeze(job: Job) -> None:
     """Train the teacher and the independent network, or find them in the cache."""
     from dire_plug.stages.squeeze import squeeze
@@ -84,32 +69,33 @@ def _squeeze(job: Job) -> None:
 
 
 def _recover(job: Job) -> None:
-    """Synthesize the images, or take real ones: fills images/ and images.safetensors, but for the arm `full`."""
+    """Synthesize the images and look whether they collapsed, or take real ones, but for the arm `full`.
+
+    Fills images/ and images.safetensors.
+    """
+    from dire_plug.stages.collapse import look_for_collapse
     from dire_plug.stages.recover import recover
     from dire_plug.stages.select import select_real
+    from dire_plug.stages.squeeze import squeeze
 
     if job.engine == "none":
         select_real(job)
-    else:
-        recover(job)
+        return
+    recover(job)
+    look_for_collapse(job, squeeze(job), *_condensed(job))
 
 
 def _evaluate(job: Job) -> None:
-    """Train students on the images and test them."""
+    """Train students on the images and test them; labels that the protocol stores are made first."""
     from dire_plug.stages.evaluate import evaluate
     from dire_plug.stages.full import FULL, every_image, plan_budget, with_budget
     from dire_plug.stages.squeeze import squeeze
 
-    try:
-        protocol(job.recipe.evaluate.protocol)
-        if job.arm == FULL:
-            budget = plan_budget(job)
-            result = evaluate(with_budget(job, budget), squeeze(job), *every_image(job)) | {"full": budget.to_json()}
-        else:
-            result = evaluate(job, squeeze(job), *_condensed(job))
-    except NotLandedError as error:
-        ui.warn(str(error))
-        result = {"missing": str(error)}
+    if job.arm == FULL:
+        budget = plan_budget(job)
+        result = evaluate(with_budget(job, budget), squeeze(job), *every_image(job)) | {"full": budget.to_json()}
+    else:
+        result = evaluate(job, squeeze(job), *_condensed(job))
     write_json(job.folder / "evaluate" / "accuracy.json", result)
 
 
@@ -128,12 +114,18 @@ STAGES = {"squeeze": _squeeze, "recover": _recover, "evaluate": _evaluate, "meas
 
 
 def load_data(planned: PlannedRun) -> Dataset:
-    """Load the recipe's dataset."""
-    from dire_plug.data import load
+    """Load the recipe's dataset, without its validation images where the recipe holds some out.
 
-    section = planned.resolved.recipe.dataset
-    request = planned.request
-    return load(section.name, root=request.data_root, size=section.size, limit=section.limit, offline=request.offline)
+    Raises:
+        DirePlugError: the data aren't there, or a network of the recipe doesn't take images of their size.
+    """
+    from dire_plug.data import hold_out, load
+
+    recipe, request = planned.resolved.recipe, planned.request
+    section = recipe.dataset
+    found = load(section.name, root=request.data_root, size=section.size, limit=section.limit, offline=request.offline)
+    check_sizes(planned.resolved, found.size)
+    return found if section.validation is None else hold_out(found, section.validation, judge=recipe.evaluate.judge)
 
 
 def open_job(planned: PlannedRun, dataset: Dataset) -> tuple[Job, RunFolder]:
@@ -186,6 +178,7 @@ def _record(planned: PlannedRun, job: Job, run: RunFolder) -> None:
         {
             **identity,
             "upstream": {"repository": upstream.repository, "commit": upstream.commit, "licence": upstream.licence},
+            "classes": list(job.dataset.classes),
             "sessions": [*before, session],
         },
     )
@@ -213,6 +206,7 @@ def _saved_per_class(job: Job) -> int:
 
 
 def _gather(job: Job) -> dict[str, Any]:
+    from dire_plug.stages.collapse import read_signs
     from dire_plug.stages.squeeze import squeeze
 
     networks = squeeze(job)
@@ -222,9 +216,11 @@ def _gather(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "engine": job.engine,
         "ipc": job.recipe.ipc,
+        "judged": job.dataset.judged,
         "networks": networks.digests(),
         "accuracy": read_json(job.folder / "evaluate" / "accuracy.json"),
         "diversity": read_json(job.folder / "evaluate" / "diversity.json"),
         "extras": read_json(extras) if extras.is_file() else {},
+        "collapse": read_signs(job.folder),
         "recover": read_json(seconds) if seconds.is_file() else None,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,10 +11,15 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, write_atomically
 from dire_plug.runs.cache import cached
+from dire_plug.stages.coreset import choose_centres
 from dire_plug.stages.job import Job
+from dire_plug.types import CORESET
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from dire_plug.models.pretrained import Pretrained
 
 FORMAT = 1
 """Raised when the same network and images give other files."""
@@ -41,11 +46,11 @@ class EmbeddedReal:
     indices: Tensor
 
 
-def embed(job: Job, network: Path, *, split: SplitName = "train", mode: Mode = "eval") -> EmbeddedReal:
+def embed(job: Job, network: Path | Pretrained, *, split: SplitName = "train", mode: Mode = "eval") -> EmbeddedReal:
     """Return the embeddings of all images of a split, unaugmented; cached.
 
     Args:
-        network: a file of ours; its weights are taken as they are.
+        network: a file of ours, whose weights are taken as they are; or a published network, in eval mode.
         mode: `eval`; or `train`: batch statistics over 500 images at a time in the dataset's order, as in the
             authors' release, on a copy whose running statistics are thrown away.
 
@@ -58,8 +63,8 @@ def embed(job: Job, network: Path, *, split: SplitName = "train", mode: Mode = "
     key = {
         "format": FORMAT,
         "dataset": job.dataset.digest,
-        "network": digest_file(network),
-        "split": split,
+        "network": digest_file(network) if isinstance(network, Path) else f"{network.name} {network.digest}",
+        "split": job.dataset.judged if split == "test" else split,
         "mode": mode,
         "torch": torch.__version__,
     }
@@ -81,7 +86,7 @@ def real_for_regularizer(job: Job, network: Path) -> Path:
     """
     section = job.recipe.real
     embedded = embed(job, network, mode=section.mode)
-    if section.per_class is None and section.order == "by_class":
+    if section.per_class is None and section.order == "by_class" and section.coreset is None:
         return embedded.path
     key = {
         "format": FORMAT,
@@ -89,25 +94,46 @@ def real_for_regularizer(job: Job, network: Path) -> Path:
         "per_class": section.per_class,
         "order": section.order,
         "classes": job.classes,
+        **({} if section.coreset is None else {"coreset": section.coreset}),
     }
     entry = cached(job.cache, kind="real", key=key, make=lambda folder: _write(folder / FILE, _choose(job, embedded)))
     return entry / FILE
 
 
-def _embed(job: Job, network: Path, *, split: SplitName, mode: Mode) -> dict[str, Tensor]:
-    import torch
+def embedder(network: Path | Pretrained, device: torch.device, *, mode: Mode = "eval") -> Callable[[Tensor], Tensor]:
+    """Return what embeds images as they are stored: uint8, or float in [0, 1], [n, 3, h, w] → float32, [n, D].
 
+    Args:
+        network: as in `embed`.
+        device: where the images are, and the network is put; a published network stays where it was loaded.
+        mode: of a network of ours, as in `embed`.
+
+    Raises:
+        DirePlugError: the network cannot be read.
+    """
+    from dire_plug.data.augment import normalise
     from dire_plug.models import embed as embed_batch
     from dire_plug.models.checkpoint import load
-    from dire_plug.stages.views import BATCH, plain_batches
+    from dire_plug.stages.views import BATCH
 
-    loaded = load(network, job.device)
-    model = copy.deepcopy(loaded.model).train(mode == "train")
+    if not isinstance(network, Path):
+        return network.embed
+    loaded = load(network, device)
+    model = loaded.model.train(mode == "train")
+    return lambda images: embed_batch(model, normalise(images, loaded.mean, loaded.std), batch=BATCH).float()
+
+
+def _embed(job: Job, network: Path | Pretrained, *, split: SplitName, mode: Mode) -> dict[str, Tensor]:
+    import torch
+
+    from dire_plug.stages.views import BATCH, raw_batches
+
+    see = embedder(network, job.device, mode=mode)
     chosen = job.dataset.train if split == "train" else job.dataset.test
     parts: list[Tensor] = []
     with ui.progress(f"embed: {split} images", len(chosen)) as advance:
-        for number, (images, _) in enumerate(plain_batches(chosen, loaded, device=job.device), start=1):
-            parts.append(embed_batch(model, images, batch=BATCH).float().cpu())
+        for number, (images, _) in enumerate(raw_batches(chosen, device=job.device), start=1):
+            parts.append(see(images).cpu())
             advance(min(number * BATCH, len(chosen)))
     values = torch.cat(parts)
     labels, indices = torch.sort(chosen.labels, stable=True)
@@ -121,18 +147,28 @@ def _choose(job: Job, embedded: EmbeddedReal) -> dict[str, Tensor]:
     section, values, labels = job.recipe.real, embedded.values, embedded.labels
     if section.order == "as_released":
         values, labels = chunks_as_released(values[torch.argsort(embedded.indices)], job.classes)
-    if section.per_class is None:
+    if section.per_class is not None:
+        values, labels = _first(job, values, labels, section.per_class)
+    if section.coreset is None:
         return {"values": values, "labels": labels}
+    found = choose_centres(values, labels, section.coreset)
+    return {"values": values, "labels": labels, **{f"{CORESET}{name}": tensor for name, tensor in found.items()}}
+
+
+def _first(job: Job, values: Tensor, labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
+    """Return the first `per_class` rows of each class, and their labels."""
+    import torch
+
     counts = torch.bincount(labels, minlength=job.classes)
-    if int(counts.min()) < section.per_class:
+    if int(counts.min()) < per_class:
         label = int(counts.argmin())
         raise DirePlugError(
             f"real.per_class: class '{job.dataset.classes[label]}' of {job.dataset.name} has {int(counts[label])} real "
-            f"images, {section.per_class} were asked for; lower it to {int(counts.min())}"
+            f"images, {per_class} were asked for; lower it to {int(counts.min())}"
         )
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
-    kept = rank < section.per_class
-    return {"values": values[kept], "labels": labels[kept]}
+    kept = rank < per_class
+    return values[kept], labels[kept]
 
 
 def chunks_as_released(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:

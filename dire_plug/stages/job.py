@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EXTRAS = "extras.json"
 """In the run's folder: what a script learned beside the images, such as MTT's learning rate."""
+LOSSES = "losses.json"
+"""In the run's folder: upstream's loss and each term, step by step: see `synthesis.recording`."""
 WHITENING = "whitening.safetensors"
 """In the run's folder: the ZCA transform, where the loop's images are whitened."""
 

@@ -9,14 +9,16 @@ from dire_plug import ui
 from dire_plug.files import read_json, write_atomically, write_json
 from dire_plug.runs.cache import cached
 from dire_plug.seeding import derive
-from dire_plug.stages.embed import EmbeddedReal, embed
+from dire_plug.stages.embed import EmbeddedReal, embed, embedder
 from dire_plug.stages.job import Job
 from dire_plug.stages.squeeze import Teachers
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+    from dire_plug.models.pretrained import Pretrained
+
+FORMAT = 2
 """Raised when the same embeddings give other radii or another reference."""
 DRAWS = 5
 """Sets of real test images whose mean is the reference."""
@@ -30,8 +32,8 @@ def measure(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> dic
         labels: [n].
 
     Returns:
-        {"T": {"coverage", "class_coverage", "vendi", "class_vendi", "similarity", "real": {the same of as many real
-        test images per class}}, "I": {…}}.
+        {"T": {"coverage", "class_coverage", "vendi", "class_vendi", "similarity", "density", "precision", "recall",
+        "real": {the same of as many real test images per class}}, "I": {…}}. Older runs lack the last three.
 
     Raises:
         DirePlugError: there are too few real images for the recipe's `nearest_k`.
@@ -39,14 +41,15 @@ def measure(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> dic
     result = {}
     for name, network in (("T", networks.teacher), ("I", networks.independent)):
         ui.detail(f"measure: diversity in {name}")
-        result[name] = _measure_in(job, network, images, labels)
+        result[name] = measure_in(job, network, images, labels)
     return result
 
 
 def measure_training_set(job: Job, networks: Teachers) -> dict[str, Any]:
     """Return the diversity of all training images, as `measure` does of condensed ones.
 
-    Both coverages are None: they would be 1, since each image that is to be covered is there to cover itself.
+    Both coverages are None: they would be 1, since each image that is to be covered is there to cover itself. So are
+    density, precision and recall, for the same reason.
     """
     from dire_plug.metrics import intra_class_similarity, mean_class_vendi, vendi
 
@@ -60,12 +63,17 @@ def measure_training_set(job: Job, networks: Teachers) -> dict[str, Any]:
             "vendi": vendi(values),
             "class_vendi": mean_class_vendi(values, labels),
             "similarity": float(intra_class_similarity(values, labels).nanmean()),
+            **dict.fromkeys(("density", "precision", "recall")),
             "real": _reference(job, network, real, _radii(job, real)["all"], per_class=job.recipe.ipc),
         }
     return result
 
 
-def _measure_in(job: Job, network: Path, images: Tensor, labels: Tensor) -> dict[str, Any]:
+def measure_in(job: Job, network: Path | Pretrained, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return the diversity of `images` in one network, as `measure` does in T; reads job's data, device, cache and k.
+
+    Where classes hold different numbers of images, the real reference has their mean, rounded down, of each.
+    """
     from dire_plug.metrics import diversity
 
     real = embed(job, network)
@@ -83,7 +91,9 @@ def _measure_in(job: Job, network: Path, images: Tensor, labels: Tensor) -> dict
     return {**found.to_json(), "real": reference}
 
 
-def _reference(job: Job, network: Path, real: EmbeddedReal, radii: Tensor, *, per_class: int) -> dict[str, Any]:
+def _reference(
+    job: Job, network: Path | Pretrained, real: EmbeddedReal, radii: Tensor, *, per_class: int
+) -> dict[str, Any]:
     """Return what `per_class` real test images score; cached, since it doesn't depend on the condensed ones."""
     from dire_plug.metrics import real_reference
 
@@ -111,19 +121,14 @@ def _reference(job: Job, network: Path, real: EmbeddedReal, radii: Tensor, *, pe
     return result
 
 
-def _embed_condensed(job: Job, network: Path, images: Tensor) -> Tensor:
+def _embed_condensed(job: Job, network: Path | Pretrained, images: Tensor) -> Tensor:
     """Return the embeddings [n, D] of condensed images, unaugmented, in eval mode."""
     import torch
 
-    from dire_plug.data.augment import normalise
-    from dire_plug.models import embed as embed_batch
-    from dire_plug.models.checkpoint import load
     from dire_plug.stages.views import BATCH
 
-    loaded = load(network, job.device)
-    model = loaded.model.eval()
-    parts = (normalise(part.to(job.device), loaded.mean, loaded.std) for part in torch.split(images, BATCH))
-    return torch.cat([embed_batch(model, part, batch=BATCH).float() for part in parts])
+    see = embedder(network, job.device)
+    return torch.cat([see(part.to(job.device)) for part in torch.split(images, BATCH)])
 
 
 def _radii(job: Job, real: EmbeddedReal) -> dict[str, Tensor]:

@@ -7,26 +7,33 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dire_plug import ui
 from dire_plug.files import digest_file, make_folder, read_json, write_atomically, write_json
 from dire_plug.stages.embed import real_for_regularizer
+from dire_plug.stages.expert import expert_network
 from dire_plug.stages.images import TENSORS, save_images
-from dire_plug.stages.job import EXTRAS, WHITENING, Job
+from dire_plug.stages.inputs import prepare_upstream
+from dire_plug.stages.job import EXTRAS, LOSSES, WHITENING, Job
 from dire_plug.stages.prepare import prepare_start
-from dire_plug.stages.squeeze import MAIN, squeeze
+from dire_plug.stages.squeeze import MAIN, Teachers, squeeze
+from dire_plug.synthesis.embedder import LOOP
 from dire_plug.synthesis.passes import collect, finished_passes
+from dire_plug.synthesis.recording import gather_losses
 from dire_plug.synthesis.running import SynthesisSpec, open_synthesis
-from dire_plug.types import LoopInputs, Materials, Plan
+from dire_plug.types import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dire_plug.ui import Advance
+    from dire_plug.upstream.job import ChildJob
 
+EXPERT = "expert"
+"""The key of an expert's last snapshot, where the terms work in that."""
 MOST_BYTES = 4 << 30
 """Passes are gathered into one file up to this size."""
 
@@ -39,8 +46,9 @@ def recover(job: Job) -> None:
         PluginError: a plugin raised or answered what cannot be used.
     """
     plan = job.plan
-    teachers = squeeze(job).in_loop
-    spec = synthesis_spec(job, teachers)
+    networks = squeeze(job)
+    teachers = networks.in_loop
+    spec = synthesis_spec(job, networks)
     _start_again_where_inputs_changed(job, teachers, spec)
     if (job.folder / TENSORS).is_file():
         return
@@ -66,11 +74,20 @@ def recover(job: Job) -> None:
     write_json(job.folder / "seconds.json", {"seconds": time.monotonic() - started, "resumed_at_pass": first})
 
 
-def synthesis_spec(job: Job, teachers: Mapping[str, Path]) -> SynthesisSpec:
-    """Return what makes this run's synthesis; embeds the real images where a term needs them."""
-    recipe = job.recipe
-    embedding = teachers if recipe.recover.embedder is None else {MAIN: teachers[MAIN]}
-    real = {name: str(real_for_regularizer(job, file)) for name, file in embedding.items()} if job.regularizers else {}
+def synthesis_spec(
+    job: Job, networks: Teachers, *, embed_real: Callable[[Job, Path], Path] = real_for_regularizer
+) -> SynthesisSpec:
+    """Return what makes this run's synthesis; embeds the real images where a term needs them.
+
+    Args:
+        embed_real: the job and a network's file → the file of the real embeddings.
+    """
+    recipe, start = job.recipe, prepare_start(job)
+    whitening = _ensure_whitening(job)
+    embedding = _embedding_networks(job, networks.in_loop, start=start["file"])
+    frozen = networks.frozen
+    files = {**({} if not job.regularizers or LOOP in embedding else embedding), **frozen}
+    real = {name: str(embed_real(job, file)) for name, file in files.items()}
     return SynthesisSpec(
         adapter=job.adapter.name,
         recover=recipe.recover.model_dump(mode="json"),
@@ -80,25 +97,46 @@ def synthesis_spec(job: Job, teachers: Mapping[str, Path]) -> SynthesisSpec:
         steps=job.adapter.steps(recipe.recover),
         seed=job.seed,
         device=str(job.device),
-        start=prepare_start(job),
+        start=start,
         real=real,
         passes=str(job.folder / "passes"),
         networks=tuple(embedding),
         accelerate=job.accelerate,
-        embedder=_embedder(job, teachers[MAIN]),
+        embedder=_embedder(job, embedding, whitening),
+        frozen={name: _frozen_embedder(file, whitening) for name, file in frozen.items()},
+        in_loop=LOOP in recipe.term.names(recipe.squeeze),
     )
 
 
-def _embedder(job: Job, network: Path) -> dict[str, Any] | None:
-    """Return what embeds where the loop holds no trained network; fits the whitening that the loop's images have."""
+def _frozen_embedder(network: Path, whitening: Path | None) -> dict[str, Any]:
+    """Return what embeds outside of the loop, for the terms alone."""
+    return {"network": str(network), "classes_per_step": None, "whitening": str(whitening) if whitening else None}
+
+
+def _ensure_whitening(job: Job) -> Path | None:
+    """Return the file of the ZCA transform that the loop's images have, fitted here at first; None without one."""
     from dire_plug.data.whitening import ensure
 
-    section, whitens = job.recipe.recover.embedder, job.adapter.whitens(job.recipe.recover)
-    whitening = ensure(job.folder / WHITENING, job.dataset.train) if whitens else None
+    return ensure(job.folder / WHITENING, job.dataset.train) if job.adapter.whitens(job.recipe.recover) else None
+
+
+def _embedding_networks(job: Job, teachers: Mapping[str, Path], *, start: str | None) -> Mapping[str, Path]:
+    """Return key → file of the networks in which the terms work; the loop's own untrained one has no file."""
+    section = job.recipe.recover.embedder
+    if section is None:
+        return teachers
+    if section.network == EXPERT:
+        return {EXPERT: expert_network(job, teachers, start=start)} if job.regularizers else {EXPERT: teachers[MAIN]}
+    return {LOOP: Path(LOOP)} if section.network == LOOP else {MAIN: teachers[MAIN]}
+
+
+def _embedder(job: Job, embedding: Mapping[str, Path], whitening: Path | None) -> dict[str, Any] | None:
+    """Return what embeds where the loop holds no trained network."""
+    section = job.recipe.recover.embedder
     if section is None:
         return None
     return {
-        "network": str(network),
+        "network": str(next(iter(embedding.values()))),
         "classes_per_step": section.classes_per_step,
         "whitening": str(whitening) if whitening else None,
     }
@@ -157,36 +195,32 @@ def _run_upstream(
     job: Job, spec: SynthesisSpec, *, teachers: Mapping[str, Path], passes: range, on_event: _Progress
 ) -> None:
     """Run passes in a child process, in upstream's patched script."""
+    from dire_plug.upstream.runner import run_child
+
+    child = child_job(job, spec, teachers=teachers, passes=passes)
+    if passes:
+        run_child(child, log=job.folder / "log.txt", on_event=on_event)
+    shutil.rmtree(job.folder / "inputs")
+
+
+def child_job(job: Job, spec: SynthesisSpec, *, teachers: Mapping[str, Path], passes: range) -> ChildJob:
+    """Lay out in the run's folder what upstream's patched script reads, and return the child's job.
+
+    Raises:
+        DirePlugError: upstream's code isn't here.
+        UpstreamFailedError: what it makes before its loop failed.
+    """
     import torch
 
     from dire_plug.upstream.job import ChildJob
-    from dire_plug.upstream.preparing import Workplace, prepare_inputs
-    from dire_plug.upstream.runner import run_child
     from dire_plug.upstream.vendor import require_vendored
 
-    inputs = LoopInputs(
-        recipe=job.recipe,
-        classes=job.classes,
-        size=job.dataset.size,
-        seed=job.seed,
-        folder=(job.folder / "inputs").absolute(),
-        images=(job.folder / "images").absolute(),
-        training_images=len(job.dataset.train),
-    )
-    materials = _materials(job, teachers, spec)
-    place = Workplace(
-        job.cache,
-        {"dataset": job.dataset.digest},
-        device=str(job.device),
-        threads=torch.get_num_threads(),
-        teachers={name: digest_file(file) for name, file in teachers.items()},
-    )
-    inputs = prepare_inputs(job.adapter, inputs, materials, place)
+    inputs, materials = prepare_upstream(job, teachers, start=spec.start["file"])
     shutil.rmtree(inputs.folder, ignore_errors=True)
     make_folder(inputs.folder)
     job.adapter.lay_out(inputs, materials)
     call = job.adapter.invocation(inputs)
-    child = ChildJob(
+    return ChildJob(
         tree=require_vendored(job.adapter),
         script=call.script,
         arguments=call.arguments,
@@ -199,21 +233,6 @@ def _run_upstream(
         device=str(job.device),
         threads=torch.get_num_threads(),
     )
-    if passes:
-        run_child(child, log=job.folder / "log.txt", on_event=on_event)
-    shutil.rmtree(inputs.folder)
-
-
-def _materials(job: Job, teachers: Mapping[str, Path], spec: SynthesisSpec) -> Materials:
-    """Load what an adapter lays out for its script, on the CPU."""
-    import torch
-    from safetensors.torch import load_file
-
-    from dire_plug.models.checkpoint import load
-
-    networks = {name: load(file, torch.device("cpu")) for name, file in teachers.items()}
-    start = load_file(spec.start["file"])["images"] if spec.start["file"] else None
-    return Materials(networks, job.dataset, start)
 
 
 def _write_tensors(job: Job, plan: Plan) -> None:
@@ -228,6 +247,9 @@ def _write_tensors(job: Job, plan: Plan) -> None:
     passes = job.folder / "passes"
     if (extras := passes / EXTRAS).is_file():
         write_json(job.folder / EXTRAS, read_json(extras))
+    if (losses := gather_losses(passes, plan.passes)) is not None:
+        write_json(job.folder / LOSSES, losses)
+        _tell_of_coreset(job, losses["mean"])
     if sum(file.stat().st_size for file in passes.iterdir()) > MOST_BYTES:
         ui.say(f"recover: the tensors stay in {passes}: more than {MOST_BYTES >> 30} GiB")
         return
@@ -240,6 +262,20 @@ def _write_tensors(job: Job, plan: Plan) -> None:
         tensors["loop"] = images.contiguous()
     write_atomically(job.folder / TENSORS, save(tensors))
     shutil.rmtree(passes, ignore_errors=True)
+
+
+def _tell_of_coreset(job: Job, curves: Mapping[str, Sequence[float | None]]) -> None:
+    """Say how far EDM through the recipe's coreset is from the exact one, at the first and the last step."""
+    errors = next((curve for name, curve in curves.items() if name.endswith("/edm error")), None)
+    cosines = next((curve for name, curve in curves.items() if name.endswith("/edm gradient")), None)
+    if errors is None or cosines is None:
+        return
+    at = " and ".join(
+        f"{100 * error:.2g} % with a gradient at cosine {cosine:.4f} ({when} step)"
+        for error, cosine, when in ((errors[0], cosines[0], "first"), (errors[-1], cosines[-1], "last"))
+        if error is not None and cosine is not None
+    )
+    ui.say(f"recover: EDM by a coreset of {job.recipe.real.coreset} a class: off by {at}")
 
 
 def _to_pixels(job: Job, images: Tensor) -> Tensor:

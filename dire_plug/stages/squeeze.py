@@ -10,13 +10,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, read_json, write_json
 from dire_plug.recipe.model import TrainingSection
-from dire_plug.runs.cache import cached
+from dire_plug.runs.cache import cached, entry_of
 from dire_plug.stages.job import Job
 
 if TYPE_CHECKING:
@@ -28,18 +28,22 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised when the same settings give another network."""
-MAIN, INDEPENDENT = "teacher", "independent"
+MAIN: Literal["teacher"] = "teacher"
+INDEPENDENT: Literal["independent"] = "independent"
 TEACHER_SEED = 0
 INDEPENDENT_SEED = 1
+FROZEN_SEED = 100
+"""Of the first network that only terms see; far from those of the loop's."""
 
 
 @dataclass(frozen=True)
 class Teachers:
-    """The files of the networks: T, I, and the further ones in the loop by their key."""
+    """The files of the networks: T, I, the further ones in the loop by their key, and those that only terms see."""
 
     teacher: Path
     independent: Path
     others: Mapping[str, Path] = field(default_factory=dict)
+    frozen: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def in_loop(self) -> dict[str, Path]:
@@ -48,7 +52,8 @@ class Teachers:
 
     def digests(self) -> dict[str, str]:
         """Return the sha256 of each file."""
-        return {name: digest_file(path) for name, path in {**self.in_loop, INDEPENDENT: self.independent}.items()}
+        files = {**self.in_loop, INDEPENDENT: self.independent, **self.frozen}
+        return {name: digest_file(path) for name, path in files.items()}
 
 
 @dataclass(frozen=True)
@@ -65,26 +70,89 @@ def squeeze(job: Job) -> Teachers:
     Raises:
         DirePlugError: the head is narrower than the dataset's classes, a checkpoint doesn't fit, a training diverged.
     """
+    teacher, independent = squeeze_one(job, MAIN), squeeze_one(job, INDEPENDENT)
+    others = {role.name: _network(job, role) for role in _roles_in_loop(job)[1:]}
+    return Teachers(teacher, independent, others, {role.name: _network(job, role) for role in _frozen(job)})
+
+
+def squeeze_one(job: Job, name: Literal["teacher", "independent"]) -> Path:
+    """Return the file of T, or of I, alone; as `squeeze` does.
+
+    Raises:
+        DirePlugError: see `squeeze`.
+    """
     section = job.recipe.squeeze
     if section.outputs < job.classes:
         raise DirePlugError(
             f"squeeze.outputs: {section.outputs} outputs can't tell the {job.classes} classes of {job.dataset.name} "
             f"apart; raise it to {job.classes} or take a script with as many"
         )
-    teacher = _network(job, _Role(MAIN, section.teacher, job.script.stem, TEACHER_SEED))
-    independent = _network(job, _Role(INDEPENDENT, section.independent, "small", INDEPENDENT_SEED))
-    others = {
-        name: _network(job, _Role(name, training, _stem(job, training), INDEPENDENT_SEED + number))
-        for number, (name, training) in enumerate(section.others.items(), start=1)
-    }
-    return Teachers(teacher, independent, others)
+    if name == MAIN:
+        return _network(job, _roles_in_loop(job)[0])
+    return _network(job, _independent(job))
+
+
+def lacking(job: Job) -> list[str]:
+    """Return the names of the networks that the cache lacks: of those in the loop, of I, and of those of the terms."""
+    roles = [*_roles_in_loop(job), _independent(job), *_frozen(job)]
+    return [role.name for role in roles if not entry_of(job.cache, kind="squeeze", key=_key(job, role)).is_dir()]
+
+
+def untrained(job: Job, folder: Path) -> Teachers:
+    """Write all networks but I with seeded initial weights into `folder`, T in I's place.
+
+    A step in them takes as long as in trained ones, so that a loop can be timed.
+    """
+    from dire_plug.models.checkpoint import save
+
+    def write(role: _Role) -> Path:
+        blank = replace(role, section=role.section.model_copy(update={"checkpoint": None}))
+        network = _initial(job, blank)
+        file = folder / f"{role.name.replace(':', '-')}.safetensors"
+        save(file, replace(network, model=network.model.cpu()))
+        return file
+
+    main, *others = _roles_in_loop(job)
+    teacher = write(main)
+    outside = {role.name: write(role) for role in _frozen(job)}
+    return Teachers(teacher, teacher, {role.name: write(role) for role in others}, outside)
+
+
+def _roles_in_loop(job: Job) -> list[_Role]:
+    """Return T and the further networks in the loop, in the recipe's order."""
+    section = job.recipe.squeeze
+    others = enumerate(section.others.items(), start=1)
+    return [
+        _Role(MAIN, section.teacher, job.script.stem, TEACHER_SEED),
+        *(_Role(name, one, _stem(job, one), INDEPENDENT_SEED + number) for number, (name, one) in others),
+    ]
+
+
+def _frozen(job: Job) -> list[_Role]:
+    """Return the networks outside of the loop in which the recipe's terms work; none in an arm without a term."""
+    sections = job.recipe.term.frozen(job.recipe.squeeze) if job.regularizers else {}
+    first = FROZEN_SEED + len(job.recipe.squeeze.others)
+    named = enumerate(sections.items(), start=first)
+    return [_Role(name, one, _stem(job, one), seed) for seed, (name, one) in named]
+
+
+def _independent(job: Job) -> _Role:
+    section = job.recipe.squeeze.independent
+    return _Role(INDEPENDENT, section, _small_stem(section), INDEPENDENT_SEED)
 
 
 def _stem(job: Job, training: TrainingSection) -> str:
-    """Return the script's stem where the architecture has it, else the small one."""
-    from dire_plug.models.architectures import stems
+    """Return the script's stem where the architecture has it, else the one that it has."""
+    from dire_plug.models import stem_like
 
-    return job.script.stem if job.script.stem in stems(training.architecture) else "small"
+    return stem_like(training.architecture, job.script.stem)
+
+
+def _small_stem(training: TrainingSection) -> str:
+    """Return the small stem where the architecture has it, else the one that it has."""
+    from dire_plug.models import stem_like
+
+    return stem_like(training.architecture, "small")
 
 
 def _network(job: Job, role: _Role) -> Path:
@@ -98,7 +166,8 @@ def _network(job: Job, role: _Role) -> Path:
     entry = cached(job.cache, kind="squeeze", key=_key(job, role), make=make)
     found = read_json(entry / "network.json")
     report = ui.say if made else ui.detail
-    report(f"squeeze: {role.name} ({role.section.architecture}) has {found['accuracy']:.2f} % test accuracy")
+    judged = found.get("judged", "test")
+    report(f"squeeze: {role.name} ({role.section.architecture}) has {found['accuracy']:.2f} % {judged} accuracy")
     return entry / "network.safetensors"
 
 
@@ -125,7 +194,7 @@ def _key(job: Job, role: _Role) -> dict[str, Any]:
 
 
 def _make(job: Job, role: _Role, folder: Path) -> None:
-    """Write network.safetensors and, last, network.json with its test accuracy."""
+    """Write network.safetensors and, last, network.json with its accuracy on the images that judge at that time."""
     from dire_plug.models.checkpoint import save
     from dire_plug.protocols.testing import accuracy
     from dire_plug.stages.views import plain_batches
@@ -144,6 +213,7 @@ def _make(job: Job, role: _Role, folder: Path) -> None:
             "epochs": None if role.section.checkpoint else role.section.epochs,
             "dataset": job.dataset.name,
             "accuracy": tested,
+            "judged": job.dataset.judged,
             "device": str(job.device),
         },
     )
@@ -153,17 +223,18 @@ def _make(job: Job, role: _Role, folder: Path) -> None:
 def _initial(job: Job, role: _Role) -> Network:
     """Return the network on the job's device, with the weights of the checkpoint or with seeded initial ones.
 
-    A ConvNet trained here reads its last map as `head` says.
+    A ConvNet trained here reads its last map as `head` says; a transformer is made for the dataset's size.
     """
     from dire_plug.models import build
-    from dire_plug.models.architectures import size_of
+    from dire_plug.models.architectures import is_made_for_a_size, size_of
     from dire_plug.models.checkpoint import Network
     from dire_plug.protocols.training import initialised
     from dire_plug.stages.weights import read_weights
 
     architecture, outputs, stem = role.section.architecture, job.recipe.squeeze.outputs, role.stem
     if role.section.checkpoint is None:
-        size = job.dataset.size if role.section.head == "flat" else None
+        sized = role.section.head == "flat" or is_made_for_a_size(architecture)
+        size = job.dataset.size if sized else None
         model = initialised(lambda: build(architecture, outputs=outputs, stem=stem, size=size), role.seed)
     else:
         state = read_weights(job, role.section.checkpoint, architecture=architecture, stem=stem)

@@ -1,0 +1,70 @@
+"""`dire-plug evaluate PATH`: students trained on a condensed set, whoever made it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dire_plug import ui
+from dire_plug.commands.set_options import describe_set, make_set_request, set_options
+from dire_plug.pipeline.evaluate_set import EvaluatedSet, evaluate_set
+
+ONE = "students of ONE set: another synthesis may give something else; --per-set 5 gives a spread over students"
+SPREAD = "± is over the students of ONE set; what another synthesis would give isn't in it"
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--student",
+    "students",
+    multiple=True,
+    metavar="NAME",
+    help="An architecture, by our name or torchvision's; may be given several times; default: the recipe's.",
+)
+@click.option("--per-set", type=click.IntRange(min=1), help="Students of each architecture; default: the recipe's.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each student; default: the recipe's.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the students; default: the run's, or 0.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/.")
+@set_options
+def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs: int | None, **options: Any) -> None:
+    """Train students on the condensed set at PATH under a recipe's protocol, and test them on real images.
+
+    PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
+    same command finds its finished students again, or goes on with them.
+    """
+    started = time.monotonic()
+    found = evaluate_set(make_set_request(path, **options), students=students, per_set=per_set, epochs=epochs)
+    ui.show(_render(found))
+    ui.show(f"\nset folder: {found.folder}")
+    if found.reused:
+        ui.show("all students were finished before; nothing was run again")
+    else:
+        ui.show(f"took {time.monotonic() - started:.0f} s")
+
+
+def _render(found: EvaluatedSet) -> RenderableType:
+    title = f"{describe_set(found.condensed)} · protocol {found.accuracy['protocol']} of recipe {found.recipe}"
+    table = Table(title="accuracy", title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("student", no_wrap=True)
+    for heading in ("students", "last %", "best on test %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, student in found.accuracy["students"].items():
+        table.add_row(name, str(len(student["last"])), *(_cell(student[kind]) for kind in ("last", "best")))
+    several = any(len(student["last"]) > 1 for student in found.accuracy["students"].values())
+    lines = [*found.condensed["notes"], *found.notes, SPREAD if several else ONE]
+    return Group(Text(title, style="bold"), table, *(Text(f"  {line}", style="dim") for line in lines))
+
+
+def _cell(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"

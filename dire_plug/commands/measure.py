@@ -1,0 +1,85 @@
+"""`dire-plug measure PATH`: the diversity of a condensed set, whoever made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dire_plug import ui
+from dire_plug.commands.set_options import describe_set, make_set_request, set_options
+from dire_plug.files import write_json
+from dire_plug.pipeline.measure_set import OWN, MeasuredSet, measure_set
+
+COLUMNS: tuple[tuple[str, str, float, int], ...] = (
+    ("coverage", "coverage %", 100, 1),
+    ("class_coverage", "per class %", 100, 1),
+    ("density", "density", 1, 3),
+    ("precision", "precision %", 100, 1),
+    ("recall", "recall %", 100, 1),
+    ("vendi", "Vendi", 1, 2),
+    ("class_vendi", "per class", 1, 2),
+    ("similarity", "similarity", 1, 3),
+)
+"""Metric, title, factor of the unit, digits."""
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--embedding",
+    "embeddings",
+    multiple=True,
+    metavar="NAME",
+    help="teacher, independent (both by default), clip or torchvision:MODEL; may be given several times.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="A file of weights for clip or torchvision:MODEL.")
+@click.option("--nearest-k", type=click.IntRange(min=1), help="k of the neighbourhoods; default: the recipe's.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all values to this file.")
+@set_options
+def measure(
+    path: Path,
+    embeddings: tuple[str, ...],
+    weights: Path | None,
+    nearest_k: int | None,
+    json_file: Path | None,
+    **options: Any,
+) -> None:
+    """Measure the diversity of the condensed set at PATH.
+
+    PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run.
+    """
+    request = make_set_request(path, **options)
+    found = measure_set(request, embeddings=embeddings or OWN, weights=weights, nearest_k=nearest_k)
+    ui.show(_render(found))
+    if json_file is not None:
+        write_json(json_file, found.to_json())
+        ui.show(f"\nstored in: {json_file}")
+
+
+def _render(found: MeasuredSet) -> RenderableType:
+    """Return the table: a row for each embedding, and one of as many real images below it."""
+    real = found.real
+    title = f"{describe_set(found.condensed)} · real: {real['dataset']}, {real['images']:,} of {real['size']} pixels"
+    table = Table(title="diversity", title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("embedding", no_wrap=True)
+    columns = [column for column in COLUMNS if any(column[0] in values for values in found.diversity.values())]
+    for _, heading, _, _ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, values in found.diversity.items():
+        table.add_row(name, *(_cell(values, column) for column in columns))
+        table.add_row(f"{name}, real reference", *(_cell(values["real"], column) for column in columns), style="dim")
+    networks = f"networks and real data: recipe {found.recipe}"
+    lines = [*found.condensed["notes"], networks, *found.notes]
+    return Group(Text(title, style="bold"), table, *(Text(f"  {line}", style="dim") for line in lines))
+
+
+def _cell(values: dict[str, Any], column: tuple[str, str, float, int]) -> str:
+    key, _, factor, digits = column
+    value = values.get(key)
+    return "–" if value is None else f"{factor * float(value):.{digits}f}"

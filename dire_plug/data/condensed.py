@@ -1,0 +1,183 @@
+"""A condensed set on disk, whoever made it: read, checked against the real dataset, and told what it is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dire_plug.data.class_folders import check_size, label_folders, read_folders
+from dire_plug.data.dataset import Dataset
+from dire_plug.data.reduce import resize as resize_pixels
+from dire_plug.data.spaces import Space, are_pixels, to_pixels
+from dire_plug.data.tensor_files import SUFFIXES, StoredSet, read_tensor_file
+from dire_plug.errors import DirePlugError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a set is read.
+
+    Attributes:
+        space: of a file's tensors; None: they must be pixels.
+        ipc: the first so many images of each class; None takes all.
+        resize: whether images of another size than the dataset's are resized.
+    """
+
+    space: Space | None = None
+    ipc: int | None = None
+    resize: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class CondensedSet:
+    """Condensed images and their labels.
+
+    Attributes:
+        path: where they lie.
+        images: [n, 3, size, size], uint8, or float in [0, 1]; class by class.
+        labels: [n], int64, ascending.
+        notes: what was decided while reading: the rule of the labels, what was resized or cut off.
+        loop: [n, 3, size, size], float, unbounded: the images in the space of their loop, where they were given so.
+    """
+
+    path: Path
+    images: Tensor
+    labels: Tensor
+    notes: tuple[str, ...] = ()
+    loop: Tensor | None = None
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of images of each class."""
+        return [int(count) for count in torch.bincount(self.labels)]
+
+    @property
+    def per_class(self) -> int | None:
+        """The number of images of a class where all have as many, else None."""
+        return self.counts[0] if len(set(self.counts)) == 1 else None
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256, in hex, of images and labels."""
+        seen = hashlib.sha256(f"{list(self.images.shape)} {self.images.dtype}".encode())
+        for tensor in (self.images, self.labels, *(() if self.loop is None else (self.loop,))):
+            seen.update(tensor.flatten().numpy())
+        return seen.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the set is, JSON-like."""
+        counts = self.counts
+        return {
+            "images": len(self.labels),
+            "classes": len(counts),
+            "per_class": {"least": min(counts), "most": max(counts)},
+            "digest": self.digest,
+            "notes": list(self.notes),
+        }
+
+
+def read_condensed(path: Path, dataset: Dataset, reading: Reading | None = None) -> CondensedSet:
+    """Read the condensed set at `path`: a tree of class folders, or a file of tensors (see `tensor_files`).
+
+    Args:
+        dataset: the real one that it condenses: its classes and size are what the set must have.
+
+    Raises:
+        DirePlugError: there is no such set, it is damaged, or it doesn't fit the dataset; the message says which
+            option may help.
+    """
+    reading = Reading() if reading is None else reading
+    if path.is_dir():
+        _check_tree(path)
+        labelled = label_folders(path, dataset)
+        if reading.space is not None and reading.space.kind != "pixels":
+            raise DirePlugError(
+                f"--space {reading.space.kind}: {path} holds image files, which are pixels; leave it out"
+            )
+        images, labels = read_folders(labelled.folders, dataset, ipc=reading.ipc, resize=reading.resize)
+        size = f"{dataset.size}×{dataset.size}"
+        resized = (f"images of another size were resized to {size}",) if reading.resize else ()
+        return CondensedSet(path, images, labels, (labelled.rule, *resized))
+    if not path.is_file():
+        raise DirePlugError(
+            f"{path.absolute()}: no such file or folder; name a tree of class folders, or a tensor file"
+        )
+    if path.suffix not in SUFFIXES:
+        raise DirePlugError(f"{path}: neither a folder nor a file of tensors ({', '.join(SUFFIXES)})")
+    return _from_file(read_tensor_file(path), path, dataset, reading)
+
+
+def _from_file(stored: StoredSet, path: Path, dataset: Dataset, reading: Reading) -> CondensedSet:
+    """Return a file's tensors in the order of the classes, as pixels; the loop's own are kept beside."""
+    if not reading.resize:
+        check_size(stored.images, dataset, where=path)
+    rows = _choose_rows(stored.labels, dataset, ipc=reading.ipc, where=path)
+    given, labels, notes = stored.images[rows], stored.labels[rows], [stored.rule]
+    space = _space_of(given, reading.space, path)
+    loop = None if stored.loop is None else stored.loop[rows].float()
+    images = given
+    if given.is_floating_point():
+        images, outside = to_pixels(given, space, dataset)
+        loop = loop if space.kind == "pixels" else given
+        if outside:
+            notes.append(f"{outside:.1%} of the values lay outside of [0, 1] as pixels and were cut off")
+    if tuple(images.shape[-2:]) != (dataset.size, dataset.size):
+        notes.append(f"resized from {images.shape[-1]}×{images.shape[-2]} to {dataset.size}×{dataset.size}")
+        images, loop = resize_pixels(images, dataset.size), None
+    return CondensedSet(path, images, labels, tuple(notes), loop)
+
+
+def _choose_rows(labels: Tensor, dataset: Dataset, *, ipc: int | None, where: Path) -> Tensor:
+    """Return the rows to take: class by class, of each the first `ipc` in the file's order.
+
+    Raises:
+        DirePlugError: labels don't fit the dataset's classes, or a class has too few images.
+    """
+    least, most, classes = int(labels.min()), int(labels.max()), len(dataset.classes)
+    if least < 0 or most >= classes:
+        raise DirePlugError(
+            f"{where}: its labels go from {least} to {most}, {dataset.name} has {classes} classes, 0 to {classes - 1}; "
+            "is it a set of another dataset?"
+        )
+    counts = torch.bincount(labels, minlength=classes)
+    fewest = int(counts.argmin())
+    if int(counts[fewest]) < (ipc or 1):
+        name = f"class {fewest} ({dataset.classes[fewest]})"
+        if not counts[fewest]:
+            found = f"{int((counts > 0).sum())} classes, {dataset.name} has {classes}"
+            raise DirePlugError(f"{where}: no image of {name}: it holds {found}; is it a set of another dataset?")
+        raise DirePlugError(f"{where}: {name} has {int(counts[fewest])} images, --ipc {ipc} were asked for; lower it")
+    order = torch.argsort(labels, stable=True)
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
+    return order if ipc is None else order[rank < ipc]
+
+
+def _check_tree(path: Path) -> None:
+    """Refuse a folder that holds files of tensors and no class folder: which one is meant?"""
+    files = sorted(entry.name for entry in path.iterdir() if entry.suffix in SUFFIXES)
+    if files and not any(entry.is_dir() for entry in path.iterdir()):
+        raise DirePlugError(f"{path}: holds no class folder but tensors; name the file: {', '.join(files[:5])}")
+
+
+def _space_of(images: Tensor, said: Space | None, path: Path) -> Space:
+    """Return the space of a file's images; refuse what can't be that, and numbers that nothing was said of."""
+    if not images.is_floating_point():
+        if said is not None and said.kind != "pixels":
+            raise DirePlugError(
+                f"--space {said.kind}: {path} holds grey levels of 8 bits, which are pixels; leave it out"
+            )
+        return Space("pixels")
+    if said is not None or are_pixels(images):
+        return said or Space("pixels")
+    least, most = float(images.min()), float(images.max())
+    levels = " Grey levels up to 255? Save them as uint8." if least >= 0 and 1.5 < most <= 255 else ""
+    raise DirePlugError(
+        f"{path}: values from {least:.3g} to {most:.3g} are no pixels in [0, 1].{levels} In which space are they? Say "
+        "--normalised-by DATASET (or six numbers), --space zca (MTT with --zca), or --space pixels to cut them off"
+    )

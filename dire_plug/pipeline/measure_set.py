@@ -1,0 +1,142 @@
+"""Measure a condensed set, whoever made it, in the embeddings that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dire_plug import ui
+from dire_plug.errors import DirePlugError, nearest
+from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
+
+if TYPE_CHECKING:
+    from dire_plug.models.pretrained import Pretrained
+
+OWN = ("teacher", "independent")
+"""The embeddings of the recipe's own networks, T and I."""
+PUBLISHED = ("clip", "torchvision:")
+"""How the names of published networks begin."""
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """The diversity of one set.
+
+    Attributes:
+        recipe: METHOD/NAME, whose networks and real data these are.
+        condensed: what the set is, as `OpenedSet.describe` says.
+        real: {"dataset", "images", "size"}: what it is measured against.
+        nearest_k: k of the radii.
+        diversity: embedding → metrics by name, and under "real" those of as many real test images.
+        notes: what one must know to read them.
+    """
+
+    recipe: str
+    condensed: dict[str, Any]
+    real: dict[str, Any]
+    nearest_k: int
+    diversity: dict[str, dict[str, Any]]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, JSON-like."""
+        return {
+            "set": self.condensed,
+            "real": self.real,
+            "recipe": self.recipe,
+            "nearest_k": self.nearest_k,
+            "diversity": self.diversity,
+            "notes": list(self.notes),
+        }
+
+
+def measure_set(
+    request: SetRequest, *, embeddings: Sequence[str] = OWN, weights: Path | None = None, nearest_k: int | None = None
+) -> MeasuredSet:
+    """Return the diversity of a set in each embedding, with that of as many real images beside.
+
+    Real embeddings, radii and references are cached; networks of the recipe are trained where the cache lacks them.
+
+    Args:
+        embeddings: `teacher`, `independent`, `clip`, or `torchvision:<model>`.
+        weights: a file of weights for the one published network among them.
+        nearest_k: k of the radii; None takes the recipe's.
+
+    Raises:
+        DirePlugError: an embedding is unknown or can't be had; see `open_set` and `stages.measure`.
+    """
+    from dire_plug.stages.measure import measure_in
+
+    names = tuple(dict.fromkeys(embeddings))
+    check_embeddings(names, weights=weights)
+    if nearest_k is not None:
+        request = replace(request, settings=(*request.settings, f"measure.nearest_k={nearest_k}"))
+    opened = open_set(request)
+    published_first = sorted(names, key=OWN.__contains__)  # what can't be had is told before anything is trained
+    networks = {name: _network(opened, name, weights) for name in published_first}
+    diversity = {}
+    for name in names:
+        ui.detail(f"measure: diversity in {name}")
+        diversity[name] = measure_in(opened.job, networks[name], opened.condensed.images, opened.condensed.labels)
+    job = opened.job
+    return MeasuredSet(
+        recipe=opened.recipe,
+        condensed=opened.describe(),
+        real={"dataset": job.dataset.name, "images": len(job.dataset.train), "size": job.dataset.size},
+        nearest_k=job.recipe.measure.nearest_k,
+        diversity=diversity,
+        notes=tuple(_notes(opened)),
+    )
+
+
+def check_embeddings(names: Sequence[str], *, weights: Path | None = None) -> None:
+    """Refuse names of embeddings that nobody knows, and weights that belong to none or to several, before any work."""
+    published = [name for name in names if name.startswith(PUBLISHED)]
+    for name in names:
+        if name not in OWN and name not in published:
+            known = (*OWN, "clip", "torchvision:resnet50")
+            raise DirePlugError(
+                f"--embedding {name}: no embedding has this name{nearest(name, known)}; "
+                f"one of {', '.join(OWN)}, clip, torchvision:MODEL"
+            )
+    for name in published:
+        from dire_plug.models.pretrained import check_pretrained
+
+        check_pretrained(name)
+    if weights is not None and len(published) != 1:
+        raise DirePlugError(
+            f"--weights {weights}: are for one published network, and {len(published)} are asked for; "
+            "give one --embedding clip or torchvision:MODEL, and --teacher FILE for a teacher"
+        )
+
+
+def _network(opened: OpenedSet, name: str, weights: Path | None) -> Path | Pretrained:
+    """Return the network that embeds: a file of ours, trained where it isn't there, or a published one."""
+    from dire_plug.stages.squeeze import lacking, squeeze_one
+
+    if name in OWN:
+        if name in lacking(opened.job):
+            ui.say(f"measure: {name} of the recipe {opened.recipe} isn't in the cache; it is made first")
+        return squeeze_one(opened.job, "teacher" if name == "teacher" else "independent")
+    from dire_plug.models.pretrained import load_pretrained
+
+    return load_pretrained(name, device=opened.job.device, weights=weights, offline=opened.job.offline)
+
+
+def _notes(opened: OpenedSet) -> list[str]:
+    job, counts = opened.job, opened.condensed.counts
+    lines = [
+        f"neighbours: the {job.recipe.measure.nearest_k} nearest of all {len(job.dataset.train):,} real training "
+        "images; in the columns per class, of the class's own, and the mean over classes",
+        "real reference: as many real test images, mean over draws; coverage grows with the number of images",
+    ]
+    if (limit := job.recipe.dataset.limit) is not None:
+        lines.append(f"the recipe takes {limit:,} training images: --set dataset.limit=null takes all")
+    if opened.condensed.per_class is None:
+        lines.append(
+            f"classes hold {min(counts)} to {max(counts)} images, "
+            f"the real reference {sum(counts) // len(counts)} of each"
+        )
+    return lines

@@ -1,0 +1,233 @@
+"""A condensed set from outside a run, or of a finished one: the set read, the recipe that judges it, and the job.
+
+The recipe gives the real data (size, number of images), the networks that embed and label, and the protocol. Its own
+synthesis isn't asked: the job is planned as an arm of real images is, which needs no upstream's code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dire_plug import home, plugins
+from dire_plug.errors import DirePlugError
+from dire_plug.files import read_json
+from dire_plug.pipeline.request import PlannedRun, Request, choose_device, plan_run
+from dire_plug.pipeline.run import load_data
+from dire_plug.recipe import read_yaml, recipe_names
+from dire_plug.recipe.layers import mapping
+from dire_plug.runs.directory import RunFolder
+from dire_plug.stages.job import Job
+
+if TYPE_CHECKING:
+    from dire_plug.data.condensed import CondensedSet, Reading
+
+DEFAULT_METHOD = "sre2l"
+"""Whose recipe of a dataset judges where none is named: its teacher and independent network are plain ones."""
+NO_FOLDER = Path("nowhere")
+"""The folder of a job that writes nothing but to the cache."""
+
+
+@dataclass(frozen=True)
+class SetRequest:
+    """Which set, and what judges it.
+
+    Attributes:
+        path: a tree of class folders, a file of tensors, or the folder of a finished run.
+        real: the real dataset that it condenses; None: the recipe's.
+        recipe: METHOD/NAME, or a YAML file; None: the run's own, or SRe2L's of the dataset.
+        settings: `KEY.KEY=VALUE`, changes of the recipe.
+        ipc: the first so many images of each class; None takes all.
+        resize: whether images of another size than the real ones are resized.
+        space, normalised_by: of a file's tensors, see `data.spaces.read_space`.
+        teacher: a checkpoint in the place of the recipe's teacher.
+        seed: of the students; None: the run's, or 0.
+        out: the folder of run directories.
+    """
+
+    path: Path
+    real: str | None = None
+    recipe: str | None = None
+    settings: tuple[str, ...] = ()
+    ipc: int | None = None
+    resize: bool = False
+    space: str | None = None
+    normalised_by: str | None = None
+    teacher: str | None = None
+    seed: int | None = None
+    device: str = "auto"
+    out: Path | None = None
+    data_root: Path | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class OpenedSet:
+    """A set that was read, and the job in which stages see it.
+
+    Attributes:
+        condensed: the images.
+        reading: how they were read.
+        planned: the recipe, resolved.
+        job: with no folder of its own yet, and no engine.
+        run: the finished run whose images these are; None for a set from outside.
+    """
+
+    condensed: CondensedSet
+    reading: Reading
+    planned: PlannedRun
+    job: Job
+    run: RunFolder | None
+
+    @property
+    def recipe(self) -> str:
+        """The recipe as a user writes it; a run's own is that of the run."""
+        return f"{self.planned.adapter.name}/{self.job.recipe.name}"
+
+    @property
+    def name(self) -> str:
+        """The set's name: the run's, the file's, or the folder's, with the one above where it is called syn_data."""
+        path = self.condensed.path
+        if self.run is not None:
+            return self.run.path.name
+        return f"{path.absolute().parent.name}/{path.name}" if path.name == "syn_data" else path.absolute().name
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the set is, JSON-like: name, counts, digest, and how it was read."""
+        return {"name": self.name, **self.condensed.to_json()}
+
+
+def open_set(request: SetRequest) -> OpenedSet:
+    """Read the set and the real data, and resolve the recipe.
+
+    Raises:
+        DirePlugError: the set, the recipe or the dataset is missing, or they don't fit each other.
+    """
+    import torch
+
+    from dire_plug.data import on_device
+    from dire_plug.data.condensed import Reading, read_condensed
+    from dire_plug.data.spaces import read_space
+
+    reading = Reading(read_space(request.space, request.normalised_by), request.ipc, request.resize)
+    device = torch.device(choose_device(request.device))
+    run = find_own_run(request.path)
+    planned = _plan(request, run)
+    dataset = load_data(planned)
+    condensed = read_condensed(_images_of(run, request.path), dataset, reading)
+    planned = _plan(request, run, ipc=condensed.per_class)
+    job = Job(
+        recipe=planned.resolved.recipe,
+        arm="set",
+        regularizers={},
+        adapter=planned.adapter,
+        dataset=on_device(dataset, device),
+        seed=planned.request.seed,
+        device=device,
+        engine="none",
+        folder=NO_FOLDER,
+        cache=home.cache(),
+        offline=request.offline,
+    )
+    return OpenedSet(condensed, reading, planned, job, run)
+
+
+def find_own_run(path: Path) -> RunFolder | None:
+    """Return the run whose folder `path` is; None where it is no run's.
+
+    Raises:
+        DirePlugError: the run isn't finished, or copies no images.
+    """
+    if not all((path / name).is_file() for name in ("status.json", "recipe.yaml", "provenance.json")):
+        return None
+    run = RunFolder(path.absolute())
+    if (state := run.state()) != "finished":
+        raise DirePlugError(f"{path}: this run is {state}, not finished; run its command again to the end")
+    if not (path / "images").is_dir():
+        raise DirePlugError(f"{path}: this run keeps no images, as the arm full doesn't; name another run")
+    return run
+
+
+def provenance_of(run: RunFolder) -> dict[str, Any]:
+    """Return the provenance of a run."""
+    found: dict[str, Any] = read_json(run.path / "provenance.json")
+    return found
+
+
+def _images_of(run: RunFolder | None, path: Path) -> Path:
+    """Return where the images lie: of a run, those that its own students read."""
+    if run is None:
+        return path
+    evaluate = mapping(read_yaml(run.path / "recipe.yaml"), "evaluate")
+    return run.path / ("images.safetensors" if evaluate.get("source") == "tensor" else "images")
+
+
+def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None) -> PlannedRun:
+    """Return the resolved recipe; where the recipe has settings of its own for `ipc` images per class, with these.
+
+    Raises:
+        DirePlugError: the recipe is unknown or faulty, or is one of another dataset.
+    """
+    method, recipe = _choose_recipe(request, run)
+    settings = list(request.settings)
+    if request.teacher is not None:
+        settings.append(f"squeeze.teacher.checkpoint={request.teacher}")
+    seed = request.seed if request.seed is not None else (provenance_of(run)["seed"] if run else 0)
+    plain = Request(
+        method,
+        recipe=recipe,
+        arm="random",
+        settings=tuple(settings),
+        seed=seed,
+        device=request.device,
+        out=request.out,
+        data_root=request.data_root,
+        offline=request.offline,
+    )
+    planned = plan_run(plain)
+    name = planned.resolved.recipe.dataset.name
+    if request.real not in (None, name):
+        raise DirePlugError(
+            f"--real {request.real}: the recipe {method}/{planned.source.stem} is of {name}; leave one of them out, or "
+            f"take a recipe of {request.real}"
+        )
+    said = any(one.startswith("ipc=") for one in settings)
+    return planned if said or ipc not in planned.resolved.recipe.by_ipc else plan_run(replace(plain, ipc=ipc))
+
+
+def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str]:
+    """Return method and recipe: the named one, the run's own, or the default method's of the dataset."""
+    if request.recipe is None and run is not None:
+        request = replace(request, recipe=str(run.path / "recipe.yaml"))
+    if request.recipe is None:
+        return DEFAULT_METHOD, _recipe_of(request.real)
+    method, slash, name = request.recipe.partition("/")
+    if request.recipe.endswith((".yaml", ".yml")):
+        path = Path(request.recipe).expanduser()
+        if not path.is_file():
+            raise DirePlugError(f"--recipe {request.recipe}: no such file")
+        return str(read_yaml(path).get("method", DEFAULT_METHOD)), str(path)
+    if not slash:
+        raise DirePlugError(
+            f"--recipe {request.recipe}: of which method? Write METHOD/NAME, such as {DEFAULT_METHOD}/{method}"
+        )
+    return method, name
+
+
+def _recipe_of(dataset: str | None) -> str:
+    """Return the default method's recipe of a dataset; one that is named after it comes first."""
+    from dire_plug.data import class_count, names
+
+    if dataset is None:
+        raise DirePlugError(f"--real: which dataset is it condensed from? One of {', '.join(names())}")
+    class_count(dataset)
+    folder = plugins.load_adapter(DEFAULT_METHOD).recipes()
+    found = [
+        name
+        for name in sorted(recipe_names(folder), key=lambda name: name != dataset)
+        if mapping(read_yaml(folder / f"{name}.yaml"), "dataset").get("name") == dataset
+    ]
+    if not found:
+        raise DirePlugError(f"--real {dataset}: {DEFAULT_METHOD} has no recipe of it; name one: --recipe METHOD/NAME")
+    return found[0]

@@ -1,0 +1,98 @@
+"""The scores of a ranked set, and what they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dire_plug.stages.robust_scores import (
+    augmentation_robust_score,
+    hard_label_recovery,
+    improvement_over_random,
+    label_robust_score,
+)
+
+Kind = Literal["last", "best"]
+Rate = float | str
+"""A learning rate; `learned`: the one that the set's synthesis learned."""
+Accuracies = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Condition → architecture → {"last": [per student], "best": […]}, in percent.
+
+A condition is `set`, `random` or `full`, and `own` (the recipe's protocol), `hard` (hard labels, no augmentation) or
+`plain` (the recipe's protocol without augmentation).
+"""
+
+
+@dataclass(frozen=True)
+class RankedSet:
+    """The scores of one set and what they are made of.
+
+    Attributes:
+        condensed: what the set is, as `OpenedSet.describe` says.
+        recipe: METHOD/NAME, whose protocol, students and networks these are.
+        seed: of students and random images.
+        weight: of the improvement over random in LRS, and of that with augmentation in ARS.
+        accuracies: `full hard` isn't there where the accuracy of all real images was given.
+        full_accuracy: in percent, as it was given.
+        rates: condition → the learning rate of its hard labels.
+        budget: how long students of all images learned; None where they weren't trained.
+        notes: what one must know to read them.
+    """
+
+    condensed: dict[str, Any]
+    recipe: str
+    seed: int
+    weight: float
+    accuracies: Accuracies
+    full_accuracy: float | None
+    rates: dict[str, Rate]
+    budget: dict[str, int] | None
+    notes: tuple[str, ...]
+
+    @property
+    def architectures(self) -> list[str]:
+        """The students."""
+        return list(self.accuracies["set own"])
+
+    def scores(self, architecture: str, kind: Kind = "last") -> dict[str, list[float]]:
+        """Return HLR, IOR, LRS, and where they are known IOR plain and ARS: fractions, one value a student.
+
+        Student k of the set stands beside student k of the random images and of all images: they share their seed.
+        """
+
+        def read(condition: str) -> list[float]:
+            return [value / 100 for value in self.accuracies[condition][architecture][kind]]
+
+        own, hard = _improvements(read("set own"), read("random own")), read("set hard")
+        full = read("full hard") if self.full_accuracy is None else [self.full_accuracy / 100] * len(hard)
+        recovery = [hard_label_recovery(full_hard=a, set_hard=b) for a, b in zip(full, hard, strict=True)]
+        both = zip(recovery, own, strict=True)
+        scores = [label_robust_score(recovery=a, improvement=b, weight=self.weight) for a, b in both]
+        found = {"HLR": recovery, "IOR": own, "LRS": scores}
+        if "set plain" in self.accuracies:
+            plain = _improvements(read("set plain"), read("random plain"))
+            pairs = zip(own, plain, strict=True)
+            robust = [augmentation_robust_score(augmented=a, plain=b, weight=self.weight) for a, b in pairs]
+            found |= {"IOR plain": plain, "ARS": robust}
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, JSON-like."""
+        kinds: tuple[Kind, ...] = ("last", "best")
+        return {
+            "set": self.condensed,
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "weight": self.weight,
+            "scores": {kind: {name: self.scores(name, kind) for name in self.architectures} for kind in kinds},
+            "accuracies": self.accuracies,
+            "full_accuracy": self.full_accuracy,
+            "rates": self.rates,
+            "budget": self.budget,
+            "notes": list(self.notes),
+        }
+
+
+def _improvements(of_set: Sequence[float], of_random: Sequence[float]) -> list[float]:
+    return [improvement_over_random(of_set=a, of_random=b) for a, b in zip(of_set, of_random, strict=True)]

@@ -1,0 +1,405 @@
+"""Condensed sets as others leave them: folder trees and tensor files, their labels and space, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Generator, Tensor
+
+from dire_plug.data.condensed import CondensedSet, Reading, read_condensed
+from dire_plug.data.dataset import Dataset, make_tensor_dataset
+from dire_plug.data.spaces import Space, read_space
+from dire_plug.data.whitening import fit
+from dire_plug.errors import DirePlugError
+
+CLASSES = ("cat", "dog", "ship")
+SIZE = 8
+
+
+def draw(count: int, *, seed: int = 0, size: int = SIZE) -> Tensor:
+    """Draw grey levels, uint8, [count, 3, size, size]."""
+    return torch.randint(0, 256, (count, 3, size, size), generator=Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def make_real(classes: tuple[str, ...] = CLASSES) -> Dataset:
+    labels = torch.arange(len(classes)).repeat(5)
+    return make_tensor_dataset(
+        "pets", train=(draw(len(labels)), labels), test=(draw(len(labels)), labels), classes=classes
+    )
+
+
+def write_tree(
+    root: Path, names: list[str], *, per_class: int = 2, size: int = SIZE, name: str = "id{:03d}.png"
+) -> Tensor:
+    """Write a folder per name, in the order of the labels; return the images, [n, 3, size, size]."""
+    images = draw(len(names) * per_class, seed=1, size=size)
+    for index, image in enumerate(images):
+        folder = root / names[index // per_class]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name.format(index % per_class))
+    return images
+
+
+@pytest.fixture
+def real() -> Dataset:
+    return make_real()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return tmp_path / "set"
+
+
+def refusal(path: Path, real: Dataset, reading: Reading | None = None) -> str:
+    with pytest.raises(DirePlugError) as caught:
+        read_condensed(path, real, reading)
+    return str(caught.value)
+
+
+# Trees of class folders.
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (["cat", "dog", "ship"], "folders are named as the classes"),
+        (["new000", "new001", "new002"], "folders are labelled by their numbers: new000 is cat, new002 ship"),
+        (["00000", "00001", "00002"], "folders are labelled by their numbers: 00000 is cat, 00002 ship"),
+        (["1", "2", "3"], "folders are labelled by their numbers: 1 is cat, 3 ship"),
+        (["a", "b", "x1"], "folders are labelled by their names, whatever these mean: a is cat, x1 ship"),
+        (
+            ["new000", "new001", "new003"],
+            "folders are labelled by their names, whatever these mean: new000 is cat, new003 ship",
+        ),
+    ],
+)
+def test_the_names_of_folders_give_the_labels_and_the_rule_is_told(
+    tree: Path, real: Dataset, names: list[str], rule: str
+) -> None:
+    images = write_tree(tree, names)
+    found = read_condensed(tree, real)
+    assert torch.equal(found.images, images)
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.notes == (rule,)
+
+
+def test_folders_named_as_the_classes_are_taken_in_the_classes_order_not_the_alphabets(tree: Path) -> None:
+    images = write_tree(tree, ["zebra", "ape"])
+    assert torch.equal(read_condensed(tree, make_real(("zebra", "ape"))).images, images)
+
+
+def test_numbers_are_read_as_numbers_so_that_ten_comes_after_two(tree: Path) -> None:
+    names = [str(number) for number in range(11)]
+    images = write_tree(tree, names, per_class=1)
+    found = read_condensed(tree, make_real(tuple("abcdefghijk")))
+    assert torch.equal(found.images, images)
+
+
+def test_rdeds_tree_and_tiny_imagenets_folders_of_images_are_read(tree: Path, real: Dataset) -> None:
+    write_tree(tree / "00000", ["images"], per_class=1, name="class00000_id{:05d}.jpg")
+    write_tree(tree, ["00001", "00002"], per_class=1, name="class_id{:05d}.JPEG")
+    (tree / ".cache").mkdir()
+    assert read_condensed(tree, real).counts == [1, 1, 1]
+
+
+def test_ipc_takes_the_first_images_of_each_class_by_name(tree: Path, real: Dataset) -> None:
+    images = write_tree(tree, ["00000", "00001", "00002"], per_class=3)
+    found = read_condensed(tree, real, Reading(ipc=2))
+    assert torch.equal(found.images, images.reshape(3, 3, 3, SIZE, SIZE)[:, :2].flatten(0, 1))
+    assert found.per_class == 2
+
+
+def test_classes_may_hold_different_numbers_of_images(tree: Path, real: Dataset) -> None:
+    write_tree(tree, ["00000", "00001", "00002"])
+    (tree / "00001" / "id001.png").unlink()
+    found = read_condensed(tree, real)
+    assert (found.counts, found.per_class) == ([2, 1, 2], None)
+    assert "class has 1 images, --ipc 2 were asked for; lower it" in refusal(tree, real, Reading(ipc=2))
+
+
+def test_the_digest_depends_on_the_images_alone(tree: Path, tmp_path: Path, real: Dataset) -> None:
+    images = write_tree(tree, ["cat", "dog", "ship"])
+    found = read_condensed(tree, real)
+    torch.save({"images": images, "labels": found.labels}, tmp_path / "same.pt")
+    assert read_condensed(tmp_path / "same.pt", real).digest == found.digest
+    images[0, 0, 0, 0] ^= 1
+    torch.save({"images": images, "labels": found.labels}, tmp_path / "other.pt")
+    assert read_condensed(tmp_path / "other.pt", real).digest != found.digest
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", "dog"], "holds 2 class folders, pets has 3 classes; there is no folder for ship"),
+        ([f"{number:05d}" for number in range(5)], "holds 5 class folders, pets has 3 classes; is it a set of another"),
+        (["cat", "dog", "frog"], "'frog' is no class of pets, whose classes other folders are named after"),
+    ],
+)
+def test_folders_that_are_not_the_datasets_classes_are_refused(
+    tree: Path, real: Dataset, names: list[str], message: str
+) -> None:
+    write_tree(tree, names, per_class=1)
+    assert message in refusal(tree, real)
+
+
+def test_the_folder_above_the_class_folders_is_refused_with_the_right_one(tree: Path, real: Dataset) -> None:
+    write_tree(tree / "syn_data", ["00000", "00001", "00002"])
+    assert f"did you mean {tree / 'syn_data'}?" in refusal(tree, real)
+
+
+def test_unsorted_images_are_refused(tree: Path, real: Dataset) -> None:
+    write_tree(tree.parent, [tree.name])
+    assert "its images lie unsorted: sort them into one folder per class" in refusal(tree, real)
+
+
+def test_an_empty_class_is_refused_by_its_folder(tree: Path, real: Dataset) -> None:
+    write_tree(tree, ["00000", "00001"])
+    (tree / "00002").mkdir()
+    (tree / "00002" / "readme.txt").touch()
+    assert refusal(tree, real).startswith(f"{tree / '00002'}: the class has no image (.jpeg, .jpg, .png)")
+
+
+def test_a_damaged_image_is_named(tree: Path, real: Dataset) -> None:
+    write_tree(tree, ["00000", "00001", "00002"])
+    path = tree / "00001" / "id001.png"
+    path.write_bytes(path.read_bytes()[:40])
+    assert refusal(tree, real).startswith(f"{path}: the image cannot be decoded")
+
+
+def test_another_size_is_refused_and_resized_on_request(tree: Path, real: Dataset) -> None:
+    write_tree(tree, ["00000", "00001", "00002"], size=12)
+    assert "12×12 pixels, the real images of pets are 8×8 here; --resize resizes the set" in refusal(tree, real)
+    found = read_condensed(tree, real, Reading(resize=True))
+    assert tuple(found.images.shape) == (6, 3, SIZE, SIZE)
+    assert found.images.dtype == torch.uint8
+    assert found.notes[-1] == "images of another size were resized to 8×8"
+
+
+def test_image_files_have_no_other_space_than_pixels(tree: Path, real: Dataset) -> None:
+    write_tree(tree, ["00000", "00001", "00002"])
+    assert "holds image files, which are pixels; leave it out" in refusal(tree, real, Reading(Space("zca")))
+
+
+# Files of tensors.
+
+LABELS = torch.tensor([2, 0, 1, 0, 1, 2])
+ORDER = [1, 3, 2, 4, 0, 5]
+"""The rows class by class."""
+
+
+def save_mtt(folder: Path, images: Tensor) -> Path:
+    torch.save(images, folder / "images_best.pt")
+    torch.save(LABELS, folder / "labels_best.pt")
+    return folder / "images_best.pt"
+
+
+def save_dm(folder: Path, images: Tensor) -> Path:
+    """Write as DM does: a pair for each experiment, and accuracies as numpy's scalars."""
+    path = folder / "res_DM_CIFAR10_ConvNet_2ipc.pt"
+    pairs = [[torch.zeros_like(images), LABELS], [images, LABELS]]
+    torch.save({"data": pairs, "accs_all_exps": {"ConvNet": [np.float64(0.5), np.float64(0.25)]}}, path)
+    return path
+
+
+def save_npz(folder: Path, images: Tensor) -> Path:
+    np.savez(folder / "set.npz", images=images.permute(0, 2, 3, 1).numpy(), labels=LABELS.numpy())
+    return folder / "set.npz"
+
+
+def save_tensors(folder: Path, images: Tensor) -> Path:
+    save_file({"images": images, "labels": LABELS}, folder / "set.safetensors")
+    return folder / "set.safetensors"
+
+
+def save_pair(folder: Path, images: Tensor) -> Path:
+    torch.save((images, LABELS[:, None].float()), folder / "set.pth")
+    return folder / "set.pth"
+
+
+@pytest.mark.parametrize("save", [save_mtt, save_dm, save_npz, save_tensors, save_pair])
+@pytest.mark.parametrize("kind", ["grey levels", "floats"])
+def test_tensor_files_are_read_class_by_class(tmp_path: Path, real: Dataset, save: Any, kind: str) -> None:
+    images = draw(6) if kind == "grey levels" else draw(6) / 255
+    found = read_condensed(save(tmp_path, images), real)
+    assert torch.equal(found.images, images[ORDER])
+    assert found.images.dtype == images.dtype
+    assert found.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.loop is None
+
+
+def test_where_images_and_labels_came_from_is_told(tmp_path: Path, real: Dataset) -> None:
+    assert read_condensed(save_mtt(tmp_path, draw(6)), real).notes == ("labels are those of labels_best.pt",)
+    assert read_condensed(save_dm(tmp_path, draw(6)), real).notes == ("the last of 2 sets",)
+
+
+def test_grey_tensors_get_three_equal_channels_and_a_files_ipc_its_first_ones(tmp_path: Path, real: Dataset) -> None:
+    grey = draw(6)[:, :1]
+    found = read_condensed(save_pair(tmp_path, grey), real, Reading(ipc=1))
+    assert torch.equal(found.images, grey[[1, 2, 0]].expand(-1, 3, -1, -1))
+
+
+def test_images_of_zca_that_mtt_inverted_have_their_labels_beside(tmp_path: Path, real: Dataset) -> None:
+    torch.save(draw(6) / 255, tmp_path / "images_zca_5000.pt")
+    torch.save(LABELS, tmp_path / "labels_5000.pt")
+    assert read_condensed(tmp_path / "images_zca_5000.pt", real).notes == ("labels are those of labels_5000.pt",)
+
+
+# Spaces.
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def test_normalised_images_become_pixels_and_their_own_values_are_kept(tmp_path: Path, real: Dataset) -> None:
+    loop = 3 * torch.randn(6, 3, SIZE, SIZE, generator=Generator().manual_seed(0))
+    loop[:, 0] = (0.25 - MEAN[0]) / STD[0]
+    found = read_condensed(save_mtt(tmp_path, loop), real, Reading(Space("normalised", MEAN, STD)))
+    assert found.loop is not None
+    assert torch.equal(found.loop, loop[ORDER])
+    torch.testing.assert_close(found.images[:, 0], torch.full((6, SIZE, SIZE), 0.25))
+    by_hand = (loop[ORDER][:, 2] * STD[2] + MEAN[2]).clamp(0, 1)
+    torch.testing.assert_close(found.images[:, 2], by_hand)
+    outside = (loop * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None] - 0.5).abs() > 0.5
+    assert found.notes[-1].startswith(f"{float(outside.double().mean()):.1%} of the values lay outside of [0, 1]")
+
+
+def test_whitened_images_are_inverted_by_the_whitening_of_the_real_ones(tmp_path: Path, real: Dataset) -> None:
+    pixels = draw(6) / 255
+    whitened = fit(real.train.images() / 255).apply(pixels)
+    found = read_condensed(save_mtt(tmp_path, whitened), real, Reading(Space("zca")))
+    torch.testing.assert_close(found.images, pixels[ORDER], atol=1e-4, rtol=0)
+
+
+def test_pixels_out_of_range_are_refused_with_the_options_or_cut_off(tmp_path: Path, real: Dataset) -> None:
+    path = save_mtt(tmp_path, torch.linspace(-1, 2, 6 * 3 * SIZE**2).reshape(6, 3, SIZE, SIZE))
+    message = refusal(path, real)
+    assert "values from -1 to 2 are no pixels in [0, 1]. In which space are they? Say --normalised-by" in message
+    found = read_condensed(path, real, Reading(Space("pixels")))
+    assert (float(found.images.min()), float(found.images.max()), found.loop) == (0, 1, None)
+    assert found.notes[-1].startswith("66.7% of the values lay outside")
+
+
+def test_grey_levels_as_floats_are_refused_with_a_hint(tmp_path: Path, real: Dataset) -> None:
+    assert "Grey levels up to 255? Save them as uint8." in refusal(save_mtt(tmp_path, draw(6).float()), real)
+
+
+def test_grey_levels_have_no_other_space_than_pixels(tmp_path: Path, real: Dataset) -> None:
+    message = refusal(save_mtt(tmp_path, draw(6)), real, Reading(Space("normalised", MEAN, STD)))
+    assert "holds grey levels of 8 bits, which are pixels; leave it out" in message
+
+
+def test_spaces_are_read_from_a_dataset_or_from_numbers() -> None:
+    assert read_space(None, None) is None
+    assert read_space("pixels", None) == Space("pixels")
+    assert read_space(None, "cifar-10") == Space("normalised", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert read_space("normalised", "0.5,0.4,0.3, 0.2,0.25,0.3") == Space("normalised", MEAN, STD)
+
+
+@pytest.mark.parametrize(
+    ("kind", "normalised_by", "message"),
+    [
+        ("normalised", None, "--space normalised: by what? Add --normalised-by"),
+        ("zca", "cifar-10", "--normalised-by contradicts --space zca"),
+        (None, "cifar10", "statistics are known (did you mean 'cifar-10'?)"),
+        (None, "1,2,3", "nor six numbers by comma"),
+        (None, "0,0,0,1,1,0", "a standard deviation must be greater than 0"),
+    ],
+)
+def test_a_space_that_says_too_little_or_too_much_is_refused(
+    kind: str | None, normalised_by: str | None, message: str
+) -> None:
+    with pytest.raises(DirePlugError) as caught:
+        read_space(kind, normalised_by)
+    assert message in str(caught.value)
+
+
+# What tensor files are refused for.
+
+
+class Code:
+    """Something that a pickle would have to import."""
+
+
+def keep(content: Any) -> Any:
+    return lambda path: torch.save(content, path)
+
+
+def with_labels(labels: Any, images: Tensor | None = None) -> Any:
+    return keep({"images": draw(6) if images is None else images, "labels": labels})
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (keep({"state": 1}), "holds the keys state; expected images and labels under keys such as images and labels"),
+        (keep([draw(6)]), "holds a list; expected images and labels"),
+        (keep({"images": Code(), "labels": LABELS}), "which could run code, so it is not loaded"),
+        (keep(draw(6)), "holds one tensor, and its labels are not in set_labels.pt beside it"),
+        (with_labels(torch.eye(3)[LABELS]), "the labels' shape is [6, 3] for 6 images; one class number an image"),
+        (with_labels(LABELS[:4]), "the labels' shape is [4] for 6 images"),
+        (with_labels(LABELS + 0.5), "labels must be class numbers, and these have fractions"),
+        (with_labels(LABELS + 1), "its labels go from 1 to 3, pets has 3 classes, 0 to 2; is it a set of another"),
+        (with_labels(LABELS.clamp(max=1)), "no image of class 2 (ship): it holds 2 classes, pets has 3"),
+        (with_labels(LABELS, draw(6)[:, 0]), "the images' shape is [6, 8, 8]; expected [n, 3, h, w]"),
+        (with_labels(LABELS[:0], draw(0)), "the images' shape is [0, 3, 8, 8]"),
+        (with_labels(LABELS, draw(6) / torch.zeros(())), "6 of 6 images hold NaN or infinity"),
+        (with_labels(LABELS, draw(6).int() * 2), "images of torch.int32 outside of 0 … 255"),
+        (with_labels(LABELS, draw(6, size=9)), "9×9 pixels, the real images of pets are 8×8 here"),
+        (lambda path: path.write_bytes(b"no tensors"), "isn't a file of torch.save's"),
+        (lambda path: path.touch(), "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_set_of_the_dataset_is_refused(
+    tmp_path: Path, real: Dataset, write: Any, message: str
+) -> None:
+    path = tmp_path / "set.pt"
+    write(path)
+    found = refusal(path, real)
+    assert found.startswith(f"{path}: ")
+    assert message in found
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_a_damaged_file_of_another_kind_is_refused(tmp_path: Path, real: Dataset, suffix: str) -> None:
+    path = tmp_path / f"set{suffix}"
+    path.write_bytes(b"nothing of the kind")
+    assert refusal(path, real).startswith(f"{path}: cannot be read as ")
+
+
+def test_a_files_ipc_is_at_most_what_each_class_has(tmp_path: Path, real: Dataset) -> None:
+    message = refusal(save_mtt(tmp_path, draw(6)), real, Reading(ipc=3))
+    assert "class 0 (cat) has 2 images, --ipc 3 were asked for; lower it" in message
+
+
+def test_tensors_of_another_size_are_resized_on_request(tmp_path: Path, real: Dataset) -> None:
+    found = read_condensed(save_mtt(tmp_path, draw(6, size=16) / 255), real, Reading(resize=True))
+    assert tuple(found.images.shape) == (6, 3, SIZE, SIZE)
+    assert found.notes[-1] == "resized from 16×16 to 8×8"
+
+
+def test_a_path_that_is_nothing_of_the_kind_is_refused(tmp_path: Path, real: Dataset) -> None:
+    assert "no such file or folder" in refusal(tmp_path / "nowhere", real)
+    (tmp_path / "set.tar").touch()
+    assert "neither a folder nor a file of tensors (.safetensors, .pt, .pth, .npz)" in refusal(
+        tmp_path / "set.tar", real
+    )
+
+
+def test_a_folder_of_tensor_files_is_refused_with_their_names(tmp_path: Path, real: Dataset) -> None:
+    save_mtt(tmp_path, draw(6))
+    assert "name the file: images_best.pt, labels_best.pt" in refusal(tmp_path, real)
+
+
+def test_a_set_tells_what_it_is_as_json(tree: Path, real: Dataset) -> None:
+    write_tree(tree, ["cat", "dog", "ship"])
+    found: CondensedSet = read_condensed(tree, real)
+    assert found.to_json() == {
+        "images": 6,
+        "classes": 3,
+        "per_class": {"least": 2, "most": 2},
+        "digest": found.digest,
+        "notes": ["folders are named as the classes"],
+    }
