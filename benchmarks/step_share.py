@@ -29,15 +29,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from diversity_loss import COMMIT, clone, processor
-from in_turns import AUTHORS, TURN, Round, known_plugins, play
 from safetensors.torch import save_file
 from step_cases import CASES, Case
+from turn_plugins import AUTHORS, known_plugins
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
@@ -45,6 +44,7 @@ from dire_plug.models import last_linear
 from dire_plug.plugins import load_adapter
 from dire_plug.types import Adapter
 from dire_plug.upstream import trial as trials
+from dire_plug.upstream.in_turns import Round, counted, play
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.vendor import vendor
@@ -129,7 +129,7 @@ def measure(
     trial = trials.set_up(sized, case.script, folder)
     real = write_real(trial, folder, per_class=options.real)
     runs = {name: partial(run_arm, trial, name, arm, tree=tree, real=real, folder=folder) for name, arm in arms.items()}
-    played = play(runs, rounds)
+    played = play(runs, rounds).rounds
     if (left := len(counted(played, WARM_UP))) < 2:
         raise DirePlugError(f"{adapter.name}: {left} of {rounds} steps count, too few for a spread; take more --steps")
     if options.accelerate:
@@ -160,8 +160,7 @@ def run_arm(
         make_folder(path)
     trial.adapter.lay_out(inputs, trial.materials)
     call = trial.adapter.invocation(inputs)
-    regularizers = {TURN: {"address": address, "arm": name}, **arm.regularizers}
-    synthesis = trials.describe_synthesis(trial, folder, regularizers, accelerate=arm.accelerate)
+    synthesis = trials.describe_synthesis(trial, folder, dict(arm.regularizers), accelerate=arm.accelerate)
     job = ChildJob(
         tree=tree,
         script=call.script,
@@ -172,18 +171,9 @@ def run_arm(
         synthesis={**synthesis, "real": dict(real)},
         seed=trials.SEED,
         trace=folder / "trace.jsonl" if arm.trace else None,
+        turns={"address": address, "arm": name, "keep_memory": True},
     )
     run_child(job, log=folder / "log.txt", on_event=lambda event: None)
-
-
-def counted(rounds: Sequence[Round], warm_up: int) -> list[Round]:
-    """Return the rounds after the first ones, without those that begin a slot or a network: there more is done.
-
-    A slot's first step comes after the work between slots, a network's first makes a term prepare its real embeddings.
-    """
-    follows = [all(now[arm].step == before[arm].step + 1 for arm in now) for before, now in pairwise(rounds)]
-    fresh = [any(reading.fresh for reading in one.values()) for one in rounds]
-    return [one for at, one in enumerate(rounds) if at >= warm_up and follows[at - 1] and not fresh[at]]
 
 
 def disagreement(first: Round) -> float:

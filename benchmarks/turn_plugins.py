@@ -1,14 +1,14 @@
-"""The plugins of `step_share.py`, inside the child process: who waits for a turn, and the authors' loss as a term.
+"""The authors' loss as a plugin, for `step_share.py`: a term in the place of ours.
 
-They are loaded by name, as any stranger's regularizers are; `step_share.py` makes the names known to the children.
+It is loaded by name, as any stranger's regularizer is; `known_plugins` makes the name known to child processes.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
-import socket
-import time
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,82 +18,31 @@ from diversity_loss import load
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from dire_plug import bridge
 from dire_plug.hookspecs import hookimpl
 from dire_plug.types import Batch, Synthesis
-from dire_plug.upstream.trace import StopScriptError
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""Of malloc.h."""
-
-
-class TurnSettings(BaseModel):
-    """Where turns are given, and to whom."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    address: str
-    """Of a Unix socket."""
-    arm: str
+AUTHORS = "benchmark-authors"
+ENTRY_POINTS = f"[dire_plug.regularizers]\n{AUTHORS} = turn_plugins:Authors\n"
 
 
-class Turn:
-    """Waits for its turn before each step, and then tells how long the step took.
-
-    It listens at the bridge and answers no hook: where the loop holds no trained network, a hook would make the
-    synthesis embed images for it, which a loop without a term doesn't do.
-    """
-
-    settings_model = TurnSettings
-
-    def __init__(self, settings: TurnSettings) -> None:
-        """Say who waits, and wait for the first turn: what comes before the first step has its turn too."""
-        keep_freed_memory()
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(settings.address)
-        self._lines = connection.makefile("rw", encoding="utf-8")
-        self._sums, self._call, self._fresh = {"loss": 0.0, "term": 0.0}, 0.0, False
-        self._seen: set[int] = set()
-        self._say({"arm": settings.arm})
-        self._loss, self._step_done = bridge.loss, bridge.step_done
-        for name, listener in {"loss": self.loss, "step_done": self.step_done}.items():
-            setattr(bridge, name, listener)
-        self._wait()
-
-    def loss(self, loss: Tensor, **arguments: Any) -> Tensor:
-        """Return what the bridge returns; note what it added, its time, and whether the network is a new one."""
-        began = time.process_time()
-        total = self._loss(loss, **arguments)
-        self._call = time.process_time() - began
-        network = id(arguments.get("network"))
-        self._fresh = network not in self._seen
-        self._seen.add(network)
-        self._sums = {"loss": float(loss.detach()), "term": float(total.detach() - loss.detach())}
-        return total
-
-    def step_done(self, loss: Tensor, *, step: int, **arguments: Any) -> None:
-        """Tell what the bridge is told; then how long the step took, in seconds, and wait for the next turn."""
-        self._step_done(loss, step=step, **arguments)
-        took = {"wall": time.perf_counter() - self._wall, "cpu": time.process_time() - self._cpu, "call": self._call}
-        self._say({"step": step, "fresh": self._fresh, **self._sums, **took})
-        self._wait()
-
-    def _say(self, message: dict[str, Any]) -> None:
-        self._lines.write(json.dumps(message) + "\n")
-        self._lines.flush()
-
-    def _wait(self) -> None:
-        if self._lines.readline() != "go\n":
-            raise StopScriptError
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc give no memory back, so that a step's time isn't that of page faults, whose number differs widely."""
-    libc: Any = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
-            libc.mallopt(option, value)
+@contextlib.contextmanager
+def known_plugins() -> Iterator[None]:
+    """Make the plugins of the benchmark known to child processes while the block runs."""
+    before = os.environ.get("PYTHONPATH")
+    with tempfile.TemporaryDirectory() as site:
+        folder = Path(site) / "dire_plug_benchmarks-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: dire-plug-benchmarks\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(ENTRY_POINTS)
+        ours = [site, str(Path(__file__).resolve().parent)]
+        os.environ["PYTHONPATH"] = os.pathsep.join([*ours, *([before] if before else [])])
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["PYTHONPATH"]
+            else:
+                os.environ["PYTHONPATH"] = before
 
 
 class AuthorsSettings(BaseModel):

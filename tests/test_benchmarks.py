@@ -22,6 +22,7 @@ from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
 from dire_plug.plugins import known, load_adapter
 from dire_plug.types import RealEmbeddings
+from dire_plug.upstream.in_turns import Reading
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ARMS = ("without", "ours")
@@ -56,10 +57,9 @@ def release(tmp_path: Path) -> Path:
 
 
 def make_rounds(*steps: tuple[int, float, float]) -> list[dict[str, Any]]:
-    reading = importlib.import_module("in_turns").Reading
     return [
         {
-            arm: reading(step, loss=8.0, term=1.0, wall=seconds[at], cpu=0.0, call=0.003, fresh=False)
+            arm: Reading(step, images=1, loss=8.0, term=1.0, wall=seconds[at], cpu=0.0, call=0.003, fresh=False)
             for at, arm in enumerate(ARMS)
         }
         for step, *seconds in steps
@@ -143,7 +143,7 @@ def test_arms_take_turns_and_each_computes_its_own_term(
     share = importlib.import_module("step_share")
     case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": steps}, "toy", "toy")
     options = argparse.Namespace(accelerate=False, steps=3, real=4, full=False)
-    with importlib.import_module("in_turns").known_plugins():
+    with importlib.import_module("turn_plugins").known_plugins():
         arms = share.choose_arms(options, release)
         rounds, _ = share.measure(load_adapter("toy-net"), case, arms, options=options, folder=tmp_path / "toy")
     assert [[one[arm].step for one in rounds] for arm in arms] == [[0, 1, 2, 3, 4]] * 3
@@ -159,9 +159,9 @@ def test_a_child_that_ends_early_stops_all_and_is_named(stranger: Stranger, bare
     case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": 1}, "toy", "toy")
     options = argparse.Namespace(accelerate=False, steps=30, real=4, full=False)
     arms = {name: share.Arm({}) for name in ("without", "ours")}
-    with importlib.import_module("in_turns").known_plugins():
+    with importlib.import_module("turn_plugins").known_plugins():
         adapter = load_adapter("toy-net")
-        with pytest.raises(DirePlugError, match=r"the arm 'without' ended after [1-9]"):
+        with pytest.raises(DirePlugError, match=r"the arm '(without|ours)' ended after [1-9]"):
             share.measure(adapter, case, arms, options=options, folder=tmp_path / "toy")
 
 

@@ -59,11 +59,13 @@ def run_job(job: ChildJob, emit: Emit) -> None:
     _prepare_torch(job)
     from dire_plug.upstream import shims
     from dire_plug.upstream.trace import StopScriptError, trace_steps
+    from dire_plug.upstream.turn import take_turns
 
     shims.install(job.shims, device=job.device, tree=job.tree)
     synthesis = _open_synthesis(job, emit)
     try:
         with trace_steps(job.trace, stop_after=job.stop_after_steps):
+            take_turns(synthesis, job.turns)
             for pass_index in job.passes:
                 _run_pass(job, pass_index, synthesis)
                 emit({"event": "pass", "pass": pass_index})

@@ -29,6 +29,7 @@ class ChildJob:
         threads: of torch in the child.
         trace: a file that gets a line for every optimiser step, or None.
         stop_after_steps: end the script after so many optimiser steps, all passes together; None lets it end.
+        turns: what `turn.take_turns` gets, where each step waits for its turn; None where none does.
     """
 
     tree: Path
@@ -44,6 +45,7 @@ class ChildJob:
     threads: int = 1
     trace: Path | None = None
     stop_after_steps: int | None = None
+    turns: Mapping[str, Any] | None = None
 
     @property
     def patched(self) -> bool:

@@ -52,12 +52,12 @@ def _problems(hunk: Hunk, *, repair: bool) -> Iterator[tuple[int, str]]:
         if not line.startswith("+"):
             kind = {"-": "deletes a line", " ": "has context"}.get(line[:1], f"has the line {line!r}")
             yield number, f"the patch {kind}; a patch only inserts"
-        elif problem := _line_problem(line[1:].strip(), repair=repair):
+        elif problem := line_problem(line[1:].strip(), repair=repair):
             yield number, f"{line[1:].strip()!r}: {problem}"
 
 
-def _line_problem(line: str, *, repair: bool) -> str | None:
-    """Say what is wrong with one inserted line, or return None."""
+def line_problem(line: str, *, repair: bool) -> str | None:
+    """Say what is wrong with one inserted line, without its indentation, or return None."""
     try:
         body = ast.parse(line).body
     except SyntaxError:

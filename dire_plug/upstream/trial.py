@@ -20,6 +20,7 @@ from dire_plug.models.checkpoint import save as save_network
 from dire_plug.protocols.training import initialised
 from dire_plug.recipe.model import Recipe
 from dire_plug.synthesis import SynthesisSpec
+from dire_plug.synthesis.embedder import LOOP
 from dire_plug.types import Adapter, LoopInputs, Materials, Script, VerifyCase
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.preparing import Workplace, prepare_inputs
@@ -53,7 +54,7 @@ def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
     """Generate images, make seeded untrained teachers, and run what upstream's own code prepares."""
     case, script = adapter.verify_case(name), adapter.scripts[name]
     recipe, classes = _recipe(adapter, case), case.classes or script.classes
-    dataset = _generate(script, case.real_per_class, classes=classes)
+    dataset = generate(case.real_per_class, classes=classes, size=script.size)
     teachers = {key: _teacher(script, architecture) for key, architecture in case.teachers.items()}
     start, file = None, None
     if recipe.recover.start == "real":
@@ -104,12 +105,12 @@ def _recipe(adapter: Adapter, case: VerifyCase) -> Recipe:
     )
 
 
-def _generate(script: Script, per_class: int, *, classes: int) -> Dataset:
-    """Return random images, class by class."""
+def generate(per_class: int, *, classes: int, size: int) -> Dataset:
+    """Return a dataset of seeded random images, class by class."""
     generator = torch.Generator().manual_seed(SEED)
 
     def draw(count: int) -> tuple[Tensor, Tensor]:
-        shape = (classes * count, 3, script.size, script.size)
+        shape = (classes * count, 3, size, size)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return pixels, torch.arange(classes).repeat_interleave(count)
 
@@ -167,8 +168,9 @@ def describe_synthesis(
     if recipe.recover.embedder is not None:
         network = folder / "embedder.safetensors"
         save_network(network, next(iter(trial.materials.teachers.values())))
-        embedder = {"network": str(network), "classes_per_step": recipe.recover.embedder.classes_per_step}
-        embedder["whitening"] = _whitening(trial, folder)
+        embedder = recipe.recover.embedder.model_dump() | {"whitening": _whitening(trial, folder)}
+        if embedder["network"] != LOOP:
+            embedder["network"] = str(network)
     return SynthesisSpec(
         adapter=trial.adapter.name,
         recover=recipe.recover.model_dump(mode="json"),

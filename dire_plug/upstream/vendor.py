@@ -26,6 +26,7 @@ from dire_plug.upstream.patching import (
 from dire_plug.upstream.tree import read_manifest, verify_tree, write_manifest
 
 __all__ = [
+    "fetch",
     "find_vendored",
     "patch_files",
     "require_packages",
@@ -55,7 +56,7 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
             return found
         ui.say(f"vendor {adapter.name}: cloning {adapter.upstream.repository} at {adapter.upstream.commit[:12]}")
         with new_folder(folder) as tree:
-            _fetch(adapter.upstream, tree)
+            fetch(adapter.upstream, tree)
             patches = patch_files(adapter)
             for path in patches:
                 _apply(tree, path, adapter.upstream)
@@ -165,7 +166,7 @@ def _record(tree: Path, adapter: Adapter, patches: list[Path]) -> None:
     )
 
 
-def _fetch(upstream: Upstream, tree: Path) -> None:
+def fetch(upstream: Upstream, tree: Path) -> None:
     """Put the listed paths of the pinned commit into the empty folder `tree`, without a .git folder."""
     git = _gitpython()
     clone = tree / ".clone"

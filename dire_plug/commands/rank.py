@@ -1,0 +1,134 @@
+"""`dire-plug rank PATH…`: DD-Ranking's scores of condensed sets, whoever made them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dire_plug import ui
+from dire_plug.commands.set_options import describe_set, make_set_request, set_options
+from dire_plug.files import write_json
+from dire_plug.pipeline.ranked import RankedSet
+from dire_plug.pipeline.ranking import Ranking, rank_set
+from dire_plug.stages.ranking import RATE
+from dire_plug.stages.robust_scores import WEIGHT
+
+SCORES = ("LRS", "ARS", "HLR", "IOR", "IOR plain")
+CONDITIONS = ("set own", "random own", "set plain", "random plain", "set hard", "random hard", "full hard")
+COUNT, PERCENT = click.IntRange(min=1), click.FloatRange(0, 100)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@click.option("--per-set", type=COUNT, help="Students of each kind; default: the recipe's number.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of students and random images; default: the run's.")
+@click.option(
+    "--lr",
+    "rates",
+    multiple=True,
+    type=click.FloatRange(0, min_open=True),
+    default=(RATE,),
+    show_default=True,
+    help="With hard labels; of several the best on the test images, as DD-Ranking does with .001 .005 .01 .05 .1.",
+)
+@click.option("--weight", type=click.FloatRange(0, 1), default=WEIGHT, show_default=True, help="Of IOR in LRS, ARS.")
+@click.option("--full-accuracy", type=PERCENT, help="Of a student of all images with hard labels; default: train some.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Also write everything there.")
+@set_options
+def rank(  # what a set is ranked by, each with its option
+    paths: tuple[Path, ...],
+    per_set: int | None,
+    seed: int | None,
+    rates: tuple[float, ...],
+    weight: float,
+    full_accuracy: float | None,
+    file: Path | None,
+    **options: Any,
+) -> None:
+    """Give the label-robust and the augmentation-robust score of the condensed set at each PATH.
+
+    PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
+    set, on as many random real images, and on all of them; those that are there are found again.
+    """
+    started = time.monotonic()
+    how = Ranking(rates, weight, full_accuracy, per_set)
+    ranked = [rank_set(make_set_request(path, seed=seed, **options), how) for path in paths]
+    ui.show(render(ranked))
+    if file is not None:
+        write_json(file, [one.to_json() for one in ranked])
+        ui.show(f"\nstored in: {file}")
+    ui.show(f"took {time.monotonic() - started:.0f} s")
+
+
+def render(ranked: Sequence[RankedSet]) -> RenderableType:
+    """Return the tables of scores and of the accuracies that they are made of."""
+    scores = _table("DD-Ranking, × 100", "set", "student", "seed", "n", *SCORES)
+    accuracies = _table("accuracy of students, last %", "set", "student", *CONDITIONS)
+    lines: list[str] = []
+    for one in ranked:
+        name = one.condensed["name"]
+        for architecture in one.architectures:
+            found = one.scores(architecture)
+            cells = [_cell([100 * value for value in found.get(score, [])]) for score in SCORES]
+            scores.add_row(name, architecture, str(one.seed), str(len(found["LRS"])), *cells)
+            accuracies.add_row(name, architecture, *(_accuracy(one, architecture, kind) for kind in CONDITIONS))
+        lines += [f"{describe_set(one.condensed)} · recipe {one.recipe}", *one.condensed["notes"], *one.notes]
+        lines += _about_hard_labels(one)
+    return Group(
+        scores, accuracies, *(Text(f"  {line}", style="dim") for line in dict.fromkeys([*lines, *_reading(ranked)]))
+    )
+
+
+def _about_hard_labels(one: RankedSet) -> list[str]:
+    """Return how the students with hard labels learned."""
+    rates = ", ".join(f"{name} {rate}" for name, rate in one.rates.items())
+    lines = [f"hard labels: SGD without augmentation; learning rate: {rates}"]
+    if one.budget is None:
+        return [*lines, f"full hard: {one.full_accuracy:g} %, as it was given"]
+    budget = one.budget
+    told = (
+        f"{budget['epochs']} epochs, {budget['steps']:,} steps; a student of the set takes {budget['subset_steps']:,}"
+    )
+    return [*lines, f"full hard: all {budget['images']:,} training images in {told}"]
+
+
+def _reading(ranked: Sequence[RankedSet]) -> list[str]:
+    """Return what one must know to read the scores."""
+    several = any(len(one.scores(name)["LRS"]) > 1 for one in ranked for name in one.architectures)
+    spread = "± is over n students of ONE set and ONE draw of random images"
+    if not several:
+        spread = "one student of ONE set and ONE draw of random images: no spread; --per-set 5 gives one over students"
+    weight, rest = f"{ranked[0].weight:g}", f"{1 - ranked[0].weight:g}"
+    return [
+        "own: the recipe's protocol; plain: without augmentation; hard: hard labels; random: as many real images",
+        f"LRS = squash({weight}·IOR − {rest}·HLR), ARS = squash({weight}·IOR + {rest}·IOR plain), from 0 to 100; "
+        "squash(0) = 26.9: for ARS no better than random images",
+        spread,
+    ]
+
+
+def _accuracy(one: RankedSet, architecture: str, condition: str) -> str:
+    return _cell(one.accuracies[condition][architecture]["last"] if condition in one.accuracies else [])
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
+    return table

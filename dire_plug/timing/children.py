@@ -1,0 +1,96 @@
+"""Runs a side's synthesis in a process of its own: upstream's patched script, or the native loop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder, write_json
+from dire_plug.timing.sides import Side
+
+TAIL = 15
+"""Lines of the child's output that an error shows."""
+FOLDERS = ("images", "passes")
+
+
+def run_side(side: Side, turns: Mapping[str, Any] | None) -> None:
+    """Run the side's synthesis to its end, or until its line for turns is closed.
+
+    Args:
+        turns: see `turn.take_turns`; None lets it run by itself.
+
+    Raises:
+        DirePlugError: the child failed; the message has its last lines.
+    """
+    for name in FOLDERS:
+        shutil.rmtree(side.job.folder / name, ignore_errors=True)
+        make_folder(side.job.folder / name)
+    (_run_upstream if side.job.engine == "upstream" else _run_native)(side, turns)
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds of a whole synthesis: on the clock, and of the processor, with what starts and ends the process."""
+
+    wall: float
+    cpu: float
+
+
+def run_whole(side: Side) -> Took:
+    """Run the side's synthesis from beginning to end, while nothing else of ours runs."""
+    wall, cpu = time.perf_counter(), _children_seconds()
+    run_side(side, None)
+    return Took(time.perf_counter() - wall, _children_seconds() - cpu)
+
+
+def _children_seconds() -> float:
+    """Return the processor's seconds of all children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _run_upstream(side: Side, turns: Mapping[str, Any] | None) -> None:
+    from dire_plug.stages.recover import child_job
+    from dire_plug.upstream.runner import run_child
+
+    job = side.job
+    child = child_job(job, side.spec, teachers=side.teachers, passes=range(job.plan.passes))
+    run_child(replace(child, turns=turns), log=job.folder / "log.txt", on_event=lambda event: None)
+
+
+def _run_native(side: Side, turns: Mapping[str, Any] | None) -> None:
+    import torch
+
+    job = side.job
+    file, log = job.folder / "native.json", job.folder / "log.txt"
+    content = {
+        "spec": side.spec.to_json(),
+        "network": str(next(iter(side.teachers.values()))),
+        "passes": job.plan.passes,
+        "images": str(job.folder / "images"),
+        "threads": torch.get_num_threads(),
+        "turns": turns,
+    }
+    write_json(file, content)
+    with log.open("ab") as output:
+        command = [sys.executable, "-P", "-m", "dire_plug.timing.native_child", str(file)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(content["threads"])}
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode != 0:
+        raise DirePlugError(_failure(side.name, done.returncode, log))
+
+
+def _failure(name: str, status: int, log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-TAIL:]
+    told = "\n".join(f"  {line}" for line in lines)
+    return f"{name}: the native loop ended with status {status}; its last lines:\n{told}"
