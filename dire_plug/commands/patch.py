@@ -1,0 +1,97 @@
+"""`dire-plug patch`: put lines into the patch of a method of your own, show them, take them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dire_plug import ui
+
+if TYPE_CHECKING:
+    from dire_plug.types import Adapter
+
+package_option = click.option(
+    "--package",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Of the method's package, where it isn't installed.",
+)
+offline_option = click.option("--offline", is_flag=True, help="Never touch the network: the code must be here.")
+
+
+@click.group()
+def patch() -> None:
+    """Edit the patch of a method of your own.
+
+    PLACE is FILE:LINE, a line of the published file; what is inserted stands after it. The patch keeps numbers and
+    hashes, and no line of the published code.
+    """
+
+
+@patch.command()
+@click.argument("method")
+@click.argument("place")
+@click.argument("call")
+@click.option(
+    "--indent", type=click.IntRange(min=0), metavar="N", help="Spaces before it; default: as the line before."
+)
+@package_option
+@offline_option
+def insert(method: str, place: str, call: str, indent: int | None, package: Path | None, offline: bool) -> None:
+    """Insert CALL, one call of bridge, after PLACE into the patch of METHOD."""
+    from dire_plug.scaffold.owners import find_owner
+    from dire_plug.scaffold.patch_edit import insert_line, read_place
+    from dire_plug.scaffold.source import published
+
+    where, adapter = read_place(place), find_owner(method, package=package)
+    done = insert_line(adapter, published(adapter.upstream, offline=offline), where, call, indent=indent)
+    ui.show(f"{where}: inserted, as line {done.number} of the patched file:")
+    ui.show(f"  {done.text}")
+    if done.outer:
+        ui.show(f"a block ends there; to stand behind it: --indent {' or '.join(map(str, done.outer))}")
+    _show_missing(adapter, method)
+
+
+@patch.command()
+@click.argument("method")
+@package_option
+def show(method: str, package: Path | None) -> None:
+    """List the lines of METHOD's patch: the line of the published file before each, its number, its text."""
+    from dire_plug.scaffold.owners import find_owner
+    from dire_plug.scaffold.patch_edit import show_lines
+
+    adapter = find_owner(method, package=package)
+    for line in show_lines(adapter):
+        ui.show(f"{line.place}  {line.number}  {line.text}")
+    _show_missing(adapter, method)
+
+
+@patch.command()
+@click.argument("method")
+@click.argument("place")
+@click.argument("call", required=False)
+@package_option
+@offline_option
+def remove(method: str, place: str, call: str | None, package: Path | None, offline: bool) -> None:
+    """Take what stands after PLACE, or of it the line CALL, out of the patch of METHOD."""
+    from dire_plug.scaffold.owners import find_owner
+    from dire_plug.scaffold.patch_edit import read_place, remove_lines
+    from dire_plug.scaffold.source import published
+
+    where, adapter = read_place(place), find_owner(method, package=package)
+    for line in remove_lines(adapter, published(adapter.upstream, offline=offline), where, call):
+        ui.show(f"{where}: removed: {line.text.strip()}")
+    _show_missing(adapter, method)
+
+
+def _show_missing(adapter: Adapter, method: str) -> None:
+    """Say which calls the patch lacks, of those that an adapter from `new method` asks for."""
+    from dire_plug.scaffold.gaps import missing_calls
+    from dire_plug.scaffold.patch_edit import NAME
+
+    if missing := missing_calls(adapter.patches() / NAME, getattr(adapter, "calls", ())):
+        ui.show(f"not in the patch yet: {', '.join(f'bridge.{name}' for name in missing)}")
+    else:
+        ui.show(f"next: dire-plug vendor {method}")

@@ -1,0 +1,1 @@
+"""Packages for a newcomer to fill: a regularizer, or a method with its patch. Read `regularizer.py` first."""

@@ -1,0 +1,54 @@
+"""Installs what `dire-plug new` wrote, without pip, lints it, and runs the tests that came with it."""
+
+import runpy
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import install
+from stranger_package import entry_points_text, offer
+
+ROOT = Path(__file__).parents[1]
+
+
+def install_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a written package known, here and in child processes, as an editable installation would."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    site = folder.parent / f"site-{folder.name}"
+    offer(site, project["name"].replace("-", "_"), entry_points_text(project["entry-points"]))
+    for place in (folder, site):
+        install(place, monkeypatch)
+    forget(folder)
+
+
+def forget(folder: Path) -> None:
+    """Forget what was imported of a package, as a new process would."""
+    module = folder.name.replace("-", "_")
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        del sys.modules[name]
+
+
+def run_tests(file: Path) -> list[str]:
+    """Run the test functions of a file that need no fixture; return their names."""
+    tests = {name: value for name, value in runpy.run_path(str(file)).items() if name.startswith("test_")}
+    for test in tests.values():
+        test()
+    return list(tests)
+
+
+def lint(folder: Path) -> str:
+    """Return what ruff, with this project's rules, says of a package."""
+    settings = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
+    lines = (["check", "--quiet", *settings], ["format", "--quiet", "--diff", *settings])
+    done = [
+        subprocess.run([sys.executable, "-m", "ruff", *line, "."], cwd=folder, capture_output=True, text=True)
+        for line in lines
+    ]
+    return "".join(one.stdout + one.stderr for one in done)
+
+
+def files_of(folder: Path) -> list[str]:
+    """Return the paths of a folder's files below it, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,135 @@
+"""What is read of a published script: its flags as facts, what it imports, where an import can stand."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from dire_plug.adapters.planned import to_arguments
+from dire_plug.errors import DirePlugError
+from dire_plug.scaffold.flags import Flag, read_flags
+from dire_plug.scaffold.flags_module import field_name, flag_lines, pydantic_names, typing_names
+from dire_plug.scaffold.reading import end_of_imports, parse
+from dire_plug.scaffold.script import read_facts
+from dire_plug.scaffold.writing import fill_templates
+
+EVERY_KIND = """\
+parser = argparse.ArgumentParser()
+parser.add_argument("place")
+parser.add_argument("-s")
+parser.add_argument("-j", "--workers", default=4, type=int, help="a sentence of theirs")
+parser.add_argument("--lr", type=float, default=1)
+parser.add_argument("--r-bn", type=float, default=5e-2)
+parser.add_argument("--name", default="a \\"b\\"")
+parser.add_argument("--number", type=int, default=1e3)
+parser.add_argument("--computed", type=str, default=os.getcwd())
+parser.add_argument("--converted", type=lambda text: text.split(","))
+parser.add_argument("--flag", action="store_true", default=True)
+parser.add_argument("--no-flag", action="store_false")
+parser.add_argument("--several", nargs="+")
+parser.add_argument("--verbose", action="count")
+parser.add_argument("--limit", type=float, default=1e999)
+parser.add_argument("--mode", choices=["a", "b"], default="b")
+parser.add_argument("--size", type=int, choices=[32, 64])
+parser.add_argument("--lambda", type=float)
+parser.add_argument("--copy")
+parser.add_argument("--lr", type=int)
+"""
+
+
+def model_of(script: str) -> type[BaseModel]:
+    """Return the model that the package of a script would have."""
+    flags, _ = read_flags(ast.parse(script))
+    values = {
+        **dict.fromkeys(("name", "distribution", "module", "repository", "commit", "paths", "packages"), "x"),
+        **dict.fromkeys(("script", "script_path", "script_name", "folder"), "x"),
+        "flag_lines": flag_lines(flags),
+        "typing_names": typing_names(flags),
+        "pydantic_names": pydantic_names(flags),
+    }
+    space: dict[str, Any] = {"__name__": "flags"}
+    exec(fill_templates("method", values)["x/flags.py"], space)
+    model: type[BaseModel] = space["Flags"]
+    return model
+
+
+def test_flags_have_their_types_and_their_plain_defaults() -> None:
+    flags, others = read_flags(ast.parse(EVERY_KIND))
+    assert flags == [
+        Flag("workers", "int", 4),
+        Flag("lr", "float", 1.0),
+        Flag("r-bn", "float", 0.05),
+        Flag("name", "str", 'a "b"'),
+        Flag("number", "int", None),
+        Flag("computed", "str", None),
+        Flag("converted", "str", None),
+        Flag("flag", "bool", False),
+        Flag("no-flag", "bool", False),
+        Flag("limit", "float", None),
+        Flag("mode", 'Literal["a", "b"]', "b"),
+        Flag("size", "Literal[32, 64]", None),
+        Flag("lambda", "float", None),
+        Flag("copy", "str", None),
+    ]
+    assert others == ["place", "-s", "--several", "--verbose"]
+
+
+def test_the_model_gives_upstreams_command_line_back() -> None:
+    flags = model_of(EVERY_KIND).model_validate({"lambda": 0.5, "copy": "x", "no-flag": True, "size": 64, "mode": "a"})
+    assert " ".join(to_arguments(flags)) == (
+        '--workers 4 --lr 1.0 --r-bn 0.05 --name a "b" --no-flag --mode a --size 64 --lambda 0.5 --copy x'
+    )
+
+
+@pytest.mark.parametrize("wrong", [{"size": 33}, {"workers": "4"}, {"unknown": 1}, {"mode": "c"}])
+def test_the_model_refuses_what_the_script_would(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        model_of(EVERY_KIND).model_validate(wrong)
+
+
+def test_a_script_without_flags_gives_an_empty_model() -> None:
+    assert model_of("import sys\nprint(sys.argv)\n").model_fields == {}
+
+
+@pytest.mark.parametrize(
+    ("flag", "field"),
+    [("lr", "lr"), ("arch-name", "arch_name"), ("lambda", "flag_lambda"), ("copy", "flag_copy"), ("2x", "flag_2x")],
+)
+def test_a_field_has_a_name_that_a_model_takes(flag: str, field: str) -> None:
+    assert field_name(flag) == field
+
+
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("", 0),
+        ("x = 1\n", 0),
+        ("# a comment\n\nx = 1\n", 2),
+        ('"""A docstring\nof two lines."""\nx = 1\n', 2),
+        ("@a\ndef f(): ...\n", 0),
+        ("import a\nfrom b import (\n    c,\n)\n\nx = 1\nimport d\n", 4),
+        ("import sys\nsys.path.append('x')\nimport a\n", 1),
+        ("from __future__ import annotations\n\nimport a\n", 3),
+    ],
+)
+def test_the_import_of_bridge_stands_after_the_first_imports(script: str, line: int) -> None:
+    assert end_of_imports(ast.parse(script)) == line
+
+
+def test_packages_are_those_that_neither_python_nor_the_repository_has(tmp_path: Path) -> None:
+    (tmp_path / "src" / "models").mkdir(parents=True)
+    (tmp_path / "root_module.py").write_text("")
+    script = "import os, einops.layers\nimport torch, models, root_module\nfrom kornia import x\nfrom . import y\n"
+    (tmp_path / "src" / "loop.py").write_text(script)
+    assert read_facts(tmp_path, "src/loop.py").packages == ("einops", "kornia")
+
+
+def test_a_script_of_another_python_is_refused_with_its_line() -> None:
+    with pytest.raises(DirePlugError, match=r"^src/old\.py:2: not a Python script that this Python can read: "):
+        parse(b'x = 1\nprint "x"\n', where="src/old.py")
+
+
+def test_a_script_of_sloppy_text_is_read_without_a_warning() -> None:
+    assert parse(b'x = "\\d"\n', where="src/x.py").body
