@@ -6,6 +6,7 @@ within reach, and the release, cloned at run time, or a checkout of it given by 
     python benchmarks/step_share.py --steps 20
     python benchmarks/step_share.py sre2l dwa --full
     python benchmarks/step_share.py dwa --accelerate
+    python benchmarks/step_share.py sre2l --full --terms dire dire=auto energy soft-chamfer facility-location dpp
 
 Upstream's patched script runs in one child for each arm (no term; ours, variant `released`; the authors' DiversityLoss
 as shipped), and the children take turns step by step, so that step i is compared with step i. A step lasts from the end
@@ -14,7 +15,8 @@ untrained, training images generated, real embeddings random and non-negative. C
 else steps pay for page faults, one more than another. "Call" is the processor's time in the term's forward computation.
 
 The cases are those of `dire-plug verify` with a longer loop; --full has the size of CIFAR. With --accelerate the arms
-are a loop without a term, as it is and as `--accelerate exact` runs it, and their traces are compared.
+are a loop without a term, as it is and as `--accelerate exact` runs it, and their traces are compared. With --terms
+they are a loop without a term and one with each of these regularizers, at its defaults; `=auto` gives it that weight.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.models import last_linear
 from dire_plug.plugins import load_adapter
+from dire_plug.recipe.weight import AutoWeight
 from dire_plug.types import Adapter
 from dire_plug.upstream import trial as trials
 from dire_plug.upstream.in_turns import Round, counted, play
@@ -71,7 +74,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     missing = []
     with tempfile.TemporaryDirectory() as folder, known_plugins():
-        checkout = options.checkout or (None if options.accelerate else clone(Path(folder) / "release"))
+        checkout = options.checkout or (None if options.named else clone(Path(folder) / "release"))
         arms = choose_arms(options, checkout)
         print(f"{describe(options)}\n{heading(arms)}", flush=True)
         for method in options.methods:
@@ -96,8 +99,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help=f"of each arm, beside {WARM_UP} that aren't counted")
     parser.add_argument("--real", type=int, default=500, help="real embeddings of a class")
     parser.add_argument("--full", action="store_true", help="batches of the size of CIFAR, published networks")
+    parser.add_argument("--terms", nargs="+", default=[], help="regularizers, NAME or NAME=auto, in the authors' place")
     parser.add_argument("--accelerate", action="store_true", help="compare a loop with its accelerated form instead")
     options = parser.parse_args()
+    options.named = bool(options.accelerate or options.terms)
     options.methods = options.methods or (["dwa"] if options.accelerate else list(CASES))
     return options
 
@@ -106,8 +111,16 @@ def choose_arms(options: argparse.Namespace, checkout: Path | None) -> dict[str,
     """Return the arms by name; the first is what the others are compared with."""
     if options.accelerate:
         return {FASTER: Arm({}, accelerate=True, trace=True), PLAIN: Arm({}, trace=True)}
+    if options.terms:
+        return {BASE: Arm({}), **{term: Arm(dict([read_term(term)])) for term in options.terms}}
     theirs = {AUTHORS: {"checkout": str(checkout)}}
     return {BASE: Arm({}), OURS: Arm({"dire": {}}), THEIRS: Arm(theirs)}
+
+
+def read_term(term: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a regularizer and its settings, from NAME or NAME=auto."""
+    name, _, weight = term.partition("=")
+    return name, ({"weight": AutoWeight().model_dump()} if weight == "auto" else {})
 
 
 def measure(
@@ -135,7 +148,7 @@ def measure(
     if options.accelerate:
         traces = {trials.read_evidence(folder / name / "trace.jsonl", folder).steps for name in arms}
         return played, f"{rounds} steps {'equal' if len(traces) == 1 else 'DIFFER'}"
-    return played, f"≤ {disagreement(played[0]):.0e}"
+    return played, "" if options.terms else f"≤ {disagreement(played[0]):.0e}"
 
 
 def write_real(trial: trials.Trial, folder: Path, *, per_class: int) -> dict[str, str]:
@@ -208,7 +221,8 @@ def heading(arms: Mapping[str, Arm]) -> str:
     cells += [f"{name + ' / ' + base:>26}" for name in others]
     if base == BASE:
         cells += [*(f"{'share of ' + name + ', %':>24}" for name in others), f"{'call, ms':>9}"]
-    return " ".join([*cells, "   n", "terms apart by" if base == BASE else "traces"])
+    last = {FASTER: "traces", BASE: "terms apart by" if THEIRS in arms else ""}
+    return " ".join([*cells, "   n", last[base]])
 
 
 def row(name: str, rounds: Sequence[Round], *, clock: str, remark: str) -> str:

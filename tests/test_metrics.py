@@ -1,9 +1,11 @@
 """The diversity metrics against published packages, values derived by hand, and their own slow forms."""
 
+import importlib
 import math
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torchmetrics.functional.pairwise import pairwise_cosine_similarity
 from dire_plug.errors import DirePlugError
 from dire_plug.metrics import (
     Diversity,
+    Prdc,
     class_radii,
     coverage,
     diversity,
@@ -22,6 +25,7 @@ from dire_plug.metrics import (
     mean_class_vendi,
     nearest_radii,
     per_class_coverage,
+    prdc_metrics,
     real_reference,
     vendi,
 )
@@ -110,6 +114,122 @@ def test_a_class_without_synthetic_images_is_not_covered() -> None:
     assert per_class_coverage(real, real_labels, made, torch.zeros(10, dtype=torch.int64)) == 0.5
 
 
+def brute_force(real: Tensor, made: Tensor, nearest_k: int) -> tuple[Tensor, Prdc]:
+    """Return the radii and the metrics, pair by pair from differences in float64."""
+    real, made = real.double(), made.double()
+    apart = (real[:, None] - made[None]).square().sum(2).sqrt()
+    radii, own = (
+        (rows[:, None] - rows[None]).square().sum(2).sqrt().fill_diagonal_(math.inf).kthvalue(nearest_k, 1).values
+        for rows in (real, made)
+    )
+    held, within = apart < radii[:, None], apart < own
+    shares = (held.any(0), within.any(1), held.sum(0).double() / nearest_k, held.any(1))
+    return radii, Prdc(*(float(share.double().mean()) for share in shares))
+
+
+def assert_same(found: Prdc, expected: Prdc | dict[str, float]) -> None:
+    wanted = expected if isinstance(expected, dict) else vars(expected)
+    assert vars(found) == pytest.approx(dict(wanted), abs=1e-12)
+
+
+@pytest.mark.parametrize("nearest_k", [1, 3, 5])
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
+def test_all_four_equal_prdc(spread: float, nearest_k: int, capsys: pytest.CaptureFixture[str]) -> None:
+    from prdc import compute_prdc
+
+    real, made = draw(150, 6), spread * draw(90, 6, seed=1)
+    expected = compute_prdc(real.numpy(), made.numpy(), nearest_k)
+    capsys.readouterr()
+    assert min(expected.values()) > 0
+    assert_same(prdc_metrics(real, made, nearest_k=nearest_k), expected)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_all_four_equal_prdc_where_many_distances_are_equal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    from prdc import compute_prdc
+
+    real, made = (2 * draw(120, width)).round(), (2 * draw(80, width, seed=1)).round()
+    expected = compute_prdc(real.numpy(), made.numpy(), 3)
+    capsys.readouterr()
+    assert_same(prdc_metrics(real, made, nearest_k=3), expected)
+
+
+def farther(rows: Tensor) -> Tensor:
+    return torch.cat([rows[:1] * 1e6, rows[1:]])
+
+
+SETS: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
+    "float32": lambda: (draw(90, 5).float(), draw(40, 5, seed=1).float()),
+    "float16": lambda: (draw(90, 5).half(), draw(40, 5, seed=1).half()),
+    "two types": lambda: (draw(90, 5).float(), draw(40, 5, seed=1)),
+    "a mean far away": lambda: ((draw(90, 5) + 300).float(), (draw(40, 5, seed=1) + 300).float()),
+    "outliers": lambda: (farther(draw(90, 5)), farther(draw(40, 5, seed=1))),
+    "tiny": lambda: (1e-30 * draw(90, 5), 1e-30 * draw(40, 5, seed=1)),
+    "huge": lambda: (1e30 * draw(90, 5), 1e30 * draw(40, 5, seed=1)),
+    "synthetic rows that are real ones": lambda: (draw(90, 5), draw(90, 5)[:40]),
+    "real rows several times": lambda: (draw(9, 5).repeat(10, 1), draw(40, 5, seed=1)),
+    "real rows twice": lambda: (draw(45, 5).repeat(2, 1), draw(40, 5, seed=1)),
+    "all synthetic rows equal": lambda: (draw(90, 5), draw(1, 5, seed=1).repeat(40, 1)),
+    "synthetic rows in the middle": lambda: (draw(90, 5), 0.01 * draw(40, 5, seed=1)),
+    "synthetic rows far apart": lambda: (draw(90, 5), 9 * draw(40, 5, seed=1)),
+    "all real rows equal": lambda: (torch.ones(90, 5), torch.ones(40, 5)),
+    "equally far from many": lambda: (torch.cat([torch.zeros(30, 40), torch.eye(40)]), torch.eye(40)[:20]),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_radii_and_metrics_are_those_of_exact_distances_for(name: str) -> None:
+    real, made = SETS[name]()
+    radii, expected = brute_force(real, made, 4)
+    assert torch.equal(nearest_radii(real, nearest_k=4), radii)
+    assert_same(prdc_metrics(real, made, nearest_k=4), expected)
+    assert_same(prdc_metrics(real, made, nearest_k=4, radii=radii, block=7), expected)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_products_of_less_precision_leave_the_results_exact(precision: str) -> None:
+    real, made = draw(90, 5).float(), draw(40, 5, seed=1).float()
+    radii, expected = brute_force(real, made, 3)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert torch.equal(nearest_radii(real, nearest_k=3), radii)
+        assert_same(prdc_metrics(real, made, nearest_k=3), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_bounds_hold_the_distances_between_them() -> None:
+    from dire_plug.metrics.distances import lower_bounds, prepare
+
+    rows, made = prepare(draw(50, 300), draw(30, 300, seed=1))
+    low = lower_bounds(rows, slice(None), made).double() / rows.scale**2
+    high = low + (rows.width[:, None] + made.width).double() / rows.scale**2
+    exact = (draw(50, 300)[:, None] - draw(30, 300, seed=1)[None]).square().sum(2)
+    assert bool((low < exact).all())
+    assert bool((exact < high).all())
+    assert float((high / low).max()) < 1.001
+
+
+def test_the_benchmark_times_two_sides_that_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    benchmark = importlib.import_module("metrics")
+    for case in benchmark.cases(100):
+        theirs, ours = case.theirs(), case.ours()
+        assert theirs.keys() == ours.keys()
+        assert dict(ours) == pytest.approx(dict(theirs), rel=1e-12), case.name
+    row = benchmark.report(benchmark.Case("equal", lambda: {"a": 2.0}, lambda: {"a": 3.0}), rounds=2)
+    assert row.split()[:2] == ["equal", "5.0e-01"]
+
+
+def test_recall_is_undefined_where_too_few_synthetic_rows_have_a_radius() -> None:
+    real, made = draw(40, 4), draw(4, 4, seed=1)
+    found = prdc_metrics(real, made, nearest_k=4)
+    assert math.isnan(found.recall)
+    assert found.coverage == coverage(real, made, nearest_k=4)
+    assert not math.isnan(prdc_metrics(real, made, nearest_k=3).recall)
+
+
 @pytest.mark.parametrize(("count", "width"), [(12, 30), (30, 12), (20, 20)])
 def test_vendi_equals_vendi_score(count: int, width: int) -> None:
     with warnings.catch_warnings():
@@ -134,6 +254,13 @@ def test_vendi_does_not_depend_on_the_rows_taken_at_a_time(monkeypatch: pytest.M
     whole = vendi(features)
     monkeypatch.setattr(sys.modules["dire_plug.metrics.vendi"], "_ROWS", 7)
     assert vendi(features) == pytest.approx(whole, rel=1e-12)
+
+
+def test_similarity_does_not_depend_on_the_rows_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = draw(50, 6), torch.arange(50) % 3
+    whole = intra_class_similarity(features, labels)
+    monkeypatch.setattr(sys.modules["dire_plug.metrics.similarity"], "ROWS", 7)
+    torch.testing.assert_close(intra_class_similarity(features, labels), whole, rtol=1e-12, atol=0)
 
 
 def test_class_vendi_is_the_mean_over_the_classes() -> None:
@@ -175,12 +302,16 @@ def test_one_image_per_class_reports_no_similarity_as_json_null() -> None:
 def test_diversity_gathers_each_metric() -> None:
     real, real_labels = draw(40, 4), torch.arange(40) % 2
     made, labels = draw(10, 4, seed=1), torch.arange(10) % 2
+    four = prdc_metrics(real, made, nearest_k=3)
     assert diversity(real, real_labels, made, labels, nearest_k=3) == Diversity(
         coverage=coverage(real, made, nearest_k=3),
         class_coverage=per_class_coverage(real, real_labels, made, labels, nearest_k=3),
         vendi=vendi(made),
         class_vendi=mean_class_vendi(made, labels),
         similarity=float(intra_class_similarity(made, labels).mean()),
+        density=four.density,
+        precision=four.precision,
+        recall=four.recall,
     )
 
 
@@ -228,6 +359,10 @@ def test_expected_coverage_is_met_by_real_data() -> None:
         (lambda: coverage(draw(9, 3), draw(2, 4)), "real features have 3 dimensions, synthetic features 4"),
         (lambda: coverage(draw(9, 3), draw(2, 3) * math.nan), "synthetic features: 2 of 2 rows hold NaN"),
         (lambda: coverage(draw(9, 3) / 0, draw(2, 3)), "real features: 9 of 9 rows hold NaN"),
+        (lambda: prdc_metrics(draw(5, 3), draw(9, 3)), "real features: 5 rows are too few for nearest_k 5"),
+        (lambda: prdc_metrics(draw(9, 3), draw(9, 4)), "real features have 3 dimensions, synthetic features 4"),
+        (lambda: prdc_metrics(draw(9, 3), draw(9, 3), block=0), "block: 0 rows"),
+        (lambda: prdc_metrics(draw(9, 3), draw(9, 3), nearest_k=0), "nearest_k: 0"),
         (lambda: coverage(draw(9, 3), draw(2, 3), radii=draw(4)), r"radii: \[4\] of them for 9"),
         (lambda: vendi(draw(0, 3)), r"features: their shape is \[0, 3\]"),
         (lambda: vendi(torch.ones(2, 3, dtype=torch.int64)), "floating point"),

@@ -1,12 +1,15 @@
-"""Diversity of condensed images: coverage, Vendi score and intra-class similarity of their embeddings."""
+"""Diversity of condensed images: coverage and its kin, Vendi score and intra-class similarity of their embeddings."""
 
-from dire_plug.metrics.coverage import class_radii, coverage, expected_coverage, nearest_radii, per_class_coverage
+from dire_plug.metrics.coverage import coverage, expected_coverage, per_class_coverage
 from dire_plug.metrics.diversity import Diversity, RealReference, diversity, real_reference
+from dire_plug.metrics.prdc import Prdc, prdc_metrics
+from dire_plug.metrics.radii import class_radii, nearest_radii
 from dire_plug.metrics.similarity import intra_class_similarity
 from dire_plug.metrics.vendi import mean_class_vendi, vendi
 
 __all__ = [
     "Diversity",
+    "Prdc",
     "RealReference",
     "class_radii",
     "coverage",
@@ -16,6 +19,7 @@ __all__ = [
     "mean_class_vendi",
     "nearest_radii",
     "per_class_coverage",
+    "prdc_metrics",
     "real_reference",
     "vendi",
 ]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dire_plug.errors import DirePlugError
-from dire_plug.metrics.coverage import class_radii, coverage, nearest_radii, per_class_coverage
+from dire_plug.metrics.coverage import per_class_coverage
+from dire_plug.metrics.prdc import prdc_metrics
+from dire_plug.metrics.radii import class_radii, nearest_radii
 from dire_plug.metrics.similarity import check_features, check_labels, intra_class_similarity
 from dire_plug.metrics.vendi import mean_class_vendi, vendi
 
@@ -27,6 +29,9 @@ class Diversity:
         vendi: of all images.
         class_vendi: mean over classes of the score within the class.
         similarity: mean over classes of the cosine between different images of the class; NaN at one image per class.
+        density: how many real images' neighbourhoods hold a condensed image, in units of k, on average.
+        precision: share of condensed images in the neighbourhood of some real one.
+        recall: share of real images in the neighbourhood of some condensed one; NaN at k condensed images or fewer.
     """
 
     coverage: float
@@ -34,6 +39,9 @@ class Diversity:
     vendi: float
     class_vendi: float
     similarity: float
+    density: float
+    precision: float
+    recall: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the values by name; a value that isn't defined is None."""
@@ -70,7 +78,7 @@ def diversity(
     Args:
         real, synthetic: embeddings, [N, D] and [M, D].
         real_labels, synthetic_labels: [N] and [M], int64.
-        nearest_k: k of coverage.
+        nearest_k: k of the neighbourhoods.
         radii: [N], `nearest_radii(real)` where it is at hand.
         radii_of_classes: [N], `class_radii(real, real_labels)` likewise.
 
@@ -78,14 +86,18 @@ def diversity(
         DirePlugError: shapes don't fit, there are too few real images, or a feature isn't finite.
     """
     similarity = intra_class_similarity(synthetic, synthetic_labels)
+    found = prdc_metrics(real, synthetic, nearest_k=nearest_k, radii=radii)
     return Diversity(
-        coverage=coverage(real, synthetic, nearest_k=nearest_k, radii=radii),
+        coverage=found.coverage,
         class_coverage=per_class_coverage(
             real, real_labels, synthetic, synthetic_labels, nearest_k=nearest_k, radii=radii_of_classes
         ),
         vendi=vendi(synthetic),
         class_vendi=mean_class_vendi(synthetic, synthetic_labels),
         similarity=float(similarity.nanmean()),
+        density=found.density,
+        precision=found.precision,
+        recall=found.recall,
     )
 
 
@@ -109,7 +121,7 @@ def real_reference(
         real, held_out: embeddings of the images that coverage counts, and of others: [N, D] and [H, D].
         real_labels, held_out_labels: [N] and [H], int64.
         ipc: images drawn per class.
-        nearest_k: k of coverage.
+        nearest_k: k of the neighbourhoods.
         draws: the number of draws.
         seed: of the draws.
         radii: [N], `nearest_radii(real)` where it is at hand.

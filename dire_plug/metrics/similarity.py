@@ -15,6 +15,9 @@ from dire_plug.errors import DirePlugError
 if TYPE_CHECKING:
     from torch import Tensor
 
+ROWS = 1 << 12
+"""Rows in float64 at a time."""
+
 
 def intra_class_similarity(features: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cosine similarity between different images of each class, [C] in float64, classes ascending.
@@ -30,11 +33,15 @@ def intra_class_similarity(features: Tensor, labels: Tensor) -> Tensor:
     """
     check_features(features, "features")
     check_labels(labels, features, "features")
-    unit = unit_rows(features)
-    classes, owner, counts = torch.unique(labels.to(unit.device), return_inverse=True, return_counts=True)
-    sums = unit.new_zeros(len(classes), unit.shape[1]).index_add_(0, owner, unit)
-    own = unit.new_zeros(len(classes)).index_add_(0, owner, unit.square().sum(1))
-    pairs = (counts * (counts - 1)).to(unit.dtype)
+    device = unit_rows(features[:1]).device
+    classes, owner, counts = torch.unique(labels.to(device), return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64, device=device)
+    own = sums.new_zeros(len(classes))
+    for rows, owners in zip(torch.split(features, ROWS), torch.split(owner, ROWS), strict=True):
+        unit = unit_rows(rows)
+        sums.index_add_(0, owners, unit)
+        own.index_add_(0, owners, torch.linalg.vecdot(unit, unit))
+    pairs = (counts * (counts - 1)).to(sums.dtype)
     return torch.where(pairs > 0, (sums.square().sum(1) - own) / pairs.clamp(min=1), torch.nan)
 
 
@@ -56,7 +63,7 @@ def check_features(features: Tensor, what: str) -> None:
         raise DirePlugError(f"{what}: their shape is {list(features.shape)}; [N, D] with at least one row is needed")
     if not features.is_floating_point():
         raise DirePlugError(f"{what}: they are {features.dtype}; floating point is needed")
-    bad = int((~features.isfinite().all(1)).sum())
+    bad = int((~(features.amin(1).isfinite() & features.amax(1).isfinite())).sum())
     if bad:
         raise DirePlugError(
             f"{what}: {bad} of {len(features)} rows hold NaN or infinity; "

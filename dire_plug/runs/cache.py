@@ -19,8 +19,8 @@ def cached(root: Path, *, kind: str, key: dict[str, Any], make: Callable[[Path],
     Raises:
         DirePlugError: the entry cannot be written.
     """
-    name = digest({"kind": kind, **key})[:16]
-    entry = root / kind / name
+    entry = entry_of(root, kind=kind, key=key)
+    name = entry.name
     if entry.is_dir():
         return entry
     with hold(root / kind / f"{name}.lock", wait=24 * 3600, what=f"the cache entry {entry}"):
@@ -35,3 +35,8 @@ def cached(root: Path, *, kind: str, key: dict[str, Any], make: Callable[[Path],
         except OSError as error:
             raise DirePlugError(f"{entry}: cannot be written: {error.strerror}") from error
     return entry
+
+
+def entry_of(root: Path, *, kind: str, key: dict[str, Any]) -> Path:
+    """Return the folder of an entry, which is there if the entry is."""
+    return root / kind / digest({"kind": kind, **key})[:16]
