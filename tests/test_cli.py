@@ -205,6 +205,7 @@ def test_compare_runs_what_is_missing_and_shows_every_arm(cli: Cli, home: Path, 
     ):
         assert note in answer.out
     stored = Path(answer.out.partition("stored in: ")[2].splitlines()[0])
+    assert f"\nreport:    dire-plug report {stored.parent.name}\n" in answer.out
     content = json.loads(stored.read_text())
     assert content["seeds"] == [0, 1]
     assert [run for arm in content["arms"].values() for run in arm["runs"]] == [

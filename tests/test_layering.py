@@ -9,8 +9,10 @@ ROOT = Path(__file__).parents[1] / "dire_plug"
 ROWS = (
     ("cli",),
     ("commands",),
-    ("reproduce", "report"),
-    ("compare",),
+    ("reproduce",),
+    ("report", "scaffold"),
+    ("ablate",),
+    ("compare", "timing"),
     ("pipeline",),
     ("stages",),
     ("upstream", "native"),

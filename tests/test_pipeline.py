@@ -179,16 +179,6 @@ def test_finished_images_and_students_are_not_made_again(
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
-def test_a_protocol_that_has_not_landed_leaves_diversity_and_says_so(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write_recipe(tmp_path / "later.yaml", {"evaluate": {"protocol": "fkd"}})
-    finished = run_arm(request(path))
-    assert "'fkd' hasn't landed yet" in finished.metrics["accuracy"]["missing"]
-    assert finished.metrics["diversity"]["T"]["vendi"] > 0
-    assert "warning: evaluate.protocol: 'fkd' hasn't landed yet" in capsys.readouterr().err
-
-
 # What makes another run.
 
 

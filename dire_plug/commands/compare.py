@@ -1,5 +1,6 @@
 """`dire-plug compare METHOD`: arms side by side."""
 
+import shlex
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from dire_plug.compare import DEFAULT_ARMS, draw, render, to_json
 from dire_plug.compare import compare as run_comparison
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
-from dire_plug.pipeline import plan_run
+from dire_plug.pipeline import Request, plan_run
 from dire_plug.pipeline.request import runs_root, same_but_arm
 
 
@@ -52,4 +53,9 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     ui.show(f"\nstored in: {folder}/compare.json")
     if (folder / "images.png").is_file():
         ui.show(f"images:    {folder}/images.png")
+    ui.show(f"report:    dire-plug report {folder.name}{_out(request)}")
     ui.show(f"took {time.monotonic() - started:.0f} s")
+
+
+def _out(request: Request) -> str:
+    return "" if request.out is None else f" --out {shlex.quote(str(request.out))}"

@@ -1,4 +1,4 @@
-"""The options that `measure` and `evaluate` share: which set, and what judges it."""
+"""The options that `measure`, `evaluate` and `rank` share: which set, and what judges it."""
 
 from collections.abc import Callable
 from pathlib import Path

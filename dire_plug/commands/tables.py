@@ -9,6 +9,7 @@ from rich.text import Text
 
 from dire_plug.compare.real_arms import full_notes
 from dire_plug.compare.statistics import Measure, diversity_measures
+from dire_plug.compare.table import JUDGED_ON_VALIDATION
 from dire_plug.pipeline import FinishedRun
 
 
@@ -33,6 +34,8 @@ def run_summary(finished: FinishedRun) -> RenderableType:
         diversity.add_row(space, *_cells(space, values))
         diversity.add_row(f"{space}, real reference", *_cells(space, values["real"]), style="dim")
     notes = full_notes(metrics) if metrics["arm"] == "full" else []
+    if metrics.get("judged") == "validation":
+        notes.append(JUDGED_ON_VALIDATION)
     return Group(*parts, diversity, *(Text(f"  {line}", style="dim") for line in notes))
 
 

@@ -1,0 +1,149 @@
+"""`--dry-run`: which runs an order takes, how far each is, and what it would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dire_plug.ablate.components import component_settings
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest
+from dire_plug.pipeline import PlannedRun, Request, plan_run
+from dire_plug.pipeline.request import absence, same_but_arm
+from dire_plug.pipeline.run import load_data, open_job
+from dire_plug.reproduce.order import Order, one_line
+from dire_plug.reproduce.printed import NOT_PRINTED, Cell
+from dire_plug.reproduce.rates import Rate, find_rate
+from dire_plug.reproduce.work import Work, count_work
+
+FINISHED = "finished"
+NEW = "to be run"
+ABSENT = "can't run here"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One run of an order.
+
+    Attributes:
+        state: finished, to be run, running, interrupted, failed; or that it can't run here.
+        reason: why it can't.
+        to_train: the networks that the cache lacks; None where that isn't known, since the data isn't here.
+        trains: whether their training is counted here, and not in an earlier run that shares them.
+        work: what it takes, as counted.
+        rate: what operations were measured to take, and where; None where the work can't be counted.
+    """
+
+    request: Request
+    state: str
+    reason: str
+    to_train: tuple[str, ...] | None
+    trains: bool
+    work: Work
+    rate: Rate | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it would take where the rate was measured; None where it is finished, or can't be counted."""
+        total = self.work.total(with_teachers=self.trains)
+        return None if self.rate is None or total is None or self.state == FINISHED else total * self.rate.seconds
+
+
+def estimate(order: Order) -> list[Cost]:
+    """Return every run of an order once, in the table's order; none is run, and nothing fetched.
+
+    Raises:
+        DirePlugError: a recipe is faulty.
+    """
+    costs, counted = [], set()
+    for request in runs_of(order):
+        planned = plan_run(request, dry=True)
+        state, reason, to_train = _state(planned)
+        networks = _networks(planned)
+        trains = to_train != () and networks not in counted
+        counted.add(networks)
+        work = count_work(planned)
+        rate = None if work.recover is None else find_rate(planned)
+        costs.append(Cost(request, state, reason, to_train, trains, work, rate))
+    return costs
+
+
+def runs_of(order: Order) -> list[Request]:
+    """Return the requests of an order's runs, each once; a timing and a set from outside ask for none."""
+    found: dict[Request, None] = {}
+    for cell in order.cells:
+        if cell.place.set is None and cell.place.read != "seconds" and not _unprinted(order, cell):
+            found |= dict.fromkeys(_requests(order, cell))
+    return list(found)
+
+
+def _unprinted(order: Order, cell: Cell) -> bool:
+    return order.target.draw is None and cell.figure == NOT_PRINTED
+
+
+def _requests(order: Order, cell: Cell) -> list[Request]:
+    """Return the runs of one cell: of all seeds, and of every combination that Table 14 is normalised over."""
+    try:
+        request = order.request(cell)
+    except DirePlugError:
+        return []  # the scale leaves it out
+    seeds = range(request.seed, request.seed + order.seeds)
+    if cell.place.components:
+        return [setting.of(request, seed=seed) for setting in component_settings() for seed in seeds]
+    return [same_but_arm(request, request.arm, seed) for seed in seeds]
+
+
+def _networks(planned: PlannedRun) -> str:
+    """Return what tells the networks of one run from those of another."""
+    recipe = planned.resolved.recipe
+    return digest([recipe.dataset.model_dump(), recipe.squeeze.model_dump(), recipe.recover.script])
+
+
+def _state(planned: PlannedRun) -> tuple[str, str, tuple[str, ...] | None]:
+    """Return how far a run is, why it can't run here, and which networks the cache lacks."""
+    from dire_plug.stages.squeeze import lacking
+
+    offline = replace(planned, request=replace(planned.request, offline=True))
+    try:
+        job, run = open_job(planned, load_data(offline))
+    except DirePlugError as error:
+        return ABSENT, one_line(str(error)), None
+    to_train = tuple(lacking(job))
+    if not planned.ready:
+        return ABSENT, absence(planned.adapter), to_train
+    state = run.state()
+    return NEW if state == "new" else state, "", to_train
+
+
+def left_out(order: Order) -> list[str]:
+    """Return what the table takes beside its runs, which isn't estimated."""
+    places = [cell.place for cell in order.cells]
+    parts = {
+        "training of the other students": any(place.student for place in places),
+        "embeddings of another network": any(place.embedding for place in places),
+        "the timing, which runs by itself": any(place.read == "seconds" for place in places),
+        "measuring the set from outside": any(place.set for place in places),
+    }
+    names = [name for name, there in parts.items() if there]
+    return [f"not estimated: {', '.join(names)}"] if names else []
+
+
+def describe(costs: Sequence[Cost]) -> list[str]:
+    """Return what one must know to read the estimates."""
+    rates = list(dict.fromkeys(cost.rate for cost in costs if cost.rate is not None))
+    lines = [
+        "disk: images as files (uncompressed, an upper bound) and as tensors, stored labels, the networks in the loop; "
+        "the embeddings of real images come on top",
+        "memory: what the backward pass keeps of the largest batch, and its network's weights, counted; the card needs "
+        "more (the allocator, workspaces, real embeddings)",
+    ]
+    lines += [f"time by {rate.what}: {rate.measured:.3g} s on {rate.where}" for rate in rates]
+    if rates:
+        lines.append(
+            "time is rough: the operations of convolutions and products in synthesis, students and missing networks "
+            "(in the first run that needs them), as if each took equally long; what a script does beside them isn't "
+            "in it, and another machine, a GPU above all, takes another time"
+        )
+    if any(cost.rate is None for cost in costs):
+        lines.append("no time: the loop trains networks itself, which isn't counted")
+    return lines

@@ -1,0 +1,90 @@
+"""What is asked for, and what a cell answers."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dire_plug import ui
+from dire_plug.compare.statistics import Summary, summarise
+from dire_plug.errors import DirePlugError
+from dire_plug.pipeline import Request
+from dire_plug.reproduce.printed import Cell, Target
+from dire_plug.reproduce.scales import Scale, ipcs_of, request_of
+
+
+@dataclass(frozen=True)
+class Order:
+    """Some cells of one table or figure.
+
+    Attributes:
+        choice: the row and the column that were asked for, by name; empty for the whole.
+        base: device, engine, folders and first seed of every run; the cells say the rest.
+        seeds: syntheses of each cell.
+        rded: the folder of images that RDED's own code made.
+        weights: a file with CLIP's weights.
+    """
+
+    target: Target
+    cells: tuple[Cell, ...]
+    scale: Scale
+    base: Request
+    choice: tuple[str, ...] = ()
+    seeds: int = 1
+    rded: Path | None = None
+    weights: Path | None = None
+
+    def request(self, cell: Cell) -> Request:
+        """Return the request of a cell's first run.
+
+        Raises:
+            DirePlugError: the scale leaves this cell out.
+        """
+        return request_of(cell, self.scale, base=self.base, ipcs=ipcs_of(self.target.cells))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What fills a cell, or why it is empty.
+
+    Attributes:
+        summary: mean, spread and number of syntheses.
+        values: what the summary is of.
+        runs: the folders that they come from.
+        reason: why there is no value.
+        failed: whether something broke that should have worked.
+        more: what else was read, for table.json.
+    """
+
+    summary: Summary | None = None
+    values: tuple[float, ...] = ()
+    runs: tuple[str, ...] = ()
+    reason: str = ""
+    failed: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def answer(values: Sequence[float], runs: Sequence[str], **more: Any) -> Answer:
+    """Return the answer of one value a synthesis."""
+    return Answer(summarise(values), tuple(values), tuple(runs), more=more)
+
+
+def attempt(fill: Callable[[], Answer]) -> Answer:
+    """Return what `fill` answers; an error becomes the reason of an empty cell, so that the others go on."""
+    try:
+        return fill()
+    except DirePlugError as error:
+        return Answer(reason=one_line(str(error)), failed=error.exit_code != DirePlugError.exit_code)
+    except Exception as error:
+        if ui.is_verbose():
+            traceback.print_exc()
+        reason = f"something failed that wasn't foreseen ({type(error).__name__}: {one_line(str(error))})"
+        return Answer(reason=reason, failed=True)
+
+
+def one_line(message: str) -> str:
+    """Return a message without its line breaks."""
+    return " ".join(message.split())

@@ -1,0 +1,216 @@
+"""What a run computes and holds, counted on networks without weights or data: operations, bytes for the backward pass.
+
+Nothing here is measured; a count says how one run stands to another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from dire_plug.pipeline import PlannedRun
+from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection, HardLabelsSection
+from dire_plug.recipe.model import Recipe, TrainingSection
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+COUNTED = (2, 4)
+"""Images in the two batches that are counted; by their difference, what doesn't grow with a batch falls out."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a dataset is: training images, test images, and the pixels of a side."""
+
+    train: int
+    test: int
+    side: int
+
+
+SIZES = {
+    "digits": Size(1437, 360, 8),
+    "fashion-mnist": Size(60_000, 10_000, 28),
+    "cifar-10": Size(50_000, 10_000, 32),
+    "cifar-100": Size(50_000, 10_000, 32),
+    "tiny-imagenet": Size(100_000, 10_000, 64),
+    "imagenet-1k": Size(1_281_167, 50_000, 224),
+}
+"""As each dataset's authors published it (of ImageNet-1K, the crop); digits, as `data.digits` splits them."""
+ASKED_ONCE = ("static-labels", "ensemble-labels")
+"""Protocols that ask the networks once for each image, not in every epoch."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One image through one network: operations of a forward pass, of forward and backward, and bytes.
+
+    Attributes:
+        kept: bytes that the backward pass needs of one image's forward pass.
+        weights: bytes of the parameters.
+    """
+
+    forward: float
+    both: float
+    kept: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run takes.
+
+    Attributes:
+        teachers, recover, evaluate: operations of each part; recover is None where the loop trains networks itself.
+        steps: of the synthesis.
+        memory: bytes of the largest batch's activations, and of the network they are of.
+        disk: bytes that the run leaves.
+    """
+
+    teachers: float
+    recover: float | None
+    evaluate: float
+    steps: int
+    memory: int
+    disk: int
+
+    def total(self, *, with_teachers: bool) -> float | None:
+        """Return the operations of the whole run."""
+        if self.recover is None:
+            return None
+        return self.recover + self.evaluate + (self.teachers if with_teachers else 0)
+
+
+def count_work(planned: PlannedRun) -> Work:
+    """Return what a planned run takes; neither data nor upstream's code is asked.
+
+    A step is a forward and a backward pass of its images through the network in the loop, one of several in turn.
+    """
+    from dire_plug.data import class_count
+
+    recipe, adapter = planned.resolved.recipe, planned.adapter
+    classes, size = class_count(recipe.dataset.name), _size(planned)
+    loop = [_pass(planned, training) for training in _in_loop(recipe)]
+    plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
+    steps = plan.passes * plan.slots_per_pass * adapter.steps(recipe.recover)
+    images = classes * plan.ipc
+    in_batch = -(-images // (plan.passes * plan.slots_per_pass))
+    recover = None
+    if recipe.recover.embedder is None:
+        recover = steps * in_batch * sum(one.both for one in loop) / len(loop)
+    evaluate, student = _evaluate(planned, loop, images=images)
+    pixels = 3 * size * size
+    return Work(
+        teachers=_teachers(planned),
+        recover=recover,
+        evaluate=evaluate,
+        steps=steps,
+        memory=max(*(in_batch * one.kept + one.weights for one in loop), student),
+        disk=images * pixels * (1 + 4) + sum(one.weights for one in loop) + _labels(recipe, images),
+    )
+
+
+@lru_cache(maxsize=64)
+def count_pass(*, architecture: str, outputs: int, stem: str, size: int) -> Pass:
+    """Count one image's way through a network that is built without memory."""
+    import torch
+
+    from dire_plug.models import build, stem_like
+
+    with torch.device("meta"):
+        model = build(architecture, outputs=outputs, stem=stem_like(architecture, stem), size=size).train()
+    small, large = (_count_batch(model, torch.empty(count, 3, size, size, device="meta")) for count in COUNTED)
+    forward, both, kept = (after - before for before, after in zip(small, large, strict=True))
+    more = COUNTED[1] - COUNTED[0]
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    return Pass(forward / more, both / more, kept // more, weights)
+
+
+def _count_batch(model: nn.Module, images: Tensor) -> tuple[int, int, int]:
+    """Return the operations of a batch's forward pass, of both passes, and the bytes kept between them."""
+    from torch.autograd.graph import saved_tensors_hooks
+    from torch.utils.flop_counter import FlopCounterMode
+
+    held: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        held.append(tensor)
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(images.requires_grad_()).sum()
+        forward = counter.get_total_flops()
+        loss.backward()
+        both = counter.get_total_flops()
+    storages = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in held}
+    return forward, both, sum(storages.values())
+
+
+def _evaluate(planned: PlannedRun, loop: list[Pass], *, images: int) -> tuple[float, int]:
+    """Return the operations of all students with their labels and tests, and the bytes of the largest one's batch."""
+    section: Any = planned.resolved.recipe.evaluate
+    tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
+    test_images = SIZES[planned.resolved.recipe.dataset.name].test
+    labels = 0.0
+    if not isinstance(section, HardLabelsSection):
+        asked = loop if section.protocol in (*ASKED_ONCE, "dynamic-labels", "fkd-ensemble") else loop[:1]
+        rounds = 1 if section.protocol in ASKED_ONCE else section.epochs
+        labels = rounds * images * sum(one.forward for one in asked)
+    stored = isinstance(section, FkdSection | FkdEnsembleSection)
+    total, memory = labels if stored else 0.0, 0  # students share stored labels
+    for name in section.students:
+        one = _pass_of(planned, name)
+        learned = section.epochs * images * one.both + tests * test_images * one.forward
+        total += section.per_synthesis * (learned + (0 if stored else labels))
+        batch = section.batch_size // getattr(section, "accumulate", 1)
+        memory = max(memory, batch * one.kept + one.weights)
+    return total, memory
+
+
+def _labels(recipe: Recipe, images: int) -> int:
+    """Return the bytes of the labels that the protocol stores until the last student is finished."""
+    section = recipe.evaluate
+    if not isinstance(section, FkdSection | FkdEnsembleSection):
+        return 0
+    from dire_plug.stages.label_files import epoch_bytes
+
+    return section.epochs * epoch_bytes(images, -(-images // section.batch_size), recipe.squeeze.outputs)
+
+
+def _teachers(planned: PlannedRun) -> float:
+    """Return the operations of training all networks of the recipe that aren't loaded."""
+    recipe = planned.resolved.recipe
+    images = recipe.dataset.limit or SIZES[recipe.dataset.name].train
+    trained = [one for one in (*_in_loop(recipe), recipe.squeeze.independent) if one.checkpoint is None]
+    return sum(one.epochs * images * _pass(planned, one).both for one in trained)
+
+
+def _in_loop(recipe: Recipe) -> list[TrainingSection]:
+    return [recipe.squeeze.teacher, *recipe.squeeze.others.values()]
+
+
+def _pass(planned: PlannedRun, training: TrainingSection) -> Pass:
+    return _pass_of(planned, training.architecture)
+
+
+def _pass_of(planned: PlannedRun, architecture: str) -> Pass:
+    return count_pass(**pass_of(planned, architecture))
+
+
+def pass_of(planned: PlannedRun, architecture: str) -> dict[str, Any]:
+    """Return what `count_pass` takes for a network in a planned run."""
+    recipe = planned.resolved.recipe
+    stem = planned.adapter.scripts[recipe.recover.script].stem
+    return {
+        "architecture": architecture,
+        "outputs": recipe.squeeze.outputs,
+        "stem": stem,
+        "size": _size(planned),
+    }
+
+
+def _size(planned: PlannedRun) -> int:
+    section = planned.resolved.recipe.dataset
+    return section.size or SIZES[section.name].side
