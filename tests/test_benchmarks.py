@@ -142,7 +142,7 @@ def test_arms_take_turns_and_each_computes_its_own_term(
 ) -> None:
     share = importlib.import_module("step_share")
     case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": steps}, "toy", "toy")
-    options = argparse.Namespace(accelerate=False, steps=3, real=4, full=False)
+    options = argparse.Namespace(accelerate=False, terms=[], steps=3, real=4, full=False)
     with importlib.import_module("turn_plugins").known_plugins():
         arms = share.choose_arms(options, release)
         rounds, _ = share.measure(load_adapter("toy-net"), case, arms, options=options, folder=tmp_path / "toy")

@@ -21,7 +21,8 @@ from dire_plug.files import read_json
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, load, save
 from dire_plug.models.whitened import Whitened
-from dire_plug.pipeline import Request, run_arm
+from dire_plug.pipeline import Request, plan_run, run_arm
+from dire_plug.recipe import identity
 from dire_plug.stages.expert import fill
 from dire_plug.synthesis.embedder import Embedder, LoopEmbeddings
 
@@ -147,6 +148,15 @@ def test_an_embedder_that_a_method_lacks_is_refused(
 def test_a_choice_of_real_images_is_refused_where_the_loop_draws_its_own() -> None:
     (found,) = problems_of(DM(), recover__embedder={"network": "loop"}, real={"per_class": 5})
     assert found.startswith("real: the term sees the real images that the loop itself draws and embeds")
+
+
+def test_runs_from_before_embedders_had_a_choice_are_still_the_same_runs(bare_home: Path) -> None:
+    found = [
+        identity(plan_run(Request("mtt", arm="dire", settings=given), dry=True).resolved)["recover"]["embedder"]
+        for given in ((), ("recover.embedder.network=expert",))
+    ]
+    assert found[0].keys() == {"classes_per_step"}
+    assert found[1]["network"] == "expert"
 
 
 @pytest.mark.slow

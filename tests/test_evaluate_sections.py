@@ -95,7 +95,7 @@ def test_a_resolved_section_reads_as_itself_again() -> None:
 def test_the_keys_of_on_the_fly_are_those_that_runs_are_named_by() -> None:
     assert set(OnTheFlySection.model_fields) == {
         *("protocol", "students", "per_synthesis", "epochs", "batch_size", "test_from", "test_every", "source"),
-        *("lr", "weight_decay", "temperature", "mixup", "augmentation", "padding", "cutmix", "teacher_mode"),
+        *("lr", "weight_decay", "temperature", "mixup", "augmentation", "padding", "cutmix", "teacher_mode", "judge"),
     }
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from dire_plug.files import read_json
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, save
-from dire_plug.synthesis.embedder import Embedder
+from dire_plug.synthesis.embedder import Embedder, LoopEmbeddings
 from dire_plug.types import Batch
 
 STATISTICS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -76,6 +76,17 @@ def test_the_part_of_a_slot_in_use_is_what_is_embedded(tmp_path: Path) -> None:
     assert not gradient[2].any()
 
 
+def test_what_the_loop_embeds_is_let_go_where_no_term_works_in_it(tmp_path: Path) -> None:
+    synthesis = make_synthesis(tmp_path, term=Term(lambda b: b.embeddings.sum()))
+    synthesis._embedder = kept = LoopEmbeddings()
+    synthesis.embedded(torch.ones(1, 4), torch.ones(1, 4))
+    assert len(kept._made) == 1
+    object.__setattr__(synthesis._spec, "in_loop", False)
+    synthesis._outside = {"frozen:resnet-small": outside(tmp_path)[0]}
+    synthesis.embedded(torch.ones(1, 4), torch.ones(1, 4))
+    assert len(kept._made) == 1
+
+
 def run(cli: Cli, recipe: Path, network: str, *more: str) -> Any:
     line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--dire", "--set", f"term.network={network}")
     return cli(*line, *more)
@@ -92,6 +103,7 @@ def test_each_network_follows_its_own_gradients(cli: Cli, home: Path, recipe: Pa
     assert run(cli, recipe, "several", "--set", "regularizers.dire.weight=auto").code == 0
     curves = read_json(only_run(home) / "losses.json")["slots"][0]["values"]
     assert {"dire/weight/teacher", "dire/weight/frozen:resnet-small"} <= set(curves)
+    assert {"dire/cd/teacher", "dire/cd/frozen:resnet-small"} <= set(curves)  # what a plugin records, likewise
 
 
 def test_arms_without_a_term_are_the_same_runs_whatever_network_it_would_see(
@@ -100,7 +112,8 @@ def test_arms_without_a_term_are_the_same_runs_whatever_network_it_would_see(
     line = ("compare", "sre2l", "--recipe", recipe, "--engine", "native", "--arms", "baseline,control,dire")
     assert cli(*line).code == 0
     before = {folder.name for folder in run_folders(home) if not folder.name.startswith("dire")}
-    answer = cli(*line, "--set", "term.network=frozen:resnet-18")
+    frozen = "squeeze.frozen.resnet-18={architecture: resnet-18, epochs: 1, augmentation: none}"
+    answer = cli(*line, "--set", "term.network=frozen:resnet-18", "--set", frozen)
     assert answer.code == 0
     assert {folder.name for folder in run_folders(home) if not folder.name.startswith("dire")} == before
     assert len([folder for folder in run_folders(home) if folder.name.startswith("dire")]) == 2

@@ -43,6 +43,8 @@ def test_a_finished_run_has_the_files_that_the_design_names(baseline: Path) -> N
         "images.safetensors",
         "evaluate",
         "metrics.json",
+        "losses.json",
+        "collapse.json",
         "inputs.json",
         "seconds.json",
     }

@@ -138,6 +138,26 @@ def test_students_are_found_again_and_all_images_are_shared_by_sets(
     assert len(trained) == 3  # the three kinds of students of the set itself
 
 
+def test_an_interrupted_ranking_keeps_the_students_that_are_finished(
+    home: Path, baseline: Path, trained: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = evaluate._train
+
+    def interrupt(job: Any, student: Any, **rest: Any) -> Any:
+        if student.k == 1 and job.recipe.evaluate.protocol == "hard-labels":
+            raise KeyboardInterrupt
+        return train(job, student, **rest)
+
+    request, how = SetRequest(baseline, settings=("evaluate.epochs=3",)), Ranking(full_accuracy=90, per_set=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "_train", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            rank_set(request, how)
+    trained.clear()
+    rank_set(request, how)
+    assert len([1 for protocol, _, _, _ in trained if protocol == "hard-labels"]) == 3  # of the set's two, the second
+
+
 def test_a_given_accuracy_stands_for_students_of_all_images(home: Path, baseline: Path, trained: list[Any]) -> None:
     found = rank_set(SetRequest(baseline), Ranking(full_accuracy=90, weight=0))
     assert all(images == 20 for _, _, images, _ in trained)
@@ -145,6 +165,14 @@ def test_a_given_accuracy_stands_for_students_of_all_images(home: Path, baseline
     assert found.scores("resnet-small")["HLR"] == [pytest.approx(0.9 - hard / 100)]
     assert found.scores("resnet-small")["LRS"] == [pytest.approx(scores.squash(hard / 100 - 0.9))]
     assert found.budget is None
+
+
+def test_students_of_all_images_learn_as_long_as_those_of_the_set_whatever_the_recipes_ipc(
+    home: Path, baseline: Path
+) -> None:
+    settings = ("evaluate.batch_size=10", "evaluate.epochs=2")
+    budgets = [rank_set(SetRequest(baseline, ipc=ipc, settings=settings)).budget for ipc in (None, 1)]
+    assert [budget and budget["subset_steps"] for budget in budgets] == [4, 2]
 
 
 def test_of_several_learning_rates_each_condition_takes_its_best(home: Path, baseline: Path) -> None:

@@ -108,7 +108,7 @@ def test_every_term_but_dire_and_the_probe_has_a_case_here() -> None:
 @every
 def test_a_term_equals_the_obvious_loop(name: str, settings: dict[str, Any], loop: Loop) -> None:
     rows = draw(len(LABELS), 4)
-    parts = [loop(rows[LABELS == c], REAL.values[REAL.labels == c]) for c in LABELS.unique()]
+    parts = [loop(rows[c == LABELS], REAL.values[REAL.labels == c]) for c in LABELS.unique()]
     torch.testing.assert_close(term(name, rows, **settings), torch.stack(parts).sum(), rtol=1e-10, atol=1e-12)
 
 

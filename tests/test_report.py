@@ -33,6 +33,7 @@ from dire_plug.report import (
 )
 from dire_plug.report.class_grid import join, to_bytes
 from dire_plug.report.curves import curves_figure
+from dire_plug.report.drawing import colour
 from dire_plug.report.embedded import Embedded, embed_runs
 from dire_plug.report.groups import group
 from dire_plug.report.images import find_class
@@ -208,7 +209,7 @@ def test_the_head_tells_differences_and_what_real_images_reach(runs: list[Report
 
 def test_a_control_that_would_equal_the_baseline_stands_for_it(runs: list[ReportRun]) -> None:
     dire = one(runs, "dire")
-    twin = changed(dire, recover=one(runs, "baseline").recipe["recover"])
+    twin = changed(dire, recover=one(runs, "baseline").recipe["recover"], real={"per_class": 5})  # only a term reads it
     (found,) = group([twin, one(runs, "baseline")])
     assert [row.label for row in make_tables(found)[0].rows] == [
         "baseline",
@@ -226,6 +227,20 @@ def test_a_control_that_would_equal_the_baseline_stands_for_it(runs: list[Report
 def test_runs_of_other_protocols_stand_in_tables_of_their_own(runs: list[ReportRun]) -> None:
     other = changed(one(runs, "random"), evaluate={**runs[0].recipe["evaluate"], "epochs": 3})
     assert [len(found.runs) for found in group([one(runs, "baseline"), other, one(runs, "dire")])] == [2, 1]
+
+
+def test_networks_that_only_terms_see_tell_no_tables_apart(runs: list[ReportRun]) -> None:
+    dire, control = one(runs, "dire"), one(runs, "control")
+    networks = dire.metrics["networks"]
+    several = replace(dire, metrics={**dire.metrics, "networks": {**networks, "frozen:resnet-18": "a digest"}})
+    assert [list(found.arms) for found in group([several, control])] == [["control", "dire"]]
+    other = replace(dire, metrics={**dire.metrics, "networks": {**networks, "teacher": "a digest"}})
+    assert len(group([other, control])) == 2
+
+
+def test_an_arm_has_one_colour_however_many_runs_it_has() -> None:
+    assert colour("dpp", ["energy", "energy", "energy", "energy", "dpp"]) == colour("dpp", ["energy", "dpp"])
+    assert colour("energy", ["energy", "dpp"]) != colour("dpp", ["energy", "dpp"])
 
 
 def test_real_images_join_each_engines_table(runs: list[ReportRun]) -> None:

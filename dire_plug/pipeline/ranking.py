@@ -117,12 +117,14 @@ def _lay_out(opened: OpenedSet, loop: Tensor | None, folder: Path) -> None:
     """Put into `folder` what the protocol reads there of the set, and the students that its run has trained.
 
     A student is taken only where it was made from the same images, networks and settings: `stages.evaluate` sees to it.
+    Those that an interrupted ranking has finished there stay.
     """
     lay_out(opened, RunFolder(folder), loop)
     if opened.run is not None:
         make_folder(folder / "evaluate")
         for file in (opened.run.path / "evaluate").glob("*-[0-9]*.json"):
-            shutil.copyfile(file, folder / "evaluate" / file.name)
+            if not (folder / "evaluate" / file.name).is_file():
+                shutil.copyfile(file, folder / "evaluate" / file.name)
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class _Course:
     def train_full(self) -> tuple[Students, Rate, dict[str, int]]:
         """Return the students of all real images with hard labels, their learning rate, and how long they learned."""
         job = self._job("full hard")
-        budget = plan_budget(job)
+        budget = plan_budget(self._as_large_as_the_set(job))
         ui.say(
             f"rank: students of all {budget.images:,} images learn for {budget.epochs} epochs, unless they are there"
         )
@@ -162,6 +164,11 @@ class _Course:
 
     def _train(self, job: Job, lesson: Lesson, section: EvaluateSection) -> Students:
         return train_students(job, self.networks, lesson, section)
+
+    def _as_large_as_the_set(self, job: Job) -> Job:
+        """Return the job with the set's images per class, which the recipe needn't have."""
+        per_class = self.opened.condensed.per_class
+        return replace(job, recipe=job.recipe.model_copy(update={"ipc": per_class}))
 
     def _job(self, condition: str) -> Job:
         """Return the set's job; where real images stand in its place, as an arm of real images has it."""

@@ -28,13 +28,14 @@ SUM = "+"
 _DEFINITIONS = {"by_ipc", "arms", "presets", "paper", "sources"}
 """What a resolved recipe has already used, or only tells."""
 _DESCRIPTION = {"name", "title", "demonstration", *_DEFINITIONS}
-_LATER: dict[tuple[str, str], Any] = {
+_LATER: dict[tuple[str, ...], Any] = {
     ("dataset", "validation"): None,
     ("evaluate", "judge"): "test",
     ("evaluate", "randaugment"): None,
     ("real", "coreset"): None,
     ("term", "network"): ["loop"],
     ("squeeze", "frozen"): {},
+    ("recover", "embedder", "network"): "teacher",
 }
 """Keys that came after runs had been made: at their default they don't count, so that those runs are still found."""
 
@@ -113,12 +114,17 @@ def identity(resolved: Resolved) -> Tree:
     if resolved.arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
     content = {key: value for key, value in content.items() if key not in unused}
-    for (section, key), default in _LATER.items():
-        if section in content and content[section].get(key, default) == default:
-            content[section].pop(key, None)
+    for (*sections, key), default in _LATER.items():
+        section: Any = content
+        for name in sections:
+            section = (section or {}).get(name)
+        if section and section.get(key, default) == default:
+            section.pop(key, None)
     if not content.get("term"):
         content.pop("term", None)
     squeeze = content["squeeze"]
+    if not resolved.regularizers:
+        squeeze.pop("frozen", None)
     named = [*squeeze["others"].values(), *squeeze.get("frozen", {}).values()]
     for training in (squeeze["teacher"], squeeze["independent"], *named):
         training["checkpoint"] = _by_content(training["checkpoint"])

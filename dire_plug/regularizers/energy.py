@@ -5,8 +5,8 @@
 e are the n synthetic, x the real embeddings of class c. Attraction to the real ones and repulsion between the
 synthetic ones are one statistic, which is least where both have the same distribution (Székely & Rizzo, 2013, "Energy
 statistics", less the term without a gradient, and without the diagonal). The unit makes it independent of the network's
-scale. It optimises a distance between distributions, so Vendi and similarity may be quoted for it as for DiRe; with
-`cd` > 0 similarity is optimised directly.
+scale. It optimises a distance between distributions, so Vendi may be quoted for it as for DiRe; with `cd` > 0
+similarity is optimised directly, as it is by DiRe.
 """
 
 from __future__ import annotations

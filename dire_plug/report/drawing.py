@@ -56,7 +56,7 @@ class PageFigure:
 
 def colour(arm: str, arms: Iterable[str]) -> str:
     """Return the colour of an arm among `arms`."""
-    others = [one for one in arms if one not in COLOURS]
+    others = list(dict.fromkeys(one for one in arms if one not in COLOURS))
     return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)]
 
 

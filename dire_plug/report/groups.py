@@ -12,10 +12,13 @@ from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS
 from dire_plug.recipe.layers import flatten
+from dire_plug.recipe.model import FROZEN
 from dire_plug.report.runs import ReportRun
 
 ALIKE = ("dataset", "evaluate", "measure", "squeeze")
 """Sections of a recipe that runs of one table have in common."""
+OF_TERMS = ("real", "term")
+"""Sections that tell arms without a term not apart: nothing else reads them."""
 FIRST = ("baseline", "control", "dire")
 
 
@@ -102,7 +105,8 @@ class Group:
         """Whether dire without its term is the baseline's recipe, so that no control was run."""
         if "control" in self.arms or not {"baseline", "dire"} <= self.arms.keys():
             return False
-        return self.arms["dire"][0].settings == self.arms["baseline"][0].settings
+        dire, baseline = (self.arms[arm][0].settings for arm in ("dire", "baseline"))
+        return all(dire.get(key) == baseline.get(key) for key in (dire.keys() | baseline.keys()) - set(OF_TERMS))
 
 
 def group(runs: Sequence[ReportRun]) -> list[Group]:
@@ -146,7 +150,8 @@ def check_dataset(runs: Sequence[ReportRun]) -> None:
 def _key(run: ReportRun) -> str:
     alike = {part: run.recipe.get(part) for part in ALIKE}
     judged = run.metrics.get("judged", "test")
-    return digest([run.method, run.recipe["name"], run.ipc, alike, run.metrics["networks"], judged])
+    networks = {name: one for name, one in run.metrics["networks"].items() if not name.startswith(FROZEN)}
+    return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged])
 
 
 def _arrange(runs: Sequence[ReportRun]) -> Group:

@@ -69,7 +69,7 @@ def write_report(
     groups = group(runs)
     label = 0 if class_name is None else find_class(runs[0], class_name)
     sections = [make_section(one, f"g{number}", label=label, device=device) for number, one in enumerate(groups)]
-    arms = [run.arm for run in runs]
+    arms = [arm for one in groups for arm in one.arms]  # in the order of the figures, whose colours these are
     page = {
         "title": name_groups(groups),
         "dataset": runs[0].dataset,

@@ -266,8 +266,8 @@ def _write_tensors(job: Job, plan: Plan) -> None:
 
 def _tell_of_coreset(job: Job, curves: Mapping[str, Sequence[float | None]]) -> None:
     """Say how far EDM through the recipe's coreset is from the exact one, at the first and the last step."""
-    errors = next((curve for name, curve in curves.items() if name.endswith("/edm error")), None)
-    cosines = next((curve for name, curve in curves.items() if name.endswith("/edm gradient")), None)
+    errors = next((curve for name, curve in curves.items() if "/edm error" in name), None)
+    cosines = next((curve for name, curve in curves.items() if "/edm gradient" in name), None)
     if errors is None or cosines is None:
         return
     at = " and ".join(

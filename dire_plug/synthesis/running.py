@@ -120,7 +120,7 @@ class RunningSynthesis:
         self._losses: dict[str, Tensor] = {}
         self._weighting = Weighting({name: take_weight(one)[0] for name, one in spec.regularizers.items()})
         self._record = LossRecord(spec.steps)
-        self._asked = ""
+        self._asked, self._asked_in = "", ""
         self._all_finite: dict[str, Tensor] = {}
         self._last_event = 0.0
         self._terms = manager.hook.loss_term.get_hookimpls()
@@ -198,10 +198,13 @@ class RunningSynthesis:
         return self._state.setdefault(name, {})
 
     def record(self, name: str, value: Tensor | float) -> None:
-        """Keep a scalar of this step as `<plugin>/<name>` beside the losses, at the steps that the record keeps."""
+        """Keep a scalar of this step as `<plugin>/<name>` beside the losses, at the steps that the record keeps.
+
+        Where a term works in networks outside of the loop too, the network's key follows: `<plugin>/<name>/<key>`.
+        """
         if isinstance(value, Tensor) and value.numel() != 1:
             raise DirePlugError(f"record '{name}': a scalar is needed, not a tensor of shape {tuple(value.shape)}")
-        self._record.name(f"{self._asked}/{name}", value)
+        self._record.name(f"{self._asked}/{name}{self._asked_in}", value)
 
     # What drives it.
 
@@ -276,7 +279,8 @@ class RunningSynthesis:
 
     def embedded(self, images: Tensor, real: Tensor) -> None:
         """Keep what the loop's own network made of synthetic and real images, where the recipe's terms work on that."""
-        if isinstance(self._embedder, LoopEmbeddings) and (self._terms or self._listeners):
+        used = (self._terms or self._listeners) and (self._spec.in_loop or not self._outside)
+        if isinstance(self._embedder, LoopEmbeddings) and used:
             self._embedder.add(images, real)
 
     def in_use(self, labels: Tensor, *, images: Tensor | None = None) -> Tensor:
@@ -325,14 +329,15 @@ class RunningSynthesis:
 
     def _weigh(self, implementation: pluggy.HookImpl, batch: Batch, scale: float) -> Tensor | None:
         """Return the weighted term of one plugin in one network; None where it answers nothing."""
+        self._asked_in = f"/{batch.teacher}" if self._outside else ""
         term = self._call(implementation, {"synthesis": self, "batch": batch})
+        place, self._asked_in = self._asked_in, ""
         if term is None:
             return None
         name = implementation.plugin_name
         self._check_term(name, term)
         added, weight = self._weighting.apply(name, term if scale == 1 else term * scale, batch)
         if weight is not None:
-            place = f"/{batch.teacher}" if self._outside else ""
             self._record.name(f"{name}/{WEIGHT}{place}", weight)
         return added
 
