@@ -14,6 +14,10 @@ class RunBusyError(DirePlugError):
     """A live process holds this run or cache entry."""
 
 
+class DivergedError(DirePlugError):
+    """A training or a synthesis left the finite numbers: its settings don't fit."""
+
+
 class UpstreamFailedError(DirePlugError):
     """Upstream's script ended with an error; the message carries its last lines."""
 

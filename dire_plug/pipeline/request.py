@@ -118,6 +118,9 @@ def check_names(resolved: Resolved) -> None:
         check_architecture(training.architecture)
     for name in recipe.evaluate.students:
         check_architecture(name)
+    for name, training in squeeze.frozen.items():
+        if training.architecture != name:
+            raise DirePlugError(f"squeeze.frozen.{name}.architecture: must be {name} (is '{training.architecture}')")
     for name, training in recipe.term.frozen(squeeze).items():
         check_architecture(training.architecture)
         if training.architecture == squeeze.independent.architecture:

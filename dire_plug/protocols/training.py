@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, DivergedError
 from dire_plug.files import digest, write_atomically
 from dire_plug.seeding import derive
 
@@ -171,7 +171,7 @@ def _advance(done: Done, run_epoch: RunEpoch, optimiser: Optimizer, training: Tr
         result = run_epoch(done.epochs, optimiser, Generator().manual_seed(seed))
     loss = float(result.loss)
     if not math.isfinite(loss):
-        raise DirePlugError(
+        raise DivergedError(
             f"epoch {done.epochs}: the loss is {loss}, so the training diverged; lower its lr ({training.lr:g})"
         )
     if result.accuracy is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.compare.statistics import Summary, summarise
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, DivergedError
 from dire_plug.pipeline import Request
 from dire_plug.reproduce.printed import Cell, Target
 from dire_plug.reproduce.scales import Scale, ipcs_of, request_of
@@ -77,7 +77,8 @@ def attempt(fill: Callable[[], Answer]) -> Answer:
     try:
         return fill()
     except DirePlugError as error:
-        return Answer(reason=one_line(str(error)), failed=error.exit_code != DirePlugError.exit_code)
+        broke = isinstance(error, DivergedError) or error.exit_code != DirePlugError.exit_code
+        return Answer(reason=one_line(str(error)), failed=broke)
     except Exception as error:
         if ui.is_verbose():
             traceback.print_exc()

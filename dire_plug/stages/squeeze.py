@@ -33,7 +33,7 @@ INDEPENDENT: Literal["independent"] = "independent"
 TEACHER_SEED = 0
 INDEPENDENT_SEED = 1
 FROZEN_SEED = 100
-"""Of the first network that only terms see; far from those of the loop's."""
+"""Of the networks that only terms see, which differ in architecture; far from those of the loop's."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,7 @@ def _roles_in_loop(job: Job) -> list[_Role]:
 def _frozen(job: Job) -> list[_Role]:
     """Return the networks outside of the loop in which the recipe's terms work; none in an arm without a term."""
     sections = job.recipe.term.frozen(job.recipe.squeeze) if job.regularizers else {}
-    first = FROZEN_SEED + len(job.recipe.squeeze.others)
-    named = enumerate(sections.items(), start=first)
-    return [_Role(name, one, _stem(job, one), seed) for seed, (name, one) in named]
+    return [_Role(name, one, _stem(job, one), FROZEN_SEED) for name, one in sections.items()]
 
 
 def _independent(job: Job) -> _Role:

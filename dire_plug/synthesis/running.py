@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dire_plug import plugins
-from dire_plug.errors import DirePlugError, PluginError
+from dire_plug.errors import DirePlugError, DivergedError, PluginError
 from dire_plug.files import write_json
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import KEY as WEIGHT
@@ -392,7 +392,7 @@ class RunningSynthesis:
         self._check_finite()
         images, labels = (tensor.detach().clone() for tensor in self._leaf)
         if not torch.isfinite(images).all():
-            raise DirePlugError(
+            raise DivergedError(
                 f"the images of pass {self._slot.pass_index}, batch {self._slot.batch_index} are not finite: the "
                 "synthesis diverged; lower the learning rate or the weights of the terms"
             )

@@ -63,15 +63,16 @@ class Runs:
 
 def find_mixed_teachers(runs: Runs) -> list[str]:
     """Return a line for each method whose runs were made with different teachers: of another version of torch, say."""
-    networks: dict[str, list[object]] = {}
+    seen: dict[str, dict[str, str]] = {}
+    mixed = []
     for request, found in runs.finished.items():
-        known = networks.setdefault(f"{request.method} {request.recipe}", [])
-        if found.metrics["networks"] not in known:
-            known.append(found.metrics["networks"])
+        name, networks = f"{request.method} {request.recipe}", found.metrics["networks"]
+        known = seen.setdefault(name, {})
+        if any(known.setdefault(key, digest) != digest for key, digest in networks.items()):
+            mixed.append(name)
     return [
         f"{name}: its runs were made with different teachers, so they can't be compared; remove the older ones"
-        for name, known in networks.items()
-        if len(known) > 1
+        for name in dict.fromkeys(mixed)
     ]
 
 
@@ -83,7 +84,11 @@ def fill_from_run(cell: Cell, runs: Runs) -> Answer:
     if cell.place.read == "accuracy":
         return _accuracy(metrics, folders)
     spaces = [one["diversity"] for one in metrics]
-    return answer([float(one["T"][DIVERSITY[cell.place.read]]) for one in spaces], folders, diversity=spaces)
+    values = [one["T"].get(DIVERSITY[cell.place.read]) for one in spaces]
+    known = [float(value) for value in values if value is not None]
+    if len(known) < len(values):
+        raise DirePlugError(f"{cell.place.read} isn't defined for these images: one a class has no pair")
+    return answer(known, folders, diversity=spaces)
 
 
 def folders_of(finished: Sequence[FinishedRun]) -> list[str]:
