@@ -207,6 +207,13 @@ def test_the_head_tells_differences_and_what_real_images_reach(runs: list[Report
     assert sum_up(alone) == []
 
 
+@pytest.mark.parametrize("arm", ["baseline", "dire", "random"])
+def test_one_run_alone_has_a_page(runs: list[ReportRun], tmp_path: Path, arm: str) -> None:
+    one = next(run for run in runs if run.arm == arm)
+    write_report([one], tmp_path / "one.html")
+    assert "Accuracy of students" in (tmp_path / "one.html").read_text()
+
+
 def test_a_control_that_would_equal_the_baseline_stands_for_it(runs: list[ReportRun]) -> None:
     dire = one(runs, "dire")
     twin = changed(dire, recover=one(runs, "baseline").recipe["recover"], real={"per_class": 5})  # only a term reads it

@@ -76,7 +76,7 @@ def notes(comparison: Comparison, n: int) -> list[str]:
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
     lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
     lines.append("real reference: as many real held-out images, mean over draws")
-    if next(iter(comparison.runs.values()))[0].metrics.get("judged") == "validation":
+    if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
     return lines
 
