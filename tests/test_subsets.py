@@ -290,10 +290,12 @@ def test_what_is_counted_in_epochs_shrinks_with_them(recipe: Path) -> None:
 def test_a_training_set_that_does_not_fit_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset: Dataset = job_of(recipe, "full").dataset
     monkeypatch.setattr(full, "MOST_BYTES", 100 * 3 * 64)
-    check_memory(dataset)
+    check_memory(dataset, bytes_per_value=1)
+    with pytest.raises(DirePlugError, match="arm 'full': "):
+        check_memory(dataset, bytes_per_value=4)
     monkeypatch.setattr(full, "MOST_BYTES", 100 * 3 * 64 - 1)
     with pytest.raises(DirePlugError, match="arm 'full': the 100 training images of digits at 8 pixels take"):
-        check_memory(dataset)
+        check_memory(dataset, bytes_per_value=1)
 
 
 # The table.

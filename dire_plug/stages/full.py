@@ -85,13 +85,16 @@ def every_image(job: Job) -> tuple[Tensor, Tensor]:
     return job.dataset.train.images(), job.dataset.train.labels
 
 
-def check_memory(dataset: Dataset) -> None:
+def check_memory(dataset: Dataset, *, bytes_per_value: int) -> None:
     """Refuse a training set that is too large for one tensor.
+
+    Args:
+        bytes_per_value: 1 where students learn from grey levels, 4 where all images are held as networks see them.
 
     Raises:
         DirePlugError: it takes more than `MOST_BYTES`.
     """
-    needed = len(dataset.train) * 3 * dataset.size**2
+    needed = bytes_per_value * len(dataset.train) * 3 * dataset.size**2
     if needed > MOST_BYTES:
         raise DirePlugError(
             f"arm 'full': the {len(dataset.train)} training images of {dataset.name} at {dataset.size} pixels take "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json, write_json
+from dire_plug.files import digest_file, read_json, write_json
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.runs.cache import cached
 from dire_plug.stages.job import Job
@@ -90,7 +90,7 @@ def train_students(job: Job, networks: Teachers, lesson: Lesson, section: Evalua
         "section": section.model_dump(mode="json"),
         "lesson": lesson.digest,
         "dataset": job.dataset.digest,
-        "networks": networks.digests(),
+        "networks": {name: digest_file(file) for name, file in networks.in_loop.items()},
         "engine": job.engine,
         "seed": job.seed,
         "torch": torch.__version__,

@@ -39,7 +39,7 @@ def select_real(job: Job) -> None:
     from safetensors.torch import save
 
     if job.arm == FULL:
-        check_memory(job.dataset)
+        check_memory(job.dataset, bytes_per_value=4 if job.recipe.evaluate.protocol == "hard-labels" else 1)
         return
     if (job.folder / TENSORS).is_file():
         return
