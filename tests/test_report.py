@@ -33,7 +33,7 @@ from dire_plug.report import (
 )
 from dire_plug.report.class_grid import join, to_bytes
 from dire_plug.report.curves import curves_figure
-from dire_plug.report.drawing import colour
+from dire_plug.report.drawing import COLOURS, colour, colours
 from dire_plug.report.embedded import Embedded, embed_runs
 from dire_plug.report.groups import group
 from dire_plug.report.images import find_class
@@ -248,6 +248,12 @@ def test_networks_that_only_terms_see_tell_no_tables_apart(runs: list[ReportRun]
 def test_an_arm_has_one_colour_however_many_runs_it_has() -> None:
     assert colour("dpp", ["energy", "energy", "energy", "energy", "dpp"]) == colour("dpp", ["energy", "dpp"])
     assert colour("energy", ["energy", "dpp"]) != colour("dpp", ["energy", "dpp"])
+
+
+def test_two_methods_of_one_figure_have_colours_of_their_own() -> None:
+    found = colours({"a": ("sre2l", "baseline"), "b": ("dwa", "baseline"), "c": ("sre2l", "dire")})
+    assert (found["a"], found["c"]) == (COLOURS["baseline"], COLOURS["dire"])
+    assert len(set(found.values())) == 3
 
 
 def test_real_images_join_each_engines_table(runs: list[ReportRun]) -> None:

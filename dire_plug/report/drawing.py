@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,17 @@ def colour(arm: str, arms: Iterable[str]) -> str:
     """Return the colour of an arm among `arms`."""
     others = list(dict.fromkeys(one for one in arms if one not in COLOURS))
     return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)]
+
+
+def colours(sets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Return label → colour of sets, given as label → (method, arm): the arm's, and another for a second method's."""
+    arms = [arm for _, arm in sets.values()]
+    taken: dict[tuple[str, str], str] = {}
+    for one in dict.fromkeys(sets.values()):
+        own = colour(one[1], arms)
+        free = [other for other in (own, *OTHERS, *COLOURS.values()) if other not in taken.values()]
+        taken[one] = free[0] if free else own
+    return {label: taken[one] for label, one in sets.items()}
 
 
 def new_figure(width: float, height: float, *, panels: int = 1) -> tuple[Figure, list[Axes]]:

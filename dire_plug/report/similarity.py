@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dire_plug.report.drawing import INK, MARKERS, PageFigure, Panel, colour, listed, new_figure, plain, save, to_svg
+from dire_plug.report.drawing import INK, MARKERS, PageFigure, Panel, colours, listed, new_figure, plain, save, to_svg
 from dire_plug.report.embedded import Embedded, Space, embed_runs
 from dire_plug.report.images import CLASSES, count_classes
 from dire_plug.report.labels import GivenRun, read_given
@@ -74,7 +74,7 @@ def _by_class(embedded: Embedded) -> dict[int, float]:
 
 def _draw(axes: Axes, found: Mapping[str, Mapping[int, float]], runs: Mapping[str, ReportRun]) -> None:
     order = _order(found)
-    few = len(order) <= NAMED
+    few, tints = len(order) <= NAMED, colours({label: (run.method, run.arm) for label, run in runs.items()})
     for name, values in found.items():
         arm = runs[name].arm if name in runs else REAL
         axes.plot(
@@ -83,7 +83,7 @@ def _draw(axes: Axes, found: Mapping[str, Mapping[int, float]], runs: Mapping[st
             marker=(MARKERS.get(arm, "o") if few else ""),
             markersize=4.5,
             linewidth=1.4,
-            color="#9fb3c8" if name == REAL else colour(arm, [one.arm for one in runs.values()]),
+            color=tints.get(name, "#9fb3c8"),
             linestyle=(0, (2, 2)) if name == REAL else "-",
             label=name,
         )
