@@ -14,7 +14,7 @@ from toy_upstream import make_script
 from dire_plug.errors import DirePlugError, PluginError, UpstreamFailedError
 from dire_plug.upstream import runner
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.runner import run_child, visible_device
+from dire_plug.upstream.runner import run_child, run_together, visible_device
 
 REPORT = """
 import json, os, sys, time
@@ -95,6 +95,31 @@ def test_an_interrupted_parent_leaves_no_child_and_no_zombie(
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path, interrupt)
     assert not Path(f"/proc/{pids[0]}").exists()
+
+
+def several(tmp_path: Path, count: int) -> tuple[list[ChildJob], list[Path]]:
+    """Return jobs in folders of their own, and their logs."""
+    folders = [tmp_path / str(number) for number in range(count)]
+    for folder in folders:
+        folder.mkdir()
+    return [ChildJob(tmp_path, "script.py", (), folder) for folder in folders], [one / "log.txt" for one in folders]
+
+
+def test_jobs_that_run_together_all_end(fake: Callable[[str], None], tmp_path: Path) -> None:
+    fake("emit(event='step', step=1)\nprint('done')\nemit(event='finished')")
+    jobs, logs = several(tmp_path, 3)
+    run_together(jobs, logs=logs)
+    assert [log.read_text() for log in logs] == ["done\n"] * 3
+
+
+def test_a_job_that_fails_stops_those_beside_it(fake: Callable[[str], None], tmp_path: Path) -> None:
+    fake("sys.exit(3) if os.sep + '0' + os.sep in sys.argv[1] else time.sleep(600)")
+    jobs, logs = several(tmp_path, 3)
+    began = time.monotonic()
+    with pytest.raises(UpstreamFailedError, match="ended with status 3"):
+        run_together(jobs, logs=logs)
+    assert time.monotonic() - began < 300
+    assert not runner._alive
 
 
 def test_what_the_child_left_running_is_ended(fake: Callable[[str], None], tmp_path: Path) -> None:

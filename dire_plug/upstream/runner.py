@@ -8,7 +8,9 @@ import signal
 import site
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,12 @@ TAIL = 15
 """Lines of the child's output that an error shows."""
 PATIENCE = 5.0
 """Seconds between asking the child to end and killing it."""
+AT_ONCE = 2
+"""Children that `run_together` has running, at most: each holds the networks of its script."""
+LOOK_AGAIN = 0.05
+"""Seconds."""
+_alive: set[subprocess.Popen[bytes]] = set()
+"""The children of this process."""
 
 _LOADING = ("PATH", "LANG", "LANGUAGE", "TZ", "TERM", "LD_LIBRARY_PATH", "LD_PRELOAD")
 _CUDA = ("CUDA_HOME", "CUDA_PATH", "CUDA_DEVICE_ORDER")  # by the order we and the child number the devices alike
@@ -56,6 +64,32 @@ def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) ->
     if status != 0 or last.get("event") != "finished":
         raise UpstreamFailedError(_failure(job, status, log, began))
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def run_together(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
+    """Run jobs in child processes, two at a time where there are two cores; their events are dropped.
+
+    Raises:
+        DirePlugError: as `run_child`, of the first job in order that failed; what runs is stopped then, and likewise on
+            an interruption.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(max_workers=min(AT_ONCE, cores)) as pool:
+        running = [pool.submit(run_child, job, log=log, on_event=_drop) for job, log in zip(jobs, logs, strict=True)]
+        try:
+            for one in running:
+                one.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(one.done() for one in running):  # a thread may be starting another child just now
+                for process in list(_alive):
+                    _stop(process)
+                time.sleep(LOOK_AGAIN)
+            raise
+
+
+def _drop(event: Event) -> None:
+    """Let an event go."""
 
 
 def visible_device(device: str) -> tuple[str, str]:
@@ -95,10 +129,12 @@ def _child(
         raise
     os.close(events_write)
     os.close(life_read)
+    _alive.add(process)
     try:
         with os.fdopen(events_read, encoding="utf-8") as events:
             yield process, events
     finally:
+        _alive.discard(process)
         _stop(process)
         os.close(life_write)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from dire_plug.synthesis.embedder import LOOP
 from dire_plug.types import Adapter, LoopInputs, Materials, Script, VerifyCase
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.preparing import Workplace, prepare_inputs
-from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.runner import run_together
 
 SEED = 0
 TEST_PER_CLASS = 1
@@ -125,26 +126,35 @@ def _teacher(script: Script, architecture: str) -> Network:
     return Network(model.eval(), architecture, script.classes, stem, script.mean, script.std)
 
 
-def run_trial(
-    trial: Trial,
-    folder: Path,
-    *,
-    tree: Path,
-    regularizers: dict[str, dict[str, Any]] | None = None,
-    accelerate: bool = False,
-) -> Evidence:
-    """Run one script for a few steps; patched where `regularizers` is given, even empty."""
-    folder = folder.absolute()
+@dataclass(frozen=True)
+class Kind:
+    """One run of a trial: of which tree; patched where `regularizers` is given, even empty; accelerated or not."""
+
+    tree: Path
+    regularizers: dict[str, dict[str, Any]] | None = None
+    accelerate: bool = False
+
+
+def run_trials(trial: Trial, folder: Path, kinds: Mapping[str, Kind]) -> dict[str, Evidence]:
+    """Run one script for a few steps in each way, in `folder/<name>`; return what each left, by name."""
+    folders = {name: (folder / name).absolute() for name in kinds}
+    jobs = [_lay_out(trial, folders[name], kind) for name, kind in kinds.items()]
+    run_together(jobs, logs=[place / "log.txt" for place in folders.values()])
+    return {name: read_evidence(place / "trace.jsonl", place / "images") for name, place in folders.items()}
+
+
+def _lay_out(trial: Trial, folder: Path, kind: Kind) -> ChildJob:
+    """Write what a run needs, and return it."""
     inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
     for path in (inputs.folder, inputs.images):
         make_folder(path)
     trial.adapter.lay_out(inputs, trial.materials)
     call = trial.adapter.invocation(inputs)
     synthesis = None
-    if regularizers is not None:
-        synthesis = describe_synthesis(trial, folder, regularizers, accelerate=accelerate)
-    job = ChildJob(
-        tree=tree,
+    if kind.regularizers is not None:
+        synthesis = describe_synthesis(trial, folder, kind.regularizers, accelerate=kind.accelerate)
+    return ChildJob(
+        tree=kind.tree,
         script=call.script,
         arguments=call.arguments,
         folder=folder,
@@ -155,8 +165,6 @@ def run_trial(
         trace=folder / "trace.jsonl",
         stop_after_steps=trial.case.steps,
     )
-    run_child(job, log=folder / "log.txt", on_event=lambda event: None)
-    return read_evidence(folder / "trace.jsonl", inputs.images)
 
 
 def describe_synthesis(

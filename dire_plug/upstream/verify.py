@@ -11,7 +11,7 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest
 from dire_plug.types import Adapter
-from dire_plug.upstream.trial import Evidence, run_trial, set_up
+from dire_plug.upstream.trial import Evidence, Kind, run_trials, set_up
 from dire_plug.upstream.vendor import require_vendored, unpatched_copy
 
 PROBE = "verify-probe"
@@ -93,15 +93,20 @@ def _verify_script(adapter: Adapter, name: str, *, trees: tuple[Path, Path], fol
     trial = set_up(adapter, name, folder.absolute())
     length = f"{trial.case.steps} steps each" if trial.case.steps else "to its end"
     ui.say(f"verify {adapter.name} {name}: unpatched twice, patched, with a test term; {length}")
-    published = run_trial(trial, folder / "unpatched-1", tree=pristine)
-    again = run_trial(trial, folder / "unpatched-2", tree=pristine)
-    patched = run_trial(trial, folder / "patched", tree=tree, regularizers={})
-    probed = run_trial(trial, folder / "with-term", tree=tree, regularizers={PROBE: {}})
+    kinds = {
+        "unpatched-1": Kind(pristine),
+        "unpatched-2": Kind(pristine),
+        "patched": Kind(tree, {}),
+        "with-term": Kind(tree, {PROBE: {}}),
+    }
+    if adapter.freezes_after_first_step:
+        kinds["accelerated"] = Kind(tree, {}, accelerate=True)
+    found = run_trials(trial, folder, kinds)
+    published, again, patched, probed = (found[kind] for kind in list(kinds)[:4])
     verdict = judge(name, published=published, again=again, patched=patched, probed=probed)
-    if not adapter.freezes_after_first_step:
+    if "accelerated" not in found:
         return verdict
-    accelerated = run_trial(trial, folder / "accelerated", tree=tree, regularizers={}, accelerate=True)
-    return replace(verdict, accelerated=first_difference(published, accelerated))
+    return replace(verdict, accelerated=first_difference(published, found["accelerated"]))
 
 
 def judge(script: str, *, published: Evidence, again: Evidence, patched: Evidence, probed: Evidence) -> ScriptVerdict:
