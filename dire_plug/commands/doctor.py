@@ -8,12 +8,13 @@ import click
 from rich.table import Table
 
 from dire_plug import home, plugins, ui
+from dire_plug.commands.options import DATA_ROOT
 from dire_plug.errors import DirePlugError
 from dire_plug.runs.provenance import hardware, versions
 
 
 @click.command()
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
+@DATA_ROOT
 def doctor(data_root: Path | None) -> None:
     """Print versions, the device, which data and upstreams are here, and how to get each missing one."""
     from dire_plug.data import default_root, status

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
+from dire_plug.commands.options import OUT
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
+from dire_plug.commands.tables import mean_and_spread
 from dire_plug.pipeline.evaluate_set import EvaluatedSet, evaluate_set
 
 ONE = "students of ONE set: another synthesis may give something else; --per-set 5 gives a spread over students"
@@ -34,7 +34,7 @@ SPREAD = "± is over the students of ONE set; what another synthesis would give 
 @click.option("--per-set", type=click.IntRange(min=1), help="Students of each architecture; default: the recipe's.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each student; default: the recipe's.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the students; default: the run's, or 0.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/.")
+@OUT
 @set_options
 def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs: int | None, **options: Any) -> None:
     """Train students on the condensed set at PATH under a recipe's protocol, and test them on real images.
@@ -59,12 +59,7 @@ def _render(found: EvaluatedSet) -> RenderableType:
     for heading in ("students", "last %", "best on test %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, student in found.accuracy["students"].items():
-        table.add_row(name, str(len(student["last"])), *(_cell(student[kind]) for kind in ("last", "best")))
+        table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in ("last", "best")))
     several = any(len(student["last"]) > 1 for student in found.accuracy["students"].values())
     lines = [*found.condensed["notes"], *found.notes, SPREAD if several else ONE]
     return Group(Text(title, style="bold"), table, *(Text(f"  {line}", style="dim") for line in lines))
-
-
-def _cell(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}"

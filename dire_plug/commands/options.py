@@ -11,17 +11,25 @@ from dire_plug.pipeline.request import Request
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+SETTINGS = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe: a.b=value."
+)
+DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
+OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/.")
+DATA_ROOT = click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
+OFFLINE = click.option("--offline", is_flag=True, help="Never touch the network.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+"""Options that further commands have too."""
+
 OPTIONS = (
     click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
     click.option("--preset", help="A named set of settings that the recipe offers."),
     click.option("--ipc", type=click.IntRange(min=1), help="Images per class; default: the recipe's."),
-    click.option(
-        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe: a.b=value."
-    ),
+    SETTINGS,
     click.option(
         "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the (first) synthesis."
     ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
+    DEVICE,
     click.option(
         "--engine",
         type=click.Choice(["auto", "upstream", "native"]),
@@ -36,11 +44,11 @@ OPTIONS = (
         show_default=True,
         help="Leave out of upstream's loop what changes no bit of the images.",
     ),
-    click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/."),
-    click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets."),
-    click.option("--offline", is_flag=True, help="Never touch the network."),
+    OUT,
+    DATA_ROOT,
+    OFFLINE,
     click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what would run; run nothing."),
-    click.option("-v", "--verbose", is_flag=True, help="Say more."),
+    VERBOSE,
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.text import Text
 
 from dire_plug import ui
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
+from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
 from dire_plug.pipeline.ranked import RankedSet
 from dire_plug.pipeline.ranking import Ranking, rank_set
@@ -78,7 +78,7 @@ def render(ranked: Sequence[RankedSet]) -> RenderableType:
         name = one.condensed["name"]
         for architecture in one.architectures:
             found = one.scores(architecture)
-            cells = [_cell([100 * value for value in found.get(score, [])]) for score in SCORES]
+            cells = [mean_and_spread([100 * value for value in found.get(score, [])]) for score in SCORES]
             scores.add_row(name, architecture, str(one.seed), str(len(found["LRS"])), *cells)
             accuracies.add_row(name, architecture, *(_accuracy(one, architecture, kind) for kind in CONDITIONS))
         lines += [f"{describe_set(one.condensed)} · recipe {one.recipe}", *one.condensed["notes"], *one.notes]
@@ -117,14 +117,7 @@ def _reading(ranked: Sequence[RankedSet]) -> list[str]:
 
 
 def _accuracy(one: RankedSet, architecture: str, condition: str) -> str:
-    return _cell(one.accuracies[condition][architecture]["last"] if condition in one.accuracies else [])
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}"
+    return mean_and_spread(one.accuracies[condition][architecture]["last"] if condition in one.accuracies else [])
 
 
 def _table(title: str, *columns: str) -> Table:

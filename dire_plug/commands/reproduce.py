@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dire_plug import ui
+from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, OUT, VERBOSE
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline import Request
@@ -45,7 +46,7 @@ class Asked:
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the first one.")
 @click.option("--rded", type=click.Path(path_type=Path), help="Table 17: the images that RDED's own code made.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Table 16: a file with CLIP's weights.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
+@DEVICE
 @click.option(
     "--engine",
     type=click.Choice(["auto", "upstream", "native"]),
@@ -53,12 +54,12 @@ class Asked:
     show_default=True,
     help="Upstream's own script, or, at the smoke scale, our loop of the same mathematics.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
-@click.option("--offline", is_flag=True, help="Never touch the network.")
+@OUT
+@DATA_ROOT
+@OFFLINE
 @click.option("--dry-run", is_flag=True, help="List the runs with their state and what they would cost; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print table.json in the place of the table.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@VERBOSE
 def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **options: Any) -> int | None:
     """Make TARGET, table-2 to table-17 or figure-1 to figure-3, from runs.
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from dire_plug import ui
+from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, SETTINGS, VERBOSE
 from dire_plug.pipeline.outside import SetRequest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -31,13 +32,11 @@ OPTIONS = (
         help="By what a tensor file is normalised: a dataset's statistics, or three means and three deviations.",
     ),
     click.option("--teacher", metavar="FILE", help="A checkpoint in the place of the recipe's teacher."),
-    click.option(
-        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe: a.b=value."
-    ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
-    click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets."),
-    click.option("--offline", is_flag=True, help="Never touch the network."),
-    click.option("-v", "--verbose", is_flag=True, help="Say more."),
+    SETTINGS,
+    DEVICE,
+    DATA_ROOT,
+    OFFLINE,
+    VERBOSE,
 )
 
 

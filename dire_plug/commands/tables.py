@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dire_plug.compare.real_arms import full_notes
-from dire_plug.compare.statistics import Measure, diversity_measures
-from dire_plug.compare.table import JUDGED_ON_VALIDATION
+from dire_plug.compare.statistics import ACCURACY, Measure, diversity_measures, summarise
+from dire_plug.compare.table import JUDGED_ON_VALIDATION, format_summary
 from dire_plug.pipeline import FinishedRun
 
 
@@ -37,6 +39,11 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     if metrics.get("judged") == "validation":
         notes.append(JUDGED_ON_VALIDATION)
     return Group(*parts, diversity, *(Text(f"  {line}", style="dim") for line in notes))
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Return mean ± sample standard deviation of percentages, as `compare` prints them; a dash where there are none."""
+    return format_summary(summarise(values), ACCURACY[0])
 
 
 def _cells(space: str, values: dict[str, object]) -> list[str]:

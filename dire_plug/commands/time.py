@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dire_plug import ui
+from dire_plug.commands.options import DEVICE, OFFLINE, VERBOSE
 from dire_plug.files import write_json
 from dire_plug.pipeline.request import Request
 from dire_plug.timing import TimingRequest, render, time_arms
@@ -26,12 +27,12 @@ COUNT = click.IntRange(min=1)
 @click.option("--rounds", type=COUNT, default=1, show_default=True, help="How often the processes are started anew.")
 @click.option("--whole", type=click.IntRange(min=0), default=0, help="Also run so many syntheses of each side whole.")
 @click.option("--real", type=COUNT, default=500, show_default=True, help="Random real embeddings of each class.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
+@DEVICE
 @click.option("--engine", type=click.Choice(["auto", "upstream", "native"]), default="auto", show_default=True)
 @click.option("--accelerate", type=click.Choice(["none", "exact"]), default="none", show_default=True)
-@click.option("--offline", is_flag=True, help="Never touch the network.")
+@OFFLINE
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Also write all readings there.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@VERBOSE
 def time_(sides: tuple[str, ...], file: Path | None, verbose: bool, **options: object) -> None:
     """Time the synthesis of each side: its steps in turns, extrapolated to the whole; processor time and memory.
 

@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from dire_plug import home, plugins, ui
+from dire_plug.commands.options import VERBOSE
 from dire_plug.runs.lock import hold
 
 UNDECIDABLE = 3
@@ -28,7 +29,7 @@ def vendor(methods: tuple[str, ...], offline: bool) -> None:
 @click.command()
 @click.argument("method")
 @click.option("--script", "scripts", multiple=True, help="Only this script of the method.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more.")
+@VERBOSE
 def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
     """Show that METHOD's patch changes no bit without a regularizer, and that a term does change them.
 

@@ -7,7 +7,6 @@ students: more of them, or others, go on in the same folder.
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +16,13 @@ import yaml
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, read_json, write_atomically, write_json
+from dire_plug.files import digest, write_atomically, write_json
 from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
 from dire_plug.pipeline.set_protocol import fit_protocol, lay_out, learned_by
 from dire_plug.recipe import as_file, identity
+from dire_plug.runs import provenance
 from dire_plug.runs.directory import RunFolder
 from dire_plug.runs.lock import hold
-from dire_plug.runs.provenance import command, hardware, versions
 from dire_plug.stages.job import Job
 
 if TYPE_CHECKING:
@@ -200,9 +199,10 @@ def _find(run: RunFolder, job: Job) -> dict[str, Any] | None:
 
 def _first(student: Mapping[str, Any], count: int) -> dict[str, Any]:
     """Return the first `count` students of an architecture, with their mean and spread."""
-    last = student["last"][:count]
-    spread = statistics.stdev(last) if count > 1 else None
-    return {"last": last, "best": student["best"][:count], "mean": statistics.fmean(last), "std": spread}
+    from dire_plug.stages.evaluate import summarise_students
+
+    pairs = list(zip(student["last"], student["best"], strict=True))[:count]
+    return summarise_students([{"last": last, "best": best} for last, best in pairs])
 
 
 def _record(opened: OpenedSet, run: RunFolder) -> None:
@@ -210,19 +210,13 @@ def _record(opened: OpenedSet, run: RunFolder) -> None:
     run.make()
     content = as_file(replace(opened.planned.resolved, recipe=opened.job.recipe))
     write_atomically(run.path / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    provenance = run.path / "provenance.json"
-    before = read_json(provenance)["sessions"] if provenance.is_file() else []
-    session = {"versions": versions(), "hardware": hardware(str(opened.job.device)), "command": command()}
-    write_json(
-        provenance,
-        {
-            "set": opened.describe(),
-            "run": opened.run.path.name if opened.run else None,
-            "dataset": opened.job.dataset.digest,
-            "seed": opened.job.seed,
-            "sessions": [*before, session],
-        },
-    )
+    facts = {
+        "set": opened.describe(),
+        "run": opened.run.path.name if opened.run else None,
+        "dataset": opened.job.dataset.digest,
+        "seed": opened.job.seed,
+    }
+    provenance.record(run.path / "provenance.json", facts, device=str(opened.job.device))
 
 
 def _result(

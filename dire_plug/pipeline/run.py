@@ -11,9 +11,9 @@ from dire_plug import home
 from dire_plug.files import read_json, write_atomically, write_json
 from dire_plug.pipeline.request import PlannedRun, Request, check_sizes, choose_device, plan_run, runs_root
 from dire_plug.recipe import as_file
+from dire_plug.runs import provenance
 from dire_plug.runs.directory import RunFolder, run_folder
 from dire_plug.runs.lock import hold
-from dire_plug.runs.provenance import command, hardware, versions
 from dire_plug.stages.job import EXTRAS, Job
 
 if TYPE_CHECKING:
@@ -170,18 +170,12 @@ def _record(planned: PlannedRun, job: Job, run: RunFolder) -> None:
     identity = planned.run_identity(dataset=job.dataset.digest)
     identity["recipe"] = "recipe.yaml"
     upstream = planned.adapter.upstream
-    provenance = run.path / "provenance.json"
-    before = read_json(provenance)["sessions"] if provenance.is_file() else []
-    session = {"versions": versions(), "hardware": hardware(str(job.device)), "command": command()}
-    write_json(
-        provenance,
-        {
-            **identity,
-            "upstream": {"repository": upstream.repository, "commit": upstream.commit, "licence": upstream.licence},
-            "classes": list(job.dataset.classes),
-            "sessions": [*before, session],
-        },
-    )
+    facts = {
+        **identity,
+        "upstream": {"repository": upstream.repository, "commit": upstream.commit, "licence": upstream.licence},
+        "classes": list(job.dataset.classes),
+    }
+    provenance.record(run.path / "provenance.json", facts, device=str(job.device))
     write_json(run.path / "plan.json", job.plan.to_json())
 
 

@@ -212,10 +212,7 @@ class DwaTinySection(_TinySection):
     batch_size: Count = 64
 
 
-class FkdSection(_OneMixSection):
-    """The teacher's labels, stored with their crops; SRe2L's and CDA's protocol for ImageNet-1K."""
-
-    protocol: Literal["fkd"]
+class _StoredSection(EvaluateSection):
     epochs: Count = 300
     batch_size: Count = 1024
     test_every: Count = 10
@@ -223,27 +220,25 @@ class FkdSection(_OneMixSection):
     weight_decay: NonNegative = 0.01
     accumulate: Count = 2
     """The parts of a batch that go through the student one after the other, before one step."""
-    temperature: Positive = 20
     augmentation: Augmentation = "resized_crop_flip"
     padding: FromZero = 4
+
+
+class FkdSection(_StoredSection, _OneMixSection):
+    """The teacher's labels, stored with their crops; SRe2L's and CDA's protocol for ImageNet-1K."""
+
+    protocol: Literal["fkd"]
+    temperature: Positive = 20
     teacher_mode: Literal["eval", "train"] = "eval"
 
 
-class FkdEnsembleSection(EvaluateSection):
+class FkdEnsembleSection(_StoredSection):
     """The same with the mean logits of all teachers, and the class beside; G-VBSM's protocol for ImageNet-1K."""
 
     protocol: Literal["fkd-ensemble"]
-    epochs: Count = 300
-    batch_size: Count = 1024
-    test_every: Count = 10
-    lr: Positive = 1e-3
-    weight_decay: NonNegative = 0.01
-    accumulate: Count = 2
     gamma: NonNegative = 0.1
     """The weight of the cross-entropy with the class."""
     cutmix: NonNegative = 1
-    augmentation: Augmentation = "resized_crop_flip"
-    padding: FromZero = 4
 
 
 Evaluate = Annotated[

@@ -125,6 +125,10 @@ class TermSection(Section):
         second = f"{FROZEN}{squeeze.teacher.architecture}"
         return (LOOP, second) if self.network == (SEVERAL,) else self.network
 
+    def in_loop(self, squeeze: SqueezeSection) -> bool:
+        """Tell whether the terms work in the loop's own networks."""
+        return LOOP in self.names(squeeze)
+
     def frozen(self, squeeze: SqueezeSection) -> dict[str, TrainingSection]:
         """Return name → how it is trained, of the networks outside of the loop."""
         found = {}

@@ -9,6 +9,7 @@ import torch
 
 from dire_plug.errors import DirePlugError
 from dire_plug.regularizers.distance import COINCIDING
+from dire_plug.regularizers.rows import squared_distances
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,16 @@ class ClassRows:
     places: Tensor
 
     @property
+    def made_whole(self) -> Tensor:
+        """The synthetic rows as the network gives them, [C, n, D]; zeros in the padding."""
+        return self.made + self.means * self.here.unsqueeze(2)
+
+    @property
+    def real_whole(self) -> Tensor:
+        """The real rows likewise, [C, m, D]."""
+        return self.real + self.means * self.real_here.unsqueeze(2)
+
+    @property
     def counts(self) -> Tensor:
         """The number of synthetic rows of each class, [C]."""
         return self.here.sum(1)
@@ -61,17 +72,16 @@ def arrange(embeddings: Tensor, labels: Tensor, real: PreparedReal) -> ClassRows
     block = real.block(labels, paired=False, distances=True)
     assert block.real is not None
     groups, means = block.groups, block.means.unsqueeze(1)
-    here = torch.arange(groups.width, device=labels.device) < groups.counts.unsqueeze(1)
+    here = groups.here
     made = (groups.pad(embeddings.to(real.values.dtype)) - means) * here.unsqueeze(2)
     return ClassRows(made, here, block.real[..., :-2], block.real[..., -1] > 0, means, real.places(groups.classes))
 
 
 def distances(first: Tensor, second: Tensor) -> Tensor:
     """Return, [C, n, m], the distances between [C, n, D] and [C, m, D]; a pair that coincides has no gradient."""
-    norms = first.square().sum(2, keepdim=True), second.square().sum(2, keepdim=True)
-    squared = norms[0] + norms[1].transpose(1, 2) - 2 * torch.bmm(first, second.transpose(1, 2))
-    apart = squared > COINCIDING * torch.finfo(first.dtype).eps * norms[0].detach()
-    return torch.where(apart, squared.clamp_min(0).where(apart, 1).sqrt(), 0)
+    squared = squared_distances(first, second)
+    apart = squared > COINCIDING * torch.finfo(first.dtype).eps * first.detach().square().sum(2, keepdim=True)
+    return torch.where(apart, squared.where(apart, 1).sqrt(), 0)
 
 
 def off_diagonal(here: Tensor) -> Tensor:

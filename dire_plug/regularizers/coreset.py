@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dire_plug.errors import DirePlugError
-from dire_plug.regularizers.rows import index_runs
+from dire_plug.regularizers.rows import index_runs, squared_distances
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +53,8 @@ def sum_by_coreset(rows: Tensor, groups: Groups, coreset: Coreset) -> Tensor:
     index, present = index_runs(starts[found], counts[found], rows=len(coreset.labels))
     means = (coreset.centres[index] * present.unsqueeze(2)).sum(1, keepdim=True) / present.sum(1)[:, None, None]
     centres, made = coreset.centres[index] - means, groups.pad(rows) - means
-    squared = made.square().sum(2, keepdim=True) + centres.square().sum(2).unsqueeze(1)
-    squared = (squared - 2 * torch.bmm(made, centres.transpose(1, 2))).clamp_min(0)
-    squared = squared + coreset.variances[index].unsqueeze(1)
-    here = torch.arange(groups.width, device=rows.device) < groups.counts.unsqueeze(1)
-    counted = here.unsqueeze(2) & present.unsqueeze(1) & (squared > 0)
+    squared = squared_distances(made, centres) + coreset.variances[index].unsqueeze(1)
+    counted = groups.here.unsqueeze(2) & present.unsqueeze(1) & (squared > 0)
     return (_root(squared, counted) * coreset.weights[index].unsqueeze(1)).sum((1, 2))
 
 

@@ -55,7 +55,7 @@ class DPP:
         real = self._prepared.of(synthesis, batch.teacher)
         rows = arrange(batch.embeddings, batch.labels, real)
         if self.settings.kernel == "cosine":
-            likeness = cosine_kernel(*[rows.made + rows.means * rows.here.unsqueeze(2)] * 2)
+            likeness = cosine_kernel(rows.made_whole, rows.made_whole)
         else:
             likeness = rbf_kernel(rows.made, rows.made, width=real.spreads[rows.places])
         return -(log_determinants(likeness, rows.here, self.settings.epsilon) / rows.counts).sum()

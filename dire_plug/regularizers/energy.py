@@ -76,7 +76,7 @@ def cosine_diversity(rows: ClassRows, *, centred: bool = False) -> Tensor:
     """Return Σ_c Σ_{i≠j} cos(eᵢ, eⱼ) / n²; with the mean of the class's real rows taken off where `centred`."""
     from dire_plug.regularizers.rows import unit_rows
 
-    made = rows.made if centred else rows.made + rows.means * rows.here.unsqueeze(2)
+    made = rows.made if centred else rows.made_whole
     unit = unit_rows(made.flatten(0, 1)).view_as(made)
     cosines = unit.sum(1).square().sum(1) - unit.square().sum((1, 2))
     return (cosines / rows.counts.square()).sum()

@@ -55,7 +55,7 @@ class FacilityLocation:
         real = self._prepared.of(synthesis, batch.teacher)
         rows = arrange(batch.embeddings, batch.labels, real)
         if self.settings.kernel == "cosine":
-            likeness = cosine_kernel(rows.made + rows.means, rows.real + rows.means)
+            likeness = cosine_kernel(rows.made_whole, rows.real_whole)
         else:
             likeness = rbf_kernel(rows.made, rows.real, width=real.spreads[rows.places])
         best = likeness.masked_fill(~rows.here.unsqueeze(2), -torch.inf).amax(1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dire_plug.regularizers.rows import unit_rows
+from dire_plug.regularizers.rows import squared_distances, unit_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,5 @@ def cosine_kernel(first: Tensor, second: Tensor) -> Tensor:
 
 def rbf_kernel(first: Tensor, second: Tensor, *, width: Tensor) -> Tensor:
     """Return, [C, n, m], exp(−‖e − x‖² / 2w²) with the width w of each class, [C]; 1 stands for a width of 0."""
-    norms = first.square().sum(2, keepdim=True), second.square().sum(2, keepdim=True)
-    squared = norms[0] + norms[1].transpose(1, 2) - 2 * torch.bmm(first, second.transpose(1, 2))
     scale = 2 * torch.where(width > 0, width, 1).square()
-    return (-squared.clamp_min(0) / scale[:, None, None]).exp()
+    return (-squared_distances(first, second) / scale[:, None, None]).exp()

@@ -200,7 +200,7 @@ class _Request:
 
 def _exclude_padding(groups: Groups, present: Tensor) -> Tensor | None:
     """Return, [C, n, m], True where the row or the real row is padding; None where nothing is padded."""
-    filled = torch.arange(groups.width, device=present.device) < groups.counts.unsqueeze(1)
+    filled = groups.here
     if bool(filled.all()) and bool(present.all()):
         return None
     return ~(filled.unsqueeze(2) & present.unsqueeze(1))

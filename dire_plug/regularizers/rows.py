@@ -29,6 +29,11 @@ class Groups:
     rank: Tensor
     width: int
 
+    @property
+    def here(self) -> Tensor:
+        """Whether a place of the padded rows holds one, [C, n]."""
+        return torch.arange(self.width, device=self.counts.device) < self.counts.unsqueeze(1)
+
     def sum_rows(self, rows: Tensor) -> Tensor:
         """Sum [N, …] within classes to [C, …]."""
         return rows.new_zeros(len(self.classes), *rows.shape[1:]).index_add(0, self.owner, rows)
@@ -71,3 +76,9 @@ def unit_rows(rows: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     positive = norms > 0
     return torch.where(positive, rows / torch.where(positive, norms, 1), 0)
+
+
+def squared_distances(first: Tensor, second: Tensor) -> Tensor:
+    """Return, [C, n, m], the squared distances between [C, n, D] and [C, m, D], by one product; at least 0."""
+    norms = first.square().sum(2, keepdim=True), second.square().sum(2, keepdim=True)
+    return (norms[0] + norms[1].transpose(1, 2) - 2 * torch.bmm(first, second.transpose(1, 2))).clamp_min(0)

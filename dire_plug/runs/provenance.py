@@ -3,8 +3,12 @@
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+from dire_plug.files import read_json, write_json
 
 PACKAGES = ("dire-plug", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scipy")
 
@@ -34,6 +38,13 @@ def hardware(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": platform.system(),
     }
+
+
+def record(path: Path, facts: Mapping[str, Any], *, device: str) -> None:
+    """Write provenance.json: the facts, and this session behind those that worked on the same folder before."""
+    before = read_json(path)["sessions"] if path.is_file() else []
+    session = {"versions": versions(), "hardware": hardware(device), "command": command()}
+    write_json(path, {**facts, "sessions": [*before, session]})
 
 
 def command() -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug import ui
 from dire_plug.files import read_json, write_json
-from dire_plug.stages.embed import embed, embedder
+from dire_plug.stages.embed import embed, embed_images
 from dire_plug.stages.job import Job
 from dire_plug.stages.squeeze import Teachers
 
@@ -66,7 +66,7 @@ def look_for_collapse(job: Job, networks: Teachers, images: Tensor, labels: Tens
         labels: [n].
     """
     real = embed(job, networks.teacher)
-    made = _embed_all(networks.teacher, job, images)
+    made = embed_images(networks.teacher, images, device=job.device)
     signs = Signs(
         recognised=_share(networks.independent, job, images, labels),
         recognised_real=read_json(networks.independent.parent / "network.json")["accuracy"] / 100,
@@ -91,26 +91,12 @@ def _advice(regularizers: dict[str, dict[str, object]]) -> str:
     return f"lower {' and '.join(names)}, or set it to auto" if names else "lower the learning rate of the loop"
 
 
-def _embed_all(network: Path, job: Job, images: Tensor) -> Tensor:
-    import torch
-
-    from dire_plug.stages.views import BATCH
-
-    see = embedder(network, job.device)
-    return torch.cat([see(part.to(job.device)).cpu() for part in torch.split(images, BATCH)])
-
-
 def _share(network: Path, job: Job, images: Tensor, labels: Tensor) -> float:
     """Return the share of images that a network takes for their class."""
-    import torch
-
-    from dire_plug.data.augment import normalise
     from dire_plug.models.checkpoint import load
-    from dire_plug.stages.views import BATCH
+    from dire_plug.protocols.testing import accuracy, in_batches
+    from dire_plug.stages.views import plain_view
 
-    loaded, right = load(network, job.device), 0
-    with torch.no_grad():
-        for part, of in zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True):
-            outputs = loaded.model(normalise(part.to(job.device), loaded.mean, loaded.std))
-            right += int((outputs.argmax(1).cpu() == of.cpu()).sum())
-    return right / len(labels)
+    loaded = load(network, job.device)
+    see, batches = plain_view(loaded), in_batches(images, labels, device=job.device)
+    return accuracy(loaded.model, ((see(part), of) for part, of in batches)) / 100

@@ -123,6 +123,16 @@ def embedder(network: Path | Pretrained, device: torch.device, *, mode: Mode = "
     return lambda images: embed_batch(model, normalise(images, loaded.mean, loaded.std), batch=BATCH).float()
 
 
+def embed_images(network: Path | Pretrained, images: Tensor, *, device: torch.device) -> Tensor:
+    """Return the embeddings [n, D] of images as they are stored, unaugmented, in eval mode, on `device`."""
+    import torch
+
+    from dire_plug.stages.views import BATCH
+
+    see = embedder(network, device)
+    return torch.cat([see(part.to(device)) for part in torch.split(images, BATCH)])
+
+
 def _embed(job: Job, network: Path | Pretrained, *, split: SplitName, mode: Mode) -> dict[str, Tensor]:
     import torch
 

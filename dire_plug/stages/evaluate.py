@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def evaluate(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> di
             _finish_student(job, _Student(architecture, k), course=course, made_from=made_from)
             for k in range(section.per_synthesis)
         ]
-        students[architecture] = _summarise(results)
+        students[architecture] = summarise_students(results)
     if section.protocol in STORED:
         from dire_plug.stages.relabel import remove_labels
 
@@ -191,7 +192,8 @@ def _check_range(images: Tensor) -> None:
         )
 
 
-def _summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise_students(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return {"last": [...], "best": [...], "mean" and "std" of last} of students with a `last` and a `best` each."""
     last = [float(result["last"]) for result in results]
     return {
         "last": last,

@@ -9,7 +9,7 @@ from dire_plug import ui
 from dire_plug.files import read_json, write_atomically, write_json
 from dire_plug.runs.cache import cached
 from dire_plug.seeding import derive
-from dire_plug.stages.embed import EmbeddedReal, embed, embedder
+from dire_plug.stages.embed import EmbeddedReal, embed, embed_images
 from dire_plug.stages.job import Job
 from dire_plug.stages.squeeze import Teachers
 
@@ -81,7 +81,7 @@ def measure_in(job: Job, network: Path | Pretrained, images: Tensor, labels: Ten
     found = diversity(
         real.values.to(job.device),
         real.labels.to(job.device),
-        _embed_condensed(job, network, images),
+        embed_images(network, images, device=job.device),
         labels.to(job.device),
         nearest_k=job.recipe.measure.nearest_k,
         radii=radii["all"],
@@ -119,16 +119,6 @@ def _reference(
     key = {"format": FORMAT, "real": real.path.parent.name, "held_out": held_out.path.parent.name, **settings}
     result: dict[str, Any] = read_json(cached(job.cache, kind="reference", key=key, make=make) / "reference.json")
     return result
-
-
-def _embed_condensed(job: Job, network: Path | Pretrained, images: Tensor) -> Tensor:
-    """Return the embeddings [n, D] of condensed images, unaugmented, in eval mode."""
-    import torch
-
-    from dire_plug.stages.views import BATCH
-
-    see = embedder(network, job.device)
-    return torch.cat([see(part.to(job.device)) for part in torch.split(images, BATCH)])
 
 
 def _radii(job: Job, real: EmbeddedReal) -> dict[str, Tensor]:

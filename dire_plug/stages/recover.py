@@ -88,6 +88,10 @@ def synthesis_spec(
     frozen = networks.frozen
     files = {**({} if not job.regularizers or LOOP in embedding else embedding), **frozen}
     real = {name: str(embed_real(job, file)) for name, file in files.items()}
+    embedder = None
+    if (section := recipe.recover.embedder) is not None:
+        network = next(iter(embedding.values()))
+        embedder = _embedder(network, whitening, classes_per_step=section.classes_per_step)
     return SynthesisSpec(
         adapter=job.adapter.name,
         recover=recipe.recover.model_dump(mode="json"),
@@ -102,15 +106,19 @@ def synthesis_spec(
         passes=str(job.folder / "passes"),
         networks=tuple(embedding),
         accelerate=job.accelerate,
-        embedder=_embedder(job, embedding, whitening),
-        frozen={name: _frozen_embedder(file, whitening) for name, file in frozen.items()},
-        in_loop=LOOP in recipe.term.names(recipe.squeeze),
+        embedder=embedder,
+        frozen={name: _embedder(file, whitening) for name, file in frozen.items()},
+        in_loop=recipe.term.in_loop(recipe.squeeze),
     )
 
 
-def _frozen_embedder(network: Path, whitening: Path | None) -> dict[str, Any]:
-    """Return what embeds outside of the loop, for the terms alone."""
-    return {"network": str(network), "classes_per_step": None, "whitening": str(whitening) if whitening else None}
+def _embedder(network: Path, whitening: Path | None, *, classes_per_step: int | None = None) -> dict[str, Any]:
+    """Return what `synthesis.embedder.Embedder` is made of; without `classes_per_step` it embeds all classes."""
+    return {
+        "network": str(network),
+        "classes_per_step": classes_per_step,
+        "whitening": str(whitening) if whitening else None,
+    }
 
 
 def _ensure_whitening(job: Job) -> Path | None:
@@ -128,18 +136,6 @@ def _embedding_networks(job: Job, teachers: Mapping[str, Path], *, start: str | 
     if section.network == EXPERT:
         return {EXPERT: expert_network(job, teachers, start=start)} if job.regularizers else {EXPERT: teachers[MAIN]}
     return {LOOP: Path(LOOP)} if section.network == LOOP else {MAIN: teachers[MAIN]}
-
-
-def _embedder(job: Job, embedding: Mapping[str, Path], whitening: Path | None) -> dict[str, Any] | None:
-    """Return what embeds where the loop holds no trained network."""
-    section = job.recipe.recover.embedder
-    if section is None:
-        return None
-    return {
-        "network": str(next(iter(embedding.values()))),
-        "classes_per_step": section.classes_per_step,
-        "whitening": str(whitening) if whitening else None,
-    }
 
 
 def _start_again_where_inputs_changed(job: Job, teachers: Mapping[str, Path], spec: SynthesisSpec) -> None:
