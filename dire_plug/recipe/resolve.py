@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.files import digest_file
 from dire_plug.recipe.check import (
     REAL_IMAGE_ARMS,
     RESERVED_ARMS,
@@ -19,25 +17,12 @@ from dire_plug.recipe.check import (
 )
 from dire_plug.recipe.layers import Layer, Tree, flatten, mapping, merge, settings_tree, stack
 from dire_plug.recipe.model import Recipe
-from dire_plug.recipe.weight import KEY as WEIGHT
-from dire_plug.recipe.weight import PLAIN
 from dire_plug.recipe.wording import Problem
 
 SUM = "+"
 """Joins the names of regularizers to that of an arm which has them all."""
-_DEFINITIONS = {"by_ipc", "arms", "presets", "paper", "sources"}
+DEFINITIONS = {"by_ipc", "arms", "presets", "paper", "sources"}
 """What a resolved recipe has already used, or only tells."""
-_DESCRIPTION = {"name", "title", "demonstration", *_DEFINITIONS}
-_LATER: dict[tuple[str, ...], Any] = {
-    ("dataset", "validation"): None,
-    ("evaluate", "judge"): "test",
-    ("evaluate", "randaugment"): None,
-    ("real", "coreset"): None,
-    ("term", "network"): ["loop"],
-    ("squeeze", "frozen"): {},
-    ("recover", "embedder", "network"): "teacher",
-}
-"""Keys that came after runs had been made: at their default they don't count, so that those runs are still found."""
 
 
 @dataclass(frozen=True)
@@ -96,44 +81,11 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     if catalogue is not None:
         terms = {name: catalogue.settings_model(name)(**terms[name]).model_dump(mode="json") for name in terms}
     recipe = fill_recipe(tree, adapter=adapter)
-    values = flatten(recipe.model_dump(mode="json", exclude=_DEFINITIONS))
+    values = flatten(recipe.model_dump(mode="json", exclude=DEFINITIONS))
     sources = mapping(raw, "sources")
     origin = {key: _tell(key, layer_of.get(key), sources) for key in values}
     origin |= {f"regularizers.{key}": _tell(key, term_origin.get(key), sources) for key in flatten(terms)}
     return Resolved(recipe, terms, origin, arm)
-
-
-def identity(resolved: Resolved) -> Tree:
-    """Return, JSON-like, every value that changes results: no titles, sources or definitions, no paths.
-
-    A teacher's checkpoint counts by its content. `real` counts only where a term sees it; real-image arms don't
-    depend on how images would be synthesized.
-    """
-    content = resolved.recipe.model_dump(mode="json", exclude=_DESCRIPTION)
-    unused = {"real", "term"} if not resolved.regularizers else set()
-    if resolved.arm in REAL_IMAGE_ARMS:
-        unused |= {"recover", "prepare", "upstream"}
-    content = {key: value for key, value in content.items() if key not in unused}
-    for (*sections, key), default in _LATER.items():
-        section: Any = content
-        for name in sections:
-            section = (section or {}).get(name)
-        if section and section.get(key, default) == default:
-            section.pop(key, None)
-    if not content.get("term"):
-        content.pop("term", None)
-    squeeze = content["squeeze"]
-    if not resolved.regularizers:
-        squeeze.pop("frozen", None)
-    named = [*squeeze["others"].values(), *squeeze.get("frozen", {}).values()]
-    for training in (squeeze["teacher"], squeeze["independent"], *named):
-        training["checkpoint"] = _by_content(training["checkpoint"])
-    return content | {"regularizers": {name: _own(terms) for name, terms in resolved.regularizers.items()}}
-
-
-def _own(settings: Tree) -> Tree:
-    """Return a regularizer's settings without a weight that leaves its term as it is."""
-    return {key: value for key, value in settings.items() if (key, value) != (WEIGHT, PLAIN)}
 
 
 def as_file(resolved: Resolved) -> Tree:
@@ -154,19 +106,10 @@ def _ends(key: str) -> list[int]:
     return [*(place for place, letter in enumerate(key) if letter == "."), len(key)]
 
 
-def same_recipe(first: Resolved, second: Resolved) -> bool:
-    """Tell whether two arms run the same recipe, whatever their terms: what control needs to equal baseline."""
-    return _comparable(first.recipe) == _comparable(second.recipe)
-
-
 def arm_names(raw: Tree) -> list[str]:
     """Return the arms that a recipe has: baseline, those that it defines, control, and the real-image ones."""
     defined = list(mapping(raw, "arms"))
     return ["baseline", *(["control"] if "dire" in defined else []), *defined, *REAL_IMAGE_ARMS]
-
-
-def _comparable(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"by_ipc": {}, "arms": {}, "presets": {}, "paper": None, "sources": {}})
 
 
 def _choose_ipc(raw: Tree, ipc: int | None, given: Layer) -> Any:
@@ -283,10 +226,3 @@ def _tell(key: str, layer: Layer | None, sources: Tree) -> str:
         if source := sources.get(".".join(parts[:end])):
             return f"{layer.label}; {source}"
     return layer.label
-
-
-def _by_content(checkpoint: str | None) -> str | None:
-    if checkpoint is None or checkpoint.startswith("torchvision:"):
-        return checkpoint
-    path = Path(checkpoint).expanduser()
-    return f"sha256:{digest_file(path)}" if path.is_file() else checkpoint
