@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from dire_plug.data.differentiable import OPERATIONS, colour, cut_out, dsa, flip, rotate, scale, shift
-from dire_plug.recipe import evaluate
+from dire_plug.recipe import values
 
 
 def make_images(count: int = 300, size: int = 8) -> Tensor:
@@ -19,7 +19,7 @@ def generator(seed: int = 1) -> Generator:
 
 
 def test_recipes_know_the_operations() -> None:
-    assert tuple(OPERATIONS) == evaluate.OPERATIONS
+    assert tuple(OPERATIONS) == values.OPERATIONS
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -137,5 +137,5 @@ def test_a_full_turn_of_the_defaults_uses_all_six(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(OPERATIONS, name, partial(note, name))
     draws = generator()
     for _ in range(100):
-        dsa(make_images(1), operations="_".join(evaluate.OPERATIONS), generator=draws)
-    assert set(seen) == set(evaluate.OPERATIONS)
+        dsa(make_images(1), operations="_".join(values.OPERATIONS), generator=draws)
+    assert set(seen) == set(values.OPERATIONS)

@@ -15,7 +15,8 @@ from dire_plug.files import make_folder
 from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
 from dire_plug.pipeline.ranked import RankedSet, Rate
 from dire_plug.pipeline.set_protocol import fit_protocol, lay_out, learned_by
-from dire_plug.recipe.evaluate import LEARNED, EvaluateSection, HardLabelsSection
+from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
+from dire_plug.recipe.values import LEARNED
 from dire_plug.runs.directory import RunFolder
 from dire_plug.stages.full import plan_budget, with_budget
 from dire_plug.stages.job import Job

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug.files import read_json, write_atomically
 from dire_plug.pipeline.outside import OpenedSet
-from dire_plug.recipe.evaluate import LEARNED, HardLabelsSection
+from dire_plug.recipe.evaluate import HardLabelsSection
+from dire_plug.recipe.values import LEARNED
 from dire_plug.runs.directory import RunFolder
 from dire_plug.stages.images import TENSORS
 from dire_plug.stages.job import EXTRAS, WHITENING

@@ -3,39 +3,15 @@
 The defaults are those of the upstream script that a protocol comes from (docs/protocols.md).
 """
 
-import math
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from dire_plug.errors import nearest
 from dire_plug.recipe.section import Count, FromZero, NonNegative, Positive, Section
+from dire_plug.recipe.values import OPERATIONS, Operations, Rate
 
 Augmentation = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
-LEARNED = "learned"
-OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
-"""Of DSA, in upstream's order and spelling."""
-
-
-def _read_rate(value: object) -> float | str:
-    if value == LEARNED:
-        return LEARNED
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return float(value)
-    raise PydanticCustomError("learning_rate", "must be 'learned' or a finite number greater than 0")
-
-
-def _read_operations(value: str) -> str:
-    for name in value.split("_") if value != "none" else ():
-        if name not in OPERATIONS:
-            hint = nearest(name, OPERATIONS)
-            known = ", ".join(OPERATIONS)
-            raise PydanticCustomError("dsa", f"no operation of DSA is named '{name}'{hint}; none, or any of {known}")
-    return value
-
-
-Rate = Annotated[float | Literal["learned"], BeforeValidator(_read_rate)]
 
 
 class EvaluateSection(Section):
@@ -96,7 +72,7 @@ class HardLabelsSection(EvaluateSection):
     """In the place of `learned` where nothing was learned: arms of real images."""
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 5e-4
-    dsa: Annotated[str, AfterValidator(_read_operations)] = "_".join(OPERATIONS)
+    dsa: Operations = "_".join(OPERATIONS)
     """The operations, one of which is drawn for each batch, joined by `_`; or `none`."""
     forget_momentum: bool = True
     """Whether the momentum is lost where the learning rate falls: upstream makes a new optimiser there."""

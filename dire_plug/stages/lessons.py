@@ -14,7 +14,8 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models.checkpoint import Network
 from dire_plug.protocols.students import StudentData
-from dire_plug.recipe.evaluate import LEARNED, DeltSection, HardLabelsSection
+from dire_plug.recipe.evaluate import DeltSection, HardLabelsSection
+from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.images import TENSORS
 from dire_plug.stages.job import EXTRAS, WHITENING, Job
 from dire_plug.stages.views import mixing, plain_batches, plain_view, rand_augmenting, raw_batches, training_view

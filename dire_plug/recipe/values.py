@@ -1,0 +1,34 @@
+"""Values of the section `evaluate` that are no plain numbers: a rate that may be learned, and DSA's operations."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from dire_plug.errors import nearest
+
+LEARNED = "learned"
+OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+"""Of DSA, in upstream's order and spelling."""
+
+
+def _read_rate(value: object) -> float | str:
+    if value == LEARNED:
+        return LEARNED
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise PydanticCustomError("learning_rate", "must be 'learned' or a finite number greater than 0")
+
+
+def _read_operations(value: str) -> str:
+    for name in value.split("_") if value != "none" else ():
+        if name not in OPERATIONS:
+            hint = nearest(name, OPERATIONS)
+            known = ", ".join(OPERATIONS)
+            raise PydanticCustomError("dsa", f"no operation of DSA is named '{name}'{hint}; none, or any of {known}")
+    return value
+
+
+Rate = Annotated[float | Literal["learned"], BeforeValidator(_read_rate)]
+Operations = Annotated[str, AfterValidator(_read_operations)]
