@@ -6,26 +6,28 @@ from typing import Any
 import pytest
 import torch
 from conftest import Cli
-from test_synthesis import CLASSES, Term, network
-from test_synthesis import make as make_synthesis
+from test_loops import varied
+from test_synthesis import CLASSES, Term, make, network
 from tiny import only_run, run_folders
 from torch import nn
 
 from dire_plug.files import read_json
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, save
-from dire_plug.synthesis.embedder import Embedder, LoopEmbeddings
+from dire_plug.synthesis.embedder import LOOP
 from dire_plug.types import Batch
 
 STATISTICS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+OUTSIDE = "frozen:resnet-small"
 
 
-def outside(folder: Path) -> tuple[Embedder, nn.Module]:
+def outside(folder: Path) -> tuple[dict[str, Any], nn.Module]:
+    """Return the `frozen` of a specification with one network, and that network."""
     torch.manual_seed(1)
     model = build("resnet-small", outputs=CLASSES).eval()
     save(folder / "network.safetensors", Network(model, "resnet-small", CLASSES, "small", *STATISTICS))
     given = {"network": str(folder / "network.safetensors"), "classes_per_step": None, "whitening": None}
-    return Embedder(given, "cpu"), model
+    return {OUTSIDE: given}, model
 
 
 def one_step(synthesis: Any) -> torch.Tensor:
@@ -48,22 +50,18 @@ def test_a_term_is_the_mean_over_its_networks(tmp_path: Path, in_loop: bool) -> 
         seen[batch.teacher] = batch.embeddings.square().sum()
         return seen[batch.teacher]
 
-    synthesis = make_synthesis(tmp_path, term=Term(term))
-    object.__setattr__(synthesis._spec, "in_loop", in_loop)
-    embedder, model = outside(tmp_path)
-    synthesis._outside = {"frozen:resnet-small": embedder}
-    added = one_step(synthesis)
-    assert set(seen) == ({"teacher", "frozen:resnet-small"} if in_loop else {"frozen:resnet-small"})
+    frozen, model = outside(tmp_path)
+    added = one_step(varied(make(tmp_path), terms={"term": Term(term)}, in_loop=in_loop, frozen=frozen))
+    assert set(seen) == ({"teacher", OUTSIDE} if in_loop else {OUTSIDE})
     torch.testing.assert_close(added, torch.stack(list(seen.values())).mean(), rtol=1e-5, atol=1e-5)
     expected = embed(model, torch.ones(CLASSES, 3, 8, 8)).square().sum()
-    torch.testing.assert_close(seen["frozen:resnet-small"].detach(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(seen[OUTSIDE].detach(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_part_of_a_slot_in_use_is_what_is_embedded(tmp_path: Path) -> None:
     seen = []
-    synthesis = make_synthesis(tmp_path, term=Term(lambda b: seen.append(b) or b.embeddings.sum()))  # type: ignore[func-returns-value]
-    object.__setattr__(synthesis._spec, "in_loop", False)
-    synthesis._outside = {"frozen:resnet-small": outside(tmp_path)[0]}
+    term = Term(lambda b: seen.append(b) or b.embeddings.sum())  # type: ignore[func-returns-value]
+    synthesis = varied(make(tmp_path), terms={"term": term}, in_loop=False, frozen=outside(tmp_path)[0])
     synthesis.begin_pass(0)
     synthesis.watch(network())
     labels = synthesis.labels(torch.arange(CLASSES))
@@ -76,15 +74,13 @@ def test_the_part_of_a_slot_in_use_is_what_is_embedded(tmp_path: Path) -> None:
     assert not gradient[2].any()
 
 
-def test_what_the_loop_embeds_is_let_go_where_no_term_works_in_it(tmp_path: Path) -> None:
-    synthesis = make_synthesis(tmp_path, term=Term(lambda b: b.embeddings.sum()))
-    synthesis._embedder = kept = LoopEmbeddings()
+@pytest.mark.parametrize("in_loop", [True, False])
+def test_what_the_loop_embeds_is_let_go_where_no_term_works_in_it(tmp_path: Path, in_loop: bool) -> None:
+    terms = {"term": Term(lambda b: b.embeddings.sum())}
+    frozen = {} if in_loop else outside(tmp_path)[0]
+    synthesis = varied(make(tmp_path), terms=terms, in_loop=in_loop, frozen=frozen, embedder={"network": LOOP})
     synthesis.embedded(torch.ones(1, 4), torch.ones(1, 4))
-    assert len(kept._made) == 1
-    object.__setattr__(synthesis._spec, "in_loop", False)
-    synthesis._outside = {"frozen:resnet-small": outside(tmp_path)[0]}
-    synthesis.embedded(torch.ones(1, 4), torch.ones(1, 4))
-    assert len(kept._made) == 1
+    assert len(synthesis._networks._embedder._made) == in_loop
 
 
 def run(cli: Cli, recipe: Path, network: str, *more: str) -> Any:

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.hookspecs import hookimpl
 from dire_plug.pipeline import run_arm
-from dire_plug.synthesis import RunningSynthesis, gather_losses, recording
+from dire_plug.synthesis import gather_losses, recording
+from dire_plug.synthesis.networks import Networks
 from dire_plug.synthesis.recording import LossRecord, kept_steps
 from dire_plug.types import Batch, Slot, Synthesis
 
@@ -64,8 +66,8 @@ def test_terms_stand_beside_it_and_one_that_skips_a_step_leaves_a_gap(tmp_path: 
 
 
 def test_a_term_is_recorded_as_it_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = RunningSynthesis._make_batch
-    monkeypatch.setattr(RunningSynthesis, "_make_batch", lambda *a, **k: (original(*a, **k)[0], 2.5))
+    original = Networks.embed
+    monkeypatch.setattr(Networks, "embed", lambda *a: [replace(one, scale=2.5) for one in original(*a)])
     seen: list[float] = []
 
     def compute(batch: Batch) -> Tensor:

@@ -20,10 +20,10 @@ from dire_plug.stages.inputs import prepare_upstream
 from dire_plug.stages.job import EXTRAS, LOSSES, WHITENING, Job
 from dire_plug.stages.prepare import prepare_start
 from dire_plug.stages.squeeze import MAIN, Teachers, squeeze
+from dire_plug.synthesis import SynthesisSpec, open_synthesis
 from dire_plug.synthesis.embedder import LOOP
 from dire_plug.synthesis.passes import collect, finished_passes
 from dire_plug.synthesis.recording import gather_losses
-from dire_plug.synthesis.running import SynthesisSpec, open_synthesis
 from dire_plug.types import Plan
 
 if TYPE_CHECKING:
