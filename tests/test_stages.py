@@ -20,7 +20,7 @@ from dire_plug.models.checkpoint import load, save
 from dire_plug.protocols import students, training
 from dire_plug.recipe.model import RealSection, Recipe
 from dire_plug.stages import evaluate as evaluate_stage
-from dire_plug.stages import squeeze as squeeze_stage
+from dire_plug.stages import network as network_stage
 from dire_plug.stages.embed import chunks_as_released, embed, real_for_regularizer
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import read_saved, read_tensors, save_images
@@ -159,12 +159,12 @@ def test_a_cached_teacher_is_not_trained_again_and_seeds_of_runs_share_it(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = squeeze(job)
-    monkeypatch.setattr(squeeze_stage, "_train", refuse)
+    monkeypatch.setattr(network_stage, "_train", refuse)
     assert squeeze(replace(job, seed=99)) == before
 
 
 def test_other_settings_train_another_teacher(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(squeeze_stage, "_train", refuse)
+    monkeypatch.setattr(network_stage, "_train", refuse)
     section = job.recipe.squeeze
     other = section.model_copy(update={"teacher": section.teacher.model_copy(update={"lr": 0.06})})
     with pytest.raises(AssertionError, match="must not be called"):
@@ -194,7 +194,7 @@ def test_a_checkpoint_is_taken_in_place_of_training(job: Job, tmp_path: Path, mo
     torch.save({"state_dict": {f"module.{k}": v for k, v in own.model.state_dict().items()}}, tmp_path / "ckpt.pth")
     section = job.recipe.squeeze
     given = section.teacher.model_copy(update={"checkpoint": str(tmp_path / "ckpt.pth")})
-    monkeypatch.setattr(squeeze_stage, "_train", refuse)
+    monkeypatch.setattr(network_stage, "_train", refuse)
     taken = load(squeeze(change(job, squeeze=section.model_copy(update={"teacher": given}))).teacher, CPU)
     for name, tensor in own.model.state_dict().items():
         assert torch.equal(taken.model.state_dict()[name], tensor), name
