@@ -11,7 +11,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.native import sre2l
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.stages import recover
+from dire_plug.stages import gather
 
 
 def request(recipe: Path) -> Request:
@@ -70,7 +70,7 @@ def test_finished_passes_of_the_same_teacher_are_kept(
 def test_a_set_too_large_for_one_file_stays_in_its_passes(
     home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recover, "MOST_BYTES", 1000)
+    monkeypatch.setattr(gather, "MOST_BYTES", 1000)
     run_arm(request(recipe))
     (folder,) = run_folders(home)
     assert not (folder / "images.safetensors").exists()

@@ -91,7 +91,7 @@ def set_up(name: str, planned: PlannedRun, folder: Path, *, real: int) -> Side:
     """
     import torch
 
-    from dire_plug.stages.recover import synthesis_spec
+    from dire_plug.stages.specify import synthesis_spec
     from dire_plug.stages.squeeze import untrained
 
     resolved, request = planned.resolved, planned.request
