@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from tiny import run_folders, write_recipe
 
 from dire_plug.compare import Comparison, compare, render, to_json
-from dire_plug.compare.arms import check_alike, check_teachers, equal_arms
+from dire_plug.compare.arms import check_alike, check_teachers, equal_arms, split_by_control
 from dire_plug.compare.statistics import paired_difference, summarise
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline import FinishedRun, Request, plan_run
@@ -107,6 +107,7 @@ def canned(seeds: int = 3) -> Comparison:
         engine="native",
         runs=runs,
         same={"control": "baseline"},
+        controlled=("dire",),
     )
 
 
@@ -134,6 +135,19 @@ def test_the_table_of_one_synthesis_says_that_it_has_no_spread() -> None:
     assert rows(text, " dire − control")[0] == ["+2.0", "+2.0"]
 
 
+def test_every_arm_with_a_term_has_its_difference_where_control_is_its_control() -> None:
+    found = canned()
+    energy = [canned_run("energy", seed, last=[58.0, 54.0], value=18.0) for seed in range(3)]
+    found = replace(found, runs=found.runs | {"energy": energy, "regrouped": energy}, controlled=("dire", "energy"))
+    text = as_text(render(replace(found, uncontrolled=("regrouped",))))
+    assert [row[0] for row in rows(text, " dire − control")] == ["+1.5", "+2.0", "+2.0"]
+    assert [row[0] for row in rows(text, " energy − control")] == ["+4.5", "+2.0", "+2.0"]
+    assert rows(text, " regrouped − control") == []
+    assert "… − control: paired by seed, ± half" in text
+    assert "regrouped: differs from control in more than its term, so no difference is formed" in text
+    assert to_json(found)["minus_control"]["energy"]["accuracy/accuracy, last %"]["mean"] == 4.5
+
+
 def test_a_missing_accuracy_is_a_dash_and_no_number() -> None:
     comparison = canned()
     comparison.runs["dire"][1].metrics["accuracy"] = {"missing": "the protocol hasn't landed yet"}
@@ -148,7 +162,7 @@ def test_what_is_stored_holds_every_value_and_the_statistics() -> None:
     assert content["arms"]["control"]["values"]["accuracy/accuracy, last %"] == [51.0, 51.5, 52.0]
     assert content["arms"]["dire"]["values"]["I/coverage"] == [20.0, 22.0, 24.0]
     assert content["arms"]["dire"]["summary"]["T/vendi"] == {"mean": 9.0, "std": 1.0, "n": 3}
-    gap = content["dire_minus_control"]["accuracy/accuracy, last %"]
+    gap = content["minus_control"]["dire"]["accuracy/accuracy, last %"]
     assert (gap["mean"], gap["n"]) == (1.5, 3)
     assert gap["half_width"] == pytest.approx(T_OF_TWO * 0.5 / math.sqrt(3))
     assert content["notes"][1] == "control equals baseline here, so it was run once"
@@ -191,6 +205,24 @@ def test_control_differs_from_baseline_where_dire_regroups(bare_home: Path, reci
     planned = {arm: plan_run(request(recipe, arm)) for arm in ("baseline", "control", "dire", "random")}
     assert equal_arms(planned) == {}
     assert planned["control"].resolved.recipe.recover == planned["dire"].resolved.recipe.recover
+
+
+def test_control_is_that_of_arms_which_differ_by_their_term_alone(bare_home: Path, tmp_path: Path) -> None:
+    arms = {
+        "dire": {"overrides": {"recover": {"plan": "keep"}}},
+        "elsewhere": {
+            "overrides": {"term": {"network": "several"}, "real": {"per_class": 3}},
+            "regularizers": {"dire": {"weight": "auto"}},
+        },
+        "regrouped": {"overrides": {"recover": {"plan": {"per_class": 1}}}, "regularizers": {"dire": {"r_c": 2}}},
+        "bare": {"overrides": {"recover": {"plan": {"per_class": 2}}}},
+    }
+    path = write_recipe(tmp_path / "arms.yaml", {"arms": arms})
+    names = ("baseline", "control", "energy", *arms, "random")
+    planned = {arm: plan_run(request(path, arm)) for arm in names}
+    assert split_by_control(planned) == (("energy", "dire", "elsewhere"), ("regrouped",))
+    del planned["control"]
+    assert split_by_control(planned) == ((), ())
 
 
 def test_two_engines_are_not_compared(bare_home: Path, recipe: Path) -> None:

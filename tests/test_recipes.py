@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from shipped import keys_without_source
 
+from dire_plug import plugins
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe import (
@@ -566,11 +567,12 @@ def test_merging_leaves_its_inputs_alone() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_is_valid_in_every_arm_preset_and_ipc(name: str) -> None:
     tree, adapter = read_yaml(RECIPES / f"{name}.yaml"), SRe2L()
-    check_recipe(tree, adapter=adapter, catalogue=CATALOGUE)
+    installed = Catalogue(tuple(plugins.known("regularizers")), plugins.settings_model)
+    check_recipe(tree, adapter=adapter, catalogue=installed)
     for arm in arm_names(tree):
         for preset in (None, *tree.get("presets", {})):
             for ipc in (None, *map(int, tree.get("by_ipc", {}))):
-                one = resolved(tree, arm, ipc=ipc, preset=preset).recipe
+                one = resolved(tree, arm, ipc=ipc, preset=preset, catalogue=installed).recipe
                 assert adapter.plan(one.recover, classes=CLASSES[name], ipc=one.ipc).chunks[-1][1] == CLASSES[name]
 
 

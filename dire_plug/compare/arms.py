@@ -10,6 +10,7 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline import FinishedRun, PlannedRun, Request, plan_run, run_arm
 from dire_plug.pipeline.request import same_but_arm
+from dire_plug.recipe import identity
 
 DEFAULT_ARMS = ("baseline", "control", "dire", "random")
 
@@ -21,6 +22,8 @@ class Comparison:
     Attributes:
         runs: arm → one run a seed, in the order of the seeds.
         same: arm → the arm that it equals.
+        controlled: the arms with a term that `control` is without it, and nothing else changed.
+        uncontrolled: the arms with a term that differ from `control` in more.
     """
 
     method: str
@@ -30,6 +33,8 @@ class Comparison:
     engine: str
     runs: dict[str, list[FinishedRun]]
     same: dict[str, str]
+    controlled: tuple[str, ...]
+    uncontrolled: tuple[str, ...] = ()
 
 
 def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
@@ -42,6 +47,7 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
     planned = {arm: plan_run(same_but_arm(request, arm, request.seed)) for arm in arms}
     check_alike(planned)
     same = equal_arms(planned)
+    controlled, uncontrolled = split_by_control(planned)
     engine = next((one.engine for one in planned.values() if one.engine != "none"), "none")
     if engine != "none":
         request = replace(request, engine=engine)  # what `auto` stands for may change while arms run
@@ -65,6 +71,8 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
         engine=engine,
         runs={arm: runs[arm] for arm in arms},
         same=same,
+        controlled=controlled,
+        uncontrolled=uncontrolled,
     )
 
 
@@ -106,3 +114,17 @@ def equal_arms(planned: dict[str, PlannedRun]) -> dict[str, str]:
         else:
             same[arm] = equal
     return same
+
+
+def split_by_control(planned: dict[str, PlannedRun]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the arms with a term that are `control` without it, and those that aren't; none without a control."""
+    if "control" not in planned:
+        return (), ()
+    control = _without_term(planned["control"])
+    with_term = [arm for arm, one in planned.items() if one.resolved.regularizers]
+    controlled = tuple(arm for arm in with_term if _without_term(planned[arm]) == control)
+    return controlled, tuple(arm for arm in with_term if arm not in controlled)
+
+
+def _without_term(planned: PlannedRun) -> dict[str, Any]:
+    return identity(replace(planned.resolved, regularizers={}))

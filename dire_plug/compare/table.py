@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -34,11 +35,11 @@ def read_column(comparison: Comparison, arm: str, measure: Measure) -> list[floa
     return [measure.read(run.metrics) for run in comparison.runs[arm]]
 
 
-def difference(comparison: Comparison, measure: Measure) -> Difference | None:
-    """Return dire − control in one measure, or None without both arms."""
-    if not {"dire", "control"} <= comparison.runs.keys():
+def difference(comparison: Comparison, measure: Measure, *, arm: str = "dire") -> Difference | None:
+    """Return arm − control in one measure, or None without both, or where control isn't the arm's control."""
+    if arm not in comparison.controlled or not {arm, "control"} <= comparison.runs.keys():
         return None
-    return paired_difference(read_column(comparison, "dire", measure), read_column(comparison, "control", measure))
+    return paired_difference(read_column(comparison, arm, measure), read_column(comparison, "control", measure))
 
 
 def render(comparison: Comparison) -> RenderableType:
@@ -67,11 +68,14 @@ def notes(comparison: Comparison, n: int) -> list[str]:
         lines = ["one synthesis per arm: no spread; --seeds 5 gives one"]
     for arm, other in comparison.same.items():
         lines.append(f"{arm} equals {other} here, so it was run once")
-    if difference(comparison, ACCURACY[0]) is not None:
+    if any(difference(comparison, ACCURACY[0], arm=arm) is not None for arm in comparison.controlled):
         interval = ", ± half of the 95 % interval of the paired t test" if n > 1 else ""
-        lines.append(f"dire − control: paired by seed{interval}")
+        name = comparison.controlled[0] if len(comparison.controlled) == 1 else "…"
+        lines.append(f"{name} − control: paired by seed{interval}")
         if n < FEW:
             lines.append(f"n = {n}: below {FEW} pairs the interval says little")
+    for arm in comparison.uncontrolled:
+        lines.append(f"{arm}: differs from control in more than its term, so no difference is formed")
     if student_columns(comparison):
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
     lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
@@ -91,11 +95,19 @@ def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *,
         table.add_row(f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm, *cells)
     if space is not None:
         table.add_row("real reference", *reference_cells(comparison, space), style="dim")
-    gaps = [None if measure in STUDENTS else difference(comparison, measure) for measure in measures]
-    if any(gap is not None for gap in gaps):
-        table.add_section()
-        table.add_row("dire − control", *(format_difference(gap, m) for gap, m in zip(gaps, measures, strict=True)))
+    table.add_section()
+    for arm in comparison.controlled:
+        if gaps := difference_cells(comparison, measures, arm):
+            table.add_row(f"{arm} − control", *gaps)
     return table
+
+
+def difference_cells(comparison: Comparison, measures: Sequence[Measure], arm: str) -> tuple[str, ...] | None:
+    """Return the cells of arm − control; None where no measure can be compared."""
+    gaps = [None if one in STUDENTS else difference(comparison, one, arm=arm) for one in measures]
+    if not any(gaps):
+        return None
+    return tuple(format_difference(gap, one) for gap, one in zip(gaps, measures, strict=True))
 
 
 def reference_cells(comparison: Comparison, space: str) -> list[str]:
@@ -143,7 +155,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             "values": values,
             "summary": {name: _summary_json(summarise(column)) for name, column in values.items()},
         }
-    gaps = {name: difference(comparison, measure) for name, measure in named.items()}
+    gaps = {
+        arm: {name: difference(comparison, measure, arm=arm) for name, measure in named.items()}
+        for arm in comparison.controlled
+    }
     return {
         "method": comparison.method,
         "recipe": comparison.recipe,
@@ -151,7 +166,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "engine": comparison.engine,
         "seeds": list(comparison.seeds),
         "arms": arms,
-        "dire_minus_control": {name: None if gap is None else vars(gap) for name, gap in gaps.items()},
+        "minus_control": {
+            arm: {name: None if gap is None else vars(gap) for name, gap in of_arm.items()}
+            for arm, of_arm in gaps.items()
+        },
         "notes": notes(comparison, len(comparison.seeds)),
     }
 

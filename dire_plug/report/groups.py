@@ -68,18 +68,18 @@ class Group:
         """Return all runs as `compare` has them; a control that would equal the baseline stands for it."""
         return self._compared(self.arms)
 
-    def paired(self) -> Comparison:
-        """Return the comparison with dire and control (or what it equals) of the seeds that both have.
+    def paired(self, arm: str = "dire") -> Comparison:
+        """Return the comparison with an arm and control (or what it equals) of the seeds that both have.
 
-        Without such a seed it lacks the arm dire, so that no difference is formed.
+        Without such a seed it lacks the arm, so that no difference is formed.
         """
-        sides = ("control" if "control" in self.arms else "baseline", "dire")
+        sides = (self.control, arm)
         seeds = [{run.seed for run in self.arms.get(arm, [])} for arm in sides]
         common = seeds[0] & seeds[1]
         arms = {
-            arm: [run for run in runs if run.seed in common] if arm in sides and common else runs
-            for arm, runs in self.arms.items()
-            if common or arm != "dire"
+            name: [run for run in runs if run.seed in common] if name in sides and common else runs
+            for name, runs in self.arms.items()
+            if common or name != arm
         }
         return self._compared(arms)
 
@@ -98,15 +98,32 @@ class Group:
             engine=self.engine,
             runs=runs,
             same=same,
+            controlled=self.controlled,
         )
+
+    @property
+    def control(self) -> str:
+        """The arm that stands for control."""
+        return "baseline" if self.control_is_baseline else "control"
 
     @property
     def control_is_baseline(self) -> bool:
         """Whether dire without its term is the baseline's recipe, so that no control was run."""
-        if "control" in self.arms or not {"baseline", "dire"} <= self.arms.keys():
-            return False
-        dire, baseline = (self.arms[arm][0].settings for arm in ("dire", "baseline"))
-        return all(dire.get(key) == baseline.get(key) for key in (dire.keys() | baseline.keys()) - set(OF_TERMS))
+        return (
+            "control" not in self.arms and {"baseline", "dire"} <= self.arms.keys() and self._alike("dire", "baseline")
+        )
+
+    @property
+    def controlled(self) -> tuple[str, ...]:
+        """The arms with a term that are control without it, and nothing else changed."""
+        if self.control not in self.arms:
+            return ()
+        return tuple(arm for arm, runs in self.arms.items() if runs[0].terms and self._alike(arm, self.control))
+
+    def _alike(self, first: str, second: str) -> bool:
+        """Tell whether two arms have the same recipe but for their terms."""
+        one, other = (self.arms[arm][0].settings for arm in (first, second))
+        return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - set(OF_TERMS))
 
 
 def group(runs: Sequence[ReportRun]) -> list[Group]:

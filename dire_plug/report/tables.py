@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from dire_plug.compare.statistics import (
     ACCURACY,
     FEW,
-    STUDENTS,
-    Difference,
     Measure,
     Summary,
     diversity_measures,
@@ -18,6 +16,7 @@ from dire_plug.compare.statistics import (
 from dire_plug.compare.table import (
     SPACES,
     difference,
+    difference_cells,
     format_difference,
     format_summary,
     notes,
@@ -117,7 +116,7 @@ def _real_images(group: Group) -> str:
 
 
 def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> Table:
-    comparison, paired = group.comparison(), group.paired()
+    comparison = group.comparison()
     rows = []
     for arm in comparison.runs:
         label = f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm
@@ -125,10 +124,9 @@ def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str 
         rows.append(Row(label, _cells(summaries, measures), arm))
     if space is not None:
         rows.append(Row("real reference", tuple(reference_cells(comparison, space)), "reference"))
-    gaps: list[Difference | None] = [None if one in STUDENTS else difference(paired, one) for one in measures]
-    if any(gap is not None for gap in gaps):
-        cells = tuple(format_difference(gap, one) for gap, one in zip(gaps, measures, strict=True))
-        rows.append(Row("dire − control", cells, "difference"))
+    for arm in comparison.controlled:
+        if cells := difference_cells(group.paired(arm), measures, arm):
+            rows.append(Row(f"{arm} − control", cells, "difference"))
     return Table(title, tuple(measure.title for measure in measures), tuple(rows))
 
 
