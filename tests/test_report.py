@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -275,6 +276,33 @@ def test_two_settings_of_an_arm_are_refused(runs: list[ReportRun]) -> None:
     terms = {"dire": {"regularizers": {"dire": {**arms["dire"]["regularizers"]["dire"], "r_c": 9.0}}}}
     with pytest.raises(DirePlugError, match=r"are both of the arm dire, but differ in regularizers.dire.r_c; a report"):
         group([one(runs, "dire"), changed(one(runs, "dire", 1), arms=terms)])
+
+
+def older(run: ReportRun) -> ReportRun:
+    """Return the run as it was recorded before some keys existed, and under an older title."""
+    recipe = deepcopy(run.recipe)
+    del recipe["term"], recipe["squeeze"]["frozen"], recipe["evaluate"]["judge"]
+    for settings in recipe.get("arms", {}).get(run.arm, {}).get("regularizers", {}).values():
+        del settings["weight"]
+    return replace(run, recipe={**recipe, "title": "an older title"})
+
+
+def test_runs_from_before_a_key_existed_are_of_the_same_setting(runs: list[ReportRun]) -> None:
+    given = [older(one(runs, "dire")), one(runs, "dire", 1), one(runs, "control"), older(one(runs, "control", 1))]
+    (found,) = group(given)
+    assert {arm: len(of_arm) for arm, of_arm in found.arms.items()} == {"control": 2, "dire": 2}
+    baseline = one(runs, "baseline")
+    (found,) = group([older(baseline), changed(one(runs, "dire"), recover=baseline.recipe["recover"])])
+    assert found.control_is_baseline
+
+
+def test_what_an_arm_does_not_depend_on_tells_its_runs_not_apart(runs: list[ReportRun]) -> None:
+    real = one(runs, "random")
+    flags = {**real.recipe["recover"], "start": "real"}
+    seen = {**real.recipe["squeeze"], "frozen": {"resnet-18": real.recipe["squeeze"]["teacher"]}}
+    other = changed(real, recover=flags, squeeze=seen, real={"per_class": 5})
+    other = replace(other, metrics={**real.metrics, "seed": 1})
+    assert [len(found.runs) for found in group([real, other])] == [2]
 
 
 def test_an_unfinished_run_is_refused(home_of_runs: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from dire_plug.recipe.check import REAL_IMAGE_ARMS, Catalogue, check_recipe, find_problems
 from dire_plug.recipe.loading import header, read_yaml, recipe_names, recipe_path
 from dire_plug.recipe.model import Recipe
-from dire_plug.recipe.resolve import Resolved, arm_names, as_file, identity, resolve, same_recipe
+from dire_plug.recipe.resolve import Resolved, arm_names, as_file, counted, identity, resolve, same_recipe
 
 __all__ = [
     "REAL_IMAGE_ARMS",
@@ -13,6 +13,7 @@ __all__ = [
     "arm_names",
     "as_file",
     "check_recipe",
+    "counted",
     "find_problems",
     "header",
     "identity",

@@ -1,6 +1,7 @@
 """From a recipe file to one arm: defaults, file, by_ipc, preset, the arm's overrides and `--set`, in this order."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,14 +107,26 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
 def identity(resolved: Resolved) -> Tree:
     """Return, JSON-like, every value that changes results: no titles, sources or definitions, no paths.
 
-    A teacher's checkpoint counts by its content. `real` counts only where a term sees it; real-image arms don't
-    depend on how images would be synthesized.
+    A teacher's checkpoint counts by its content; see `counted` for the rest.
     """
-    content = resolved.recipe.model_dump(mode="json", exclude=_DESCRIPTION)
-    unused = {"real", "term"} if not resolved.regularizers else set()
-    if resolved.arm in REAL_IMAGE_ARMS:
+    content = counted(resolved.recipe.model_dump(mode="json"), arm=resolved.arm, regularizers=resolved.regularizers)
+    squeeze = content["squeeze"]
+    named = [*squeeze["others"].values(), *squeeze.get("frozen", {}).values()]
+    for training in (squeeze["teacher"], squeeze["independent"], *named):
+        training["checkpoint"] = _by_content(training["checkpoint"])
+    return content
+
+
+def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree:
+    """Return the values of a resolved recipe that change an arm's results; a run's own recipe.yaml will do, too.
+
+    `real`, `term` and `squeeze.frozen` count only where a term sees them; real-image arms don't depend on how images
+    would be synthesized; keys that came later don't count at their defaults.
+    """
+    unused = _DESCRIPTION | ({"real", "term"} if not regularizers else set())
+    if arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
-    content = {key: value for key, value in content.items() if key not in unused}
+    content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
     for (*sections, key), default in _LATER.items():
         section: Any = content
         for name in sections:
@@ -122,13 +135,9 @@ def identity(resolved: Resolved) -> Tree:
             section.pop(key, None)
     if not content.get("term"):
         content.pop("term", None)
-    squeeze = content["squeeze"]
-    if not resolved.regularizers:
-        squeeze.pop("frozen", None)
-    named = [*squeeze["others"].values(), *squeeze.get("frozen", {}).values()]
-    for training in (squeeze["teacher"], squeeze["independent"], *named):
-        training["checkpoint"] = _by_content(training["checkpoint"])
-    return content | {"regularizers": {name: _own(terms) for name, terms in resolved.regularizers.items()}}
+    if not regularizers:
+        content["squeeze"].pop("frozen", None)
+    return content | {"regularizers": {name: _own(terms) for name, terms in regularizers.items()}}
 
 
 def _own(settings: Tree) -> Tree:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dire_plug.compare import Comparison
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
-from dire_plug.recipe import REAL_IMAGE_ARMS
+from dire_plug.recipe import REAL_IMAGE_ARMS, counted
 from dire_plug.recipe.layers import flatten
 from dire_plug.recipe.model import FROZEN
 from dire_plug.report.runs import ReportRun
 
 ALIKE = ("dataset", "evaluate", "measure", "squeeze")
 """Sections of a recipe that runs of one table have in common."""
-OF_TERMS = ("real", "term")
-"""Sections that tell arms without a term not apart: nothing else reads them."""
 FIRST = ("baseline", "control", "dire")
 
 
@@ -105,8 +104,8 @@ class Group:
         """Whether dire without its term is the baseline's recipe, so that no control was run."""
         if "control" in self.arms or not {"baseline", "dire"} <= self.arms.keys():
             return False
-        dire, baseline = (self.arms[arm][0].settings for arm in ("dire", "baseline"))
-        return all(dire.get(key) == baseline.get(key) for key in (dire.keys() | baseline.keys()) - set(OF_TERMS))
+        dire, baseline = (_without_terms(self.arms[arm][0]) for arm in ("dire", "baseline"))
+        return dire == baseline
 
 
 def group(runs: Sequence[ReportRun]) -> list[Group]:
@@ -148,10 +147,15 @@ def check_dataset(runs: Sequence[ReportRun]) -> None:
 
 
 def _key(run: ReportRun) -> str:
-    alike = {part: run.recipe.get(part) for part in ALIKE}
+    recipe = _without_terms(run)
+    alike = {part: recipe.get(part) for part in ALIKE}
     judged = run.metrics.get("judged", "test")
     networks = {name: one for name, one in run.metrics["networks"].items() if not name.startswith(FROZEN)}
     return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged])
+
+
+def _without_terms(run: ReportRun) -> dict[str, Any]:
+    return counted(run.recipe, arm="baseline", regularizers={})
 
 
 def _arrange(runs: Sequence[ReportRun]) -> Group:
@@ -170,8 +174,7 @@ def _place(arm: str) -> tuple[int, str]:
 def _check_settings(runs: Sequence[ReportRun]) -> None:
     """Refuse to average runs whose settings differ, such as those of two values of a weight."""
     for first, run in itertools.pairwise(runs):
-        mine = flatten({**first.settings, "regularizers": first.terms})
-        theirs = flatten({**run.settings, "regularizers": run.terms})
+        mine, theirs = flatten(first.counted), flatten(run.counted)
         different = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
         if different or run.seed == first.seed:
             what = ", ".join(different[:4]) or "the code or packages that made them"
