@@ -30,7 +30,7 @@ from dire_plug.stages.ranking import (
     without_augmentation,
 )
 from dire_plug.stages.robust_scores import WEIGHT, check_weight
-from dire_plug.stages.squeeze import Teachers, squeeze
+from dire_plug.stages.squeeze import Teachers, squeeze_loop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ def rank_set(request: SetRequest, how: Ranking | None = None) -> RankedSet:
     lessons = _lessons(opened, loop)
     if how.full_accuracy is None:
         check_full(opened.job)
-    course = _Course(opened, squeeze(opened.job), lessons, how.rates)
+    course = _Course(opened, squeeze_loop(opened.job), lessons, how.rates)
     accuracies: dict[str, Students] = {}
     rates: dict[str, Rate] = {}
     own = opened.job.recipe.evaluate

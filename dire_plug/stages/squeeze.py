@@ -75,6 +75,22 @@ def squeeze(job: Job) -> Teachers:
     return Teachers(teacher, independent, others, {role.name: _network(job, role) for role in _frozen(job)})
 
 
+def squeeze_loop(job: Job) -> Teachers:
+    """Return the networks in the loop alone, T in I's place: students need no other; as `squeeze` does.
+
+    Raises:
+        DirePlugError: see `squeeze`.
+    """
+    teacher = squeeze_one(job, MAIN)
+    return Teachers(teacher, teacher, {role.name: _network(job, role) for role in _roles_in_loop(job)[1:]})
+
+
+def cached_loop(job: Job) -> dict[str, Path]:
+    """Return key → file of the networks in the loop that the cache holds; none is made."""
+    entries = {role.name: entry_of(job.cache, kind="squeeze", key=_key(job, role)) for role in _roles_in_loop(job)}
+    return {name: entry / "network.safetensors" for name, entry in entries.items() if entry.is_dir()}
+
+
 def squeeze_one(job: Job, name: Literal["teacher", "independent"]) -> Path:
     """Return the file of T, or of I, alone; as `squeeze` does.
 
