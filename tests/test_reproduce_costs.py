@@ -68,6 +68,35 @@ def test_a_synthesis_is_counted_by_its_steps_and_images() -> None:
     assert baseline.disk == 1000 * 3 * 32 * 32 * 5 + one.weights
 
 
+def test_training_is_counted_by_the_recipes_networks_and_images() -> None:
+    def teachers(*settings: str) -> float:
+        return count_work(plan_run(Request("sre2l", recipe="imagenet-1k", settings=settings), dry=True)).teachers
+
+    recipe = plan_run(Request("sre2l", recipe="imagenet-1k"), dry=True).resolved.recipe
+    assert recipe.squeeze.teacher.checkpoint is not None  # so the independent network alone is trained
+    network = {"architecture": "resnet-18", "outputs": 1000, "size": 224}
+    own, of_the_script = (count_pass(**network, stem=stem).both for stem in ("small", "imagenet"))
+    assert own > 10 * of_the_script
+    given = ("squeeze.independent.architecture=resnet-18", "squeeze.independent.epochs=2", "dataset.limit=5000")
+    assert teachers(*given) == 2 * 5000 * own
+    assert teachers(*given, "dataset.validation=1000") == 2 * 4000 * own
+    averaged = count_pass(architecture="convnet-3", outputs=1000, stem="small", size=224, flat=False)
+    assert teachers("dataset.limit=5000") == recipe.squeeze.independent.epochs * 5000 * averaged.both
+
+
+def test_students_are_tested_on_the_images_that_judge() -> None:
+    def evaluated(*settings: str) -> float:
+        given = ("evaluate.students=[convnet-3]", "evaluate.per_synthesis=1", *settings)
+        return count_work(plan_run(Request("sre2l", recipe="cifar-100", ipc=10, settings=given), dry=True)).evaluate
+
+    held_out = ("dataset.validation=1000", "evaluate.judge=validation")
+    one = count_pass(architecture="convnet-3", outputs=100, stem="small", size=32)
+    section = plan_run(Request("sre2l", recipe="cifar-100", ipc=10), dry=True).resolved.recipe.evaluate
+    tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
+    assert evaluated() - evaluated(*held_out) == tests * (10_000 - 1000) * one.forward
+    assert evaluated(held_out[0]) == evaluated()
+
+
 def test_stored_labels_count_on_disk() -> None:
     work = count_work(plan_run(Request("sre2l", recipe="imagenet-1k", ipc=10), dry=True))
     labels = 300 * 10_000 * 1000 * 2

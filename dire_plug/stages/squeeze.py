@@ -32,6 +32,8 @@ MAIN: Literal["teacher"] = "teacher"
 INDEPENDENT: Literal["independent"] = "independent"
 TEACHER_SEED = 0
 INDEPENDENT_SEED = 1
+INDEPENDENT_STEM = "small"
+"""Of I where its architecture has it, whatever the script's networks have."""
 FROZEN_SEED = 100
 """Of the networks that only terms see, which differ in architecture; far from those of the loop's."""
 
@@ -151,8 +153,10 @@ def _frozen(job: Job) -> list[_Role]:
 
 
 def _independent(job: Job) -> _Role:
+    from dire_plug.models import stem_like
+
     section = job.recipe.squeeze.independent
-    return _Role(INDEPENDENT, section, _small_stem(section), INDEPENDENT_SEED)
+    return _Role(INDEPENDENT, section, stem_like(section.architecture, INDEPENDENT_STEM), INDEPENDENT_SEED)
 
 
 def _stem(job: Job, training: TrainingSection) -> str:
@@ -160,13 +164,6 @@ def _stem(job: Job, training: TrainingSection) -> str:
     from dire_plug.models import stem_like
 
     return stem_like(training.architecture, job.script.stem)
-
-
-def _small_stem(training: TrainingSection) -> str:
-    """Return the small stem where the architecture has it, else the one that it has."""
-    from dire_plug.models import stem_like
-
-    return stem_like(training.architecture, "small")
 
 
 def _network(job: Job, role: _Role) -> Path:
