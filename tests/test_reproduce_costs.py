@@ -10,10 +10,11 @@ import torch
 from conftest import Cli
 from torch.autograd.graph import saved_tensors_hooks
 
-from dire_plug.data import load
+from dire_plug.data import Dataset, load
 from dire_plug.files import read_json
 from dire_plug.models import build
-from dire_plug.pipeline import Request, plan_run
+from dire_plug.pipeline import PlannedRun, Request, plan_run
+from dire_plug.pipeline.run import read_data
 from dire_plug.reproduce import Order, load_target, select
 from dire_plug.reproduce.cost_table import duration, size
 from dire_plug.reproduce.costs import ABSENT, NEW, estimate, left_out, runs_of
@@ -167,6 +168,19 @@ def test_missing_data_or_code_is_a_state_with_a_reason(bare_home: Path) -> None:
     assert first.state == ABSENT
     assert "cifar-10 was not found" in first.reason
     assert (first.to_train, first.trains) == (None, True)
+
+
+def test_each_dataset_is_loaded_once(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def read(planned: PlannedRun) -> Dataset:
+        loaded.append(planned.resolved.recipe.dataset.name)
+        return read_data(planned)
+
+    monkeypatch.setattr("dire_plug.reproduce.costs.read_data", read)
+    costs = estimate(order_of("table-3", row="sre2l"))
+    assert [cost.request.arm for cost in costs] == ["baseline", "dire"]
+    assert loaded == ["digits"]
 
 
 def test_networks_are_counted_in_the_first_run_that_needs_them(bare_home: Path) -> None:

@@ -119,12 +119,22 @@ def load_data(planned: PlannedRun) -> Dataset:
     Raises:
         DirePlugError: the data aren't there, or a network of the recipe doesn't take images of their size.
     """
+    found = read_data(planned)
+    check_sizes(planned.resolved, found.size)
+    return found
+
+
+def read_data(planned: PlannedRun) -> Dataset:
+    """Load the dataset as `load_data` does, whatever the recipe's networks take.
+
+    Raises:
+        DirePlugError: the data aren't there.
+    """
     from dire_plug.data import hold_out, load
 
     recipe, request = planned.resolved.recipe, planned.request
     section = recipe.dataset
     found = load(section.name, root=request.data_root, size=section.size, limit=section.limit, offline=request.offline)
-    check_sizes(planned.resolved, found.size)
     return found if section.validation is None else hold_out(found, section.validation, judge=recipe.evaluate.judge)
 
 
