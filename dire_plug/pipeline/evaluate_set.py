@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dire_plug import home, ui
-from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, digest_file, write_atomically, write_json
 from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
 from dire_plug.pipeline.set_protocol import fit_protocol, lay_out, learned_by
@@ -84,7 +83,7 @@ def evaluate_set(
     """
     names = [our_name(name) for name in students]
     opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
-    _check_balance(opened)
+    opened.condensed.of_each_class()
     opened, loop, notes = fit_protocol(opened)
     run = _folder(opened, request, in_loop_space=loop is not None)
     found = _find(run, opened.job)
@@ -116,15 +115,6 @@ def our_name(student: str) -> str:
 def _settings(students: Sequence[str], per_set: int | None, epochs: int | None) -> list[str]:
     given = {"students": f"[{', '.join(students)}]" if students else None, "per_synthesis": per_set, "epochs": epochs}
     return [f"evaluate.{key}={value}" for key, value in given.items() if value is not None]
-
-
-def _check_balance(opened: OpenedSet) -> None:
-    counts = opened.condensed.counts
-    if opened.condensed.per_class is None:
-        raise DirePlugError(
-            f"{opened.condensed.path}: classes hold {min(counts)} to {max(counts)} images; students are compared at as "
-            f"many of each: --ipc {min(counts)} takes the first ones of each class"
-        )
 
 
 def _folder(opened: OpenedSet, request: SetRequest, *, in_loop_space: bool) -> RunFolder:
