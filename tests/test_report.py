@@ -425,6 +425,22 @@ def test_runs_without_a_record_of_losses_say_so(runs: list[ReportRun]) -> None:
     assert figure.caption.startswith("This figure is missing: these runs have no losses.json")
 
 
+def test_the_caption_tells_parts_that_an_older_version_recorded_before_their_weight(
+    runs: list[ReportRun], tmp_path: Path
+) -> None:
+    given = {arm: one(runs, arm) for arm in ("baseline", "dire")}
+    assert curves_figure(given, name="g0").caption.endswith("its weight included; its parts add up to it.")
+    for arm, run in given.items():
+        folder = RunFolder(shutil.copytree(run.folder.path, tmp_path / arm))
+        record = read_json(folder.path / "losses.json")
+        del record["format"]
+        write_json(folder.path / "losses.json", record)
+        given[arm] = replace(run, folder=folder)
+    figure = curves_figure(given, name="g0")
+    assert figure.caption.endswith("to it, but for those of dire, recorded by an older version before that weight.")
+    assert len(figure.panels) == 5
+
+
 def test_a_class_is_found_by_name_or_number(runs: list[ReportRun]) -> None:
     named = replace(runs[0], provenance={**runs[0].provenance, "classes": [f"digit {label}" for label in range(10)]})
     assert (find_class(named, "digit 4"), find_class(named, "4"), named.class_name(4)) == (4, 4, "digit 4")

@@ -197,14 +197,14 @@ class RunningSynthesis:
             raise DirePlugError("a plugin that isn't active in this synthesis asked for its state")
         return self._state.setdefault(name, {})
 
-    def record(self, name: str, value: Tensor | float) -> None:
+    def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
         """Keep a scalar of this step as `<plugin>/<name>` beside the losses, at the steps that the record keeps.
 
         Where a term works in networks outside of the loop too, the network's key follows: `<plugin>/<name>/<key>`.
         """
         if isinstance(value, Tensor) and value.numel() != 1:
             raise DirePlugError(f"record '{name}': a scalar is needed, not a tensor of shape {tuple(value.shape)}")
-        self._record.name(f"{self._asked}/{name}{self._asked_in}", value)
+        self._record.name(f"{self._asked}/{name}{self._asked_in}", value, part=part)
 
     # What drives it.
 
@@ -319,6 +319,7 @@ class RunningSynthesis:
         for implementation in self._terms:
             answers = [self._weigh(implementation, batch, scale) for batch, scale in batches]
             parts = [answer for answer in answers if answer is not None]
+            self._record.average(len(parts))
             if parts:
                 added = parts[0] if len(parts) == 1 else torch.stack(parts).mean()
                 self._losses[implementation.plugin_name] = added.detach()
@@ -333,11 +334,13 @@ class RunningSynthesis:
         term = self._call(implementation, {"synthesis": self, "batch": batch})
         place, self._asked_in = self._asked_in, ""
         if term is None:
+            self._record.weigh(0.0)
             return None
         name = implementation.plugin_name
         self._check_term(name, term)
         added, weight = self._weighting.apply(name, term if scale == 1 else term * scale, batch)
-        if weight is not None:
+        self._record.weigh(scale * weight)
+        if isinstance(weight, Tensor):
             self._record.name(f"{name}/{WEIGHT}{place}", weight)
         return added
 
