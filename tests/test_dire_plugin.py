@@ -43,7 +43,8 @@ class Fake:
     def state(self, plugin: object) -> dict[str, Tensor]:
         return self.kept
 
-    def record(self, name: str, value: Tensor | float) -> None:
+    def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
+        assert part == (name in ("cd", "cdm", "edm"))
         self.recorded[name] = value
 
 

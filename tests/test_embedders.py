@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from test_dm_adapter import TINY as TINY_DM
-from test_matching_family import inputs_of, problems_of, recover
+from test_matching_family import generated, inputs_of, problems_of, recover
 from test_mtt_adapter import TINY as TINY_MTT
 from test_mtt_adapter import write_experts
 from upstreams import vendor_or_skip
@@ -23,7 +23,8 @@ from dire_plug.models.checkpoint import Network, load, save
 from dire_plug.models.whitened import Whitened
 from dire_plug.pipeline import Request, plan_run, run_arm
 from dire_plug.recipe import identity
-from dire_plug.stages.expert import fill
+from dire_plug.stages.expert import expert_network, fill
+from dire_plug.stages.job import Job
 from dire_plug.synthesis.embedder import Embedder, LoopEmbeddings
 
 CPU = torch.device("cpu")
@@ -78,6 +79,28 @@ def test_the_last_snapshot_of_a_given_expert_embeds(tmp_path: Path) -> None:
     inputs = inputs_of(recover(flags={"model": "ConvNetW32"}), tmp_path, prepare={"buffers": str(folder)})
     architecture, parameters = MTT().expert(inputs)
     assert (architecture, len(parameters)) == ("convnet-3-w32", 14)
+
+
+def test_an_expert_is_made_a_network_without_loading_what_the_loop_gets(bare_home: Path, tmp_path: Path) -> None:
+    folder = write_experts(tmp_path / "given", dataset="cifar-10")
+    planned = plan_run(Request("mtt", arm="dire", settings=("recover.embedder.network=expert",)), dry=True)
+    unread = tmp_path / "teacher.safetensors"
+    unread.write_bytes(b"weights")
+    job = Job(
+        recipe=planned.resolved.recipe.model_copy(update={"prepare": {"buffers": str(folder)}}),
+        arm="dire",
+        regularizers=planned.resolved.regularizers,
+        adapter=planned.adapter,
+        dataset=generated(),
+        seed=0,
+        device=CPU,
+        engine="upstream",
+        folder=tmp_path / "run",
+        cache=tmp_path / "cache",
+    )
+    found = load(expert_network(job, {"teacher": unread}, start=None), CPU)
+    assert found.architecture == "convnet-3-w32"
+    assert not any(parameter.any() for parameter in found.model.parameters())
 
 
 def test_experts_of_an_architecture_that_is_not_ours_are_refused(tmp_path: Path) -> None:

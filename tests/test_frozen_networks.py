@@ -8,6 +8,7 @@ import torch
 from conftest import Cli
 from test_loops import varied
 from test_synthesis import CLASSES, Term, make, network
+from test_weighting import assert_parts_add_up
 from tiny import only_run, run_folders
 from torch import nn
 
@@ -99,7 +100,8 @@ def test_each_network_follows_its_own_gradients(cli: Cli, home: Path, recipe: Pa
     assert run(cli, recipe, "several", "--set", "regularizers.dire.weight=auto").code == 0
     curves = read_json(only_run(home) / "losses.json")["slots"][0]["values"]
     assert {"dire/weight/teacher", "dire/weight/frozen:resnet-small"} <= set(curves)
-    assert {"dire/cd/teacher", "dire/cd/frozen:resnet-small"} <= set(curves)  # what a plugin records, likewise
+    parts = [f"dire/{part}/{key}" for part in ("cd", "cdm", "edm") for key in ("teacher", "frozen:resnet-small")]
+    assert_parts_add_up(curves, *parts)  # what a plugin records is named by the network, too
 
 
 def test_arms_without_a_term_are_the_same_runs_whatever_network_it_would_see(

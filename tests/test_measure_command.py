@@ -10,6 +10,7 @@ import torch
 import yaml
 from conftest import Cli
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import read_rows
 from torch import Generator, Tensor
@@ -25,6 +26,7 @@ from dire_plug.runs.lock import hold
 from dire_plug.stages import evaluate as evaluate_stage
 from dire_plug.stages.embed import embed
 from dire_plug.stages.measure import measure_in
+from dire_plug.stages.squeeze import cached_loop, lacking
 
 CLASSES = 10
 STUDENT = ("convnet-small",)
@@ -243,7 +245,7 @@ def test_a_finished_runs_student_scores_as_in_the_run(cli: Cli, own_run: Path, h
     (folder,) = set_folders(home)
     found, before = read_json(folder / "metrics.json"), read_json(own_run / "metrics.json")
     assert found["accuracy"] == before["accuracy"]
-    assert found["networks"] == before["networks"]
+    assert found["networks"] == {"teacher": before["networks"]["teacher"]}
     assert folder.name.startswith(own_run.name)
     assert f"set folder: {folder}" in answer.out
     assert "students of ONE set" in answer.out
@@ -331,6 +333,33 @@ def test_seeds_recipes_and_images_make_folders_of_their_own(home: Path, recipe: 
     (tree / "00000" / "class00000_id00000.jpg").write_bytes((tree / "00001" / "class00001_id00000.jpg").read_bytes())
     found.append(evaluate_set(request, students=STUDENT, epochs=1))
     assert len({one.folder for one in found}) == 4
+
+
+def test_students_of_another_teacher_are_trained_anew(home: Path, recipe: Path, tree: Path) -> None:
+    request = SetRequest(tree, recipe=str(recipe))
+    two = evaluate_set(request, students=STUDENT, per_set=2, epochs=1)
+    (file,) = cached_loop(open_set(request).job).values()
+    state = load_file(file)
+    with safe_open(file, "pt") as opened:
+        facts = opened.metadata()
+    save_file({key: value.flip(0) for key, value in state.items()}, file, facts)
+    after = evaluate_set(request, students=STUDENT, epochs=1)
+    assert (after.folder, after.reused) == (two.folder, False)
+    assert read_json(after.folder / "metrics.json")["accuracy"] == after.accuracy  # none of the old teacher's beside it
+    first, new = (one.accuracy["students"]["convnet-small"]["last"][0] for one in (two, after))
+    assert new != first
+    assert evaluate_set(request, students=STUDENT, epochs=1).reused
+    shutil.rmtree(home / "cache" / "squeeze")
+    assert evaluate_set(request, students=STUDENT, epochs=1).reused
+
+
+def test_the_independent_network_is_no_concern_of_students(home: Path, recipe: Path, tree: Path) -> None:
+    request = SetRequest(tree, recipe=str(recipe))
+    assert not evaluate_set(request, students=STUDENT, epochs=1).reused
+    other = replace(request, settings=("squeeze.independent.epochs=7",))
+    assert evaluate_set(other, students=STUDENT, epochs=1).reused
+    assert evaluate_set(replace(other, seed=1), students=STUDENT, epochs=1).folder.is_dir()
+    assert lacking(open_set(other).job) == ["independent"]
 
 
 # Hard labels, which need more than pixels.

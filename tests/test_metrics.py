@@ -16,6 +16,7 @@ from torchmetrics.functional.pairwise import pairwise_cosine_similarity
 from dire_plug.errors import DirePlugError
 from dire_plug.metrics import (
     Diversity,
+    Neighbourhoods,
     Prdc,
     class_radii,
     coverage,
@@ -288,12 +289,12 @@ def test_a_class_of_one_image_has_no_similarity_and_others_still_count() -> None
     found = intra_class_similarity(features, labels)
     assert not found[0].isnan()
     assert found[1].isnan()
-    report = diversity(draw(40, 4), torch.arange(40) % 2, features, labels)
+    report = diversity(Neighbourhoods.of(draw(40, 4), torch.arange(40) % 2), features, labels)
     assert report.similarity == pytest.approx(float(found[0]))
 
 
 def test_one_image_per_class_reports_no_similarity_as_json_null() -> None:
-    report = diversity(draw(40, 4), torch.arange(40) % 2, draw(2, 4, seed=1), torch.tensor([0, 1]))
+    report = diversity(Neighbourhoods.of(draw(40, 4), torch.arange(40) % 2), draw(2, 4, seed=1), torch.tensor([0, 1]))
     assert report.to_json()["similarity"] is None
     assert report.class_vendi == pytest.approx(1)
     assert isinstance(report.to_json()["coverage"], float)
@@ -303,7 +304,7 @@ def test_diversity_gathers_each_metric() -> None:
     real, real_labels = draw(40, 4), torch.arange(40) % 2
     made, labels = draw(10, 4, seed=1), torch.arange(10) % 2
     four = prdc_metrics(real, made, nearest_k=3)
-    assert diversity(real, real_labels, made, labels, nearest_k=3) == Diversity(
+    assert diversity(Neighbourhoods.of(real, real_labels, nearest_k=3), made, labels) == Diversity(
         coverage=coverage(real, made, nearest_k=3),
         class_coverage=per_class_coverage(real, real_labels, made, labels, nearest_k=3),
         vendi=vendi(made),
@@ -316,29 +317,29 @@ def test_diversity_gathers_each_metric() -> None:
 
 
 def test_the_real_reference_with_all_held_out_images_is_their_diversity() -> None:
-    real, real_labels = draw(40, 4), torch.arange(40) % 2
+    real = Neighbourhoods.of(draw(40, 4), torch.arange(40) % 2)
     held_out, labels = draw(12, 4, seed=1), torch.arange(12) % 2
-    found = real_reference(real, real_labels, held_out, labels, ipc=6, nearest_k=5, draws=2, seed=3)
-    expected = diversity(real, real_labels, held_out, labels)
+    found = real_reference(real, held_out, labels, ipc=6, draws=2, seed=3)
+    expected = diversity(real, held_out, labels)
     assert found.coverage == pytest.approx(expected.coverage)
     assert found.vendi == pytest.approx(expected.vendi)
     assert (found.draws, found.images, found.images_per_class) == (2, 12, 6)
 
 
 def test_the_real_reference_is_the_same_for_the_same_seed_and_another_for_another() -> None:
-    real, real_labels = draw(60, 4), torch.arange(60) % 2
+    real = Neighbourhoods.of(draw(60, 4), torch.arange(60) % 2)
     held_out, labels = draw(40, 4, seed=1), torch.arange(40) % 2
 
     def score(seed: int) -> float:
-        return real_reference(real, real_labels, held_out, labels, ipc=3, nearest_k=5, seed=seed).vendi
+        return real_reference(real, held_out, labels, ipc=3, seed=seed).vendi
 
     assert score(0) == score(0) != score(1)
 
 
 def test_the_real_reference_says_how_many_images_a_short_class_gave() -> None:
-    real, real_labels = draw(40, 4), torch.arange(40) % 2
+    real = Neighbourhoods.of(draw(40, 4), torch.arange(40) % 2)
     held_out, labels = draw(8, 4, seed=1), torch.tensor([0] * 6 + [1] * 2)
-    found = real_reference(real, real_labels, held_out, labels, ipc=5, nearest_k=5, seed=0)
+    found = real_reference(real, held_out, labels, ipc=5, seed=0)
     assert (found.images, found.images_per_class) == (7, 2)
     assert found.to_json()["images_per_class"] == 2
 
@@ -377,13 +378,13 @@ def test_expected_coverage_is_met_by_real_data() -> None:
         ),
         (
             lambda: real_reference(
-                draw(20, 2), torch.arange(20) % 2, draw(2, 2), torch.tensor([0, 0]), ipc=1, nearest_k=5, seed=0
+                Neighbourhoods.of(draw(20, 2), torch.arange(20) % 2), draw(2, 2), torch.tensor([0, 0]), ipc=1, seed=0
             ),
             "held-out features: none of class 1",
         ),
         (
             lambda: real_reference(
-                draw(20, 2), torch.arange(20) % 2, draw(2, 2), torch.tensor([0, 1]), ipc=0, nearest_k=5, seed=0
+                Neighbourhoods.of(draw(20, 2), torch.arange(20) % 2), draw(2, 2), torch.tensor([0, 1]), ipc=0, seed=0
             ),
             "at least 1",
         ),

@@ -18,6 +18,7 @@ from dire_plug.pipeline import Request, plan_run, run_arm
 from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline.request import choose_device, choose_engine
 from dire_plug.recipe import REAL_IMAGE_ARMS
+from dire_plug.stages import images
 
 
 def request(recipe: Path, arm: str = "baseline", **more: Any) -> Request:
@@ -149,8 +150,8 @@ def test_a_stage_that_fails_is_named_and_the_rerun_ends_as_if_nothing_had_been(
 ) -> None:
     do = pipeline.STAGES[stage]
 
-    def fail_afterwards(job: Any) -> None:
-        do(job)
+    def fail_afterwards(work: Any) -> None:
+        do(work)
         raise DirePlugError("it broke")
 
     with monkeypatch.context() as patch:
@@ -179,6 +180,19 @@ def test_finished_images_and_students_are_not_made_again(
     before = [path.stat().st_mtime_ns for path in files]
     run_arm(request(recipe))
     assert [path.stat().st_mtime_ns for path in files] == before
+
+
+def test_images_are_decoded_once_for_all_stages(home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, decoded = images.read_saved, []
+
+    def count(folder: Path, *arguments: Any, **keys: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        decoded.append(folder)
+        return read(folder, *arguments, **keys)
+
+    monkeypatch.setattr(images, "read_saved", count)
+    run_arm(request(recipe))
+    run_arm(request(recipe, "random"))
+    assert [folder.parent.name.split("-")[0] for folder in decoded] == ["baseline", "random"]
 
 
 # What makes another run.

@@ -16,7 +16,7 @@ from torch import Tensor
 from dire_plug.errors import DirePlugError
 from dire_plug.models.preprocessing import Preprocessing
 from dire_plug.models.pretrained import check_pretrained, load_pretrained
-from dire_plug.models.pretrained_sources import Source, torchvision_classifier
+from dire_plug.models.pretrained_sources import CLIP_FILES, Source, torchvision_classifier
 
 CPU = torch.device("cpu")
 SMALL = "torchvision:shufflenet_v2_x0_5"
@@ -49,6 +49,19 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder where torchvision keeps what it fetched."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def empty_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder where open_clip keeps what it fetched; nobody may fetch."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    clip_source()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("open_clip.download_pretrained", refuse)
+    return tmp_path
 
 
 @pytest.mark.parametrize("size", [(8, 8), (40, 30), (33, 47), (32, 32)])
@@ -174,23 +187,35 @@ def test_what_torchvision_fetched_before_is_used_offline(hub: Path) -> None:
     assert found.width == 1024
 
 
-def test_offline_says_which_file_is_missing(hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_offline_says_which_file_is_missing(hub: Path, empty_hub: Path) -> None:
     with pytest.raises(DirePlugError, match=r"aren't here, and --offline.*; get shufflenetv2_x0\.5-\w+\.pth and hand"):
         load_pretrained(SMALL, device=CPU, offline=True)
-    clip_source()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(DirePlugError, match=r"--offline.*get open_clip_model\.safetensors of laion/CLIP-ViT-B-32"):
+    file = r"open_clip_model\.safetensors of laion/CLIP-ViT-B-32\S+"
+    advice = rf"--offline.*get {file} and hand it in: --weights FILE, or run once without --offline"
+    with pytest.raises(DirePlugError, match=advice):
         load_pretrained("clip", device=CPU, offline=True)
 
 
-def test_a_failed_download_says_which_file_to_hand_in(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize("name", CLIP_FILES)
+def test_the_hub_is_not_asked_for_what_it_gave_before(name: str, offline: bool, empty_hub: Path) -> None:
+    folder = empty_hub / "models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K"
+    file = folder / "snapshots" / "a" / name
+    for path, text in ((folder / "refs" / "main", "a"), (file, "weights")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    assert clip_source().fetch(offline) == file
+
+
+def test_a_failed_download_says_which_file_to_hand_in(
+    hub: Path, empty_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError("no route to host\nand more")
 
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     with pytest.raises(DirePlugError, match=r"cannot be fetched \(no route to host\); get shufflenetv2_x0\.5-\w+\.pth"):
         load_pretrained(SMALL, device=CPU)
-    clip_source()
     monkeypatch.setattr("open_clip.download_pretrained", refuse)
     with pytest.raises(DirePlugError, match=r"clip cannot be fetched \(no route to host\); get open_clip_model\.safe"):
         load_pretrained("clip", device=CPU)

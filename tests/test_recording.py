@@ -70,12 +70,18 @@ def test_a_term_is_recorded_as_it_was_added(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Networks, "embed", lambda *a: [replace(one, scale=2.5) for one in original(*a)])
     seen: list[float] = []
 
-    def compute(batch: Batch) -> Tensor:
-        seen.append(float(batch.embeddings.detach().sum()))
-        return batch.embeddings.sum()
+    class Parted:
+        @hookimpl
+        def loss_term(self, synthesis: Synthesis, batch: Batch) -> Tensor:
+            seen.append(float(batch.embeddings.detach().sum()))
+            synthesis.record("part", batch.embeddings.sum(), part=True)
+            synthesis.record("other", 3.0)
+            return batch.embeddings.sum()
 
-    _, total = run_pass(make(tmp_path, term=Term(compute)))
+    _, total = run_pass(make(tmp_path, term=Parted()))
     values = gather(tmp_path)["mean"]
+    assert values["term/part"] == values["term"]
+    assert values["term/other"] == [3.0, 3.0]
     assert values["term"] == pytest.approx([2.5 * value for value in seen], rel=1e-6)
     assert float(total) == pytest.approx(values["upstream"][-1] + values["term"][-1], rel=1e-6)
 
@@ -99,6 +105,30 @@ def test_a_plugin_records_scalars_under_its_name(tmp_path: Path) -> None:
     assert values["weighted/weight"] == [0.0, 0.5]
     assert values["weighted/sum"] == pytest.approx(sums, rel=1e-6)
     assert values["weighted/bad"] == [None, None]
+
+
+def test_parts_have_the_factors_of_their_own_term() -> None:
+    record = LossRecord(2)
+    record.begin_pass()
+    record.name("a/part/x", 8.0, part=True)
+    record.weigh(0.5)
+    record.name("a/part/y", 8.0, part=True)
+    record.weigh(torch.tensor(0.25))
+    record.average(2)
+    record.name("b/part", 8.0, part=True)
+    record.weigh(0.0)  # b had nothing to add
+    record.average(0)
+    record.name("c/part", torch.tensor(8.0), part=True)
+    record.weigh(1.0)
+    record.average(1)
+    record.step_done(0, {})
+    record.name("c/part", 7.0, part=True)  # of no term
+    record.step_done(1, {})
+    record.slot_done(Slot(0, 0))
+    curves = record._slots[0]["curves"]
+    first = {name: curve[0] for name, curve in curves.items()}
+    assert first == {"a/part/x": 2.0, "a/part/y": 1.0, "b/part": 0.0, "c/part": 8.0}
+    assert curves["c/part"][1] == 7.0
 
 
 def test_what_is_no_scalar_is_refused_with_the_plugins_name(tmp_path: Path) -> None:
@@ -165,9 +195,18 @@ def test_passes_without_a_record_are_left_out(tmp_path: Path) -> None:
     assert [slot["pass"] for slot in found["slots"]] == [1]
 
 
+def test_the_format_of_a_record_is_that_of_its_oldest_pass(tmp_path: Path) -> None:
+    slots = [{"batch": 0, "curves": {"upstream": {"0": 2.0}}}]
+    write_json(tmp_path / "losses-000.json", {"pass": 0, "slots": slots})
+    LossRecord(1).save(tmp_path, 1)
+    found = gather_losses(tmp_path, 2)
+    assert found is not None
+    assert found["format"] == 1
+
+
 def test_a_finished_run_has_its_losses(baseline: Path) -> None:
     found = read_json(baseline / "losses.json")
-    assert found["steps"] == [0, 1, 2]
+    assert (found["format"], found["steps"]) == (2, [0, 1, 2])
     assert [(slot["pass"], slot["batch"]) for slot in found["slots"]] == [(0, 0), (1, 0)]
     assert list(found["mean"]) == ["upstream"]
     assert found["mean"]["upstream"][0] == pytest.approx(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -277,6 +278,33 @@ def test_two_settings_of_an_arm_are_refused(runs: list[ReportRun]) -> None:
         group([one(runs, "dire"), changed(one(runs, "dire", 1), arms=terms)])
 
 
+def older(run: ReportRun) -> ReportRun:
+    """Return the run as it was recorded before some keys existed, and under an older title."""
+    recipe = deepcopy(run.recipe)
+    del recipe["term"], recipe["squeeze"]["frozen"], recipe["evaluate"]["judge"]
+    for settings in recipe.get("arms", {}).get(run.arm, {}).get("regularizers", {}).values():
+        del settings["weight"]
+    return replace(run, recipe={**recipe, "title": "an older title"})
+
+
+def test_runs_from_before_a_key_existed_are_of_the_same_setting(runs: list[ReportRun]) -> None:
+    given = [older(one(runs, "dire")), one(runs, "dire", 1), one(runs, "control"), older(one(runs, "control", 1))]
+    (found,) = group(given)
+    assert {arm: len(of_arm) for arm, of_arm in found.arms.items()} == {"control": 2, "dire": 2}
+    baseline = one(runs, "baseline")
+    (found,) = group([older(baseline), changed(one(runs, "dire"), recover=baseline.recipe["recover"])])
+    assert found.control_is_baseline
+
+
+def test_what_an_arm_does_not_depend_on_tells_its_runs_not_apart(runs: list[ReportRun]) -> None:
+    real = one(runs, "random")
+    flags = {**real.recipe["recover"], "start": "real"}
+    seen = {**real.recipe["squeeze"], "frozen": {"resnet-18": real.recipe["squeeze"]["teacher"]}}
+    other = changed(real, recover=flags, squeeze=seen, real={"per_class": 5})
+    other = replace(other, metrics={**real.metrics, "seed": 1})
+    assert [len(found.runs) for found in group([real, other])] == [2]
+
+
 def test_an_unfinished_run_is_refused(home_of_runs: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "sre2l" / "tiny" / "dire-0-0a0b0c0d")
     run.make()
@@ -395,6 +423,22 @@ def test_runs_without_a_record_of_losses_say_so(runs: list[ReportRun]) -> None:
     figure = curves_figure({"random": one(runs, "random")}, name="g0")
     assert figure.panels == ()
     assert figure.caption.startswith("This figure is missing: these runs have no losses.json")
+
+
+def test_the_caption_tells_parts_that_an_older_version_recorded_before_their_weight(
+    runs: list[ReportRun], tmp_path: Path
+) -> None:
+    given = {arm: one(runs, arm) for arm in ("baseline", "dire")}
+    assert curves_figure(given, name="g0").caption.endswith("its weight included; its parts add up to it.")
+    for arm, run in given.items():
+        folder = RunFolder(shutil.copytree(run.folder.path, tmp_path / arm))
+        record = read_json(folder.path / "losses.json")
+        del record["format"]
+        write_json(folder.path / "losses.json", record)
+        given[arm] = replace(run, folder=folder)
+    figure = curves_figure(given, name="g0")
+    assert figure.caption.endswith("to it, but for those of dire, recorded by an older version before that weight.")
+    assert len(figure.panels) == 5
 
 
 def test_a_class_is_found_by_name_or_number(runs: list[ReportRun]) -> None:

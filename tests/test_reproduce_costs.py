@@ -10,10 +10,11 @@ import torch
 from conftest import Cli
 from torch.autograd.graph import saved_tensors_hooks
 
-from dire_plug.data import load
+from dire_plug.data import Dataset, load
 from dire_plug.files import read_json
 from dire_plug.models import build
-from dire_plug.pipeline import Request, plan_run
+from dire_plug.pipeline import PlannedRun, Request, plan_run
+from dire_plug.pipeline.run import read_data
 from dire_plug.reproduce import Order, load_target, select
 from dire_plug.reproduce.cost_table import duration, size
 from dire_plug.reproduce.costs import ABSENT, NEW, estimate, left_out, runs_of
@@ -66,6 +67,35 @@ def test_a_synthesis_is_counted_by_its_steps_and_images() -> None:
     assert baseline.memory == max(100 * one.kept + one.weights, 128 * one.kept + one.weights)
     assert dire.memory == 500 * one.kept + one.weights
     assert baseline.disk == 1000 * 3 * 32 * 32 * 5 + one.weights
+
+
+def test_training_is_counted_by_the_recipes_networks_and_images() -> None:
+    def teachers(*settings: str) -> float:
+        return count_work(plan_run(Request("sre2l", recipe="imagenet-1k", settings=settings), dry=True)).teachers
+
+    recipe = plan_run(Request("sre2l", recipe="imagenet-1k"), dry=True).resolved.recipe
+    assert recipe.squeeze.teacher.checkpoint is not None  # so the independent network alone is trained
+    network = {"architecture": "resnet-18", "outputs": 1000, "size": 224}
+    own, of_the_script = (count_pass(**network, stem=stem).both for stem in ("small", "imagenet"))
+    assert own > 10 * of_the_script
+    given = ("squeeze.independent.architecture=resnet-18", "squeeze.independent.epochs=2", "dataset.limit=5000")
+    assert teachers(*given) == 2 * 5000 * own
+    assert teachers(*given, "dataset.validation=1000") == 2 * 4000 * own
+    averaged = count_pass(architecture="convnet-3", outputs=1000, stem="small", size=224, flat=False)
+    assert teachers("dataset.limit=5000") == recipe.squeeze.independent.epochs * 5000 * averaged.both
+
+
+def test_students_are_tested_on_the_images_that_judge() -> None:
+    def evaluated(*settings: str) -> float:
+        given = ("evaluate.students=[convnet-3]", "evaluate.per_synthesis=1", *settings)
+        return count_work(plan_run(Request("sre2l", recipe="cifar-100", ipc=10, settings=given), dry=True)).evaluate
+
+    held_out = ("dataset.validation=1000", "evaluate.judge=validation")
+    one = count_pass(architecture="convnet-3", outputs=100, stem="small", size=32)
+    section = plan_run(Request("sre2l", recipe="cifar-100", ipc=10), dry=True).resolved.recipe.evaluate
+    tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
+    assert evaluated() - evaluated(*held_out) == tests * (10_000 - 1000) * one.forward
+    assert evaluated(held_out[0]) == evaluated()
 
 
 def test_stored_labels_count_on_disk() -> None:
@@ -138,6 +168,19 @@ def test_missing_data_or_code_is_a_state_with_a_reason(bare_home: Path) -> None:
     assert first.state == ABSENT
     assert "cifar-10 was not found" in first.reason
     assert (first.to_train, first.trains) == (None, True)
+
+
+def test_each_dataset_is_loaded_once(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
+    def read(planned: PlannedRun) -> Dataset:
+        loaded.append(planned.resolved.recipe.dataset.name)
+        return read_data(planned)
+
+    monkeypatch.setattr("dire_plug.reproduce.costs.read_data", read)
+    costs = estimate(order_of("table-3", row="sre2l"))
+    assert [cost.request.arm for cost in costs] == ["baseline", "dire"]
+    assert loaded == ["digits"]
 
 
 def test_networks_are_counted_in_the_first_run_that_needs_them(bare_home: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_loss_that_does_not_reach_the_images_asks_for_a_number() -> None:
 def test_a_number_multiplies_the_term(weight: float) -> None:
     batch, term = batch_of(1.0)
     weighted, value = Weighting({"term": weight}).apply("term", term, batch)
-    assert value is None
+    assert value == weight
     assert weighted.item() == weight * term.item()
 
 
@@ -152,8 +152,21 @@ def test_the_weight_of_each_kept_step_is_in_the_record(cli: Cli, home: Path, rec
     line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--dire")
     assert cli(*line, "--set", "regularizers.dire.weight=auto").code == 0
     curves = read_json(only_run(home) / "losses.json")["slots"][0]["values"]
+    assert_parts_add_up(curves, "dire/cd", "dire/cdm", "dire/edm")
     assert all(value > 0 for value in curves["dire/weight"])
     assert len(curves["dire/weight"]) == len(curves["dire"]) == 3
+
+
+def assert_parts_add_up(curves: dict[str, list[float]], *parts: str) -> None:
+    """Assert that the parts of dire are, at each step, the term as it was added."""
+    sums = [sum(values) for values in zip(*(curves[part] for part in parts), strict=True)]
+    assert sums == pytest.approx(curves["dire"], rel=1e-5)
+
+
+def test_the_parts_of_a_term_with_a_weight_add_up_to_it(cli: Cli, home: Path, recipe: Path) -> None:
+    line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--dire")
+    assert cli(*line, "--set", "regularizers.dire.weight=0.25").code == 0
+    assert_parts_add_up(read_json(only_run(home) / "losses.json")["mean"], "dire/cd", "dire/cdm", "dire/edm")
 
 
 def test_a_weight_of_one_is_the_same_run(cli: Cli, home: Path, recipe: Path) -> None:

@@ -62,6 +62,20 @@ class CondensedSet:
         """The number of images of a class where all have as many, else None."""
         return self.counts[0] if len(set(self.counts)) == 1 else None
 
+    def of_each_class(self) -> int:
+        """Return the number of images of a class, where students can be compared.
+
+        Raises:
+            DirePlugError: classes hold different numbers.
+        """
+        if self.per_class is None:
+            least, most = min(self.counts), max(self.counts)
+            raise DirePlugError(
+                f"{self.path}: classes hold {least} to {most} images; students are compared at as many of each: "
+                f"--ipc {least} takes the first ones of each class"
+            )
+        return self.per_class
+
     @cached_property
     def digest(self) -> str:
         """The sha256, in hex, of images and labels."""

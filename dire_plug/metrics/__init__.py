@@ -1,7 +1,7 @@
 """Diversity of condensed images: coverage and its kin, Vendi score and intra-class similarity of their embeddings."""
 
 from dire_plug.metrics.coverage import coverage, expected_coverage, per_class_coverage
-from dire_plug.metrics.diversity import Diversity, RealReference, diversity, real_reference
+from dire_plug.metrics.diversity import Diversity, Neighbourhoods, RealReference, diversity, real_reference
 from dire_plug.metrics.prdc import Prdc, prdc_metrics
 from dire_plug.metrics.radii import class_radii, nearest_radii
 from dire_plug.metrics.similarity import intra_class_similarity
@@ -9,6 +9,7 @@ from dire_plug.metrics.vendi import mean_class_vendi, vendi
 
 __all__ = [
     "Diversity",
+    "Neighbourhoods",
     "Prdc",
     "RealReference",
     "class_radii",

@@ -63,35 +63,58 @@ class RealReference(Diversity):
     images_per_class: int
 
 
-def diversity(
-    real: Tensor,
-    real_labels: Tensor,
-    synthetic: Tensor,
-    synthetic_labels: Tensor,
-    *,
-    nearest_k: int = 5,
-    radii: Tensor | None = None,
-    radii_of_classes: Tensor | None = None,
-) -> Diversity:
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Embeddings of the real images that coverage counts, each with its neighbourhoods.
+
+    Attributes:
+        values: [N, D].
+        labels: [N], int64.
+        nearest_k: k of the neighbourhoods.
+        radii: [N], `nearest_radii` of the values: among all.
+        radii_of_classes: [N], their `class_radii`: within the class.
+    """
+
+    values: Tensor
+    labels: Tensor
+    nearest_k: int
+    radii: Tensor
+    radii_of_classes: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, labels: Tensor, *, nearest_k: int = 5) -> Neighbourhoods:
+        """Compute the radii.
+
+        Raises:
+            DirePlugError: shapes don't fit, there are too few real images, or a feature isn't finite.
+        """
+        near = nearest_radii(values, nearest_k=nearest_k), class_radii(values, labels, nearest_k=nearest_k)
+        return cls(values, labels, nearest_k, *near)
+
+
+def diversity(real: Neighbourhoods, synthetic: Tensor, synthetic_labels: Tensor) -> Diversity:
     """Return all metrics of the synthetic images.
 
     Args:
-        real, synthetic: embeddings, [N, D] and [M, D].
-        real_labels, synthetic_labels: [N] and [M], int64.
-        nearest_k: k of the neighbourhoods.
-        radii: [N], `nearest_radii(real)` where it is at hand.
-        radii_of_classes: [N], `class_radii(real, real_labels)` likewise.
+        synthetic: embeddings, [M, D].
+        synthetic_labels: [M], int64.
 
     Raises:
-        DirePlugError: shapes don't fit, there are too few real images, or a feature isn't finite.
+        DirePlugError: shapes don't fit, or a feature isn't finite.
     """
     similarity = intra_class_similarity(synthetic, synthetic_labels)
-    found = prdc_metrics(real, synthetic, nearest_k=nearest_k, radii=radii)
+    found = prdc_metrics(real.values, synthetic, nearest_k=real.nearest_k, radii=real.radii)
+    of_classes = per_class_coverage(
+        real.values,
+        real.labels,
+        synthetic,
+        synthetic_labels,
+        nearest_k=real.nearest_k,
+        radii=real.radii_of_classes,
+    )
     return Diversity(
         coverage=found.coverage,
-        class_coverage=per_class_coverage(
-            real, real_labels, synthetic, synthetic_labels, nearest_k=nearest_k, radii=radii_of_classes
-        ),
+        class_coverage=of_classes,
         vendi=vendi(synthetic),
         class_vendi=mean_class_vendi(synthetic, synthetic_labels),
         similarity=float(similarity.nanmean()),
@@ -102,29 +125,18 @@ def diversity(
 
 
 def real_reference(
-    real: Tensor,
-    real_labels: Tensor,
-    held_out: Tensor,
-    held_out_labels: Tensor,
-    *,
-    ipc: int,
-    nearest_k: int = 5,
-    draws: int = 5,
-    seed: int,
-    radii: Tensor | None = None,
+    real: Neighbourhoods, held_out: Tensor, labels: Tensor, *, ipc: int, seed: int, draws: int = 5
 ) -> RealReference:
     """Return what `ipc` held-out real images per class score: means over random draws without replacement.
 
     A class with fewer held-out images gives all that it has; the result says how many that were.
 
     Args:
-        real, held_out: embeddings of the images that coverage counts, and of others: [N, D] and [H, D].
-        real_labels, held_out_labels: [N] and [H], int64.
+        held_out: embeddings of other real images, [H, D].
+        labels: theirs, [H], int64.
         ipc: images drawn per class.
-        nearest_k: k of the neighbourhoods.
-        draws: the number of draws.
         seed: of the draws.
-        radii: [N], `nearest_radii(real)` where it is at hand.
+        draws: the number of draws.
 
     Raises:
         DirePlugError: ipc or draws is below 1, a class has no held-out image, or as in `diversity`.
@@ -132,30 +144,16 @@ def real_reference(
     if ipc < 1 or draws < 1:
         raise DirePlugError(f"real reference: {draws} draws of {ipc} images per class; both must be at least 1")
     check_features(held_out, "held-out features")
-    check_labels(held_out_labels, held_out, "held-out features")
-    if missing := sorted(set(real_labels.tolist()) - set(held_out_labels.tolist())):
+    check_labels(labels, held_out, "held-out features")
+    if missing := sorted(set(real.labels.tolist()) - set(labels.tolist())):
         raise DirePlugError(f"held-out features: none of class {', '.join(map(str, missing))}; hold images of each out")
-    radii = nearest_radii(real, nearest_k=nearest_k) if radii is None else radii
-    own_radii = class_radii(real, real_labels, nearest_k=nearest_k)
     generator = torch.Generator().manual_seed(seed)
-    scores = []
-    for _ in range(draws):
-        rows = _draw(held_out_labels, ipc, generator)
-        labels = held_out_labels[rows]
-        scores.append(
-            diversity(
-                real,
-                real_labels,
-                held_out[rows],
-                labels,
-                nearest_k=nearest_k,
-                radii=radii,
-                radii_of_classes=own_radii,
-            )
-        )
+    drawn = [_draw(labels, ipc, generator) for _ in range(draws)]
+    scores = [diversity(real, held_out[rows], labels[rows]) for rows in drawn]
     means = {f.name: math.fsum(getattr(score, f.name) for score in scores) / draws for f in fields(Diversity)}
-    fewest = int(torch.unique(labels, return_counts=True)[1].min())
-    return RealReference(**means, draws=draws, images=len(rows), images_per_class=fewest)
+    last = drawn[-1]
+    fewest = int(torch.unique(labels[last], return_counts=True)[1].min())
+    return RealReference(**means, draws=draws, images=len(last), images_per_class=fewest)
 
 
 def _draw(labels: Tensor, ipc: int, generator: Generator) -> Tensor:

@@ -103,14 +103,17 @@ def load_pretrained(
 
 def _get(name: str, source: Source, offline: bool) -> Path:
     """Return the library's own file of weights."""
-    advice = f"get {source.file} and hand it in as the file of weights"
+    advice = f"get {source.file} and hand it in: --weights FILE"
     try:
         path = source.fetch(offline)
     except Exception as error:  # each library's own kinds, of connections, permissions and digests
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DirePlugError(f"embedding: the weights of {name} cannot be fetched ({reason}); {advice}") from error
     if path is None:
-        raise DirePlugError(f"embedding: the weights of {name} aren't here, and --offline forbids to fetch; {advice}")
+        raise DirePlugError(
+            f"embedding: the weights of {name} aren't here, and --offline forbids to fetch; {advice}, or run once "
+            "without --offline"
+        )
     return path
 
 

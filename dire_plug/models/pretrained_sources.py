@@ -65,12 +65,12 @@ def clip() -> Source:
     repository = entry["hf_hub"].rstrip("/")
 
     def fetch(offline: bool) -> Path | None:
-        if not offline:
-            return Path(open_clip.download_pretrained(entry))
         from huggingface_hub import try_to_load_from_cache
 
-        found = (try_to_load_from_cache(repository, name) for name in CLIP_FILES)
-        return next((Path(path) for path in found if isinstance(path, str)), None)
+        for name in CLIP_FILES:  # the hub isn't asked for what is here: without a network it tries for a minute
+            if isinstance(found := try_to_load_from_cache(repository, name), str):
+                return Path(found)
+        return None if offline else Path(open_clip.download_pretrained(entry))
 
     return Source(
         build=lambda: open_clip.CLIP(**described).visual,

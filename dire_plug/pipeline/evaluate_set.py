@@ -1,7 +1,7 @@
 """Evaluate a condensed set, whoever made it: students trained on it under a recipe's protocol, in a folder of its own.
 
 The folder is `runs/sets/<name>-<id>/`; the id is 8 hex of a hash of images, recipe, seed and real data, not of the
-students: more of them, or others, go on in the same folder.
+students: more of them, or others, go on in the same folder. Those of another teacher than the cache's are trained anew.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dire_plug import home, ui
-from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, write_atomically, write_json
+from dire_plug.files import digest, digest_file, write_atomically, write_json
 from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
 from dire_plug.pipeline.set_protocol import fit_protocol, lay_out, learned_by
 from dire_plug.recipe import as_file, identity
@@ -24,6 +23,7 @@ from dire_plug.runs import provenance
 from dire_plug.runs.directory import RunFolder
 from dire_plug.runs.lock import hold
 from dire_plug.stages.job import Job
+from dire_plug.stages.squeeze import INDEPENDENT, cached_loop, squeeze_loop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +83,7 @@ def evaluate_set(
     """
     names = [our_name(name) for name in students]
     opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
-    _check_balance(opened)
+    opened.condensed.of_each_class()
     opened, loop, notes = fit_protocol(opened)
     run = _folder(opened, request, in_loop_space=loop is not None)
     found = _find(run, opened.job)
@@ -117,24 +117,16 @@ def _settings(students: Sequence[str], per_set: int | None, epochs: int | None) 
     return [f"evaluate.{key}={value}" for key, value in given.items() if value is not None]
 
 
-def _check_balance(opened: OpenedSet) -> None:
-    counts = opened.condensed.counts
-    if opened.condensed.per_class is None:
-        raise DirePlugError(
-            f"{opened.condensed.path}: classes hold {min(counts)} to {max(counts)} images; students are compared at as "
-            f"many of each: --ipc {min(counts)} takes the first ones of each class"
-        )
-
-
 def _folder(opened: OpenedSet, request: SetRequest, *, in_loop_space: bool) -> RunFolder:
     """Return the folder of this set under this recipe and seed."""
     job = opened.job
-    recipe = identity(opened.planned.resolved)
-    recipe = {key: recipe[key] for key in ("method", "dataset", "squeeze") if key in recipe}
-    evaluate = job.recipe.evaluate.model_dump(mode="json", exclude={"students", "per_synthesis"})
+    counted = identity(replace(opened.planned.resolved, recipe=job.recipe))
+    recipe = {key: counted[key] for key in ("method", "dataset", "squeeze", "evaluate")}
+    for section, key in (("squeeze", INDEPENDENT), ("evaluate", "students"), ("evaluate", "per_synthesis")):
+        del recipe[section][key]
     content = {
         "format": FORMAT,
-        "recipe": recipe | {"evaluate": evaluate},
+        "recipe": recipe,
         "images": opened.condensed.digest,
         "in_loop_space": in_loop_space,
         "extras": learned_by(opened),
@@ -149,26 +141,27 @@ def _folder(opened: OpenedSet, request: SetRequest, *, in_loop_space: bool) -> R
 def _train(opened: OpenedSet, run: RunFolder, loop: Tensor | None) -> dict[str, Any]:
     """Train the students that are missing; keep their accuracies with those that were there."""
     from dire_plug.stages.evaluate import evaluate
-    from dire_plug.stages.squeeze import squeeze
 
     condensed, job = opened.condensed, replace(opened.job, folder=run.path)
     _record(opened, run)
     lay_out(opened, run, loop)
     try:
         run.set_status("running", stage="evaluate")
-        networks = squeeze(job)
+        networks = squeeze_loop(job)
         accuracy = evaluate(job, networks, condensed.images, condensed.labels)
     except BaseException as error:
         state = "failed" if isinstance(error, Exception) else "interrupted"
         run.set_status(state, stage="evaluate", error=str(error))
         raise
-    before = run.metrics()["accuracy"]["students"] if (run.path / METRICS).is_file() else {}
+    digests = {name: digest_file(file) for name, file in networks.in_loop.items()}
+    before = run.metrics() if (run.path / METRICS).is_file() else {"networks": {}}
+    trained = before["accuracy"]["students"] if before["networks"] == digests else {}
     metrics = {
         "seed": job.seed,
         "set": opened.describe(),
         "recipe": opened.recipe,
-        "networks": networks.digests(),
-        "accuracy": accuracy | {"students": _united(before, accuracy["students"])},
+        "networks": digests,
+        "accuracy": accuracy | {"students": _united(trained, accuracy["students"])},
     }
     write_json(run.path / METRICS, metrics)
     run.set_status("finished", stage="evaluate")
@@ -185,10 +178,16 @@ def _united(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _find(run: RunFolder, job: Job) -> dict[str, Any] | None:
-    """Return the accuracies of the students that are asked for, where all are finished."""
+    """Return the accuracies of the students that are asked for, where all are finished.
+
+    None where the cache holds another network of the loop than theirs; one that it lacks can't have changed.
+    """
     if not (run.path / METRICS).is_file():
         return None
-    accuracy, section = run.metrics()["accuracy"], job.recipe.evaluate
+    metrics, section = run.metrics(), job.recipe.evaluate
+    if any(digest_file(file) != metrics["networks"].get(name) for name, file in cached_loop(job).items()):
+        return None
+    accuracy = metrics["accuracy"]
     students = {name: accuracy["students"].get(name, {"last": []}) for name in section.students}
     if any(len(student["last"]) < section.per_synthesis for student in students.values()):
         return None

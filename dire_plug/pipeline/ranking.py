@@ -31,7 +31,7 @@ from dire_plug.stages.ranking import (
     without_augmentation,
 )
 from dire_plug.stages.robust_scores import WEIGHT, check_weight
-from dire_plug.stages.squeeze import Teachers, squeeze
+from dire_plug.stages.squeeze import Teachers, squeeze_loop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ def rank_set(request: SetRequest, how: Ranking | None = None) -> RankedSet:
     lessons = _lessons(opened, loop)
     if how.full_accuracy is None:
         check_full(opened.job)
-    course = _Course(opened, squeeze(opened.job), lessons, how.rates)
+    course = _Course(opened, squeeze_loop(opened.job), lessons, how.rates)
     accuracies: dict[str, Students] = {}
     rates: dict[str, Rate] = {}
     own = opened.job.recipe.evaluate
@@ -103,12 +103,7 @@ def rank_set(request: SetRequest, how: Ranking | None = None) -> RankedSet:
 def _lessons(opened: OpenedSet, loop: Tensor | None) -> dict[str, Lesson]:
     """Return what students of the set and of as many random real images learn from."""
     condensed = opened.condensed
-    if (per_class := condensed.per_class) is None:
-        least, most = min(condensed.counts), max(condensed.counts)
-        raise DirePlugError(
-            f"{condensed.path}: classes hold {least} to {most} images; it is ranked beside as many random images of "
-            f"each: --ipc {least} takes the first ones of each class"
-        )
+    per_class = condensed.of_each_class()
     digest = {"set": condensed.digest, "in_loop_space": loop is not None, "extras": learned_by(opened)}
     own = Lesson(condensed.images, condensed.labels, digest, partial(_lay_out, opened, loop))
     return {"set": own, "random": random_lesson(opened.job, per_class=per_class)}
@@ -168,7 +163,7 @@ class _Course:
 
     def _as_large_as_the_set(self, job: Job) -> Job:
         """Return the job with the set's images per class, which the recipe needn't have."""
-        per_class = self.opened.condensed.per_class
+        per_class = self.opened.condensed.of_each_class()
         return replace(job, recipe=job.recipe.model_copy(update={"ipc": per_class}))
 
     def _job(self, condition: str) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -31,6 +32,32 @@ class FinishedRun:
     reused: bool
 
 
+@dataclass(frozen=True)
+class AtWork:
+    """A run while its stages are done, in this process."""
+
+    job: Job
+
+    @cached_property
+    def condensed(self) -> tuple[Tensor, Tensor]:
+        """The images that students and metrics read, as the recipe's `evaluate.source` says, and their labels.
+
+        Decoded once for all stages, each of which holds them all anyway (ImageNet-1K's at IPC 50: 7.5 GB of uint8).
+        """
+        from dire_plug.stages.images import read_saved, read_tensors
+
+        job = self.job
+        if job.recipe.evaluate.source == "tensor":
+            return read_tensors(job.folder)
+        return read_saved(
+            job.folder / "images",
+            job.adapter,
+            classes=job.classes,
+            ipc=_saved_per_class(job),
+            suffix=job.script.suffix,
+        )
+
+
 def run_arm(request: Request) -> FinishedRun:
     """Do all stages of one arm, or return the run if it is finished; go on with it if it was interrupted.
 
@@ -47,11 +74,11 @@ def run_arm(request: Request) -> FinishedRun:
         if run.state() == "finished":
             return FinishedRun(run, run.metrics(), reused=True)
         _record(planned, job, run)
-        stage = "squeeze"
+        stage, work = "squeeze", AtWork(job)
         try:
             for stage, do in STAGES.items():
                 run.set_status("running", stage=stage)
-                do(job)
+                do(work)
         except BaseException as error:
             run.set_status("failed" if isinstance(error, Exception) else "interrupted", stage=stage, error=str(error))
             raise
@@ -61,14 +88,14 @@ def run_arm(request: Request) -> FinishedRun:
     return FinishedRun(run, metrics, reused=False)
 
 
-def _squeeze(job: Job) -> None:
+def _squeeze(work: AtWork) -> None:
     """Train the teacher and the independent network, or find them in the cache."""
     from dire_plug.stages.squeeze import squeeze
 
-    squeeze(job)
+    squeeze(work.job)
 
 
-def _recover(job: Job) -> None:
+def _recover(work: AtWork) -> None:
     """Synthesize the images and look whether they collapsed, or take real ones, but for the arm `full`.
 
     Fills images/ and images.safetensors.
@@ -78,35 +105,38 @@ def _recover(job: Job) -> None:
     from dire_plug.stages.select import select_real
     from dire_plug.stages.squeeze import squeeze
 
+    job = work.job
     if job.engine == "none":
         select_real(job)
         return
     recover(job)
-    look_for_collapse(job, squeeze(job), *_condensed(job))
+    look_for_collapse(job, squeeze(job), *work.condensed)
 
 
-def _evaluate(job: Job) -> None:
+def _evaluate(work: AtWork) -> None:
     """Train students on the images and test them; labels that the protocol stores are made first."""
     from dire_plug.stages.evaluate import evaluate
     from dire_plug.stages.full import FULL, every_image, plan_budget, with_budget
     from dire_plug.stages.squeeze import squeeze
 
+    job = work.job
     if job.arm == FULL:
         budget = plan_budget(job)
         result = evaluate(with_budget(job, budget), squeeze(job), *every_image(job)) | {"full": budget.to_json()}
     else:
-        result = evaluate(job, squeeze(job), *_condensed(job))
+        result = evaluate(job, squeeze(job), *work.condensed)
     write_json(job.folder / "evaluate" / "accuracy.json", result)
 
 
-def _measure(job: Job) -> None:
+def _measure(work: AtWork) -> None:
     """Measure the images' diversity in T and I."""
     from dire_plug.stages.full import FULL
     from dire_plug.stages.measure import measure, measure_training_set
     from dire_plug.stages.squeeze import squeeze
 
+    job = work.job
     networks = squeeze(job)
-    found = measure_training_set(job, networks) if job.arm == FULL else measure(job, networks, *_condensed(job))
+    found = measure_training_set(job, networks) if job.arm == FULL else measure(job, networks, *work.condensed)
     write_json(job.folder / "evaluate" / "diversity.json", found)
 
 
@@ -119,12 +149,22 @@ def load_data(planned: PlannedRun) -> Dataset:
     Raises:
         DirePlugError: the data aren't there, or a network of the recipe doesn't take images of their size.
     """
+    found = read_data(planned)
+    check_sizes(planned.resolved, found.size)
+    return found
+
+
+def read_data(planned: PlannedRun) -> Dataset:
+    """Load the dataset as `load_data` does, whatever the recipe's networks take.
+
+    Raises:
+        DirePlugError: the data aren't there.
+    """
     from dire_plug.data import hold_out, load
 
     recipe, request = planned.resolved.recipe, planned.request
     section = recipe.dataset
     found = load(section.name, root=request.data_root, size=section.size, limit=section.limit, offline=request.offline)
-    check_sizes(planned.resolved, found.size)
     return found if section.validation is None else hold_out(found, section.validation, judge=recipe.evaluate.judge)
 
 
@@ -177,21 +217,6 @@ def _record(planned: PlannedRun, job: Job, run: RunFolder) -> None:
     }
     provenance.record(run.path / "provenance.json", facts, device=str(job.device))
     write_json(run.path / "plan.json", job.plan.to_json())
-
-
-def _condensed(job: Job) -> tuple[Tensor, Tensor]:
-    """Return the images that students and metrics read, as the recipe's `evaluate.source` says, and their labels."""
-    from dire_plug.stages.images import read_saved, read_tensors
-
-    if job.recipe.evaluate.source == "tensor":
-        return read_tensors(job.folder)
-    return read_saved(
-        job.folder / "images",
-        job.adapter,
-        classes=job.classes,
-        ipc=_saved_per_class(job),
-        suffix=job.script.suffix,
-    )
 
 
 def _saved_per_class(job: Job) -> int:

@@ -1,5 +1,7 @@
 """What makes two arms the same run, and what makes their recipes the same."""
 
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +29,30 @@ _LATER: dict[tuple[str, ...], Any] = {
 def identity(resolved: Resolved) -> Tree:
     """Return, JSON-like, every value that changes results: no titles, sources or definitions, no paths.
 
-    A teacher's checkpoint counts by its content. `real` counts only where a term sees it; real-image arms don't
-    depend on how images would be synthesized.
+    A teacher's checkpoint counts by its content; see `counted` for the rest.
     """
-    content = resolved.recipe.model_dump(mode="json", exclude=_DESCRIPTION)
-    unused = {"real", "term"} if not resolved.regularizers else set()
-    if resolved.arm in REAL_IMAGE_ARMS:
-        unused |= {"recover", "prepare", "upstream"}
-    content = {key: value for key, value in content.items() if key not in unused}
-    _drop_later_defaults(content)
+    content = counted(resolved.recipe.model_dump(mode="json"), arm=resolved.arm, regularizers=resolved.regularizers)
     squeeze = content["squeeze"]
-    if not resolved.regularizers:
-        squeeze.pop("frozen", None)
     named = [*squeeze["others"].values(), *squeeze.get("frozen", {}).values()]
     for training in (squeeze["teacher"], squeeze["independent"], *named):
         training["checkpoint"] = _by_content(training["checkpoint"])
-    return content | {"regularizers": {name: _own(terms) for name, terms in resolved.regularizers.items()}}
+    return content
+
+
+def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree:
+    """Return the values of a resolved recipe that change an arm's results; a run's own recipe.yaml will do, too.
+
+    `real`, `term` and `squeeze.frozen` count only where a term sees them; real-image arms don't depend on how images
+    would be synthesized; keys that came later don't count at their defaults.
+    """
+    unused = _DESCRIPTION | ({"real", "term"} if not regularizers else set())
+    if arm in REAL_IMAGE_ARMS:
+        unused |= {"recover", "prepare", "upstream"}
+    content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
+    _drop_later_defaults(content)
+    if not regularizers:
+        content["squeeze"].pop("frozen", None)
+    return content | {"regularizers": {name: _own(terms) for name, terms in regularizers.items()}}
 
 
 def _drop_later_defaults(content: Tree) -> None:

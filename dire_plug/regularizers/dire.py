@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -108,7 +109,7 @@ class DiRe:
             components=settings.components,
             nonnegative=synthesis.nonnegative and real.nonnegative,
             bank=self._bank(synthesis, batch.teacher) if synthesis.bank else None,
-            record=synthesis.record,
+            record=partial(synthesis.record, part=True),
         )
 
     @hookimpl

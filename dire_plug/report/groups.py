@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dire_plug.compare import Comparison
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
-from dire_plug.recipe import REAL_IMAGE_ARMS
+from dire_plug.recipe import REAL_IMAGE_ARMS, counted
 from dire_plug.recipe.layers import flatten
 from dire_plug.recipe.model import FROZEN
 from dire_plug.report.runs import ReportRun
 
 ALIKE = ("dataset", "evaluate", "measure", "squeeze")
 """Sections of a recipe that runs of one table have in common."""
-OF_TERMS = ("real", "term")
-"""Sections that tell arms without a term not apart: nothing else reads them."""
 FIRST = ("baseline", "control", "dire")
 
 
@@ -122,8 +121,7 @@ class Group:
 
     def _alike(self, first: str, second: str) -> bool:
         """Tell whether two arms have the same recipe but for their terms."""
-        one, other = (self.arms[arm][0].settings for arm in (first, second))
-        return all(one.get(key) == other.get(key) for key in (one.keys() | other.keys()) - set(OF_TERMS))
+        return _without_terms(self.arms[first][0]) == _without_terms(self.arms[second][0])
 
 
 def group(runs: Sequence[ReportRun]) -> list[Group]:
@@ -165,10 +163,15 @@ def check_dataset(runs: Sequence[ReportRun]) -> None:
 
 
 def _key(run: ReportRun) -> str:
-    alike = {part: run.recipe.get(part) for part in ALIKE}
+    recipe = _without_terms(run)
+    alike = {part: recipe.get(part) for part in ALIKE}
     judged = run.metrics.get("judged", "test")
     networks = {name: one for name, one in run.metrics["networks"].items() if not name.startswith(FROZEN)}
     return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged])
+
+
+def _without_terms(run: ReportRun) -> dict[str, Any]:
+    return counted(run.recipe, arm="baseline", regularizers={})
 
 
 def _arrange(runs: Sequence[ReportRun]) -> Group:
@@ -187,8 +190,7 @@ def _place(arm: str) -> tuple[int, str]:
 def _check_settings(runs: Sequence[ReportRun]) -> None:
     """Refuse to average runs whose settings differ, such as those of two values of a weight."""
     for first, run in itertools.pairwise(runs):
-        mine = flatten({**first.settings, "regularizers": first.terms})
-        theirs = flatten({**run.settings, "regularizers": run.terms})
+        mine, theirs = flatten(first.counted), flatten(run.counted)
         different = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
         if different or run.seed == first.seed:
             what = ", ".join(different[:4]) or "the code or packages that made them"

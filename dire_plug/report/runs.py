@@ -11,7 +11,7 @@ from dire_plug import plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
-from dire_plug.recipe import read_yaml
+from dire_plug.recipe import counted, read_yaml
 from dire_plug.runs.directory import RunFolder, find_run
 from dire_plug.stages.job import LOSSES
 from dire_plug.types import Adapter
@@ -83,15 +83,15 @@ class ReportRun:
         return found
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The resolved recipe without the arm's terms and the sources of its values."""
-        return {key: value for key, value in self.recipe.items() if key not in ("arms", "sources")}
-
-    @property
     def terms(self) -> dict[str, Any]:
         """The arm's regularizers with their settings."""
         found: dict[str, Any] = self.recipe.get("arms", {}).get(self.arm, {}).get("regularizers", {})
         return found
+
+    @property
+    def counted(self) -> dict[str, Any]:
+        """What of the recipe, with the arm's terms, changes this run's results."""
+        return counted(self.recipe, arm=self.arm, regularizers=self.terms)
 
     def class_name(self, label: int) -> str:
         """Return the name of a class; runs older than the record of names have its number alone."""

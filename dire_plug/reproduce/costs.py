@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 from dire_plug.ablate.components import component_settings
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import PlannedRun, Request, plan_run
-from dire_plug.pipeline.request import absence, same_but_arm
-from dire_plug.pipeline.run import load_data, open_job
+from dire_plug.pipeline.request import absence, check_sizes, same_but_arm
+from dire_plug.pipeline.run import open_job, read_data
 from dire_plug.reproduce.order import Order, one_line
 from dire_plug.reproduce.printed import NOT_PRINTED, Cell
 from dire_plug.reproduce.rates import Rate, find_rate
 from dire_plug.reproduce.work import Work, count_work
 
+if TYPE_CHECKING:
+    from dire_plug.data import Dataset
+
 FINISHED = "finished"
 NEW = "to be run"
 ABSENT = "can't run here"
+_State = tuple[str, str, tuple[str, ...] | None]
+"""How far a run is, why it can't run here, and which networks the cache lacks."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,17 @@ def estimate(order: Order) -> list[Cost]:
     Raises:
         DirePlugError: a recipe is faulty.
     """
+    plans = [plan_run(request, dry=True) for request in runs_of(order)]
+    states = _states(plans)
     costs, counted = [], set()
-    for request in runs_of(order):
-        planned = plan_run(request, dry=True)
-        state, reason, to_train = _state(planned)
+    for planned in plans:
+        state, reason, to_train = states[planned.request]
         networks = _networks(planned)
         trains = to_train != () and networks not in counted
         counted.add(networks)
         work = count_work(planned)
         rate = None if work.recover is None else find_rate(planned)
-        costs.append(Cost(request, state, reason, to_train, trains, work, rate))
+        costs.append(Cost(planned.request, state, reason, to_train, trains, work, rate))
     return costs
 
 
@@ -99,13 +107,33 @@ def _networks(planned: PlannedRun) -> str:
     return digest([recipe.dataset.model_dump(), recipe.squeeze.model_dump(), recipe.recover.script])
 
 
-def _state(planned: PlannedRun) -> tuple[str, str, tuple[str, ...] | None]:
-    """Return how far a run is, why it can't run here, and which networks the cache lacks."""
+def _states(plans: Sequence[PlannedRun]) -> dict[Request, _State]:
+    """Return how far each run is; each dataset is loaded once, and one is held at a time."""
+    groups = groupby(sorted(plans, key=_data), key=_data)
+    return {request: state for _, group in groups for request, state in _states_of(list(group)).items()}
+
+
+def _states_of(runs: Sequence[PlannedRun]) -> dict[Request, _State]:
+    """Return how far runs of one dataset are."""
+    try:
+        dataset = read_data(replace(runs[0], request=replace(runs[0].request, offline=True)))
+    except DirePlugError as error:
+        return {planned.request: (ABSENT, one_line(str(error)), None) for planned in runs}
+    return {planned.request: _state(planned, dataset) for planned in runs}
+
+
+def _data(planned: PlannedRun) -> str:
+    """Return what tells the images of one run from those of another."""
+    recipe = planned.resolved.recipe
+    return digest([recipe.dataset.model_dump(), recipe.evaluate.judge, str(planned.request.data_root)])
+
+
+def _state(planned: PlannedRun, dataset: Dataset) -> _State:
     from dire_plug.stages.squeeze import lacking
 
-    offline = replace(planned, request=replace(planned.request, offline=True))
     try:
-        job, run = open_job(planned, load_data(offline))
+        check_sizes(planned.resolved, dataset.size)
+        job, run = open_job(planned, dataset)
     except DirePlugError as error:
         return ABSENT, one_line(str(error)), None
     to_train = tuple(lacking(job))

@@ -14,7 +14,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import PlannedRun, Request, plan_run
 from dire_plug.pipeline.request import choose_device, runs_root
-from dire_plug.reproduce.work import count_pass, count_work, pass_of
+from dire_plug.reproduce.work import build_for, count_pass, count_work, pass_of
 from dire_plug.runs.directory import RunFolder, list_runs
 from dire_plug.runs.provenance import hardware
 
@@ -83,17 +83,16 @@ def _operations(run: Path) -> float | None:
 def _measure(planned: PlannedRun) -> Rate:
     """Measure forward and backward passes of the teacher's network, untrained, at the recipe's size."""
     recipe = planned.resolved.recipe
-    return _measure_pass(**pass_of(planned, recipe.squeeze.teacher.architecture), device=_device(planned))
+    return _measure_pass(**pass_of(planned, recipe.squeeze.teacher), device=_device(planned))
 
 
 @lru_cache(maxsize=32)
-def _measure_pass(*, architecture: str, outputs: int, stem: str, size: int, device: str) -> Rate:
+def _measure_pass(*, device: str, **network: Any) -> Rate:
+    """Measure the network that `count_pass` takes by these names."""
     import torch
 
-    from dire_plug.models import build, stem_like
-
-    count = IMAGES[torch.device(device).type]
-    model = build(architecture, outputs=outputs, stem=stem_like(architecture, stem), size=size).to(device).train()
+    count, size = IMAGES[torch.device(device).type], network["size"]
+    model = build_for(**network).to(device).train()
     images = torch.rand(count, 3, size, size, device=device, requires_grad=True)
 
     def step() -> None:
@@ -103,8 +102,8 @@ def _measure_pass(*, architecture: str, outputs: int, stem: str, size: int, devi
 
     step()
     seconds = statistics.median(_clock(step) for _ in range(STEPS))
-    both = count_pass(architecture=architecture, outputs=outputs, stem=stem, size=size).both
-    what = f"a step of {count} images of {size} pixels through {architecture}, made here (median of {STEPS})"
+    both = count_pass(**network).both
+    what = f"a step of {count} images of {size} pixels through {network['architecture']}, made here (median of {STEPS})"
     return Rate(seconds, count * both, what, _name(hardware(device)))
 
 

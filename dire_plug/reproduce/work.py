@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dire_plug.pipeline import PlannedRun
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection, HardLabelsSection
 from dire_plug.recipe.model import Recipe, TrainingSection
+from dire_plug.stages.squeeze import INDEPENDENT_STEM
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,19 +113,26 @@ def count_work(planned: PlannedRun) -> Work:
 
 
 @lru_cache(maxsize=64)
-def count_pass(*, architecture: str, outputs: int, stem: str, size: int) -> Pass:
-    """Count one image's way through a network that is built without memory."""
+def count_pass(*, architecture: str, outputs: int, stem: str, size: int, flat: bool = True) -> Pass:
+    """Count one image's way through a network that is built without memory; see `build_for`."""
     import torch
 
-    from dire_plug.models import build, stem_like
-
     with torch.device("meta"):
-        model = build(architecture, outputs=outputs, stem=stem_like(architecture, stem), size=size).train()
+        model = build_for(architecture=architecture, outputs=outputs, stem=stem, size=size, flat=flat).train()
     small, large = (_count_batch(model, torch.empty(count, 3, size, size, device="meta")) for count in COUNTED)
     forward, both, kept = (after - before for before, after in zip(small, large, strict=True))
     more = COUNTED[1] - COUNTED[0]
     weights = sum(parameter.nbytes for parameter in model.parameters())
     return Pass(forward / more, both / more, kept // more, weights)
+
+
+def build_for(*, architecture: str, outputs: int, stem: str, size: int, flat: bool) -> nn.Module:
+    """Return an untrained network for images of `size`, with the stem where it has it; `flat` as `TrainingSection`."""
+    from dire_plug.models import build, stem_like
+    from dire_plug.models.architectures import is_made_for_a_size
+
+    sized = size if flat or is_made_for_a_size(architecture) else None
+    return build(architecture, outputs=outputs, stem=stem_like(architecture, stem), size=sized)
 
 
 def _count_batch(model: nn.Module, images: Tensor) -> tuple[int, int, int]:
@@ -152,7 +160,7 @@ def _evaluate(planned: PlannedRun, loop: list[Pass], *, images: int) -> tuple[fl
     """Return the operations of all students with their labels and tests, and the bytes of the largest one's batch."""
     section: Any = planned.resolved.recipe.evaluate
     tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
-    test_images = SIZES[planned.resolved.recipe.dataset.name].test
+    judging = _test_images(planned.resolved.recipe)
     labels = 0.0
     if not isinstance(section, HardLabelsSection):
         asked = loop if section.protocol in (*ASKED_ONCE, "dynamic-labels", "fkd-ensemble") else loop[:1]
@@ -161,8 +169,8 @@ def _evaluate(planned: PlannedRun, loop: list[Pass], *, images: int) -> tuple[fl
     stored = isinstance(section, FkdSection | FkdEnsembleSection)
     total, memory = labels if stored else 0.0, 0  # students share stored labels
     for name in section.students:
-        one = _pass_of(planned, name)
-        learned = section.epochs * images * one.both + tests * test_images * one.forward
+        one = count_pass(**_shared(planned), architecture=name)
+        learned = section.epochs * images * one.both + tests * judging * one.forward
         total += section.per_synthesis * (learned + (0 if stored else labels))
         batch = section.batch_size // getattr(section, "accumulate", 1)
         memory = max(memory, batch * one.kept + one.weights)
@@ -182,9 +190,23 @@ def _labels(recipe: Recipe, images: int) -> int:
 def _teachers(planned: PlannedRun) -> float:
     """Return the operations of training all networks of the recipe that aren't loaded."""
     recipe = planned.resolved.recipe
-    images = recipe.dataset.limit or SIZES[recipe.dataset.name].train
-    trained = [one for one in (*_in_loop(recipe), recipe.squeeze.independent) if one.checkpoint is None]
-    return sum(one.epochs * images * _pass(planned, one).both for one in trained)
+    images = _training_images(recipe)
+    passes = [(one, _pass(planned, one)) for one in _in_loop(recipe)]
+    independent = recipe.squeeze.independent
+    passes.append((independent, count_pass(**pass_of(planned, independent) | {"stem": INDEPENDENT_STEM})))
+    return sum(section.epochs * images * one.both for section, one in passes if section.checkpoint is None)
+
+
+def _training_images(recipe: Recipe) -> int:
+    section = recipe.dataset
+    return (section.limit or SIZES[section.name].train) - (section.validation or 0)
+
+
+def _test_images(recipe: Recipe) -> int:
+    """Return how many images judge."""
+    section = recipe.dataset
+    judged = section.validation if recipe.evaluate.judge == "validation" else None
+    return judged or SIZES[section.name].test
 
 
 def _in_loop(recipe: Recipe) -> list[TrainingSection]:
@@ -192,23 +214,19 @@ def _in_loop(recipe: Recipe) -> list[TrainingSection]:
 
 
 def _pass(planned: PlannedRun, training: TrainingSection) -> Pass:
-    return _pass_of(planned, training.architecture)
+    return count_pass(**pass_of(planned, training))
 
 
-def _pass_of(planned: PlannedRun, architecture: str) -> Pass:
-    return count_pass(**pass_of(planned, architecture))
+def pass_of(planned: PlannedRun, training: TrainingSection) -> dict[str, Any]:
+    """Return what `count_pass` takes for a network in a planned run's loop."""
+    return _shared(planned) | {"architecture": training.architecture, "flat": training.head == "flat"}
 
 
-def pass_of(planned: PlannedRun, architecture: str) -> dict[str, Any]:
-    """Return what `count_pass` takes for a network in a planned run."""
+def _shared(planned: PlannedRun) -> dict[str, Any]:
+    """Return what the networks of the loop and the students have in common."""
     recipe = planned.resolved.recipe
     stem = planned.adapter.scripts[recipe.recover.script].stem
-    return {
-        "architecture": architecture,
-        "outputs": recipe.squeeze.outputs,
-        "stem": stem,
-        "size": _size(planned),
-    }
+    return {"outputs": recipe.squeeze.outputs, "stem": stem, "size": _size(planned)}
 
 
 def _size(planned: PlannedRun) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 from dire_plug.files import digest_file
@@ -10,8 +11,12 @@ from dire_plug.stages.job import Job
 from dire_plug.types import LoopInputs, Materials
 
 
-def prepare_upstream(job: Job, teachers: Mapping[str, Path], *, start: str | None) -> tuple[LoopInputs, Materials]:
+def prepare_upstream(
+    job: Job, teachers: Mapping[str, Path], *, start: str | None
+) -> tuple[LoopInputs, Callable[[], Materials]]:
     """Run, or find in the cache, what upstream's own code makes before its loop.
+
+    The materials are loaded at the first call, here where something has to be made.
 
     Args:
         teachers: key → file of the networks in the loop.
@@ -40,7 +45,7 @@ def prepare_upstream(job: Job, teachers: Mapping[str, Path], *, start: str | Non
         threads=torch.get_num_threads(),
         teachers={name: digest_file(file) for name, file in teachers.items()},
     )
-    materials = _materials(job, teachers, start)
+    materials = cache(lambda: _materials(job, teachers, start))
     return prepare_inputs(job.adapter, inputs, materials, place), materials
 
 

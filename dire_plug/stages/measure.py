@@ -16,6 +16,7 @@ from dire_plug.stages.squeeze import Teachers
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dire_plug.metrics import Neighbourhoods
     from dire_plug.models.pretrained import Pretrained
 
 FORMAT = 2
@@ -56,15 +57,15 @@ def measure_training_set(job: Job, networks: Teachers) -> dict[str, Any]:
     result = {}
     for name, network in (("T", networks.teacher), ("I", networks.independent)):
         real = embed(job, network)
-        values, labels = real.values.to(job.device), real.labels.to(job.device)
+        near = _neighbourhoods(job, real)
         result[name] = {
             "coverage": None,
             "class_coverage": None,
-            "vendi": vendi(values),
-            "class_vendi": mean_class_vendi(values, labels),
-            "similarity": float(intra_class_similarity(values, labels).nanmean()),
+            "vendi": vendi(near.values),
+            "class_vendi": mean_class_vendi(near.values, near.labels),
+            "similarity": float(intra_class_similarity(near.values, near.labels).nanmean()),
             **dict.fromkeys(("density", "precision", "recall")),
-            "real": _reference(job, network, real, _radii(job, real)["all"], per_class=job.recipe.ipc),
+            "real": _reference(job, network, real, near, per_class=job.recipe.ipc),
         }
     return result
 
@@ -77,63 +78,41 @@ def measure_in(job: Job, network: Path | Pretrained, images: Tensor, labels: Ten
     from dire_plug.metrics import diversity
 
     real = embed(job, network)
-    radii = _radii(job, real)
-    found = diversity(
-        real.values.to(job.device),
-        real.labels.to(job.device),
-        embed_images(network, images, device=job.device),
-        labels.to(job.device),
-        nearest_k=job.recipe.measure.nearest_k,
-        radii=radii["all"],
-        radii_of_classes=radii["class"],
-    )
-    reference = _reference(job, network, real, radii["all"], per_class=len(labels) // job.classes)
+    near = _neighbourhoods(job, real)
+    found = diversity(near, embed_images(network, images, device=job.device), labels.to(job.device))
+    reference = _reference(job, network, real, near, per_class=len(labels) // job.classes)
     return {**found.to_json(), "real": reference}
 
 
 def _reference(
-    job: Job, network: Path | Pretrained, real: EmbeddedReal, radii: Tensor, *, per_class: int
+    job: Job, network: Path | Pretrained, real: EmbeddedReal, near: Neighbourhoods, *, per_class: int
 ) -> dict[str, Any]:
     """Return what `per_class` real test images score; cached, since it doesn't depend on the condensed ones."""
     from dire_plug.metrics import real_reference
 
     held_out = embed(job, network, split="test")
-    settings = {
-        "ipc": per_class,
-        "nearest_k": job.recipe.measure.nearest_k,
-        "draws": DRAWS,
-        "seed": derive(0, "real reference"),
-    }
+    settings = {"ipc": per_class, "draws": DRAWS, "seed": derive(0, "real reference")}
 
     def make(folder: Path) -> None:
-        found = real_reference(
-            real.values.to(job.device),
-            real.labels.to(job.device),
-            held_out.values.to(job.device),
-            held_out.labels.to(job.device),
-            radii=radii,
-            **settings,
-        )
-        write_json(folder / "reference.json", found.to_json())
+        values, labels = held_out.values.to(job.device), held_out.labels.to(job.device)
+        write_json(folder / "reference.json", real_reference(near, values, labels, **settings).to_json())
 
-    key = {"format": FORMAT, "real": real.path.parent.name, "held_out": held_out.path.parent.name, **settings}
+    embedded = {"real": real.path.parent.name, "held_out": held_out.path.parent.name}
+    key = {"format": FORMAT, **embedded, **settings, "nearest_k": near.nearest_k}
     result: dict[str, Any] = read_json(cached(job.cache, kind="reference", key=key, make=make) / "reference.json")
     return result
 
 
-def _radii(job: Job, real: EmbeddedReal) -> dict[str, Tensor]:
-    """Return the distance of each real image to its k-th nearest other one, [M] each; cached.
-
-    Of `all` real images, and of those of its own `class`.
-    """
+def _neighbourhoods(job: Job, real: EmbeddedReal) -> Neighbourhoods:
+    """Return the real embeddings, on the job's device, with their radii, which are cached."""
     from safetensors.torch import load_file, save
 
-    from dire_plug.metrics import class_radii, nearest_radii
+    from dire_plug.metrics import Neighbourhoods, class_radii, nearest_radii
 
     nearest_k = job.recipe.measure.nearest_k
+    values, labels = real.values.to(job.device), real.labels.to(job.device)
 
     def make(folder: Path) -> None:
-        values, labels = real.values.to(job.device), real.labels.to(job.device)
         radii = {
             "all": nearest_radii(values, nearest_k=nearest_k),
             "class": class_radii(values, labels, nearest_k=nearest_k),
@@ -143,4 +122,5 @@ def _radii(job: Job, real: EmbeddedReal) -> dict[str, Tensor]:
 
     key = {"format": FORMAT, "embedded": real.path.parent.name, "nearest_k": nearest_k}
     entry = cached(job.cache, kind="radii", key=key, make=make)
-    return {name: tensor.to(job.device) for name, tensor in load_file(entry / "radii.safetensors").items()}
+    radii = {name: tensor.to(job.device) for name, tensor in load_file(entry / "radii.safetensors").items()}
+    return Neighbourhoods(values, labels, nearest_k, radii["all"], radii["class"])

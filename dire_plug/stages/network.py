@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dire_plug.models.checkpoint import Network
     from dire_plug.protocols.training import Epoch
 
+FILE = "network.safetensors"
 FORMAT = 1
 """Raised when the same settings give another network."""
 
@@ -54,12 +55,13 @@ def ensure_network(job: Job, role: Role) -> Path:
     report = ui.say if made else ui.detail
     judged = found.get("judged", "test")
     report(f"squeeze: {role.name} ({role.section.architecture}) has {found['accuracy']:.2f} % {judged} accuracy")
-    return entry / "network.safetensors"
+    return entry / FILE
 
 
-def is_cached(job: Job, role: Role) -> bool:
-    """Tell whether the cache has the network."""
-    return entry_of(job.cache, kind="squeeze", key=_key(job, role)).is_dir()
+def cached_network(job: Job, role: Role) -> Path | None:
+    """Return the file of one network where the cache has it; none is made."""
+    entry = entry_of(job.cache, kind="squeeze", key=_key(job, role))
+    return entry / FILE if entry.is_dir() else None
 
 
 def _key(job: Job, role: Role) -> dict[str, Any]:
@@ -94,7 +96,7 @@ def _make(job: Job, role: Role, folder: Path) -> None:
     if role.section.checkpoint is None:
         _train(job, role, network, folder / "training")
     tested = accuracy(network.model, plain_batches(job.dataset.test, network, device=job.device))
-    save(folder / "network.safetensors", replace(network, model=network.model.cpu()))
+    save(folder / FILE, replace(network, model=network.model.cpu()))
     write_json(
         folder / "network.json",
         {

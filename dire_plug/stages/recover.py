@@ -139,7 +139,7 @@ def child_job(job: Job, spec: SynthesisSpec, *, teachers: Mapping[str, Path], pa
     inputs, materials = prepare_upstream(job, teachers, start=spec.start["file"])
     shutil.rmtree(inputs.folder, ignore_errors=True)
     make_folder(inputs.folder)
-    job.adapter.lay_out(inputs, materials)
+    job.adapter.lay_out(inputs, materials())
     call = job.adapter.invocation(inputs)
     return ChildJob(
         tree=require_vendored(job.adapter),

@@ -15,12 +15,14 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file
 from dire_plug.recipe.model import TrainingSection
 from dire_plug.stages.job import Job
-from dire_plug.stages.network import Role, ensure_network, initial_network, is_cached
+from dire_plug.stages.network import Role, cached_network, ensure_network, initial_network
 
 MAIN: Literal["teacher"] = "teacher"
 INDEPENDENT: Literal["independent"] = "independent"
 TEACHER_SEED = 0
 INDEPENDENT_SEED = 1
+INDEPENDENT_STEM = "small"
+"""Of I where its architecture has it, whatever the script's networks have."""
 FROZEN_SEED = 100
 """Of the networks that only terms see, which differ in architecture; far from those of the loop's."""
 
@@ -56,6 +58,22 @@ def squeeze(job: Job) -> Teachers:
     return Teachers(teacher, independent, others, {role.name: ensure_network(job, role) for role in _frozen(job)})
 
 
+def squeeze_loop(job: Job) -> Teachers:
+    """Return the networks in the loop alone, T in I's place: students need no other; as `squeeze` does.
+
+    Raises:
+        DirePlugError: see `squeeze`.
+    """
+    teacher = squeeze_one(job, MAIN)
+    return Teachers(teacher, teacher, {role.name: ensure_network(job, role) for role in _roles_in_loop(job)[1:]})
+
+
+def cached_loop(job: Job) -> dict[str, Path]:
+    """Return key → file of the networks in the loop that the cache holds; none is made."""
+    found = {role.name: cached_network(job, role) for role in _roles_in_loop(job)}
+    return {name: file for name, file in found.items() if file is not None}
+
+
 def squeeze_one(job: Job, name: Literal["teacher", "independent"]) -> Path:
     """Return the file of T, or of I, alone; as `squeeze` does.
 
@@ -76,7 +94,7 @@ def squeeze_one(job: Job, name: Literal["teacher", "independent"]) -> Path:
 def lacking(job: Job) -> list[str]:
     """Return the names of the networks that the cache lacks: of those in the loop, of I, and of those of the terms."""
     roles = [*_roles_in_loop(job), _independent(job), *_frozen(job)]
-    return [role.name for role in roles if not is_cached(job, role)]
+    return [role.name for role in roles if cached_network(job, role) is None]
 
 
 def untrained(job: Job, folder: Path) -> Teachers:
@@ -116,8 +134,10 @@ def _frozen(job: Job) -> list[Role]:
 
 
 def _independent(job: Job) -> Role:
+    from dire_plug.models import stem_like
+
     section = job.recipe.squeeze.independent
-    return Role(INDEPENDENT, section, _small_stem(section), INDEPENDENT_SEED)
+    return Role(INDEPENDENT, section, stem_like(section.architecture, INDEPENDENT_STEM), INDEPENDENT_SEED)
 
 
 def _stem(job: Job, training: TrainingSection) -> str:
@@ -125,10 +145,3 @@ def _stem(job: Job, training: TrainingSection) -> str:
     from dire_plug.models import stem_like
 
     return stem_like(training.architecture, job.script.stem)
-
-
-def _small_stem(training: TrainingSection) -> str:
-    """Return the small stem where the architecture has it, else the one that it has."""
-    from dire_plug.models import stem_like
-
-    return stem_like(training.architecture, "small")

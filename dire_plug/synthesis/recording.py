@@ -18,6 +18,8 @@ from dire_plug.types import Slot
 
 POINTS = 100
 """Steps of a slot that are kept, at most."""
+FORMAT = 2
+"""Of the record; before 2, which has no number, parts of a term were kept as they were before its weight."""
 SLOTS = 20
 """Slots whose own curves are kept in a run's record, at most; the mean is over all of them."""
 
@@ -32,22 +34,46 @@ class LossRecord:
         """Choose the steps of a slot of `steps` iterations."""
         self._wanted = frozenset(kept_steps(steps))
         self._named: dict[str, Tensor | float] = {}
+        self._parts: list[str] = []
+        self._weighed: dict[str, Tensor | float] = {}
+        self._factors: dict[str, Tensor | float] = {}
         self._kept: dict[int, dict[str, Tensor | float]] = {}
         self._slots: list[dict[str, Any]] = []
 
     def begin_pass(self) -> None:
         """Forget the slots of the pass before, and what an unfinished one left."""
-        self._named, self._kept, self._slots = {}, {}, []
+        self._forget_step()
+        self._kept, self._slots = {}, []
 
-    def name(self, name: str, value: Tensor | float) -> None:
-        """Take a further value of this step; a tensor is a scalar, and its graph isn't kept."""
+    def name(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
+        """Take a further value of this step; a tensor is a scalar, and its graph isn't kept.
+
+        Args:
+            part: whether it is a part of the coming term, and multiplied as that is: see `weigh`.
+        """
         self._named[name] = value.detach() if isinstance(value, Tensor) else value
+        if part:
+            self._parts.append(name)
+
+    def weigh(self, factor: Tensor | float) -> None:
+        """Take the factor of the term, in one network, whose parts were the last ones to be named."""
+        self._weighed |= dict.fromkeys(self._parts, factor)
+        self._parts = []
+
+    def average(self, count: int) -> None:
+        """Take over how many networks the mean of the term is, whose factors were the last ones."""
+        self._factors |= {name: factor / count if count > 1 else factor for name, factor in self._weighed.items()}
+        self._weighed = {}
 
     def step_done(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Keep the losses of a step, and what was named in it, where the step is one of those chosen."""
         if step in self._wanted:
-            self._kept[step] = {**losses, **self._named}
-        self._named = {}
+            parts = {name: self._named[name] * factor for name, factor in self._factors.items()}
+            self._kept[step] = {**losses, **self._named, **parts}
+        self._forget_step()
+
+    def _forget_step(self) -> None:
+        self._named, self._parts, self._weighed, self._factors = {}, [], {}, {}
 
     def slot_done(self, slot: Slot) -> None:
         """Fetch the values of a finished slot from the device, all at once."""
@@ -60,7 +86,7 @@ class LossRecord:
 
     def save(self, folder: str | Path, pass_index: int) -> None:
         """Write the slots of a finished pass beside its images."""
-        write_json(_pass_file(folder, pass_index), {"pass": pass_index, "slots": self._slots})
+        write_json(_pass_file(folder, pass_index), {"format": FORMAT, "pass": pass_index, "slots": self._slots})
 
 
 def kept_steps(steps: int) -> list[int]:
@@ -74,18 +100,20 @@ def gather_losses(folder: str | Path, passes: int) -> dict[str, Any] | None:
     """Return the record of a run, as losses.json holds it; None where no pass left one.
 
     Returns:
-        {"steps": [...], "slots_run": n, "mean": {name: [...]}, "slots": [{"pass", "batch", "values": {name: [...]}}]}:
-        a value a step, None where there was none or it wasn't finite. The mean is over all slots; of the slots at most
-        `SLOTS` are kept, evenly spaced.
+        {"format": n, "steps": [...], "slots_run": n, "mean": {name: [...]}, "slots": [{"pass", "batch", "values":
+        {name: [...]}}]}: a value a step, None where there was none or it wasn't finite. The mean is over all slots; of
+        the slots at most `SLOTS` are kept, evenly spaced. The format is that of the oldest pass.
     """
     files = [file for index in range(passes) if (file := _pass_file(folder, index)).is_file()]
-    slots = [{"pass": content["pass"], **slot} for content in map(read_json, files) for slot in content["slots"]]
+    contents = [read_json(file) for file in files]
+    slots = [{"pass": content["pass"], **slot} for content in contents for slot in content["slots"]]
     if not slots:
         return None
     steps = sorted({int(step) for slot in slots for curve in slot["curves"].values() for step in curve})
     names = list(dict.fromkeys(name for slot in slots for name in slot["curves"]))
     shown = slots if len(slots) <= SLOTS else [slots[place * (len(slots) - 1) // (SLOTS - 1)] for place in range(SLOTS)]
     return {
+        "format": min(content.get("format", 1) for content in contents),
         "steps": steps,
         "slots_run": len(slots),
         "mean": {name: [_mean(slots, name, step) for step in steps] for name in names},

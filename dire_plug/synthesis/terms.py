@@ -46,6 +46,7 @@ class Terms:
         for implementation in self._implementations:
             answers = [self._weigh(implementation, one) for one in seen]
             parts = [answer for answer in answers if answer is not None]
+            self._record.average(len(parts))
             if parts:
                 term = parts[0] if len(parts) == 1 else torch.stack(parts).mean()
                 added[implementation.plugin_name] = term.detach()
@@ -72,12 +73,14 @@ class Terms:
         term = self._hooks.call(implementation, {"batch": seen.batch})
         self.place = ""
         if term is None:
+            self._record.weigh(0.0)
             return None
         name = implementation.plugin_name
         self._check(name, term, seen.batch.slot)
         scaled = term if seen.scale == 1 else term * seen.scale
         weighted, weight = self._weighting.apply(name, scaled, seen.batch)
-        if weight is not None:
+        self._record.weigh(seen.scale * weight)
+        if isinstance(weight, Tensor):
             self._record.name(f"{name}/{WEIGHT}{seen.place}", weight)
         return weighted
 

@@ -28,15 +28,15 @@ class Weighting:
         self._followed: dict[tuple[str, str], _Followed] = {}
         self._upstream: tuple[Batch, Tensor] | None = None
 
-    def apply(self, name: str, term: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the weighted term of one plugin, and λ where it follows the gradients; 1 returns the same object.
+    def apply(self, name: str, term: Tensor, batch: Batch) -> tuple[Tensor, Tensor | float]:
+        """Return the weighted term of one plugin, and λ, a tensor if it follows gradients; 1 returns the same object.
 
         Raises:
             PluginError: λ can't follow: the loss or the term doesn't depend on the images that the loop optimises.
         """
         weight = self._weights.get(name, PLAIN)
         if not isinstance(weight, AutoWeight):
-            return (term if weight == PLAIN else weight * term), None
+            return (term if weight == PLAIN else weight * term), weight
         if batch.slot != self._slot:
             self._slot, self._followed = batch.slot, {}
         followed = self._followed.setdefault((name, batch.teacher), _Followed(weight))

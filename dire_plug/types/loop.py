@@ -154,10 +154,14 @@ class Synthesis(Protocol):
     def state(self, plugin: object) -> dict[str, Tensor]:
         """Return the tensors that this plugin keeps; they are saved with each finished pass and restored on resume."""
 
-    def record(self, name: str, value: Tensor | float) -> None:
+    def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
         """Keep a scalar of this step, such as a weight, beside the losses in losses.json: as `<plugin>/<name>`.
 
         Call it in `loss_term` or `step_done`. Only some hundred steps of a slot are kept; a tensor stays on its device.
+
+        Args:
+            part: whether it is a part of the term that `loss_term` is about to return, and gets its factors: the term's
+                weight, and what else the synthesis multiplies it by. So the parts add up to the term in the record.
         """
 
 

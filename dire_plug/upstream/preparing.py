@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,13 @@ class Workplace:
     teachers: Mapping[str, str] = field(default_factory=dict)
 
 
-def prepare_inputs(adapter: Adapter, inputs: LoopInputs, materials: Materials, place: Workplace) -> LoopInputs:
+def prepare_inputs(
+    adapter: Adapter, inputs: LoopInputs, materials: Callable[[], Materials], place: Workplace
+) -> LoopInputs:
     """Run, or find in the cache, all preparations of a method; return the inputs with their folders.
+
+    Args:
+        materials: loads what is laid out for upstream's code; called where some of it runs.
 
     Raises:
         UpstreamFailedError: upstream's code failed; what was prepared before is kept.
@@ -53,7 +58,11 @@ def prepare_inputs(adapter: Adapter, inputs: LoopInputs, materials: Materials, p
 
 
 def _prepare(
-    adapter: Adapter, preparation: Preparation, inputs: LoopInputs, materials: Materials, place: Workplace
+    adapter: Adapter,
+    preparation: Preparation,
+    inputs: LoopInputs,
+    materials: Callable[[], Materials],
+    place: Workplace,
 ) -> Path:
     def make(folder: Path) -> None:
         folder = folder.absolute()
@@ -63,7 +72,7 @@ def _prepare(
             make_folder(path)
         wanted = next(one for one in adapter.preparations(inner) if one.name == preparation.name)
         ui.say("; ".join(filter(None, [f"prepare: {wanted.name} by {adapter.title}'s own code", wanted.estimate])))
-        adapter.lay_out(inner, materials)
+        adapter.lay_out(inner, materials())
         child = ChildJob(
             tree=unpatched_copy(adapter, require_vendored(adapter), folder / "tree"),
             script=wanted.invocation.script,

@@ -65,7 +65,7 @@ def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
     real_shape = None if start is None else [3, script.size, script.size]
     inputs = LoopInputs(recipe, classes, script.size, SEED, folder / "inputs", folder / "images")
     materials = Materials(teachers, dataset, start)
-    inputs = prepare_inputs(adapter, inputs, materials, Workplace(folder / "cache", {"script": name}))
+    inputs = prepare_inputs(adapter, inputs, lambda: materials, Workplace(folder / "cache", {"script": name}))
     return Trial(
         adapter,
         case,
