@@ -148,6 +148,13 @@ def test_every_arm_with_a_term_has_its_difference_where_control_is_its_control()
     assert to_json(found)["minus_control"]["energy"]["accuracy/accuracy, last %"]["mean"] == 4.5
 
 
+def test_what_the_command_line_changed_stands_above_the_tables() -> None:
+    found = replace(canned(), changes=("--preset released", "--set recover.flags.r-bn=0.1"))
+    lines = as_text(render(found)).splitlines()
+    assert lines[1:3] == ["with --preset released", "with --set recover.flags.r-bn=0.1"]
+    assert to_json(found)["changes"] == ["--preset released", "--set recover.flags.r-bn=0.1"]
+
+
 def test_a_missing_accuracy_is_a_dash_and_no_number() -> None:
     comparison = canned()
     comparison.runs["dire"][1].metrics["accuracy"] = {"missing": "the protocol hasn't landed yet"}
@@ -252,7 +259,8 @@ def test_arms_that_differ_in_more_than_the_synthesis_are_not_compared(
 
 
 def test_seeds_are_paired_across_arms_and_finished_runs_are_reused(home: Path, recipe: Path) -> None:
-    found = compare(request(recipe, seed=3), arms=("control", "dire"), seeds=2)
+    found = compare(request(recipe, seed=3, settings=("ipc=2",)), arms=("control", "dire"), seeds=2)
+    assert found.changes == ("--set ipc=2",)
     assert found.seeds == (3, 4)
     assert [[run.metrics["seed"] for run in runs] for runs in found.runs.values()] == [[3, 4], [3, 4]]
     again = compare(request(recipe, seed=3), arms=("control", "dire"), seeds=2)

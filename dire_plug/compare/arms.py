@@ -24,6 +24,7 @@ class Comparison:
         same: arm → the arm that it equals.
         controlled: the arms with a term that `control` is without it, and nothing else changed.
         uncontrolled: the arms with a term that differ from `control` in more.
+        changes: what the command line changes in the recipe, as options.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Comparison:
     same: dict[str, str]
     controlled: tuple[str, ...]
     uncontrolled: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
 
 def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
@@ -73,7 +75,13 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
         same=same,
         controlled=controlled,
         uncontrolled=uncontrolled,
+        changes=_changes(request),
     )
+
+
+def _changes(request: Request) -> tuple[str, ...]:
+    preset = () if request.preset is None else (f"--preset {request.preset}",)
+    return (*preset, *(f"--set {setting}" for setting in request.settings))
 
 
 def check_alike(planned: dict[str, PlannedRun]) -> None:

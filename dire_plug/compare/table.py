@@ -48,6 +48,7 @@ def render(comparison: Comparison) -> RenderableType:
     title = f"{comparison.method} · {comparison.recipe} · IPC {comparison.ipc} · engine {comparison.engine}"
     parts: list[RenderableType] = [
         Text(title, style="bold"),
+        *(Text(f"with {change}") for change in comparison.changes),
         _table("accuracy of students", comparison, ACCURACY + student_columns(comparison)),
     ]
     for space, meaning in SPACES.items():
@@ -165,6 +166,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "ipc": comparison.ipc,
         "engine": comparison.engine,
         "seeds": list(comparison.seeds),
+        "changes": list(comparison.changes),
         "arms": arms,
         "minus_control": {
             arm: {name: None if gap is None else vars(gap) for name, gap in of_arm.items()}
