@@ -19,7 +19,9 @@ from dire_plug.compare import Comparison, compare, render, to_json
 from dire_plug.compare.arms import check_alike, check_teachers, equal_arms, split_by_control
 from dire_plug.compare.statistics import paired_difference, summarise
 from dire_plug.errors import DirePlugError
+from dire_plug.home import resource
 from dire_plug.pipeline import FinishedRun, Request, plan_run
+from dire_plug.recipe import read_yaml
 from dire_plug.runs.directory import RunFolder
 
 TABLE = Path(__file__).parent / "golden" / "comparison.txt"
@@ -196,6 +198,14 @@ def test_runs_of_different_teachers_are_not_compared() -> None:
         run.metrics["networks"] = {"teacher": "10", "independent": "f0"}
     with pytest.raises(DirePlugError, match="arms control and dire were made with different teachers"):
         check_teachers({"control": runs["control"], "dire": runs["dire"]})
+
+
+@pytest.mark.parametrize("name", ["quick", "fashion-mnist"])
+def test_the_arms_of_other_terms_that_ship_have_the_control_of_dire(name: str) -> None:
+    names = ("control", *(arm for arm in read_yaml(resource("recipes") / "sre2l" / f"{name}.yaml")["arms"]))
+    planned = {arm: plan_run(Request("sre2l", recipe=name, arm=arm, engine="native")) for arm in names}
+    assert split_by_control(planned) == (names[1:], ())
+    assert len(names) > 8
 
 
 def test_control_that_equals_baseline_is_run_once_and_shown_so(cli: Cli, home: Path, tmp_path: Path) -> None:

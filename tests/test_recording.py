@@ -111,23 +111,20 @@ def test_parts_have_the_factors_of_their_own_term() -> None:
     record = LossRecord(2)
     record.begin_pass()
     record.name("a/part/x", 8.0, part=True)
-    record.weigh(0.5)
+    assert record.take_parts() == ["a/part/x"]
     record.name("a/part/y", 8.0, part=True)
-    record.weigh(torch.tensor(0.25))
-    record.average(2)
-    record.name("b/part", 8.0, part=True)
-    record.weigh(0.0)  # b had nothing to add
-    record.average(0)
+    record.name("a/other", 8.0)
+    assert record.take_parts() == ["a/part/y"]
+    record.scale({"a/part/x": 0.25, "a/part/y": torch.tensor(0.125)})
     record.name("c/part", torch.tensor(8.0), part=True)
-    record.weigh(1.0)
-    record.average(1)
+    record.scale({"c/part": 1.0})
     record.step_done(0, {})
     record.name("c/part", 7.0, part=True)  # of no term
     record.step_done(1, {})
     record.slot_done(Slot(0, 0))
     curves = record._slots[0]["curves"]
     first = {name: curve[0] for name, curve in curves.items()}
-    assert first == {"a/part/x": 2.0, "a/part/y": 1.0, "b/part": 0.0, "c/part": 8.0}
+    assert first == {"a/part/x": 2.0, "a/part/y": 1.0, "a/other": 8.0, "c/part": 8.0}
     assert curves["c/part"][1] == 7.0
 
 

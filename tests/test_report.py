@@ -197,6 +197,24 @@ def test_with_unequal_seeds_pairs_are_those_that_both_arms_have(runs: list[Repor
     assert sum_up(apart) == []
 
 
+def test_every_arm_with_a_term_is_paired_with_control_by_itself(runs: list[ReportRun]) -> None:
+    def renamed(run: ReportRun, arm: str, **sections: Any) -> ReportRun:
+        recipe = {**run.recipe, "arms": {arm: run.recipe["arms"]["dire"]}, **sections}
+        return replace(run, metrics=run.metrics | {"arm": arm}, recipe=recipe)
+
+    own = [run for run in runs if run.arm == "dire"]
+    energy, other = renamed(own[1], "energy"), [renamed(run, "regrouped", ipc=9) for run in own]
+    controls = [run for run in runs if run.arm == "control"]
+    (found,) = group([*controls, energy, *other])  # control has two seeds, energy one, and dire none
+    lines = make_notes(found)
+    assert "energy − control: paired by seed" in lines
+    assert "n = 1: below 5 pairs the interval says little" in lines
+    assert "regrouped: differs from control in more than its term, so no difference is formed" in lines
+    assert [row.label for row in make_tables(found)[0].rows][-1] == "energy − control"
+    (both,) = group([*controls, energy, *own])
+    assert "dire n = 2, energy n = 1: below 5 pairs the interval says little" in make_notes(both)
+
+
 def test_the_head_tells_differences_and_what_real_images_reach(runs: list[ReportRun]) -> None:
     (found,) = group(runs)
     sentences = {sentence.words: sentence for sentence in sum_up(found)}

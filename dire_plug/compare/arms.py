@@ -10,7 +10,7 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline import FinishedRun, PlannedRun, Request, plan_run, run_arm
 from dire_plug.pipeline.request import same_but_arm
-from dire_plug.recipe import identity
+from dire_plug.recipe import without_terms
 
 DEFAULT_ARMS = ("baseline", "control", "dire", "random")
 
@@ -135,4 +135,4 @@ def split_by_control(planned: dict[str, PlannedRun]) -> tuple[tuple[str, ...], t
 
 
 def _without_term(planned: PlannedRun) -> dict[str, Any]:
-    return identity(replace(planned.resolved, regularizers={}))
+    return without_terms(planned.resolved.recipe.model_dump(mode="json"))

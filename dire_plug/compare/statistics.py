@@ -1,6 +1,6 @@
 """What is read from finished runs, and the statistics.
 
-The spread is over syntheses; students of one synthesis are averaged first. The difference dire − control is paired
+The spread is over syntheses; students of one synthesis are averaged first. An arm's difference from control is paired
 by seed; its interval is that of a paired t test.
 """
 

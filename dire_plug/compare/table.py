@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -53,7 +53,8 @@ def render(comparison: Comparison) -> RenderableType:
     ]
     for space, meaning in SPACES.items():
         parts.append(_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
-    return Group(*parts, *(Text(f"  {line}", style="dim") for line in notes(comparison, n)))
+    lines = notes(comparison, n, pairs=_pairs(comparison))
+    return Group(*parts, *(Text(f"  {line}", style="dim") for line in lines))
 
 
 def student_columns(comparison: Comparison) -> tuple[Measure, ...]:
@@ -62,19 +63,36 @@ def student_columns(comparison: Comparison) -> tuple[Measure, ...]:
     return STUDENTS if any(value is not None for values in found for value in values) else ()
 
 
-def notes(comparison: Comparison, n: int) -> list[str]:
-    """Return the lines below the tables."""
+def count_pairs(comparison: Comparison, arm: str) -> int:
+    """Return of how many pairs an arm's difference from control is; 0 where there is none."""
+    gap = difference(comparison, ACCURACY[0], arm=arm)
+    return 0 if gap is None else gap.n
+
+
+def _pairs(comparison: Comparison) -> dict[str, int]:
+    return {arm: count_pairs(comparison, arm) for arm in comparison.controlled}
+
+
+def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[str]:
+    """Return the lines below the tables.
+
+    Args:
+        n: syntheses of each arm.
+        pairs: arm → of how many pairs its difference from control is; 0 where there is none.
+    """
+    pairs = {arm: count for arm, count in pairs.items() if count}
     lines = [f"mean ± standard deviation over {n} synthes{'is' if n == 1 else 'es'}"]
     if n == 1:
         lines = ["one synthesis per arm: no spread; --seeds 5 gives one"]
     for arm, other in comparison.same.items():
         lines.append(f"{arm} equals {other} here, so it was run once")
-    if any(difference(comparison, ACCURACY[0], arm=arm) is not None for arm in comparison.controlled):
-        interval = ", ± half of the 95 % interval of the paired t test" if n > 1 else ""
-        name = comparison.controlled[0] if len(comparison.controlled) == 1 else "…"
-        lines.append(f"{name} − control: paired by seed{interval}")
-        if n < FEW:
-            lines.append(f"n = {n}: below {FEW} pairs the interval says little")
+    if pairs:
+        interval = ", ± half of the 95 % interval of the paired t test" if max(pairs.values()) > 1 else ""
+        lines.append(f"{next(iter(pairs)) if len(pairs) == 1 else '…'} − control: paired by seed{interval}")
+    if few := {arm: count for arm, count in pairs.items() if count < FEW}:
+        alike = len(set(pairs.values())) == 1
+        told = f"n = {min(few.values())}" if alike else ", ".join(f"{arm} n = {count}" for arm, count in few.items())
+        lines.append(f"{told}: below {FEW} pairs the interval says little")
     for arm in comparison.uncontrolled:
         lines.append(f"{arm}: differs from control in more than its term, so no difference is formed")
     if student_columns(comparison):
@@ -172,7 +190,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             arm: {name: None if gap is None else vars(gap) for name, gap in of_arm.items()}
             for arm, of_arm in gaps.items()
         },
-        "notes": notes(comparison, len(comparison.seeds)),
+        "notes": notes(comparison, len(comparison.seeds), pairs=_pairs(comparison)),
     }
 
 

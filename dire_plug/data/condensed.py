@@ -62,7 +62,7 @@ class CondensedSet:
         """The number of images of a class where all have as many, else None."""
         return self.counts[0] if len(set(self.counts)) == 1 else None
 
-    def of_each_class(self) -> int:
+    def require_equal_classes(self) -> int:
         """Return the number of images of a class, where students can be compared.
 
         Raises:

@@ -83,7 +83,7 @@ def evaluate_set(
     """
     names = [our_name(name) for name in students]
     opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
-    opened.condensed.of_each_class()
+    opened.condensed.require_equal_classes()
     opened, loop, notes = fit_protocol(opened)
     run = _folder(opened, request, in_loop_space=loop is not None)
     found = _find(run, opened.job)

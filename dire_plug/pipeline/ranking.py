@@ -103,7 +103,7 @@ def rank_set(request: SetRequest, how: Ranking | None = None) -> RankedSet:
 def _lessons(opened: OpenedSet, loop: Tensor | None) -> dict[str, Lesson]:
     """Return what students of the set and of as many random real images learn from."""
     condensed = opened.condensed
-    per_class = condensed.of_each_class()
+    per_class = condensed.require_equal_classes()
     digest = {"set": condensed.digest, "in_loop_space": loop is not None, "extras": learned_by(opened)}
     own = Lesson(condensed.images, condensed.labels, digest, partial(_lay_out, opened, loop))
     return {"set": own, "random": random_lesson(opened.job, per_class=per_class)}
@@ -163,7 +163,7 @@ class _Course:
 
     def _as_large_as_the_set(self, job: Job) -> Job:
         """Return the job with the set's images per class, which the recipe needn't have."""
-        per_class = self.opened.condensed.of_each_class()
+        per_class = self.opened.condensed.require_equal_classes()
         return replace(job, recipe=job.recipe.model_copy(update={"ipc": per_class}))
 
     def _job(self, condition: str) -> Job:

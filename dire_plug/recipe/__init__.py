@@ -1,7 +1,7 @@
 """Recipes: read (`loading`), checked (`model`, `check`), resolved for one arm (`resolve`), told apart (`identity`)."""
 
 from dire_plug.recipe.check import REAL_IMAGE_ARMS, Catalogue, check_recipe, find_problems
-from dire_plug.recipe.identity import counted, identity, same_recipe
+from dire_plug.recipe.identity import counted, identity, without_terms
 from dire_plug.recipe.loading import header, read_yaml, recipe_names, recipe_path
 from dire_plug.recipe.model import Recipe
 from dire_plug.recipe.resolve import Resolved, arm_names, as_file, resolve
@@ -22,5 +22,5 @@ __all__ = [
     "recipe_names",
     "recipe_path",
     "resolve",
-    "same_recipe",
+    "without_terms",
 ]

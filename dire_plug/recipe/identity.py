@@ -1,4 +1,4 @@
-"""What makes two arms the same run, and what makes their recipes the same."""
+"""What makes two arms the same run, and what makes them differ by their terms alone."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -8,7 +8,6 @@ from typing import Any
 from dire_plug.files import digest_file
 from dire_plug.recipe.check import REAL_IMAGE_ARMS
 from dire_plug.recipe.layers import Tree
-from dire_plug.recipe.model import Recipe
 from dire_plug.recipe.resolve import DEFINITIONS, Resolved
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
@@ -79,10 +78,10 @@ def _by_content(checkpoint: str | None) -> str | None:
     return f"sha256:{digest_file(path)}" if path.is_file() else checkpoint
 
 
-def same_recipe(first: Resolved, second: Resolved) -> bool:
-    """Tell whether two arms run the same recipe, whatever their terms: what control needs to equal baseline."""
-    return _comparable(first.recipe) == _comparable(second.recipe)
+def without_terms(recipe: Tree) -> Tree:
+    """Return what counts where no term does: where two arms have it in common, they differ by their terms alone.
 
-
-def _comparable(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"by_ipc": {}, "arms": {}, "presets": {}, "paper": None, "sources": {}})
+    Args:
+        recipe: as `counted` takes it.
+    """
+    return counted(recipe, arm="baseline", regularizers={})

@@ -49,9 +49,11 @@ def curves_figure(runs: Mapping[str, ReportRun], *, name: str) -> PageFigure:
 
 def _has_bare_parts(record: Mapping[str, Any]) -> bool:
     """Tell whether parts of terms were recorded as they were before the term's weight."""
+    from dire_plug.recipe.weight import KEY as WEIGHT
     from dire_plug.synthesis.recording import FORMAT
 
-    return record.get("format", 1) < FORMAT and any("/" in name for name in record["mean"])
+    parts = [name for name in record["mean"] if "/" in name and name.split("/")[1] != WEIGHT]
+    return record.get("format", 1) < FORMAT and bool(parts)
 
 
 def _draw(axes: Axes, record: Mapping[str, Any], term: str, tint: str, label: str) -> None:

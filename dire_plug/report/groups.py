@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dire_plug.compare import Comparison
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
-from dire_plug.recipe import REAL_IMAGE_ARMS, counted
+from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
 from dire_plug.recipe.layers import flatten
 from dire_plug.recipe.model import FROZEN
 from dire_plug.report.runs import ReportRun
@@ -98,6 +97,7 @@ class Group:
             runs=runs,
             same=same,
             controlled=self.controlled,
+            uncontrolled=self.uncontrolled,
         )
 
     @property
@@ -115,13 +115,20 @@ class Group:
     @property
     def controlled(self) -> tuple[str, ...]:
         """The arms with a term that are control without it, and nothing else changed."""
-        if self.control not in self.arms:
-            return ()
-        return tuple(arm for arm, runs in self.arms.items() if runs[0].terms and self._alike(arm, self.control))
+        return tuple(arm for arm in self._with_term() if self._alike(arm, self.control))
+
+    @property
+    def uncontrolled(self) -> tuple[str, ...]:
+        """The arms with a term that differ from control in more."""
+        return tuple(arm for arm in self._with_term() if arm not in self.controlled)
+
+    def _with_term(self) -> list[str]:
+        """Return the arms with a term; none where there is no control."""
+        return [arm for arm, runs in self.arms.items() if runs[0].terms and self.control in self.arms]
 
     def _alike(self, first: str, second: str) -> bool:
         """Tell whether two arms have the same recipe but for their terms."""
-        return _without_terms(self.arms[first][0]) == _without_terms(self.arms[second][0])
+        return without_terms(self.arms[first][0].recipe) == without_terms(self.arms[second][0].recipe)
 
 
 def group(runs: Sequence[ReportRun]) -> list[Group]:
@@ -163,15 +170,11 @@ def check_dataset(runs: Sequence[ReportRun]) -> None:
 
 
 def _key(run: ReportRun) -> str:
-    recipe = _without_terms(run)
+    recipe = without_terms(run.recipe)
     alike = {part: recipe.get(part) for part in ALIKE}
     judged = run.metrics.get("judged", "test")
     networks = {name: one for name, one in run.metrics["networks"].items() if not name.startswith(FROZEN)}
     return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged])
-
-
-def _without_terms(run: ReportRun) -> dict[str, Any]:
-    return counted(run.recipe, arm="baseline", regularizers={})
 
 
 def _arrange(runs: Sequence[ReportRun]) -> Group:

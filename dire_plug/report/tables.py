@@ -15,6 +15,7 @@ from dire_plug.compare.statistics import (
 )
 from dire_plug.compare.table import (
     SPACES,
+    count_pairs,
     difference,
     difference_cells,
     format_difference,
@@ -75,12 +76,13 @@ def make_tables(group: Group) -> list[Table]:
 
 def make_notes(group: Group) -> list[str]:
     """Return what one must know to read the tables."""
-    paired = group.paired()
+    comparison = group.comparison()
+    pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
+    lines = notes(comparison, len(group.seeds), pairs=pairs)
     if group.even:
-        return notes(paired, len(group.seeds))
+        return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
-    pairs = len(paired.runs.get("dire", []))
-    return [f"mean ± standard deviation over the syntheses of an arm: {counts}", *notes(paired, pairs)[1:]]
+    return [f"mean ± standard deviation over the syntheses of an arm: {counts}", *lines[1:]]
 
 
 def sum_up(group: Group) -> list[Sentence]:

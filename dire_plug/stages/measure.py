@@ -107,16 +107,14 @@ def _neighbourhoods(job: Job, real: EmbeddedReal) -> Neighbourhoods:
     """Return the real embeddings, on the job's device, with their radii, which are cached."""
     from safetensors.torch import load_file, save
 
-    from dire_plug.metrics import Neighbourhoods, class_radii, nearest_radii
+    from dire_plug.metrics import Neighbourhoods
 
     nearest_k = job.recipe.measure.nearest_k
     values, labels = real.values.to(job.device), real.labels.to(job.device)
 
     def make(folder: Path) -> None:
-        radii = {
-            "all": nearest_radii(values, nearest_k=nearest_k),
-            "class": class_radii(values, labels, nearest_k=nearest_k),
-        }
+        found = Neighbourhoods.of(values, labels, nearest_k=nearest_k)
+        radii = {"all": found.radii, "class": found.radii_of_classes}
         content = save({name: tensor.cpu().contiguous() for name, tensor in radii.items()})
         write_atomically(folder / "radii.safetensors", content)
 

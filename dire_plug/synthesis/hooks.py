@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 class Hooks:
-    """The hooks of the active plugins of one synthesis, which each call hands over.
+    """The hooks of the active plugins of one synthesis, which is an argument of each call.
 
     Attributes:
         asked: the name of the plugin that was called last; "" before the first call.

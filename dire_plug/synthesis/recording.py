@@ -35,7 +35,6 @@ class LossRecord:
         self._wanted = frozenset(kept_steps(steps))
         self._named: dict[str, Tensor | float] = {}
         self._parts: list[str] = []
-        self._weighed: dict[str, Tensor | float] = {}
         self._factors: dict[str, Tensor | float] = {}
         self._kept: dict[int, dict[str, Tensor | float]] = {}
         self._slots: list[dict[str, Any]] = []
@@ -49,21 +48,20 @@ class LossRecord:
         """Take a further value of this step; a tensor is a scalar, and its graph isn't kept.
 
         Args:
-            part: whether it is a part of the coming term, and multiplied as that is: see `weigh`.
+            part: whether it is a part of the coming term, and multiplied as that is: see `take_parts` and `scale`.
         """
         self._named[name] = value.detach() if isinstance(value, Tensor) else value
         if part:
             self._parts.append(name)
 
-    def weigh(self, factor: Tensor | float) -> None:
-        """Take the factor of the term, in one network, whose parts were the last ones to be named."""
-        self._weighed |= dict.fromkeys(self._parts, factor)
-        self._parts = []
+    def take_parts(self) -> list[str]:
+        """Return the names of the parts that were named since the last call."""
+        found, self._parts = self._parts, []
+        return found
 
-    def average(self, count: int) -> None:
-        """Take over how many networks the mean of the term is, whose factors were the last ones."""
-        self._factors |= {name: factor / count if count > 1 else factor for name, factor in self._weighed.items()}
-        self._weighed = {}
+    def scale(self, factors: Mapping[str, Tensor | float]) -> None:
+        """Take by what parts of this step are multiplied, by their names."""
+        self._factors |= factors
 
     def step_done(self, step: int, losses: Mapping[str, Tensor]) -> None:
         """Keep the losses of a step, and what was named in it, where the step is one of those chosen."""
@@ -73,7 +71,7 @@ class LossRecord:
         self._forget_step()
 
     def _forget_step(self) -> None:
-        self._named, self._parts, self._weighed, self._factors = {}, [], {}, {}
+        self._named, self._parts, self._factors = {}, [], {}
 
     def slot_done(self, slot: Slot) -> None:
         """Fetch the values of a finished slot from the device, all at once."""
