@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,13 +126,21 @@ def equal_arms(planned: dict[str, PlannedRun]) -> dict[str, str]:
 
 def split_by_control(planned: dict[str, PlannedRun]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the arms with a term that are `control` without it, and those that aren't; none without a control."""
-    if "control" not in planned:
+    recipes = {arm: one.resolved.recipe.model_dump(mode="json") for arm, one in planned.items()}
+    return split_recipes(recipes, [arm for arm, one in planned.items() if one.resolved.regularizers])
+
+
+def split_recipes(
+    recipes: Mapping[str, dict[str, Any]], with_term: Sequence[str], *, control: str = "control"
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return as `split_by_control`, of resolved recipes by their arms.
+
+    Args:
+        with_term: the arms with a term.
+        control: the arm that stands for control.
+    """
+    if control not in recipes:
         return (), ()
-    control = _without_term(planned["control"])
-    with_term = [arm for arm, one in planned.items() if one.resolved.regularizers]
-    controlled = tuple(arm for arm in with_term if _without_term(planned[arm]) == control)
+    bare = {arm: without_terms(recipes[arm]) for arm in (control, *with_term)}
+    controlled = tuple(arm for arm in with_term if bare[arm] == bare[control])
     return controlled, tuple(arm for arm in with_term if arm not in controlled)
-
-
-def _without_term(planned: PlannedRun) -> dict[str, Any]:
-    return without_terms(planned.resolved.recipe.model_dump(mode="json"))

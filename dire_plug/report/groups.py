@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dire_plug.compare import Comparison
+from dire_plug.compare.arms import split_recipes
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
@@ -88,6 +89,9 @@ class Group:
         same = {"control": "baseline"} if self.control_is_baseline else {}
         if same:
             runs = {"baseline": runs["baseline"], "control": runs["baseline"], **runs}
+        recipes = {arm: of_arm[0].recipe for arm, of_arm in self.arms.items()}
+        with_term = [arm for arm, of_arm in self.arms.items() if of_arm[0].terms]
+        controlled, uncontrolled = split_recipes(recipes, with_term, control=self.control)
         return Comparison(
             method=self.first.method,
             recipe=str(self.first.recipe["name"]),
@@ -96,8 +100,8 @@ class Group:
             engine=self.engine,
             runs=runs,
             same=same,
-            controlled=self.controlled,
-            uncontrolled=self.uncontrolled,
+            controlled=controlled,
+            uncontrolled=uncontrolled,
         )
 
     @property
@@ -111,20 +115,6 @@ class Group:
         return (
             "control" not in self.arms and {"baseline", "dire"} <= self.arms.keys() and self._alike("dire", "baseline")
         )
-
-    @property
-    def controlled(self) -> tuple[str, ...]:
-        """The arms with a term that are control without it, and nothing else changed."""
-        return tuple(arm for arm in self._with_term() if self._alike(arm, self.control))
-
-    @property
-    def uncontrolled(self) -> tuple[str, ...]:
-        """The arms with a term that differ from control in more."""
-        return tuple(arm for arm in self._with_term() if arm not in self.controlled)
-
-    def _with_term(self) -> list[str]:
-        """Return the arms with a term; none where there is no control."""
-        return [arm for arm, runs in self.arms.items() if runs[0].terms and self.control in self.arms]
 
     def _alike(self, first: str, second: str) -> bool:
         """Tell whether two arms have the same recipe but for their terms."""

@@ -45,9 +45,10 @@ class Terms:
         total, added = loss, {}
         for implementation in self._implementations:
             answers = [self._weigh(implementation, one) for one in seen]
-            weighted = [term for term, _ in answers if term is not None]
-            count = max(len(weighted), 1)
-            self._record.scale({name: factor / count for _, factors in answers for name, factor in factors.items()})
+            weighted = [term for term, _, _ in answers if term is not None]
+            for _, parts, factor in answers:
+                if parts:
+                    self._record.scale(dict.fromkeys(parts, factor / max(len(weighted), 1)))
             if weighted:
                 term = weighted[0] if len(weighted) == 1 else torch.stack(weighted).mean()
                 added[implementation.plugin_name] = term.detach()
@@ -68,21 +69,21 @@ class Terms:
             if not finite:
                 raise PluginError(f"plugin '{name}': its term was not finite in {slot}")
 
-    def _weigh(self, implementation: pluggy.HookImpl, seen: Seen) -> tuple[Tensor | None, dict[str, Tensor | float]]:
-        """Return one plugin's weighted term in one network, None where it answers nothing, and its parts' factors."""
+    def _weigh(self, implementation: pluggy.HookImpl, seen: Seen) -> tuple[Tensor | None, list[str], Tensor | float]:
+        """Return one plugin's weighted term in one network, None where there is none, its parts and their factor."""
         self.place = seen.place
         term = self._hooks.call(implementation, {"batch": seen.batch})
         self.place = ""
         parts = self._record.take_parts()
         if term is None:
-            return None, dict.fromkeys(parts, 0.0)
+            return None, parts, 0.0
         name = implementation.plugin_name
         self._check(name, term, seen.batch.slot)
         scaled = term if seen.scale == 1 else term * seen.scale
         weighted, weight = self._weighting.apply(name, scaled, seen.batch)
         if isinstance(weight, Tensor):
             self._record.name(f"{name}/{WEIGHT}{seen.place}", weight)
-        return weighted, dict.fromkeys(parts, seen.scale * weight)
+        return weighted, parts, seen.scale * weight
 
     def _check(self, name: str, term: object, slot: Slot) -> None:
         if not isinstance(term, Tensor) or term.ndim != 0:
