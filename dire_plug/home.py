@@ -15,7 +15,7 @@ def checkout() -> Path | None:
 
 
 def home() -> Path:
-    """Return the folder of third_party/, cache/ and runs/: DIRE_PLUG_HOME, the checkout, or the user's folder."""
+    """Return the folder of third_party/, store/ and runs/: DIRE_PLUG_HOME, the checkout, or the user's folder."""
     if chosen := os.environ.get("DIRE_PLUG_HOME"):
         return Path(chosen).expanduser().absolute()
     return checkout() or Path(platformdirs.user_data_dir("dire-plug"))
@@ -26,9 +26,14 @@ def third_party() -> Path:
     return home() / "third_party"
 
 
-def cache() -> Path:
-    """Return the folder of teachers, embeddings and other results that runs share."""
-    return home() / "cache"
+def store() -> Path:
+    """Return the folder of artefacts: networks, embeddings, syntheses, students and what else runs share."""
+    return home() / "store"
+
+
+def downloads() -> Path:
+    """Return the folder of what was fetched and can be fetched again: published weights, published sources."""
+    return home() / "downloads"
 
 
 def runs() -> Path:

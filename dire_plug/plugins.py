@@ -3,8 +3,12 @@
 Known is not active: an entry point makes a name known; only the plugins that a synthesis is given are registered.
 """
 
+import ast
+import hashlib
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import pluggy
@@ -86,6 +90,72 @@ def settings_model(name: str) -> type[BaseModel]:
             "regularizer gets from the tool; rename it, or remove it and let the tool weigh the term"
         )
     return with_weight(model)
+
+
+def is_built_in(kind: Kind, name: str) -> bool:
+    """Tell whether a plugin is one of ours."""
+    return _point(kind, name).module.split(".")[0] == __package__
+
+
+def code_of(kind: Kind, name: str) -> str:
+    """Return the sha256, in hex, of a plugin's code as it is on disk: another formula makes other images.
+
+    Of a third party's it is all files of the top-level package, or the single module, that its entry point resolves to,
+    data and compiled modules included, `__pycache__` not. Of ours: its module, and what it imports in the same folder.
+
+    Raises:
+        DirePlugError: the name isn't known, or its package can't be found.
+    """
+    point = _point(kind, name)
+    top = point.module.split(".")[0]
+    files = _own_files(point.module) if is_built_in(kind, name) else _package_files(top)
+    if not files:
+        raise PluginError(f"plugin '{name}' ({point.value}): its code can't be found; install its package again")
+    seen = hashlib.sha256()
+    for where, path in files:
+        content = path.read_bytes()
+        seen.update(f"{where} {len(content)} ".encode() + content)
+    return seen.hexdigest()
+
+
+def _point(kind: Kind, name: str) -> EntryPoint:
+    points = known(kind)
+    if name not in points:
+        load(kind, name)  # says what is known
+    return points[name]
+
+
+def _package_files(top: str) -> list[tuple[str, Path]]:
+    """Return the files of a top-level package or module, with their path in it."""
+    spec = find_spec(top)
+    if spec is None:
+        return []
+    if not spec.submodule_search_locations:
+        return [(top, Path(spec.origin))] if spec.origin else []
+    found = [
+        (path.relative_to(root).as_posix(), path)
+        for root in spec.submodule_search_locations
+        for path in Path(root).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    return sorted(found)
+
+
+def _own_files(module: str) -> list[tuple[str, Path]]:
+    """Return a module of ours and, with their own, the modules of the same folder that it imports."""
+    room, found, waiting = module.rpartition(".")[0], dict[str, Path](), [module]
+    while waiting:
+        name = waiting.pop()
+        spec = find_spec(name)
+        if name in found or spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin)
+        for node in ast.walk(ast.parse(found[name].read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{room}."):
+                waiting.append(node.module)
+            elif isinstance(node, ast.ImportFrom) and node.module == room:
+                waiting += [f"{room}.{alias.name}" for alias in node.names]
+    return sorted(found.items())
 
 
 def build_manager(plugins: Mapping[str, object]) -> pluggy.PluginManager:

@@ -21,7 +21,7 @@ from dire_plug.ablate.trials import Setting, Trial
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun, Request, plan_run
-from dire_plug.runs.directory import RunFolder
+from dire_plug.store.runs import RunFolder
 
 KEEP = ("--engine", "native", "--seeds", "1")
 

@@ -361,7 +361,7 @@ def test_a_disk_that_is_full_while_images_are_saved_is_told(
 def holder() -> Iterator[Any]:
     """Return a function that starts a process which holds a lock; it is killed at the end of the test."""
     program = (
-        "import sys; from pathlib import Path; from dire_plug.runs.lock import hold\n"
+        "import sys; from pathlib import Path; from dire_plug.store.lock import hold\n"
         "with hold(Path(sys.argv[1]), what='it'):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     processes = []

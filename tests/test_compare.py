@@ -22,7 +22,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.home import resource
 from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.recipe import read_yaml
-from dire_plug.runs.directory import RunFolder
+from dire_plug.store.runs import RunFolder
 
 TABLE = Path(__file__).parent / "golden" / "comparison.txt"
 T_OF_TWO = 0.95 / math.sqrt(2 * 0.975 * 0.025)

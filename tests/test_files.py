@@ -16,7 +16,7 @@ from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import digest, make_folder, new_folder, write_atomically
 from dire_plug.runs import lock as locks
 from dire_plug.runs.cache import cached
-from dire_plug.runs.lock import hold, holder
+from dire_plug.store.lock import hold, holder
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(
@@ -59,7 +59,7 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
 
 def test_a_lock_names_its_live_holder(tmp_path: Path) -> None:
     take = "with hold(Path(sys.argv[1]), what='the run x'): pass"
-    code = f"import sys\nfrom pathlib import Path\nfrom dire_plug.runs.lock import hold\n{take}"
+    code = f"import sys\nfrom pathlib import Path\nfrom dire_plug.store.lock import hold\n{take}"
     with hold(tmp_path / "lock", what="the run x"):
         other = subprocess.run(
             [sys.executable, "-c", code, tmp_path / "lock"], capture_output=True, text=True, check=False
@@ -72,7 +72,7 @@ def test_a_lock_names_its_live_holder(tmp_path: Path) -> None:
 
 def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     code = (
-        "import os, signal\nfrom pathlib import Path\nfrom dire_plug.runs.lock import hold\n"
+        "import os, signal\nfrom pathlib import Path\nfrom dire_plug.store.lock import hold\n"
         f"with hold(Path({str(tmp_path)!r})/'lock', what='x'): os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
@@ -95,7 +95,7 @@ def dead_process() -> int:
 
 def test_a_lock_of_a_process_that_ended_and_was_not_fetched_is_taken_over(tmp_path: Path) -> None:
     code = (
-        "import os\nfrom pathlib import Path\nfrom dire_plug.runs.lock import hold\n"
+        "import os\nfrom pathlib import Path\nfrom dire_plug.store.lock import hold\n"
         f"with hold(Path({str(tmp_path)!r})/'lock', what='x'):\n    print('held', flush=True); os._exit(0)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

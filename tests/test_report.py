@@ -42,7 +42,7 @@ from dire_plug.report.labels import label_runs
 from dire_plug.report.similarity import REAL, class_similarities
 from dire_plug.report.tables import caution, make_notes, make_tables, sum_up
 from dire_plug.report.tsne import project, spread_rows
-from dire_plug.runs.directory import RunFolder
+from dire_plug.store.runs import RunFolder
 
 SEEDS = {"baseline": (0,), "control": (0, 1), "dire": (0, 1), "random": (0,)}
 

@@ -23,7 +23,7 @@ from dire_plug.reproduce.filling import runs as running
 from dire_plug.reproduce.order import Answer
 from dire_plug.reproduce.printed import Cell
 from dire_plug.reproduce.scales import SMOKE, Smoke
-from dire_plug.runs.directory import RunFolder
+from dire_plug.store.runs import RunFolder
 from dire_plug.timing import SideTiming, Timing, TimingRequest
 from dire_plug.timing.children import Took
 

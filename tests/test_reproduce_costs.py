@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from dire_plug.data import Dataset, load
 from dire_plug.files import read_json
 from dire_plug.models import build
-from dire_plug.pipeline import PlannedRun, Request, plan_run
+from dire_plug.pipeline import Run, Request, plan_run
 from dire_plug.pipeline.run import read_data
 from dire_plug.reproduce import Order, load_target, select
 from dire_plug.reproduce.cost_table import duration, size
@@ -173,7 +173,7 @@ def test_missing_data_or_code_is_a_state_with_a_reason(bare_home: Path) -> None:
 def test_each_dataset_is_loaded_once(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
 
-    def read(planned: PlannedRun) -> Dataset:
+    def read(planned: Run) -> Dataset:
         loaded.append(planned.resolved.recipe.dataset.name)
         return read_data(planned)
 

@@ -23,7 +23,7 @@ from dire_plug.pipeline.run import load_data, open_job
 from dire_plug.recipe.evaluate import Sre2lTinySection
 from dire_plug.stages import full
 from dire_plug.stages.embed import embed
-from dire_plug.stages.full import check_memory, plan_budget, with_budget
+from dire_plug.stages.real_images import check_memory, plan_budget, with_budget
 from dire_plug.stages.job import Job
 from dire_plug.stages.squeeze import squeeze
 

@@ -12,7 +12,7 @@ from tiny import read_rows
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.pipeline.request import PlannedRun, Request, plan_run
+from dire_plug.pipeline.request import Run, Request, plan_run
 from dire_plug.timing import SideTiming, Timing, TimingRequest, children, time_arms
 from dire_plug.timing.children import Took, run_side
 from dire_plug.timing.sides import SEED, check_engines, plan_side, set_up
@@ -134,7 +134,7 @@ def test_sides_of_two_engines_are_refused() -> None:
     assert check_engines({"sre2l": native}) == "native"
 
 
-def plan(method: str, recipe: str, **options: Any) -> PlannedRun:
+def plan(method: str, recipe: str, **options: Any) -> Run:
     return plan_run(Request(method, recipe=recipe, **options), dry=True)
 
 

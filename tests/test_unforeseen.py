@@ -14,7 +14,7 @@ from dire_plug.commands.options import make_request
 from dire_plug.commands.upstream import verify
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_json
-from dire_plug.runs.lock import hold
+from dire_plug.store.lock import hold
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from dire_plug.ablate.trials import TERM, Setting, last_line, require_term
 from dire_plug.compare.arms import equal_arms
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.pipeline import PlannedRun, Request, plan_run
+from dire_plug.pipeline import Request, Run, plan_run
 
 DEFAULT = "default"
 """The recipe's own setting, as tables name it."""
@@ -75,7 +75,7 @@ def control_of(setting: Setting) -> Setting:
     return replace(setting, name=f"control of {setting.name}", arm="control")
 
 
-def default_values(axis: str, own: PlannedRun) -> list[str]:
+def default_values(axis: str, own: Run) -> list[str]:
     """Return the default grid of one axis, without the recipe's own value; empty where there is none.
 
     Weights: `FACTORS`. plan, variant, real.order: the other one; none for the printed sums, whose weights fit nothing
@@ -106,7 +106,7 @@ def _weight(name: str) -> Change:
     return lambda value, own: (f"regularizers.{TERM}.{name}={value}",)
 
 
-def _plan(value: str, own: PlannedRun) -> tuple[str, ...]:
+def _plan(value: str, own: Run) -> tuple[str, ...]:
     if value == "keep":
         return ("recover.plan=keep",)
     if not value.isdecimal():
@@ -114,7 +114,7 @@ def _plan(value: str, own: PlannedRun) -> tuple[str, ...]:
     return (f"recover.plan={{per_class: {value}}}",)
 
 
-def _variant(value: str, own: PlannedRun) -> tuple[str, ...]:
+def _variant(value: str, own: Run) -> tuple[str, ...]:
     """Return variant and reduction, with the recipe's own multiplier, whose default differs between the variants."""
     if value not in VARIANTS:
         hint = nearest(value, VARIANTS)
@@ -125,11 +125,11 @@ def _variant(value: str, own: PlannedRun) -> tuple[str, ...]:
     return tuple(f"regularizers.{TERM}.{key}={setting}" for key, setting in settings.items())
 
 
-def _order(value: str, own: PlannedRun) -> tuple[str, ...]:
+def _order(value: str, own: Run) -> tuple[str, ...]:
     return (f"real.order={value}",)
 
 
-Change = Callable[[str, PlannedRun], tuple[str, ...]]
+Change = Callable[[str, Run], tuple[str, ...]]
 AXES: dict[str, Change] = {
     "r_c": _weight("r_c"),
     "r_e": _weight("r_e"),

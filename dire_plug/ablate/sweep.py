@@ -15,7 +15,7 @@ from dire_plug import ui
 from dire_plug.ablate.axes import DEFAULT, Grid, control_of, make_grid
 from dire_plug.ablate.trials import Setting, Trial, require_term, run_settings
 from dire_plug.errors import DirePlugError
-from dire_plug.pipeline import PlannedRun, Request
+from dire_plug.pipeline import Request, Run
 
 BASELINE, CONTROL, BEST = "baseline", "control", "best"
 COLLAPSED = 0.5
@@ -92,13 +92,13 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
     )
 
 
-def count_validation(planned: PlannedRun) -> int:
+def count_validation(planned: Run) -> int:
     """Return how many images are held out: as the recipe or `--set dataset.validation` says, else by the default."""
     from dire_plug.data import default_count
-    from dire_plug.pipeline.run import load_data
+    from dire_plug.pipeline.request import read_data
 
     asked = planned.resolved.recipe.dataset.validation
-    return default_count(load_data(planned)) if asked is None else asked
+    return default_count(read_data(planned)) if asked is None else asked
 
 
 def choose(tried: dict[str, Trial]) -> str:
@@ -133,7 +133,7 @@ def with_settings(request: Request, *settings: str) -> Request:
     return replace(request, settings=(*request.settings, *settings))
 
 
-def _chance(planned: PlannedRun) -> float:
+def _chance(planned: Run) -> float:
     """Return the accuracy of guessing, in percent."""
     from dire_plug.data import class_count
 

@@ -9,7 +9,7 @@ from dire_plug import ui
 from dire_plug.compare.arms import check_alike, check_teachers, equal_arms
 from dire_plug.compare.statistics import ACCURACY, Measure, Summary, summarise
 from dire_plug.errors import DirePlugError, RunBusyError
-from dire_plug.pipeline import FinishedRun, PlannedRun, Request, plan_run, run_arm
+from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, run_arm
 
 TERM = "dire"
 """The regularizer, and the arm that has it."""
@@ -64,7 +64,7 @@ class Trial:
         return None if found is None else found.mean
 
 
-def plan_settings(base: Request, settings: Sequence[Setting], *, dry: bool = False) -> dict[str, PlannedRun]:
+def plan_settings(base: Request, settings: Sequence[Setting], *, dry: bool = False) -> dict[str, Run]:
     """Check all settings before the first is run; return the plan of each by its name.
 
     Raises:
@@ -117,7 +117,7 @@ def _run(base: Request, setting: Setting, *, seeds: Sequence[int], needed: bool)
     return Trial(setting, tuple(runs))
 
 
-def _engine(planned: dict[str, PlannedRun]) -> str:
+def _engine(planned: dict[str, Run]) -> str:
     return next(iter(planned.values())).engine
 
 
@@ -126,7 +126,7 @@ def last_line(error: DirePlugError) -> str:
     return str(error).splitlines()[-1].strip()
 
 
-def require_term(request: Request, *, dry: bool = False) -> PlannedRun:
+def require_term(request: Request, *, dry: bool = False) -> Run:
     """Return the plan of the recipe's own `dire` arm.
 
     Raises:

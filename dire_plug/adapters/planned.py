@@ -32,6 +32,7 @@ class PlannedAdapter:
     """Script → the model of its flags."""
     saves_images = True
     freezes_after_first_step = False
+    grows = False
 
     def patches(self) -> Path:
         """Return the folder of this method's patches."""

@@ -65,6 +65,7 @@ class FamilyAdapter(PlannedAdapter):
     architectures: ClassVar[Mapping[str, Sequence[str]]]
     """Script → the teachers that it can be given."""
     embeddings_are_nonnegative = True
+    grows = True
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""

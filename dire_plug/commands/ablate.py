@@ -34,7 +34,7 @@ from dire_plug.commands.options import make_request, shared_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.pipeline import Request
-from dire_plug.pipeline.request import runs_root
+from dire_plug.store.runs import runs_root
 
 COMPONENTS, SWEEP = "components", "sweep"
 DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"

@@ -14,7 +14,8 @@ from dire_plug.compare import compare as run_comparison
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.pipeline import Request, plan_run
-from dire_plug.pipeline.request import runs_root, same_but_arm
+from dire_plug.pipeline.request import same_but_arm
+from dire_plug.store.runs import runs_root
 
 
 @click.command()

@@ -10,7 +10,7 @@ from rich.table import Table
 from dire_plug import home, plugins, ui
 from dire_plug.commands.options import DATA_ROOT
 from dire_plug.errors import DirePlugError
-from dire_plug.runs.provenance import hardware, versions
+from dire_plug.store.provenance import hardware, versions
 
 
 @click.command()
@@ -18,14 +18,14 @@ from dire_plug.runs.provenance import hardware, versions
 def doctor(data_root: Path | None) -> None:
     """Print versions, the device, which data and upstreams are here, and how to get each missing one."""
     from dire_plug.data import default_root, status
-    from dire_plug.pipeline.request import choose_device
+    from dire_plug.store.runs import choose_device
 
     table = Table("what", "value")
     for name, value in versions().items():
         table.add_row(name, value)
     for name, value in hardware(choose_device("auto")).items():
         table.add_row(name, str(value))
-    places = {"home": home.home(), "cache": home.cache(), "runs": home.runs(), "data": data_root or default_root()}
+    places = {"home": home.home(), "store": home.store(), "runs": home.runs(), "data": data_root or default_root()}
     for name, path in places.items():
         table.add_row(name, str(path))
     ui.show(table)

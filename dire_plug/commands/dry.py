@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dire_plug import home, ui
-from dire_plug.pipeline import PlannedRun
+from dire_plug.pipeline import Run
 from dire_plug.pipeline.request import absence
 from dire_plug.types import LoopInputs
 
@@ -27,7 +27,7 @@ REAL_PLANS = {
 HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 
 
-def show_plan(planned: PlannedRun) -> None:
+def show_plan(planned: Run) -> None:
     """Print what a run would do; nothing of it needs data, or upstream's code."""
     from dire_plug.data import class_count
 
@@ -59,14 +59,14 @@ def show_plan(planned: PlannedRun) -> None:
     )
     for preparation in adapter.preparations(inputs):
         ui.show(f"prepared by upstream's own code: {preparation.name}; {preparation.estimate}")
-        inputs = replace(inputs, prepared={**inputs.prepared, preparation.name: Path("CACHE") / preparation.name})
+        inputs = replace(inputs, prepared={**inputs.prepared, preparation.name: Path("STORE") / preparation.name})
     invocation = adapter.invocation(inputs)
     arguments = [*invocation.arguments, *adapter.pass_arguments(0)]
     ui.show(f"upstream's command line, pass 0 (shims: {', '.join(invocation.shims)}):")
     ui.show(f"  python {shlex.quote(invocation.script)} {shlex.join(arguments)}")
     plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
     ui.show(f"plan: {plan.passes} passes × {plan.slots_per_pass} batches × {adapter.steps(recipe.recover)} steps")
-    ui.show(f"teachers and embeddings: {home.cache()}")
+    ui.show(f"what runs share: {home.store()}")
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

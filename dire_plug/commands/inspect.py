@@ -15,7 +15,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
-from dire_plug.runs.directory import find_run, list_runs
+from dire_plug.store.runs import find_run, list_runs
 
 out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder of run directories; default: runs/.")
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from dire_plug import ui
-from dire_plug.pipeline.request import Request
+from dire_plug.store.runs import Request
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -18,8 +18,7 @@ from dire_plug.commands.set_options import describe_set, make_set_request, set_o
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
 from dire_plug.pipeline.ranked import RankedSet
-from dire_plug.pipeline.ranking import Ranking, rank_set
-from dire_plug.stages.ranking import RATE
+from dire_plug.pipeline.ranking import RATE, Ranking, rank_set
 from dire_plug.stages.robust_scores import WEIGHT
 
 SCORES = ("LRS", "ARS", "HLR", "IOR", "IOR plain")

@@ -11,8 +11,8 @@ import click
 from dire_plug import home, ui
 from dire_plug.commands.inspect import out_option
 from dire_plug.files import digest
-from dire_plug.pipeline.request import choose_device
-from dire_plug.runs.provenance import command
+from dire_plug.store.provenance import command
+from dire_plug.store.runs import choose_device
 
 if TYPE_CHECKING:
     from dire_plug.report import ReportRun

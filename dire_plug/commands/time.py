@@ -9,7 +9,7 @@ import click
 from dire_plug import ui
 from dire_plug.commands.options import DEVICE, OFFLINE, VERBOSE
 from dire_plug.files import write_json
-from dire_plug.pipeline.request import Request
+from dire_plug.store.runs import Request
 from dire_plug.timing import TimingRequest, render, time_arms
 
 COUNT = click.IntRange(min=1)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.options import VERBOSE
-from dire_plug.runs.lock import hold
+from dire_plug.store.lock import hold
 
 UNDECIDABLE = 3
 
@@ -41,7 +41,7 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
     if verbose:
         ui.configure(verbose=True)
     adapter = plugins.load_adapter(method)
-    folder = home.cache() / "verify" / method
+    folder = home.store() / "work" / f"verify-{method}"
     with hold(folder.with_name(f".{method}.lock"), what=f"the folder of verify, {folder},"):
         shutil.rmtree(folder, ignore_errors=True)
         verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)

@@ -8,9 +8,9 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.pipeline import FinishedRun, PlannedRun, Request, plan_run, run_arm
+from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, run_arm
 from dire_plug.pipeline.request import same_but_arm
-from dire_plug.recipe import without_terms
+from dire_plug.recipe import counted, without_terms
 
 DEFAULT_ARMS = ("baseline", "control", "dire", "random")
 
@@ -84,7 +84,7 @@ def _changes(request: Request) -> tuple[str, ...]:
     return (*preset, *(f"--set {setting}" for setting in request.settings))
 
 
-def check_alike(planned: dict[str, PlannedRun]) -> None:
+def check_alike(planned: dict[str, Run]) -> None:
     """Refuse to compare arms that differ in engine, evaluation, data or IPC."""
     engines = {arm: one.engine for arm, one in planned.items() if one.engine != "none"}
     if len(set(engines.values())) > 1:
@@ -109,13 +109,13 @@ def check_teachers(runs: dict[str, list[FinishedRun]]) -> None:
                 )
 
 
-def equal_arms(planned: dict[str, PlannedRun]) -> dict[str, str]:
+def equal_arms(planned: dict[str, Run]) -> dict[str, str]:
     """Return which arm equals an earlier one: the same resolved recipe and the same regularizers."""
     same: dict[str, str] = {}
     seen: dict[str, Any] = {}
     for arm, one in planned.items():
-        what = one.run_identity(dataset="") | {"arm": arm if one.engine == "none" else "synthesis"}
-        what["regularizers"] = one.resolved.regularizers
+        recipe = counted(one.recipe.model_dump(mode="json"), arm=arm, regularizers=one.regularizers)
+        what = recipe | {"engine": one.engine, "arm": arm if one.engine == "none" else "synthesis"}
         equal = next((other for other, content in seen.items() if content == what), None)
         if equal is None:
             seen[arm] = what
@@ -124,7 +124,7 @@ def equal_arms(planned: dict[str, PlannedRun]) -> dict[str, str]:
     return same
 
 
-def split_by_control(planned: dict[str, PlannedRun]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def split_by_control(planned: dict[str, Run]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the arms with a term that are `control` without it, and those that aren't; none without a control."""
     recipes = {arm: one.resolved.recipe.model_dump(mode="json") for arm, one in planned.items()}
     return split_recipes(recipes, [arm for arm, one in planned.items() if one.resolved.regularizers])

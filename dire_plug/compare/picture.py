@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dire_plug.compare.arms import Comparison
 from dire_plug.files import make_folder
-from dire_plug.stages.full import FULL
 from dire_plug.stages.images import TENSORS
+from dire_plug.stages.real_images import FULL
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,6 +1,7 @@
 """The table of contents of a run: `run.py` has the stages in order, `request.py` what comes before them."""
 
-from dire_plug.pipeline.request import PlannedRun, Request, plan_run
+from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.pipeline.run import FinishedRun, run_arm
+from dire_plug.store.runs import Request, Run
 
-__all__ = ["FinishedRun", "PlannedRun", "Request", "plan_run", "run_arm"]
+__all__ = ["FinishedRun", "Request", "Run", "plan_run", "run_arm", "with_data"]

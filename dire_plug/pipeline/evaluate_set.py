@@ -1,35 +1,32 @@
-"""Evaluate a condensed set, whoever made it: students trained on it under a recipe's protocol, in a folder of its own.
+"""Evaluate a condensed set, whoever made it: students trained on it under a recipe's protocol.
 
-The folder is `runs/sets/<name>-<id>/`; the id is 8 hex of a hash of images, recipe, seed and real data, not of the
-students: more of them, or others, go on in the same folder. Those of another teacher than the cache's are trained anew.
+The folder `runs/sets/<name>-<id>/` holds the recipe and the accuracies; the id is 8 hex of a hash of images, recipe,
+seed and real data, not of the students, which lie in the store.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from dire_plug import home, ui
-from dire_plug.files import digest, digest_file, write_atomically, write_json
-from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
-from dire_plug.pipeline.set_protocol import fit_protocol, lay_out, learned_by
-from dire_plug.recipe import as_file, identity
-from dire_plug.runs import provenance
-from dire_plug.runs.directory import RunFolder
-from dire_plug.runs.lock import hold
-from dire_plug.stages.job import Job
-from dire_plug.stages.squeeze import INDEPENDENT, cached_loop, squeeze_loop
+from dire_plug import ui
+from dire_plug.files import digest, write_atomically, write_json
+from dire_plug.models import architectures, check_architecture
+from dire_plug.models.architectures import torchvision_name
+from dire_plug.pipeline.outside import OpenedSet, SetRequest, fit_protocol, open_set
+from dire_plug.recipe import as_file
+from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.stages.artefacts import Networks
+from dire_plug.stages.evaluate import evaluate
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.squeeze import squeeze_loop
+from dire_plug.store import provenance
+from dire_plug.store.lock import hold
+from dire_plug.store.runs import RunFolder
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-FORMAT = 1
-"""Raised when the same set, recipe and seed give another accuracy."""
 METRICS = "metrics.json"
 SETS = "sets"
 """The folder, beside those of the methods, of what was evaluated."""
@@ -79,20 +76,19 @@ def evaluate_set(
     Raises:
         DirePlugError: an architecture is unknown, classes hold different numbers of images; see `open_set` and
             `stages.evaluate`.
-        RunBusyError: a live process works on the same set.
     """
     names = [our_name(name) for name in students]
     opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
     opened.condensed.require_equal_classes()
-    opened, loop, notes = fit_protocol(opened)
-    run = _folder(opened, request, in_loop_space=loop is not None)
-    found = _find(run, opened.job)
-    if found is None:
-        with hold(run.lock, what=f"the set {run.path}"):
-            if (found := _find(run, opened.job)) is None:
-                accuracy = _train(opened, run, loop)
-                return _result(opened, run, accuracy, notes)
-    return _result(opened, run, found, notes, reused=True)
+    section, images, notes = fit_protocol(opened)
+    run = opened.run
+    networks = squeeze_loop(run)
+    folder, made_before = _folder(opened, section, images, networks), len(run.store.made)
+    with hold(folder.lock, wait=float("inf"), what=f"the set {folder.path}"):
+        accuracy = evaluate(run, networks, images, section=section)
+        reused = len(run.store.made) == made_before
+        _record(opened, folder, networks, accuracy)
+    return EvaluatedSet(folder.path, opened.describe(), opened.recipe, accuracy, tuple(notes), reused)
 
 
 def our_name(student: str) -> str:
@@ -101,9 +97,6 @@ def our_name(student: str) -> str:
     Raises:
         DirePlugError: nobody knows it; the nearest name is told.
     """
-    from dire_plug.models import architectures, check_architecture
-    from dire_plug.models.architectures import torchvision_name
-
     ours = {torchvision_name(name): name for name in architectures() if torchvision_name(name)}
     if student not in architectures() and student in ours:
         ui.say_once(f"--student {student}: that is {ours[student]} here")
@@ -117,108 +110,39 @@ def _settings(students: Sequence[str], per_set: int | None, epochs: int | None) 
     return [f"evaluate.{key}={value}" for key, value in given.items() if value is not None]
 
 
-def _folder(opened: OpenedSet, request: SetRequest, *, in_loop_space: bool) -> RunFolder:
-    """Return the folder of this set under this recipe and seed."""
-    job = opened.job
-    counted = identity(replace(opened.planned.resolved, recipe=job.recipe))
-    recipe = {key: counted[key] for key in ("method", "dataset", "squeeze", "evaluate")}
-    for section, key in (("squeeze", INDEPENDENT), ("evaluate", "students"), ("evaluate", "per_synthesis")):
-        del recipe[section][key]
+def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, networks: Networks) -> RunFolder:
+    """Return the folder of this set under this protocol and seed."""
+    run = opened.run
     content = {
-        "format": FORMAT,
-        "recipe": recipe,
-        "images": opened.condensed.digest,
-        "in_loop_space": in_loop_space,
-        "extras": learned_by(opened),
-        "seed": job.seed,
-        "dataset": job.dataset.digest,
+        "protocol": section.model_dump(mode="json", exclude={"students", "per_synthesis"}),
+        "networks": [one.name for one in networks.in_loop.values()],
+        "images": images.source.digest,
+        "seed": run.seed,
+        "dataset": run.dataset.digest,
     }
     name = re.sub(r"[^\w.-]+", "-", opened.name.removesuffix(opened.condensed.path.suffix)).strip("-.") or "set"
-    root = (request.out or home.runs()).absolute()
-    return RunFolder(root / SETS / f"{name}-{digest(content)[:8]}")
+    return RunFolder(run.root / SETS / f"{name}-{digest(content)[:8]}")
 
 
-def _train(opened: OpenedSet, run: RunFolder, loop: Tensor | None) -> dict[str, Any]:
-    """Train the students that are missing; keep their accuracies with those that were there."""
-    from dire_plug.stages.evaluate import evaluate
-
-    condensed, job = opened.condensed, replace(opened.job, folder=run.path)
-    _record(opened, run)
-    lay_out(opened, run, loop)
-    try:
-        run.set_status("running", stage="evaluate")
-        networks = squeeze_loop(job)
-        accuracy = evaluate(job, networks, condensed.images, condensed.labels)
-    except BaseException as error:
-        state = "failed" if isinstance(error, Exception) else "interrupted"
-        run.set_status(state, stage="evaluate", error=str(error))
-        raise
-    digests = {name: digest_file(file) for name, file in networks.in_loop.items()}
-    before = run.metrics() if (run.path / METRICS).is_file() else {"networks": {}}
-    trained = before["accuracy"]["students"] if before["networks"] == digests else {}
-    metrics = {
-        "seed": job.seed,
-        "set": opened.describe(),
-        "recipe": opened.recipe,
-        "networks": digests,
-        "accuracy": accuracy | {"students": _united(trained, accuracy["students"])},
-    }
-    write_json(run.path / METRICS, metrics)
-    run.set_status("finished", stage="evaluate")
-    return accuracy
-
-
-def _united(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the students of both; of an architecture those of the longer list, whose first ones are the shorter."""
-    united = dict(before)
-    for name, student in now.items():
-        if len(student["last"]) >= len(united.get(name, {"last": []})["last"]):
-            united[name] = student
-    return united
-
-
-def _find(run: RunFolder, job: Job) -> dict[str, Any] | None:
-    """Return the accuracies of the students that are asked for, where all are finished.
-
-    None where the cache holds another network of the loop than theirs; one that it lacks can't have changed.
-    """
-    if not (run.path / METRICS).is_file():
-        return None
-    metrics, section = run.metrics(), job.recipe.evaluate
-    if any(digest_file(file) != metrics["networks"].get(name) for name, file in cached_loop(job).items()):
-        return None
-    accuracy = metrics["accuracy"]
-    students = {name: accuracy["students"].get(name, {"last": []}) for name in section.students}
-    if any(len(student["last"]) < section.per_synthesis for student in students.values()):
-        return None
-    chosen = {name: _first(student, section.per_synthesis) for name, student in students.items()}
-    found: dict[str, Any] = accuracy | {"students": chosen}
-    return found
-
-
-def _first(student: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """Return the first `count` students of an architecture, with their mean and spread."""
-    from dire_plug.stages.evaluate import summarise_students
-
-    pairs = list(zip(student["last"], student["best"], strict=True))[:count]
-    return summarise_students([{"last": last, "best": best} for last, best in pairs])
-
-
-def _record(opened: OpenedSet, run: RunFolder) -> None:
-    """Write recipe.yaml and provenance.json."""
-    run.make()
-    content = as_file(replace(opened.planned.resolved, recipe=opened.job.recipe))
-    write_atomically(run.path / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+def _record(opened: OpenedSet, folder: RunFolder, networks: Networks, accuracy: dict[str, Any]) -> None:
+    """Write recipe.yaml, provenance.json and metrics.json."""
+    folder.make()
+    run = opened.run
+    content = as_file(run.resolved)
+    write_atomically(folder.path / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     facts = {
         "set": opened.describe(),
-        "run": opened.run.path.name if opened.run else None,
-        "dataset": opened.job.dataset.digest,
-        "seed": opened.job.seed,
+        "run": opened.made_by.path.name if opened.made_by else None,
+        "dataset": run.dataset.digest,
+        "seed": run.seed,
     }
-    provenance.record(run.path / "provenance.json", facts, device=str(opened.job.device))
-
-
-def _result(
-    opened: OpenedSet, run: RunFolder, accuracy: dict[str, Any], notes: Sequence[str], *, reused: bool = False
-) -> EvaluatedSet:
-    return EvaluatedSet(run.path, opened.describe(), opened.recipe, accuracy, tuple(notes), reused)
+    provenance.record(folder.path / "provenance.json", facts, device=str(run.device))
+    metrics = {
+        "seed": run.seed,
+        "set": opened.describe(),
+        "recipe": opened.recipe,
+        "networks": {name: run.store.content(one) for name, one in networks.in_loop.items()},
+        "accuracy": accuracy,
+    }
+    write_json(folder.path / METRICS, metrics)
+    folder.set_status("finished", stage="evaluate")

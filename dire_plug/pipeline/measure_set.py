@@ -1,18 +1,19 @@
 """Measure a condensed set, whoever made it, in the embeddings that are asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.models.pretrained import Pretrained, check_pretrained, load_pretrained
 from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
-
-if TYPE_CHECKING:
-    from dire_plug.models.pretrained import Pretrained
+from dire_plug.stages.artefacts import Source
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.measure import measure_in
+from dire_plug.stages.squeeze import missing_networks, squeeze_one
+from dire_plug.store.artefacts import Artefact
 
 OWN = ("teacher", "independent")
 """The embeddings of the recipe's own networks, T and I."""
@@ -57,7 +58,7 @@ def measure_set(
 ) -> MeasuredSet:
     """Return the diversity of a set in each embedding, with that of as many real images beside.
 
-    Real embeddings, radii and references are cached; networks of the recipe are trained where the cache lacks them.
+    Real embeddings, radii and references are cached; networks of the recipe are trained where the store lacks them.
 
     Args:
         embeddings: `teacher`, `independent`, `clip`, or `torchvision:<model>`.
@@ -67,8 +68,6 @@ def measure_set(
     Raises:
         DirePlugError: an embedding is unknown or can't be had; see `open_set` and `stages.measure`.
     """
-    from dire_plug.stages.measure import measure_in
-
     names = tuple(dict.fromkeys(embeddings))
     check_embeddings(names, weights=weights)
     if nearest_k is not None:
@@ -76,16 +75,17 @@ def measure_set(
     opened = open_set(request)
     published_first = sorted(names, key=OWN.__contains__)  # what can't be had is told before anything is trained
     networks = {name: _network(opened, name, weights) for name in published_first}
-    diversity = {}
+    run, condensed, diversity = opened.run, opened.condensed, {}
+    source = Source(digest={"set": condensed.digest})
+    images = ImageSet(source, lambda: (condensed.images, condensed.labels), name="set")
     for name in names:
         ui.detail(f"measure: diversity in {name}")
-        diversity[name] = measure_in(opened.job, networks[name], opened.condensed.images, opened.condensed.labels)
-    job = opened.job
+        diversity[name] = measure_in(run, networks[name], images)
     return MeasuredSet(
         recipe=opened.recipe,
         condensed=opened.describe(),
-        real={"dataset": job.dataset.name, "images": len(job.dataset.train), "size": job.dataset.size},
-        nearest_k=job.recipe.measure.nearest_k,
+        real={"dataset": run.dataset.name, "images": len(run.dataset.train), "size": run.dataset.size},
+        nearest_k=run.recipe.measure.nearest_k,
         diversity=diversity,
         notes=tuple(_notes(opened)),
     )
@@ -102,8 +102,6 @@ def check_embeddings(names: Sequence[str], *, weights: Path | None = None) -> No
                 f"one of {', '.join(OWN)}, clip, torchvision:MODEL"
             )
     for name in published:
-        from dire_plug.models.pretrained import check_pretrained
-
         check_pretrained(name)
     if weights is not None and len(published) != 1:
         raise DirePlugError(
@@ -112,27 +110,24 @@ def check_embeddings(names: Sequence[str], *, weights: Path | None = None) -> No
         )
 
 
-def _network(opened: OpenedSet, name: str, weights: Path | None) -> Path | Pretrained:
-    """Return the network that embeds: a file of ours, trained where it isn't there, or a published one."""
-    from dire_plug.stages.squeeze import lacking, squeeze_one
-
+def _network(opened: OpenedSet, name: str, weights: Path | None) -> Artefact | Pretrained:
+    """Return the network that embeds: one of ours, trained where it isn't there, or a published one."""
     if name in OWN:
-        if name in lacking(opened.job):
-            ui.say(f"measure: {name} of the recipe {opened.recipe} isn't in the cache; it is made first")
-        return squeeze_one(opened.job, "teacher" if name == "teacher" else "independent")
-    from dire_plug.models.pretrained import load_pretrained
-
-    return load_pretrained(name, device=opened.job.device, weights=weights, offline=opened.job.offline)
+        if name in missing_networks(opened.run):
+            ui.say(f"measure: {name} of the recipe {opened.recipe} isn't in the store; it is made first")
+        return squeeze_one(opened.run, name)
+    run = opened.run
+    return load_pretrained(name, device=run.device, weights=weights, offline=run.request.offline)
 
 
 def _notes(opened: OpenedSet) -> list[str]:
-    job, counts = opened.job, opened.condensed.counts
+    run, counts = opened.run, opened.condensed.counts
     lines = [
-        f"neighbours: the {job.recipe.measure.nearest_k} nearest of all {len(job.dataset.train):,} real training "
+        f"neighbours: the {run.recipe.measure.nearest_k} nearest of all {len(run.dataset.train):,} real training "
         "images; in the columns per class, of the class's own, and the mean over classes",
         "real reference: as many real test images, mean over draws; coverage grows with the number of images",
     ]
-    if (limit := job.recipe.dataset.limit) is not None:
+    if (limit := run.recipe.dataset.limit) is not None:
         lines.append(f"the recipe takes {limit:,} training images: --set dataset.limit=null takes all")
     if opened.condensed.per_class is None:
         lines.append(

@@ -1,32 +1,34 @@
-"""A condensed set from outside a run, or of a finished one: the set read, the recipe that judges it, and the job.
+"""A condensed set from outside a run, or of a finished one: the set read, and the recipe that judges it.
 
 The recipe gives the real data (size, number of images), the networks that embed and label, and the protocol. Its own
-synthesis isn't asked: the job is planned as an arm of real images is, which needs no upstream's code.
+synthesis isn't asked: it is planned as an arm of real images is, which needs no upstream's code.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dire_plug import home, plugins
+from torch import Tensor
+
+from dire_plug import plugins
+from dire_plug.data import class_count, names
+from dire_plug.data.condensed import CondensedSet, Reading, read_condensed
+from dire_plug.data.spaces import read_space
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.pipeline.request import PlannedRun, Request, choose_device, plan_run
-from dire_plug.pipeline.run import load_data
+from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
+from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
 from dire_plug.recipe.layers import mapping
-from dire_plug.runs.directory import RunFolder
-from dire_plug.stages.job import Job
-
-if TYPE_CHECKING:
-    from dire_plug.data.condensed import CondensedSet, Reading
+from dire_plug.recipe.values import LEARNED
+from dire_plug.stages.artefacts import Source
+from dire_plug.stages.images import TENSORS, ImageSet
+from dire_plug.stages.lessons import LEARNED_LR
+from dire_plug.store.runs import EXTRAS, Request, Run, RunFolder
 
 DEFAULT_METHOD = "sre2l"
 """Whose recipe of a dataset judges where none is named: its teacher and independent network are plain ones."""
-NO_FOLDER = Path("nowhere")
-"""The folder of a job that writes nothing but to the cache."""
 
 
 @dataclass(frozen=True)
@@ -64,33 +66,31 @@ class SetRequest:
 
 @dataclass(frozen=True)
 class OpenedSet:
-    """A set that was read, and the job in which stages see it.
+    """A set that was read, and the run in which stages judge it.
 
     Attributes:
         condensed: the images.
         reading: how they were read.
-        planned: the recipe, resolved.
-        job: with no folder of its own yet, and no engine.
-        run: the finished run whose images these are; None for a set from outside.
+        run: the recipe, resolved, with its data.
+        made_by: the finished run whose images these are; None for a set from outside.
     """
 
     condensed: CondensedSet
     reading: Reading
-    planned: PlannedRun
-    job: Job
-    run: RunFolder | None
+    run: Run
+    made_by: RunFolder | None
 
     @property
     def recipe(self) -> str:
         """The recipe as a user writes it; a run's own is that of the run."""
-        return f"{self.planned.adapter.name}/{self.job.recipe.name}"
+        return f"{self.run.adapter.name}/{self.run.recipe.name}"
 
     @property
     def name(self) -> str:
         """The set's name: the run's, the file's, or the folder's, with the one above where it is called syn_data."""
         path = self.condensed.path
-        if self.run is not None:
-            return self.run.path.name
+        if self.made_by is not None:
+            return self.made_by.path.name
         return f"{path.absolute().parent.name}/{path.name}" if path.name == "syn_data" else path.absolute().name
 
     def describe(self) -> dict[str, Any]:
@@ -104,33 +104,12 @@ def open_set(request: SetRequest) -> OpenedSet:
     Raises:
         DirePlugError: the set, the recipe or the dataset is missing, or they don't fit each other.
     """
-    import torch
-
-    from dire_plug.data import on_device
-    from dire_plug.data.condensed import Reading, read_condensed
-    from dire_plug.data.spaces import read_space
-
     reading = Reading(read_space(request.space, request.normalised_by), request.ipc, request.resize)
-    device = torch.device(choose_device(request.device))
-    run = find_own_run(request.path)
-    planned = _plan(request, run)
-    dataset = load_data(planned)
-    condensed = read_condensed(_images_of(run, request.path), dataset, reading)
-    planned = _plan(request, run, ipc=condensed.per_class)
-    job = Job(
-        recipe=planned.resolved.recipe,
-        arm="set",
-        regularizers={},
-        adapter=planned.adapter,
-        dataset=on_device(dataset, device),
-        seed=planned.request.seed,
-        device=device,
-        engine="none",
-        folder=NO_FOLDER,
-        cache=home.cache(),
-        offline=request.offline,
-    )
-    return OpenedSet(condensed, reading, planned, job, run)
+    made_by = find_own_run(request.path)
+    run = with_data(_plan(request, made_by))
+    condensed = read_condensed(_images_of(made_by, request.path), run.dataset, reading)
+    run = replace(_plan(request, made_by, ipc=condensed.per_class), data=run.data)
+    return OpenedSet(condensed, reading, run, made_by)
 
 
 def find_own_run(path: Path) -> RunFolder | None:
@@ -160,10 +139,10 @@ def _images_of(run: RunFolder | None, path: Path) -> Path:
     if run is None:
         return path
     evaluate = mapping(read_yaml(run.path / "recipe.yaml"), "evaluate")
-    return run.path / ("images.safetensors" if evaluate.get("source") == "tensor" else "images")
+    return run.path / (TENSORS if evaluate.get("source") == "tensor" else "images")
 
 
-def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None) -> PlannedRun:
+def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None) -> Run:
     """Return the resolved recipe; where the recipe has settings of its own for `ipc` images per class, with these.
 
     Raises:
@@ -186,14 +165,14 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         offline=request.offline,
     )
     planned = plan_run(plain)
-    name = planned.resolved.recipe.dataset.name
+    name = planned.recipe.dataset.name
     if request.real not in (None, name):
         raise DirePlugError(
             f"--real {request.real}: the recipe {method}/{planned.source.stem} is of {name}; leave one of them out, or "
             f"take a recipe of {request.real}"
         )
     said = any(one.startswith("ipc=") for one in settings)
-    return planned if said or ipc not in planned.resolved.recipe.by_ipc else plan_run(replace(plain, ipc=ipc))
+    return planned if said or ipc not in planned.recipe.by_ipc else plan_run(replace(plain, ipc=ipc))
 
 
 def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str]:
@@ -217,8 +196,6 @@ def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str
 
 def _recipe_of(dataset: str | None) -> str:
     """Return the default method's recipe of a dataset; one that is named after it comes first."""
-    from dire_plug.data import class_count, names
-
     if dataset is None:
         raise DirePlugError(f"--real: which dataset is it condensed from? One of {', '.join(names())}")
     class_count(dataset)
@@ -231,3 +208,55 @@ def _recipe_of(dataset: str | None) -> str:
     if not found:
         raise DirePlugError(f"--real {dataset}: {DEFAULT_METHOD} has no recipe of it; name one: --recipe METHOD/NAME")
     return found[0]
+
+
+def fit_protocol(opened: OpenedSet) -> tuple[EvaluateSection, ImageSet, list[str]]:
+    """Return a protocol that needs nothing the set lacks, the set as students see it, and what was substituted.
+
+    Hard labels alone need more than pixels: a learned learning rate (else `lr_without`), and the loop's own tensors
+    (else pixels, normalised or whitened).
+    """
+    section, notes, condensed = opened.run.recipe.evaluate, list[str](), opened.condensed
+    extras = learned_by(opened)
+    loop = None
+    if isinstance(section, HardLabelsSection):
+        if section.lr == LEARNED and LEARNED_LR not in extras:
+            notes.append(f"the set brings no learned learning rate; evaluate.lr_without ({section.lr_without}) is used")
+            section = section.model_copy(update={"lr": section.lr_without})
+        loop = condensed.loop if section.source == "tensor" else None
+        if loop is not None and not _is_loops_space(opened, section):
+            loop = None
+            notes.append(
+                "students learn from pixels, cut off at 0 and 1: the tensors aren't in the protocol's own space"
+            )
+    digest = {"set": condensed.digest, "in loop space": loop is not None, "extras": extras}
+    images = ImageSet(
+        Source(digest=digest),
+        lambda: (condensed.images, condensed.labels),
+        name="set",
+        read_loop=partial(_same, loop),
+        whitened=opened.run.adapter.whitens(opened.run.recipe.recover),
+        extras=extras,
+    )
+    return section, images, notes
+
+
+def _same(loop: Tensor | None) -> Tensor | None:
+    return loop
+
+
+def _is_loops_space(opened: OpenedSet, section: HardLabelsSection) -> bool:
+    """Tell whether the set's tensors are in the space in which the protocol trains: a run's are, or it refuses."""
+    if opened.made_by is not None:
+        return True
+    run, space = opened.run, opened.reading.space
+    if space is None or run.adapter.whitens(run.recipe.recover) != section.whiten:
+        return False
+    return section.whiten if space.kind == "zca" else (space.mean, space.std) == (run.script.mean, run.script.std)
+
+
+def learned_by(opened: OpenedSet) -> dict[str, Any]:
+    """Return what the run's script learned beside the images."""
+    path = opened.made_by.path / EXTRAS if opened.made_by else None
+    found: dict[str, Any] = read_json(path) if path and path.is_file() else {}
+    return found

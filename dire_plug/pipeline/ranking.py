@@ -1,40 +1,33 @@
-"""Rank a condensed set, whoever made it, by DD-Ranking's scores: train the students that they need, or find them."""
+"""Rank a condensed set, whoever made it, by DD-Ranking's scores: train the students that they need, or find them.
 
-from __future__ import annotations
+Hard labels: the class is the label, nothing augments or mixes, SGD as in the protocol `hard-labels`, in the epochs and
+batches of the recipe; DD-Ranking's own default is of that kind. The recipe's students, seeds and tests stay.
+"""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.files import make_folder
-from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
+from dire_plug.pipeline.outside import SetRequest, fit_protocol, open_set
 from dire_plug.pipeline.ranked import RankedSet, Rate
-from dire_plug.pipeline.set_protocol import fit_protocol, lay_out, learned_by
-from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
+from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
-from dire_plug.runs.directory import RunFolder
-from dire_plug.stages.full import plan_budget, with_budget
-from dire_plug.stages.job import Job
-from dire_plug.stages.ranking import (
-    RATE,
-    Lesson,
-    check_full,
-    full_lesson,
-    random_lesson,
-    train_students,
-    with_hard_labels,
-    without_augmentation,
-)
+from dire_plug.stages.artefacts import Networks, Source
+from dire_plug.stages.evaluate import evaluate
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.real_images import FULL, plan_budget, select_random, with_budget
 from dire_plug.stages.robust_scores import WEIGHT, check_weight
-from dire_plug.stages.squeeze import Teachers, squeeze_loop
+from dire_plug.stages.squeeze import squeeze_loop
+from dire_plug.store.runs import Run
 
-if TYPE_CHECKING:
-    from torch import Tensor
+RATE = 0.01
+"""Of SGD with hard labels: the protocol's own, and what DD-Ranking takes for all images of CIFAR."""
+OFF: Mapping[str, Any] = {"augmentation": "none", "padding": 0, "mixup": 0, "cutmix": 0, "dsa": "none"}
+"""The keys of the protocols that augment or mix, and what turns them off."""
+MOST_BYTES = 16 << 30
+"""The largest training set of which students learn with hard labels: all images in float, in one piece."""
 
 Students = dict[str, Any]
 
@@ -67,14 +60,16 @@ def rank_set(request: SetRequest, how: Ranking | None = None) -> RankedSet:
     check_weight(how.weight)
     if how.per_set is not None:
         request = replace(request, settings=(*request.settings, f"evaluate.per_synthesis={how.per_set}"))
-    opened, loop, notes = fit_protocol(open_set(request))
-    lessons = _lessons(opened, loop)
+    opened = open_set(request)
+    own, images, notes = fit_protocol(opened)
+    per_class = opened.condensed.require_equal_classes()
+    run = opened.run
     if how.full_accuracy is None:
-        check_full(opened.job)
-    course = _Course(opened, squeeze_loop(opened.job), lessons, how.rates)
+        check_full(run)
+    sets = {"set": images, "random": random_images(run, per_class=per_class), "full": full_images(run)}
+    course = _Course(run, squeeze_loop(run), sets, own, how.rates)
     accuracies: dict[str, Students] = {}
     rates: dict[str, Rate] = {}
-    own = opened.job.recipe.evaluate
     for name in ("set", "random"):
         accuracies[f"{name} own"] = course.train(f"{name} own", own)
         accuracies[f"{name} hard"], rates[name] = course.train_hard(name)
@@ -86,11 +81,11 @@ def rank_set(request: SetRequest, how: Ranking | None = None) -> RankedSet:
         accuracies |= {name: course.train(name, plain) for name in ("set plain", "random plain")}
     budget = None
     if how.full_accuracy is None:
-        accuracies["full hard"], rates["full"], budget = course.train_full()
+        accuracies["full hard"], rates["full"], budget = course.train_full(per_class)
     return RankedSet(
         condensed=opened.describe(),
         recipe=opened.recipe,
-        seed=opened.job.seed,
+        seed=run.seed,
         weight=how.weight,
         accuracies=accuracies,
         full_accuracy=how.full_accuracy,
@@ -100,73 +95,95 @@ def rank_set(request: SetRequest, how: Ranking | None = None) -> RankedSet:
     )
 
 
-def _lessons(opened: OpenedSet, loop: Tensor | None) -> dict[str, Lesson]:
-    """Return what students of the set and of as many random real images learn from."""
-    condensed = opened.condensed
-    per_class = condensed.require_equal_classes()
-    digest = {"set": condensed.digest, "in_loop_space": loop is not None, "extras": learned_by(opened)}
-    own = Lesson(condensed.images, condensed.labels, digest, partial(_lay_out, opened, loop))
-    return {"set": own, "random": random_lesson(opened.job, per_class=per_class)}
+def with_hard_labels(section: EvaluateSection, *, lr: float = RATE) -> EvaluateSection:
+    """Return the protocol with the class for a label and without augmentation, in as many epochs.
 
-
-def _lay_out(opened: OpenedSet, loop: Tensor | None, folder: Path) -> None:
-    """Put into `folder` what the protocol reads there of the set, and the students that its run has trained.
-
-    A student is taken only where it was made from the same images, networks and settings: `stages.evaluate` sees to it.
-    Those that an interrupted ranking has finished there stay.
+    Args:
+        lr: of SGD; a protocol with hard labels of its own keeps its learning rate.
     """
-    lay_out(opened, RunFolder(folder), loop)
-    if opened.run is not None:
-        make_folder(folder / "evaluate")
-        for file in (opened.run.path / "evaluate").glob("*-[0-9]*.json"):
-            if not (folder / "evaluate" / file.name).is_file():
-                shutil.copyfile(file, folder / "evaluate" / file.name)
+    if isinstance(section, HardLabelsSection):
+        return section.model_copy(update={"dsa": "none"})
+    shared = section.model_dump(include=set(EvaluateSection.model_fields) - {"protocol"})
+    return HardLabelsSection(protocol="hard-labels", lr=lr, dsa="none", **shared)
+
+
+def without_augmentation(section: EvaluateSection) -> EvaluateSection:
+    """Return the protocol without augmentation and without mixing.
+
+    Raises:
+        DirePlugError: the protocol can't do without.
+    """
+    if isinstance(section, DeltSection):
+        raise DirePlugError(
+            f"the protocol '{section.protocol}' always crops and flips, so there is no score without it"
+        )
+    return section.model_copy(update={key: value for key, value in OFF.items() if key in type(section).model_fields})
+
+
+def random_images(run: Run, *, per_class: int) -> ImageSet:
+    """Return as many real images of each class, drawn by the run's seed; pixels as they are in the dataset."""
+    return ImageSet(
+        Source(digest={"random": per_class, "seed": run.seed}),
+        lambda: select_random(run.dataset, ipc=per_class, seed=run.seed),
+        name="random",
+        synthesized=False,
+    )
+
+
+def full_images(run: Run) -> ImageSet:
+    """Return all training images; see `check_full`."""
+    train = run.dataset.train
+    return ImageSet(Source(digest=FULL), lambda: (train.images(), train.labels), name=FULL, synthesized=False)
+
+
+def check_full(run: Run) -> None:
+    """Raise for a training set of which students can't learn in one piece.
+
+    Raises:
+        DirePlugError: it takes more than `MOST_BYTES` in float.
+    """
+    dataset = run.dataset
+    if (needed := 4 * len(dataset.train) * 3 * dataset.size**2) > MOST_BYTES:
+        raise DirePlugError(
+            f"the {len(dataset.train)} training images of {dataset.name} at {dataset.size} pixels take "
+            f"{needed / 2**30:.0f} GiB in one piece, and more than {MOST_BYTES >> 30} GiB aren't taken; give the "
+            "accuracy of a student of all of them with hard labels instead: --full-accuracy PERCENT"
+        )
 
 
 @dataclass(frozen=True)
 class _Course:
     """What all conditions share."""
 
-    opened: OpenedSet
-    networks: Teachers
-    lessons: Mapping[str, Lesson]
+    run: Run
+    networks: Networks
+    sets: Mapping[str, ImageSet]
+    own: EvaluateSection
     rates: tuple[float, ...]
 
     def train(self, condition: str, section: EvaluateSection) -> Students:
-        """Return the students of one condition, whose lesson its first word names."""
-        return self._train(self._job(condition), self.lessons[condition.split()[0]], section)
+        """Return the students of one condition, whose images its first word names."""
+        images = replace(self.sets[condition.split()[0]], name=condition)
+        students: Students = evaluate(self.run, self.networks, images, section=section)["students"]
+        return students
 
     def train_hard(self, name: str) -> tuple[Students, Rate]:
-        """Return the students of one lesson with hard labels, and the learning rate that they had."""
-        return self._best_rate(self._job(f"{name} hard"), self.lessons[name])
+        """Return the students of one set of images with hard labels, and the learning rate that they had."""
+        return self._best_rate(f"{name} hard", self.own, learns=self.sets[name].synthesized)
 
-    def train_full(self) -> tuple[Students, Rate, dict[str, int]]:
+    def train_full(self, per_class: int) -> tuple[Students, Rate, dict[str, int]]:
         """Return the students of all real images with hard labels, their learning rate, and how long they learned."""
-        job = self._job("full hard")
-        budget = plan_budget(self._as_large_as_the_set(job))
+        budget = plan_budget(self.run, self.own, ipc=per_class)
         ui.say(
             f"rank: students of all {budget.images:,} images learn for {budget.epochs} epochs, unless they are there"
         )
-        return *self._best_rate(with_budget(job, budget), full_lesson(job)), budget.to_json()
+        students, rate = self._best_rate("full hard", with_budget(self.own, budget), learns=False)
+        return students, rate, budget.to_json()
 
-    def _best_rate(self, job: Job, lesson: Lesson) -> tuple[Students, Rate]:
-        section = job.recipe.evaluate
+    def _best_rate(self, condition: str, section: EvaluateSection, *, learns: bool) -> tuple[Students, Rate]:
         if isinstance(section, HardLabelsSection):
-            rate = section.lr_without if section.lr == LEARNED and job.engine == "none" else section.lr
-            return self._train(job, lesson, with_hard_labels(section)), rate
-        tried = {rate: self._train(job, lesson, with_hard_labels(section, lr=rate)) for rate in self.rates}
+            rate = section.lr if learns or section.lr != LEARNED else section.lr_without
+            return self.train(condition, with_hard_labels(section)), rate
+        tried = {rate: self.train(condition, with_hard_labels(section, lr=rate)) for rate in self.rates}
         best = max(tried, key=lambda rate: sum(student["mean"] for student in tried[rate].values()))
         return tried[best], best
-
-    def _train(self, job: Job, lesson: Lesson, section: EvaluateSection) -> Students:
-        return train_students(job, self.networks, lesson, section)
-
-    def _as_large_as_the_set(self, job: Job) -> Job:
-        """Return the job with the set's images per class, which the recipe needn't have."""
-        per_class = self.opened.condensed.require_equal_classes()
-        return replace(job, recipe=job.recipe.model_copy(update={"ipc": per_class}))
-
-    def _job(self, condition: str) -> Job:
-        """Return the set's job; where real images stand in its place, as an arm of real images has it."""
-        job = replace(self.opened.job, arm=condition)
-        return job if condition.startswith("set ") else replace(job, engine="none")

@@ -1,74 +1,25 @@
-"""From what the user asked for to what will run: recipe resolved and checked, engine chosen, folder named."""
+"""From what the user asks for to a run: recipe resolved and checked, engine chosen, data loaded."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from dire_plug import home, plugins, ui
-from dire_plug.errors import DirePlugError
-from dire_plug.recipe import REAL_IMAGE_ARMS, Catalogue, Resolved, identity, read_yaml, recipe_path, resolve
+from dire_plug import plugins, ui
+from dire_plug.data import Dataset, class_count, hold_out, load, on_device, validation_problems
+from dire_plug.errors import DirePlugError, nearest
+from dire_plug.models import check_architecture, check_size
+from dire_plug.protocols import check_protocol
+from dire_plug.recipe import REAL_IMAGE_ARMS, Catalogue, Resolved, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
+from dire_plug.recipe.model import DatasetSection
 from dire_plug.recipe.wording import Problem
+from dire_plug.store.runs import RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
-
-Engine = Literal["upstream", "native", "none"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line says; the defaults are those of `dire-plug run METHOD`."""
-
-    method: str
-    recipe: str = "quick"
-    arm: str = "baseline"
-    ipc: int | None = None
-    preset: str | None = None
-    settings: tuple[str, ...] = ()
-    seed: int = 0
-    device: str = "auto"
-    engine: str = "auto"
-    out: Path | None = None
-    data_root: Path | None = None
-    offline: bool = False
-    accelerate: str = "none"
+from dire_plug.upstream.vendor import find_vendored, require_packages
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """A request that has been checked: everything but the data is known.
-
-    Attributes:
-        source: the recipe's file.
-        resolved: the recipe for this arm, with the origin of each value.
-        engine: who synthesizes; `none` for real images.
-        ready: whether the engine is here; only a dry run gets a request whose engine isn't.
-    """
-
-    request: Request
-    adapter: Adapter
-    source: Path
-    resolved: Resolved
-    engine: Engine
-    ready: bool = True
-
-    def run_identity(self, *, dataset: str) -> dict[str, object]:
-        """Return all that changes what comes out of the run; see `runs.directory.run_folder`."""
-        return {
-            "recipe": identity(self.resolved),
-            "arm": self.request.arm,
-            "seed": self.request.seed,
-            "engine": self.engine,
-            "commit": self.adapter.upstream.commit if self.engine == "upstream" else None,
-            "patch": _patch_digest(self.adapter) if self.engine == "upstream" else None,
-            "dataset": dataset,
-            "plugins": _strangers(self.adapter.name, self.resolved.regularizers),
-        }
-
-
-def plan_run(request: Request, *, dry: bool = False) -> PlannedRun:
+def plan_run(request: Request, *, dry: bool = False) -> Run:
     """Check a request without reading data.
 
     Args:
@@ -77,8 +28,9 @@ def plan_run(request: Request, *, dry: bool = False) -> PlannedRun:
     Raises:
         DirePlugError: unknown method or recipe, a faulty recipe, an engine that can't run it.
     """
-    from dire_plug.upstream.vendor import require_packages
-
+    for stage in request.rerun:
+        if stage not in RERUN:
+            raise DirePlugError(f"--rerun {stage}: no such stage{nearest(stage, RERUN)}; one of {', '.join(RERUN)}")
     adapter = plugins.load_adapter(request.method)
     source = find_recipe(adapter, request.recipe)
     resolved = resolve(
@@ -97,7 +49,7 @@ def plan_run(request: Request, *, dry: bool = False) -> PlannedRun:
         raise DirePlugError(f"recipe '{request.recipe}': {absence(adapter)}")
     if engine == "upstream" and not dry:
         require_packages(adapter)
-    return PlannedRun(request, adapter, source, resolved, engine, ready)
+    return Run(request, adapter, source, resolved, engine, ready)
 
 
 def check_names(resolved: Resolved) -> None:
@@ -106,10 +58,6 @@ def check_names(resolved: Resolved) -> None:
     Raises:
         DirePlugError: an unknown protocol, dataset or architecture.
     """
-    from dire_plug.data import class_count
-    from dire_plug.models import check_architecture
-    from dire_plug.protocols import check_protocol
-
     recipe = resolved.recipe
     class_count(recipe.dataset.name)
     check_protocol(recipe.evaluate.protocol)
@@ -136,8 +84,6 @@ def check_sizes(resolved: Resolved, size: int) -> None:
     Raises:
         DirePlugError: it names the architecture, and what it takes.
     """
-    from dire_plug.models import check_size
-
     squeeze = resolved.recipe.squeeze
     outside = resolved.recipe.term.frozen(squeeze).values()
     trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent)
@@ -152,8 +98,6 @@ def check_classes(resolved: Resolved, adapter: Adapter) -> None:
     Raises:
         DirePlugError: all that doesn't fit, one `location: message` a line.
     """
-    from dire_plug.data import class_count, validation_problems
-
     recipe = resolved.recipe
     classes = class_count(recipe.dataset.name)
     found = [
@@ -179,8 +123,6 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
     Raises:
         DirePlugError: the method has no native engine and it was asked for, or the vendored code was changed.
     """
-    from dire_plug.upstream.vendor import find_vendored
-
     if request.arm in REAL_IMAGE_ARMS:
         return "none", True
     recipe = resolved.recipe
@@ -214,33 +156,30 @@ def same_but_arm(request: Request, arm: str, seed: int) -> Request:
     return replace(request, arm=arm, seed=seed)
 
 
-def runs_root(request: Request) -> Path:
-    """Return the folder of run directories."""
-    return (request.out or home.runs()).absolute()
+def with_data(run: Run) -> Run:
+    """Return a run with its dataset, without its validation images where the recipe holds some out.
+
+    Raises:
+        DirePlugError: the data aren't there, or a network of the recipe doesn't take images of their size.
+    """
+    found = read_data(run)
+    check_sizes(run.resolved, found.size)
+    return replace(run, data=on_device(found, run.device))
 
 
-def choose_device(name: str) -> str:
-    """Return the device that `auto` stands for, or `name` if torch can use it."""
-    import torch
+def read_data(run: Run) -> Dataset:
+    """Load a run's dataset as `with_data` does, whatever the recipe's networks take.
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name).item()  # the device `meta` can't, and no run can use it
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DirePlugError(f"--device {name}: torch can't use it: {str(error).splitlines()[0]}") from error
-    return name
+    Raises:
+        DirePlugError: the data aren't there.
+    """
+    request, recipe = run.request, run.recipe
+    return _read_data(recipe.dataset, recipe.evaluate.judge, request.data_root, request.offline)
 
 
-def _strangers(method: str, regularizers: Iterable[str]) -> dict[str, str]:
-    """Return the packages, with versions, of the active plugins that aren't ours: an update of one makes other runs."""
-    points = [plugins.known("methods").get(method), *map(plugins.known("regularizers").get, regularizers)]
-    packages = {point.name: point.dist for point in points if point is not None}
-    return {name: f"{dist.name} {dist.version}" for name, dist in packages.items() if dist and dist.name != "dire-plug"}
-
-
-def _patch_digest(adapter: Adapter) -> str:
-    from dire_plug.upstream.patching import patch_digest
-    from dire_plug.upstream.vendor import patch_files
-
-    return patch_digest(patch_files(adapter))
+@lru_cache(maxsize=1)  # the arms of a comparison have one dataset
+def _read_data(
+    section: DatasetSection, judge: Literal["test", "validation"], root: Path | None, offline: bool
+) -> Dataset:
+    found = load(section.name, root=root, size=section.size, limit=section.limit, offline=offline)
+    return found if section.validation is None else hold_out(found, section.validation, judge=judge)

@@ -1,245 +1,193 @@
 """A run, stage by stage. Read this first."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
-from dire_plug import home
-from dire_plug.files import read_json, write_atomically, write_json
-from dire_plug.pipeline.request import PlannedRun, Request, check_sizes, choose_device, plan_run, runs_root
+from dire_plug.files import write_atomically, write_json
+from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import as_file
-from dire_plug.runs import provenance
-from dire_plug.runs.directory import RunFolder, run_folder
-from dire_plug.runs.lock import hold
-from dire_plug.stages.job import EXTRAS, Job
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.data import Dataset
+from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.stages.artefacts import Networks, name_collapse, name_inputs, name_networks
+from dire_plug.stages.collapse import check_collapse
+from dire_plug.stages.embed import embed, embeddings_of, name_term_embeddings
+from dire_plug.stages.evaluate import evaluate, name_students
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.measure import measure, name_measured
+from dire_plug.stages.prepare import prepare
+from dire_plug.stages.real_images import FULL, plan_budget, with_budget
+from dire_plug.stages.recover import name_source, recover
+from dire_plug.stages.squeeze import squeeze
+from dire_plug.store import provenance
+from dire_plug.store.artefacts import Artefact, differences
+from dire_plug.store.lock import hold
+from dire_plug.store.runs import ARTEFACTS, Request, Run, RunFolder, run_folder
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run and whether it had been there before."""
+    """A finished run.
+
+    Attributes:
+        reused: whether all of it had been there before.
+        notes: what of it was made otherwise than this process would: with other threads, torch or device.
+    """
 
     folder: RunFolder
     metrics: dict[str, Any]
     reused: bool
-
-
-@dataclass(frozen=True)
-class AtWork:
-    """A run while its stages are done, in this process."""
-
-    job: Job
-
-    @cached_property
-    def condensed(self) -> tuple[Tensor, Tensor]:
-        """The images that students and metrics read, as the recipe's `evaluate.source` says, and their labels.
-
-        Decoded once for all stages, each of which holds them all anyway (ImageNet-1K's at IPC 50: 7.5 GB of uint8).
-        """
-        from dire_plug.stages.images import read_saved, read_tensors
-
-        job = self.job
-        if job.recipe.evaluate.source == "tensor":
-            return read_tensors(job.folder)
-        return read_saved(
-            job.folder / "images",
-            job.adapter,
-            classes=job.classes,
-            ipc=_saved_per_class(job),
-            suffix=job.script.suffix,
-        )
+    notes: tuple[str, ...] = field(default=())
 
 
 def run_arm(request: Request) -> FinishedRun:
-    """Do all stages of one arm, or return the run if it is finished; go on with it if it was interrupted.
+    """Do all stages of one arm; what the store has of them, whichever run made it, is not done again.
 
     Raises:
         DirePlugError: bad input; a stage failed; what is done is kept.
-        RunBusyError: a live process works on the same run.
+        RunBusyError: a live process works on the same run, and the request doesn't want to wait.
     """
-    planned = plan_run(request)
-    dataset = load_data(planned)
-    job, run = open_job(planned, dataset)
-    if run.state() == "finished":
-        return FinishedRun(run, run.metrics(), reused=True)
-    with hold(run.lock, what=f"the run {run.path}"):
-        if run.state() == "finished":
-            return FinishedRun(run, run.metrics(), reused=True)
-        _record(planned, job, run)
-        stage, work = "squeeze", AtWork(job)
-        try:
-            for stage, do in STAGES.items():
-                run.set_status("running", stage=stage)
-                do(work)
-        except BaseException as error:
-            run.set_status("failed" if isinstance(error, Exception) else "interrupted", stage=stage, error=str(error))
-            raise
-        metrics = _gather(job)
-        write_json(run.path / "metrics.json", metrics)
-        run.set_status("finished", stage=stage)
-    return FinishedRun(run, metrics, reused=False)
+    run = with_data(plan_run(request))
+    roles = name_artefacts(run)
+    folder = run_folder(run, list(roles.values()))
+    made_before = len(run.store.made)
+    with (
+        hold(folder.lock, wait=float("inf") if request.wait else 0, what=f"the run {folder.path}"),
+        _following(folder) as begin,
+    ):
+        finished = folder.state() == "finished"
+        _record(run, roles, folder)
+        begin("squeeze")
+        networks = squeeze(run)
+        begin("prepare")
+        inputs = prepare(run, networks)
+        begin("embed")
+        embeddings = embed(run, networks, inputs)
+        begin("recover")
+        images = recover(run, networks, inputs, embeddings, folder=folder.path)
+        collapse = check_collapse(run, networks, images) if images.synthesized else None
+        begin("evaluate")
+        accuracy = evaluate_arm(run, networks, images)
+        begin("measure")
+        diversity = measure(run, networks, images)
+        metrics = {
+            "arm": run.arm,
+            "seed": run.seed,
+            "engine": run.engine,
+            "ipc": run.recipe.ipc,
+            "judged": run.dataset.judged,
+            "networks": {name: run.store.content(one) for name, one in networks.all.items()},
+            "accuracy": accuracy,
+            "diversity": diversity,
+            "extras": dict(images.extras),
+            "collapse": collapse,
+            "recover": _seconds(run, images),
+        }
+        write_json(folder.path / "metrics.json", metrics)
+    reused = finished and len(run.store.made) == made_before
+    return FinishedRun(folder, metrics, reused, tuple(_notes(run, roles)))
 
 
-def _squeeze(work: AtWork) -> None:
-    """Train the teacher and the independent network, or find them in the cache."""
-    from dire_plug.stages.squeeze import squeeze
-
-    squeeze(work.job)
-
-
-def _recover(work: AtWork) -> None:
-    """Synthesize the images and look whether they collapsed, or take real ones, but for the arm `full`.
-
-    Fills images/ and images.safetensors.
-    """
-    from dire_plug.stages.collapse import look_for_collapse
-    from dire_plug.stages.recover import recover
-    from dire_plug.stages.select import select_real
-    from dire_plug.stages.squeeze import squeeze
-
-    job = work.job
-    if job.engine == "none":
-        select_real(job)
-        return
-    recover(job)
-    look_for_collapse(job, squeeze(job), *work.condensed)
+def evaluate_arm(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
+    """Return the accuracies of a run's students; those of the arm `full` learn in about a subset's steps."""
+    section, budget = _section_and_budget(run)
+    return evaluate(run, networks, images, section=section) | budget
 
 
-def _evaluate(work: AtWork) -> None:
-    """Train students on the images and test them; labels that the protocol stores are made first."""
-    from dire_plug.stages.evaluate import evaluate
-    from dire_plug.stages.full import FULL, every_image, plan_budget, with_budget
-    from dire_plug.stages.squeeze import squeeze
-
-    job = work.job
-    if job.arm == FULL:
-        budget = plan_budget(job)
-        result = evaluate(with_budget(job, budget), squeeze(job), *every_image(job)) | {"full": budget.to_json()}
-    else:
-        result = evaluate(job, squeeze(job), *work.condensed)
-    write_json(job.folder / "evaluate" / "accuracy.json", result)
+def _section_and_budget(run: Run) -> tuple[EvaluateSection, dict[str, Any]]:
+    section = run.recipe.evaluate
+    if run.arm != FULL or run.engine != "none":
+        return section, {}
+    budget = plan_budget(run, section, ipc=run.recipe.ipc)
+    return with_budget(section, budget), {"full": budget.to_json()}
 
 
-def _measure(work: AtWork) -> None:
-    """Measure the images' diversity in T and I."""
-    from dire_plug.stages.full import FULL
-    from dire_plug.stages.measure import measure, measure_training_set
-    from dire_plug.stages.squeeze import squeeze
-
-    job = work.job
-    networks = squeeze(job)
-    found = measure_training_set(job, networks) if job.arm == FULL else measure(job, networks, *work.condensed)
-    write_json(job.folder / "evaluate" / "diversity.json", found)
-
-
-STAGES = {"squeeze": _squeeze, "recover": _recover, "evaluate": _evaluate, "measure": _measure}
-
-
-def load_data(planned: PlannedRun) -> Dataset:
-    """Load the recipe's dataset, without its validation images where the recipe holds some out.
-
-    Raises:
-        DirePlugError: the data aren't there, or a network of the recipe doesn't take images of their size.
-    """
-    found = read_data(planned)
-    check_sizes(planned.resolved, found.size)
+def name_artefacts(run: Run) -> dict[str, Artefact]:
+    """Return role → artefact of what a run ends in, without making any: with their inputs, all that it consists of."""
+    networks = name_networks(run)
+    inputs = name_inputs(run, networks)
+    embeddings = name_term_embeddings(run, networks, inputs)
+    source = name_source(run, networks, inputs, embeddings)
+    students = name_students(run, networks, source, _section_and_budget(run)[0])
+    found: dict[str, Artefact] = {**networks.all, **source.artefacts}
+    if run.engine != "none":
+        found["collapse"] = name_collapse(run, networks, source)
+    for architecture, artefacts in students.items():
+        found |= {f"student {architecture} {k}": one for k, one in enumerate(artefacts)}
+    for name, network in (("T", networks.teacher), ("I", networks.independent)):
+        found[f"real in {name}"] = embeddings_of(run, network)
+        found[f"diversity in {name}"] = name_measured(run, network, source)
     return found
 
 
-def read_data(planned: PlannedRun) -> Dataset:
-    """Load the dataset as `load_data` does, whatever the recipe's networks take.
+@contextlib.contextmanager
+def _following(folder: RunFolder) -> Iterator[Callable[[str], None]]:
+    """Yield what is told the stage that begins; keep status.json true, however the block ends."""
+    stage = "squeeze"
 
-    Raises:
-        DirePlugError: the data aren't there.
-    """
-    from dire_plug.data import hold_out, load
+    def begin(name: str) -> None:
+        nonlocal stage
+        stage = name
+        folder.set_status("running", stage=stage)
 
-    recipe, request = planned.resolved.recipe, planned.request
-    section = recipe.dataset
-    found = load(section.name, root=request.data_root, size=section.size, limit=section.limit, offline=request.offline)
-    return found if section.validation is None else hold_out(found, section.validation, judge=recipe.evaluate.judge)
-
-
-def open_job(planned: PlannedRun, dataset: Dataset) -> tuple[Job, RunFolder]:
-    """Return what stages receive, and the run's folder."""
-    import torch
-
-    from dire_plug.data import on_device
-
-    request = planned.request
-    device = torch.device(choose_device(request.device))
-    run = run_folder(
-        runs_root(request),
-        method=request.method,
-        recipe=planned.source.stem,
-        arm=request.arm,
-        seed=request.seed,
-        identity=planned.run_identity(dataset=dataset.digest),
-    )
-    job = Job(
-        recipe=planned.resolved.recipe,
-        arm=request.arm,
-        regularizers=planned.resolved.regularizers,
-        adapter=planned.adapter,
-        dataset=on_device(dataset, device),
-        seed=request.seed,
-        device=device,
-        engine=planned.engine,
-        folder=run.path,
-        cache=home.cache(),
-        offline=request.offline,
-        accelerate=request.accelerate == "exact",
-    )
-    return job, run
+    try:
+        yield begin
+    except BaseException as error:
+        folder.set_status("failed" if isinstance(error, Exception) else "interrupted", stage=stage, error=str(error))
+        raise
+    folder.set_status("finished", stage=stage)
 
 
-def _record(planned: PlannedRun, job: Job, run: RunFolder) -> None:
-    """Write recipe.yaml, provenance.json and plan.json."""
-    run.make()
-    resolved = planned.resolved
-    content = yaml.safe_dump(as_file(resolved), sort_keys=False, allow_unicode=True)
-    write_atomically(run.path / "recipe.yaml", content)
-    identity = planned.run_identity(dataset=job.dataset.digest)
-    identity["recipe"] = "recipe.yaml"
-    upstream = planned.adapter.upstream
+def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
+    """Write recipe.yaml, provenance.json, plan.json and artefacts.json."""
+    folder.make()
+    content = yaml.safe_dump(as_file(run.resolved), sort_keys=False, allow_unicode=True)
+    write_atomically(folder.path / "recipe.yaml", content)
+    upstream = run.adapter.upstream
     facts = {
-        **identity,
+        "recipe": "recipe.yaml",
+        "arm": run.arm,
+        "seed": run.seed,
+        "engine": run.engine,
+        "dataset": run.dataset.digest,
         "upstream": {"repository": upstream.repository, "commit": upstream.commit, "licence": upstream.licence},
-        "classes": list(job.dataset.classes),
+        "classes": list(run.dataset.classes),
     }
-    provenance.record(run.path / "provenance.json", facts, device=str(job.device))
-    write_json(run.path / "plan.json", job.plan.to_json())
+    if folder.state() != "finished":
+        provenance.record(folder.path / "provenance.json", facts, device=str(run.device))
+    write_json(folder.path / "plan.json", run.plan.to_json())
+    named = {one.name: role for role, one in roles.items()}
+    behind = {name: one.kind for end in roles.values() for name, one in end.closure().items()}
+    write_json(folder.path / ARTEFACTS, dict(sorted((behind | named).items())))
 
 
-def _saved_per_class(job: Job) -> int:
-    """Return how many images of a class lie in images/: IPC of real ones, else what the plan says."""
-    return job.recipe.ipc if job.engine == "none" else job.plan.ipc
-
-
-def _gather(job: Job) -> dict[str, Any]:
-    from dire_plug.stages.collapse import read_signs
-    from dire_plug.stages.squeeze import squeeze
-
-    networks = squeeze(job)
-    seconds, extras = job.folder / "seconds.json", job.folder / EXTRAS
+def _seconds(run: Run, images: ImageSet) -> dict[str, Any] | None:
+    """Return the seconds of all passes of a synthesis, and the hardware if it was one; None for real images."""
+    gathered = images.source.artefacts.get("images")
+    if gathered is None:
+        return None
+    made = [found for one in gathered.inputs.values() if (found := run.store.how_made(one)) is not None]
+    hardware = {str(one["hardware"]): one["hardware"] for one in made}
     return {
-        "arm": job.arm,
-        "seed": job.seed,
-        "engine": job.engine,
-        "ipc": job.recipe.ipc,
-        "judged": job.dataset.judged,
-        "networks": networks.digests(),
-        "accuracy": read_json(job.folder / "evaluate" / "accuracy.json"),
-        "diversity": read_json(job.folder / "evaluate" / "diversity.json"),
-        "extras": read_json(extras) if extras.is_file() else {},
-        "collapse": read_signs(job.folder),
-        "recover": read_json(seconds) if seconds.is_file() else None,
+        "seconds": round(sum(one["seconds"] for one in made), 3),
+        "hardware": next(iter(hardware.values())) if len(hardware) == 1 else None,
     }
+
+
+def _notes(run: Run, roles: dict[str, Artefact]) -> Iterator[str]:
+    """Yield what of a run was made with other threads, on another device or with another torch than here."""
+    here = provenance.session(str(run.device))
+    named = {one.name: role for role, one in roles.items()}
+    found: dict[tuple[str, ...], list[str]] = {}
+    for end in roles.values():
+        for name, one in end.closure().items():
+            if name not in run.store.made and (made := run.store.how_made(one)) is not None:
+                differs = tuple(differences(made, here))
+                who = found.setdefault(differs, [])
+                if (role := named.get(name, one.kind)) not in who:
+                    who.append(role)
+    for differs, who in found.items():
+        if differs:
+            yield f"reused, made with {', '.join(differs)}: {', '.join(who)}"

@@ -37,23 +37,11 @@ def curves_figure(runs: Mapping[str, ReportRun], *, name: str) -> PageFigure:
         alt = _alt(drawn, term)
         panels.append(Panel(to_svg(figure, name=f"{name}-{number}", alt=alt), alt, _words(term)))
     slots = listed([f"{label} {record['slots_run']}" for label, record in records.items()])
-    before = [label for label, record in records.items() if _has_bare_parts(record)]
-    old = f", but for those of {listed(before)}, recorded by an older version before that weight" if before else ""
     caption = (
         f"Mean over the batches that the synthesis optimised ({slots}), first synthesis; pale lines are single "
-        "batches. A term is shown as it was added to upstream's loss, its weight included; its parts add up to it"
-        f"{old}."
+        "batches. A term is shown as it was added to upstream's loss, its weight included; its parts add up to it."
     )
     return PageFigure(title, caption, tuple(panels))
-
-
-def _has_bare_parts(record: Mapping[str, Any]) -> bool:
-    """Tell whether parts of terms were recorded as they were before the term's weight."""
-    from dire_plug.recipe.weight import KEY as WEIGHT
-    from dire_plug.synthesis.recording import FORMAT
-
-    parts = [name for name in record["mean"] if "/" in name and name.split("/")[1] != WEIGHT]
-    return record.get("format", 1) < FORMAT and bool(parts)
 
 
 def _draw(axes: Axes, record: Mapping[str, Any], term: str, tint: str, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Condensed and real images in T, from a run's folder and what the cache still holds; nothing is trained or fetched."""
+"""Condensed and real images in T, from a run's folder and what the store still holds; nothing is trained or fetched."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest_file, read_json
 from dire_plug.report.images import read_condensed, shown_classes
 from dire_plug.report.runs import ReportRun
 from dire_plug.stages.embed import FILE, embedder
+from dire_plug.stages.squeeze import FILE as NETWORK
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 MISSING = "none of the runs has images of its own"
+_ADVICE = "run its command again, or make the report where the run was made"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def embed_runs(runs: Mapping[str, ReportRun], *, device: str = "cpu") -> Space:
     """Return the images of runs, and the real ones, as the teacher of the first run embeds them.
 
     Raises:
-        DirePlugError: the teacher, or the real images in it, aren't in the cache, an image is damaged, or there is no
+        DirePlugError: the teacher, or the real images in it, aren't in the store, an image is damaged, or there is no
             run.
     """
     if not runs:
@@ -57,43 +58,44 @@ def embed_runs(runs: Mapping[str, ReportRun], *, device: str = "cpu") -> Space:
 
 
 def find_teacher(run: ReportRun) -> Path:
-    """Return the file of a run's teacher T in the cache.
+    """Return the file of a run's teacher T in the store.
 
     Raises:
         DirePlugError: it isn't there, as when the run was made elsewhere.
     """
-    wanted = run.metrics["networks"]["teacher"]
-    for file in sorted(home.cache().glob("squeeze/*/network.safetensors")):
-        if digest_file(file) == wanted:
-            return file
-    raise DirePlugError(
-        f"the teacher of {run.name} (sha256 {wanted[:12]}…) isn't in this cache; make the report where the run was made"
-    )
+    file = find_entry(run, "teacher") / NETWORK
+    if file.is_file():
+        return file
+    raise DirePlugError(f"the teacher of {run.name} isn't in this store ({file}); {_ADVICE}")
 
 
 def find_real(run: ReportRun) -> Embedded:
-    """Return the real training images as the teacher of a run embeds them, from the cache.
+    """Return the real training images as the teacher of a run embeds them, from the store.
 
     Raises:
         DirePlugError: they aren't there.
     """
     from safetensors.torch import load_file
 
-    wanted = {
-        "network": run.metrics["networks"]["teacher"],
-        "dataset": run.provenance["dataset"],
-        "split": "train",
-        "mode": "eval",
-    }
-    for file in sorted(home.cache().glob("embed/*/key.json")):
-        key = read_json(file)
-        if {name: key.get(name) for name in wanted} == wanted:
-            found = load_file(file.with_name(FILE))
-            return Embedded(found["values"], found["labels"])
-    raise DirePlugError(
-        f"the embeddings of the real images in the teacher of {run.name} aren't in this cache; make the report where "
-        "the run was made"
-    )
+    file = find_entry(run, "real in T") / FILE
+    if not file.is_file():
+        raise DirePlugError(
+            f"the embeddings of the real images in the teacher of {run.name} aren't in this store ({file}); {_ADVICE}"
+        )
+    found = load_file(file)
+    return Embedded(found["values"], found["labels"])
+
+
+def find_entry(run: ReportRun, role: str) -> Path:
+    """Return the folder in the store of the artefact that has a role in a run, which may be gone.
+
+    Raises:
+        DirePlugError: the run doesn't say which that is.
+    """
+    names = [name for name, what in run.folder.artefacts().items() if what == role]
+    if len(names) != 1:
+        raise DirePlugError(f"{run.folder.path}: doesn't say which artefact is its {role}; run its command again")
+    return home.store() / names[0]
 
 
 def embed_condensed(run: ReportRun, teacher: Path, *, device: str = "cpu") -> Embedded:

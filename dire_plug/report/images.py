@@ -9,8 +9,8 @@ from dire_plug.data import class_count
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.report.runs import ReportRun
-from dire_plug.stages.full import FULL
 from dire_plug.stages.images import read_image, read_tensors
+from dire_plug.stages.real_images import FULL
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dire_plug.pipeline import FinishedRun
 from dire_plug.report.images import has_images
 from dire_plug.report.runs import ReportRun, read_run
-from dire_plug.runs.directory import RunFolder
+from dire_plug.store.runs import RunFolder
 
 GivenRun = ReportRun | FinishedRun | RunFolder
 METHOD_AND_ARM, ARM = (0, 1), (1,)

@@ -12,8 +12,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import counted, read_yaml
-from dire_plug.runs.directory import RunFolder, find_run
-from dire_plug.stages.job import LOSSES
+from dire_plug.store.runs import LOSSES, RunFolder, find_run
 from dire_plug.types import Adapter
 
 COMPARISON = "compare.json"

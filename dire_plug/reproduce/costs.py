@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from dire_plug.ablate.components import component_settings
+from dire_plug.data import Dataset
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
-from dire_plug.pipeline import PlannedRun, Request, plan_run
-from dire_plug.pipeline.request import absence, check_sizes, same_but_arm
-from dire_plug.pipeline.run import open_job, read_data
+from dire_plug.pipeline import Request, Run, plan_run
+from dire_plug.pipeline.request import absence, check_sizes, read_data, same_but_arm
+from dire_plug.pipeline.run import name_artefacts
 from dire_plug.reproduce.order import Order, one_line
 from dire_plug.reproduce.printed import NOT_PRINTED, Cell
 from dire_plug.reproduce.rates import Rate, find_rate
 from dire_plug.reproduce.work import Work, count_work
-
-if TYPE_CHECKING:
-    from dire_plug.data import Dataset
+from dire_plug.stages.squeeze import missing_networks
+from dire_plug.store.runs import run_folder
 
 FINISHED = "finished"
 NEW = "to be run"
@@ -101,19 +100,19 @@ def _requests(order: Order, cell: Cell) -> list[Request]:
     return [same_but_arm(request, request.arm, seed) for seed in seeds]
 
 
-def _networks(planned: PlannedRun) -> str:
+def _networks(planned: Run) -> str:
     """Return what tells the networks of one run from those of another."""
     recipe = planned.resolved.recipe
     return digest([recipe.dataset.model_dump(), recipe.squeeze.model_dump(), recipe.recover.script])
 
 
-def _states(plans: Sequence[PlannedRun]) -> dict[Request, _State]:
+def _states(plans: Sequence[Run]) -> dict[Request, _State]:
     """Return how far each run is; each dataset is loaded once, and one is held at a time."""
     groups = groupby(sorted(plans, key=_data), key=_data)
     return {request: state for _, group in groups for request, state in _states_of(list(group)).items()}
 
 
-def _states_of(runs: Sequence[PlannedRun]) -> dict[Request, _State]:
+def _states_of(runs: Sequence[Run]) -> dict[Request, _State]:
     """Return how far runs of one dataset are."""
     try:
         dataset = read_data(replace(runs[0], request=replace(runs[0].request, offline=True)))
@@ -122,24 +121,22 @@ def _states_of(runs: Sequence[PlannedRun]) -> dict[Request, _State]:
     return {planned.request: _state(planned, dataset) for planned in runs}
 
 
-def _data(planned: PlannedRun) -> str:
+def _data(planned: Run) -> str:
     """Return what tells the images of one run from those of another."""
     recipe = planned.resolved.recipe
     return digest([recipe.dataset.model_dump(), recipe.evaluate.judge, str(planned.request.data_root)])
 
 
-def _state(planned: PlannedRun, dataset: Dataset) -> _State:
-    from dire_plug.stages.squeeze import lacking
-
+def _state(planned: Run, dataset: Dataset) -> _State:
     try:
         check_sizes(planned.resolved, dataset.size)
-        job, run = open_job(planned, dataset)
+        loaded = replace(planned, data=dataset)
+        state = run_folder(loaded, list(name_artefacts(loaded).values())).state()
     except DirePlugError as error:
         return ABSENT, one_line(str(error)), None
-    to_train = tuple(lacking(job))
+    to_train = tuple(missing_networks(loaded))
     if not planned.ready:
         return ABSENT, absence(planned.adapter), to_train
-    state = run.state()
     return NEW if state == "new" else state, "", to_train
 
 

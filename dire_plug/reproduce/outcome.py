@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dire_plug import ui
-from dire_plug.pipeline.request import runs_root
 from dire_plug.reproduce.filling.components import fill_from_ablation
 from dire_plug.reproduce.filling.figures import draw_figure
 from dire_plug.reproduce.filling.runs import Runs, fill_from_run, find_mixed_teachers
@@ -16,6 +15,7 @@ from dire_plug.reproduce.filling.students import fill_from_students
 from dire_plug.reproduce.filling.timing import fill_from_timing
 from dire_plug.reproduce.order import Answer, Order, attempt
 from dire_plug.reproduce.printed import NOT_PRINTED, Cell, Place
+from dire_plug.store.runs import runs_root
 
 Filler = Callable[[Cell, Runs], Answer]
 

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
-from dire_plug.pipeline import PlannedRun, Request, plan_run
-from dire_plug.pipeline.request import choose_device, runs_root
+from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.reproduce.work import build_for, count_pass, count_work, pass_of
-from dire_plug.runs.directory import RunFolder, list_runs
-from dire_plug.runs.provenance import hardware
+from dire_plug.store.provenance import hardware
+from dire_plug.store.runs import RunFolder, choose_device, list_runs, runs_root
 
 IMAGES = {"cpu": 4, "cuda": 64}
 """In a step that is made here."""
@@ -46,22 +44,19 @@ class Rate:
         return self.measured / self.operations
 
 
-def find_rate(planned: PlannedRun) -> Rate:
+def find_rate(planned: Run) -> Rate:
     """Return the rate of the recipe's largest finished synthesis, or that of some steps made here."""
     found = [rate for run in list_runs(runs_root(planned.request)) if (rate := _rate_of(run, planned)) is not None]
     return max(found, key=lambda rate: rate.operations, default=None) or _measure(planned)
 
 
-def _rate_of(run: RunFolder, planned: PlannedRun) -> Rate | None:
-    """Return the rate of a finished synthesis of the same method and recipe.
-
-    One that was interrupted has none, since it says only how long the rest took.
-    """
+def _rate_of(run: RunFolder, planned: Run) -> Rate | None:
+    """Return the rate of a finished synthesis of the same method and recipe, all of which one machine made."""
     method, recipe, name = run.path.parts[-3:]
     if (method, recipe) != (planned.adapter.name, planned.source.stem) or run.state() != "finished":
         return None
     took = run.metrics().get("recover")
-    if not took or took.get("resumed_at_pass"):
+    if not took or took["hardware"] is None:
         return None
     try:
         operations = _operations(run.path)
@@ -69,8 +64,7 @@ def _rate_of(run: RunFolder, planned: PlannedRun) -> Rate | None:
         return None  # made by a version whose recipe can't be read any more
     if not operations:
         return None
-    sessions = read_json(run.path / "provenance.json")["sessions"]
-    return Rate(took["seconds"], operations, f"the synthesis of {name}", _name(sessions[-1]["hardware"]))
+    return Rate(took["seconds"], operations, f"the synthesis of {name}", _name(took["hardware"]))
 
 
 @lru_cache(maxsize=256)
@@ -80,7 +74,7 @@ def _operations(run: Path) -> float | None:
     return count_work(planned).recover
 
 
-def _measure(planned: PlannedRun) -> Rate:
+def _measure(planned: Run) -> Rate:
     """Measure forward and backward passes of the teacher's network, untrained, at the recipe's size."""
     recipe = planned.resolved.recipe
     return _measure_pass(**pass_of(planned, recipe.squeeze.teacher), device=_device(planned))
@@ -113,7 +107,7 @@ def _clock(step: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def _device(planned: PlannedRun) -> str:
+def _device(planned: Run) -> str:
     device = choose_device(planned.request.device)
     return device if device.split(":")[0] in IMAGES else "cpu"
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dire_plug.pipeline import PlannedRun
+from dire_plug.pipeline import Run
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection, HardLabelsSection
 from dire_plug.recipe.model import Recipe, TrainingSection
-from dire_plug.stages.squeeze import INDEPENDENT_STEM
+from dire_plug.stages.artefacts import INDEPENDENT_STEM
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,7 +83,7 @@ class Work:
         return self.recover + self.evaluate + (self.teachers if with_teachers else 0)
 
 
-def count_work(planned: PlannedRun) -> Work:
+def count_work(planned: Run) -> Work:
     """Return what a planned run takes; neither data nor upstream's code is asked.
 
     A step is a forward and a backward pass of its images through the network in the loop, one of several in turn.
@@ -156,7 +156,7 @@ def _count_batch(model: nn.Module, images: Tensor) -> tuple[int, int, int]:
     return forward, both, sum(storages.values())
 
 
-def _evaluate(planned: PlannedRun, loop: list[Pass], *, images: int) -> tuple[float, int]:
+def _evaluate(planned: Run, loop: list[Pass], *, images: int) -> tuple[float, int]:
     """Return the operations of all students with their labels and tests, and the bytes of the largest one's batch."""
     section: Any = planned.resolved.recipe.evaluate
     tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
@@ -187,7 +187,7 @@ def _labels(recipe: Recipe, images: int) -> int:
     return section.epochs * epoch_bytes(images, -(-images // section.batch_size), recipe.squeeze.outputs)
 
 
-def _teachers(planned: PlannedRun) -> float:
+def _teachers(planned: Run) -> float:
     """Return the operations of training all networks of the recipe that aren't loaded."""
     recipe = planned.resolved.recipe
     images = _training_images(recipe)
@@ -213,22 +213,22 @@ def _in_loop(recipe: Recipe) -> list[TrainingSection]:
     return [recipe.squeeze.teacher, *recipe.squeeze.others.values()]
 
 
-def _pass(planned: PlannedRun, training: TrainingSection) -> Pass:
+def _pass(planned: Run, training: TrainingSection) -> Pass:
     return count_pass(**pass_of(planned, training))
 
 
-def pass_of(planned: PlannedRun, training: TrainingSection) -> dict[str, Any]:
+def pass_of(planned: Run, training: TrainingSection) -> dict[str, Any]:
     """Return what `count_pass` takes for a network in a planned run's loop."""
     return _shared(planned) | {"architecture": training.architecture, "flat": training.head == "flat"}
 
 
-def _shared(planned: PlannedRun) -> dict[str, Any]:
+def _shared(planned: Run) -> dict[str, Any]:
     """Return what the networks of the loop and the students have in common."""
     recipe = planned.resolved.recipe
     stem = planned.adapter.scripts[recipe.recover.script].stem
     return {"outputs": recipe.squeeze.outputs, "stem": stem, "size": _size(planned)}
 
 
-def _size(planned: PlannedRun) -> int:
+def _size(planned: Run) -> int:
     section = planned.resolved.recipe.dataset
     return section.size or SIZES[section.name].side

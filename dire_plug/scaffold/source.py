@@ -5,7 +5,7 @@ from pathlib import Path
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, new_folder
-from dire_plug.runs.lock import hold
+from dire_plug.store.lock import hold
 from dire_plug.types import Upstream
 from dire_plug.upstream.tree import verify_tree, write_manifest
 from dire_plug.upstream.vendor import fetch
@@ -19,7 +19,7 @@ def published(upstream: Upstream, *, offline: bool = False) -> Path:
             `offline`.
     """
     key = {"repository": upstream.repository, "commit": upstream.commit, "paths": upstream.paths}
-    folder = home.cache() / "published" / digest(key)[:16]
+    folder = home.downloads() / "published" / digest(key)[:16]
     if folder.is_dir():
         verify_tree(folder)
         return folder

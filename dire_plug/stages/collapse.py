@@ -4,20 +4,20 @@ Two signs: how many the independent network takes for their class, beside how ma
 long their embeddings in T are, beside those of real images. Each says little by itself, and far off it says enough.
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dire_plug import ui
 from dire_plug.files import read_json, write_json
-from dire_plug.stages.embed import embed, embed_images
-from dire_plug.stages.job import Job
-from dire_plug.stages.squeeze import Teachers
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dire_plug.models.checkpoint import load
+from dire_plug.protocols.testing import accuracy, in_batches
+from dire_plug.stages.artefacts import Networks, name_collapse
+from dire_plug.stages.embed import embed_images, ensure_embeddings
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.squeeze import accuracy_of, network_file
+from dire_plug.stages.views import plain_view
+from dire_plug.store.runs import Run
 
 FILE = "collapse.json"
 LEAST_SHARE = 0.5
@@ -28,7 +28,7 @@ LEAST_NORM, MOST_NORM = 0.5, 2.0
 
 
 @dataclass(frozen=True)
-class Signs:
+class CollapseSigns:
     """What was seen of a run's images.
 
     Attributes:
@@ -58,45 +58,31 @@ class Signs:
         return None
 
 
-def look_for_collapse(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> Signs:
-    """Look at a run's images, write what is seen to collapse.json, and warn with the weights to lower.
+def check_collapse(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
+    """Return the signs of a run's synthesized images, and warn with the weights to lower; kept in the store."""
 
-    Args:
-        images: [n, 3, h, w], uint8, or float in [0, 1].
-        labels: [n].
-    """
-    real = embed(job, networks.teacher)
-    made = embed_images(networks.teacher, images, device=job.device)
-    signs = Signs(
-        recognised=_share(networks.independent, job, images, labels),
-        recognised_real=read_json(networks.independent.parent / "network.json")["accuracy"] / 100,
-        norm=float(made.norm(dim=1).mean() / real.values.norm(dim=1).mean()),
-        chance=1 / job.classes,
-    )
-    write_json(job.folder / FILE, asdict(signs))
-    if (problem := signs.problem) is not None:
-        ui.warn(f"the images may have collapsed: {problem}; {_advice(job.regularizers)}")
-    return signs
+    def make(folder: Path) -> None:
+        write_json(folder / FILE, asdict(_look(run, networks, images)))
 
-
-def read_signs(folder: Path) -> dict[str, Any] | None:
-    """Return what was seen of a run's images; None where nobody looked."""
-    path = folder / FILE
-    found: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    found: dict[str, Any] = read_json(run.store.ensure(name_collapse(run, networks, images.source), make) / FILE)
+    if (problem := CollapseSigns(**found).problem) is not None:
+        ui.warn(f"the images may have collapsed: {problem}; {_advice(run.regularizers)}")
     return found
 
 
-def _advice(regularizers: dict[str, dict[str, object]]) -> str:
+def _look(run: Run, networks: Networks, images: ImageSet) -> CollapseSigns:
+    real = ensure_embeddings(run, networks.teacher)
+    made = embed_images(run, networks.teacher, images.images)
+    judge = load(network_file(run, networks.independent), run.device)
+    see, batches = plain_view(judge), in_batches(images.images, images.labels, device=run.device)
+    return CollapseSigns(
+        recognised=accuracy(judge.model, ((see(part), of) for part, of in batches)) / 100,
+        recognised_real=accuracy_of(run, networks.independent) / 100,
+        norm=float(made.norm(dim=1).mean() / real.values.norm(dim=1).mean()),
+        chance=1 / run.classes,
+    )
+
+
+def _advice(regularizers: dict[str, dict[str, Any]]) -> str:
     names = [f"regularizers.{name}.weight" for name in regularizers]
     return f"lower {' and '.join(names)}, or set it to auto" if names else "lower the learning rate of the loop"
-
-
-def _share(network: Path, job: Job, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images that a network takes for their class."""
-    from dire_plug.models.checkpoint import load
-    from dire_plug.protocols.testing import accuracy, in_batches
-    from dire_plug.stages.views import plain_view
-
-    loaded = load(network, job.device)
-    see, batches = plain_view(loaded), in_batches(images, labels, device=job.device)
-    return accuracy(loaded.model, ((see(part), of) for part, of in batches)) / 100

@@ -1,32 +1,48 @@
-"""Embed: real images as a network's penultimate layer sees them, made once and shared by all runs."""
+"""Embed: real images as a network's penultimate layer sees them, made once and shared by all runs.
 
-from __future__ import annotations
+A term may see a part of them: the first rows of each class, the authors' chunks, or a coreset of k-means centres that
+stands for all in EDM's sums of distances.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from sklearn.cluster import KMeans
+from torch import Tensor
 
 from dire_plug import ui
+from dire_plug.data.augment import normalise
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest_file, write_atomically
-from dire_plug.runs.cache import cached
-from dire_plug.stages.coreset import choose_centres
-from dire_plug.stages.job import Job
+from dire_plug.files import write_atomically
+from dire_plug.models import embed as embed_batch
+from dire_plug.models.checkpoint import load
+from dire_plug.models.pretrained import Pretrained
+from dire_plug.stages.artefacts import (
+    EXPERT,
+    MAIN,
+    Inputs,
+    Mode,
+    Networks,
+    SplitName,
+    name_embeddings,
+    name_published_embeddings,
+    name_real,
+)
+from dire_plug.stages.squeeze import FILE as NETWORK
+from dire_plug.stages.views import BATCH, raw_batches
+from dire_plug.store.artefacts import Artefact
+from dire_plug.store.runs import Run
 from dire_plug.types import CORESET
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from dire_plug.models.pretrained import Pretrained
-
-FORMAT = 1
-"""Raised when the same network and images give other files."""
 FILE = "embeddings.safetensors"
-
-SplitName = Literal["train", "test"]
-Mode = Literal["eval", "train"]
+LOOP = "loop"
+"""The key of the loop's own untrained network, which embeds real images itself."""
+SEED = 0
+"""Of k-means, fixed: runs of all seeds and arms see the same centres."""
 
 
 @dataclass(frozen=True)
@@ -34,115 +50,134 @@ class EmbeddedReal:
     """Real images of one split in one network, sorted by class and within a class in the dataset's order.
 
     Attributes:
-        path: the file that holds the rest.
+        artefact: what holds them.
         values: [M, D], float32.
         labels: [M], int64, ascending.
         indices: [M], int64: where in the split each row stands.
     """
 
-    path: Path
+    artefact: Artefact
     values: Tensor
     labels: Tensor
     indices: Tensor
 
 
-def embed(job: Job, network: Path | Pretrained, *, split: SplitName = "train", mode: Mode = "eval") -> EmbeddedReal:
-    """Return the embeddings of all images of a split, unaugmented; cached.
+def name_term_embeddings(run: Run, networks: Networks, inputs: Inputs) -> dict[str, Artefact]:
+    """Return key of a network → the real rows that the run's terms see in it; empty without a term."""
+    if not run.regularizers:
+        return {}
+    in_loop = embedding_networks(run, networks, inputs)
+    files = {**{key: one for key, one in in_loop.items() if one is not None}, **networks.frozen}
+    return {key: name_real(run, one) for key, one in files.items()}
+
+
+def embedding_networks(run: Run, networks: Networks, inputs: Inputs) -> Mapping[str, Artefact | None]:
+    """Return key → network of those in the loop in which terms work; the loop's own untrained one is no artefact."""
+    section = run.recipe.recover.embedder
+    if section is None:
+        return networks.in_loop
+    if section.network == EXPERT:
+        return {EXPERT: inputs.expert or networks.teacher}
+    return {LOOP: None} if section.network == LOOP else {MAIN: networks.teacher}
+
+
+def embed(run: Run, networks: Networks, inputs: Inputs) -> dict[str, Artefact]:
+    """Return key of a network → the real rows that the run's terms see in it, made where the store lacks them.
+
+    Raises:
+        DirePlugError: an image or a network cannot be read, a class has fewer real images than `real` asks for.
+    """
+    found = name_term_embeddings(run, networks, inputs)
+    for one in found.values():
+        _ensure_real(run, one)
+    return found
+
+
+def real_file(run: Run, real: Artefact) -> Path:
+    """Return the file of `values` [M, D] and `labels` [M] that a term reads."""
+    return run.store.path(real) / FILE
+
+
+def _ensure_real(run: Run, real: Artefact) -> None:
+    embedded = real.inputs.get("embeddings", real)
+    network = embedded.inputs["network"]
+    if real is embedded:
+        ensure_embeddings(run, network, mode=run.recipe.real.mode)
+        return
+
+    def make(folder: Path) -> None:
+        found = ensure_embeddings(run, network, mode=run.recipe.real.mode)
+        _write(folder / FILE, _choose(run, found))
+
+    run.store.ensure(real, make)
+
+
+def ensure_embeddings(
+    run: Run, network: Artefact | Pretrained, *, split: SplitName = "train", mode: Mode = "eval"
+) -> EmbeddedReal:
+    """Return the embeddings of all images of a split, unaugmented, made where the store lacks them.
 
     Args:
-        network: a file of ours, whose weights are taken as they are; or a published network, in eval mode.
+        network: ours, whose weights are taken as they are; or a published one, in eval mode.
         mode: `eval`; or `train`: batch statistics over 500 images at a time in the dataset's order, as in the
             authors' release, on a copy whose running statistics are thrown away.
 
     Raises:
         DirePlugError: an image or the network cannot be read.
     """
-    import torch
-    from safetensors.torch import load_file
+    artefact = embeddings_of(run, network, split=split, mode=mode)
 
-    key = {
-        "format": FORMAT,
-        "dataset": job.dataset.digest,
-        "network": digest_file(network) if isinstance(network, Path) else f"{network.name} {network.digest}",
-        "split": job.dataset.judged if split == "test" else split,
-        "mode": mode,
-        "torch": torch.__version__,
-    }
-    entry = cached(
-        job.cache,
-        kind="embed",
-        key=key,
-        make=lambda folder: _write(folder / FILE, _embed(job, network, split=split, mode=mode)),
-    )
-    found = load_file(entry / FILE)
-    return EmbeddedReal(entry / FILE, found["values"], found["labels"], found["indices"])
+    def make(folder: Path) -> None:
+        see = _embedder(run, network, mode=mode)
+        _write(folder / FILE, _embed_split(run, see, split=split))
+
+    found = load_file(run.store.ensure(artefact, make) / FILE)
+    return EmbeddedReal(artefact, found["values"], found["labels"], found["indices"])
 
 
-def real_for_regularizer(job: Job, network: Path) -> Path:
-    """Return the file of `values` [M, D] and `labels` [M] that a regularizer reads, by the recipe's `real` section.
-
-    Raises:
-        DirePlugError: a class has fewer real images than the section asks for.
-    """
-    section = job.recipe.real
-    embedded = embed(job, network, mode=section.mode)
-    if section.per_class is None and section.order == "by_class" and section.coreset is None:
-        return embedded.path
-    key = {
-        "format": FORMAT,
-        "embedded": embedded.path.parent.name,
-        "per_class": section.per_class,
-        "order": section.order,
-        "classes": job.classes,
-        **({} if section.coreset is None else {"coreset": section.coreset}),
-    }
-    entry = cached(job.cache, kind="real", key=key, make=lambda folder: _write(folder / FILE, _choose(job, embedded)))
-    return entry / FILE
+def embeddings_of(
+    run: Run, network: Artefact | Pretrained, *, split: SplitName = "train", mode: Mode = "eval"
+) -> Artefact:
+    """Return the artefact that `ensure_embeddings` makes."""
+    if isinstance(network, Pretrained):
+        return name_published_embeddings(run, f"{network.name} {network.digest}", split=split)
+    return name_embeddings(run, network, split=split, mode=mode)
 
 
-def embedder(network: Path | Pretrained, device: torch.device, *, mode: Mode = "eval") -> Callable[[Tensor], Tensor]:
+def embed_images(run: Run, network: Artefact | Pretrained, images: Tensor) -> Tensor:
+    """Return the embeddings [n, D] of images as they are stored, unaugmented, in eval mode, on the run's device."""
+    see = _embedder(run, network)
+    return torch.cat([see(part.to(run.device)) for part in torch.split(images, BATCH)])
+
+
+def _embedder(run: Run, network: Artefact | Pretrained, *, mode: Mode = "eval") -> Callable[[Tensor], Tensor]:
+    if isinstance(network, Pretrained):
+        return network.embed
+    file = run.store.path(network) / NETWORK
+    return embedder(file, run.device, mode=mode)
+
+
+def embedder(network: Path, device: torch.device, *, mode: Mode = "eval") -> Callable[[Tensor], Tensor]:
     """Return what embeds images as they are stored: uint8, or float in [0, 1], [n, 3, h, w] → float32, [n, D].
 
     Args:
-        network: as in `embed`.
-        device: where the images are, and the network is put; a published network stays where it was loaded.
-        mode: of a network of ours, as in `embed`.
+        network: a file of ours.
+        device: where the images are, and the network is put.
+        mode: as in `ensure_embeddings`.
 
     Raises:
         DirePlugError: the network cannot be read.
     """
-    from dire_plug.data.augment import normalise
-    from dire_plug.models import embed as embed_batch
-    from dire_plug.models.checkpoint import load
-    from dire_plug.stages.views import BATCH
-
-    if not isinstance(network, Path):
-        return network.embed
     loaded = load(network, device)
     model = loaded.model.train(mode == "train")
     return lambda images: embed_batch(model, normalise(images, loaded.mean, loaded.std), batch=BATCH).float()
 
 
-def embed_images(network: Path | Pretrained, images: Tensor, *, device: torch.device) -> Tensor:
-    """Return the embeddings [n, D] of images as they are stored, unaugmented, in eval mode, on `device`."""
-    import torch
-
-    from dire_plug.stages.views import BATCH
-
-    see = embedder(network, device)
-    return torch.cat([see(part.to(device)) for part in torch.split(images, BATCH)])
-
-
-def _embed(job: Job, network: Path | Pretrained, *, split: SplitName, mode: Mode) -> dict[str, Tensor]:
-    import torch
-
-    from dire_plug.stages.views import BATCH, raw_batches
-
-    see = embedder(network, job.device, mode=mode)
-    chosen = job.dataset.train if split == "train" else job.dataset.test
+def _embed_split(run: Run, see: Callable[[Tensor], Tensor], *, split: SplitName) -> dict[str, Tensor]:
+    chosen = run.dataset.train if split == "train" else run.dataset.test
     parts: list[Tensor] = []
     with ui.progress(f"embed: {split} images", len(chosen)) as advance:
-        for number, (images, _) in enumerate(raw_batches(chosen, device=job.device), start=1):
+        for number, (images, _) in enumerate(raw_batches(chosen, device=run.device), start=1):
             parts.append(see(images).cpu())
             advance(min(number * BATCH, len(chosen)))
     values = torch.cat(parts)
@@ -150,30 +185,26 @@ def _embed(job: Job, network: Path | Pretrained, *, split: SplitName, mode: Mode
     return {"values": values[indices], "labels": labels, "indices": indices}
 
 
-def _choose(job: Job, embedded: EmbeddedReal) -> dict[str, Tensor]:
+def _choose(run: Run, embedded: EmbeddedReal) -> dict[str, Tensor]:
     """Return the rows that the `real` section asks for, and their labels."""
-    import torch
-
-    section, values, labels = job.recipe.real, embedded.values, embedded.labels
+    section, values, labels = run.recipe.real, embedded.values, embedded.labels
     if section.order == "as_released":
-        values, labels = chunks_as_released(values[torch.argsort(embedded.indices)], job.classes)
+        values, labels = chunks_as_released(values[torch.argsort(embedded.indices)], run.classes)
     if section.per_class is not None:
-        values, labels = _first(job, values, labels, section.per_class)
+        values, labels = _first(run, values, labels, section.per_class)
     if section.coreset is None:
         return {"values": values, "labels": labels}
     found = choose_centres(values, labels, section.coreset)
     return {"values": values, "labels": labels, **{f"{CORESET}{name}": tensor for name, tensor in found.items()}}
 
 
-def _first(job: Job, values: Tensor, labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
+def _first(run: Run, values: Tensor, labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
     """Return the first `per_class` rows of each class, and their labels."""
-    import torch
-
-    counts = torch.bincount(labels, minlength=job.classes)
+    counts = torch.bincount(labels, minlength=run.classes)
     if int(counts.min()) < per_class:
         label = int(counts.argmin())
         raise DirePlugError(
-            f"real.per_class: class '{job.dataset.classes[label]}' of {job.dataset.name} has {int(counts[label])} real "
+            f"real.per_class: class '{run.dataset.classes[label]}' of {run.dataset.name} has {int(counts[label])} real "
             f"images, {per_class} were asked for; lower it to {int(counts.min())}"
         )
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
@@ -189,15 +220,46 @@ def chunks_as_released(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     Raises:
         DirePlugError: there are fewer rows than classes.
     """
-    import torch
-
     each = len(values) // classes
     if each == 0:
         raise DirePlugError(f"real.order as_released: {len(values)} images can't be cut into {classes} chunks")
     return values[: each * classes], torch.arange(classes).repeat_interleave(each)
 
 
-def _write(path: Path, tensors: dict[str, Any]) -> None:
-    from safetensors.torch import save
+def choose_centres(values: Tensor, labels: Tensor, k: int) -> dict[str, Tensor]:
+    """Return k-means centres of each class; all rows where a class has no more than `k` different ones.
 
+    Args:
+        values: [M, D], sorted by class.
+        labels: [M], int64, ascending.
+        k: centres of a class.
+
+    Returns:
+        {"centres": [K, D], "labels": [K], ascending, "weights": [K], rows of a cluster, "variances": [K], their mean
+        squared distance from its centre}, as `types.Coreset` has them.
+    """
+    classes, counts = torch.unique_consecutive(labels, return_counts=True)
+    found = [_cluster(rows, k) for rows in torch.split(values, counts.tolist())]
+    kept = torch.tensor([len(centres) for centres, _, _ in found])
+    names = ("centres", "weights", "variances")
+    parts = {name: torch.cat([one[place] for one in found]) for place, name in enumerate(names)}
+    return {**parts, "labels": classes.repeat_interleave(kept)}
+
+
+def _cluster(rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the centres, weights and variances of the rows of one class, [m, D]."""
+    different = len(torch.unique(rows, dim=0)) if len(rows) > k else len(rows)
+    if min(len(rows), different) <= k:
+        centres, owner = torch.unique(rows, dim=0, return_inverse=True)
+    else:
+        fitted = KMeans(k, n_init=1, random_state=SEED).fit(rows.numpy())
+        _, owner = torch.unique(torch.from_numpy(fitted.labels_).long(), return_inverse=True)
+        centres = rows.new_zeros(int(owner.max()) + 1, rows.shape[1]).index_add_(0, owner, rows)
+        centres /= torch.bincount(owner).unsqueeze(1)
+    weights = torch.bincount(owner).to(rows.dtype)
+    squares = (rows - centres[owner]).square().sum(1)
+    return centres, weights, torch.zeros_like(weights).index_add_(0, owner, squares) / weights
+
+
+def _write(path: Path, tensors: dict[str, Any]) -> None:
     write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))

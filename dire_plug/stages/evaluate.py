@@ -1,48 +1,49 @@
 """Evaluate: students trained on the condensed images under the recipe's protocol, and tested on real ones."""
 
-from __future__ import annotations
-
-import hashlib
+import contextlib
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, digest_file, read_json, write_json
+from dire_plug.files import read_json, write_json
+from dire_plug.models import build, stem_like
+from dire_plug.models.checkpoint import Network, load
 from dire_plug.protocols import protocol, settings_of
+from dire_plug.protocols.students import Place, StudentData
+from dire_plug.protocols.training import initialised
+from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.seeding import derive
-from dire_plug.stages.job import Job
-from dire_plug.stages.squeeze import Teachers
+from dire_plug.stages.artefacts import SEVERAL, STORED, Networks, Source, name_labels, name_student
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.label_files import FOLDER
+from dire_plug.stages.lessons import prepare_lesson, protocol_values
+from dire_plug.stages.relabel import relabel
+from dire_plug.stages.squeeze import network_file
+from dire_plug.store.artefacts import Artefact
+from dire_plug.store.runs import Run
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from dire_plug.models.checkpoint import Network
-    from dire_plug.protocols.students import StudentData
-
-FORMAT = 1
-"""Raised when the same images and settings give another accuracy."""
-SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
-"""The protocols that ask all networks in the loop; the others ask the first alone, or none."""
-STORED = ("fkd", "fkd-ensemble")
-"""The protocols whose labels are stored before the first student, and removed after the last."""
+STUDENT = "student.json"
 
 
-def evaluate(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Train the recipe's students on `images` and return their test accuracies in percent.
+def evaluate(
+    run: Run, networks: Networks, images: ImageSet, *, section: EvaluateSection | None = None
+) -> dict[str, Any]:
+    """Return the test accuracies in percent of students of `images`, trained where the store lacks them.
 
-    Each finished student is written at once to evaluate/<architecture>-<k>.json; one that is there and was made from
-    the same images, networks and settings isn't trained again. Student k's seed comes from (the run's seed, k).
+    Each finished student is kept at once. Student k's seed comes from (the run's seed, k).
 
     Args:
         networks: those of the loop label, the first alone or all as the protocol says.
-        images: [n, 3, h, w], uint8, or float in [0, 1].
-        labels: [n].
+        section: the protocol and its students, where they aren't the recipe's.
 
     Returns:
         {"protocol", "teacher_mode" where the protocol has one, "source", "students": {architecture: {"last": [per
@@ -52,140 +53,111 @@ def evaluate(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> di
     Raises:
         DirePlugError: the images are in another range, a training diverged, or see `lessons` and `relabel`.
     """
-    section = job.recipe.evaluate
+    section = section or run.recipe.evaluate
     protocol(section.protocol)
-    _check_range(images)
-    from dire_plug.stages.lessons import prepare_lesson, protocol_values
+    students = name_students(run, networks, images.source, section)
+    classroom = cache(partial(Classroom, run, networks, images, section))
+    found: dict[str, Any] = {}
+    with _holding_labels(run, networks, images, section):
+        for architecture, artefacts in students.items():
+            entries = [
+                run.store.ensure(artefact, lambda folder, name=architecture, k=k: classroom().train(name, k, folder))  # type: ignore[misc]
+                for k, artefact in enumerate(artefacts)
+            ]
+            found[architecture] = summarise_students([read_json(entry / STUDENT) for entry in entries])
+    mode = section.model_dump(include={"teacher_mode"})
+    return {"protocol": section.protocol, **mode, "source": section.source, "students": found}
 
-    loaded = _load(networks, job.device, several=section.protocol in SEVERAL)
-    lesson = prepare_lesson(job, loaded[0], images, labels)
-    course = _Course(loaded, lesson, settings_of(section.protocol, protocol_values(job)))
-    made_from = _identity(job, networks, course)
-    students: dict[str, Any] = {}
-    for architecture in section.students:
-        results = [
-            _finish_student(job, _Student(architecture, k), course=course, made_from=made_from)
+
+def name_students(run: Run, networks: Networks, source: Source, section: EvaluateSection) -> dict[str, list[Artefact]]:
+    """Return architecture → its students, in the order of the recipe."""
+    return {
+        architecture: [
+            name_student(run, networks, source, section, architecture=architecture, k=k)
             for k in range(section.per_synthesis)
         ]
-        students[architecture] = summarise_students(results)
-    if section.protocol in STORED:
-        from dire_plug.stages.relabel import remove_labels
-
-        remove_labels(job.folder)
-    mode = section.model_dump(include={"teacher_mode"})
-    return {"protocol": section.protocol, **mode, "source": section.source, "students": students}
-
-
-@dataclass(frozen=True)
-class _Student:
-    architecture: str
-    k: int
-
-
-@dataclass(frozen=True)
-class _Course:
-    """What all students of a run share: the networks that label, what is learned from, the protocol's numbers."""
-
-    networks: list[Network]
-    lesson: StudentData
-    settings: Any
-
-
-def _finish_student(job: Job, student: _Student, *, course: _Course, made_from: str) -> dict[str, Any]:
-    """Return the result of one student: read where it is finished, else trained and written."""
-    name = f"{student.architecture}-{student.k}"
-    path = job.folder / "evaluate" / f"{name}.json"
-    if path.is_file():
-        found: dict[str, Any] = read_json(path)
-        if found.get("made_from") == made_from:
-            return found
-    work = path.with_name(f"{name}.partial") / made_from[:16]
-    result = _train(job, student, course=_with_labels(job, course, made_from), folder=work) | {"made_from": made_from}
-    write_json(path, result)
-    shutil.rmtree(work.parent, ignore_errors=True)
-    return result
-
-
-def _with_labels(job: Job, course: _Course, made_from: str) -> _Course:
-    """Return the course with the stored labels, made where they aren't there, if the protocol stores them."""
-    if job.recipe.evaluate.protocol not in STORED:
-        return course
-    from dire_plug.stages.relabel import relabel
-
-    stored = relabel(job, course.networks, data=course.lesson, settings=course.settings, made_from=made_from)
-    return replace(course, lesson=replace(course.lesson, stored=stored))
-
-
-def _train(job: Job, student: _Student, *, course: _Course, folder: Path) -> dict[str, Any]:
-    from dire_plug.models import build, stem_like
-    from dire_plug.protocols.students import Place
-    from dire_plug.protocols.training import initialised
-
-    section, network = job.recipe.evaluate, course.networks[0]
-    seed = derive(job.seed, "student", student.k)
-    stem = stem_like(student.architecture, network.stem)
-    model = initialised(
-        lambda: build(student.architecture, outputs=network.outputs, stem=stem, size=job.dataset.size), seed
-    )
-    label = f"student {student.architecture} {student.k + 1}/{section.per_synthesis} ({job.arm})"
-    with ui.progress(label, section.epochs) as advance:
-        result = protocol(section.protocol)(
-            model.to(job.device),
-            [teacher.model for teacher in course.networks],
-            course.lesson,
-            course.settings,
-            Place(seed, folder, progress=advance),
-        )
-    return {
-        "architecture": student.architecture,
-        "k": student.k,
-        "seed": seed,
-        "last": result.last,
-        "best": result.best,
-        "best_epoch": result.best_epoch,
-        "curve": [list(point) for point in result.curve],
+        for architecture in section.students
     }
 
 
-def _load(networks: Teachers, device: torch.device, *, several: bool) -> list[Network]:
-    """Return the network that labels and normalises, and the others in the loop where the protocol asks several."""
-    from dire_plug.models.checkpoint import load
+@contextlib.contextmanager
+def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> Iterator[None]:
+    """Keep other processes from the stored labels of a set while its students learn; they aren't needed afterwards.
 
-    files = list(networks.in_loop.values())
-    loaded = [load(file, device) for file in (files if several else files[:1])]
+    Then they are removed (13 to 136 GB a run on ImageNet-1K), or kept in the store if the user wants that. Where the
+    block is left by an error they stay, so that the same command goes on.
+    """
+    if section.protocol not in STORED:
+        yield
+        return
+    labels = name_labels(run, networks, images.source, section)
+    with run.store.holding(labels):
+        yield
+        work = run.store.work(labels)
+        if run.request.keep_labels and (work / FOLDER).is_dir():
+            run.store.publish(labels, work, seconds=0)
+        else:
+            run.store.drop_work(labels)
+
+
+class Classroom:
+    """What all students of a set share: the networks that label, what is learned from, the protocol's numbers."""
+
+    def __init__(self, run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> None:
+        """Load the networks, put together what is learned from; label all of it where the protocol stores labels."""
+        _check_range(images.images)
+        self._run, self._section, self._name = run, section, images.name
+        self._networks = _load(run, networks, several=section.protocol in SEVERAL)
+        self._settings = settings_of(section.protocol, protocol_values(section, images))
+        self._data: StudentData = prepare_lesson(run, section, self._networks[0], images)
+        if section.protocol in STORED:
+            labels = name_labels(run, networks, images.source, section)
+            folder = run.store.find(labels) or run.store.work(labels)
+            stored = relabel(
+                run, section, self._networks, data=self._data, settings=self._settings, folder=folder, name=images.name
+            )
+            self._data = replace(self._data, stored=stored)
+
+    def train(self, architecture: str, k: int, folder: Path) -> None:
+        """Train one student; write student.json."""
+        run, section, network = self._run, self._section, self._networks[0]
+        seed = derive(run.seed, "student", k)
+        stem, size = stem_like(architecture, network.stem), run.dataset.size
+        model = initialised(lambda: build(architecture, outputs=network.outputs, stem=stem, size=size), seed)
+        label = f"student {architecture} {k + 1}/{section.per_synthesis} ({self._name})"
+        with ui.progress(label, section.epochs) as advance:
+            result = protocol(section.protocol)(
+                model.to(run.device),
+                [teacher.model for teacher in self._networks],
+                self._data,
+                self._settings,
+                Place(seed, folder / "training", progress=advance),
+            )
+        found = {
+            "architecture": architecture,
+            "k": k,
+            "seed": seed,
+            "last": result.last,
+            "best": result.best,
+            "best_epoch": result.best_epoch,
+            "curve": [list(point) for point in result.curve],
+        }
+        write_json(folder / STUDENT, found)
+        shutil.rmtree(folder / "training", ignore_errors=True)
+
+
+def _load(run: Run, networks: Networks, *, several: bool) -> list[Network]:
+    """Return the network that labels and normalises, and the others in the loop where the protocol asks several."""
+    files = [network_file(run, one) for one in networks.in_loop.values()]
+    loaded = [load(file, run.device) for file in (files if several else files[:1])]
     for file, network in zip(files, loaded, strict=False):
         if (network.mean, network.std) != (loaded[0].mean, loaded[0].std):
             raise DirePlugError(f"{file}: takes images normalised otherwise than {files[0]}; train it in this recipe")
     return loaded
 
 
-def _identity(job: Job, networks: Teachers, course: _Course) -> str:
-    """Return a digest of what decides a student's accuracy, except its architecture and number."""
-    section, images = job.recipe.evaluate, course.lesson.images
-    unused = {"students", "per_synthesis", "source", *(("judge",) if section.judge == "test" else ())}
-    unused |= {"randaugment"} if getattr(section, "randaugment", None) is None else set()  # older than it
-    settings = section.model_dump(mode="json", exclude=unused)
-    content = {
-        "format": FORMAT,
-        "settings": settings,
-        "seed": job.seed,
-        "teacher": digest_file(networks.teacher),
-        "dataset": job.dataset.digest,
-        "images": [list(images.shape), str(images.dtype), _digest(images)],
-    }
-    if section.protocol in SEVERAL:
-        content["others"] = [digest_file(file) for file in networks.others.values()]
-    if section.protocol == "hard-labels":
-        content |= {"lr": course.settings.lr, "test": _digest(course.lesson.test_images)}
-    return digest(content)
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.contiguous().cpu().numpy().data).hexdigest()
-
-
 def _check_range(images: Tensor) -> None:
-    if images.is_floating_point() and (float(images.min()) < 0 or float(images.max()) > 1):
+    if torch.is_floating_point(images) and (float(images.min()) < 0 or float(images.max()) > 1):
         raise DirePlugError(
             f"images: values from {float(images.min()):.3g} to {float(images.max()):.3g}, expected uint8 or float in "
             "[0, 1]; denormalise them first"

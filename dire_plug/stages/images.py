@@ -1,19 +1,64 @@
-"""The condensed images of a run as files: saved like upstream does, read like its evaluation does, or as tensors."""
+"""Condensed images: what students and metrics get of a set, and a run's as files, saved and read as upstream does."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
+from dire_plug.stages.artefacts import Source
 from dire_plug.types import Adapter
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 TENSORS = "images.safetensors"
+LOOP = "loop"
+"""The key of the images in the loop's own space, in a run's tensors."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A set of images as students and metrics see it, read when it is first looked at.
+
+    Attributes:
+        source: what tells this set from others.
+        read: returns the images, [n, 3, h, w], uint8, or float in [0, 1], by class, and their labels, [n].
+        read_loop: returns the images in the space of the loop, unbounded; None where only pixels are known.
+        whitened: whether that space is the whitened one.
+        extras: what the synthesis learned beside the images.
+        synthesized: False where real images stand in the place of synthesized ones.
+        name: for the progress: an arm.
+    """
+
+    source: Source
+    read: Callable[[], tuple[Tensor, Tensor]]
+    name: str
+    read_loop: Callable[[], Tensor | None] = lambda: None
+    whitened: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    synthesized: bool = True
+
+    @cached_property
+    def _decoded(self) -> tuple[Tensor, Tensor]:
+        """All at once, for all stages, each of which holds them all (ImageNet-1K at IPC 50: 7.5 GB of uint8)."""
+        return self.read()
+
+    @property
+    def images(self) -> Tensor:
+        """[n, 3, h, w], uint8, or float in [0, 1]."""
+        return self._decoded[0]
+
+    @property
+    def labels(self) -> Tensor:
+        """[n], int64."""
+        return self._decoded[1]
 
 
 def save_images(
@@ -35,13 +80,10 @@ def save_images(
     Raises:
         DirePlugError: a file cannot be written.
     """
-    import torch
-    from PIL import Image
-
     pixels = images if images.dtype == torch.uint8 else (images * 255).to(torch.uint8)
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
     for array, label, number in zip(arrays, labels, numbers, strict=True):
-        path = _image_path(folder, adapter, label, number, suffix)
+        path = image_path(folder, adapter, label, number, suffix)
         make_folder(path.parent)
         try:
             Image.fromarray(array).save(path)
@@ -49,7 +91,8 @@ def save_images(
             raise DirePlugError(f"{path}: the image cannot be written: {error}") from error
 
 
-def _image_path(folder: Path, adapter: Adapter, label: int, number: int, suffix: str | None) -> Path:
+def image_path(folder: Path, adapter: Adapter, label: int, number: int, suffix: str | None = None) -> Path:
+    """Return where an image lies below `folder`."""
     path = folder / adapter.image_path(label, number)
     return path if suffix is None else path.with_suffix(suffix)
 
@@ -62,8 +105,6 @@ def read_saved(
     Raises:
         DirePlugError: a file is missing, damaged, or of another size than the first.
     """
-    import torch
-
     images: Tensor | None = None  # one tensor from the start: a list of 50,000 images would take as much again
     for label in range(classes):
         for number in range(ipc):
@@ -72,7 +113,7 @@ def read_saved(
                 images = image.new_empty(classes * ipc, *image.shape)
             if image.shape != images.shape[1:]:
                 raise DirePlugError(
-                    f"{_image_path(folder, adapter, label, number, suffix)}: is {_size(image)}, the first image is "
+                    f"{image_path(folder, adapter, label, number, suffix)}: is {_size(image)}, the first image is "
                     f"{_size(images)}; the folder mixes two syntheses: {_advice(folder)}"
                 )
             images[label * ipc + number] = image
@@ -86,7 +127,7 @@ def read_image(folder: Path, adapter: Adapter, *, label: int, number: int, suffi
     Raises:
         DirePlugError: the file is missing or damaged.
     """
-    path = _image_path(folder, adapter, label, number, suffix)
+    path = image_path(folder, adapter, label, number, suffix)
     try:
         return _read(path)
     except FileNotFoundError as error:
@@ -97,7 +138,7 @@ def read_image(folder: Path, adapter: Adapter, *, label: int, number: int, suffi
 
 
 def _advice(folder: Path) -> str:
-    return f"remove {folder.with_name(TENSORS)} and run the command again: it recovers the images anew"
+    return f"remove {folder} and run the command again"
 
 
 def read_tensors(folder: Path) -> tuple[Tensor, Tensor]:
@@ -106,9 +147,6 @@ def read_tensors(folder: Path) -> tuple[Tensor, Tensor]:
     Raises:
         DirePlugError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = folder / TENSORS
     if not path.is_file() and (folder / "passes").is_dir():
         raise DirePlugError(
@@ -119,15 +157,27 @@ def read_tensors(folder: Path) -> tuple[Tensor, Tensor]:
         found = load_file(path)
         return found["images"], found["labels"]
     except (OSError, KeyError, SafetensorError) as error:
-        raise DirePlugError(f"{path}: cannot be read ({error}); remove it and recover again") from error
+        raise DirePlugError(f"{path}: cannot be read ({error}); remove it and run the command again") from error
+
+
+def read_loop_tensors(file: Path) -> Tensor | None:
+    """Read a run's images as its loop left them: [N, 3, H, W], unbounded; None where only their pixels are kept.
+
+    Raises:
+        DirePlugError: the file is damaged.
+    """
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="pt") as found:
+            images: Tensor | None = found.get_tensor(LOOP) if LOOP in found.keys() else None  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise DirePlugError(f"{file}: cannot be read ({error}); remove it and run the command again") from error
+    return images
 
 
 def _read(path: Path) -> Tensor:
     """Read one image as uint8 [3, H, W]; errors are Pillow's."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
     with Image.open(path) as image:
         pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)

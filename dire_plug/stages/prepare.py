@@ -1,68 +1,141 @@
-"""What the loop needs before it starts: the start images of the recipe."""
+"""Prepare: what the loop needs before it starts.
 
-from __future__ import annotations
+Real start images, the ZCA transform, what upstream's own code makes first (ranked selections, statistics, experts), and
+an expert as a network of ours. Each is made once and shared by the arms and seeds that it doesn't depend on.
+"""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from dire_plug.data import whitening as zca
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
-from dire_plug.runs.cache import cached
+from dire_plug.models import build
+from dire_plug.models import checkpoint as checkpoints
+from dire_plug.models.checkpoint import Network
+from dire_plug.models.whitened import Whitened
 from dire_plug.seeding import derive
-from dire_plug.stages.job import Job
-from dire_plug.stages.select import draw_per_class
+from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs, name_inputs, name_whitening
+from dire_plug.stages.real_images import draw_per_class
+from dire_plug.stages.squeeze import FILE as NETWORK
+from dire_plug.stages.squeeze import network_file
+from dire_plug.store.runs import Run
+from dire_plug.types import Materials
+from dire_plug.upstream.preparing import MADE, run_preparation
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-FORMAT = 2
+START = "start.safetensors"
+WHITENING = "whitening.safetensors"
 
 
-def prepare_start(job: Job) -> dict[str, Any]:
-    """Return the `start` of a `SynthesisSpec`: the script's own, noise, or a file of real images of each class.
-
-    Noise has a shape where the dataset's images aren't of the script's size, and is upstream's own otherwise.
+def prepare(run: Run, networks: Networks) -> Inputs:
+    """Return what the loop needs, made where the store lacks it.
 
     Raises:
-        DirePlugError: a class has fewer real images than IPC.
+        DirePlugError: a class has fewer real images than IPC; upstream's code isn't vendored.
+        UpstreamFailedError: upstream's code failed; what was prepared before is kept.
     """
-    size = job.dataset.size
-    if job.recipe.recover.start == "own":
-        return {"kind": "own", "shape": None, "file": None}
-    if job.recipe.recover.start == "noise":
-        return {"kind": "noise", "shape": None if size == job.script.size else [3, size, size], "file": None}
-    entry = cached(
-        job.cache,
-        kind="start",
-        key={
-            "format": FORMAT,
-            "dataset": job.dataset.digest,
-            "ipc": job.recipe.ipc,
-            "seed": job.seed,
-        },
-        make=lambda folder: _write_real_images(job, folder),
+    inputs = name_inputs(run, networks)
+    if inputs.start is not None:
+        run.store.ensure(inputs.start, partial(_write_start, run))
+    if inputs.whitening is not None:
+        ensure_whitening(run)
+    materials = cache(lambda: load_materials(run, networks, inputs))
+    for name, one in inputs.prepared.items():
+        run.store.ensure(one, lambda folder, name=name: _prepare(run, inputs, name, folder, materials()))  # type: ignore[misc]
+    if inputs.expert is not None:
+        run.store.ensure(inputs.expert, partial(_write_expert, run, inputs))
+    return inputs
+
+
+def ensure_whitening(run: Run) -> Path:
+    """Return the file of the ZCA transform of the training images, fitted where the store lacks it."""
+    entry = run.store.ensure(
+        name_whitening(run), lambda folder: zca.save(folder / WHITENING, zca.fit(run.dataset.train.images()))
     )
-    return {
-        "kind": "real",
-        "shape": [3, size, size],
-        "file": str(entry / "start.safetensors"),
-        "mean": list(job.script.mean),
-        "std": list(job.script.std),
-    }
+    return entry / WHITENING
 
 
-def _write_real_images(job: Job, folder: Path) -> None:
+def whitening_file(run: Run, inputs: Inputs) -> Path | None:
+    """Return the file of the transform of the loop's images; None where they aren't whitened."""
+    return None if inputs.whitening is None else run.store.path(inputs.whitening) / WHITENING
+
+
+def start_file(run: Run, inputs: Inputs) -> Path | None:
+    """Return the file of the real start images; None where the loop doesn't start from real images."""
+    return None if inputs.start is None else run.store.path(inputs.start) / START
+
+
+def prepared_folders(run: Run, inputs: Inputs) -> dict[str, Path]:
+    """Return name of a preparation → the folder that upstream's code filled."""
+    return {name: (run.store.path(one) / MADE).absolute() for name, one in inputs.prepared.items()}
+
+
+def load_materials(run: Run, networks: Networks, inputs: Inputs) -> Materials:
+    """Load what an adapter writes for its script, on the CPU."""
+    cpu, start = torch.device("cpu"), start_file(run, inputs)
+    teachers = {name: checkpoints.load(network_file(run, one), cpu) for name, one in networks.in_loop.items()}
+    return Materials(teachers, run.dataset, load_file(start)["images"] if start else None)
+
+
+def _write_start(run: Run, folder: Path) -> None:
     """Draw IPC real images of each class without replacement; write them as uint8 [C, ipc, 3, H, W]."""
-    from safetensors.torch import save
-
     indices = draw_per_class(
-        job.dataset,
-        ipc=job.recipe.ipc,
-        seed=derive(job.seed, "start"),
+        run.dataset,
+        ipc=run.recipe.ipc,
+        seed=derive(run.seed, "start"),
         refuse=lambda name, count: DirePlugError(
-            f"class '{name}' of {job.dataset.name} has {count} images; IPC {job.recipe.ipc} needs as many "
+            f"class '{name}' of {run.dataset.name} has {count} images; IPC {run.recipe.ipc} needs as many "
             "to start from; lower the IPC or use recover.start=noise"
         ),
     )
-    images = job.dataset.train.images(indices).cpu()
-    shape = (job.classes, job.recipe.ipc, *images.shape[1:])
-    write_atomically(folder / "start.safetensors", save({"images": images.reshape(shape).contiguous()}))
+    images = run.dataset.train.images(indices).cpu()
+    shape = (run.classes, run.recipe.ipc, *images.shape[1:])
+    write_atomically(folder / START, save({"images": images.reshape(shape).contiguous()}))
+
+
+def _prepare(run: Run, inputs: Inputs, name: str, folder: Path, materials: Materials) -> None:
+    described = loop_inputs(run, folder=folder, images=folder, prepared=prepared_folders(run, inputs))
+    threads = torch.get_num_threads()
+    run_preparation(run.adapter, name, described, materials, folder=folder, device=str(run.device), threads=threads)
+
+
+def _write_expert(run: Run, inputs: Inputs, folder: Path) -> None:
+    """Write the first expert as it is after its last epoch, as a network of ours.
+
+    Where the loop's images are whitened the network whitens what it gets: then it takes pixels, else images
+    normalised as the script does.
+
+    Raises:
+        DirePlugError: the method has no experts, or their parameters don't fit the architecture.
+    """
+    described = loop_inputs(run, folder=folder, images=folder, prepared=prepared_folders(run, inputs))
+    architecture, parameters = run.adapter.expert(described)
+    model: nn.Module = build(architecture, outputs=run.classes, stem="small", size=run.dataset.size)
+    fill(model, parameters)
+    mean, std = run.script.mean, run.script.std
+    if (file := whitening_file(run, inputs)) is not None:
+        transform = zca.load(file, torch.device("cpu"))
+        model, mean, std = Whitened(model, mean=transform.mean, matrix=transform.matrix), (0, 0, 0), (1, 1, 1)
+    checkpoints.save(folder / NETWORK, Network(model, architecture, run.classes, "small", mean, std))
+
+
+def fill(model: nn.Module, parameters: Sequence[Tensor]) -> None:
+    """Put parameters, in the network's own order, into a network.
+
+    Raises:
+        DirePlugError: their number or a shape differs.
+    """
+    own = list(model.parameters())
+    if [tuple(one.shape) for one in own] != [tuple(one.shape) for one in parameters]:
+        raise DirePlugError(
+            f"the expert has {len(parameters)} parameters of other shapes than the {len(own)} of the network that "
+            "embeds; take recover.embedder.network=teacher"
+        )
+    with torch.no_grad():
+        for one, value in zip(own, parameters, strict=True):
+            one.copy_(value)

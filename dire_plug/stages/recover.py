@@ -1,83 +1,263 @@
-"""Synthesize the images of one run, by upstream's patched script or by the native loop, pass by pass.
+"""Recover: the synthesis, by upstream's patched script or by the native loop, pass by pass.
 
-What is left in the run folder: `images/`, as upstream saves them, and `images.safetensors`, the tensors before saving.
+Each finished pass becomes an entry of the store at once: what its batches ended in, in the loop's own space, the files
+that the script saved, the record of its losses. Gathered they are the images of a run.
 """
-
-from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dire_plug import ui
-from dire_plug.files import digest_file, make_folder, read_json, write_json
-from dire_plug.stages.gather import gather_tensors
-from dire_plug.stages.images import TENSORS, save_images
-from dire_plug.stages.inputs import prepare_upstream
-from dire_plug.stages.job import Job
-from dire_plug.stages.specify import synthesis_spec
-from dire_plug.stages.squeeze import MAIN, squeeze
-from dire_plug.synthesis import SynthesisSpec, finished_passes, open_synthesis
-from dire_plug.types import Plan
+import torch
+from safetensors.torch import save
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from dire_plug.ui import Advance
-    from dire_plug.upstream.job import ChildJob
+from dire_plug import plugins, ui
+from dire_plug.data import whitening as zca
+from dire_plug.data.augment import denormalise
+from dire_plug.errors import DirePlugError, UpstreamFailedError
+from dire_plug.files import make_folder, read_json, write_atomically, write_json
+from dire_plug.models.checkpoint import load
+from dire_plug.native import load_native
+from dire_plug.seeding import seed_everything
+from dire_plug.stages.artefacts import (
+    Inputs,
+    Networks,
+    Source,
+    keeps_state,
+    loop_inputs,
+    name_images,
+    name_passes,
+    name_subset,
+    name_synthesis,
+)
+from dire_plug.stages.embed import LOOP as LOOP_NETWORK
+from dire_plug.stages.embed import embedding_networks, real_file
+from dire_plug.stages.images import (
+    TENSORS,
+    ImageSet,
+    image_path,
+    read_loop_tensors,
+    read_saved,
+    read_tensors,
+    save_images,
+)
+from dire_plug.stages.prepare import load_materials, prepared_folders, start_file, whitening_file
+from dire_plug.stages.real_images import FULL, check_memory, write_subset
+from dire_plug.stages.squeeze import network_file
+from dire_plug.store.artefacts import Artefact, link
+from dire_plug.store.runs import EXTRAS, LOSSES, Run
+from dire_plug.synthesis import SynthesisSpec, collect, gather_losses, open_synthesis, pass_file
+from dire_plug.types import Plan, Slot
+from dire_plug.ui import Advance
+from dire_plug.upstream.job import ChildJob
+from dire_plug.upstream.patching import patch_digest
+from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.vendor import patch_files, require_vendored
+
+IMAGES, PASSES, LOG = "images", "passes", "log.txt"
+MOST_BYTES = 4 << 30
+"""Passes are gathered into one file up to this size."""
+
+OnPass = Callable[[int], None]
+"""Called with the number of a pass when it is finished."""
 
 
-def recover(job: Job) -> None:
-    """Run the passes that aren't finished; then write images.safetensors.
+def name_recovered(
+    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]
+) -> tuple[Artefact, list[Artefact]]:
+    """Return what a run's passes have in common, and the passes in order."""
+    patch = patch_digest(patch_files(run.adapter)) if run.engine == "upstream" else None
+    synthesis = name_synthesis(run, networks, inputs, embeddings, patch=patch)
+    return synthesis, name_passes(run, synthesis)
+
+
+def name_source(run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]) -> Source:
+    """Return what tells a run's images from others, before they are made."""
+    if run.arm == FULL and run.engine == "none":
+        return Source(digest=FULL)
+    if run.engine == "none":
+        return Source({"subset": name_subset(run, networks)})
+    return Source({"images": name_images(name_recovered(run, networks, inputs, embeddings)[1])})
+
+
+def recover(
+    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, folder: Path
+) -> ImageSet:
+    """Return a run's images, synthesized as far as the store lacks them; link their files into the run's folder.
+
+    Args:
+        embeddings: key of a network → the real rows that a term sees in it.
+        folder: the run's, which gets `images/` as upstream saves them, `images.safetensors`, `losses.json`, and
+            `log.txt`.
 
     Raises:
         UpstreamFailedError: upstream's script failed; finished passes are kept.
         PluginError: a plugin raised or answered what cannot be used.
     """
-    plan = job.plan
-    networks = squeeze(job)
-    teachers = networks.in_loop
-    spec = synthesis_spec(job, networks)
-    _start_again_where_inputs_changed(job, teachers, spec)
-    if (job.folder / TENSORS).is_file():
-        return
-    make_folder(job.folder / "passes")
-    make_folder(job.folder / "images")
-    first = finished_passes(spec.passes, plan.passes)
-    if first:
-        ui.say(f"recover: {first} of {plan.passes} passes were finished before")
-    started = time.monotonic()
-    if first == plan.passes:
-        gather_tensors(job, plan)
-        return
-    with ui.progress(f"recover ({job.arm}, {job.engine})", plan.passes * plan.slots_per_pass * spec.steps) as advance:
-        run = _run_upstream if job.engine == "upstream" else _run_native
-        run(
-            job,
-            spec,
-            teachers=teachers,
-            passes=range(first, plan.passes),
-            on_event=_Progress(plan, spec.steps, advance),
-        )
-    gather_tensors(job, plan)
-    write_json(job.folder / "seconds.json", {"seconds": time.monotonic() - started, "resumed_at_pass": first})
+    if run.engine == "none":
+        return _real_images(run, networks, folder)
+    check_paths(run)
+    synthesis, passes = name_recovered(run, networks, inputs, embeddings)
+    if any(run.store.find(one) is None for one in passes):
+        with run.store.holding(synthesis):
+            _synthesize(run, networks, inputs, embeddings, synthesis=synthesis, passes=passes, log=folder / LOG)
+    gathered = name_images(passes)
+    entry = run.store.ensure(gathered, partial(_gather, run, inputs, passes))
+    link_images(run, passes, entry, folder)
+    extras = folder / EXTRAS
+    return ImageSet(
+        source=Source({"images": gathered}),
+        read=partial(_read, run, folder, ipc=run.plan.ipc),
+        name=run.arm,
+        read_loop=partial(read_loop_tensors, folder / TENSORS),
+        whitened=inputs.whitening is not None,
+        extras=read_json(extras) if extras.is_file() else {},
+    )
 
 
-def _start_again_where_inputs_changed(job: Job, teachers: Mapping[str, Path], spec: SynthesisSpec) -> None:
-    """Drop what was recovered from another teacher, other real embeddings or other start images, and say so.
+def _real_images(run: Run, networks: Networks, folder: Path) -> ImageSet:
+    """Return the real images that stand in the place of synthesized ones; `full` reads the dataset itself."""
+    if run.arm == FULL:
+        check_memory(run)
+        train = run.dataset.train
+        return ImageSet(Source(digest=FULL), lambda: (train.images(), train.labels), name=run.arm, synthesized=False)
+    subset = name_subset(run, networks)
+    entry = run.store.ensure(subset, partial(write_subset, run, networks))
+    _link_tree(entry, folder)
+    read = partial(_read, run, folder, ipc=run.recipe.ipc)
+    return ImageSet(Source({"subset": subset}), read, name=run.arm, synthesized=False)
 
-    The same settings give another teacher with another version of torch, or on another device with an empty cache.
+
+def _read(run: Run, folder: Path, *, ipc: int) -> tuple[Tensor, Tensor]:
+    """Read the images that students and metrics see, as the recipe's `evaluate.source` says."""
+    if run.recipe.evaluate.source == "tensor":
+        return read_tensors(folder)
+    return read_saved(folder / IMAGES, run.adapter, classes=run.classes, ipc=ipc, suffix=run.script.suffix)
+
+
+# One synthesis.
+
+
+def check_paths(run: Run) -> None:
+    """Raise where two images of the plan would be one file.
+
+    Raises:
+        DirePlugError: the adapter names them alike.
     """
-    files = {**{name: str(file) for name, file in teachers.items()}, "start": spec.start["file"]}
-    files |= {f"real of {name}": file for name, file in spec.real.items()}
-    inputs = {name: digest_file(Path(file)) for name, file in files.items() if file}
-    record = job.folder / "inputs.json"
-    if record.is_file() and read_json(record) != inputs:
-        ui.warn("the teacher, its embeddings or the start images are others than before; recover starts again")
-        shutil.rmtree(job.folder / "passes", ignore_errors=True)
-        shutil.rmtree(job.folder / "images", ignore_errors=True)
-        (job.folder / TENSORS).unlink(missing_ok=True)
-    write_json(record, inputs)
+    seen: dict[Path, tuple[int, int]] = {}
+    for index in range(run.plan.passes):
+        for image in _images_of_pass(run.plan, index):
+            path = image_path(Path(), run.adapter, *image, run.script.suffix)
+            if (other := seen.setdefault(path, image)) != image:
+                raise DirePlugError(
+                    f"{run.adapter.name}: image {image[1]} of class {image[0]} and image {other[1]} of class "
+                    f"{other[0]} would both be {path}; the adapter's FILE_NAME must hold {{label}} and {{image}}"
+                )
+
+
+def _images_of_pass(plan: Plan, index: int) -> list[tuple[int, int]]:
+    """Return (class, number) of the images of a pass."""
+    slots = [plan.slot(Slot(index, batch)) for batch in range(plan.slots_per_pass)]
+    return [pair for slot in slots for pair in zip(slot.labels, slot.images, strict=True)]
+
+
+def _synthesize(
+    run: Run,
+    networks: Networks,
+    inputs: Inputs,
+    embeddings: Mapping[str, Artefact],
+    *,
+    synthesis: Artefact,
+    passes: Sequence[Artefact],
+    log: Path,
+) -> None:
+    """Make the passes that the store lacks, in the synthesis's work folder, which goes at the end."""
+    work = run.store.work(synthesis)
+    for name in (PASSES, IMAGES):
+        make_folder(work / name)
+    finished = PassPublisher(run, inputs, passes, work)
+    missing = finished.publish_left_behind()
+    if not missing:
+        run.store.drop_work(synthesis)
+        return
+    if len(missing) < len(passes):
+        ui.say(f"recover: {len(passes) - len(missing)} of {len(passes)} passes were finished before")
+    spec = synthesis_spec(run, networks, inputs, embeddings, folder=work)
+    chained, plan = keeps_state(run), run.plan
+    if chained and missing[0] > 0:
+        before = pass_file(run.store.path(passes[missing[0] - 1]), missing[0] - 1)
+        link(before, pass_file(work / PASSES, missing[0] - 1))
+    total = plan.passes * plan.slots_per_pass * spec.steps
+    engine = _run_upstream if run.engine == "upstream" else _run_native
+    with ui.progress(f"recover ({run.arm}, {run.engine})", total) as advance:
+        engine(
+            run,
+            spec,
+            networks=networks,
+            inputs=inputs,
+            passes=missing,
+            folder=work,
+            log=log,
+            on_event=_Progress(plan, spec.steps, advance),
+            on_pass=finished,
+        )
+    run.store.drop_work(synthesis)
+
+
+class PassPublisher:
+    """Makes finished passes entries of the store, each when it is told that it is finished."""
+
+    def __init__(self, run: Run, inputs: Inputs, passes: Sequence[Artefact], work: Path) -> None:
+        """Begin the clock of the first pass."""
+        self._run, self._inputs, self._passes, self._work = run, inputs, passes, work
+        self._began = time.monotonic()
+
+    def publish_left_behind(self) -> list[int]:
+        """Publish what a killed process finished and didn't publish; return the passes that are missing."""
+        for index, one in enumerate(self._passes):
+            if self._run.store.find(one) is None and pass_file(self._work / PASSES, index).is_file():
+                self(index)
+        return [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
+
+    def __call__(self, index: int) -> None:
+        """Make a finished pass an entry.
+
+        Raises:
+            UpstreamFailedError: the script saved other files than the plan has images.
+        """
+        run, artefact = self._run, self._passes[index]
+        images = self._saved_images(index)
+        run.store.drop_work(artefact)
+        folder = run.store.work(artefact)
+        # links, since the next pass of a script may read what this one left
+        made, stem = self._work / PASSES, f"pass-{index:03d}"
+        for pattern in (f"{stem}.safetensors", f"{stem}-batch-*.safetensors", f"losses-{index:03d}.json", EXTRAS):
+            for path in made.glob(pattern):
+                link(path, folder / path.name)
+        for path in images:
+            link(path, folder / path.relative_to(self._work))
+        now = time.monotonic()
+        run.store.publish(artefact, folder, seconds=now - self._began)
+        self._began = now
+
+    def _saved_images(self, index: int) -> list[Path]:
+        """Return the files of a pass's images; write them first where the script saves none."""
+        run, folder = self._run, self._work / IMAGES
+        if not run.adapter.saves_images:
+            slots, labels, numbers = collect({index: self._work / PASSES})
+            pixels = _to_pixels(run, self._inputs, slots)
+            save_images(folder, run.adapter, images=pixels, labels=labels.tolist(), numbers=numbers.tolist())
+        suffix = run.script.suffix if run.adapter.saves_images else None
+        wanted = [image_path(folder, run.adapter, *image, suffix) for image in _images_of_pass(run.plan, index)]
+        if lacking := [path for path in wanted if not path.is_file()]:
+            raise UpstreamFailedError(
+                f"pass {index} of {run.script.path} left {len(wanted) - len(lacking)} of {len(wanted)} images; the first that is missing is {lacking[0].relative_to(self._work)}; nothing of this pass is kept"
+            )
+        return wanted
 
 
 class _Progress:
@@ -92,65 +272,220 @@ class _Progress:
             self._advance(done, **event["losses"])
 
 
+def synthesis_spec(
+    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, folder: Path
+) -> SynthesisSpec:
+    """Return what makes this run's synthesis.
+
+    Args:
+        folder: where it works; the passes lie in it.
+    """
+    recipe, whitening = run.recipe, whitening_file(run, inputs)
+    embedding = embedding_networks(run, networks, inputs)
+    embedder = None
+    if (section := recipe.recover.embedder) is not None:
+        (network,) = embedding.values()
+        file = str(LOOP_NETWORK) if network is None else str(network_file(run, network))
+        embedder = _embedder(file, whitening, classes_per_step=section.classes_per_step)
+    names = {"methods": [run.adapter.name], "regularizers": list(run.regularizers)}
+    return SynthesisSpec(
+        adapter=run.adapter.name,
+        recover=recipe.recover.model_dump(mode="json"),
+        regularizers=run.regularizers,
+        classes=run.classes,
+        ipc=recipe.ipc,
+        steps=run.adapter.steps(recipe.recover),
+        seed=run.seed,
+        device=str(run.device),
+        start=_start(run, inputs),
+        real={key: str(real_file(run, one)) for key, one in embeddings.items()},
+        passes=str(folder / PASSES),
+        networks=tuple(embedding),
+        accelerate=run.request.accelerate == "exact",
+        embedder=embedder,
+        frozen={key: _embedder(str(network_file(run, one)), whitening) for key, one in networks.frozen.items()},
+        in_loop=recipe.term.in_loop(recipe.squeeze),
+        chained=keeps_state(run),
+        code={f"{kind}/{name}": plugins.code_of(kind, name) for kind in names for name in names[kind]},  # type: ignore[arg-type]
+    )
+
+
+def _start(run: Run, inputs: Inputs) -> dict[str, Any]:
+    """Return the `start` of a specification: the script's own, noise, or a file of real images of each class.
+
+    Noise has a shape where the dataset's images aren't of the script's size, and is upstream's own otherwise.
+    """
+    size, script, kind = run.dataset.size, run.script, run.recipe.recover.start
+    if kind == "own":
+        return {"kind": kind, "shape": None, "file": None}
+    if kind == "noise":
+        return {"kind": kind, "shape": None if size == script.size else [3, size, size], "file": None}
+    return {
+        "kind": "real",
+        "shape": [3, size, size],
+        "file": str(start_file(run, inputs)),
+        "mean": list(script.mean),
+        "std": list(script.std),
+    }
+
+
+def _embedder(network: str, whitening: Path | None, *, classes_per_step: int | None = None) -> dict[str, Any]:
+    """Return what `synthesis.embedder.Embedder` is made of; without `classes_per_step` it embeds all classes."""
+    return {
+        "network": network,
+        "classes_per_step": classes_per_step,
+        "whitening": str(whitening) if whitening else None,
+    }
+
+
 def _run_native(
-    job: Job, spec: SynthesisSpec, *, teachers: Mapping[str, Path], passes: range, on_event: _Progress
+    run: Run,
+    spec: SynthesisSpec,
+    *,
+    networks: Networks,
+    inputs: Inputs,
+    passes: Sequence[int],
+    folder: Path,
+    log: Path,
+    on_event: Callable[[dict[str, Any]], None],
+    on_pass: OnPass,
 ) -> None:
     """Run passes in this process, in our own loop."""
-    from dire_plug.models.checkpoint import load
-    from dire_plug.native import load_native
-    from dire_plug.seeding import seed_everything
-
-    network = load(teachers[MAIN], job.device).model.eval().requires_grad_(False)
-    native = load_native(job.adapter.name)
-    settings = native.read_settings(job.script, job.recipe.recover.flags)
+    network = load(network_file(run, networks.teacher), run.device).model.eval().requires_grad_(False)
+    native = load_native(run.adapter.name)
+    settings = native.read_settings(run.script, run.recipe.recover.flags)
     synthesis = open_synthesis(spec.to_json(), on_event)
     for index in passes:
-        seed_everything(job.seed, index)
+        seed_everything(run.seed, index)
         synthesis.begin_pass(index)
         for images, labels, numbers in native.recover_pass(synthesis, network, settings):
-            save_images(job.folder / "images", job.adapter, images=images, labels=labels, numbers=numbers)
+            save_images(folder / IMAGES, run.adapter, images=images, labels=labels, numbers=numbers)
         synthesis.end_pass()
+        on_pass(index)
 
 
 def _run_upstream(
-    job: Job, spec: SynthesisSpec, *, teachers: Mapping[str, Path], passes: range, on_event: _Progress
+    run: Run,
+    spec: SynthesisSpec,
+    *,
+    networks: Networks,
+    inputs: Inputs,
+    passes: Sequence[int],
+    folder: Path,
+    log: Path,
+    on_event: Callable[[dict[str, Any]], None],
+    on_pass: OnPass,
 ) -> None:
     """Run passes in a child process, in upstream's patched script."""
-    from dire_plug.upstream.runner import run_child
 
-    child = child_job(job, spec, teachers=teachers, passes=passes)
-    if passes:
-        run_child(child, log=job.folder / "log.txt", on_event=on_event)
-    shutil.rmtree(job.folder / "inputs")
+    def see(event: dict[str, Any]) -> None:
+        on_event(event)
+        if event["event"] == "pass":
+            on_pass(event["pass"])
+
+    run_child(
+        child_job(run, spec, networks=networks, inputs=inputs, passes=passes, folder=folder), log=log, on_event=see
+    )
 
 
-def child_job(job: Job, spec: SynthesisSpec, *, teachers: Mapping[str, Path], passes: range) -> ChildJob:
-    """Lay out in the run's folder what upstream's patched script reads, and return the child's job.
+def child_job(
+    run: Run, spec: SynthesisSpec, *, networks: Networks, inputs: Inputs, passes: Sequence[int], folder: Path
+) -> ChildJob:
+    """Write what upstream's patched script reads, and return the child's job.
+
+    Args:
+        folder: where it works: `inputs/` and `images/` lie in it.
 
     Raises:
         DirePlugError: upstream's code isn't here.
-        UpstreamFailedError: what it makes before its loop failed.
     """
-    import torch
-
-    from dire_plug.upstream.job import ChildJob
-    from dire_plug.upstream.vendor import require_vendored
-
-    inputs, materials = prepare_upstream(job, teachers, start=spec.start["file"])
-    shutil.rmtree(inputs.folder, ignore_errors=True)
-    make_folder(inputs.folder)
-    job.adapter.lay_out(inputs, materials())
-    call = job.adapter.invocation(inputs)
+    prepared = prepared_folders(run, inputs)
+    described = loop_inputs(run, folder=folder / "inputs", images=folder / IMAGES, prepared=prepared)
+    shutil.rmtree(described.folder, ignore_errors=True)
+    make_folder(described.folder)
+    run.adapter.lay_out(described, load_materials(run, networks, inputs))
+    call = run.adapter.invocation(described)
     return ChildJob(
-        tree=require_vendored(job.adapter),
+        tree=require_vendored(run.adapter),
         script=call.script,
         arguments=call.arguments,
-        folder=job.folder,
+        folder=folder,
         passes=tuple(passes),
-        pass_arguments={index: tuple(job.adapter.pass_arguments(index)) for index in passes},
+        pass_arguments={index: tuple(run.adapter.pass_arguments(index)) for index in passes},
         shims=call.shims,
         synthesis=spec.to_json(),
-        seed=job.seed,
-        device=str(job.device),
+        seed=run.seed,
+        device=str(run.device),
         threads=torch.get_num_threads(),
     )
+
+
+# The images of all passes.
+
+
+def _gather(run: Run, inputs: Inputs, passes: Sequence[Artefact], folder: Path) -> None:
+    """Gather the passes of a finished synthesis: tensors, losses, and what the script learned.
+
+    images.safetensors: `images` [N, 3, H, W] in [0, 1], `labels` and `numbers` [N], by class; where the script saved no
+    files also `loop`, the same images in the loop's own space, normalised or whitened, which is not bounded. Of a set
+    that would not fit in memory several times over the tensors stay with the passes, in the loop's space.
+    """
+    folders = {index: run.store.path(one) for index, one in enumerate(passes)}
+    last = folders[len(passes) - 1]
+    if (extras := last / EXTRAS).is_file():
+        write_json(folder / EXTRAS, read_json(extras))
+    if (losses := gather_losses(folders)) is not None:
+        write_json(folder / LOSSES, losses)
+        _tell_of_coreset(run, losses["mean"])
+    files = [file for one in folders.values() for file in one.glob("pass-*.safetensors")]
+    if sum(file.stat().st_size for file in files) > MOST_BYTES:
+        ui.say(f"recover: the tensors stay with the passes: more than {MOST_BYTES >> 30} GiB")
+        return
+    images, labels, numbers = collect(folders)
+    tensors = {
+        "images": _to_pixels(run, inputs, images).contiguous(),
+        "labels": labels,
+        "numbers": numbers,
+    }
+    if not run.adapter.saves_images:
+        tensors["loop"] = images.contiguous()
+    write_atomically(folder / TENSORS, save(tensors))
+
+
+def link_images(run: Run, passes: Sequence[Artefact], gathered: Path, folder: Path) -> None:
+    """Link the files of a run's images into its folder; tensors that weren't gathered lie in `passes/` there."""
+    _link_tree(gathered, folder)
+    for one in passes:
+        entry = run.store.path(one)
+        _link_tree(entry / IMAGES, folder / IMAGES)
+        if not (gathered / TENSORS).is_file():
+            for file in entry.glob("pass-*.safetensors"):
+                link(file, folder / PASSES / file.name)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.name != "entry.json":
+            link(path, target / path.relative_to(source))
+
+
+def _tell_of_coreset(run: Run, curves: Mapping[str, Sequence[float | None]]) -> None:
+    """Say how far EDM through the recipe's coreset is from the exact one, at the first and the last step."""
+    errors = next((curve for name, curve in curves.items() if "/edm error" in name), None)
+    cosines = next((curve for name, curve in curves.items() if "/edm gradient" in name), None)
+    if errors is None or cosines is None:
+        return
+    at = " and ".join(
+        f"{100 * error:.2g} % with a gradient at cosine {cosine:.4f} ({when} step)"
+        for error, cosine, when in ((errors[0], cosines[0], "first"), (errors[-1], cosines[-1], "last"))
+        if error is not None and cosine is not None
+    )
+    ui.say(f"recover: EDM by a coreset of {run.recipe.real.coreset} a class: off by {at}")
+
+
+def _to_pixels(run: Run, inputs: Inputs, images: Tensor) -> Tensor:
+    """Return images of the loop's space with values in [0, 1]; what lies outside is clipped."""
+    file = whitening_file(run, inputs)
+    if file is None:
+        return denormalise(images, run.script.mean, run.script.std)
+    return zca.load(file, torch.device("cpu")).invert(images).clamp(0, 1)

@@ -2,7 +2,7 @@
 
 All students of a run read the same labels, which don't depend on them. At 1000 outputs an image takes 2 kB an epoch:
 30 GB for ImageNet-1K at IPC 50 and 300 epochs. What it takes is said before, in disk and time, and refused where the
-disk hasn't as much; the labels go when the last student of the run is finished. Imports torch: import it late.
+disk hasn't as much; the labels go when the last student of the run is finished.
 """
 
 import math
@@ -23,10 +23,11 @@ from dire_plug.models.checkpoint import Network
 from dire_plug.protocols.fkd import Fkd, FkdEnsemble
 from dire_plug.protocols.students import Stored, StudentData, own_copies
 from dire_plug.protocols.training import seeded, shuffled
+from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.seeding import derive
-from dire_plug.stages.job import Job
 from dire_plug.stages.label_files import FOLDER, epoch_bytes, epoch_file, is_stored, read_epoch, write_epoch
 from dire_plug.stages.replay import Drawn, Geometry, draw, rebuild
+from dire_plug.store.runs import Run
 
 PROBED = 128
 """Images that are labelled twice, the second time by the clock, to say how long all will take."""
@@ -44,52 +45,57 @@ class _Labelling:
 
 
 def relabel(
-    job: Job, networks: list[Network], *, data: StudentData, settings: Fkd | FkdEnsemble, made_from: str
+    run: Run,
+    section: EvaluateSection,
+    networks: list[Network],
+    *,
+    data: StudentData,
+    settings: Fkd | FkdEnsemble,
+    folder: Path,
+    name: str,
 ) -> Stored:
     """Label the epochs that aren't stored yet, and return what gives out the batches of each.
 
-    What is random comes from (the run's seed, the epoch), so a stage that was killed goes on with the same labels; an
-    epoch that was made from something else is labelled anew.
+    What is random comes from (the run's seed, the epoch), so a stage that was killed goes on with the same labels.
 
     Args:
-        networks: those that label, on the job's device; all take equally normalised images.
+        section: the protocol.
+        networks: those that label, on the run's device; all take equally normalised images.
         data: its images and classes.
         settings: whose `label` is stored.
-        made_from: a digest of all that decides the labels.
+        folder: named by all that decides the labels; it gets a file for each epoch.
+        name: of the set, for the progress.
 
     Raises:
         DirePlugError: the disk has too little room, or a file can't be written.
     """
-    labelling = _labelling(job, networks, data, settings)
-    files = {epoch: epoch_file(job.folder, epoch) for epoch in range(settings.epochs)}
-    missing = {epoch: path for epoch, path in files.items() if not is_stored(path, made_from)}
+    labelling = _labelling(run, section, networks, data, settings)
+    files = {epoch: epoch_file(folder, epoch) for epoch in range(settings.epochs)}
+    missing = {epoch: path for epoch, path in files.items() if not is_stored(path)}
     if missing:
-        _announce(labelling, folder=job.folder / FOLDER, epochs=len(missing), outputs=networks[0].outputs)
-        with ui.progress(f"relabel ({job.arm})", settings.epochs) as advance:
+        _announce(labelling, folder=folder, epochs=len(missing), outputs=networks[0].outputs)
+        with ui.progress(f"relabel ({name})", settings.epochs) as advance:
             for epoch, path in missing.items():
-                batches = list(_label(labelling, derive(job.seed, FOLDER, epoch)))
-                write_epoch(path, batches, made_from=made_from)
+                batches = list(_label(labelling, derive(run.seed, FOLDER, epoch)))
+                write_epoch(path, batches)
                 advance(epoch + 1)
-    classes = data.labels.to(job.device)
+    classes = data.labels.to(run.device)
 
     def stored(epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for drawn, logits in read_epoch(files[epoch], batch_size=settings.batch_size):
-            inputs = rebuild(labelling.images, drawn, geometry=labelling.geometry, device=job.device)
-            yield inputs, logits.to(job.device).float(), classes[drawn.indices.to(job.device)]
+            inputs = rebuild(labelling.images, drawn, geometry=labelling.geometry, device=run.device)
+            yield inputs, logits.to(run.device).float(), classes[drawn.indices.to(run.device)]
 
     return stored
 
 
-def remove_labels(run: Path) -> None:
-    """Remove the stored labels of the run in folder `run`."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
-
-
-def _labelling(job: Job, networks: list[Network], data: StudentData, settings: Fkd | FkdEnsemble) -> _Labelling:
-    keys: dict[str, Any] = job.recipe.evaluate.model_dump()
+def _labelling(
+    run: Run, section: EvaluateSection, networks: list[Network], data: StudentData, settings: Fkd | FkdEnsemble
+) -> _Labelling:
+    keys: dict[str, Any] = section.model_dump()
     models = [network.model for network in networks]
     return _Labelling(
-        images=_placed(data.images, job.device),
+        images=_placed(data.images, run.device),
         geometry=Geometry(
             augmentation=keys["augmentation"],
             padding=keys["padding"],
@@ -100,7 +106,7 @@ def _labelling(job: Job, networks: list[Network], data: StudentData, settings: F
         ),
         models=own_copies(models, models[0], training=keys.get("teacher_mode") == "train"),
         settings=settings,
-        device=job.device,
+        device=run.device,
     )
 
 

@@ -4,144 +4,196 @@ The seeds of both are fixed (0 and 1), not the run's: runs of all seeds and arms
 differs between them is the synthesis.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
+import torch
+from torch import Generator
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest_file
-from dire_plug.recipe.model import TrainingSection
-from dire_plug.stages.job import Job
-from dire_plug.stages.network import Role, cached_network, ensure_network, initial_network
+from dire_plug.files import read_json, write_json
+from dire_plug.models import build
+from dire_plug.models.architectures import is_made_for_a_size, size_of
+from dire_plug.models.checkpoint import Network, save
+from dire_plug.protocols.testing import accuracy
+from dire_plug.protocols.training import Epoch, Training, initialised, shuffled, train
+from dire_plug.stages.artefacts import (
+    MAIN,
+    Networks,
+    Role,
+    name_network,
+    name_networks,
+    role_of_independent,
+    roles_frozen,
+    roles_in_loop,
+)
+from dire_plug.stages.views import plain_batches, training_view
+from dire_plug.stages.weights import read_weights
+from dire_plug.store.artefacts import Artefact
+from dire_plug.store.runs import Run
 
-MAIN: Literal["teacher"] = "teacher"
-INDEPENDENT: Literal["independent"] = "independent"
-TEACHER_SEED = 0
-INDEPENDENT_SEED = 1
-INDEPENDENT_STEM = "small"
-"""Of I where its architecture has it, whatever the script's networks have."""
-FROZEN_SEED = 100
-"""Of the networks that only terms see, which differ in architecture; far from those of the loop's."""
-
-
-@dataclass(frozen=True)
-class Teachers:
-    """The files of the networks: T, I, the further ones in the loop by their key, and those that only terms see."""
-
-    teacher: Path
-    independent: Path
-    others: Mapping[str, Path] = field(default_factory=dict)
-    frozen: Mapping[str, Path] = field(default_factory=dict)
-
-    @property
-    def in_loop(self) -> dict[str, Path]:
-        """Key → file of the networks that synthesize, T first."""
-        return {MAIN: self.teacher, **self.others}
-
-    def digests(self) -> dict[str, str]:
-        """Return the sha256 of each file."""
-        files = {**self.in_loop, INDEPENDENT: self.independent, **self.frozen}
-        return {name: digest_file(path) for name, path in files.items()}
+FILE = "network.safetensors"
+FACTS = "network.json"
 
 
-def squeeze(job: Job) -> Teachers:
-    """Return T and I, trained or loaded as the recipe says; both are cached.
+def squeeze(run: Run) -> Networks:
+    """Return all networks of a run, trained or loaded as the recipe says, or found in the store.
 
     Raises:
         DirePlugError: the head is narrower than the dataset's classes, a checkpoint doesn't fit, a training diverged.
     """
-    teacher, independent = squeeze_one(job, MAIN), squeeze_one(job, INDEPENDENT)
-    others = {role.name: ensure_network(job, role) for role in _roles_in_loop(job)[1:]}
-    return Teachers(teacher, independent, others, {role.name: ensure_network(job, role) for role in _frozen(job)})
+    _check_outputs(run)
+    for role in all_roles(run):
+        ensure_network(run, role)
+    return name_networks(run)
 
 
-def squeeze_loop(job: Job) -> Teachers:
-    """Return the networks in the loop alone, T in I's place: students need no other; as `squeeze` does.
-
-    Raises:
-        DirePlugError: see `squeeze`.
-    """
-    teacher = squeeze_one(job, MAIN)
-    return Teachers(teacher, teacher, {role.name: ensure_network(job, role) for role in _roles_in_loop(job)[1:]})
-
-
-def cached_loop(job: Job) -> dict[str, Path]:
-    """Return key → file of the networks in the loop that the cache holds; none is made."""
-    found = {role.name: cached_network(job, role) for role in _roles_in_loop(job)}
-    return {name: file for name, file in found.items() if file is not None}
-
-
-def squeeze_one(job: Job, name: Literal["teacher", "independent"]) -> Path:
-    """Return the file of T, or of I, alone; as `squeeze` does.
+def squeeze_loop(run: Run) -> Networks:
+    """Return the networks in the loop, made where they aren't there, and I only named: students need no other.
 
     Raises:
         DirePlugError: see `squeeze`.
     """
-    section = job.recipe.squeeze
-    if section.outputs < job.classes:
+    _check_outputs(run)
+    for role in roles_in_loop(run):
+        ensure_network(run, role)
+    return name_networks(run)
+
+
+def squeeze_one(run: Run, name: str) -> Artefact:
+    """Return T (`teacher`) or I (`independent`) alone, as `squeeze` does.
+
+    Raises:
+        DirePlugError: see `squeeze`.
+    """
+    _check_outputs(run)
+    return ensure_network(run, roles_in_loop(run)[0] if name == MAIN else role_of_independent(run))
+
+
+def all_roles(run: Run) -> list[Role]:
+    """Return T, I, the further networks in the loop, and those of the terms."""
+    main, *others = roles_in_loop(run)
+    return [main, role_of_independent(run), *others, *roles_frozen(run)]
+
+
+def missing_networks(run: Run) -> list[str]:
+    """Return the names of the networks that the store lacks: of those in the loop, of I, and of those of the terms."""
+    return [role.name for role in all_roles(run) if not run.store.has(name_network(run, role))]
+
+
+def network_file(run: Run, network: Artefact) -> Path:
+    """Return the file of a network that was made."""
+    return run.store.path(network) / FILE
+
+
+def accuracy_of(run: Run, network: Artefact) -> float:
+    """Return the accuracy in percent of a network that was made, on the images that judged then."""
+    return float(read_json(run.store.path(network) / FACTS)["accuracy"])
+
+
+def ensure_network(run: Run, role: Role) -> Artefact:
+    """Return one network; train or load it where the store lacks it."""
+    network = name_network(run, role)
+    before = len(run.store.made)
+    entry = run.store.ensure(network, lambda folder: _make(run, role, folder))
+    found = read_json(entry / FACTS)
+    report = ui.say if len(run.store.made) > before else ui.detail
+    report(
+        f"squeeze: {role.name} ({role.section.architecture}) has {found['accuracy']:.2f} % {found['judged']} accuracy"
+    )
+    return network
+
+
+def _check_outputs(run: Run) -> None:
+    if (outputs := run.recipe.squeeze.outputs) < run.classes:
         raise DirePlugError(
-            f"squeeze.outputs: {section.outputs} outputs can't tell the {job.classes} classes of {job.dataset.name} "
-            f"apart; raise it to {job.classes} or take a script with as many"
+            f"squeeze.outputs: {outputs} outputs can't tell the {run.classes} classes of {run.dataset.name} "
+            f"apart; raise it to {run.classes} or take a script with as many"
         )
-    if name == MAIN:
-        return ensure_network(job, _roles_in_loop(job)[0])
-    return ensure_network(job, _independent(job))
 
 
-def lacking(job: Job) -> list[str]:
-    """Return the names of the networks that the cache lacks: of those in the loop, of I, and of those of the terms."""
-    roles = [*_roles_in_loop(job), _independent(job), *_frozen(job)]
-    return [role.name for role in roles if cached_network(job, role) is None]
+def _make(run: Run, role: Role, folder: Path) -> None:
+    """Write network.safetensors and, last, network.json with its accuracy on the images that judge at that time."""
+    network = initial_network(run, role)
+    if role.section.checkpoint is None:
+        _train(run, role, network, folder / "training")
+    tested = accuracy(network.model, plain_batches(run.dataset.test, network, device=run.device))
+    save(folder / FILE, replace(network, model=network.model.cpu()))
+    facts = {
+        "role": role.name,
+        "architecture": role.section.architecture,
+        "checkpoint": role.section.checkpoint,
+        "epochs": None if role.section.checkpoint else role.section.epochs,
+        "dataset": run.dataset.name,
+        "accuracy": tested,
+        "judged": run.dataset.judged,
+    }
+    write_json(folder / FACTS, facts)
+    shutil.rmtree(folder / "training", ignore_errors=True)
 
 
-def untrained(job: Job, folder: Path) -> Teachers:
-    """Write all networks but I with seeded initial weights into `folder`, T in I's place.
+def write_untrained(run: Run) -> Networks:
+    """Put all networks but I into the run's store with seeded initial weights: for a store that is thrown away.
 
     A step in them takes as long as in trained ones, so that a loop can be timed.
     """
-    from dire_plug.models.checkpoint import save
 
-    def write(role: Role) -> Path:
-        blank = replace(role, section=role.section.model_copy(update={"checkpoint": None}))
-        network = initial_network(job, blank)
-        file = folder / f"{role.name.replace(':', '-')}.safetensors"
-        save(file, replace(network, model=network.model.cpu()))
-        return file
+    def write(role: Role, folder: Path) -> None:
+        network = initial_network(run, replace(role, section=role.section.model_copy(update={"checkpoint": None})))
+        save(folder / FILE, replace(network, model=network.model.cpu()))
 
-    main, *others = _roles_in_loop(job)
-    teacher = write(main)
-    outside = {role.name: write(role) for role in _frozen(job)}
-    return Teachers(teacher, teacher, {role.name: write(role) for role in others}, outside)
+    for role in (*roles_in_loop(run), *roles_frozen(run)):
+        run.store.ensure(name_network(run, role), partial(write, role))
+    return name_networks(run)
 
 
-def _roles_in_loop(job: Job) -> list[Role]:
-    """Return T and the further networks in the loop, in the recipe's order."""
-    section = job.recipe.squeeze
-    others = enumerate(section.others.items(), start=1)
-    return [
-        Role(MAIN, section.teacher, job.script.stem, TEACHER_SEED),
-        *(Role(name, one, _stem(job, one), INDEPENDENT_SEED + number) for number, (name, one) in others),
-    ]
+def initial_network(run: Run, role: Role) -> Network:
+    """Return the network on the run's device, with the weights of the checkpoint or with seeded initial ones.
+
+    A ConvNet trained here reads its last map as `head` says; a transformer is made for the dataset's size.
+    """
+    architecture, outputs, stem = role.section.architecture, role.outputs, role.stem
+    if role.section.checkpoint is None:
+        sized = role.section.head == "flat" or is_made_for_a_size(architecture)
+        size = run.dataset.size if sized else None
+        model = initialised(lambda: build(architecture, outputs=outputs, stem=stem, size=size), role.seed)
+    else:
+        state = read_weights(role, offline=run.request.offline)
+        model = build(architecture, outputs=outputs, stem=stem, size=size_of(architecture, state))
+        model.load_state_dict(state)
+    return Network(model.to(run.device), architecture, outputs, stem, role.mean, role.std)
 
 
-def _frozen(job: Job) -> list[Role]:
-    """Return the networks outside of the loop in which the recipe's terms work; none in an arm without a term."""
-    sections = job.recipe.term.frozen(job.recipe.squeeze) if job.regularizers else {}
-    return [Role(name, one, _stem(job, one), FROZEN_SEED) for name, one in sections.items()]
+def _train(run: Run, role: Role, network: Network, folder: Path) -> None:
+    """Train in place by cross-entropy on the training images."""
+    section, split, model = role.section, run.dataset.train, network.model
+    view = training_view(network, augmentation=section.augmentation, padding=section.padding)
 
+    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+        model.train()
+        losses = []
+        for batch in shuffled(len(split), section.batch_size, generator):
+            inputs = view(split.images(batch).to(run.device), generator)
+            loss = F.cross_entropy(model(inputs), split.labels[batch].to(run.device))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            losses.append(loss.detach())
+        return Epoch(torch.stack(losses).mean())
 
-def _independent(job: Job) -> Role:
-    from dire_plug.models import stem_like
-
-    section = job.recipe.squeeze.independent
-    return Role(INDEPENDENT, section, stem_like(section.architecture, INDEPENDENT_STEM), INDEPENDENT_SEED)
-
-
-def _stem(job: Job, training: TrainingSection) -> str:
-    """Return the script's stem where the architecture has it, else the one that it has."""
-    from dire_plug.models import stem_like
-
-    return stem_like(training.architecture, job.script.stem)
+    training = Training(
+        epochs=section.epochs,
+        lr=section.lr,
+        weight_decay=section.weight_decay,
+        seed=role.seed,
+        momentum=section.momentum,
+        warmup_epochs=section.warmup_epochs,
+        schedule=section.schedule,
+    )
+    with ui.progress(f"squeeze: {role.name} ({section.architecture})", section.epochs) as advance:
+        train(model, run_epoch, training, folder=folder, progress=advance)

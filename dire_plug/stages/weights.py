@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dire_plug import ui
+from dire_plug import home, ui
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file, make_folder
-from dire_plug.stages.job import Job
+from dire_plug.stages.artefacts import Role
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,15 +19,16 @@ PREFIX = "torchvision:"
 IMAGENET_OUTPUTS = 1000
 
 
-def read_weights(job: Job, checkpoint: str, *, architecture: str, stem: str) -> dict[str, Tensor]:
-    """Return the weights that `checkpoint`, a file or `torchvision:<weights>`, names for a network as described.
+def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
+    """Return the weights that a network's `checkpoint`, a file or `torchvision:<weights>`, names.
 
-    Its outputs are those of the recipe's `squeeze`. What torchvision publishes is fetched once, into the job's cache.
+    What torchvision publishes is fetched once, into the downloads of the home folder.
 
     Raises:
         DirePlugError: there is no such file or weights, they don't fit the network, or they can't be fetched.
     """
-    outputs = job.recipe.squeeze.outputs
+    checkpoint, architecture = str(role.section.checkpoint), role.section.architecture
+    outputs, stem = role.outputs, role.stem
     if checkpoint.startswith(PREFIX):
         if outputs != IMAGENET_OUTPUTS or stem != "imagenet":
             raise DirePlugError(
@@ -35,7 +36,7 @@ def read_weights(job: Job, checkpoint: str, *, architecture: str, stem: str) -> 
                 f"the network here {outputs} and the {stem} stem; train one, or name a file"
             )
         weights = _find(checkpoint.removeprefix(PREFIX), architecture)
-        return _read_published(_fetch(checkpoint, weights.url, job), weights.url)
+        return _read_published(_fetch(checkpoint, weights.url, offline=offline), weights.url)
     from dire_plug.models.checkpoint import read_foreign
 
     path = Path(checkpoint).expanduser()
@@ -63,14 +64,14 @@ def _find(name: str, architecture: str) -> Any:
     return weights[name]
 
 
-def _fetch(checkpoint: str, url: str, job: Job) -> Path:
-    """Return the file of `url` in the job's cache; fetch it where it isn't there and the network may be used."""
+def _fetch(checkpoint: str, url: str, *, offline: bool) -> Path:
+    """Return the file of `url` among the downloads; fetch it where it isn't there and the network may be used."""
     from torch.hub import download_url_to_file
 
-    path = job.cache / "torchvision" / url.rpartition("/")[2]
+    path = home.downloads() / "torchvision" / url.rpartition("/")[2]
     if path.is_file():
         return path
-    if job.offline:
+    if offline:
         raise DirePlugError(
             f"checkpoint: {checkpoint} is not in {path}, and --offline forbids to fetch it; "
             f"get {url} and put it there, run once without --offline, or name a file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,11 +24,6 @@ def pass_file(folder: str | Path, pass_index: int) -> Path:
 def slot_file(folder: str | Path, slot: Slot) -> Path:
     """Return the file of one finished slot; it counts when its pass is finished."""
     return Path(folder) / f"pass-{slot.pass_index:03d}-batch-{slot.batch_index:04d}.safetensors"
-
-
-def finished_passes(folder: str | Path, passes: int) -> int:
-    """Return how many passes, from the first, are finished without a gap."""
-    return next((index for index in range(passes) if not pass_file(folder, index).is_file()), passes)
 
 
 def save_slot(folder: str | Path, slot: Slot, *, images: Tensor, labels: Tensor, index: Tensor) -> None:
@@ -65,9 +61,13 @@ def load_state(folder: str | Path, pass_index: int, device: str) -> dict[str, di
     return state
 
 
-def collect(folder: str | Path, passes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images [N, 3, H, W] (in the loop's space), labels and image numbers [N] of all passes, by class."""
-    files = (sorted(Path(folder).glob(f"pass-{index:03d}-batch-*.safetensors")) for index in range(passes))
+def collect(folders: Mapping[int, Path]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images [N, 3, H, W] (in the loop's space), labels and image numbers [N] of passes, by class.
+
+    Args:
+        folders: number of a pass → the folder that holds it.
+    """
+    files = (sorted(folder.glob(f"pass-{index:03d}-batch-*.safetensors")) for index, folder in folders.items())
     read = [_read(file) for of_pass in files for file in of_pass]
     images, labels, index = (torch.cat([one[key] for one in read]) for key in ("images", "labels", "index"))
     order = torch.argsort(labels * (int(index.max()) + 1) + index)

@@ -18,8 +18,6 @@ from dire_plug.types import Slot
 
 POINTS = 100
 """Steps of a slot that are kept, at most."""
-FORMAT = 2
-"""Of the record; before 2, which has no number, parts of a term were kept as they were before its weight."""
 SLOTS = 20
 """Slots whose own curves are kept in a run's record, at most; the mean is over all of them."""
 
@@ -84,7 +82,7 @@ class LossRecord:
 
     def save(self, folder: str | Path, pass_index: int) -> None:
         """Write the slots of a finished pass beside its images."""
-        write_json(_pass_file(folder, pass_index), {"format": FORMAT, "pass": pass_index, "slots": self._slots})
+        write_json(_pass_file(folder, pass_index), {"pass": pass_index, "slots": self._slots})
 
 
 def kept_steps(steps: int) -> list[int]:
@@ -94,15 +92,15 @@ def kept_steps(steps: int) -> list[int]:
     return [number * (steps - 1) // (POINTS - 1) for number in range(POINTS)]
 
 
-def gather_losses(folder: str | Path, passes: int) -> dict[str, Any] | None:
+def gather_losses(folders: Mapping[int, Path]) -> dict[str, Any] | None:
     """Return the record of a run, as losses.json holds it; None where no pass left one.
 
     Returns:
-        {"format": n, "steps": [...], "slots_run": n, "mean": {name: [...]}, "slots": [{"pass", "batch", "values":
+        {"steps": [...], "slots_run": n, "mean": {name: [...]}, "slots": [{"pass", "batch", "values":
         {name: [...]}}]}: a value a step, None where there was none or it wasn't finite. The mean is over all slots; of
-        the slots at most `SLOTS` are kept, evenly spaced. The format is that of the oldest pass.
+        the slots at most `SLOTS` are kept, evenly spaced.
     """
-    files = [file for index in range(passes) if (file := _pass_file(folder, index)).is_file()]
+    files = [file for index, folder in folders.items() if (file := _pass_file(folder, index)).is_file()]
     contents = [read_json(file) for file in files]
     slots = [{"pass": content["pass"], **slot} for content in contents for slot in content["slots"]]
     if not slots:
@@ -111,7 +109,6 @@ def gather_losses(folder: str | Path, passes: int) -> dict[str, Any] | None:
     names = list(dict.fromkeys(name for slot in slots for name in slot["curves"]))
     shown = slots if len(slots) <= SLOTS else [slots[place * (len(slots) - 1) // (SLOTS - 1)] for place in range(SLOTS)]
     return {
-        "format": min(content.get("format", 1) for content in contents),
         "steps": steps,
         "slots_run": len(slots),
         "mean": {name: [_mean(slots, name, step) for step in steps] for name in names},

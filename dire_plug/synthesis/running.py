@@ -116,6 +116,8 @@ class RunningSynthesis:
         name = self._hooks.name_of(plugin)
         if name is None:
             raise DirePlugError("a plugin that isn't active in this synthesis asked for its state")
+        if not self._spec.chained:
+            raise DirePlugError(f"{name}: asked for its state, but the passes of this synthesis are independent")
         return self._pass.state.setdefault(name, {})
 
     def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
@@ -131,7 +133,7 @@ class RunningSynthesis:
 
     def begin_pass(self, pass_index: int) -> None:
         """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
-        kept = load_state(self._spec.passes, pass_index - 1, self._spec.device)
+        kept = load_state(self._spec.passes, pass_index - 1, self._spec.device) if self._spec.chained else {}
         self._pass = CurrentPass(self._spec.passes, self._plan, index=pass_index, state=kept)
         self._in_use = None
         self._record.begin_pass()

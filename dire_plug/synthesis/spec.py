@@ -24,6 +24,8 @@ class SynthesisSpec:
         embedder: where no trained network is in the loop, what embeds instead: see `embedder.Embedder`.
         frozen: key → what embeds outside of the loop, for the terms alone: likewise.
         in_loop: whether the terms work in the loop's own networks too.
+        chained: whether a plugin may keep something from pass to pass.
+        code: "methods/NAME" and "regularizers/NAME" → the digest of a plugin's code, as `plugins.code_of` gives it.
     """
 
     adapter: str
@@ -42,6 +44,8 @@ class SynthesisSpec:
     accelerate: bool = False
     frozen: dict[str, dict[str, Any]] = field(default_factory=dict)
     in_loop: bool = True
+    chained: bool = True
+    code: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON-like data."""

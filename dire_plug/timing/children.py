@@ -12,9 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, write_json
+from dire_plug.stages.recover import child_job
+from dire_plug.stages.squeeze import network_file
 from dire_plug.timing.sides import Side
+from dire_plug.upstream.runner import run_child
 
 TAIL = 15
 """Lines of the child's output that an error shows."""
@@ -31,9 +36,9 @@ def run_side(side: Side, turns: Mapping[str, Any] | None) -> None:
         DirePlugError: the child failed; the message has its last lines.
     """
     for name in FOLDERS:
-        shutil.rmtree(side.job.folder / name, ignore_errors=True)
-        make_folder(side.job.folder / name)
-    (_run_upstream if side.job.engine == "upstream" else _run_native)(side, turns)
+        shutil.rmtree(side.folder / name, ignore_errors=True)
+        make_folder(side.folder / name)
+    (_run_upstream if side.run.engine == "upstream" else _run_native)(side, turns)
 
 
 @dataclass(frozen=True)
@@ -58,24 +63,24 @@ def _children_seconds() -> float:
 
 
 def _run_upstream(side: Side, turns: Mapping[str, Any] | None) -> None:
-    from dire_plug.stages.recover import child_job
-    from dire_plug.upstream.runner import run_child
-
-    job = side.job
-    child = child_job(job, side.spec, teachers=side.teachers, passes=range(job.plan.passes))
-    run_child(replace(child, turns=turns), log=job.folder / "log.txt", on_event=lambda event: None)
+    child = child_job(
+        side.run,
+        side.spec,
+        networks=side.networks,
+        inputs=side.inputs,
+        passes=range(side.run.plan.passes),
+        folder=side.folder,
+    )
+    run_child(replace(child, turns=turns), log=side.folder / "log.txt", on_event=lambda event: None)
 
 
 def _run_native(side: Side, turns: Mapping[str, Any] | None) -> None:
-    import torch
-
-    job = side.job
-    file, log = job.folder / "native.json", job.folder / "log.txt"
+    file, log = side.folder / "native.json", side.folder / "log.txt"
     content = {
         "spec": side.spec.to_json(),
-        "network": str(next(iter(side.teachers.values()))),
-        "passes": job.plan.passes,
-        "images": str(job.folder / "images"),
+        "network": str(network_file(side.run, side.networks.teacher)),
+        "passes": side.run.plan.passes,
+        "images": str(side.folder / "images"),
         "threads": torch.get_num_threads(),
         "turns": turns,
     }

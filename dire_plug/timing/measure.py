@@ -11,7 +11,7 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.pipeline.request import Request
+from dire_plug.store.runs import Request
 from dire_plug.timing.children import Took, run_side, run_whole
 from dire_plug.timing.estimates import SideTiming, Timing
 from dire_plug.timing.sides import SEED, Side, check_engines, plan_side, set_up
@@ -97,7 +97,7 @@ def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> Sid
         name=side.name,
         images=readings[0].images,
         steps=side.steps,
-        passes=side.job.plan.passes,
+        passes=side.run.plan.passes,
         wall=tuple(one.wall for one in readings),
         cpu=tuple(one.cpu for one in readings),
         start=tuple(one.seconds for one in starts),
@@ -110,20 +110,20 @@ def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> Sid
 
 
 def _about(sides: Sequence[Side], how: TimingRequest) -> dict[str, Any]:
-    from dire_plug.runs.provenance import hardware, versions
+    from dire_plug.store.provenance import hardware, versions
 
-    job = sides[0].job
+    run = sides[0].run
     return {
         "recipe": how.request.recipe,
-        "recipes": {side.name: side.job.recipe.name for side in sides},
-        "dataset": {"name": job.dataset.name, "classes": job.classes, "size": job.dataset.size},
-        "ipc": {side.name: side.job.recipe.ipc for side in sides},
+        "recipes": {side.name: side.run.recipe.name for side in sides},
+        "dataset": {"name": run.dataset.name, "classes": run.classes, "size": run.dataset.size},
+        "ipc": {side.name: side.run.recipe.ipc for side in sides},
         "settings": list(how.request.settings),
         "accelerate": how.request.accelerate,
         "real_per_class": how.real,
         "warm_up": WARM_UP,
         "processes": how.rounds,
         "seed": SEED,
-        "hardware": hardware(str(job.device)),
+        "hardware": hardware(str(run.device)),
         "versions": versions(),
     }

@@ -4,24 +4,31 @@ A step takes as long with them. So nothing is trained, and no dataset is needed:
 embedded ones of the demonstrations; real embeddings are random and non-negative.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+from safetensors.torch import save
+
+from dire_plug.data import Dataset, class_count, on_device
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, write_atomically
-from dire_plug.pipeline.request import PlannedRun, Request, choose_device, plan_run
+from dire_plug.models import last_linear
+from dire_plug.models.checkpoint import load
+from dire_plug.pipeline import Request, Run, plan_run
+from dire_plug.pipeline.request import read_data
 from dire_plug.recipe import REAL_IMAGE_ARMS
-from dire_plug.stages.job import Job
-from dire_plug.types import LoopInputs
-
-if TYPE_CHECKING:
-    from dire_plug.data import Dataset
-    from dire_plug.synthesis import SynthesisSpec
+from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs
+from dire_plug.stages.embed import FILE, name_term_embeddings
+from dire_plug.stages.prepare import prepare
+from dire_plug.stages.recover import synthesis_spec
+from dire_plug.stages.squeeze import network_file, write_untrained
+from dire_plug.store.artefacts import Artefact, Store
+from dire_plug.synthesis import SynthesisSpec
+from dire_plug.types import CORESET
+from dire_plug.upstream.trial import generate
 
 SEED = 0
 MOST_BYTES = 4 << 30
@@ -34,24 +41,27 @@ class Side:
 
     Attributes:
         name: as the user gave it.
-        job: its run, in a folder of its own.
+        run: its run, with a store of its own.
         spec: the synthesis.
-        teachers: key → file of the networks in the loop.
+        networks, inputs: of the loop.
+        folder: where it works.
     """
 
     name: str
-    job: Job
+    run: Run
     spec: SynthesisSpec
-    teachers: Mapping[str, Path]
+    networks: Networks
+    inputs: Inputs
+    folder: Path
 
     @property
     def steps(self) -> int:
         """The steps of the whole synthesis."""
-        plan = self.job.plan
+        plan = self.run.plan
         return self.spec.steps * plan.slots_per_pass * plan.passes
 
 
-def plan_side(name: str, request: Request) -> PlannedRun:
+def plan_side(name: str, request: Request) -> Run:
     """Return what `name` stands for under the options of `request`: METHOD, or METHOD+ARM; the arm is baseline then.
 
     Raises:
@@ -64,7 +74,7 @@ def plan_side(name: str, request: Request) -> PlannedRun:
     return plan_run(replace(request, method=method, arm=arm))
 
 
-def check_engines(planned: Mapping[str, PlannedRun]) -> str:
+def check_engines(planned: Mapping[str, Run]) -> str:
     """Return the engine of all sides.
 
     Raises:
@@ -80,7 +90,7 @@ def check_engines(planned: Mapping[str, PlannedRun]) -> str:
     return next(iter(engines.values()))
 
 
-def set_up(name: str, planned: PlannedRun, folder: Path, *, real: int) -> Side:
+def set_up(name: str, planned: Run, folder: Path, *, real: int) -> Side:
     """Make the networks, images and embeddings of one side in `folder`.
 
     Args:
@@ -89,42 +99,30 @@ def set_up(name: str, planned: PlannedRun, folder: Path, *, real: int) -> Side:
     Raises:
         DirePlugError: the recipe's method prepares for hours before its loop, or the images don't fit in memory.
     """
-    import torch
-
-    from dire_plug.stages.specify import synthesis_spec
-    from dire_plug.stages.squeeze import untrained
-
-    resolved, request = planned.resolved, planned.request
+    folder = folder.absolute()
     make_folder(folder)
-    job = Job(
-        recipe=resolved.recipe,
-        arm=request.arm,
-        regularizers=resolved.regularizers,
-        adapter=planned.adapter,
-        dataset=_dataset(planned, per_class=max(real, resolved.recipe.ipc)),
-        seed=SEED,
-        device=torch.device(choose_device(request.device)),
-        engine=planned.engine,
-        folder=folder.absolute(),
-        cache=folder.absolute() / "cache",
-        offline=request.offline,
-        accelerate=request.accelerate == "exact",
+    dataset = _dataset(planned, per_class=max(real, planned.recipe.ipc))
+    run = replace(
+        planned,
+        request=replace(planned.request, seed=SEED),
+        data=on_device(dataset, planned.device),
+        own_store=Store(folder / "store"),
     )
-    _refuse_long_preparations(job)
-    networks = untrained(job, folder.absolute())
-    spec = synthesis_spec(job, networks, embed_real=partial(_write_real, per_class=real))
-    return Side(name, job, spec, networks.in_loop)
+    _refuse_long_preparations(run)
+    networks = write_untrained(run)
+    inputs = prepare(run, networks)
+    embeddings = name_term_embeddings(run, networks, inputs)
+    for one in embeddings.values():
+        run.store.ensure(one, partial(_write_real, run, one, per_class=real))
+    spec = synthesis_spec(run, networks, inputs, embeddings, folder=folder)
+    return Side(name, run, spec, networks, inputs, folder)
 
 
-def _dataset(planned: PlannedRun, *, per_class: int) -> Dataset:
+def _dataset(planned: Run, *, per_class: int) -> Dataset:
     """Return the embedded images of a demonstration, else generated ones of the dataset's classes and size."""
-    from dire_plug.data import class_count
-    from dire_plug.pipeline.run import load_data
-    from dire_plug.upstream.trial import generate
-
-    recipe = planned.resolved.recipe
+    recipe = planned.recipe
     if recipe.demonstration:
-        return load_data(planned)
+        return read_data(planned)
     classes = class_count(recipe.dataset.name)
     size = recipe.dataset.size or planned.adapter.scripts[recipe.recover.script].size
     if classes * per_class * 3 * size**2 > MOST_BYTES:
@@ -137,46 +135,35 @@ def _dataset(planned: PlannedRun, *, per_class: int) -> Dataset:
     return generate(per_class, classes=classes, size=size)
 
 
-def _refuse_long_preparations(job: Job) -> None:
-    """Refuse a recipe of the paper whose method makes something first with upstream's own code, on real images."""
-    if job.recipe.demonstration or job.engine != "upstream":
+def _refuse_long_preparations(run: Run) -> None:
+    """Raise for a recipe of the paper whose method makes something first with upstream's own code, on real images."""
+    if run.recipe.demonstration or run.engine != "upstream":
         return
-    inputs = LoopInputs(job.recipe, job.classes, job.dataset.size, job.seed, job.folder, job.folder)
-    if names := [preparation.name for preparation in job.adapter.preparations(inputs)]:
+    nowhere = Path("nowhere")
+    if names := [one.name for one in run.adapter.preparations(loop_inputs(run, folder=nowhere, images=nowhere))]:
         raise DirePlugError(
-            f"{job.adapter.name}, recipe '{job.recipe.name}': before its loop upstream's code makes "
+            f"{run.adapter.name}, recipe '{run.recipe.name}': before its loop upstream's code makes "
             f"{', '.join(names)}, for hours; time --recipe quick, or look at the steps of a real run"
         )
 
 
-def _write_real(job: Job, network: Path, *, per_class: int) -> Path:
-    """Write seeded random non-negative embeddings in the place of those of `network`; return their file.
+def _write_real(run: Run, real: Artefact, folder: Path, *, per_class: int) -> None:
+    """Write seeded random non-negative embeddings instead of those of a network.
 
     Where the recipe wants a coreset, the first rows of each class stand for its centres.
     """
-    import torch
-    from safetensors.torch import save
-
-    from dire_plug.types import CORESET
-
-    labels = torch.arange(job.classes).repeat_interleave(per_class)
+    network = real.inputs.get("embeddings", real).inputs["network"]
+    labels = torch.arange(run.classes).repeat_interleave(per_class)
     generator = torch.Generator().manual_seed(SEED)
-    values = torch.randn(len(labels), _width(network), generator=generator).abs()
+    values = torch.randn(len(labels), _width(network_file(run, network)), generator=generator).abs()
     content = {"values": values, "labels": labels}
-    if (k := job.recipe.real.coreset) is not None:
-        centre = (torch.arange(per_class) < k).repeat(job.classes)
+    if (k := run.recipe.real.coreset) is not None:
+        centre = (torch.arange(per_class) < k).repeat(run.classes)
         each = torch.ones(int(centre.sum()))
         parts = {"centres": values[centre], "labels": labels[centre], "weights": each, "variances": each.clone()}
         content |= {f"{CORESET}{name}": part for name, part in parts.items()}
-    file = network.with_name(f"real-{network.name}")
-    write_atomically(file, save(content))
-    return file
+    write_atomically(folder / FILE, save(content))
 
 
 def _width(network: Path) -> int:
-    import torch
-
-    from dire_plug.models import last_linear
-    from dire_plug.models.checkpoint import load
-
     return last_linear(load(network, torch.device("cpu")).model).in_features

@@ -155,6 +155,8 @@ class Adapter(Protocol):
     freezes_after_first_step: bool
     """Whether the script computes gradients of its networks' weights that it never uses after the first step of a slot:
     `--accelerate exact` then freezes them, which leaves the images' bits as they are."""
+    grows: bool
+    """Whether a pass is the same whatever the number of images per class, so that IPC 50 goes on from IPC 10."""
     saves_images: bool
     """Whether the script saves each image as a file; else the tool does, from the tensors."""
 

@@ -24,7 +24,7 @@ from dire_plug.synthesis import SynthesisSpec
 from dire_plug.synthesis.embedder import LOOP
 from dire_plug.types import Adapter, LoopInputs, Materials, Script, VerifyCase
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.preparing import Workplace, prepare_inputs
+from dire_plug.upstream.preparing import run_preparation
 from dire_plug.upstream.runner import run_together
 
 SEED = 0
@@ -65,7 +65,9 @@ def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
     real_shape = None if start is None else [3, script.size, script.size]
     inputs = LoopInputs(recipe, classes, script.size, SEED, folder / "inputs", folder / "images")
     materials = Materials(teachers, dataset, start)
-    inputs = prepare_inputs(adapter, inputs, lambda: materials, Workplace(folder / "cache", {"script": name}))
+    for one in adapter.preparations(inputs):
+        made = run_preparation(adapter, one.name, inputs, materials, folder=folder / "prepared" / one.name)
+        inputs = replace(inputs, prepared={**inputs.prepared, one.name: made})
     return Trial(
         adapter,
         case,

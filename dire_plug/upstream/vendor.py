@@ -12,7 +12,7 @@ from typing import Any
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, new_folder
-from dire_plug.runs.lock import hold
+from dire_plug.store.lock import hold
 from dire_plug.types import Adapter, Upstream
 from dire_plug.upstream.patch_rules import REPAIR
 from dire_plug.upstream.patching import (

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dire_plug.files import make_folder
 from dire_plug.pipeline import FinishedRun
-from dire_plug.pipeline.request import choose_device
 from dire_plug.reproduce.filling.runs import Runs, folders_of
 from dire_plug.reproduce.order import Answer, attempt
 from dire_plug.reproduce.printed import Cell, Target
+from dire_plug.store.runs import choose_device
 
 FILE = "figure.png"
 SMOKE_LABEL = 3

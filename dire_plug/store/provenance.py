@@ -40,11 +40,15 @@ def hardware(device: str) -> dict[str, Any]:
     }
 
 
+def session(device: str) -> dict[str, Any]:
+    """Return what this process computes with: {"versions", "hardware", "command"}."""
+    return {"versions": versions(), "hardware": hardware(device), "command": command()}
+
+
 def record(path: Path, facts: Mapping[str, Any], *, device: str) -> None:
     """Write provenance.json: the facts, and this session behind those that worked on the same folder before."""
     before = read_json(path)["sessions"] if path.is_file() else []
-    session = {"versions": versions(), "hardware": hardware(device), "command": command()}
-    write_json(path, {**facts, "sessions": [*before, session]})
+    write_json(path, {**facts, "sessions": [*before, session(device)]})
 
 
 def command() -> list[str]:

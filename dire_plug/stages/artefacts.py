@@ -1,0 +1,471 @@
+"""What decides each artefact of a run: the contents of its digest, kind by kind, in the order of the stages.
+
+A name is a function of settings, data and code alone, so all of a run's are known before anything is made. Each kind
+has a revision, raised when the same settings give other bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from dire_plug import plugins
+from dire_plug.files import digest, digest_file
+from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.recipe.model import TrainingSection
+from dire_plug.recipe.weight import KEY as WEIGHT
+from dire_plug.recipe.weight import PLAIN
+from dire_plug.seeding import derive
+from dire_plug.store.artefacts import Artefact
+from dire_plug.store.runs import Run
+from dire_plug.types import LoopInputs, Slot
+
+REVISIONS = {
+    "network": 1,
+    "embeddings": 1,
+    "real": 1,
+    "start": 1,
+    "whitening": 1,
+    "prepared": 1,
+    "expert": 1,
+    "pass": 1,
+    "images": 1,
+    "subset": 1,
+    "labels": 1,
+    "student": 1,
+    "radii": 1,
+    "reference": 1,
+    "diversity": 1,
+    "collapse": 1,
+}
+"""Kind → raised when the same settings give other bits; tests/golden fails where bits change without it."""
+NATIVE_REVISION = 1
+"""Of the native loops' mathematics."""
+
+SplitName = Literal["train", "test"]
+Mode = Literal["eval", "train"]
+
+MAIN: Literal["teacher"] = "teacher"
+INDEPENDENT: Literal["independent"] = "independent"
+TEACHER_SEED = 0
+INDEPENDENT_SEED = 1
+INDEPENDENT_STEM = "small"
+"""Of I where its architecture has it, whatever the script's networks have."""
+FROZEN_SEED = 100
+"""Of the networks that only terms see, which differ in architecture; far from those of the loop's."""
+EXPERT = "expert"
+"""The key of an expert's last snapshot, where the terms work in that."""
+DRAWS = 5
+"""Sets of real test images whose mean is the reference of the diversity metrics."""
+SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
+"""The protocols that ask all networks in the loop; the others ask the first alone, or none."""
+STORED = ("fkd", "fkd-ensemble")
+"""The protocols whose labels are stored before the first student, and removed after the last."""
+_PER_STUDENT = {"students", "per_synthesis"}
+_NOT_OF_LABELS = {*_PER_STUDENT, "lr", "weight_decay", "gamma", "accumulate", "temperature", "test_from", "test_every"}
+
+
+def _artefact(kind: str, decided_by: Mapping[str, Any], inputs: Mapping[str, Artefact] | None = None) -> Artefact:
+    return Artefact(kind, {"revision": REVISIONS[kind], **decided_by}, inputs or {})
+
+
+# Networks.
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one network of a run is.
+
+    Attributes:
+        name: `teacher`, `independent`, or the recipe's key of a further one.
+        section: how it is trained, or where its weights are.
+        stem: of its architecture.
+        seed: of its initial weights and its training.
+        outputs: the width of its head.
+        mean, std: the normalisation of the images that it takes.
+    """
+
+    name: str
+    section: TrainingSection
+    stem: str
+    seed: int
+    outputs: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a run: T, I, the further ones in the loop by their key, and those that only terms see."""
+
+    teacher: Artefact
+    independent: Artefact
+    others: Mapping[str, Artefact] = field(default_factory=dict)
+    frozen: Mapping[str, Artefact] = field(default_factory=dict)
+
+    @property
+    def in_loop(self) -> dict[str, Artefact]:
+        """Key → network of those that synthesize, T first."""
+        return {MAIN: self.teacher, **self.others}
+
+    @property
+    def all(self) -> dict[str, Artefact]:
+        """Key → network."""
+        return {**self.in_loop, INDEPENDENT: self.independent, **self.frozen}
+
+
+def roles_in_loop(run: Run) -> list[Role]:
+    """Return T and the further networks in the loop, in the recipe's order."""
+    section = run.recipe.squeeze
+    found = [_role(run, MAIN, section.teacher, TEACHER_SEED)]
+    for number, (name, one) in enumerate(section.others.items(), start=1):
+        found.append(_role(run, name, one, INDEPENDENT_SEED + number))
+    return found
+
+
+def role_of_independent(run: Run) -> Role:
+    """Return I."""
+    from dire_plug.models import stem_like
+
+    section, script = run.recipe.squeeze.independent, run.script
+    stem = stem_like(section.architecture, INDEPENDENT_STEM)
+    outputs = run.recipe.squeeze.outputs
+    return Role(INDEPENDENT, section, stem, INDEPENDENT_SEED, outputs, script.mean, script.std)
+
+
+def roles_frozen(run: Run) -> list[Role]:
+    """Return the networks outside of the loop in which the recipe's terms work; none in an arm without a term."""
+    sections = run.recipe.term.frozen(run.recipe.squeeze) if run.regularizers else {}
+    return [_role(run, name, one, FROZEN_SEED) for name, one in sections.items()]
+
+
+def _role(run: Run, name: str, section: TrainingSection, seed: int) -> Role:
+    """Return a network of the script's kind: with its stem where the architecture has that, else its own."""
+    from dire_plug.models import stem_like
+
+    script = run.script
+    stem = stem_like(section.architecture, script.stem)
+    return Role(name, section, stem, seed, run.recipe.squeeze.outputs, script.mean, script.std)
+
+
+def name_network(run: Run, role: Role) -> Artefact:
+    """Return one network, decided by its training or by a checkpoint's content."""
+    settings = role.section.model_dump(mode="json")
+    if role.section.checkpoint is not None:
+        content = checkpoint_content(role.section.checkpoint)
+        settings = {"architecture": role.section.architecture, "checkpoint": content}
+    decided_by = {
+        "dataset": run.dataset.digest,
+        "settings": settings,
+        "mean": list(role.mean),
+        "std": list(role.std),
+        "stem": role.stem,
+        "outputs": role.outputs,
+        "seed": role.seed,
+    }
+    return _artefact("network", decided_by)
+
+
+def checkpoint_content(checkpoint: str) -> str:
+    """Return what tells a checkpoint's content: torchvision's name of it, or the file's sha256."""
+    path = Path(checkpoint).expanduser()
+    if checkpoint.startswith("torchvision:") or not path.is_file():
+        return checkpoint
+    return _digest_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_of(path: Path, _changed: int) -> str:
+    return digest_file(path)
+
+
+def name_networks(run: Run) -> Networks:
+    """Return all networks of a run."""
+    main, *others = roles_in_loop(run)
+    return Networks(
+        teacher=name_network(run, main),
+        independent=name_network(run, role_of_independent(run)),
+        others={role.name: name_network(run, role) for role in others},
+        frozen={role.name: name_network(run, role) for role in roles_frozen(run)},
+    )
+
+
+# Embeddings.
+
+
+def name_embeddings(run: Run, network: Artefact, *, split: SplitName = "train", mode: Mode = "eval") -> Artefact:
+    """Return the embeddings of all images of a split in a network of ours."""
+    which = run.dataset.judged if split == "test" else split
+    return _artefact("embeddings", _embedded(run, which, mode), {"network": network})
+
+
+def name_published_embeddings(run: Run, network: str, *, split: SplitName) -> Artefact:
+    """Return the same in a published network, whose name and digest `network` is."""
+    which = run.dataset.judged if split == "test" else split
+    return _artefact("embeddings", {**_embedded(run, which, "eval"), "network": network})
+
+
+def _embedded(run: Run, split: str, mode: str) -> dict[str, Any]:
+    return {"dataset": run.dataset.digest, "split": split, "mode": mode}
+
+
+def name_real(run: Run, network: Artefact) -> Artefact:
+    """Return the real rows that a term sees in a network: the embeddings themselves, or what `real` makes of them."""
+    section = run.recipe.real
+    embedded = name_embeddings(run, network, mode=section.mode)
+    if section.per_class is None and section.order == "by_class" and section.coreset is None:
+        return embedded
+    settings = {"per_class": section.per_class, "order": section.order, "coreset": section.coreset}
+    return _artefact("real", {**settings, "classes": run.classes}, {"embeddings": embedded})
+
+
+# Inputs of the loop.
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the loop needs before it starts, beside the networks.
+
+    Attributes:
+        start: real images to start from; None where the script starts by itself or from noise.
+        whitening: the ZCA transform of the loop's images; None where they are normalised.
+        prepared: name → what upstream's own code makes before its loop.
+        expert: the last snapshot of an expert, where the terms work in that.
+    """
+
+    start: Artefact | None = None
+    whitening: Artefact | None = None
+    prepared: Mapping[str, Artefact] = field(default_factory=dict)
+    expert: Artefact | None = None
+
+    @property
+    def all(self) -> dict[str, Artefact]:
+        """Role → artefact."""
+        named = {"start": self.start, "whitening": self.whitening, EXPERT: self.expert}
+        return {role: one for role, one in named.items() if one is not None} | dict(self.prepared)
+
+
+def name_start(run: Run) -> Artefact:
+    """Return the real images that the loop starts from: IPC of each class."""
+    return _artefact("start", {"dataset": run.dataset.digest, "ipc": run.recipe.ipc, "seed": run.seed})
+
+
+def name_whitening(run: Run) -> Artefact:
+    """Return the ZCA transform of the training images."""
+    return _artefact("whitening", {"dataset": run.dataset.digest})
+
+
+def name_inputs(run: Run, networks: Networks) -> Inputs:
+    """Return what the loop needs; nothing where no loop runs."""
+    if run.engine == "none":
+        return Inputs()
+    recover = run.recipe.recover
+    whitening = name_whitening(run) if run.adapter.whitens(recover) else None
+    prepared = _name_prepared(run, networks) if run.engine == "upstream" else {}
+    expert = None
+    if recover.embedder is not None and recover.embedder.network == EXPERT and run.regularizers:
+        made_from = dict(prepared) | ({"whitening": whitening} if whitening else {})
+        expert = _artefact("expert", {"script": recover.script, "size": run.dataset.size}, made_from)
+    start = name_start(run) if recover.start == "real" else None
+    return Inputs(start, whitening, prepared, expert)
+
+
+def _name_prepared(run: Run, networks: Networks) -> dict[str, Artefact]:
+    nowhere = Path("nowhere")
+    found: dict[str, Artefact] = {}
+    for one in run.adapter.preparations(loop_inputs(run, folder=nowhere, images=nowhere)):
+        decided_by = {
+            "method": run.adapter.name,
+            "preparation": one.name,
+            "commit": run.adapter.upstream.commit,
+            "script": one.invocation.script,
+            "key": dict(one.key),
+            "dataset": run.dataset.digest,
+        }
+        found[one.name] = _artefact("prepared", decided_by, networks.in_loop if one.asks_teachers else {})
+    return found
+
+
+def loop_inputs(run: Run, *, folder: Path, images: Path, prepared: Mapping[str, Path] | None = None) -> LoopInputs:
+    """Return what an adapter is told of a run.
+
+    Args:
+        folder: where the adapter writes what the script reads.
+        images: what receives the images that the script saves.
+        prepared: name of a preparation → its folder.
+    """
+    return LoopInputs(
+        recipe=run.recipe,
+        classes=run.classes,
+        size=run.dataset.size,
+        seed=run.seed,
+        folder=folder.absolute(),
+        images=images.absolute(),
+        prepared=prepared or {},
+        training_images=len(run.dataset.train),
+    )
+
+
+# Syntheses.
+
+
+def name_synthesis(
+    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, patch: str | None
+) -> Artefact:
+    """Return what all passes of a synthesis have in common; it is no entry itself.
+
+    Args:
+        embeddings: key of a network → the real rows that a term sees in it; empty without a term.
+        patch: the digest of upstream's patches; None where the native engine runs.
+    """
+    recipe, adapter = run.recipe, run.adapter
+    grows = adapter.grows and not _third_party(run)
+    recover = recipe.recover.model_dump(mode="json")
+    decided_by: dict[str, Any] = {
+        "method": adapter.name,
+        "engine": run.engine,
+        "commit": adapter.upstream.commit if run.engine == "upstream" else None,
+        "patch": patch,
+        "native": NATIVE_REVISION if run.engine == "native" else None,
+        "code": plugins.code_of("methods", adapter.name),
+        "recover": recover,
+        "steps": adapter.steps(recipe.recover),
+        "prepare": recipe.prepare,
+        "squeeze": sorted(networks.in_loop),
+        "dataset": run.dataset.digest,
+        "size": run.dataset.size,
+        "seed": run.seed,
+        "ipc": None if grows else recipe.ipc,
+    }
+    made_from: dict[str, Artefact] = {**networks.in_loop}
+    made_from |= {role: one for role, one in inputs.all.items() if not (grows and role == "start")}
+    if run.regularizers:
+        decided_by |= {
+            "terms": {name: _own(settings) for name, settings in run.regularizers.items()},
+            "terms' code": {name: plugins.code_of("regularizers", name) for name in run.regularizers},
+            "term": recipe.term.model_dump(mode="json"),
+        }
+        made_from |= {**networks.frozen, **{f"real of {key}": one for key, one in embeddings.items()}}
+    return _artefact("pass", decided_by, made_from)
+
+
+def name_passes(run: Run, synthesis: Artefact) -> list[Artefact]:
+    """Return the passes of a synthesis in order: each decided by what its batches hold, and, where a plugin keeps
+    something from pass to pass, by the pass before."""
+    plan, found = run.plan, list[Artefact]()
+    chained = keeps_state(run)
+    for index in range(plan.passes):
+        slots = [plan.slot(Slot(index, batch)) for batch in range(plan.slots_per_pass)]
+        holds = digest([[list(slot.labels), list(slot.images)] for slot in slots])
+        before = {"the pass before": found[-1]} if chained and found else {}
+        decided_by = {**synthesis.decided_by, "pass": index, "slots": holds}
+        found.append(Artefact("pass", decided_by, {**synthesis.inputs, **before}))
+    return found
+
+
+def keeps_state(run: Run) -> bool:
+    """Tell whether a plugin may keep something from pass to pass: the bank, or a third party's term."""
+    return bool(run.regularizers) and (run.recipe.recover.bank or _third_party(run))
+
+
+def _third_party(run: Run) -> bool:
+    """Tell whether a term isn't ours: it may look at IPC, and keep what it likes."""
+    return any(not plugins.is_built_in("regularizers", name) for name in run.regularizers)
+
+
+def name_images(passes: list[Artefact]) -> Artefact:
+    """Return the images of a synthesis, gathered: a list of passes."""
+    return _artefact("images", {}, {f"pass {index:04d}": one for index, one in enumerate(passes)})
+
+
+def name_subset(run: Run, networks: Networks) -> Artefact:
+    """Return the real images that an arm takes in the place of synthesized ones."""
+    chooses = run.arm in ("herding", "k-center", "k-means")
+    decided_by = {
+        "arm": run.arm,
+        "ipc": run.recipe.ipc,
+        "seed": run.seed if run.arm in ("random", "k-means") else None,
+        "dataset": run.dataset.digest,
+        "file": str(run.adapter.image_path(0, 0)),
+        "suffix": run.script.suffix,
+    }
+    return _artefact("subset", decided_by, {"embeddings": name_embeddings(run, networks.teacher)} if chooses else {})
+
+
+def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a regularizer's settings without a weight that leaves its term as it is."""
+    return {key: value for key, value in settings.items() if (key, value) != (WEIGHT, PLAIN)}
+
+
+# Students and metrics, of images from wherever.
+
+
+@dataclass(frozen=True)
+class Source:
+    """What tells a set of images: the artefacts that hold it, or, from outside the store, a digest.
+
+    Attributes:
+        artefacts: role → artefact.
+        digest: JSON-like; None where artefacts tell it.
+    """
+
+    artefacts: Mapping[str, Artefact] = field(default_factory=dict)
+    digest: Any = None
+
+
+def name_student(
+    run: Run, networks: Networks, source: Source, section: EvaluateSection, *, architecture: str, k: int
+) -> Artefact:
+    """Return the accuracy of one student of a set of images."""
+    decided_by = {
+        "architecture": architecture,
+        "k": k,
+        "seed": derive(run.seed, "student", k),
+        "run's seed": run.seed,
+        "settings": section.model_dump(mode="json", exclude=_PER_STUDENT),
+        "dataset": run.dataset.digest,
+        "images": source.digest,
+    }
+    return _artefact("student", decided_by, {**_asked(networks, section), **source.artefacts})
+
+
+def name_labels(run: Run, networks: Networks, source: Source, section: EvaluateSection) -> Artefact:
+    """Return the stored labels that all students of a set of images share, whatever their architecture."""
+    decided_by = {
+        "settings": section.model_dump(mode="json", exclude=_NOT_OF_LABELS),
+        "seed": run.seed,
+        "images": source.digest,
+    }
+    return _artefact("labels", decided_by, {**_asked(networks, section), **source.artefacts})
+
+
+def _asked(networks: Networks, section: EvaluateSection) -> dict[str, Artefact]:
+    """Return the networks that a protocol asks."""
+    return networks.in_loop if section.protocol in SEVERAL else {MAIN: networks.teacher}
+
+
+def name_radii(run: Run, embedded: Artefact) -> Artefact:
+    """Return the radii of the real neighbourhoods in one network."""
+    return _artefact("radii", {"nearest_k": run.recipe.measure.nearest_k}, {"embeddings": embedded})
+
+
+def name_reference(run: Run, embedded: Artefact, held_out: Artefact, *, per_class: int) -> Artefact:
+    """Return what as many real test images score."""
+    settings = {"nearest_k": run.recipe.measure.nearest_k, "per_class": per_class, "draws": DRAWS}
+    return _artefact("reference", settings, {"embeddings": embedded, "held out": held_out})
+
+
+def name_diversity(run: Run, embedded: Artefact, held_out: Artefact, source: Source) -> Artefact:
+    """Return the diversity of a set of images in one network."""
+    settings = {"nearest_k": run.recipe.measure.nearest_k, "draws": DRAWS, "images": source.digest}
+    settings |= {"source": run.recipe.evaluate.source}
+    return _artefact("diversity", settings, {"embeddings": embedded, "held out": held_out, **source.artefacts})
+
+
+def name_collapse(run: Run, networks: Networks, source: Source) -> Artefact:
+    """Return the look at whether a synthesis collapsed."""
+    made_from = {MAIN: networks.teacher, INDEPENDENT: networks.independent, **source.artefacts}
+    return _artefact("collapse", {"source": run.recipe.evaluate.source, "dataset": run.dataset.digest}, made_from)

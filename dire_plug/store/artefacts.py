@@ -1,0 +1,290 @@
+"""Artefacts: what a stage leaves in the store, under the digest of all that decided it and of nothing else.
+
+An entry is the folder `<kind>/<digest>` below the store, whole or absent. Beside its files it holds entry.json: what
+decided it, the sha256 of each file, the entries that it was made from with their contents, and how it was made. An
+entry is hashed when it is reused; one that was damaged, or made from an input that has another content now, is made
+again, which is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dire_plug import ui
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest, digest_file, make_folder, read_json, write_json
+from dire_plug.store import provenance
+from dire_plug.store.lock import hold
+
+ENTRY = "entry.json"
+MADE_FROM = "made_from.json"
+"""In a work folder: the contents of the inputs from which it was begun."""
+WORK, LOCKS = "work", "locks"
+"""Folders of the store that hold no entries: what is being made, and by whom."""
+LENGTH = 20
+"""Hex digits of the sha256 in an entry's name."""
+
+Made = Mapping[str, Any]
+"""How an entry was made: {"when", "seconds", "commit", "versions", "hardware", "command"}."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What a stage leaves, made or still to be made.
+
+    Attributes:
+        kind: network, embeddings, pass, student, …: the name of its folder.
+        decided_by: JSON-like: settings, digests of data and code, revision of the stage.
+        inputs: role → the artefact that it is made from; they decide it too.
+    """
+
+    kind: str
+    decided_by: Mapping[str, Any]
+    inputs: Mapping[str, Artefact] = field(default_factory=dict)
+
+    @cached_property
+    def name(self) -> str:
+        """`<kind>/<digest>`: a function of all that decides the artefact."""
+        inputs = {role: one.name for role, one in self.inputs.items()}
+        content = {"kind": self.kind, "decided_by": dict(self.decided_by), "inputs": inputs}
+        return f"{self.kind}/{digest(content)[:LENGTH]}"
+
+    def closure(self) -> dict[str, Artefact]:
+        """Return name → artefact of this one and of all that it is made from, inputs first."""
+        found: dict[str, Artefact] = {}
+        for one in self.inputs.values():
+            found |= one.closure()
+        return found | {self.name: self}
+
+
+_content: dict[tuple[Path, tuple[Any, ...]], str] = {}
+"""(Entry, sizes and times of its files) → digest of its content, as hashed by this process."""
+
+
+class Store:
+    """The entries below one folder."""
+
+    def __init__(self, root: Path, *, device: str = "cpu", rerun: Iterable[str] = ()) -> None:
+        """Open the store.
+
+        Args:
+            root: its folder, which need not exist.
+            device: on which entries are made here, for their provenance.
+            rerun: kinds whose entries are made again, each once, although they are there.
+        """
+        self.root = root
+        self._device = device
+        self.made: set[str] = set()
+        """Names of the entries that were made here, by this process."""
+        self._rerun = frozenset(rerun)
+        self._sound: set[str] = set()
+
+    def path(self, artefact: Artefact) -> Path:
+        """Return the folder of an entry, which is there if the entry is."""
+        return self.root / artefact.name
+
+    def has(self, artefact: Artefact) -> bool:
+        """Tell whether an entry is there; its content isn't looked at."""
+        return (self.path(artefact) / ENTRY).is_file()
+
+    def find(self, artefact: Artefact) -> Path | None:
+        """Return the folder of an entry whose content is what it was, or None: it isn't there, or is made again."""
+        entry = self.path(artefact)
+        if artefact.name in self._sound and entry.is_dir():
+            return entry
+        if not self.has(artefact):
+            return None
+        if artefact.kind in self._rerun and artefact.name not in self.made:
+            return None
+        if (trouble := self._trouble(artefact, entry)) is not None:
+            ui.say_once(f"store: {artefact.name} {trouble}; it is made again")
+            return None
+        self._sound.add(artefact.name)
+        return entry
+
+    def ensure(self, artefact: Artefact, make: Callable[[Path], None]) -> Path:
+        """Return the folder of an entry; call `make` with a work folder to fill it where it isn't there.
+
+        The work folder outlives a killed process, so that `make` can go on from what it left. Processes that want the
+        same entry wait for each other, and say so.
+
+        Raises:
+            DirePlugError: the entry cannot be written.
+        """
+        if (found := self.find(artefact)) is not None:
+            return found
+        with self.holding(artefact):
+            if (found := self.find(artefact)) is not None:
+                return found
+            work, began = self.work(artefact), time.monotonic()
+            make(work)
+            return self.publish(artefact, work, seconds=time.monotonic() - began)
+
+    @contextlib.contextmanager
+    def holding(self, artefact: Artefact) -> Iterator[None]:
+        """Hold the right to make an entry; wait for another process that has it."""
+        path = self.root / LOCKS / f"{artefact.name.replace('/', '-')}.lock"
+        with hold(path, wait=float("inf"), what=f"the store's entry {artefact.name}"):
+            yield
+
+    def work(self, artefact: Artefact) -> Path:
+        """Return the work folder of an entry, made where it isn't there; it isn't the entry until it is published.
+
+        One that was begun from inputs with another content is emptied, and that is said.
+        """
+        folder = self.root / WORK / artefact.name.replace("/", "-")
+        used = self._contents(artefact)
+        record = folder / MADE_FROM
+        if record.is_file() and read_json(record) != used:
+            ui.say(f"store: {artefact.name} was begun from other inputs than those that are here; it begins again")
+            shutil.rmtree(folder)
+        make_folder(folder)
+        write_json(record, used)
+        return folder
+
+    def drop_work(self, artefact: Artefact) -> None:
+        """Remove the work folder of an entry, if there is one."""
+        shutil.rmtree(self.root / WORK / artefact.name.replace("/", "-"), ignore_errors=True)
+
+    def publish(self, artefact: Artefact, folder: Path, *, seconds: float) -> Path:
+        """Make a folder of this file system the entry, by a rename; return its path.
+
+        Where the entry is there already, the new one takes its place.
+
+        Args:
+            seconds: that it took.
+
+        Raises:
+            DirePlugError: the entry cannot be written.
+        """
+        entry = self.path(artefact)
+        (folder / MADE_FROM).unlink(missing_ok=True)
+        files = {name: digest_file(path) for name, path in _files(folder)}
+        for _, path in _files(folder):
+            path.chmod(0o444)
+        content: dict[str, Any] = {
+            "kind": artefact.kind,
+            "decided_by": dict(artefact.decided_by),
+            "inputs": {role: one.name for role, one in artefact.inputs.items()},
+            "made_from": self._contents(artefact),
+            "files": files,
+            "content": digest(files),
+            "made": {
+                "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "seconds": round(seconds, 3),
+                **provenance.session(self._device),
+            },
+        }
+        write_json(folder / ENTRY, content)
+        make_folder(entry.parent)
+        try:
+            if entry.exists():
+                old = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
+                os.rename(entry, old)
+                os.rename(folder, entry)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(folder, entry)
+        except OSError as error:
+            raise DirePlugError(f"{entry}: cannot be written: {error.strerror}") from error
+        self.made.add(artefact.name)
+        self._sound.add(artefact.name)
+        _content[entry, _signature(entry)] = content["content"]
+        return entry
+
+    def how_made(self, artefact: Artefact) -> Made | None:
+        """Return how an entry was made; None where it isn't there."""
+        found = self._recorded(artefact.name)
+        return None if found is None else found["made"]
+
+    def content(self, artefact: Artefact) -> str:
+        """Return the digest of the content of an entry that is there."""
+        found = self._recorded(artefact.name)
+        if found is None:
+            raise DirePlugError(f"{self.path(artefact)}: the store has no such entry; run the command again")
+        return str(found["content"])
+
+    def _contents(self, artefact: Artefact) -> dict[str, str]:
+        """Return name → digest of the content, of the inputs of an artefact that are in the store."""
+        found = {one.name: self._recorded(one.name) for one in artefact.inputs.values()}
+        return {name: str(recorded["content"]) for name, recorded in sorted(found.items()) if recorded is not None}
+
+    def _recorded(self, name: str) -> dict[str, Any] | None:
+        """Return entry.json of an entry, or None where there is none that can be read."""
+        file = self.root / name / ENTRY
+        if not file.is_file():
+            return None
+        with contextlib.suppress(DirePlugError):
+            found = read_json(file)
+            if isinstance(found, dict) and {"content", "files", "made", "made_from"} <= found.keys():
+                return found
+        return None
+
+    def _trouble(self, artefact: Artefact, entry: Path) -> str | None:
+        """Return what is wrong with an entry that is there, in words; None where nothing is."""
+        recorded = self._recorded(artefact.name)
+        if recorded is None:
+            return "has no readable entry.json"
+        try:
+            if _hash(entry) != recorded["content"]:
+                return "was damaged, or edited"
+        except OSError as error:
+            return f"can't be read ({error.strerror})"
+        for one in artefact.inputs.values():
+            now, then = self._recorded(one.name), recorded["made_from"].get(one.name)
+            if now is not None and then is not None and now["content"] != then:
+                return f"was made from another {one.kind} than the one that is here ({one.name})"
+        return None
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a hard link, or a copy where the file system has none.
+
+    What stands in its place goes; a target that is the same file already stays.
+    """
+    make_folder(target.parent)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samefile(source, target):
+            return
+        target.unlink()
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def differences(made: Made, here: Made) -> list[str]:
+    """Return in what an entry was made otherwise than this process would, as "threads 2 (here 1)"."""
+    then, now = made.get("hardware", {}), here["hardware"]
+    pairs = [(name, then.get(name), now.get(name)) for name in ("device", "threads", "card", "processor")]
+    pairs.append(("torch", made.get("versions", {}).get("torch"), here["versions"].get("torch")))
+    return [f"{name} {old} (here {new})" for name, old, new in pairs if old != new]
+
+
+def _hash(entry: Path) -> str:
+    """Return the digest of the content of an entry; files that this process hashed and that look untouched count."""
+    key = entry, _signature(entry)
+    if key not in _content:
+        _content[key] = digest({name: digest_file(path) for name, path in _files(entry)})
+    return _content[key]
+
+
+def _signature(entry: Path) -> tuple[Any, ...]:
+    stats = [(name, path.stat()) for name, path in _files(entry)]
+    return tuple((name, found.st_size, found.st_mtime_ns, found.st_ino) for name, found in stats)
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the files of an entry, but for entry.json, by their path in it."""
+    found = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    return sorted((name, path) for name, path in found if name != ENTRY)

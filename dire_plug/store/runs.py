@@ -1,0 +1,266 @@
+"""A run: one arm of one recipe with one seed. What the command line asks for, what it becomes, and its folder."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dire_plug import home
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest, make_folder, read_json, write_json
+from dire_plug.recipe import Recipe, Resolved
+from dire_plug.store.artefacts import Artefact, Store
+from dire_plug.store.lock import holder
+from dire_plug.types import Adapter, Plan, Script
+
+if TYPE_CHECKING:
+    import torch
+
+    from dire_plug.data import Dataset
+
+Engine = Literal["upstream", "native", "none"]
+
+EXTRAS = "extras.json"
+"""In the run's folder: what a script learned beside the images, such as MTT's learning rate."""
+LOSSES = "losses.json"
+"""In the run's folder: upstream's loss and each term, step by step: see `synthesis.recording`."""
+ARTEFACTS = "artefacts.json"
+"""In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
+RERUN: dict[str, tuple[str, ...]] = {
+    "squeeze": ("network",),
+    "embed": ("embeddings", "real"),
+    "prepare": ("start", "whitening", "prepared", "expert"),
+    "recover": ("pass", "images", "subset"),
+    "evaluate": ("labels", "student"),
+    "measure": ("radii", "reference", "diversity", "collapse"),
+}
+"""Stage → the kinds of artefacts that it leaves; `--rerun STAGE` makes them again."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line says; the defaults are those of `dire-plug run METHOD`."""
+
+    method: str
+    recipe: str = "quick"
+    arm: str = "baseline"
+    ipc: int | None = None
+    preset: str | None = None
+    settings: tuple[str, ...] = ()
+    seed: int = 0
+    device: str = "auto"
+    engine: str = "auto"
+    out: Path | None = None
+    data_root: Path | None = None
+    offline: bool = False
+    accelerate: str = "none"
+    rerun: tuple[str, ...] = ()
+    """Stages whose artefacts are made again."""
+    keep_labels: bool = False
+    """Whether stored labels stay in the store when no student needs them any more."""
+    wait: bool = True
+    """Whether a run that another process works on is waited for."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A request that has been checked: the recipe is resolved, the engine chosen.
+
+    Attributes:
+        source: the recipe's file.
+        resolved: the recipe for this arm, with the origin of each value.
+        engine: who synthesizes; `none` where images are real ones, or come from outside.
+        ready: whether the engine is here; only a dry run gets a run whose engine isn't.
+        data: the real images, once they are loaded.
+        own_store: the store, where it isn't the home's.
+    """
+
+    request: Request
+    adapter: Adapter
+    source: Path
+    resolved: Resolved
+    engine: Engine
+    ready: bool = True
+    data: Dataset | None = None
+    own_store: Store | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as resolved for this arm."""
+        return self.resolved.recipe
+
+    @property
+    def arm(self) -> str:
+        """baseline, control, dire, random, …"""
+        return self.request.arm
+
+    @property
+    def regularizers(self) -> dict[str, dict[str, Any]]:
+        """Plugin name → its settings; empty without a term."""
+        return self.resolved.regularizers
+
+    @property
+    def seed(self) -> int:
+        """Of everything random in this run but its networks."""
+        return self.request.seed
+
+    @property
+    def script(self) -> Script:
+        """The script that the recipe names."""
+        return self.adapter.scripts[self.recipe.recover.script]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The real images."""
+        assert self.data is not None, "the run's data haven't been loaded"
+        return self.data
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of the dataset."""
+        return len(self.dataset.classes)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Which images each batch of the synthesis holds."""
+        return self.adapter.plan(self.recipe.recover, classes=self.classes, ipc=self.recipe.ipc)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        import torch
+
+        return torch.device(choose_device(self.request.device))
+
+    @property
+    def store(self) -> Store:
+        """Where the run's artefacts lie."""
+        return self.own_store or open_store(home.store(), str(self.device), self.request.rerun)
+
+    @property
+    def root(self) -> Path:
+        """The folder of run folders."""
+        return runs_root(self.request)
+
+
+@lru_cache(maxsize=8)
+def open_store(root: Path, device: str, stages: tuple[str, ...] = ()) -> Store:
+    """Return the store at `root`, one for all runs of this process: what one of them made is known to the next.
+
+    Args:
+        device: where entries are made.
+        stages: those whose artefacts are made again, once.
+
+    Raises:
+        DirePlugError: there is no such stage.
+    """
+    return Store(root, device=device, rerun=[kind for stage in stages for kind in RERUN[stage]])
+
+
+def runs_root(request: Request) -> Path:
+    """Return the folder of run folders."""
+    return (request.out or home.runs()).absolute()
+
+
+def choose_device(name: str) -> str:
+    """Return the device that `auto` stands for, or `name` if torch can use it."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()  # the device `meta` can't, and no run can use it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DirePlugError(f"--device {name}: torch can't use it: {str(error).splitlines()[0]}") from error
+    return name
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk: a view of its artefacts, with metrics.json."""
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """The lock file."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
+    def status(self) -> dict[str, Any]:
+        """Return status.json, or that nothing has been done."""
+        file = self.path / "status.json"
+        found = read_json(file) if file.is_file() else {"state": "new"}
+        if not isinstance(found, dict):
+            raise DirePlugError(f"{file}: holds no run status; remove the folder to run again")
+        return found
+
+    def state(self) -> str:
+        """Return new, running, interrupted, failed or finished."""
+        state = str(self.status().get("state", "new"))
+        return "interrupted" if state == "running" and holder(self.lock) is None else state
+
+    def set_status(self, state: str, *, stage: str, **more: Any) -> None:
+        """Write status.json."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_json(self.path / "status.json", {"state": state, "stage": stage, "updated": now, **more})
+
+    def metrics(self) -> dict[str, Any]:
+        """Return metrics.json of a finished run.
+
+        Raises:
+            DirePlugError: it isn't there, or isn't what a run writes.
+        """
+        file = self.path / "metrics.json"
+        found = read_json(file)
+        if not isinstance(found, dict) or not {"arm", "seed", "accuracy", "diversity"} <= found.keys():
+            raise DirePlugError(f"{file}: holds no metrics of a run; run its command again")
+        return found
+
+    def artefacts(self) -> dict[str, str]:
+        """Return name → role of the entries that the run consists of or is made from; empty where none are recorded."""
+        file = self.path / ARTEFACTS
+        found = read_json(file) if file.is_file() else {}
+        if not isinstance(found, dict):
+            raise DirePlugError(f"{file}: holds no artefacts of a run; run its command again")
+        return found
+
+    def make(self) -> None:
+        """Make the folder."""
+        make_folder(self.path)
+
+
+def run_folder(run: Run, artefacts: list[Artefact]) -> RunFolder:
+    """Return a run's folder: `<root>/<method>/<recipe>/<arm>-<seed>-<id>`.
+
+    The id is 8 hex of a hash of the names of the artefacts that the run ends in: of all that decides what comes out,
+    so not of device, threads, paths or time.
+    """
+    name = digest([run.arm, run.seed, sorted(one.name for one in artefacts)])[:8]
+    # a recipe file may be called "..yaml", whose stem would lead out of the folder
+    recipe = run.source.stem.lstrip(".") or "recipe"
+    return RunFolder(run.root / run.adapter.name / recipe / f"{run.arm}-{run.seed}-{name}")
+
+
+def list_runs(root: Path) -> list[RunFolder]:
+    """Return the runs below `root`, by path."""
+    return [RunFolder(file.parent) for file in sorted(root.glob("*/*/*/status.json"))]
+
+
+def find_run(root: Path, name: str) -> RunFolder:
+    """Return the run with this path, folder name, or unambiguous part of a name.
+
+    Raises:
+        DirePlugError: none or several match.
+    """
+    if (Path(name) / "status.json").is_file():
+        return RunFolder(Path(name).absolute())
+    matching = [run for run in list_runs(root) if name in str(run.path.relative_to(root))]
+    if len(matching) == 1:
+        return matching[0]
+    found = ", ".join(str(run.path.relative_to(root)) for run in matching[:5])
+    raise DirePlugError(
+        f"'{name}' names {len(matching)} runs below {root}" + (f": {found}" if found else "; see `dire-plug list runs`")
+    )
