@@ -255,7 +255,8 @@ class PassPublisher:
         wanted = [image_path(folder, run.adapter, *image, suffix) for image in _images_of_pass(run.plan, index)]
         if lacking := [path for path in wanted if not path.is_file()]:
             raise UpstreamFailedError(
-                f"pass {index} of {run.script.path} left {len(wanted) - len(lacking)} of {len(wanted)} images; the first that is missing is {lacking[0].relative_to(self._work)}; nothing of this pass is kept"
+                f"pass {index} of {run.script.path} left {len(wanted) - len(lacking)} of {len(wanted)} images; "
+                f"the first that is missing is {lacking[0].relative_to(self._work)}; nothing of this pass is kept"
             )
         return wanted
 
