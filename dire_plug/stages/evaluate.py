@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, digest_file, read_json, write_json
-from dire_plug.protocols import protocol, settings_of
 from dire_plug.seeding import derive
 from dire_plug.stages.job import Job
 from dire_plug.stages.squeeze import Teachers
@@ -53,13 +52,12 @@ def evaluate(job: Job, networks: Teachers, images: Tensor, labels: Tensor) -> di
         DirePlugError: the images are in another range, a training diverged, or see `lessons` and `relabel`.
     """
     section = job.recipe.evaluate
-    protocol(section.protocol)
     _check_range(images)
-    from dire_plug.stages.lessons import prepare_lesson, protocol_values
+    from dire_plug.stages.lessons import prepare_lesson, with_rate
 
     loaded = _load(networks, job.device, several=section.protocol in SEVERAL)
     lesson = prepare_lesson(job, loaded[0], images, labels)
-    course = _Course(loaded, lesson, settings_of(section.protocol, protocol_values(job)))
+    course = _Course(loaded, lesson, with_rate(job))
     made_from = _identity(job, networks, course)
     students: dict[str, Any] = {}
     for architecture in section.students:
@@ -84,11 +82,11 @@ class _Student:
 
 @dataclass(frozen=True)
 class _Course:
-    """What all students of a run share: the networks that label, what is learned from, the protocol's numbers."""
+    """What all students of a run share: the networks that label, what is learned from, the recipe's section."""
 
     networks: list[Network]
     lesson: StudentData
-    settings: Any
+    section: Any
 
 
 def _finish_student(job: Job, student: _Student, *, course: _Course, made_from: str) -> dict[str, Any]:
@@ -112,13 +110,13 @@ def _with_labels(job: Job, course: _Course, made_from: str) -> _Course:
         return course
     from dire_plug.stages.relabel import relabel
 
-    stored = relabel(job, course.networks, data=course.lesson, settings=course.settings, made_from=made_from)
+    stored = relabel(job, course.networks, data=course.lesson, section=course.section, made_from=made_from)
     return replace(course, lesson=replace(course.lesson, stored=stored))
 
 
 def _train(job: Job, student: _Student, *, course: _Course, folder: Path) -> dict[str, Any]:
     from dire_plug.models import build, stem_like
-    from dire_plug.protocols.students import Place
+    from dire_plug.protocols.published import train_student
     from dire_plug.protocols.training import initialised
 
     section, network = job.recipe.evaluate, course.networks[0]
@@ -129,12 +127,14 @@ def _train(job: Job, student: _Student, *, course: _Course, folder: Path) -> dic
     )
     label = f"student {student.architecture} {student.k + 1}/{section.per_synthesis} ({job.arm})"
     with ui.progress(label, section.epochs) as advance:
-        result = protocol(section.protocol)(
+        result = train_student(
             model.to(job.device),
             [teacher.model for teacher in course.networks],
-            course.lesson,
-            course.settings,
-            Place(seed, folder, progress=advance),
+            data=course.lesson,
+            section=course.section,
+            seed=seed,
+            folder=folder,
+            progress=advance,
         )
     return {
         "architecture": student.architecture,
@@ -176,7 +176,7 @@ def _identity(job: Job, networks: Teachers, course: _Course) -> str:
     if section.protocol in SEVERAL:
         content["others"] = [digest_file(file) for file in networks.others.values()]
     if section.protocol == "hard-labels":
-        content |= {"lr": course.settings.lr, "test": _digest(course.lesson.test_images)}
+        content |= {"lr": course.section.lr, "test": _digest(course.lesson.test_images)}
     return digest(content)
 
 

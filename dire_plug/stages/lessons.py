@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +13,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models.checkpoint import Network
 from dire_plug.protocols.students import StudentData
-from dire_plug.recipe.evaluate import DeltSection, HardLabelsSection
+from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.images import TENSORS
 from dire_plug.stages.job import EXTRAS, WHITENING, Job
@@ -81,17 +80,16 @@ def _test_set(job: Job, network: Network, *, enlarge: bool) -> tuple[Tensor, Cal
     return images, lambda batch: view(enlarge_and_crop(batch) if enlarge else batch)
 
 
-def protocol_values(job: Job) -> dict[str, Any]:
-    """Return what the protocol's numbers are taken from: the recipe's keys, and what something else decides.
+def with_rate(job: Job) -> EvaluateSection:
+    """Return the recipe's section with a number for its learning rate, where it asks for the one that was learned.
 
     Raises:
         DirePlugError: the learned learning rate is asked for, and the synthesis learned none.
     """
     section = job.recipe.evaluate
-    values = section.model_dump() | {"static": section.protocol == "static-labels"}
     if isinstance(section, HardLabelsSection) and section.lr == LEARNED:
-        values["lr"] = _learned_rate(job, section)
-    return values
+        return section.model_copy(update={"lr": _learned_rate(job, section)})
+    return section
 
 
 def _learned_rate(job: Job, section: HardLabelsSection) -> float:
