@@ -14,12 +14,23 @@ from torch.optim import AdamW
 
 from dire_plug.files import read_json
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.protocols.fkd import Fkd, FkdEnsemble, equal_norm_mean, train_student
-from dire_plug.protocols.students import Place, StudentData
+from dire_plug.protocols.published import equal_norm_mean, fkd, stored_label, train_student
+from dire_plug.protocols.students import Loss, StudentData
+from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.stages import label_files, lessons
 from dire_plug.stages import relabel as relabel_stage
 
 CLASSES = 3
+
+
+def section_of(protocol: str, **keys: Any) -> FkdSection | FkdEnsembleSection:
+    if protocol == "fkd":
+        return FkdSection(protocol="fkd", students=("x",), **keys)
+    return FkdEnsembleSection(protocol="fkd-ensemble", students=("x",), **keys)
+
+
+def loss_of(section: FkdSection | FkdEnsembleSection) -> Loss:
+    return fkd(make_network(0), [], data=_data(), section=section, seed=0).loss
 
 
 class Scaled(nn.Module):
@@ -49,19 +60,19 @@ def test_logits_of_several_networks_get_the_mean_norm_before_their_mean() -> Non
 def test_a_label_of_fkd_is_the_first_teachers_and_has_no_graph() -> None:
     images = torch.randn(5, 3, 4, 4, requires_grad=True)
     models = [Scaled(1, 2, 3), Scaled(10, -20, 5)]
-    for settings in (Fkd(), FkdEnsemble()):
-        assert not settings.label(models, images).requires_grad
-    assert torch.equal(Fkd().label(models, images), models[0](images))
+    for protocol in ("fkd", "fkd-ensemble"):
+        assert not stored_label(section_of(protocol), models, images).requires_grad
+    assert torch.equal(stored_label(section_of("fkd"), models, images), models[0](images))
 
 
 def test_the_losses_are_those_of_the_papers() -> None:
     outputs, targets = torch.randn(2, 6, CLASSES, generator=torch.Generator().manual_seed(0)).double()
     classes = torch.arange(6) % CLASSES
     p, q = (torch.softmax(values / 20, dim=1) for values in (targets, outputs))
-    torch.testing.assert_close(Fkd().loss(outputs, targets, classes), (p * (p / q).log()).sum() / 6)
+    torch.testing.assert_close(loss_of(section_of("fkd"))(outputs, targets, classes), (p * (p / q).log()).sum() / 6)
     own = -torch.log_softmax(outputs, dim=1)[torch.arange(6), classes].mean()
     expected = ((outputs - targets) ** 2).mean() + 0.1 * own
-    torch.testing.assert_close(FkdEnsemble().loss(outputs, targets, classes), expected)
+    torch.testing.assert_close(loss_of(section_of("fkd-ensemble"))(outputs, targets, classes), expected)
 
 
 # A student.
@@ -80,10 +91,10 @@ def without_dropout(seed: int) -> nn.Module:
     return nn.Sequential(*(layer for layer in model if not isinstance(layer, nn.Dropout)))  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("kind", [Fkd, FkdEnsemble])
-def test_a_step_sums_the_gradients_of_its_parts_and_decays_matrices_only(kind: Any, tmp_path: Path) -> None:
-    settings = kind(epochs=1, batch_size=6, accumulate=2, lr=0.01, weight_decay=0.3)
-    expected = without_dropout(0)
+@pytest.mark.parametrize("protocol", ["fkd", "fkd-ensemble"])
+def test_a_step_sums_the_gradients_of_its_parts_and_decays_matrices_only(protocol: str, tmp_path: Path) -> None:
+    section = section_of(protocol, epochs=1, batch_size=6, accumulate=2, lr=0.01, weight_decay=0.3)
+    loss, expected = loss_of(section), without_dropout(0)
     matrices = [value for value in expected.parameters() if value.dim() > 1]
     others = [value for value in expected.parameters() if value.dim() <= 1]
     optimiser = AdamW([{"params": matrices, "weight_decay": 0.3}, {"params": others, "weight_decay": 0}], lr=0.01)
@@ -92,11 +103,10 @@ def test_a_step_sums_the_gradients_of_its_parts_and_decays_matrices_only(kind: A
         for first in range(0, len(images), 3):
             some = slice(first, first + 3)
             # A last batch of 2 is one part, and its gradient is halved none the less, as in upstream's loop.
-            (settings.loss(expected(images[some]), targets[some], classes[some]) / 2).backward()
+            (loss(expected(images[some]), targets[some], classes[some]) / 2).backward()
         optimiser.step()
     student = without_dropout(0)
-    data = StudentData(torch.zeros(8, 3, 4, 4), torch.zeros(8), _unused, torch.randn(4, 3, 4, 4), torch.zeros(4))
-    train_student(student, [], _with_stored(data), settings, Place(0, tmp_path))
+    train_student(student, [], data=_data(), section=section, seed=0, folder=tmp_path)
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(student.state_dict()[name], value, msg=name)
 
@@ -105,13 +115,14 @@ def _unused(images: Tensor, generator: torch.Generator) -> Tensor:
     raise AssertionError("stored batches are already augmented")
 
 
-def _with_stored(data: StudentData) -> StudentData:
-    return StudentData(data.images, data.labels, data.view, data.test_images, data.test_labels, stored=stored_batches)
+def _data() -> StudentData:
+    images, labels = torch.zeros(8, 3, 4, 4), torch.zeros(8)
+    return StudentData(images, labels, _unused, torch.randn(4, 3, 4, 4), torch.zeros(4), stored=stored_batches)
 
 
 def test_the_student_is_tested_every_ten_epochs_and_in_the_end(tmp_path: Path) -> None:
-    data = StudentData(torch.zeros(8, 3, 4, 4), torch.zeros(8), _unused, torch.randn(4, 3, 4, 4), torch.zeros(4))
-    result = train_student(without_dropout(0), [], _with_stored(data), Fkd(epochs=13, batch_size=6), Place(0, tmp_path))
+    section = section_of("fkd", epochs=13, batch_size=6)
+    result = train_student(without_dropout(0), [], data=_data(), section=section, seed=0, folder=tmp_path)
     assert [epoch for epoch, _ in result.curve] == [0, 10, 12]
 
 
@@ -119,7 +130,7 @@ def test_the_student_is_tested_every_ten_epochs_and_in_the_end(tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def fkd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe_fkd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipes") / "fkd.yaml", {"evaluate": {"protocol": "fkd"}})
 
 
@@ -143,14 +154,14 @@ def test_a_run_with_stored_labels_ends_with_an_accuracy_and_without_the_labels(
 
 
 @pytest.mark.parametrize("arm", ["random", "full"])
-def test_arms_of_real_images_learn_stored_labels_too(home: Path, fkd: Path, arm: str) -> None:
-    finished = run(fkd, arm=arm)
+def test_arms_of_real_images_learn_stored_labels_too(home: Path, recipe_fkd: Path, arm: str) -> None:
+    finished = run(recipe_fkd, arm=arm)
     assert finished.metrics["accuracy"]["students"]["resnet-small"]["last"]
     assert not (finished.folder.path / "relabel").exists()
 
 
 def test_a_run_that_was_killed_while_labelling_ends_as_an_undisturbed_one(
-    home: Path, fkd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, recipe_fkd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genuine = label_files.write_epoch
 
@@ -162,17 +173,17 @@ def test_a_run_that_was_killed_while_labelling_ends_as_an_undisturbed_one(
     with monkeypatch.context() as patch:
         patch.setattr(relabel_stage, "write_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(fkd)
+            run(recipe_fkd)
     folder = only_run(home)
     assert [path.name for path in (folder / "relabel").iterdir()] == ["epoch-0000.safetensors"]
-    assert not run(fkd).reused
-    assert outcome(folder) == outcome(run(fkd, out=tmp_path / "undisturbed").folder.path)
+    assert not run(recipe_fkd).reused
+    assert outcome(folder) == outcome(run(recipe_fkd, out=tmp_path / "undisturbed").folder.path)
 
 
 def test_a_test_set_that_is_too_large_waits_as_grey_levels_and_gives_the_same_accuracy(
-    home: Path, fkd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, recipe_fkd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = run(fkd)
+    small = run(recipe_fkd)
     seen = []
     genuine = lessons.prepare_lesson
 
@@ -183,7 +194,7 @@ def test_a_test_set_that_is_too_large_waits_as_grey_levels_and_gives_the_same_ac
 
     monkeypatch.setattr(lessons, "MOST_TEST_BYTES", 0)
     monkeypatch.setattr(lessons, "prepare_lesson", watched)
-    large = run(fkd, out=tmp_path / "large")
+    large = run(recipe_fkd, out=tmp_path / "large")
     assert seen == [torch.uint8]
     assert large.metrics["accuracy"] == small.metrics["accuracy"]
 

@@ -9,10 +9,14 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dire_plug.protocols import hard_labels
-from dire_plug.protocols.hard_labels import HardLabels, first_epoch_at_a_tenth, train_student
-from dire_plug.protocols.students import Place, StudentData, is_tested
+from dire_plug.protocols.published import first_epoch_at_a_tenth, hard_labels, train_student
+from dire_plug.protocols.students import StudentData, is_tested
 from dire_plug.protocols.training import learning_rate
+from dire_plug.recipe.evaluate import HardLabelsSection
+
+
+def section_of(**keys: Any) -> HardLabelsSection:
+    return HardLabelsSection(protocol="hard-labels", students=("x",), **keys)
 
 
 def as_is(images: Tensor, generator: Generator) -> Tensor:
@@ -36,7 +40,7 @@ def make_student() -> nn.Module:
 def test_a_step_is_sgds_on_the_cross_entropy_with_decay_on_everything(data: StudentData, tmp_path: Path) -> None:
     student = make_student()
     expected = copy.deepcopy(student)
-    train_student(student, [], data, HardLabels(epochs=3, lr=0.1), Place(0, tmp_path))
+    train_student(student, [], data=data, section=section_of(epochs=3, lr=0.1), seed=0, folder=tmp_path)
     optimiser = torch.optim.SGD(expected.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     for _ in range(3):
         optimiser.zero_grad()
@@ -51,21 +55,16 @@ def test_the_rate_falls_after_epoch_501_of_1001() -> None:
     assert first_epoch_at_a_tenth(301) == 152
 
 
-def test_the_protocol_asks_for_the_step_and_a_new_optimiser(
-    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept: list[Any] = []
-    monkeypatch.setattr(hard_labels, "learn", lambda *_, training, **more: kept.append(training))
-    train_student(make_student(), [], data, HardLabels(), Place(0, tmp_path))
-    (training,) = kept
+def test_the_protocol_asks_for_the_step_and_a_new_optimiser(data: StudentData) -> None:
+    training = hard_labels(make_student(), [], data=data, section=section_of(), seed=0).training
     rates = [learning_rate(training, epoch) for epoch in (0, 501, 502, 1000)]
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001])
     assert (training.optimiser, training.forget_momentum, training.decay) == ("sgd", True, "all")
 
 
 def test_the_student_is_tested_once_at_the_end(data: StudentData, tmp_path: Path) -> None:
-    assert [epoch for epoch in range(1001) if is_tested(epoch, HardLabels())] == [1000]
-    result = train_student(make_student(), [], data, HardLabels(epochs=8), Place(0, tmp_path))
+    assert [epoch for epoch in range(1001) if is_tested(epoch, section_of())] == [1000]
+    result = train_student(make_student(), [], data=data, section=section_of(epochs=8), seed=0, folder=tmp_path)
     assert [epoch for epoch, _ in result.curve] == [7]
 
 
@@ -77,5 +76,5 @@ def test_the_view_is_asked_for_every_batch(data: StudentData, tmp_path: Path) ->
         return images
 
     watched = StudentData(data.images, data.labels, view, data.images, data.labels)
-    train_student(make_student(), [], watched, HardLabels(epochs=2, batch_size=4), Place(0, tmp_path))
+    train_student(make_student(), [], data=watched, section=section_of(epochs=2, batch_size=4), seed=0, folder=tmp_path)
     assert seen == [4, 2, 4, 2]

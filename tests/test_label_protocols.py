@@ -4,26 +4,31 @@ Each is compared with one step, or a few, written out here.
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dire_plug.protocols import delt, ensemble_labels, mean_labels, tiny
-from dire_plug.protocols.delt import Delt
-from dire_plug.protocols.ensemble_labels import EnsembleLabels
-from dire_plug.protocols.mean_labels import MeanLabels
-from dire_plug.protocols.students import Place, StudentData
-from dire_plug.protocols.tiny import Tiny
+from dire_plug.protocols.published import SET_UP, train_student
+from dire_plug.protocols.students import StudentData
 from dire_plug.protocols.training import initialised
+from dire_plug.recipe.evaluate import Evaluate, EvaluateSection
 from dire_plug.seeding import derive
 
 COUNT, CLASSES = 6, 3
+
+
+def section_of(protocol: str, **keys: Any) -> EvaluateSection:
+    """Return the section of a recipe that names no more than `keys`; one epoch, all images in a batch."""
+    section: EvaluateSection = TypeAdapter[Any](Evaluate).validate_python(
+        {"protocol": protocol, "students": ["x"], "epochs": 1, "batch_size": COUNT, **keys}
+    )
+    return section
 
 
 def make_network(seed: int, *, norm: bool = False) -> nn.Sequential:
@@ -77,18 +82,18 @@ def kl(outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
     return (p * (p / q).log()).sum(1).mean()
 
 
-@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("protocol", ["static-labels", "dynamic-labels"])
 def test_infers_labels_are_mean_logits_of_plain_images_mixed_alike_or_of_the_mixed_images(
-    data: StudentData, teachers: list[nn.Module], tmp_path: Path, static: bool
+    data: StudentData, teachers: list[nn.Module], tmp_path: Path, protocol: str
 ) -> None:
     student = make_network(1)
     expected = copy.deepcopy(student)
-    settings = MeanLabels(static=static, epochs=1, batch_size=COUNT, lr=0.01, temperature=5)
-    mean_labels.train_student(student, teachers, data, settings, Place(0, tmp_path))
+    section = section_of(protocol, lr=0.01, temperature=5)
+    train_student(student, teachers, data=data, section=section, seed=0, folder=tmp_path)
     images = data.images[shuffled_once()]
     inputs = 0.75 * images.flip(3) + 0.25 * images.flip(3).flip(0)
     with torch.no_grad():
-        if static:
+        if protocol == "static-labels":
             plain = sum((teacher(images + 1) for teacher in teachers), torch.zeros(())) / 3
             targets = 0.75 * plain + 0.25 * plain.flip(0)
         else:
@@ -104,10 +109,8 @@ def test_gvbsm_regresses_on_mean_logits_and_learns_the_class_that_is_not_mixed(
 ) -> None:
     student = make_network(1)
     expected = copy.deepcopy(student)
-    settings = EnsembleLabels(
-        epochs=1, batch_size=COUNT, optimiser="sgd", lr=0.1, weight_decay=0.2, gamma=0.5, accumulate=accumulate
-    )
-    ensemble_labels.train_student(student, teachers, data, settings, Place(0, tmp_path))
+    section = section_of("ensemble-labels", optimiser="sgd", lr=0.1, weight_decay=0.2, gamma=0.5, accumulate=accumulate)
+    train_student(student, teachers, data=data, section=section, seed=0, folder=tmp_path)
     order = shuffled_once()
     images, labels = data.images[order].flip(3), data.labels[order]
     inputs = 0.75 * images + 0.25 * images.flip(0)
@@ -128,8 +131,8 @@ def test_the_parts_of_an_accumulated_batch_pass_batch_norm_alone(
     counts = []
     for parts in (1, 3):
         student = make_network(1, norm=True)
-        settings = EnsembleLabels(epochs=1, batch_size=COUNT, accumulate=parts)
-        ensemble_labels.train_student(student, teachers, data, settings, Place(0, tmp_path / str(parts)))
+        section = section_of("ensemble-labels", accumulate=parts)
+        train_student(student, teachers, data=data, section=section, seed=0, folder=tmp_path / str(parts))
         counts.append(int(student[1].num_batches_tracked))  # type: ignore[arg-type]
     assert counts == [1, 3]
 
@@ -140,8 +143,8 @@ def test_gvbsms_labels_are_rounded_to_half_precision_by_choice(
     students = []
     for half in (True, False):
         students.append(make_network(1))
-        settings = EnsembleLabels(epochs=2, batch_size=COUNT, optimiser="sgd", lr=0.1, half_labels=half)
-        ensemble_labels.train_student(students[-1], teachers, data, settings, Place(0, tmp_path / str(half)))
+        section = section_of("ensemble-labels", epochs=2, optimiser="sgd", lr=0.1, half_labels=half)
+        train_student(students[-1], teachers, data=data, section=section, seed=0, folder=tmp_path / str(half))
     pairs = zip(*(student.parameters() for student in students), strict=True)
     assert not all(torch.equal(a, b) for a, b in pairs)
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(*(s.parameters() for s in students), strict=True))
@@ -154,8 +157,8 @@ def test_delt_learns_the_first_teachers_soft_labels_of_the_mixed_batch(
     teachers = [teacher.double() for teacher in teachers]
     data = replace(data, images=data.images.double(), test_view=torch.Tensor.double)
     expected = copy.deepcopy(student)
-    settings = Delt(epochs=1, batch_size=COUNT, lr=0.01, weight_decay=0.1, temperature=4)
-    delt.train_student(student, teachers, data, settings, Place(0, tmp_path))
+    section = section_of("delt", lr=0.01, weight_decay=0.1, temperature=4)
+    train_student(student, teachers, data=data, section=section, seed=0, folder=tmp_path)
     images = data.images[shuffled_once()].flip(3)
     inputs = 0.75 * images + 0.25 * images.flip(0)
     matrices = [p for p in expected.parameters() if p.dim() > 1]
@@ -170,27 +173,14 @@ def test_delts_second_forward_moves_batch_norm_twice_a_step(
     data: StudentData, teachers: list[nn.Module], tmp_path: Path, second: bool, passes: int
 ) -> None:
     student = make_network(1, norm=True)
-    settings = Delt(epochs=2, batch_size=COUNT, second_forward=second)
-    delt.train_student(student, teachers, data, settings, Place(0, tmp_path))
+    section = section_of("delt", epochs=2, second_forward=second)
+    train_student(student, teachers, data=data, section=section, seed=0, folder=tmp_path)
     assert int(student[1].num_batches_tracked) == passes  # type: ignore[arg-type]
 
 
-def test_delts_learning_rate_ends_near_a_half(
-    data: StudentData, teachers: list[nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = caught(monkeypatch, delt, data, teachers, Delt(epochs=10), tmp_path)
+def test_delts_learning_rate_ends_near_a_half(data: StudentData, teachers: list[nn.Module]) -> None:
+    training = SET_UP["delt"](make_network(1), teachers, data=data, section=section_of("delt"), seed=0).training
     assert (training.schedule, training.decay, training.optimiser) == ("half-cosine", "matrices", "adamw")
-
-
-def caught(
-    monkeypatch: pytest.MonkeyPatch, module: Any, data: StudentData, teachers: list[nn.Module], *rest: Any
-) -> Any:
-    """Return the `Training` that a protocol asks for, without training."""
-    settings, folder = rest
-    kept: list[Any] = []
-    monkeypatch.setattr(module, "learn", lambda *_, training, **more: kept.append(training))
-    module.train_student(make_network(1), teachers, data, settings, Place(0, folder))
-    return kept[0]
 
 
 def test_tinys_loss_has_the_square_of_the_temperature(
@@ -198,8 +188,8 @@ def test_tinys_loss_has_the_square_of_the_temperature(
 ) -> None:
     student = make_network(1)
     expected = copy.deepcopy(student)
-    settings = Tiny(epochs=1, batch_size=COUNT, lr=0.01, temperature=4, warmup_epochs=0)
-    tiny.train_student(student, teachers, data, settings, Place(0, tmp_path))
+    section = section_of("sre2l-tiny", lr=0.01, temperature=4, warmup_epochs=0)
+    train_student(student, teachers, data=data, section=section, seed=0, folder=tmp_path)
     images = data.images[shuffled_once()].flip(3)
     inputs = 0.75 * images + 0.25 * images.flip(0)
     loss = 16 * kl(expected(inputs), teachers[0](inputs).detach(), 4)
@@ -207,28 +197,31 @@ def test_tinys_loss_has_the_square_of_the_temperature(
     assert same_weights(student, expected)
 
 
-def test_tiny_is_sgd_with_five_epochs_of_warm_up(
-    data: StudentData, teachers: list[nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    training = caught(monkeypatch, tiny, data, teachers, Tiny(), tmp_path)
+def test_tiny_is_sgd_with_five_epochs_of_warm_up(data: StudentData, teachers: list[nn.Module]) -> None:
+    training = SET_UP["sre2l-tiny"](
+        make_network(1), teachers, data=data, section=section_of("sre2l-tiny"), seed=0
+    ).training
     assert (training.optimiser, training.lr, training.warmup_epochs, training.decay) == ("sgd", 0.2, 5, "all")
 
 
 @pytest.mark.parametrize(
-    ("train_student", "settings"),
+    ("protocol", "keys"),
     [
-        (mean_labels.train_student, MeanLabels(epochs=1)),
-        (ensemble_labels.train_student, EnsembleLabels(epochs=1)),
-        (delt.train_student, Delt(epochs=1)),
-        (tiny.train_student, Tiny(epochs=1, warmup_epochs=0)),
+        ("on-the-fly", {}),
+        ("static-labels", {}),
+        ("dynamic-labels", {}),
+        ("ensemble-labels", {}),
+        ("delt", {}),
+        ("sre2l-tiny", {"warmup_epochs": 0}),
+        ("dwa-tiny", {"warmup_epochs": 0}),
     ],
 )
 def test_teachers_label_in_eval_mode_and_stay_as_they_are(
-    data: StudentData, tmp_path: Path, train_student: Callable[..., Any], settings: Any
+    data: StudentData, tmp_path: Path, protocol: str, keys: dict[str, Any]
 ) -> None:
     teachers = [make_network(5, norm=True).train()]
     before = copy.deepcopy(teachers[0].state_dict())
-    train_student(make_network(1), teachers, data, settings, Place(0, tmp_path))
+    train_student(make_network(1), teachers, data=data, section=section_of(protocol, **keys), seed=0, folder=tmp_path)
     after = teachers[0].state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert teachers[0].training

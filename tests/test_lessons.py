@@ -21,7 +21,7 @@ from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.job import EXTRAS, WHITENING, Job
-from dire_plug.stages.lessons import IMAGENET_MEAN, IMAGENET_STD, prepare_lesson, protocol_values
+from dire_plug.stages.lessons import IMAGENET_MEAN, IMAGENET_STD, prepare_lesson, with_rate
 from dire_plug.stages.select import select_random
 from dire_plug.stages.squeeze import Teachers, squeeze
 from dire_plug.types import Adapter
@@ -224,21 +224,26 @@ def test_a_loop_of_another_space_is_refused(
         lesson_of(other, networks, condensed)
 
 
+def rate_of(job: Job) -> Any:
+    section: Any = with_rate(job)
+    return section.lr
+
+
 def test_a_learned_rate_is_read_from_the_runs_extras(job: Job) -> None:
     learned = with_section(job, "hard-labels", lr="learned")
     write_json(job.folder / EXTRAS, {"learned_lr": 0.025})
-    assert protocol_values(learned)["lr"] == 0.025
-    assert protocol_values(with_section(job, "hard-labels", lr=0.5))["lr"] == 0.5
+    assert rate_of(learned) == 0.025
+    assert rate_of(with_section(job, "hard-labels", lr=0.5)) == 0.5
 
 
 def test_a_learned_rate_that_nobody_learned_is_refused(job: Job) -> None:
     with pytest.raises(DirePlugError, match=r"evaluate\.lr: is 'learned', but .*extras\.json; set evaluate\.lr to a"):
-        protocol_values(with_section(job, "hard-labels", lr="learned"))
+        with_rate(with_section(job, "hard-labels", lr="learned"))
 
 
 def test_real_images_have_a_rate_of_their_own_in_the_place_of_a_learned_one(job: Job) -> None:
     real = replace(with_section(job, "hard-labels", lr="learned", lr_without=0.02), engine="none")
-    assert protocol_values(real)["lr"] == 0.02
+    assert rate_of(real) == 0.02
 
 
 def test_another_learned_rate_trains_the_student_anew(

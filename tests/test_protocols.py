@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dire_plug.errors import DirePlugError
-from dire_plug.protocols import MODULES, protocol, settings_of, students, training
-from dire_plug.protocols.on_the_fly import OnTheFly, train_student
-from dire_plug.protocols.students import Place, StudentData, StudentResult, divergence, is_tested
+from dire_plug.protocols import PROTOCOLS, check_protocol, students, training
+from dire_plug.protocols.published import SET_UP, divergence, train_student
+from dire_plug.protocols.students import StudentData, StudentResult, is_tested
 from dire_plug.protocols.testing import accuracy, in_batches
 from dire_plug.protocols.training import Epoch, Training, initialised, learning_rate, shuffled, train
-from dire_plug.recipe.evaluate import Evaluate
+from dire_plug.recipe.evaluate import Evaluate, EvaluateSection
 
 CLASSES = 3
 
@@ -65,17 +65,23 @@ def data() -> StudentData:
     return StudentData(images.to(torch.uint8), labels, flip_view, images / 255 - 0.5, labels)
 
 
-def run(data: StudentData, folder: Path, *, seed: int = 1, **more: object) -> tuple[nn.Module, StudentResult]:
-    progress = more.pop("progress", None)
-    settings = OnTheFly(**{"epochs": 6, "batch_size": 4, "test_from": 0, "lr": 0.01, **more})  # type: ignore[arg-type]
-    student = make_network(seed)
-    return student, train_student(
-        student,
-        [make_network(99)],
-        data,
-        settings,
-        Place(seed, folder, progress),  # type: ignore[arg-type]
+def section_of(protocol: str, **keys: Any) -> EvaluateSection:
+    """Return the section of a recipe that names no more than `keys`."""
+    section: EvaluateSection = TypeAdapter[Any](Evaluate).validate_python(
+        {"protocol": protocol, "students": ["x"], **keys}
     )
+    return section
+
+
+def run(
+    data: StudentData, folder: Path, *, seed: int = 1, progress: Callable[..., None] | None = None, **keys: Any
+) -> tuple[nn.Module, StudentResult]:
+    section = section_of("on-the-fly", **{"epochs": 6, "batch_size": 4, "lr": 0.01, "teacher_mode": "train", **keys})
+    student = make_network(seed)
+    result = train_student(
+        student, [make_network(99)], data=data, section=section, seed=seed, folder=folder, progress=progress
+    )
+    return student, result
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -273,15 +279,15 @@ def test_an_epoch_sees_every_image_once_and_drops_no_batch() -> None:
 
 
 def test_students_are_tested_from_an_epoch_on_and_after_the_last() -> None:
-    settings = OnTheFly(epochs=10, test_from=3, test_every=4)
-    assert [epoch for epoch in range(10) if is_tested(epoch, settings)] == [3, 7, 9]
+    section = section_of("on-the-fly", epochs=10, test_from=3, test_every=4)
+    assert [epoch for epoch in range(10) if is_tested(epoch, section)] == [3, 7, 9]
 
 
-def test_the_defaults_are_the_authors_protocol() -> None:
-    settings = OnTheFly()
-    tested = [epoch for epoch in range(settings.epochs) if is_tested(epoch, settings)]
+def test_the_authors_test_every_epoch_from_201_on_with_adamw_at_a_thousandth() -> None:
+    section: Any = section_of("on-the-fly", test_from=201)
+    tested = [epoch for epoch in range(section.epochs) if is_tested(epoch, section)]
     assert (tested[0], tested[-1], len(tested)) == (201, 399, 199)
-    assert (settings.lr, settings.weight_decay, settings.batch_size, settings.temperature) == (1e-3, 0.01, 128, 30)
+    assert (section.lr, section.weight_decay, section.batch_size, section.temperature) == (1e-3, 0.01, 128, 30)
 
 
 def test_last_and_best_are_both_given_and_the_first_best_epoch_is_named(
@@ -298,8 +304,10 @@ def test_a_teacher_in_train_mode_is_not_shared_between_students(data: StudentDat
     teacher = make_network(99)
     before = copy.deepcopy(teacher)
     for number in (1, 2):
-        settings = OnTheFly(epochs=2, batch_size=4, test_from=0, teacher_mode="train")
-        train_student(make_network(number), [teacher], data, settings, Place(number, tmp_path / str(number)))
+        section = section_of("on-the-fly", epochs=2, batch_size=4, teacher_mode="train")
+        train_student(
+            make_network(number), [teacher], data=data, section=section, seed=number, folder=tmp_path / str(number)
+        )
     assert same(teacher, before)
 
 
@@ -328,9 +336,9 @@ def test_one_batch_is_one_step_of_adamw_on_what_both_networks_see(data: StudentD
     inputs = data.images.float() / 255
     divergence(expected(inputs), teacher(inputs).detach(), 30).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
-    settings = OnTheFly(epochs=1, batch_size=14, teacher_mode="eval")
+    section = section_of("on-the-fly", epochs=1, batch_size=14)
     whole = StudentData(data.images, data.labels, plain, data.test_images, data.test_labels)
-    train_student(student, [teacher], whole, settings, Place(0, tmp_path))
+    train_student(student, [teacher], data=whole, section=section, seed=0, folder=tmp_path)
     torch.testing.assert_close(student[1].weight, expected[1].weight, rtol=1e-5, atol=1e-7)
 
 
@@ -348,31 +356,20 @@ def test_testing_is_done_in_eval_mode() -> None:
     assert torch.equal(model.state_dict()["0.running_mean"], torch.zeros(2))
 
 
-def test_a_protocol_is_found_by_name() -> None:
-    assert protocol("on-the-fly") is train_student
-
-
-def test_recipes_and_protocols_know_the_same_names() -> None:
+def test_every_section_of_a_recipe_has_a_protocol() -> None:
     sections = typing.get_args(typing.get_args(Evaluate)[0])
     tags = [tag for section in sections for tag in typing.get_args(section.model_fields["protocol"].annotation)]
-    assert tags == list(MODULES)
+    assert tags == list(PROTOCOLS)
+    assert sorted(SET_UP) == sorted(PROTOCOLS)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_protocol_takes_its_numbers_from_its_section(name: str) -> None:
-    section = TypeAdapter[Any](Evaluate).validate_python({"protocol": name, "students": ["x"], "epochs": 7})
-    settings = settings_of(name, section.model_dump() | {"static": name == "static-labels"})
-    assert settings.epochs == 7
-    assert callable(protocol(name))
-
-
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in ("dynamic-labels", "dwa-tiny", "on-the-fly")])
-def test_the_defaults_of_recipes_are_those_of_the_protocol(name: str) -> None:
-    section = TypeAdapter[Any](Evaluate).validate_python({"protocol": name, "students": ["x"]})
-    settings = settings_of(name, section.model_dump() | {"static": name == "static-labels"})
-    assert settings == type(settings)()
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_takes_its_numbers_from_its_section(data: StudentData, name: str) -> None:
+    section = section_of(name, epochs=7, lr=0.3, weight_decay=0.2)
+    training = SET_UP[name](make_network(0), [make_network(1)], data=data, section=section, seed=5).training
+    assert (training.epochs, training.lr, training.weight_decay, training.seed) == (7, 0.3, 0.2, 5)
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:
     with pytest.raises(DirePlugError, match=r"no protocol is named 'onthefly' \(did you mean 'on-the-fly'\?\)"):
-        protocol("onthefly")
+        check_protocol("onthefly")

@@ -16,7 +16,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models.checkpoint import load
 from dire_plug.protocols import students, training
-from dire_plug.protocols.fkd import Fkd, FkdEnsemble
+from dire_plug.protocols.published import stored_label
 from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages import relabel as relabel_stage
@@ -67,10 +67,8 @@ def with_protocol(job: Job, protocol: str, **keys: Any) -> Job:
 def label(job: Job, networks: Teachers, condensed: tuple[Tensor, Tensor], made_from: str = "x") -> students.Stored:
     """Run the stage."""
     loaded = [load(path, CPU) for path in networks.in_loop.values()]
-    kind = Fkd if job.recipe.evaluate.protocol == "fkd" else FkdEnsemble
     data = prepare_lesson(job, loaded[0], *condensed)
-    settings = kind(epochs=EPOCHS, batch_size=BATCH)
-    return relabel(job, loaded, data=data, settings=settings, made_from=made_from)
+    return relabel(job, loaded, data=data, section=job.recipe.evaluate, made_from=made_from)  # type: ignore[arg-type]
 
 
 def files_of(job: Job) -> list[Path]:
@@ -141,12 +139,13 @@ def test_an_epoch_takes_the_bytes_that_are_announced(tmp_path: Path) -> None:
 def test_a_stored_label_is_what_the_networks_say_of_the_batch_that_the_student_sees(
     job: Job, networks: Teachers, condensed: tuple[Tensor, Tensor], protocol: str
 ) -> None:
-    stored = label(with_protocol(job, protocol), networks, condensed)
+    job = with_protocol(job, protocol)
+    stored = label(job, networks, condensed)
     models = [load(path, CPU).model for path in networks.in_loop.values()]
-    settings = Fkd() if protocol == "fkd" else FkdEnsemble()
+    section: Any = job.recipe.evaluate
     for epoch in range(EPOCHS):
         for inputs, targets, _ in stored(epoch):
-            assert torch.equal(targets, settings.label(models, inputs).half().float())
+            assert torch.equal(targets, stored_label(section, models, inputs).half().float())
 
 
 def test_each_epoch_holds_every_image_once_with_its_class_in_an_order_of_its_own(

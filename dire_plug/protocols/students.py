@@ -1,34 +1,26 @@
-"""What all protocols share: what a student learns from, the loop over its epochs, its tests, and the divergence.
-
-A protocol is a module with its numbers (a dataclass) and `train_student`, which says what a batch's losses are.
-"""
+"""What all protocols share: what a student learns from, and the loop over its epochs with its tests."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dire_plug.protocols.testing import accuracy, in_batches
 from dire_plug.protocols.training import Epoch, Progress, Training, shuffled, train
+from dire_plug.recipe.evaluate import EvaluateSection
 
 View = Callable[[Tensor, Generator], Tensor]
 """Turns images as they are stored into a batch as networks see it: cropped, flipped, normalised."""
 Mix = Callable[[Tensor, Generator], tuple[Tensor, Tensor, float]]
 """Mixes a batch: the mixed images, the partner of each (int64, [n], on the images' device), the image's own share."""
-Losses = Callable[[Tensor, Generator], Iterable[Tensor]]
-"""Gives the losses of one step for the batch at the given indices, one by one: each is a scalar with its graph.
-
-Their gradients are summed before the step.
-"""
-
-Steps = Callable[[int, Generator], Iterable[Iterable[Tensor]]]
-"""Gives, for an epoch (from 0), the losses of each of its steps in turn, as `Losses` does."""
+Label = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""Gives the logits to learn for a mixed batch: its images, their indices, and the partners and share of `Mix`."""
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Gives a differentiable scalar for the student's logits, [n, outputs], the logits to learn, and the classes, [n]."""
 Stored = Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]]
 """Gives, for an epoch (from 0), its batches: images as networks see them, mixed; the logits to learn; the classes."""
 
@@ -36,26 +28,6 @@ Stored = Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]]
 def unmixed(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, float]:
     """Mix nothing and draw nothing."""
     return images, torch.arange(len(images), device=images.device), 1.0
-
-
-class Pace(Protocol):
-    """How long a student learns and when it is tested."""
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the images."""
-
-    @property
-    def batch_size(self) -> int:
-        """Images in a batch; the last one of an epoch may be smaller, it is not dropped."""
-
-    @property
-    def test_from(self) -> int:
-        """The first epoch, from 0, after which the student is tested."""
-
-    @property
-    def test_every(self) -> int:
-        """Tested after each so many epochs from `test_from` on, and after the last."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +58,21 @@ class StudentData:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where and with which seed a student is trained.
+class Protocol:
+    """A protocol, set up for one student: the columns of the table in docs/protocols.md.
 
     Attributes:
-        seed: of order, augmentation and mixing; the student arrives with its initial weights.
-        folder: for checkpoints; a training that was killed goes on from there.
-        progress: see `training.train`.
+        label: what labels a mixed batch; None where classes are learned, or labels that are stored.
+        loss: of one part of a batch.
+        training: how the student is optimised.
+        accumulate: parts of a batch that pass the student one after the other, before one step; BatchNorm sees each
+            alone, and each counts by 1/accumulate.
     """
 
-    seed: int
-    folder: Path
-    progress: Progress | None = None
+    label: Label | None
+    loss: Loss
+    training: Training
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -117,59 +92,76 @@ class StudentResult:
     curve: tuple[tuple[int, float], ...]
 
 
-def learn(  # the student, what it learns from, and three things that say how: each its own type
-    student: nn.Module, data: StudentData, *, losses: Losses, pace: Pace, training: Training, place: Place
+def learn(
+    student: nn.Module,
+    data: StudentData,
+    *,
+    section: EvaluateSection,
+    protocol: Protocol,
+    folder: Path,
+    progress: Progress | None = None,
 ) -> StudentResult:
-    """Train `student` in place, on its device, with batches in random order, and return its accuracies.
+    """Train `student` in place, on its device, and return its accuracies.
+
+    Batches come in random order, `section.batch_size` at a time; or they are the stored ones, where `data` has some.
+
+    Args:
+        section: the size of batches, and when the student is tested.
+        folder, progress: see `training.train`.
 
     Raises:
         DirePlugError: see `training.train`.
     """
     device = next(student.parameters()).device
-
-    def steps(epoch: int, generator: Generator) -> Iterator[Iterable[Tensor]]:
-        for batch in shuffled(len(data.images), pace.batch_size, generator):
-            yield losses(batch.to(device), generator)
-
-    return learn_steps(student, data, steps=steps, pace=pace, training=training, place=place)
-
-
-def learn_steps(  # as `learn`
-    student: nn.Module, data: StudentData, *, steps: Steps, pace: Pace, training: Training, place: Place
-) -> StudentResult:
-    """Train `student` in place, on its device, by the steps of each epoch, and return its accuracies.
-
-    Raises:
-        DirePlugError: see `training.train`.
-    """
-    device = next(student.parameters()).device
+    batches = _batches(data, protocol.label, batch_size=section.batch_size, device=device)
+    part = -(-section.batch_size // protocol.accumulate)
 
     def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> Epoch:
         student.train()
         seen = []
-        for step in steps(epoch, generator):
+        for batch in batches(epoch, generator):
             optimiser.zero_grad()
-            parts = []
-            for loss in step:
+            losses = []
+            for inputs, targets, classes in zip(*(torch.split(values, part) for values in batch), strict=True):
+                loss = protocol.loss(student(inputs), targets, classes) / protocol.accumulate
                 loss.backward()  # type: ignore[no-untyped-call]
-                parts.append(loss.detach())
+                losses.append(loss.detach())
             optimiser.step()
-            seen.append(torch.stack(parts).sum())
+            seen.append(torch.stack(losses).sum())
         mean = torch.stack(seen).mean()
-        if not is_tested(epoch, pace):
+        if not is_tested(epoch, section):
             return Epoch(mean)
         tests = in_batches(data.test_images, data.test_labels, device=device)
         return Epoch(mean, accuracy(student, ((data.test_view(images), labels) for images, labels in tests)))
 
-    curve = train(student, run_epoch, training, folder=place.folder, progress=place.progress)
+    curve = train(student, run_epoch, protocol.training, folder=folder, progress=progress)
     best_epoch, best = max(curve, key=lambda point: (point[1], -point[0]))
     return StudentResult(last=curve[-1][1], best=best, best_epoch=best_epoch, curve=tuple(curve))
 
 
-def is_tested(epoch: int, pace: Pace) -> bool:
+def _batches(
+    data: StudentData, label: Label | None, *, batch_size: int, device: torch.device
+) -> Callable[[int, Generator], Iterable[tuple[Tensor, Tensor, Tensor]]]:
+    """Return what gives the batches of an epoch as `Stored` does: those, or new ones in random order, labelled."""
+    stored = data.stored
+    if stored is not None:
+        return lambda epoch, _: stored(epoch)
+    images, labels = data.images.to(device), data.labels.to(device)
+
+    def draw(epoch: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for batch in shuffled(len(images), batch_size, generator):
+            indices = batch.to(device)
+            inputs, partners, share = data.mix(data.view(images[indices], generator), generator)
+            classes = labels[indices]
+            yield inputs, classes if label is None else label(inputs, indices, partners, share), classes
+
+    return draw
+
+
+def is_tested(epoch: int, section: EvaluateSection) -> bool:
     """Tell whether the student is tested after `epoch`, counted from 0."""
-    after = epoch - pace.test_from
-    return epoch == pace.epochs - 1 or (after >= 0 and after % pace.test_every == 0)
+    after = epoch - section.test_from
+    return epoch == section.epochs - 1 or (after >= 0 and after % section.test_every == 0)
 
 
 def own_copies(teachers: Sequence[nn.Module], student: nn.Module, *, training: bool = False) -> list[nn.Module]:
@@ -179,20 +171,3 @@ def own_copies(teachers: Sequence[nn.Module], student: nn.Module, *, training: b
     """
     device = next(student.parameters()).device
     return [copy.deepcopy(teacher).to(device).train(training) for teacher in teachers]
-
-
-@torch.no_grad()
-def mean_logits(teachers: Sequence[nn.Module], inputs: Tensor) -> Tensor:
-    """Return the plain mean of the teachers' logits, [n, outputs]."""
-    return torch.stack([teacher(inputs) for teacher in teachers]).mean(dim=0)
-
-
-def divergence(outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Return KL(targets ‖ outputs) of probabilities softened by the temperature: a mean over the batch, without T².
-
-    Args:
-        outputs: the student's logits, [n, K].
-        targets: the logits to learn, [n, K].
-    """
-    soft = F.softmax(targets / temperature, dim=1)
-    return F.kl_div(F.log_softmax(outputs / temperature, dim=1), soft, reduction="batchmean")

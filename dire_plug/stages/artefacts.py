@@ -62,8 +62,6 @@ DRAWS = 5
 """Sets of real test images whose mean is the reference of the diversity metrics."""
 SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
 """The protocols that ask all networks in the loop; the others ask the first alone, or none."""
-STORED = ("fkd", "fkd-ensemble")
-"""The protocols whose labels are stored before the first student, and removed after the last."""
 _PER_STUDENT = {"students", "per_synthesis"}
 _NOT_OF_LABELS = {*_PER_STUDENT, "lr", "weight_decay", "gamma", "accumulate", "temperature", "test_from", "test_every"}
 

@@ -17,15 +17,15 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.models import build, stem_like
 from dire_plug.models.checkpoint import Network, load
-from dire_plug.protocols import protocol, settings_of
-from dire_plug.protocols.students import Place, StudentData
+from dire_plug.protocols.published import train_student
+from dire_plug.protocols.students import StudentData
 from dire_plug.protocols.training import initialised
-from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.recipe.evaluate import EvaluateSection, FkdEnsembleSection, FkdSection
 from dire_plug.seeding import derive
-from dire_plug.stages.artefacts import SEVERAL, STORED, Networks, Source, name_labels, name_student
+from dire_plug.stages.artefacts import SEVERAL, Networks, Source, name_labels, name_student
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.label_files import FOLDER
-from dire_plug.stages.lessons import prepare_lesson, protocol_values
+from dire_plug.stages.lessons import prepare_lesson, with_rate
 from dire_plug.stages.relabel import relabel
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact
@@ -54,7 +54,6 @@ def evaluate(
         DirePlugError: the images are in another range, a training diverged, or see `lessons` and `relabel`.
     """
     section = section or run.recipe.evaluate
-    protocol(section.protocol)
     students = name_students(run, networks, images.source, section)
     classroom = cache(partial(Classroom, run, networks, images, section))
     found: dict[str, Any] = {}
@@ -87,7 +86,7 @@ def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: Eva
     Then they are removed (13 to 136 GB a run on ImageNet-1K), or kept in the store if the user wants that. Where the
     block is left by an error they stay, so that the same command goes on.
     """
-    if section.protocol not in STORED:
+    if not isinstance(section, FkdSection | FkdEnsembleSection):
         yield
         return
     labels = name_labels(run, networks, images.source, section)
@@ -108,14 +107,12 @@ class Classroom:
         _check_range(images.images)
         self._run, self._section, self._name = run, section, images.name
         self._networks = _load(run, networks, several=section.protocol in SEVERAL)
-        self._settings = settings_of(section.protocol, protocol_values(section, images))
+        self._protocol = with_rate(section, images)
         self._data: StudentData = prepare_lesson(run, section, self._networks[0], images)
-        if section.protocol in STORED:
+        if isinstance(section, FkdSection | FkdEnsembleSection):
             labels = name_labels(run, networks, images.source, section)
             folder = run.store.find(labels) or run.store.work(labels)
-            stored = relabel(
-                run, section, self._networks, data=self._data, settings=self._settings, folder=folder, name=images.name
-            )
+            stored = relabel(run, section, self._networks, data=self._data, folder=folder, name=images.name)
             self._data = replace(self._data, stored=stored)
 
     def train(self, architecture: str, k: int, folder: Path) -> None:
@@ -126,12 +123,14 @@ class Classroom:
         model = initialised(lambda: build(architecture, outputs=network.outputs, stem=stem, size=size), seed)
         label = f"student {architecture} {k + 1}/{section.per_synthesis} ({self._name})"
         with ui.progress(label, section.epochs) as advance:
-            result = protocol(section.protocol)(
+            result = train_student(
                 model.to(run.device),
                 [teacher.model for teacher in self._networks],
-                self._data,
-                self._settings,
-                Place(seed, folder / "training", progress=advance),
+                data=self._data,
+                section=self._protocol,
+                seed=seed,
+                folder=folder / "training",
+                progress=advance,
             )
         found = {
             "architecture": architecture,

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -77,16 +76,15 @@ def _test_set(run: Run, network: Network, *, enlarge: bool) -> tuple[Tensor, Cal
     return images, lambda batch: view(enlarge_and_crop(batch) if enlarge else batch)
 
 
-def protocol_values(section: EvaluateSection, images: ImageSet) -> dict[str, Any]:
-    """Return what the protocol's numbers are taken from: the recipe's keys, and what something else decides.
+def with_rate(section: EvaluateSection, images: ImageSet) -> EvaluateSection:
+    """Return the section with a number for its learning rate, where it asks for the one that was learned.
 
     Raises:
         DirePlugError: the learned learning rate is asked for, and the synthesis learned none.
     """
-    values = section.model_dump() | {"static": section.protocol == "static-labels"}
     if isinstance(section, HardLabelsSection) and section.lr == LEARNED:
-        values["lr"] = _learned_rate(section, images)
-    return values
+        return section.model_copy(update={"lr": _learned_rate(section, images)})
+    return section
 
 
 def _learned_rate(section: HardLabelsSection, images: ImageSet) -> float:

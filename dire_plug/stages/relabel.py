@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,10 +19,10 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.models.checkpoint import Network
-from dire_plug.protocols.fkd import Fkd, FkdEnsemble
+from dire_plug.protocols.published import stored_label
 from dire_plug.protocols.students import Stored, StudentData, own_copies
 from dire_plug.protocols.training import seeded, shuffled
-from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.seeding import derive
 from dire_plug.stages.label_files import FOLDER, epoch_bytes, epoch_file, is_stored, read_epoch, write_epoch
 from dire_plug.stages.replay import Drawn, Geometry, draw, rebuild
@@ -40,17 +39,16 @@ class _Labelling:
     images: Tensor
     geometry: Geometry
     models: list[nn.Module]
-    settings: Fkd | FkdEnsemble
+    section: FkdSection | FkdEnsembleSection
     device: torch.device
 
 
 def relabel(
     run: Run,
-    section: EvaluateSection,
+    section: FkdSection | FkdEnsembleSection,
     networks: list[Network],
     *,
     data: StudentData,
-    settings: Fkd | FkdEnsemble,
     folder: Path,
     name: str,
 ) -> Stored:
@@ -59,22 +57,21 @@ def relabel(
     What is random comes from (the run's seed, the epoch), so a stage that was killed goes on with the same labels.
 
     Args:
-        section: the protocol.
+        section: the protocol, whose `stored_label` is kept.
         networks: those that label, on the run's device; all take equally normalised images.
         data: its images and classes.
-        settings: whose `label` is stored.
         folder: named by all that decides the labels; it gets a file for each epoch.
         name: of the set, for the progress.
 
     Raises:
         DirePlugError: the disk has too little room, or a file can't be written.
     """
-    labelling = _labelling(run, section, networks, data, settings)
-    files = {epoch: epoch_file(folder, epoch) for epoch in range(settings.epochs)}
+    labelling = _labelling(run, section, networks, data)
+    files = {epoch: epoch_file(folder, epoch) for epoch in range(section.epochs)}
     missing = {epoch: path for epoch, path in files.items() if not is_stored(path)}
     if missing:
         _announce(labelling, folder=folder, epochs=len(missing), outputs=networks[0].outputs)
-        with ui.progress(f"relabel ({name})", settings.epochs) as advance:
+        with ui.progress(f"relabel ({name})", section.epochs) as advance:
             for epoch, path in missing.items():
                 batches = list(_label(labelling, derive(run.seed, FOLDER, epoch)))
                 write_epoch(path, batches)
@@ -82,7 +79,7 @@ def relabel(
     classes = data.labels.to(run.device)
 
     def stored(epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for drawn, logits in read_epoch(files[epoch], batch_size=settings.batch_size):
+        for drawn, logits in read_epoch(files[epoch], batch_size=section.batch_size):
             inputs = rebuild(labelling.images, drawn, geometry=labelling.geometry, device=run.device)
             yield inputs, logits.to(run.device).float(), classes[drawn.indices.to(run.device)]
 
@@ -90,22 +87,23 @@ def relabel(
 
 
 def _labelling(
-    run: Run, section: EvaluateSection, networks: list[Network], data: StudentData, settings: Fkd | FkdEnsemble
+    run: Run, section: FkdSection | FkdEnsembleSection, networks: list[Network], data: StudentData
 ) -> _Labelling:
-    keys: dict[str, Any] = section.model_dump()
     models = [network.model for network in networks]
     return _Labelling(
         images=_placed(data.images, run.device),
         geometry=Geometry(
-            augmentation=keys["augmentation"],
-            padding=keys["padding"],
-            mixup=keys.get("mixup", 0),
-            cutmix=keys["cutmix"],
+            augmentation=section.augmentation,
+            padding=section.padding,
+            mixup=section.mixup if isinstance(section, FkdSection) else 0,
+            cutmix=section.cutmix,
             mean=networks[0].mean,
             std=networks[0].std,
         ),
-        models=own_copies(models, models[0], training=keys.get("teacher_mode") == "train"),
-        settings=settings,
+        models=own_copies(
+            models, models[0], training=isinstance(section, FkdSection) and section.teacher_mode == "train"
+        ),
+        section=section,
         device=run.device,
     )
 
@@ -122,14 +120,14 @@ def _label(labelling: _Labelling, seed: int) -> Iterator[tuple[Drawn, Tensor]]:
     """Yield the batches of one epoch, each with its logits in half precision, on the CPU."""
     generator = Generator().manual_seed(seed)
     with seeded(seed, labelling.device):
-        for indices in shuffled(len(labelling.images), labelling.settings.batch_size, generator):
+        for indices in shuffled(len(labelling.images), labelling.section.batch_size, generator):
             drawn = draw(labelling.images, indices, geometry=labelling.geometry, generator=generator)
             yield drawn, _logits(labelling, drawn)
 
 
 def _logits(labelling: _Labelling, drawn: Drawn) -> Tensor:
     inputs = rebuild(labelling.images, drawn, geometry=labelling.geometry, device=labelling.device)
-    return labelling.settings.label(labelling.models, inputs).half().cpu()
+    return stored_label(labelling.section, labelling.models, inputs).half().cpu()
 
 
 def _announce(labelling: _Labelling, *, folder: Path, epochs: int, outputs: int) -> None:
@@ -139,7 +137,7 @@ def _announce(labelling: _Labelling, *, folder: Path, epochs: int, outputs: int)
         DirePlugError: the disk has less.
     """
     images = len(labelling.images)
-    needed = epochs * epoch_bytes(images, math.ceil(images / labelling.settings.batch_size), outputs)
+    needed = epochs * epoch_bytes(images, math.ceil(images / labelling.section.batch_size), outputs)
     what = f"the soft labels of {epochs} epochs × {images} images take {_size(needed)}"
     make_folder(folder)
     free = shutil.disk_usage(folder).free
