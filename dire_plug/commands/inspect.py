@@ -104,8 +104,9 @@ def show(run: str, out: Path | None) -> None:
         raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
     content = read_json(provenance)
     table = Table("provenance", "")
-    for key in ("engine", "commit", "patch", "dataset", "seed"):
+    for key in ("engine", "dataset", "seed"):
         table.add_row(key, str(content[key]))
+    table.add_row("upstream", " ".join(str(content["upstream"][key]) for key in ("repository", "commit")))
     for session in content["sessions"]:
         table.add_row("command", " ".join(session["command"]))
         for group in ("versions", "hardware"):
