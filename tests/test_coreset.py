@@ -13,7 +13,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.regularizers import diversity_loss, prepare_real
 from dire_plug.regularizers.diversity import compare_coreset
-from dire_plug.stages.coreset import choose_centres
+from dire_plug.stages.embed import choose_centres
 from dire_plug.types import Coreset, RealEmbeddings
 
 LABELS = torch.tensor([1, 0, 1, 0, 1])

@@ -15,6 +15,7 @@ from dire_plug.files import read_json
 from dire_plug.home import resource
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.layers import merge
+from dire_plug.store.runs import open_store
 
 PROGRAM = "from dire_plug.cli import main; main()"
 CHANGES: dict[str, Any] = {
@@ -69,6 +70,25 @@ def outcome(run: Path) -> dict[str, Any]:
     files = sorted(path for path in (run / "images").rglob("*") if path.is_file())
     images = {path.relative_to(run).as_posix(): path.read_bytes() for path in (*files, run / "images.safetensors")}
     return {"metrics": metrics, **images}
+
+
+def made_by_kind(home: Path) -> dict[str, set[str]]:
+    """Return kind → names of the entries of a home's store."""
+    found: dict[str, set[str]] = {}
+    for file in (home / "store").glob("*/*/entry.json"):
+        found.setdefault(file.parent.parent.name, set()).add(file.parent.name)
+    return found
+
+
+def when_made(home: Path) -> dict[str, int]:
+    """Return the name of each entry of a home's store → when it was written, in nanoseconds."""
+    files = (home / "store").glob("*/*/entry.json")
+    return {file.parent.relative_to(home / "store").as_posix(): file.stat().st_mtime_ns for file in files}
+
+
+def forget() -> None:
+    """Let the next run know as little of the store as a new process does: entries are hashed before they are used."""
+    open_store.cache_clear()
 
 
 def start_process(*arguments: object, program: str = PROGRAM) -> subprocess.Popen[str]:
