@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.home import resource
+from dire_plug.native import sre2l
+from dire_plug.pipeline import Request
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.layers import merge
 from dire_plug.store.runs import open_store
@@ -46,6 +50,26 @@ def write_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(merge(merge(raw, CHANGES), dict(changes or {})), sort_keys=False))
     return path
+
+
+def native(recipe: Path, arm: str = "baseline", **more: Any) -> Request:
+    """Return the request for a run of the tiny recipe by the native engine."""
+    return Request("sre2l", recipe=str(recipe), arm=arm, **{"engine": "native", **more})
+
+
+def watch_passes(patch: pytest.MonkeyPatch, *, stop_before: int | None = None) -> list[int]:
+    """Return a list that gets the number of each pass that the native loop begins; let one of them fail."""
+    begun: list[int] = []
+    genuine = sre2l.recover_pass
+
+    def recover_pass(synthesis: Any, *rest: Any) -> Any:
+        if synthesis.pass_index == stop_before:
+            raise DirePlugError("stopped")
+        begun.append(synthesis.pass_index)
+        return genuine(synthesis, *rest)
+
+    patch.setattr(sre2l, "recover_pass", recover_pass)
+    return begun
 
 
 def read_rows(text: str) -> list[list[str]]:
