@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from dire_plug.data import class_count
 from dire_plug.pipeline import Run
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection, HardLabelsSection
 from dire_plug.recipe.model import Recipe, TrainingSection
@@ -88,8 +89,6 @@ def count_work(planned: Run) -> Work:
 
     A step is a forward and a backward pass of its images through the network in the loop, one of several in turn.
     """
-    from dire_plug.data import class_count
-
     recipe, adapter = planned.resolved.recipe, planned.adapter
     classes, size = class_count(recipe.dataset.name), _size(planned)
     loop = [_pass(planned, training) for training in _in_loop(recipe)]
@@ -193,7 +192,15 @@ def _teachers(planned: Run) -> float:
     images = _training_images(recipe)
     passes = [(one, _pass(planned, one)) for one in _in_loop(recipe)]
     independent = recipe.squeeze.independent
-    passes.append((independent, count_pass(**pass_of(planned, independent) | {"stem": INDEPENDENT_STEM})))
+    passes.append(
+        (
+            independent,
+            count_pass(
+                **pass_of(planned, independent)
+                | {"stem": INDEPENDENT_STEM, "outputs": class_count(recipe.dataset.name)}
+            ),
+        )
+    )
     return sum(section.epochs * images * one.both for section, one in passes if section.checkpoint is None)
 
 
