@@ -20,11 +20,11 @@ from dire_plug.protocols import PROTOCOLS
 from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages.evaluate import evaluate
-from dire_plug.stages.job import EXTRAS, WHITENING, Job
+from dire_plug.stages.job import WHITENING, Job
 from dire_plug.stages.lessons import IMAGENET_MEAN, IMAGENET_STD, prepare_lesson, protocol_values
 from dire_plug.stages.select import select_random
 from dire_plug.stages.squeeze import Teachers, squeeze
-from dire_plug.types import Adapter
+from dire_plug.types import EXTRAS, Adapter
 
 CPU = torch.device("cpu")
 

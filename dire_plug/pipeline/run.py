@@ -15,7 +15,8 @@ from dire_plug.recipe import as_file
 from dire_plug.runs import provenance
 from dire_plug.runs.directory import RunFolder, run_folder
 from dire_plug.runs.lock import hold
-from dire_plug.stages.job import EXTRAS, Job
+from dire_plug.stages.job import Job
+from dire_plug.types import EXTRAS
 
 if TYPE_CHECKING:
     from torch import Tensor

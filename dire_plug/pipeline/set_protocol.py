@@ -12,13 +12,11 @@ from dire_plug.recipe.evaluate import HardLabelsSection
 from dire_plug.recipe.values import LEARNED
 from dire_plug.runs.directory import RunFolder
 from dire_plug.stages.images import TENSORS
-from dire_plug.stages.job import EXTRAS, WHITENING
+from dire_plug.stages.job import WHITENING
+from dire_plug.types import EXTRAS, LEARNED_LR, LOOP
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LOOP, LEARNED_LR = "loop", "learned_lr"
-"""The keys of tensors in the loop's space, and of the learned learning rate, as `stages.lessons` reads them."""
 
 
 def fit_protocol(opened: OpenedSet) -> tuple[OpenedSet, Tensor | None, list[str]]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from dire_plug import ui
 from dire_plug.files import read_json, write_atomically, write_json
 from dire_plug.stages.images import TENSORS, save_images
-from dire_plug.stages.job import EXTRAS, LOSSES, WHITENING, Job
+from dire_plug.stages.job import LOSSES, WHITENING, Job
 from dire_plug.synthesis import collect, gather_losses
-from dire_plug.types import Plan
+from dire_plug.types import EXTRAS, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from dire_plug.data import Dataset
 
 
-EXTRAS = "extras.json"
-"""In the run's folder: what a script learned beside the images, such as MTT's learning rate."""
 LOSSES = "losses.json"
 """In the run's folder: upstream's loss and each term, step by step: see `synthesis.recording`."""
 WHITENING = "whitening.safetensors"

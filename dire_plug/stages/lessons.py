@@ -17,16 +17,12 @@ from dire_plug.protocols.students import StudentData
 from dire_plug.recipe.evaluate import DeltSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.images import TENSORS
-from dire_plug.stages.job import EXTRAS, WHITENING, Job
+from dire_plug.stages.job import WHITENING, Job
 from dire_plug.stages.views import mixing, plain_batches, plain_view, rand_augmenting, raw_batches, training_view
+from dire_plug.types import EXTRAS, IMAGENET_MEAN, IMAGENET_STD, LEARNED_LR, LOOP
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_TEST_BYTES = 4 << 30
 """The largest test set that the device holds as networks see it; ImageNet-1K's would take 30 GB."""
-LEARNED_LR = "learned_lr"
-"""The key of the learned learning rate among the run's extras."""
-LOOP = "loop"
-"""The key of the images in the loop's own space, in the run's tensors."""
 
 
 def prepare_lesson(job: Job, network: Network, images: Tensor, labels: Tensor) -> StudentData:

@@ -12,7 +12,7 @@ from dire_plug.stages.job import WHITENING, Job
 from dire_plug.stages.prepare import prepare_start
 from dire_plug.stages.squeeze import MAIN, Teachers
 from dire_plug.synthesis import SynthesisSpec
-from dire_plug.synthesis.embedder import LOOP
+from dire_plug.types import LOOP
 
 EXPERT = "expert"
 """The key of an expert's last snapshot, where the terms work in that."""
