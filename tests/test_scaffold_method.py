@@ -108,7 +108,7 @@ def test_verify_and_run_say_all_that_is_missing_before_a_line_is_written(
         first, *rest = answer.err.splitlines()
         assert first == "error: d-toy isn't whole yet; 20 things are missing:"
         assert re.findall(r"fill in (\w+): ", answer.err) == list(VALUES)
-        assert f"  {module}/method.py:35: fill in CLASSES: the number of classes that the script hard-codes" in rest
+        assert f"  {module}/method.py:36: fill in CLASSES: the number of classes that the script hard-codes" in rest
         assert re.findall(r"no `bridge\.(\w+)`", answer.err) == list(CALLS)
         assert rest[-6].endswith("dire-plug patch insert d-toy src/synth.py:LINE 'bridge.watch(NETWORK)'")
     assert not (places.runs()).exists()
