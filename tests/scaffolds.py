@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import install
-from stranger_package import entry_points_text, offer
+from third_party_plugin import entry_points_text, offer
 
 ROOT = Path(__file__).parents[1]
 

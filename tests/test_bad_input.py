@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Cli
 from PIL import Image
-from stranger_package import SCRIPT, Stranger
+from third_party_plugin import SCRIPT, ThirdParty
 from tiny import only_run, outcome, read_rows, run_folders, write_recipe
 
 from dire_plug.files import read_json
@@ -258,7 +258,7 @@ def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, rec
 
 
 def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
-    cli: Cli, stranger: Stranger, bare_home: Path
+    cli: Cli, third_party: ThirdParty, bare_home: Path
 ) -> None:
     assert cli("vendor", "toy-net").code == 0
     tree = vendored_folder(load_adapter("toy-net"))
@@ -272,19 +272,19 @@ def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
         assert f"remove the folder {tree} and run `dire-plug vendor` again" in answer.err
     assert ["toy-net", "damaged"] in [cells[:2] for cells in read_rows(cli("doctor").out)]
     script.write_text(published)
-    patch = stranger.patch.read_text()
+    patch = third_party.patch.read_text()
     try:
-        stranger.patch.write_text(patch.replace("bridge.loss(cost, images", "bridge.loss(0 * cost, images"))
+        third_party.patch.write_text(patch.replace("bridge.loss(cost, images", "bridge.loss(0 * cost, images"))
         answer = cli("vendor", "toy-net")
         assert answer.code == 2
-        assert answer.err.startswith(f"error: {stranger.patch}:")
-        stranger.patch.write_text(patch.replace("step=step)\n", "step=step)  \n", 1))
+        assert answer.err.startswith(f"error: {third_party.patch}:")
+        third_party.patch.write_text(patch.replace("step=step)\n", "step=step)  \n", 1))
         answer = cli("vendor", "toy-net")
         assert answer.code == 2
         assert "bridge.patch the file must have the blob hash " in answer.err
         assert "isn't here; get it with: dire-plug vendor toy-net" in cli(*line).err
     finally:
-        stranger.patch.write_text(patch)
+        third_party.patch.write_text(patch)
     assert cli("vendor", "toy-net", "--offline").code == 0
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from dire_plug.stages.expert import expert_network, fill
+from dire_plug.stages.job import Job
 from test_dm_adapter import TINY as TINY_DM
 from test_matching_family import generated, inputs_of, problems_of, recover
 from test_mtt_adapter import TINY as TINY_MTT
@@ -23,8 +25,6 @@ from dire_plug.models.checkpoint import Network, load, save
 from dire_plug.models.whitened import Whitened
 from dire_plug.pipeline import Request, plan_run, run_arm
 from dire_plug.recipe import identity
-from dire_plug.stages.expert import expert_network, fill
-from dire_plug.stages.job import Job
 from dire_plug.synthesis.embedder import Embedder, LoopEmbeddings
 
 CPU = torch.device("cpu")

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from dire_plug.runs import lock as locks
+from dire_plug.runs.cache import cached
 
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import digest, make_folder, new_folder, write_atomically
-from dire_plug.runs import lock as locks
-from dire_plug.runs.cache import cached
 from dire_plug.store.lock import hold, holder
 
 

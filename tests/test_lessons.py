@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import pytest
 import torch
+from dire_plug.stages.job import EXTRAS, WHITENING, Job
+from dire_plug.stages.select import select_random
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from test_stages import MEAN, NETWORK, STD, StubAdapter, change, make_job
@@ -20,9 +22,7 @@ from dire_plug.protocols import PROTOCOLS
 from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages.evaluate import evaluate
-from dire_plug.stages.job import EXTRAS, WHITENING, Job
 from dire_plug.stages.lessons import IMAGENET_MEAN, IMAGENET_STD, prepare_lesson, with_rate
-from dire_plug.stages.select import select_random
 from dire_plug.stages.squeeze import Teachers, squeeze
 from dire_plug.types import Adapter
 

@@ -21,12 +21,12 @@ from dire_plug.pipeline.evaluate_set import evaluate_set, our_name
 from dire_plug.pipeline.measure_set import measure_set
 from dire_plug.pipeline.outside import SetRequest, open_set
 from dire_plug.recipe import read_yaml
-from dire_plug.store.runs import RunFolder
-from dire_plug.store.lock import hold
 from dire_plug.stages import evaluate as evaluate_stage
 from dire_plug.stages.embed import embed
 from dire_plug.stages.measure import measure_in
 from dire_plug.stages.squeeze import cached_loop, lacking
+from dire_plug.store.lock import hold
+from dire_plug.store.runs import RunFolder
 
 CLASSES = 10
 STUDENT = ("convnet-small",)

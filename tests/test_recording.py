@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import Cli
-from stranger_package import Stranger
 from test_recover import request, stop_before_pass
 from test_synthesis import STEPS, Term, make, run_pass
+from third_party_plugin import ThirdParty
 from tiny import only_run
 from torch import Tensor
 
@@ -225,9 +225,9 @@ def test_a_resumed_run_has_the_losses_of_all_passes(home: Path, recipe: Path, mo
 
 
 @pytest.mark.slow
-def test_upstreams_own_script_leaves_its_losses(cli: Cli, bare_home: Path, stranger: Stranger) -> None:
+def test_upstreams_own_script_leaves_its_losses(cli: Cli, bare_home: Path, third_party: ThirdParty) -> None:
     assert cli("vendor", "toy-net").code == 0
-    recipe = stranger.site / "stranger" / "recipes" / "small.yaml"
+    recipe = third_party.site / "toy_net_plugin" / "recipes" / "small.yaml"
     answer = cli("run", "toy-net", "--recipe", recipe, "--arm", "spread")
     assert answer.code == 0, answer.err
     assert list(read_json(only_run(bare_home) / "losses.json")["mean"]) == ["upstream", "spread"]

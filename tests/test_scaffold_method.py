@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from scaffolds import files_of, forget, install_package, lint, run_tests
-from stranger_package import SCRIPT, Stranger
+from third_party_plugin import SCRIPT, ThirdParty
 from toy_upstream import git
 
 from dire_plug import home as places
+from dire_plug.api.checklist import CALLS
 from dire_plug.files import write_atomically
-from dire_plug.scaffold.calls import CALLS
 from dire_plug.scaffold.method import Published, new_method
 from dire_plug.scaffold.names import LONGEST
 
@@ -35,9 +35,9 @@ VALUES = {
 
 
 @pytest.fixture
-def origin(made_stranger: Stranger, bare_home: Path) -> Published:
+def origin(made_third_party: ThirdParty, bare_home: Path) -> Published:
     """The toy's published script, with a home folder of the test's own."""
-    return Published(str(made_stranger.repository), made_stranger.commit, SCRIPT)
+    return Published(str(made_third_party.repository), made_third_party.commit, SCRIPT)
 
 
 def fill(folder: Path, values: dict[str, str]) -> Path:
@@ -108,7 +108,7 @@ def test_verify_and_run_say_all_that_is_missing_before_a_line_is_written(
         first, *rest = answer.err.splitlines()
         assert first == "error: d-toy isn't whole yet; 20 things are missing:"
         assert re.findall(r"fill in (\w+): ", answer.err) == list(VALUES)
-        assert f"  {module}/method.py:21: fill in CLASSES: the number of classes that the script hard-codes" in rest
+        assert f"  {module}/method.py:36: fill in CLASSES: the number of classes that the script hard-codes" in rest
         assert re.findall(r"no `bridge\.(\w+)`", answer.err) == list(CALLS)
         assert rest[-6].endswith("dire-plug patch insert d-toy src/synth.py:LINE 'bridge.watch(NETWORK)'")
     assert not (places.runs()).exists()
@@ -155,7 +155,7 @@ def test_filled_in_only_the_patch_is_missing_and_then_the_code(
     recipe = folder / "dire_plug_g_toy" / "recipes" / "quick.yaml"
     recipe.write_text(recipe.read_text().replace("flags: {}", "flags: {steps: 1, lr: 0.1}"))
     assert run_tests(folder / "tests" / "test_method.py") == [
-        "test_the_patch_only_inserts_calls_and_is_for_the_pinned_commit",
+        "test_the_patch_is_for_the_pinned_commit",
         "test_the_recipe_fits_the_adapter",
     ]
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dire_plug.adapters.sre2l import SRe2L
+from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.errors import DirePlugError
 from dire_plug.native.sre2l import read_settings
-from dire_plug.plans import ChunkedPlan, build_plan
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Slot, StartImages, Synthesis
 

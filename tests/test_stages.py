@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import pytest
 import torch
+from dire_plug.stages.job import Job
+from dire_plug.stages.select import select_random, select_real
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,9 +26,7 @@ from dire_plug.stages import network as network_stage
 from dire_plug.stages.embed import chunks_as_released, embed, real_for_regularizer
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import read_saved, read_tensors, save_images
-from dire_plug.stages.job import Job
 from dire_plug.stages.measure import measure
-from dire_plug.stages.select import select_random, select_real
 from dire_plug.stages.squeeze import squeeze
 from dire_plug.stages.weights import read_weights
 from dire_plug.types import Adapter, Script

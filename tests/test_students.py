@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from dire_plug.stages.select import select_random
 from test_stages import NETWORK, RECIPE, change, make_job
 from tiny import write_recipe
 from torch import Tensor, nn
@@ -19,7 +20,6 @@ from dire_plug.models.recognise import Kind, recognise
 from dire_plug.models.vit_small import HEAD_WIDTH, HEADS, LocalityAttention, ShiftedPatches, VitSmall, patch_of
 from dire_plug.recipe.model import Recipe, SqueezeSection
 from dire_plug.stages.evaluate import evaluate
-from dire_plug.stages.select import select_random
 from dire_plug.stages.squeeze import squeeze
 
 STATISTICS = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -12,7 +12,7 @@ from tiny import read_rows
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.pipeline.request import Run, Request, plan_run
+from dire_plug.pipeline.request import Request, Run, plan_run
 from dire_plug.timing import SideTiming, Timing, TimingRequest, children, time_arms
 from dire_plug.timing.children import Took, run_side
 from dire_plug.timing.sides import SEED, check_engines, plan_side, set_up

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dire_plug.plans import ChunkedPlan, build_plan
+from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.types import Invocation, LoopInputs, Script, Upstream
 from dire_plug.upstream.job import ChildJob

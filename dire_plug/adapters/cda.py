@@ -12,9 +12,17 @@ from types import MappingProxyType
 from typing import Any
 
 from dire_plug.adapters.cda_flags import MODELS, OWNED
-from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
 from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
-from dire_plug.types import Invocation, LoopInputs, Script, Upstream, VerifyCase
+from dire_plug.api.method import (
+    Invocation,
+    LoopInputs,
+    Script,
+    Upstream,
+    VerifyCase,
+    imagenet_script,
+    tiny_script,
+    to_arguments,
+)
 
 _TINY = tiny_script("CDA/recover_cda_tiny.py")
 

@@ -16,19 +16,29 @@ from pydantic import ValidationError
 
 from dire_plug.adapters.delt_flags import OWNED, RecoverFlags, SelectionFlags, round_problems
 from dire_plug.adapters.delt_selection import candidates_problem, check_candidates, write_candidates
-from dire_plug.adapters.planned import (
+from dire_plug.adapters.sre2l_family import TEACHER, common_shims, saving_arguments
+from dire_plug.api.method import (
+    DirePlugError,
+    Invocation,
+    ListedPlan,
+    LoopInputs,
+    Materials,
     PlannedAdapter,
+    Preparation,
+    Script,
+    Upstream,
+    VerifyCase,
+    cifar_script,
+    class_by_class,
+    cut_plan,
     image_path,
     imagenet_script,
     teacher_problems,
     tiny_script,
     to_arguments,
+    write_network,
 )
-from dire_plug.adapters.sre2l_family import TEACHER, common_shims, saving_arguments
-from dire_plug.errors import DirePlugError
-from dire_plug.plans import ListedPlan, class_by_class, cut_plan
 from dire_plug.recipe.wording import describe
-from dire_plug.types import Invocation, LoopInputs, Materials, Preparation, Script, Upstream, VerifyCase
 
 RECOVER = "recover/recover.py"
 SELECT = "data_selection.py"
@@ -61,15 +71,7 @@ class DELT(PlannedAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar-10": Script(
-                path=RECOVER,
-                classes=10,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="model",
-            ),
+            "cifar-10": cifar_script(RECOVER, 10, checkpoint="model"),
             "tiny-imagenet": tiny_script(RECOVER),
             "imagenet-1k": imagenet_script(RECOVER, checkpoint="model"),
         }
@@ -138,15 +140,13 @@ class DELT(PlannedAdapter):
         Raises:
             DirePlugError: a class has too few images for the selection.
         """
-        from dire_plug.models.checkpoint import write_for_upstream
-
         recipe = inputs.recipe
         layout = self.scripts[recipe.recover.script].checkpoint
         if SELECTION not in inputs.prepared:
             criteria = _read_selection(recipe).selection_criteria
             check_candidates(materials.dataset, ipc=recipe.ipc, criteria=criteria)
             write_candidates(inputs.folder / CANDIDATES, materials.dataset)
-        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, layout)
+        write_network(materials.teachers["teacher"], inputs.folder / TEACHER, layout)
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs.

@@ -12,12 +12,21 @@ from typing import Any
 
 from dire_plug.adapters.dm_flags import MODELS, OWNED
 from dire_plug.adapters.matching_family import OWN_FILES, MatchingAdapter, common_arguments, common_shims
-from dire_plug.adapters.planned import to_arguments
-from dire_plug.types import Invocation, LoopInputs, Script, Upstream, VerifyCase
+from dire_plug.api.method import (
+    Invocation,
+    LoopInputs,
+    Script,
+    Upstream,
+    VerifyCase,
+    cifar_script,
+    to_arguments,
+)
 
 IPC = (1, 10, 20, 30, 40, 50)
 """The only ones that the script starts with (`get_loops`, utils.py 275), although its loop doesn't need them."""
 _FILE = "methods/dc/main_DM.py"
+_CIFAR_100 = ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+"""Mean and standard deviation, rounded otherwise than other scripts do."""
 
 
 class DM(MatchingAdapter):
@@ -33,24 +42,8 @@ class DM(MatchingAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar-10": Script(
-                path=_FILE,
-                classes=10,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="bare",
-            ),
-            "cifar-100": Script(
-                path=_FILE,
-                classes=100,
-                size=32,
-                mean=(0.5071, 0.4866, 0.4409),
-                std=(0.2673, 0.2564, 0.2762),
-                stem="small",
-                checkpoint="bare",
-            ),
+            "cifar-10": cifar_script(_FILE, 10, checkpoint="bare"),
+            "cifar-100": cifar_script(_FILE, 100, checkpoint="bare", statistics=_CIFAR_100),
         }
     )
     owned_flags: Mapping[str, str] = OWNED

@@ -12,12 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug.adapters.dwa_flags import MODELS, OWNED
 from dire_plug.adapters.dwa_start import write_folders, write_tensors
-from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
 from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
-from dire_plug.errors import DirePlugError
+from dire_plug.api.method import (
+    DirePlugError,
+    Invocation,
+    LoopInputs,
+    Materials,
+    Script,
+    Slot,
+    Synthesis,
+    Upstream,
+    VerifyCase,
+    cifar_scripts,
+    hookimpl,
+    imagenet_script,
+    tiny_script,
+    to_arguments,
+)
 from dire_plug.files import make_folder
-from dire_plug.hookspecs import hookimpl
-from dire_plug.types import Invocation, LoopInputs, Materials, Script, Slot, Synthesis, Upstream, VerifyCase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,24 +74,7 @@ class DWA(FamilyAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar-10": Script(
-                path=_CIFAR,
-                classes=10,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
-            "cifar-100": Script(
-                path=_CIFAR,
-                classes=100,
-                size=32,
-                mean=(0.5071, 0.4867, 0.4408),
-                std=(0.2675, 0.2565, 0.2761),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
+            **cifar_scripts(_CIFAR),
             "tiny": tiny_script("distillation/distillation_tiny.py"),
             "imagenet": imagenet_script("distillation/distillation_imgnet.py"),
         }

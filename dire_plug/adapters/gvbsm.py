@@ -15,40 +15,37 @@ from pydantic import ValidationError
 from dire_plug.adapters.gvbsm_flags import MODELS, OWNED, PrepareSection
 from dire_plug.adapters.gvbsm_inputs import STATISTICS, TEACHERS, TRAINING, lay_out, teacher_path, teacher_problems
 from dire_plug.adapters.gvbsm_plan import GROUPS, build_order
-from dire_plug.adapters.planned import (
+from dire_plug.api.method import (
+    CIFAR_100,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    PlannedAdapter,
-    image_path,
-    imagenet_script,
-    to_arguments,
-)
-from dire_plug.errors import DirePlugError
-from dire_plug.hookspecs import hookimpl
-from dire_plug.plans import ListedPlan
-from dire_plug.recipe.wording import describe
-from dire_plug.types import (
+    DirePlugError,
     Invocation,
+    ListedPlan,
     LoopInputs,
     Materials,
+    PlannedAdapter,
     Preparation,
     Script,
     Slot,
     Synthesis,
     Upstream,
     VerifyCase,
+    hookimpl,
+    image_path,
+    imagenet_script,
+    to_arguments,
 )
+from dire_plug.recipe.wording import describe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "data_synthesis_with_svd_with_db_with_all_statistic.py"
-_CIFAR_MEAN, _CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-"""CIFAR-100's, in the CIFAR-10 branch too."""
 
 
 def _small(branch: str, *, classes: int, size: int = 32, of_imagenet: bool = False) -> Script:
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if of_imagenet else (_CIFAR_MEAN, _CIFAR_STD)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if of_imagenet else CIFAR_100  # in the CIFAR-10 branch too
     return Script(f"{branch}/recover/{FILE}", classes, size, mean, std, stem="small", checkpoint="bare")
 
 

@@ -16,15 +16,28 @@ from dire_plug.adapters.infer_inputs import (
     PRETRAINED,
     START,
     checkpoint_path,
-    write_checkpoint,
     write_files,
     write_tensors,
 )
 from dire_plug.adapters.infer_plan import PerturbationPlan, check_rows, count_originals, cut_classes, ipc_argument
-from dire_plug.adapters.planned import PlannedAdapter, image_path, imagenet_script, to_arguments
-from dire_plug.errors import DirePlugError
-from dire_plug.hookspecs import hookimpl
-from dire_plug.types import Invocation, LoopInputs, Materials, Script, Slot, Synthesis, Upstream, VerifyCase
+from dire_plug.api.method import (
+    DirePlugError,
+    Invocation,
+    LoopInputs,
+    Materials,
+    PlannedAdapter,
+    Script,
+    Slot,
+    Synthesis,
+    Upstream,
+    VerifyCase,
+    cifar_scripts,
+    hookimpl,
+    image_path,
+    imagenet_script,
+    to_arguments,
+    write_network,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,24 +69,7 @@ class INFER(PlannedAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar-10": Script(
-                path=_CIFAR,
-                classes=10,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
-            "cifar-100": Script(
-                path=_CIFAR,
-                classes=100,
-                size=32,
-                mean=(0.5071, 0.4867, 0.4408),
-                std=(0.2675, 0.2565, 0.2761),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
+            **cifar_scripts(_CIFAR),
             "imagenet": imagenet_script(_IMAGENET),
         }
     )
@@ -152,6 +148,8 @@ class INFER(PlannedAdapter):
         Raises:
             DirePlugError: there are no start images, or they aren't of the script's size.
         """
+        from dire_plug.models.keys import upstream_keys
+
         recover = inputs.recipe.recover
         script, dataset = self.scripts[recover.script], _DATASETS.get(recover.script)
         plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
@@ -163,8 +161,8 @@ class INFER(PlannedAdapter):
                 f"{inputs.size}; set dataset.size={script.size}"
             )
         for network in materials.teachers.values():
-            path = inputs.folder / checkpoint_path(network.architecture, dataset)
-            write_checkpoint(network, path, script.checkpoint)
+            path, keys = checkpoint_path(network.architecture, dataset), upstream_keys(network.architecture, self.name)
+            write_network(network, inputs.folder / path, script.checkpoint, keys=keys)
         start = materials.start[:, : plan.originals]
         if dataset is None:
             write_files(inputs.folder / START, start)

@@ -26,11 +26,21 @@ from dire_plug.adapters.mtt_experts import (
     save_interval,
 )
 from dire_plug.adapters.mtt_flags import MODELS, OWNED, MTTFlags, Prepare
-from dire_plug.adapters.planned import to_arguments
-from dire_plug.errors import DirePlugError
+from dire_plug.api.method import (
+    CIFAR_10,
+    DirePlugError,
+    Invocation,
+    LoopInputs,
+    Materials,
+    Preparation,
+    Script,
+    Upstream,
+    VerifyCase,
+    cifar_script,
+    to_arguments,
+)
 from dire_plug.files import make_folder
 from dire_plug.recipe.wording import describe
-from dire_plug.types import Invocation, LoopInputs, Materials, Preparation, Script, Upstream, VerifyCase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,15 +66,7 @@ class MTT(MatchingAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            name: Script(
-                path="distill.py",
-                classes=classes,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="bare",
-            )
+            name: cifar_script("distill.py", classes, checkpoint="bare", statistics=CIFAR_10)
             for name, classes in (("cifar-10", 10), ("cifar-100", 100))
         }
     )

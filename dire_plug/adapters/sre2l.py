@@ -10,12 +10,23 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
 from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, network_shims, saving_arguments
 from dire_plug.adapters.sre2l_flags import MODELS, OWNED
-from dire_plug.errors import DirePlugError
-from dire_plug.plans import ChunkedPlan
-from dire_plug.types import Invocation, LoopInputs, Script, Slot, Upstream, VerifyCase
+from dire_plug.api.method import (
+    CIFAR_10,
+    ChunkedPlan,
+    DirePlugError,
+    Invocation,
+    LoopInputs,
+    Script,
+    Slot,
+    Upstream,
+    VerifyCase,
+    cifar_script,
+    imagenet_script,
+    tiny_script,
+    to_arguments,
+)
 
 SMALL = "SRe2L/*small_dataset"
 """The folder's literal name; the asterisk is no pattern."""
@@ -41,15 +52,7 @@ class SRe2L(FamilyAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar": Script(
-                path=f"{SMALL}/recover_cifar.py",
-                classes=100,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
+            "cifar": cifar_script(f"{SMALL}/recover_cifar.py", 100, statistics=CIFAR_10),
             "tiny": tiny_script(f"{SMALL}/recover_tiny.py"),
             "imagenet": imagenet_script(f"{IMAGENET}/data_synthesis.py"),
         }

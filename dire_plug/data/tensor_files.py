@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
+from dire_plug.types import LOOP
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 IMAGES, LABELS = ("images", "x", "data"), ("labels", "y", "targets")
 """The keys that images and labels may have."""
-LOOP = "loop"
-"""The key of the images in the loop's own space, in files of dire-plug's runs."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ from dire_plug.recipe.layers import mapping
 from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import TENSORS, ImageSet
-from dire_plug.stages.lessons import LEARNED_LR
-from dire_plug.store.runs import EXTRAS, Request, Run, RunFolder
+from dire_plug.store.runs import Request, Run, RunFolder
+from dire_plug.types import EXTRAS, LEARNED_LR
 
 DEFAULT_METHOD = "sre2l"
 """Whose recipe of a dataset judges where none is named: its teacher and independent network are plain ones."""

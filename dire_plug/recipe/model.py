@@ -7,8 +7,9 @@ from pydantic_core import PydanticCustomError
 
 from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.section import Commit, Count, FromZero, Name, NonNegative, Positive, Section
+from dire_plug.types import LOOP
 
-LOOP, FROZEN, SEVERAL = "loop", "frozen:", "several"
+FROZEN, SEVERAL = "frozen:", "several"
 
 
 def _read_networks(value: object) -> object:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dire_plug.api.rows import index_runs, squared_distances
 from dire_plug.errors import DirePlugError
-from dire_plug.regularizers.rows import index_runs, squared_distances
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dire_plug.regularizers.real import PreparedReal
-    from dire_plug.regularizers.rows import Groups
+    from dire_plug.api.real import PreparedReal
+    from dire_plug.api.rows import Groups
     from dire_plug.types import Coreset
 
 

@@ -25,20 +25,20 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from dire_plug.api.real import PreparedReal, prepare_real
+from dire_plug.api.rows import unit_rows
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.regularizers.coreset import Disagreement, disagreement, sum_by_coreset, sum_of_partners
 from dire_plug.regularizers.distance import sum_distances
-from dire_plug.regularizers.real import PreparedReal, prepare_real
-from dire_plug.regularizers.rows import unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from dire_plug.regularizers.bank import MemoryBank
-    from dire_plug.regularizers.real import ClassBlock
-    from dire_plug.regularizers.rows import Groups
+    from dire_plug.api.bank import MemoryBank
+    from dire_plug.api.real import ClassBlock
+    from dire_plug.api.rows import Groups
     from dire_plug.types import RealEmbeddings
 
 VARIANTS = ("released", "paper")

@@ -4,15 +4,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dire_plug.api.checklist import IMPORT
+from dire_plug.api.patch_file import make_patch
 from dire_plug.errors import DirePlugError
-from dire_plug.scaffold.calls import IMPORT
 from dire_plug.scaffold.flags_module import flag_lines, pydantic_names, typing_names
 from dire_plug.scaffold.names import Names, choose_names
 from dire_plug.scaffold.script import Facts, read_facts
 from dire_plug.scaffold.source import published
 from dire_plug.scaffold.writing import fill_templates, quote, write_package
 from dire_plug.types import Upstream
-from dire_plug.upstream.patch_file import make_patch
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,9 @@ from torch import Tensor
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.stages.artefacts import Source
-from dire_plug.types import Adapter
+from dire_plug.types import LOOP, Adapter
 
 TENSORS = "images.safetensors"
-LOOP = "loop"
-"""The key of the images in the loop's own space, in a run's tensors."""
 
 
 @dataclass(frozen=True)

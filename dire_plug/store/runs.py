@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["upstream", "native", "none"]
 
-EXTRAS = "extras.json"
-"""In the run's folder: what a script learned beside the images, such as MTT's learning rate."""
 LOSSES = "losses.json"
 """In the run's folder: upstream's loss and each term, step by step: see `synthesis.recording`."""
 ARTEFACTS = "artefacts.json"

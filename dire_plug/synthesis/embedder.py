@@ -18,13 +18,10 @@ from dire_plug.models.architectures import nonnegative
 from dire_plug.models.checkpoint import load
 from dire_plug.models.whitened import Whitened
 from dire_plug.synthesis.watching import EmbeddingWatch
-from dire_plug.types import RealEmbeddings
+from dire_plug.types import LOOP, RealEmbeddings
 
 if TYPE_CHECKING:
     from dire_plug.data.whitening import Whitening
-
-
-LOOP = "loop"
 
 
 def open_embedder(specification: dict[str, Any] | None, device: str) -> Embedder | LoopEmbeddings | None:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""The normalisation that torchvision's networks want."""
+TINY_MEAN, TINY_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
+"""Of Tiny-ImageNet, as SRe2L, CDA, DWA and DELT normalise it."""
+
+
 @dataclass(frozen=True)
 class Upstream:
     """A published repository at one commit, what of it is needed, and the packages that it imports beside torch."""

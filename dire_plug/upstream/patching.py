@@ -5,8 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from dire_plug.errors import DirePlugError
-from dire_plug.upstream.patch_file import (
+from dire_plug.api.patch_file import (
     Patch,
     PatchedFile,
     blob_hash,
@@ -14,6 +13,7 @@ from dire_plug.upstream.patch_file import (
     patch_digest,
     read_patch,
 )
+from dire_plug.errors import DirePlugError
 from dire_plug.upstream.patch_rules import check_rules
 
 __all__ = [
