@@ -3,15 +3,16 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_upstream import FOLDER, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, make_adapter, make_toy
+from toy_upstream import FOLDER, INSERTIONS, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, make_adapter, make_toy
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
-from dire_plug.upstream.patching import read_patch, remake
+from dire_plug.upstream.patching import make_patch, read_patch, remake
 from dire_plug.upstream.tree import read_manifest, write_manifest
 from dire_plug.upstream.vendor import (
     find_vendored,
@@ -210,13 +211,30 @@ def test_without_git_the_error_says_so(adapter: Any, tmp_path: Path, monkeypatch
         vendor(adapter)
 
 
-def test_the_users_line_end_conversion_does_not_reach_the_tree(
-    adapter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ends", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize(
+    "setting", ["autocrlf = true", "autocrlf = input", "eol = crlf", "attributesFile = ~/attributes"]
+)
+def test_a_users_line_end_conversion_reaches_no_tree(
+    toy: ToyUpstream, setting: str, ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tmp_path / "gitconfig"
-    settings.write_text("[core]\n\tautocrlf = true\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
-    assert b"\r" not in (vendor(adapter) / FOLDER / "neighbour.py").read_bytes()
+    synth, neighbour = (text.replace("\n", ends).encode() for text in (SYNTH, NEIGHBOUR))
+    (toy.repository / SCRIPT).write_bytes(synth)
+    (toy.repository / FOLDER / "neighbour.py").write_bytes(neighbour)
+    git(toy.repository, "commit", "--quiet", "--all", "--allow-empty", "--message=line ends")
+    commit = git(toy.repository, "rev-parse", "HEAD")
+    (toy.patches / "bridge.patch").write_text(make_patch({SCRIPT: synth}, INSERTIONS, commit=commit), newline="")
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "attributes").write_text("* text eol=crlf\n")
+    (user / ".gitconfig").write_text(f"[core]\n\t{setting}\n")
+    monkeypatch.delenv("GIT_CONFIG_GLOBAL", raising=False)
+    monkeypatch.setenv("HOME", str(user))
+    name, _, value = setting.partition(" = ")
+    assert git(tmp_path, "config", "--get", f"core.{name}") == value
+    tree = vendor(make_adapter(replace(toy, commit=commit)))
+    assert (tree / FOLDER / "neighbour.py").read_bytes() == neighbour
+    assert (tree / SCRIPT).read_bytes().count(b"\r\n") == (len(synth.splitlines()) + 7) * (ends == "\r\n")
 
 
 def test_an_insteadof_mapping_of_the_user_is_followed(

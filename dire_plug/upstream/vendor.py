@@ -16,6 +16,7 @@ from dire_plug.runs.lock import hold
 from dire_plug.types import Adapter, Upstream
 from dire_plug.upstream.patch_rules import REPAIR
 from dire_plug.upstream.patching import (
+    OWN_BYTES,
     apply_patch,
     check_patched,
     check_rules,
@@ -37,8 +38,8 @@ __all__ = [
     "verify_tree",
 ]
 
-_GIT = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
-_SETTINGS = {"core.autocrlf": "false", "core.eol": "lf", "core.symlinks": "false", "core.hooksPath": os.devnull}
+_GIT = {"GIT_ATTR_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
+_SETTINGS = {**OWN_BYTES, "core.symlinks": "false", "core.hooksPath": os.devnull}
 
 
 def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
