@@ -19,6 +19,13 @@ IPC = (1, 10, 20, 30, 40, 50)
 """The only ones that the script starts with (`get_loops`, utils.py 275), although its loop doesn't need them."""
 _FILE = "methods/dc/main_DM.py"
 
+_PINS = {
+    _FILE: "6e0439acea824714fc514496d27ded6dffa71df2",
+    "methods/dc/utils.py": "2fc134f88fc77c5dc6bb8833f7a88392f549da6a",
+    "methods/dc/networks.py": "cdebf2ea016b337517d419301e6996c096b777ba",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class DM(MatchingAdapter):
     """The adapter of DM, and the plugin that answers its plan and start hooks."""
@@ -28,8 +35,9 @@ class DM(MatchingAdapter):
     upstream = Upstream(
         repository="https://github.com/justincui03/dc_benchmark",
         commit="2a57711961670859ea4c3102b766d1b16f7dea85",
-        paths=(_FILE, "methods/dc/utils.py", "methods/dc/networks.py"),
+        paths=tuple(_PINS),
         licence="MIT",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
