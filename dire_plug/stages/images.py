@@ -126,11 +126,10 @@ def _read(path: Path) -> Tensor:
     """Read one image as uint8 [3, H, W]; errors are Pillow's."""
     import numpy as np
     import torch
-    from PIL import Image
 
-    with Image.open(path) as image:
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    from dire_plug.data.folders import open_image
+
+    return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1)
 
 
 def _size(image: Tensor) -> str:
