@@ -244,11 +244,19 @@ def test_a_truncated_training_image_is_named(cli: Cli, bare_home: Path, data_roo
 
 
 def test_a_dataset_that_is_not_there_is_told_with_the_way_to_get_it(cli: Cli, bare_home: Path, tmp_path: Path) -> None:
-    answer = cli("run", "sre2l", "--recipe", "tiny-imagenet", "--arm", "random", "--data-root", tmp_path / "no-data")
+    answer = cli("run", "sre2l", "--recipe", "tiny-imagenet", "--arm", "random", "--data-root", tmp_path)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("error: tiny-imagenet was not found. Looked for ")
-    assert str(tmp_path / "no-data" / "tiny-imagenet-200") in answer.err
+    assert str(tmp_path / "tiny-imagenet-200") in answer.err
     assert "To get it: unpack http" in answer.err
+
+
+@pytest.mark.parametrize("command", ["run sre2l", "measure SET --real digits", "doctor"])
+def test_a_data_root_that_does_not_exist_is_not_made(cli: Cli, bare_home: Path, tmp_path: Path, command: str) -> None:
+    answer = cli(*command.split(), "--data-root", tmp_path / "typo")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"'--data-root': Directory '{tmp_path / 'typo'}' does not exist." in answer.err
+    assert not (tmp_path / "typo").exists()
 
 
 def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, recipe: Path) -> None:

@@ -282,6 +282,7 @@ def test_doctor_works_without_a_network_and_with_an_empty_home(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     (tmp_path / "user").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    (tmp_path / "no-data").mkdir()
     answer = cli("doctor", "--data-root", tmp_path / "no-data")
     assert answer.code == 0, answer.err
     rows = read_rows(answer.out)

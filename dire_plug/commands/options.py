@@ -16,7 +16,11 @@ SETTINGS = click.option(
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/.")
-DATA_ROOT = click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
+DATA_ROOT = click.option(
+    "--data-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that holds the datasets, or is to; it must exist.",
+)
 OFFLINE = click.option("--offline", is_flag=True, help="Never touch the network.")
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
 """Options that further commands have too."""

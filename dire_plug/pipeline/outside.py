@@ -107,12 +107,14 @@ def open_set(request: SetRequest) -> OpenedSet:
     import torch
 
     from dire_plug.data import on_device
-    from dire_plug.data.condensed import Reading, read_condensed
+    from dire_plug.data.condensed import Reading, read_condensed, require_set
     from dire_plug.data.spaces import read_space
 
     reading = Reading(read_space(request.space, request.normalised_by), request.ipc, request.resize)
     device = torch.device(choose_device(request.device))
     run = find_own_run(request.path)
+    if run is None:
+        require_set(request.path)
     planned = _plan(request, run)
     dataset = load_data(planned)
     condensed = read_condensed(_images_of(run, request.path), dataset, reading)
