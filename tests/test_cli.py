@@ -49,6 +49,16 @@ def test_what_only_tells_something_answers_without_importing_torch() -> None:
     ]
 
 
+@pytest.mark.parametrize("module", ["dire_plug", "dire_plug.cli"])
+def test_the_command_line_runs_as_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "list", "plugins"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dire_plug.adapters.sre2l:SRe2L" in done.stdout
+    refused = subprocess.run([sys.executable, "-m", module, "show", "nothing"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+
+
 def test_help_lists_every_command_in_the_order_of_a_users_way(cli: Cli) -> None:
     answer = cli("--help")
     assert answer.code == 0
