@@ -101,3 +101,7 @@ def _show_traceback() -> None:
 def _end(message: str, code: int) -> None:
     ui.say(message)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -102,7 +102,8 @@ def code_of(kind: Kind, name: str) -> str:
     """Return the sha256, in hex, of a plugin's code as it is on disk: another formula makes other images.
 
     Of a third party's it is all files of the top-level package, or the single module, that its entry point resolves to,
-    data and compiled modules included, `__pycache__` not. Of ours: its module, and what it imports in its folder and in `api`.
+    data and compiled modules included, `__pycache__` not. Of ours: its module, and what that imports of its folder and
+    of `api`.
 
     Raises:
         DirePlugError: the name isn't known, or its package can't be found.

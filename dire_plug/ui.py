@@ -34,7 +34,7 @@ def is_verbose() -> bool:
 
 def say(message: str) -> None:
     """Print one line of progress on the standard error stream."""
-    _console.print(message)
+    _console.print(_printable(message))
 
 
 def say_once(message: str) -> None:
@@ -52,7 +52,12 @@ def detail(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning."""
-    _console.print(f"warning: {message}", style="yellow")
+    _console.print(_printable(f"warning: {message}"), style="yellow")
+
+
+def _printable(text: str) -> str:
+    """Return text whose bytes that are no UTF-8, as a file's name may have, are written out, as in `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def show(content: RenderableType) -> None:

@@ -47,6 +47,12 @@ METHODS = "cda, delt, dm, dwa, g-vbsm, infer, mtt, sre2l"
         ("run sre2l --set evaluate.epochs=no", "evaluate.epochs: must be a whole number (is 'no') (from --set)"),
         ("run sre2l --set evaluate.epochs=0", "evaluate.epochs: must be at least 1 (is 0) (from --set)"),
         ("run sre2l --set evaluate.lr=.inf", "evaluate.lr: must be a finite number (is inf) (from --set)"),
+        ("run sre2l --set recover.script=!!binary", "line 1: tags (!!binary) aren't read; write the plain value"),
+        ("run sre2l --set evaluate.lr=!!bool", "line 1: tags (!!bool) aren't read"),
+        ("run sre2l --set evaluate.lr=!!timestamp", "line 1: tags (!!timestamp) aren't read"),
+        ('run sre2l --set recipe="\\ud800"', r"line 1: '\ud800' isn't Unicode text"),
+        ("run sre2l --set evaluate.lr=\udcff", r"--set evaluate.lr=\udcff: "),
+        ("run sre2l --recipe \udcff.yaml", r"recipe \udcff.yaml: no such file"),
         ("run sre2l --set title=x", "title: can't be changed here (from --set)"),
         ("run sre2l --set recover.flags.exp-name=x", "exp-name: can't be set in a recipe: the tool chooses where"),
         ("run sre2l --dire --set regularizers.dire.r_x=1", "regularizers.dire.r_x: unknown key (did you mean 'r_"),
@@ -238,11 +244,19 @@ def test_a_truncated_training_image_is_named(cli: Cli, bare_home: Path, data_roo
 
 
 def test_a_dataset_that_is_not_there_is_told_with_the_way_to_get_it(cli: Cli, bare_home: Path, tmp_path: Path) -> None:
-    answer = cli("run", "sre2l", "--recipe", "tiny-imagenet", "--arm", "random", "--data-root", tmp_path / "no-data")
+    answer = cli("run", "sre2l", "--recipe", "tiny-imagenet", "--arm", "random", "--data-root", tmp_path)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("error: tiny-imagenet was not found. Looked for ")
-    assert str(tmp_path / "no-data" / "tiny-imagenet-200") in answer.err
+    assert str(tmp_path / "tiny-imagenet-200") in answer.err
     assert "To get it: unpack http" in answer.err
+
+
+@pytest.mark.parametrize("command", ["run sre2l", "measure SET --real digits", "doctor"])
+def test_a_data_root_that_does_not_exist_is_not_made(cli: Cli, bare_home: Path, tmp_path: Path, command: str) -> None:
+    answer = cli(*command.split(), "--data-root", tmp_path / "typo")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"'--data-root': Directory '{tmp_path / 'typo'}' does not exist." in answer.err
+    assert not (tmp_path / "typo").exists()
 
 
 def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, recipe: Path) -> None:

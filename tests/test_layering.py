@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "dire_plug"
 ROWS = (
+    ("__main__",),
     ("cli",),
     ("commands",),
     ("reproduce",),

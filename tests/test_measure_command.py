@@ -224,6 +224,14 @@ def test_bad_input_is_told_with_what_to_do(
     assert message in answer.err
 
 
+@pytest.mark.parametrize("command", ["measure", "evaluate", "rank"])
+def test_a_missing_path_is_told_before_any_data_is_looked_for(cli: Cli, bare_home: Path, command: str) -> None:
+    answer = cli(command, "nowhere", "--real", "cifar-10", "--offline")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.endswith("nowhere: no such file or folder; name a tree of class folders, or a tensor file\n")
+    assert not bare_home.exists()
+
+
 def test_an_unfinished_run_is_refused(cli: Cli, own_run: Path) -> None:
     RunFolder(own_run).set_status("failed", stage="recover")
     answer = cli("measure", own_run)

@@ -43,7 +43,7 @@ def model_of(script: str) -> type[BaseModel]:
     """Return the model that the package of a script would have."""
     flags, _ = read_flags(ast.parse(script))
     values = {
-        **dict.fromkeys(("name", "distribution", "module", "repository", "commit", "paths", "packages"), "x"),
+        **dict.fromkeys(("name", "distribution", "module", "repository", "commit", "paths", "pins", "packages"), "x"),
         **dict.fromkeys(("script", "script_path", "script_name", "folder"), "x"),
         "flag_lines": flag_lines(flags),
         "typing_names": typing_names(flags),

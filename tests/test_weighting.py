@@ -208,7 +208,7 @@ def test_several_terms_are_summed_in_an_arm_of_their_names(
         (("--regularizer", "dier"), "no arm 'dier' (did you mean 'dire'?)"),
         (("--regularizer", "dire", "--regularizer", "dire"), "arm 'dire+dire': names dire twice"),
         (("--regularizer", "dire=-1"), "weight: must be a finite number from 0 up"),
-        (("--regularizer", "dire", "--arm", "random"), "--regularizer and --arm random exclude each other"),
+        (("--regularizer", "dire", "--arm", "random"), "--regularizer dire and --arm random contradict each other"),
     ],
 )
 def test_a_wrong_term_is_refused(

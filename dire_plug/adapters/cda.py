@@ -26,6 +26,13 @@ from dire_plug.api.method import (
 
 _TINY = tiny_script("CDA/recover_cda_tiny.py")
 
+_PINS = {
+    _TINY.path: "21584febd851710350b7c9fa263d751b63b4351f",
+    "CDA/recover_cda_in1k.py": "321ab3bc6f22ebc0cccc2ce671676384b9c1e14e",
+    "CDA/utils.py": "7f9e6923e6a6f15324c168bef50c5445073b1292",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class CDA(FamilyAdapter):
     """The adapter of CDA, and the plugin that answers its plan and start hooks."""
@@ -35,8 +42,9 @@ class CDA(FamilyAdapter):
     upstream = Upstream(
         repository="https://github.com/VILA-Lab/SRe2L",
         commit="8d00cba364bfa34aa1f5a8107dc041ae1be8ebe6",
-        paths=(_TINY.path, "CDA/recover_cda_in1k.py", "CDA/utils.py"),
+        paths=tuple(_PINS),
         licence="none",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {

@@ -56,6 +56,14 @@ _NAMES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Script → what the recover script, and the selection, call its dataset."""
 
+_PINS = {
+    SELECT: "8aebd2ee1c1cd941f62cac4662a47f264e9e060a",
+    RECOVER: "f94884defc56435310a51be6f52d9eb82029b80f",
+    "recover/models.py": "7e33cff245b22ea294e405a475e7b239c76c554f",
+    "recover/utils.py": "f302f40440effb5c799391e75d4c188111730f7e",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class DELT(PlannedAdapter):
     """The adapter of DELT, and the plugin that answers its plan hooks."""
@@ -65,9 +73,10 @@ class DELT(PlannedAdapter):
     upstream = Upstream(
         repository="https://github.com/VILA-Lab/DELT",
         commit="f2f81cad0e259fbd9409920bd1a62b084986b8e6",
-        paths=(SELECT, RECOVER, "recover/models.py", "recover/utils.py"),
+        paths=tuple(_PINS),
         licence="none",
         packages=("pandas", "tqdm"),
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {

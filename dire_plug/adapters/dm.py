@@ -28,6 +28,13 @@ _FILE = "methods/dc/main_DM.py"
 _CIFAR_100 = ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
 """Mean and standard deviation, rounded otherwise than other scripts do."""
 
+_PINS = {
+    _FILE: "6e0439acea824714fc514496d27ded6dffa71df2",
+    "methods/dc/utils.py": "2fc134f88fc77c5dc6bb8833f7a88392f549da6a",
+    "methods/dc/networks.py": "cdebf2ea016b337517d419301e6996c096b777ba",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class DM(MatchingAdapter):
     """The adapter of DM, and the plugin that answers its plan and start hooks."""
@@ -37,8 +44,9 @@ class DM(MatchingAdapter):
     upstream = Upstream(
         repository="https://github.com/justincui03/dc_benchmark",
         commit="2a57711961670859ea4c3102b766d1b16f7dea85",
-        paths=(_FILE, "methods/dc/utils.py", "methods/dc/networks.py"),
+        paths=tuple(_PINS),
         licence="MIT",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {

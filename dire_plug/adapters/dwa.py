@@ -54,6 +54,15 @@ _TEACHERS: Mapping[str, str] = MappingProxyType(
 )
 """Script → where, below the working folder, it reads its teacher."""
 
+_PINS = {
+    _CIFAR: "f8389fd8dd1963d58ef5c1d15a1b28b3c597bfd4",
+    "distillation/distillation_tiny.py": "9e996b9ea0a4697ea4d068badda5dd0db3a37b5d",
+    "distillation/distillation_imgnet.py": "e40be4a1cc9bcd678e12c974ee149523aa0f8c09",
+    "distillation/perterb.py": "b17e731e5363e13941ab9bb6092d46451f19bd08",
+    "distillation/utils.py": "6963270e153301ff1e18007f65bf59a9d2992949",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class DWA(FamilyAdapter):
     """The adapter of DWA, and the plugin that answers its plan and start hooks."""
@@ -63,14 +72,9 @@ class DWA(FamilyAdapter):
     upstream = Upstream(
         repository="https://github.com/AngusDujw/Diversity-Driven-Synthesis",
         commit="c5b125f26a0a5234b814cf668ea5cee1a69d0c2b",
-        paths=(
-            _CIFAR,
-            "distillation/distillation_tiny.py",
-            "distillation/distillation_imgnet.py",
-            "distillation/perterb.py",
-            "distillation/utils.py",
-        ),
+        paths=tuple(_PINS),
         licence="none",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {

@@ -48,6 +48,16 @@ _DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "cifar10", "cifar-1
 _SMALL = (("resnet-18", "resnet-small"), ("mobilenet-v2-ufc",), ("efficientnet-b0-ufc",), ("shufflenet-g2-ufc",))
 _LARGE = (("resnet-18",), ("mobilenet-v2",), ("efficientnet-b0",))
 
+_PINS = {
+    _CIFAR: "21702b1d7e88328d5693075fe2e797ac4f3366bd",
+    _IMAGENET: "bafc225ced3bd6754389769323498edb6e9c431b",
+    "ufc_generation/utils.py": "ed94e32b4b924d6f1ca23d568afe32afd40ed179",
+    "models/mobilenetv2.py": "7fb3238cf6d23fb4f4b3e752855635cbf67dd6ad",
+    "models/efficientnet.py": "cc0d27d9ab8305c628a522fc457bc49e9d21e705",
+    "models/shufflenet.py": "02350ab0b75b6777d634a3f6f7a0dc535a95196b",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class INFER(PlannedAdapter):
     """The adapter of INFER, and the plugin that answers its plan and start hooks."""
@@ -57,15 +67,9 @@ class INFER(PlannedAdapter):
     upstream = Upstream(
         repository="https://github.com/zhangxin-xd/UFC",
         commit="83d19f886de8fe821632bea372191d9b4e319d5b",
-        paths=(
-            _CIFAR,
-            _IMAGENET,
-            "ufc_generation/utils.py",
-            "models/mobilenetv2.py",
-            "models/efficientnet.py",
-            "models/shufflenet.py",
-        ),
+        paths=tuple(_PINS),
         licence="none",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {

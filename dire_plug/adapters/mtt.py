@@ -51,6 +51,15 @@ BUFFERS = "buffers"
 CLOCK = 0
 """The seed of the clock while experts are trained: runs share them."""
 
+_PINS = {
+    "buffer.py": "745978a413844ce09e0a08f2a3f0472c9535b968",
+    "distill.py": "d65af72b511f1da182c39404846de1467f04e020",
+    "utils.py": "51f71e69bde23409ed13990fe598664627bb18a1",
+    "networks.py": "7139ba82103837025717663ec173bf978df87f74",
+    "reparam_module.py": "ddd3bd9a9f4e7e0fcca293124298d24159423310",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class MTT(MatchingAdapter):
     """The adapter of MTT, and the plugin that answers its plan and start hooks."""
@@ -60,9 +69,10 @@ class MTT(MatchingAdapter):
     upstream = Upstream(
         repository="https://github.com/GeorgeCazenavette/mtt-distillation",
         commit="50dccea47ba48b9cfb3b9c59375d7da92e4e603b",
-        paths=("buffer.py", "distill.py", "utils.py", "networks.py", "reparam_module.py"),
+        paths=tuple(_PINS),
         licence="MIT",
         packages=("kornia", "scipy", "tqdm"),
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {

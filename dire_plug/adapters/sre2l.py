@@ -32,6 +32,15 @@ SMALL = "SRe2L/*small_dataset"
 """The folder's literal name; the asterisk is no pattern."""
 IMAGENET = "SRe2L/recover"
 
+_PINS = {
+    f"{SMALL}/recover_cifar.py": "6506d29052b5958450274434ec5d28a1d9b1b10d",
+    f"{SMALL}/recover_tiny.py": "4e04e9394de26b70459b7ed8571ec57c82337763",
+    f"{SMALL}/utils.py": "90ed6a59be22f90eeb6163029fb33097b12ea846",
+    f"{IMAGENET}/data_synthesis.py": "ca00fda4300aadbda8a3e49ed32b5d622299553c",
+    f"{IMAGENET}/utils.py": "4755153c673a80b495a0c3ab98809bde1188e4c2",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class SRe2L(FamilyAdapter):
     """The adapter of SRe2L, and the plugin that answers its plan and start hooks."""
@@ -41,14 +50,9 @@ class SRe2L(FamilyAdapter):
     upstream = Upstream(
         repository="https://github.com/VILA-Lab/SRe2L",
         commit="8d00cba364bfa34aa1f5a8107dc041ae1be8ebe6",
-        paths=(
-            f"{SMALL}/recover_cifar.py",
-            f"{SMALL}/recover_tiny.py",
-            f"{SMALL}/utils.py",
-            f"{IMAGENET}/data_synthesis.py",
-            f"{IMAGENET}/utils.py",
-        ),
+        paths=tuple(_PINS),
         licence="none",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {

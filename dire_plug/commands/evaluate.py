@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
-from dire_plug.commands.options import OUT
+from dire_plug.commands.options import OUT, check_settings
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.pipeline.evaluate_set import EvaluatedSet, evaluate_set
@@ -42,6 +42,9 @@ def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs:
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
     same command finds its finished students again, or goes on with them.
     """
+    given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
+    given |= {"epochs": ("--epochs", epochs)}
+    check_settings(options["settings"], {f"evaluate.{key}": value for key, value in given.items()})
     started = time.monotonic()
     found = evaluate_set(make_set_request(path, **options), students=students, per_set=per_set, epochs=epochs)
     ui.show(_render(found))

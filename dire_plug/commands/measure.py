@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
+from dire_plug.commands.options import check_settings
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.files import write_json
 from dire_plug.pipeline.measure_set import OWN, MeasuredSet, measure_set
@@ -54,6 +55,7 @@ def measure(
 
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run.
     """
+    check_settings(options["settings"], {"measure.nearest_k": ("--nearest-k", nearest_k)})
     request = make_set_request(path, **options)
     found = measure_set(request, embeddings=embeddings or OWN, weights=weights, nearest_k=nearest_k)
     ui.show(_render(found))

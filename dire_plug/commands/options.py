@@ -1,12 +1,14 @@
 """The options that `run` and `compare` share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from dire_plug import ui
+from dire_plug.errors import DirePlugError
+from dire_plug.recipe.layers import split_setting
 from dire_plug.store.runs import Request
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -16,7 +18,11 @@ SETTINGS = click.option(
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/.")
-DATA_ROOT = click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
+DATA_ROOT = click.option(
+    "--data-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that holds the datasets, or is to; it must exist.",
+)
 OFFLINE = click.option("--offline", is_flag=True, help="Never touch the network.")
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
 """Options that further commands have too."""
@@ -65,4 +71,30 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
         ui.configure(verbose=True)
     options.pop("dry_run")
     settings = tuple(options.pop("settings"))
+    check_settings(settings, {"ipc": ("--ipc", options.get("ipc"))})
     return Request(method=method, arm=arm, settings=settings, **options)
+
+
+def check_settings(settings: Sequence[str], given: Mapping[str, tuple[str, object]]) -> None:
+    """Compare `--set` with the options that say the same thing in another way.
+
+    Args:
+        given: dotted key of the recipe → the option, and its value; None where it isn't given.
+
+    Raises:
+        DirePlugError: both are given, and differ.
+    """
+    for text in settings:
+        keys, value = split_setting(text)
+        option, other = given.get(".".join(keys), ("", None))
+        if other is not None and other != value:
+            raise contradiction(f"{option} {_word(other)}", f"--set {text}")
+
+
+def contradiction(one: str, other: str) -> DirePlugError:
+    """Return the error for two options of which each says something else."""
+    return DirePlugError(f"{one} and {other} contradict each other; leave one of them out")
+
+
+def _word(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

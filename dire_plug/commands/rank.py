@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
+from dire_plug.commands.options import check_settings
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
@@ -58,6 +59,7 @@ def rank(  # what a set is ranked by, each with its option
     PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
     set, on as many random real images, and on all of them; those that are there are found again.
     """
+    check_settings(options["settings"], {"evaluate.per_synthesis": ("--per-set", per_set)})
     started = time.monotonic()
     how = Ranking(rates, weight, full_accuracy, per_set)
     ranked = [rank_set(make_set_request(path, seed=seed, **options), how) for path in paths]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, OUT, VERBOSE
+from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, OUT, VERBOSE, contradiction
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline import Request
@@ -68,6 +68,8 @@ def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **option
     """
     if verbose:
         ui.configure(verbose=True)
+    if dry_run and as_json:
+        raise contradiction("--dry-run", "--json")
     asked = Asked(**{name: options.pop(name) for name in ("row", "column", "scale", "seeds", "rded", "weights")})
     order = _order(target, asked, Request(method="", **options))
     if dry_run:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, SETTINGS, VERBOSE
+from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, SETTINGS, VERBOSE, check_settings
 from dire_plug.pipeline.outside import SetRequest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -51,7 +51,9 @@ def make_set_request(path: Path, **options: Any) -> SetRequest:
     """Return the request that the shared options describe."""
     if options.pop("verbose"):
         ui.configure(verbose=True)
-    return SetRequest(path, settings=tuple(options.pop("settings")), **options)
+    settings = tuple(options.pop("settings"))
+    check_settings(settings, {"squeeze.teacher.checkpoint": ("--teacher", options["teacher"])})
+    return SetRequest(path, settings=settings, **options)
 
 
 def describe_set(condensed: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import DEVICE, OFFLINE, VERBOSE
+from dire_plug.commands.options import DEVICE, OFFLINE, VERBOSE, check_settings
 from dire_plug.files import write_json
 from dire_plug.store.runs import Request
 from dire_plug.timing import TimingRequest, render, time_arms
@@ -41,6 +41,7 @@ def time_(sides: tuple[str, ...], file: Path | None, verbose: bool, **options: o
     """
     if verbose:
         ui.configure(verbose=True)
+    check_settings(options["settings"], {"ipc": ("--ipc", options["ipc"])})  # type: ignore[arg-type]
     timing = time_arms(sides, _describe(**options))  # type: ignore[arg-type]
     ui.show(render(timing))
     if file is not None:

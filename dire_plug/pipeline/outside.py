@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dire_plug import plugins
 from dire_plug.data import class_count, names
-from dire_plug.data.condensed import CondensedSet, Reading, read_condensed
+from dire_plug.data.condensed import CondensedSet, Reading, read_condensed, require_set
 from dire_plug.data.spaces import read_space
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
@@ -106,6 +106,8 @@ def open_set(request: SetRequest) -> OpenedSet:
     """
     reading = Reading(read_space(request.space, request.normalised_by), request.ipc, request.resize)
     made_by = find_own_run(request.path)
+    if made_by is None:
+        require_set(request.path)
     run = with_data(_plan(request, made_by))
     condensed = read_condensed(_images_of(made_by, request.path), run.dataset, reading)
     run = replace(_plan(request, made_by, ipc=condensed.per_class), data=run.data)

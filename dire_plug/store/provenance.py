@@ -52,8 +52,9 @@ def record(path: Path, facts: Mapping[str, Any], *, device: str) -> None:
 
 
 def command() -> list[str]:
-    """Return the command line, without the folder of the program."""
-    return [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+    """Return the command line, without the folder of the program; `python -m dire_plug` is written as `dire-plug`."""
+    program = os.path.basename(sys.argv[0])
+    return ["dire-plug" if program in ("__main__.py", "cli.py") else program, *sys.argv[1:]]
 
 
 def _processor() -> str:

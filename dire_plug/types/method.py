@@ -22,13 +22,20 @@ TINY_MEAN, TINY_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
 
 @dataclass(frozen=True)
 class Upstream:
-    """A published repository at one commit, what of it is needed, and the packages that it imports beside torch."""
+    """A published repository at one commit, what of it is needed, and the packages that it imports beside torch.
+
+    Attributes:
+        paths: files and folders below the root of the repository.
+        pins: path → git's hash of that blob or tree (`git rev-parse COMMIT:PATH`); the vendored tree is compared with
+            them at each use. Without pins it is compared with its own record only, which lies beside it.
+    """
 
     repository: str
     commit: str
     paths: tuple[str, ...]
     licence: str
     packages: tuple[str, ...] = ()
+    pins: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
