@@ -6,7 +6,6 @@ Importing it imports no torch: an adapter is made wherever a recipe is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +19,7 @@ from dire_plug.files import make_folder
 from dire_plug.home import resource
 from dire_plug.hookspecs import hookimpl
 from dire_plug.recipe import check_recipe, read_yaml
+from dire_plug.seeding import derive
 from dire_plug.types import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -205,8 +205,9 @@ class PlannedAdapter:
             return normalise(start.images[rows].to(images.device), start.mean, start.std).to(images.dtype)
         if start.shape is None or start.shape == tuple(images.shape[1:]):
             return None
-        noise = _noise(synthesis.seed, synthesis.classes, synthesis.plan.ipc, start.shape)
-        return noise[rows].to(images.device, images.dtype)
+        pairs = zip(planned.labels, planned.images, strict=True)
+        noise = [_noise(synthesis.seed, label, image, start.shape) for label, image in pairs]
+        return torch.stack(noise).to(images.device, images.dtype)
 
 
 def cifar_script(
@@ -285,9 +286,8 @@ def write_network(network: Network, path: Path, layout: str, *, keys: Callable[[
     write_for_upstream(network.model, path, layout, keys=keys)
 
 
-@lru_cache(maxsize=1)
-def _noise(seed: int, classes: int, ipc: int, shape: tuple[int, ...]) -> Tensor:
-    """Return Gaussian noise for every image, [C, ipc, 3, H, W], from a generator of its own."""
+def _noise(seed: int, label: int, image: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the Gaussian noise that one image starts from, [3, H, W]: the same at every IPC."""
     import torch
 
-    return torch.randn((classes, ipc, *shape), generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(derive(seed, "noise", label, image)))

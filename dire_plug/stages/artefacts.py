@@ -33,7 +33,7 @@ REVISIONS = {
     "whitening": 1,
     "prepared": 1,
     "expert": 1,
-    "pass": 1,
+    "pass": 2,
     "images": 1,
     "subset": 1,
     "labels": 1,
