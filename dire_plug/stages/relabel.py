@@ -25,8 +25,18 @@ from dire_plug.protocols.training import seeded, shuffled
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.seeding import derive
 from dire_plug.stages.job import Job
-from dire_plug.stages.label_files import FOLDER, epoch_bytes, epoch_file, is_stored, read_epoch, write_epoch
-from dire_plug.stages.replay import Drawn, Geometry, draw, rebuild
+from dire_plug.stages.stored_batches import (
+    FOLDER,
+    Drawn,
+    Geometry,
+    draw,
+    epoch_bytes,
+    epoch_file,
+    is_stored,
+    read_epoch,
+    rebuild,
+    write_epoch,
+)
 
 PROBED = 128
 """Images that are labelled twice, the second time by the clock, to say how long all will take."""
