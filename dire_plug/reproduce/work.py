@@ -181,7 +181,7 @@ def _labels(recipe: Recipe, images: int) -> int:
     section = recipe.evaluate
     if not isinstance(section, FkdSection | FkdEnsembleSection):
         return 0
-    from dire_plug.stages.label_files import epoch_bytes
+    from dire_plug.stages.stored_batches import epoch_bytes
 
     return section.epochs * epoch_bytes(images, -(-images // section.batch_size), recipe.squeeze.outputs)
 
