@@ -1,14 +1,21 @@
 """`verify` of patches and of a bridge that are wrong: each is found, by the check that is named here."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import stranger_package
+from conftest import Cli
 from loop_upstream import INSERTIONS, LoopAdapter, make_loop, make_loop_known, run_here, write_patch
+from scaffolds import VALUES, fill, forget, install_package
+from stranger_package import Stranger
 
 from dire_plug import bridge
+from dire_plug.plugins import load_adapter
+from dire_plug.scaffold.method import Published, new_method
 from dire_plug.synthesis import running
 from dire_plug.synthesis.terms import Terms
 from dire_plug.synthesis.watching import EmbeddingWatch
@@ -163,3 +170,70 @@ def test_a_bridge_that_is_wrong_is_found(verified: Any, change: Change, monkeypa
     )
     assert compared
     assert handed
+
+
+# A third-party method, as `new method` and `patch insert` make it.
+
+INSERTED = {
+    "watch": (21, "bridge.watch(network)"),
+    "labels": (22, "labels = bridge.labels(labels)"),
+    "start": (23, "images = bridge.start(images, labels)"),
+    "loss": (27, "cost = bridge.loss(cost, images=images, labels=labels, step=step)"),
+    "step_done": (31, "bridge.step_done(cost, images=images, labels=labels, step=step)"),
+    "image_index": (32, "number = bridge.image_index(number, place)"),
+}
+"""Function → the line of the toy's script after which its call belongs, and the call."""
+
+
+@pytest.fixture
+def inserted(
+    cli: Cli, made_stranger: Stranger, bare_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, int]], ScriptVerdict]:
+    """Return a function that inserts the toy's calls at other places than the right ones, and verifies."""
+
+    def call(places: dict[str, int]) -> ScriptVerdict:
+        name = f"verify-{'-'.join(places).replace('_', '-') or 'right'}-toy"
+        origin = Published(str(made_stranger.repository), made_stranger.commit, stranger_package.SCRIPT)
+        folder, _ = new_method(name, origin, into=tmp_path)
+        for function, (right, line) in INSERTED.items():
+            if place := places.get(function, right):
+                where = ("patch", "insert", name, f"{stranger_package.SCRIPT}:{place}", line, "--package", folder)
+                assert cli(*where).code == 0
+        install_package(folder, monkeypatch)
+        file = fill(folder, VALUES)
+        left = tuple(function for function in INSERTED if places.get(function, 1))
+        file.write_text(re.sub(r"    calls = .*", f"    calls = {left}", file.read_text()))
+        recipe = next(folder.glob("*/recipes/quick.yaml"))
+        recipe.write_text(recipe.read_text().replace("flags: {}", "flags: {steps: 1, lr: 0.1}"))
+        forget(folder)
+        adapter = load_adapter(name)
+        vendor(adapter)
+        (verdict,) = verify(adapter, workdir=tmp_path / "work", run=run_here)
+        return verdict
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("places", "found"),
+    [
+        ({}, {}),
+        (
+            {"start": 24},
+            {
+                "calls": "batch 0: bridge.start comes after an optimiser was made for the images",
+                "answered": "batch 0: 20 images stay where bridge.start put them",
+            },
+        ),
+        ({"image_index": 0}, {"answered": "10 of 20 images aren't saved under their number, such as 0-1.png"}),
+        ({"step_done": 28}, {"calls": "batch 0: step 0: bridge.step_done comes before the optimiser's step"}),
+    ],
+)
+def test_what_patch_insert_made_is_checked_too(
+    inserted: Callable[[dict[str, int]], ScriptVerdict], places: dict[str, int], found: dict[str, str]
+) -> None:
+    verdict = inserted(places)
+    assert verdict.holds is (not found)
+    for check, says in found.items():
+        assert says in verdict.problems[check]

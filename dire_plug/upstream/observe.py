@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -29,9 +29,6 @@ from dire_plug import bridge
 from dire_plug.models.checkpoint import load
 from dire_plug.synthesis.embedder import LOOP
 from dire_plug.upstream.trace import StopScriptError
-
-if TYPE_CHECKING:
-    from dire_plug.regularizers.probe import Probe
 
 PROBE = "verify-probe"
 """The name of the test term."""
@@ -295,7 +292,7 @@ class _Calls:
         self,
         steps: _Steps,
         kept: KeptEmbeddings,
-        probe: Probe,
+        probe: Any,
         *,
         answers: bool,
         emit: Callable[[dict[str, Any]], object],
