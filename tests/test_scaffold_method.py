@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from scaffolds import files_of, forget, install_package, lint, run_tests
+from scaffolds import VALUES, files_of, fill, forget, install_package, lint, run_tests
 from third_party_plugin import SCRIPT, ThirdParty
 from toy_upstream import git
 
@@ -16,40 +16,11 @@ from dire_plug.files import write_atomically
 from dire_plug.scaffold.method import Published, new_method
 from dire_plug.scaffold.names import LONGEST
 
-VALUES = {
-    "LICENCE": '"none"',
-    "CLASSES": "10",
-    "SIZE": "8",
-    "MEAN": "(0.5, 0.5, 0.5)",
-    "STD": "(0.25, 0.25, 0.25)",
-    "ARCHITECTURE": '"resnet-18"',
-    "STEM": '"small"',
-    "CHECKPOINT": '"bare"',
-    "BATCHES": "1",
-    "TEACHER_FLAG": '"weights"',
-    "IMAGES_FLAG": '"out"',
-    "PASS_FLAG": '"round"',
-    "STEPS_FLAG": '"steps"',
-    "FILE_NAME": '"{label}-{image}.png"',
-}
-
 
 @pytest.fixture
 def origin(made_third_party: ThirdParty, bare_home: Path) -> Published:
     """The toy's published script, with a home folder of the test's own."""
     return Published(str(made_third_party.repository), made_third_party.commit, SCRIPT)
-
-
-def fill(folder: Path, values: dict[str, str]) -> Path:
-    """Put values into the constants of a written adapter; return its file."""
-    (file,) = folder.glob("*/method.py")
-    text = file.read_text()
-    for name, value in values.items():
-        text, count = re.subn(rf"^({name}: .* = )\S+(?=  #)", lambda found: found[1] + value, text, flags=re.MULTILINE)  # noqa: B023
-        assert count == 1
-    file.write_text(text)
-    forget(folder)
-    return file
 
 
 def line_of(origin: Published, **changes: str) -> list[str]:

@@ -83,9 +83,15 @@ class CDA(FamilyAdapter):
         """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
 
         The file of `tiny` and `cifar-100` runs twice in its own shape, with another curriculum: unpatched it has no
-        other number of classes.
+        other number of classes. The answered run has two batches of two classes.
         """
         flags: dict[str, Any] = {"batch-size": 2 if script == "imagenet" else 10, "iteration": 2, "milestone": 1}
         if script == "cifar-100":
             flags["easy2hard-mode"] = "step"
-        return VerifyCase(recover={"script": script, "flags": flags}, teachers={"teacher": "resnet-18"})
+        half = self.scripts[script].classes // 2
+        return VerifyCase(
+            recover={"script": script, "flags": flags},
+            teachers={"teacher": "resnet-18"},
+            answered={"start": "real", "plan": {"per_class": 2}, "flags": {"batch-size": half}},
+            answered_classes=4,
+        )

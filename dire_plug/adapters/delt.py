@@ -177,7 +177,7 @@ class DELT(PlannedAdapter):
         """Return one batch in two rounds, so that it is saved, and the first step of the next batch.
 
         A batch has two classes, at 224 pixels one. The ranked images are those of three; the script goes by the folders
-        that it finds.
+        that it finds. The answered run has no rounds.
         """
         batch_size = 2 if script == "imagenet-1k" else 4
         flags = {"batch-size": batch_size, "iteration": 4, "use-early-late": True, "round-iterations": 2, "jitter": 2}
@@ -188,6 +188,7 @@ class DELT(PlannedAdapter):
             classes=3,
             real_per_class=4,
             steps=5,
+            answered={"flags": {"use-early-late": False, "round-iterations": 0}},
         )
 
     def _shims(self, inputs: LoopInputs) -> dict[str, dict[str, Any]]:

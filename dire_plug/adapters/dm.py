@@ -80,11 +80,16 @@ class DM(MatchingAdapter):
         return Invocation(_FILE, tuple(arguments), shims)
 
     def verify_case(self, script: str) -> VerifyCase:
-        """Return three whole iterations with one image a class, the case that needs a shim, to the saved end."""
+        """Return three whole iterations with one image a class, the case that needs a shim, to the saved end.
+
+        The answered run takes the branch for batch normalisation, and the loop's own network embeds.
+        """
         flags = {"Iteration": 2, "batch_real": 2, "model": "ConvNetW32"}
         return VerifyCase(
             recover={"script": script, "flags": flags, "start": "real", "embedder": {"classes_per_step": 5}},
             teachers={"teacher": "convnet-3"},
             real_per_class=2,
             steps=None,
+            answered={"flags": {"model": "ConvNetBN"}, "embedder": {"network": "loop"}},
+            answered_ipc=1,
         )

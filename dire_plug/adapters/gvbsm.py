@@ -182,13 +182,18 @@ class GVBSM(PlannedAdapter):
         return image_path(label, image, ".png")
 
     def verify_case(self, script: str) -> VerifyCase:
-        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch."""
+        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
+
+        The answered run goes through the images in another order.
+        """
         batch, images = (2, 4) if script == "imagenet" else (4, 20)
         return VerifyCase(
             recover={"script": script, "flags": {"batch-size": batch, "iteration": 2}},
             teachers={"teacher" if not number else name: name for number, name in enumerate(TEACHERS[script])},
             prepare={STATISTICS: {"images": images}},
             ipc=GROUPS if script == "tiny" else 1,
+            answered={"start": "real", "plan": {"per_class": 2 if script == "tiny" else 1}},
+            answered_ipc=GROUPS if script == "tiny" else 2,
         )
 
     @hookimpl

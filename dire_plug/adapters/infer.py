@@ -205,7 +205,7 @@ class INFER(PlannedAdapter):
     def verify_case(self, script: str) -> VerifyCase:
         """Return two iterations with each network on CIFAR-10; elsewhere three steps, with those that come first.
 
-        CIFAR-100 has the script of CIFAR-10.
+        CIFAR-100 has the script of CIFAR-10. The answered run has two real images of a class in a batch.
         """
         names = ("teacher", "mobilenet", "efficientnet", "shufflenet")
         known = [one[0] for one in self.architectures[script]]
@@ -218,6 +218,10 @@ class INFER(PlannedAdapter):
             teachers=dict(zip(names, known, strict=False)),
             ipc=2,
             steps=None if script == "cifar-10" else 3,
+            answered={"plan": {"per_class": 2}, "flags": {"batch-size": 10 if script in _DATASETS else 4}},
+            answered_ipc=3,
+            answered_steps=3,
+            images_are_leaf=False,
         )
 
     def _network_problems(self, recipe: Any) -> list[tuple[str, str]]:

@@ -183,6 +183,8 @@ class MTT(MatchingAdapter):
             teachers={"teacher": "convnet-3"},
             prepare={"experts": 1, "epochs": 2},
             steps=None,
+            answered={},
+            answered_ipc=1,
         )
 
 

@@ -100,9 +100,16 @@ class SRe2L(FamilyAdapter):
         return Invocation(self.scripts[recover.script].path, tuple(arguments), shims)
 
     def verify_case(self, script: str) -> VerifyCase:
-        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch."""
+        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
+
+        The answered run has two batches of two classes.
+        """
+        halves = {"cifar": 50, "tiny": 100, "imagenet": 512}
         return VerifyCase(
-            recover={"script": script, "flags": {"batch-size": 10, "iteration": 2}}, teachers={"teacher": "resnet-18"}
+            recover={"script": script, "flags": {"batch-size": 10, "iteration": 2}},
+            teachers={"teacher": "resnet-18"},
+            answered={"start": "real", "plan": {"per_class": 2}, "flags": {"batch-size": halves[script]}},
+            answered_classes=4,
         )
 
 
