@@ -183,7 +183,7 @@ def test_bad_input_ends_with_a_reason_and_leaves_nothing(
     assert answer.code == 2
     assert message in answer.err
     assert not (tmp_path / "own").exists()
-    kept = list((places.cache() / "published").glob("*")) if places.cache().exists() else []
+    kept = list((places.downloads() / "published").glob("*")) if places.downloads().exists() else []
     assert [path for path in kept if not path.is_dir() or not (path / SCRIPT).is_file()] == []
 
 
@@ -220,7 +220,7 @@ def test_a_script_at_the_root_brings_the_whole_repository(bare_home: Path, tmp_p
     folder, facts = new_method("m-toy", origin, into=tmp_path)
     assert facts.packages == ()
     assert 'paths=(".",),' in (folder / "dire_plug_m_toy" / "method.py").read_text()
-    assert [path.name for path in (places.cache() / "published").glob("*/parts/one.py")] == ["one.py"]
+    assert [path.name for path in (places.downloads() / "published").glob("*/parts/one.py")] == ["one.py"]
 
 
 def test_a_mapped_address_is_cloned_and_then_needs_no_network(

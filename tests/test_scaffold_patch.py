@@ -280,7 +280,7 @@ def test_a_patch_for_another_commit_or_another_file_is_not_edited(cli: Cli, fold
 
 
 def test_a_changed_copy_of_the_published_code_is_noticed(cli: Cli, folder: Path) -> None:
-    (script,) = (places.cache() / "published").glob(f"*/{SCRIPT}")
+    (script,) = (places.downloads() / "published").glob(f"*/{SCRIPT}")
     script.write_text(script.read_text() + "\n")
     assert f"{script}: was changed" in refusal(cli, folder, f"{SCRIPT}:21", "bridge.watch(network)")
 
