@@ -25,7 +25,7 @@ ROWS = (
     ("recipe",),
     ("hookspecs",),
     ("types",),
-    ("ui", "errors", "files", "home", "seeding"),
+    ("ui", "tables", "errors", "files", "home", "seeding"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ALLOWED = {("files", "errors")}

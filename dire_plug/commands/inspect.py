@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.table import Column, Table
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.tables import run_summary
@@ -16,6 +15,7 @@ from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
 from dire_plug.runs.directory import find_run, list_runs
+from dire_plug.tables import Table
 
 out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder of run directories; default: runs/.")
 
@@ -29,7 +29,8 @@ def list_(what: str, out: Path | None) -> None:
 
 
 def _methods() -> Table:
-    table = Table("method", "title", "upstream", "commit", "licence", "scripts")
+    table = Table("method")
+    table.add_prose("title", "upstream", "commit", "licence", "scripts")
     for name in plugins.known("methods"):
         with _one_row(table, name):
             adapter = plugins.load_adapter(name)
@@ -41,7 +42,8 @@ def _methods() -> Table:
 
 
 def _recipes() -> Table:
-    table = Table("method", "recipe", "title", "arms", "presets")
+    table = Table("method", "recipe")
+    table.add_prose("title", "arms", "presets")
     for method in plugins.known("methods"):
         with _one_row(table, method, ""):
             folder = plugins.load_adapter(method).recipes()
@@ -69,7 +71,8 @@ def _one_row(table: Table, *cells: str) -> Iterator[None]:
 
 
 def _plugins() -> Table:
-    table = Table("kind", "name", "package", "entry point")
+    table = Table("kind", "name")
+    table.add_prose("package", "entry point")
     for kind in ("methods", "regularizers"):
         for name, point in plugins.known(kind).items():
             table.add_row(kind[:-1], name, point.dist.name if point.dist else "?", point.value)
@@ -78,7 +81,8 @@ def _plugins() -> Table:
 
 def _runs(out: Path | None) -> Table:
     root = (out or home.runs()).absolute()
-    table = Table(Column("run", overflow="fold"), "state", "stage", "updated")
+    table = Table("run")
+    table.add_prose("state", "stage", "updated")
     for run in list_runs(root):
         name = str(run.path.relative_to(root))
         with _one_row(table, name):
@@ -103,7 +107,8 @@ def show(run: str, out: Path | None) -> None:
     if not provenance.is_file():
         raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
     content = read_json(provenance)
-    table = Table("provenance", "")
+    table = Table("provenance")
+    table.add_prose("")
     for key in ("engine", "commit", "patch", "dataset", "seed"):
         table.add_row(key, str(content[key]))
     for session in content["sessions"]:

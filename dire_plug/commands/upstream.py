@@ -6,11 +6,11 @@ import shutil
 import sys
 
 import click
-from rich.table import Table
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.options import VERBOSE
 from dire_plug.runs.lock import hold
+from dire_plug.tables import Table
 
 UNDECIDABLE = 3
 
@@ -46,11 +46,10 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)
         shutil.rmtree(folder)  # where a script failed, its log is still there
-    table = Table(
-        title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps", title_justify="left"
-    )
-    for title in ("script", "verdict", "steps", "tensors", "files", "trace, last step", "with the test term"):
-        table.add_column(title, overflow="fold")
+    table = Table("script", title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps")
+    table.add_prose("verdict")
+    table.add_numbers("steps", "tensors", "files")
+    table.add_prose("trace, last step", "with the test term")
     for one in verdicts:
         table.add_row(*map(str, one.row()))
     ui.show(table)
