@@ -157,6 +157,19 @@ def test_what_a_recipe_says_cannot_become_markup(runs: list[ReportRun], tmp_path
     assert Reader((tmp_path / "page.html").read_text()).all("script") == []
 
 
+@pytest.mark.parametrize("address", ["javascript:alert(1)", "data:text/html,x", "http://x.org", "/home/me/clone"])
+def test_only_an_https_repository_is_a_link(runs: list[ReportRun], tmp_path: Path, address: str) -> None:
+    run = one(runs, "random")
+    upstream = {**run.provenance["upstream"], "repository": address}
+    write_report([replace(run, provenance={**run.provenance, "upstream": upstream})], tmp_path / "page.html")
+    page = Reader((tmp_path / "page.html").read_text())
+    assert address in (tmp_path / "page.html").read_text()
+    assert not [link for link in page.all("a") if not link["href"].startswith("#")]
+    write_report([run], tmp_path / "page.html")
+    links = [link["href"] for link in Reader((tmp_path / "page.html").read_text()).all("a")]
+    assert [link for link in links if not link.startswith("#")] == ["https://github.com/VILA-Lab/SRe2L"]
+
+
 def test_the_same_runs_give_the_same_page(page: Path, runs: list[ReportRun], tmp_path: Path) -> None:
     write_report(runs, tmp_path / "again.html", class_name="3", command="dire-plug report 'a <b>'")
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()

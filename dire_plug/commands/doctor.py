@@ -9,7 +9,7 @@ import click
 from dire_plug import home, plugins, ui
 from dire_plug.commands.options import DATA_ROOT
 from dire_plug.errors import DirePlugError
-from dire_plug.runs.provenance import hardware, versions
+from dire_plug.runs.provenance import code, hardware, versions
 from dire_plug.tables import Table
 
 
@@ -24,6 +24,7 @@ def doctor(data_root: Path | None) -> None:
     table.add_prose("value")
     for name, value in versions().items():
         table.add_row(name, value)
+    table.add_row("code", str(code()))
     for name, value in hardware(choose_device("auto")).items():
         table.add_row(name, str(value))
     places = {"home": home.home(), "cache": home.cache(), "runs": home.runs(), "data": data_root or default_root()}

@@ -15,6 +15,7 @@ from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
 from dire_plug.runs.directory import find_run, list_runs
+from dire_plug.runs.provenance import Code
 from dire_plug.tables import Table
 
 out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder of run directories; default: runs/.")
@@ -113,6 +114,7 @@ def show(run: str, out: Path | None) -> None:
         table.add_row(key, str(content[key]))
     for session in content["sessions"]:
         table.add_row("command", " ".join(session["command"]))
+        table.add_row("code", str(Code(**session["code"])))
         for group in ("versions", "hardware"):
             table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
     ui.show(table)
