@@ -196,6 +196,25 @@ def test_tables_hold_what_compare_prints(runs: list[ReportRun]) -> None:
     assert make_notes(found)[0] == "one synthesis per arm: no spread; --seeds 5 gives one"
 
 
+def test_the_best_of_a_column_is_bold_whoever_has_it(runs: list[ReportRun], tmp_path: Path) -> None:
+    values = {
+        "baseline": {"coverage": 0.5, "class_coverage": 0.1, "vendi": 3.0, "class_vendi": 1.001, "similarity": 0.5},
+        "dire": {"coverage": 0.5, "class_coverage": 0.2, "vendi": 2.0, "class_vendi": 1.0, "similarity": 0.4},
+        "random": {"coverage": 0.4, "class_coverage": 0.3, "vendi": 1.0, "class_vendi": 0.5, "similarity": 0.6},
+    }
+    shown = []
+    for arm, own in values.items():
+        run = one(runs, arm)
+        diversity = {space: {**found, **own} for space, found in run.metrics["diversity"].items()}
+        shown.append(replace(run, metrics={**run.metrics, "diversity": diversity}))
+    (found,) = group(shown)
+    rows = {row.kind: row.best for row in make_tables(found)[1].rows if row.kind in values}
+    assert rows == {"baseline": {0, 2, 3}, "dire": {0, 3, 4}, "random": {1}}
+    write_report(shown, tmp_path / "page.html")
+    assert '<td class="best">0.400' in (tmp_path / "page.html").read_text()
+    assert ".of-dire" not in (tmp_path / "page.html").read_text()
+
+
 def test_with_unequal_seeds_pairs_are_those_that_both_arms_have(runs: list[ReportRun]) -> None:
     chosen = [run for run in runs if (run.arm, run.seed) != ("control", 0)]
     (found,) = group(chosen)
