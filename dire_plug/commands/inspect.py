@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -92,22 +93,7 @@ def _runs(out: Path | None) -> Table:
     return table
 
 
-@click.command()
-@click.argument("run")
-@out_option
-def show(run: str, out: Path | None) -> None:
-    """Show one RUN: its folder name, a part of it that is unambiguous, or a path."""
-    found = find_run((out or home.runs()).absolute(), run)
-    state = found.state()
-    ui.show(f"{found.path}: {state}")
-    if state == "finished":
-        ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
-    elif error := found.status().get("error"):
-        ui.show(f"it ended with: {error}")
-    provenance = found.path / "provenance.json"
-    if not provenance.is_file():
-        raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
-    content = read_json(provenance)
+def _provenance(content: dict[str, Any]) -> Table:
     table = Table("provenance")
     table.add_prose("")
     for key in ("engine", "commit", "patch", "dataset", "seed"):
@@ -117,7 +103,40 @@ def show(run: str, out: Path | None) -> None:
         table.add_row("code", str(Code(**session["code"])))
         for group in ("versions", "hardware"):
             table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
-    ui.show(table)
+    return table
+
+
+@contextlib.contextmanager
+def _as_a_run_has_it(path: Path) -> Iterator[None]:
+    """Turn what a file's wrong shape leads to into an error that names the file: it may be damaged, or a stranger's."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DirePlugError(
+            f"{path}: isn't as a run of this version writes it ({what}); run its command again"
+        ) from error
+
+
+@click.command()
+@click.argument("run")
+@out_option
+def show(run: str, out: Path | None) -> None:
+    """Show one RUN: its folder name, a part of it that is unambiguous, or a path."""
+    found = find_run((out or home.runs()).absolute(), run)
+    state = found.state()
+    ui.show(f"{found.path}: {state}")
+    if state == "finished":
+        with _as_a_run_has_it(found.path / "metrics.json"):
+            ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
+    elif error := found.status().get("error"):
+        ui.show(f"it ended with: {error}")
+    provenance = found.path / "provenance.json"
+    if not provenance.is_file():
+        raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
+    content = read_json(provenance)
+    with _as_a_run_has_it(provenance):
+        ui.show(_provenance(content))
     for name in ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt"):
         if (found.path / name).exists():
             ui.show(f"  {found.path / name}")

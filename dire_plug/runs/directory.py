@@ -47,7 +47,8 @@ class RunFolder:
     def metrics(self) -> dict[str, Any]:
         """Return metrics.json of a finished run."""
         found = read_json(self.path / "metrics.json")
-        assert isinstance(found, dict)
+        if not isinstance(found, dict) or "accuracy" not in found or "diversity" not in found:
+            raise DirePlugError(f"{self.path / 'metrics.json'}: holds no run's metrics; remove the folder to run again")
         return found
 
     def make(self) -> None:
