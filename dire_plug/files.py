@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; say which file it was when it is not JSON."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DirePlugError(f"{path}: cannot be read as JSON: {error}") from error
 
 

@@ -53,6 +53,8 @@ METHODS = "cda, delt, dm, dwa, g-vbsm, infer, mtt, sre2l"
         ('run sre2l --set recipe="\\ud800"', r"line 1: '\ud800' isn't Unicode text"),
         ("run sre2l --set evaluate.lr=\udcff", r"--set evaluate.lr=\udcff: "),
         ("run sre2l --recipe \udcff.yaml", r"recipe \udcff.yaml: no such file"),
+        ("run dm --ipc 1000000 --dry-run", "ipc: must be at most 10000 (is 1000000)"),
+        ("run dm --set ipc=9223372036854775808 --dry-run", "ipc: must be at most 10000"),
         ("run sre2l --set title=x", "title: can't be changed here (from --set)"),
         ("run sre2l --set recover.flags.exp-name=x", "exp-name: can't be set in a recipe: the tool chooses where"),
         ("run sre2l --dire --set regularizers.dire.r_x=1", "regularizers.dire.r_x: unknown key (did you mean 'r_"),
@@ -419,3 +421,28 @@ def test_a_damaged_status_file_is_named(cli: Cli, bare_home: Path, finished: Pat
     answer = cli("run", "sre2l", "--recipe", recipe, *NATIVE)
     assert answer.code == 2
     assert answer.err.startswith(f"error: {path}: cannot be read as JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "[]"),
+        ("metrics.json", "{}"),
+        ("metrics.json", '{"accuracy": {}, "diversity": {"T": null}, "arm": "a", "seed": 0, "ipc": 1, "engine": "x"}'),
+        ("metrics.json", '{"accuracy": [], "diversity": []}'),
+        ("metrics.json", "[" * 100_000),
+        ("provenance.json", "[]"),
+        ("provenance.json", "{}"),
+        ("provenance.json", '{"engine": 1, "commit": 1, "patch": 1, "dataset": 1, "seed": 1, "sessions": [{}]}'),
+        ("status.json", "[]"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_when_it_is_shown(
+    cli: Cli, bare_home: Path, baseline: Path, name: str, content: str
+) -> None:
+    folder = bare_home / "runs" / "sre2l" / "tiny" / baseline.name
+    shutil.copytree(baseline, folder)
+    (folder / name).write_text(content)
+    answer = cli("show", folder)
+    assert answer.code == 2
+    assert f"error: {folder / name}: " in answer.err

@@ -26,7 +26,7 @@ ROWS = (
     ("recipe",),
     ("hookspecs",),
     ("types",),
-    ("ui", "errors", "files", "home", "seeding"),
+    ("ui", "tables", "errors", "files", "home", "seeding"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ALLOWED = {("files", "errors")}

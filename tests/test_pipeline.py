@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline.request import choose_device, choose_engine
 from dire_plug.recipe import REAL_IMAGE_ARMS
 from dire_plug.stages import images
+from dire_plug.store.provenance import code
 
 
 def request(recipe: Path, arm: str = "baseline", **more: Any) -> Request:
@@ -88,6 +90,7 @@ def test_provenance_tells_what_made_the_run(baseline: Path) -> None:
     (session,) = provenance["sessions"]
     assert torch.__version__.startswith(session["versions"]["torch"])
     assert session["hardware"]["device"] == choose_device("auto")
+    assert session["code"] == asdict(code())
     assert len(provenance["dataset"]) == 64
 
 

@@ -88,7 +88,7 @@ class Broken:
 
 
 def rows_of(output: str) -> dict[str, str]:
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[0] == "│"]
+    rows = [re.split(r"\s{2,}", line.strip()) for line in output.splitlines()]
     return {row[0]: " ".join(row[1:]) for row in rows}
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from dire_plug import ui
 from dire_plug.ablate import (
@@ -35,6 +33,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.pipeline import Request
 from dire_plug.store.runs import runs_root
+from dire_plug.tables import Table
 
 COMPONENTS, SWEEP = "components", "sweep"
 DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
@@ -122,9 +121,8 @@ def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid
 
 
 def _settings_table(title: str, settings: Sequence[Setting]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD)
-    for column in ("setting", "arm", "changes"):
-        table.add_column(column)
+    table = Table("setting", title=title)
+    table.add_prose("arm", "changes")
     for setting in settings:
         table.add_row(setting.name, setting.arm, " ".join(setting.changes) or "–")
     return table

@@ -7,13 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
-
 from dire_plug import home, ui
 from dire_plug.pipeline import Run
 from dire_plug.pipeline.request import absence
+from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
 
 REAL_PLANS = {
@@ -35,13 +32,12 @@ def show_plan(planned: Run) -> None:
     recipe = resolved.recipe
     ui.show(f"{planned.adapter.title}: recipe {planned.source.stem}, arm {request.arm}, seed {request.seed}")
     ui.show(f"engine: {planned.engine}{'' if planned.ready else f'; {absence(planned.adapter)}'}")
-    table = Table(title="recipe", title_justify="left", title_style="italic", box=SIMPLE_HEAD)
-    for title in ("key", "value", "from", "source"):
-        table.add_column(title, overflow="fold")
+    table = Table("key", title="recipe")
+    table.add_prose("value", "from", "source")
     content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
     for key, value in flatten(content):
         layer, _, source = resolved.origin.get(key, "default").partition("; ")
-        table.add_row(key, escape(_short(value)), layer, escape(source))
+        table.add_row(key, _short(value), layer, source)
     ui.show(table)
     if planned.engine == "none":
         ui.show(f"plan: {REAL_PLANS[request.arm]}; nothing is synthesized")

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
@@ -17,6 +15,7 @@ from dire_plug.commands.options import OUT, check_settings
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.pipeline.evaluate_set import EvaluatedSet, evaluate_set
+from dire_plug.tables import Table
 
 ONE = "students of ONE set: another synthesis may give something else; --per-set 5 gives a spread over students"
 SPREAD = "± is over the students of ONE set; what another synthesis would give isn't in it"
@@ -57,10 +56,8 @@ def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs:
 
 def _render(found: EvaluatedSet) -> RenderableType:
     title = f"{describe_set(found.condensed)} · protocol {found.accuracy['protocol']} of recipe {found.recipe}"
-    table = Table(title="accuracy", title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("student", no_wrap=True)
-    for heading in ("students", "last %", "best on test %"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table("student", title="accuracy")
+    table.add_numbers("students", "last %", "best on test %")
     for name, student in found.accuracy["students"].items():
         table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in ("last", "best")))
     several = any(len(student["last"]) > 1 for student in found.accuracy["students"].values())

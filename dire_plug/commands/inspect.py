@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.table import Column, Table
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.tables import run_summary
@@ -15,7 +15,9 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
+from dire_plug.store.provenance import Code
 from dire_plug.store.runs import find_run, list_runs
+from dire_plug.tables import Table
 
 out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder of run directories; default: runs/.")
 
@@ -29,7 +31,8 @@ def list_(what: str, out: Path | None) -> None:
 
 
 def _methods() -> Table:
-    table = Table("method", "title", "upstream", "commit", "licence", "scripts")
+    table = Table("method")
+    table.add_prose("title", "upstream", "commit", "licence", "scripts")
     for name in plugins.known("methods"):
         with _one_row(table, name):
             adapter = plugins.load_adapter(name)
@@ -41,7 +44,8 @@ def _methods() -> Table:
 
 
 def _recipes() -> Table:
-    table = Table("method", "recipe", "title", "arms", "presets")
+    table = Table("method", "recipe")
+    table.add_prose("title", "arms", "presets")
     for method in plugins.known("methods"):
         with _one_row(table, method, ""):
             folder = plugins.load_adapter(method).recipes()
@@ -69,7 +73,8 @@ def _one_row(table: Table, *cells: str) -> Iterator[None]:
 
 
 def _plugins() -> Table:
-    table = Table("kind", "name", "package", "entry point")
+    table = Table("kind", "name")
+    table.add_prose("package", "entry point")
     for kind in ("methods", "regularizers"):
         for name, point in plugins.known(kind).items():
             table.add_row(kind[:-1], name, point.dist.name if point.dist else "?", point.value)
@@ -78,13 +83,39 @@ def _plugins() -> Table:
 
 def _runs(out: Path | None) -> Table:
     root = (out or home.runs()).absolute()
-    table = Table(Column("run", overflow="fold"), "state", "stage", "updated")
+    table = Table("run")
+    table.add_prose("state", "stage", "updated")
     for run in list_runs(root):
         name = str(run.path.relative_to(root))
         with _one_row(table, name):
             status = run.status()
             table.add_row(name, run.state(), str(status.get("stage", "?")), str(status.get("updated", "?")))
     return table
+
+
+def _provenance(content: dict[str, Any]) -> Table:
+    table = Table("provenance")
+    table.add_prose("")
+    for key in ("engine", "commit", "patch", "dataset", "seed"):
+        table.add_row(key, str(content[key]))
+    for session in content["sessions"]:
+        table.add_row("command", " ".join(session["command"]))
+        table.add_row("code", str(Code(**session["code"])))
+        for group in ("versions", "hardware"):
+            table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
+    return table
+
+
+@contextlib.contextmanager
+def _as_a_run_has_it(path: Path) -> Iterator[None]:
+    """Turn what a file's wrong shape leads to into an error that names the file: it may be damaged, or a stranger's."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DirePlugError(
+            f"{path}: isn't as a run of this version writes it ({what}); run its command again"
+        ) from error
 
 
 @click.command()
@@ -96,21 +127,16 @@ def show(run: str, out: Path | None) -> None:
     state = found.state()
     ui.show(f"{found.path}: {state}")
     if state == "finished":
-        ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
+        with _as_a_run_has_it(found.path / "metrics.json"):
+            ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
     elif error := found.status().get("error"):
         ui.show(f"it ended with: {error}")
     provenance = found.path / "provenance.json"
     if not provenance.is_file():
         raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
     content = read_json(provenance)
-    table = Table("provenance", "")
-    for key in ("engine", "commit", "patch", "dataset", "seed"):
-        table.add_row(key, str(content[key]))
-    for session in content["sessions"]:
-        table.add_row("command", " ".join(session["command"]))
-        for group in ("versions", "hardware"):
-            table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
-    ui.show(table)
+    with _as_a_run_has_it(provenance):
+        ui.show(_provenance(content))
     for name in ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt"):
         if (found.path / name).exists():
             ui.show(f"  {found.path / name}")

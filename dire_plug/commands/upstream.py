@@ -6,14 +6,13 @@ import shutil
 import sys
 
 import click
-from rich.table import Table
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.options import VERBOSE
 from dire_plug.store.lock import hold
+from dire_plug.tables import Table
 
 UNDECIDABLE = 3
-TITLES = ("script", "patch", "gradient, relative error", "calls", "answered", "steps", "files", "trace, last step")
 
 
 @click.command()
@@ -47,11 +46,12 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)
         shutil.rmtree(folder)  # where a script failed, its log is still there
-    table = Table(
-        title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps", title_justify="left"
-    )
-    for title in TITLES:
-        table.add_column(title, overflow="fold")
+    table = Table("script", title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps")
+    table.add_prose("patch")
+    table.add_numbers("gradient, relative error", "calls")
+    table.add_prose("answered")
+    table.add_numbers("steps", "files")
+    table.add_prose("trace, last step")
     for one in verdicts:
         table.add_row(*map(str, one.row()))
     ui.show(table)

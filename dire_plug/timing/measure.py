@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> Sid
 
 
 def _about(sides: Sequence[Side], how: TimingRequest) -> dict[str, Any]:
-    from dire_plug.store.provenance import hardware, versions
+    from dire_plug.store.provenance import code, hardware, versions
 
     run = sides[0].run
     return {
@@ -126,4 +126,5 @@ def _about(sides: Sequence[Side], how: TimingRequest) -> dict[str, Any]:
         "seed": SEED,
         "hardware": hardware(str(run.device)),
         "versions": versions(),
+        "code": asdict(code()),
     }
