@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from scipy import stats
+
 FEW = 5
 """Below this number of pairs an interval says little, and the table says so."""
 
@@ -110,7 +112,5 @@ def paired_difference(first: Sequence[float | None], second: Sequence[float | No
     n = len(differences)
     if n < 2:
         return Difference(differences[0], None, n)
-    from scipy import stats
-
     error = statistics.stdev(differences) / math.sqrt(n)
     return Difference(statistics.fmean(differences), float(stats.t.ppf(0.975, n - 1)) * error, n)

@@ -15,15 +15,13 @@ real row of each x is therefore taken by the difference itself; further ones wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from dire_plug.api.rows import COINCIDING
 from dire_plug.errors import DirePlugError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def sum_distances(rows: Tensor, real: Tensor, *, excluded: Tensor | None, paired: bool) -> Tensor:

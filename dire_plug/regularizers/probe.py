@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from dire_plug.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.types import Batch
+from dire_plug.types import Batch
 
 WEIGHT = 1e-3
 SEED = 1
@@ -49,8 +45,6 @@ class Probe:
     @hookimpl
     def loss_term(self, batch: Batch) -> Tensor:
         """Return the term of one step."""
-        import torch
-
         embeddings, self.labels = batch.embeddings, batch.labels
         count, width = embeddings.shape
         largest = embeddings.detach().abs().amax().clamp_min(torch.finfo(embeddings.dtype).tiny)
@@ -63,8 +57,6 @@ class Probe:
     @hookimpl
     def initial_images(self, images: Tensor) -> Tensor | None:
         """Return seeded images of the script's own shape, [N, 3, H, W]; None where `answers` is off."""
-        import torch
-
         if not self.answers:
             return None
         drawn = torch.rand(images.shape, generator=torch.Generator().manual_seed(SEED))

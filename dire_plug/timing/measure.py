@@ -11,6 +11,7 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
+from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.store.runs import Request
 from dire_plug.timing.children import Took, run_side, run_whole
 from dire_plug.timing.estimates import SideTiming, Timing
@@ -110,8 +111,6 @@ def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> Sid
 
 
 def _about(sides: Sequence[Side], how: TimingRequest) -> dict[str, Any]:
-    from dire_plug.store.provenance import code, hardware, versions
-
     run = sides[0].run
     return {
         "recipe": how.request.recipe,

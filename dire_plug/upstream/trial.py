@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from dire_plug.data import whitening
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.files import digest_file, make_folder, write_atomically
 from dire_plug.models import build
@@ -259,8 +260,6 @@ def describe_synthesis(
 def _whitening(trial: Trial, folder: Path) -> str | None:
     if not trial.adapter.whitens(trial.inputs.recipe.recover):
         return None
-    from dire_plug.data import whitening
-
     return str(whitening.ensure(folder / "whitening.safetensors", trial.materials.dataset.train))
 
 
