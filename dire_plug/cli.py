@@ -29,6 +29,8 @@ COMMANDS = {
     "doctor": "dire_plug.commands.doctor:doctor",
 }
 INTERRUPTED = 130
+NO_ROOM = "failed to map segment from shared object"
+"""What the loader says of torch's libraries where `ulimit -v` is too small for them."""
 
 
 class Commands(click.Group):
@@ -79,6 +81,8 @@ def main(arguments: list[str] | None = None) -> Any:
         _end(f"error: {where}: {what}; what is finished is kept", 2)
     except Exception as error:
         _show_traceback()
+        if isinstance(error, MemoryError) or NO_ROOM in str(error):
+            _end(f"error: not enough memory ({str(error) or 'see ulimit -v'}); give more or ask for less", 2)
         _end(_unforeseen(error, sys.argv[1:] if arguments is None else arguments), 1)
 
 
