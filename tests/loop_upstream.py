@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -186,5 +186,6 @@ def in_this_process() -> Iterator[None]:
 def run_here(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
     """Run jobs one after the other in this process, so that what a test has changed in the package acts in them."""
     for job in jobs:
-        with in_this_process():
+        (folder := job.folder / "cwd").mkdir()
+        with in_this_process(), chdir(folder):
             child.run_job(job, lambda event: None)

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from conftest import Cli
 from loop_upstream import INSERTIONS, LoopAdapter, make_loop, make_loop_known, run_here, write_patch
 from scaffolds import VALUES, fill, forget, install_package
 from third_party_plugin import ThirdParty
+from upstreams import vendor_or_skip
 
 from dire_plug import bridge
+from dire_plug.adapters.dwa import DWA
 from dire_plug.plugins import load_adapter
 from dire_plug.scaffold.method import Published, new_method
 from dire_plug.synthesis import running
 from dire_plug.synthesis.terms import Terms
 from dire_plug.synthesis.watching import EmbeddingWatch
-from dire_plug.upstream.vendor import vendor
+from dire_plug.upstream.patching import make_patch, read_patch
+from dire_plug.upstream.vendor import require_vendored, unpatched_copy, vendor
 from dire_plug.upstream.verify import ScriptVerdict, verify
 
 Change = Callable[[pytest.MonkeyPatch], None]
@@ -237,3 +241,83 @@ def test_what_patch_insert_made_is_checked_too(
     assert verdict.holds is (not found)
     for check, says in found.items():
         assert says in verdict.problems[check]
+
+
+# A published script.
+
+
+class MovedDWA(DWA):
+    """DWA with another patch of its CIFAR script than the one that ships."""
+
+    folder: Path
+
+    def patches(self) -> Path:
+        """Return the folder of the patch."""
+        return self.folder
+
+
+@pytest.fixture
+def moved_dwa(bare_home: Path, tmp_path: Path) -> Callable[[str, int, int], MovedDWA]:
+    """Return a function that moves what stands after one line of DWA's CIFAR script behind another; 0 leaves it out."""
+
+    def call(call_of: str, before: int, after: int) -> MovedDWA:
+        vendor_or_skip(DWA())
+        source, target = DWA().patches(), tmp_path / "patches"
+        shutil.copytree(source, target)
+        patch = read_patch(source / "bridge.patch")
+        places = {file.path: {hunk.after: list(hunk.inserted) for hunk in file.hunks} for file in patch.files}
+        (path,) = (name for name, lines in places.items() if call_of in "".join(lines.get(before, [])))
+        lines = places[path].pop(before)
+        if after:
+            places[path][after] = lines
+        places = {name: found for name, found in places.items() if found}
+        published = unpatched_copy(DWA(), require_vendored(DWA()), tmp_path / "published")
+        contents = {name: (published / name).read_bytes() for name in places}
+        (target / "bridge.patch").write_text(make_patch(contents, places, commit=patch.commit))
+        adapter = MovedDWA()
+        adapter.folder = target
+        vendor(adapter)
+        return adapter
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+@pytest.mark.every_script
+@pytest.mark.parametrize(
+    ("moved_line", "check", "says"),
+    [
+        (("bridge.start", 38, 43), "answered", "batch 0: 4 images stay where bridge.start put them"),
+        (("bridge.start", 38, 0), "calls", "bridge.start is never called"),
+        (("bridge.image_index", 98, 0), "answered", "2 of 4 images aren't saved under their number"),
+        (
+            ("bridge.step_done", 114, 109),
+            "calls",
+            "batch 0: step 0: bridge.step_done comes before the optimiser's step",
+        ),
+    ],
+)
+def test_a_wrong_patch_of_dwa_is_found(
+    moved_dwa: Callable[[str, int, int], MovedDWA],
+    moved_line: tuple[str, int, int],
+    check: str,
+    says: str,
+    tmp_path: Path,
+) -> None:
+    (verdict,) = verify(moved_dwa(*moved_line), scripts=["cifar-100"], workdir=tmp_path / "work", run=run_here)
+    assert "inert" not in verdict.problems
+    assert any(says in problem for problem in verdict.problems[check]), verdict.problems
+
+
+@pytest.mark.slow
+@pytest.mark.upstream
+@pytest.mark.every_script
+@pytest.mark.parametrize("name", ["sign flipped in bridge.loss", "embeddings rolled by one row", "in step 0 only"])
+def test_dwa_under_a_wrong_bridge_is_found(
+    name: str, bare_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor_or_skip(DWA())
+    BRIDGES[name](monkeypatch)
+    (verdict,) = verify(DWA(), scripts=["cifar-100"], workdir=tmp_path / "work", run=run_here)
+    assert list(verdict.problems) == ["gradient"]
