@@ -40,7 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
-    """A home folder with one finished baseline run by the native engine, and so with its teachers; never changed."""
+    """A home folder with one finished baseline run by the native engine, and so with its networks; never changed."""
     home = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIRE_PLUG_HOME", str(home))
@@ -64,8 +64,16 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def home(bare_home: Path, finished: Path) -> Path:
-    """A home folder of the test's own, with the tiny recipe's teachers but no run."""
-    shutil.copytree(finished / "cache", bare_home / "cache")
+    """A home folder of the test's own, with the tiny recipe's networks and what real images are in them, but no run."""
+    for kind in ("network", "embeddings", "radii", "reference"):
+        shutil.copytree(finished / "store" / kind, bare_home / "store" / kind)
+    return bare_home
+
+
+@pytest.fixture
+def finished_home(bare_home: Path, finished: Path) -> Path:
+    """A home folder of the test's own, with the finished baseline run."""
+    shutil.copytree(finished, bare_home)
     return bare_home
 
 

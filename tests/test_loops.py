@@ -76,7 +76,7 @@ def test_a_slot_without_a_step_ends_with_its_start_images(tmp_path: Path) -> Non
     synthesis = make(tmp_path)
     images, _ = begin(synthesis)
     synthesis.end_pass()
-    assert torch.equal(collect(tmp_path / "passes", 1)[0], images.detach())
+    assert torch.equal(collect({0: tmp_path / "passes"})[0], images.detach())
 
 
 def test_what_a_script_learned_is_kept_when_the_pass_ends(tmp_path: Path) -> None:

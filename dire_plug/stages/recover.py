@@ -186,10 +186,10 @@ def _synthesize(
     if len(missing) < len(passes):
         ui.say(f"recover: {len(passes) - len(missing)} of {len(passes)} passes were finished before")
     spec = synthesis_spec(run, networks, inputs, embeddings, folder=work)
-    chained, plan = keeps_state(run), run.plan
-    if chained and missing[0] > 0:
-        before = pass_file(run.store.path(passes[missing[0] - 1]), missing[0] - 1)
-        link(before, pass_file(work / PASSES, missing[0] - 1))
+    plan = run.plan
+    if keeps_state(run):
+        for before in (index - 1 for index in missing if index > 0 and index - 1 not in missing):
+            link(pass_file(run.store.path(passes[before]), before), pass_file(work / PASSES, before))
     total = plan.passes * plan.slots_per_pass * spec.steps
     engine = _run_upstream if run.engine == "upstream" else _run_native
     with ui.progress(f"recover ({run.arm}, {run.engine})", total) as advance:
