@@ -65,7 +65,7 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def home(bare_home: Path, finished: Path) -> Path:
     """A home folder of the test's own, with the tiny recipe's teachers but no run."""
-    shutil.copytree(finished / "cache", bare_home / "cache")
+    shutil.copytree(finished / "store", bare_home / "store")
     return bare_home
 
 
