@@ -116,7 +116,7 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
     content = {
         "protocol": section.model_dump(mode="json", exclude={"students", "per_synthesis"}),
         "networks": [one.name for one in networks.in_loop.values()],
-        "images": images.source.digest,
+        "images": images.source.digest or sorted(one.name for one in images.source.artefacts.values()),
         "seed": run.seed,
         "dataset": run.dataset.digest,
     }

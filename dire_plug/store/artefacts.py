@@ -29,6 +29,8 @@ from dire_plug.store.lock import hold
 ENTRY = "entry.json"
 MADE_FROM = "made_from.json"
 """In a work folder: the contents of the inputs from which it was begun."""
+KEYS = {"kind", "decided_by", "inputs", "made_from", "files", "content", "made"}
+"""Of entry.json."""
 WORK, LOCKS = "work", "locks"
 """Folders of the store that hold no entries: what is being made, and by whom."""
 LENGTH = 20
@@ -111,6 +113,24 @@ class Store:
             return None
         self._sound.add(artefact.name)
         return entry
+
+    def read(self, name: str) -> Artefact | None:
+        """Return the artefact whose entry has this name, as the entries that it is made from tell it.
+
+        None where one of them isn't there, or isn't what its name says.
+        """
+        return self._read(name, {})
+
+    def _read(self, name: str, known: dict[str, Artefact | None]) -> Artefact | None:
+        if name not in known:
+            recorded = self._recorded(name)
+            known[name] = None if recorded is None else self._rebuild(name, recorded, known)
+        return known[name]
+
+    def _rebuild(self, name: str, recorded: dict[str, Any], known: dict[str, Artefact | None]) -> Artefact | None:
+        inputs = {role: found for role, one in recorded["inputs"].items() if (found := self._read(one, known))}
+        made = Artefact(recorded["kind"], recorded["decided_by"], inputs)
+        return made if made.name == name else None
 
     def ensure(self, artefact: Artefact, make: Callable[[Path], None]) -> Path:
         """Return the folder of an entry; call `make` with a work folder to fill it where it isn't there.
@@ -226,7 +246,7 @@ class Store:
             return None
         with contextlib.suppress(DirePlugError):
             found = read_json(file)
-            if isinstance(found, dict) and {"content", "files", "made", "made_from"} <= found.keys():
+            if isinstance(found, dict) and found.keys() >= KEYS:
                 return found
         return None
 
