@@ -1,4 +1,4 @@
-"""The options that `run` and `compare` share."""
+"""The options that commands share which make runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from dire_plug import ui
-from dire_plug.store.runs import Request
+from dire_plug.store.runs import RERUN, Request
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,7 +19,30 @@ OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for ru
 DATA_ROOT = click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
 OFFLINE = click.option("--offline", is_flag=True, help="Never touch the network.")
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+KEEP_LABELS = click.option(
+    "--keep-labels", is_flag=True, help="Keep stored labels after the last student; at ImageNet's size they are large."
+)
+WAIT = click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait for another process that works on the same run, or end with exit code 75.",
+)
 """Options that further commands have too."""
+
+
+def rerun_option(*stages: str) -> Callable[[Function], Function]:
+    """Return `--rerun STAGE` with these stages."""
+    return click.option(
+        "--rerun",
+        multiple=True,
+        type=click.Choice(stages),
+        metavar="STAGE",
+        help=f"Make again what this stage left in the store: {', '.join(stages)}; may be given several times.",
+    )
+
+
+RERUN_STAGES = rerun_option(*RERUN)
 
 OPTIONS = (
     click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
@@ -47,6 +70,9 @@ OPTIONS = (
     OUT,
     DATA_ROOT,
     OFFLINE,
+    RERUN_STAGES,
+    KEEP_LABELS,
+    WAIT,
     click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what would run; run nothing."),
     VERBOSE,
 )
