@@ -26,6 +26,9 @@ COMMANDS = {
     "patch": "dire_plug.commands.patch:patch",
     "list": "dire_plug.commands.inspect:list_",
     "show": "dire_plug.commands.inspect:show",
+    "clean": "dire_plug.commands.store:clean",
+    "export": "dire_plug.commands.store:export",
+    "import": "dire_plug.commands.store:import_",
     "doctor": "dire_plug.commands.doctor:doctor",
 }
 INTERRUPTED = 130

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dire_plug import ui
-from dire_plug.commands.options import OUT, check_settings
+from dire_plug.commands.options import KEEP_LABELS, OUT, WAIT, check_settings, rerun_option
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.pipeline.evaluate_set import EvaluatedSet, evaluate_set
@@ -34,6 +34,9 @@ SPREAD = "± is over the students of ONE set; what another synthesis would give 
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each student; default: the recipe's.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the students; default: the run's, or 0.")
 @OUT
+@rerun_option("squeeze", "evaluate")
+@KEEP_LABELS
+@WAIT
 @set_options
 def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs: int | None, **options: Any) -> None:
     """Train students on the condensed set at PATH under a recipe's protocol, and test them on real images.

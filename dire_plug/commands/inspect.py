@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Group, RenderableType
 
 from dire_plug import home, plugins, ui
-from dire_plug.commands.tables import run_summary
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
-from dire_plug.pipeline import FinishedRun
+from dire_plug.files import format_bytes, read_json
 from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
+from dire_plug.store.keeping import KINDS, read_entries, runs_naming, weigh
 from dire_plug.store.provenance import Code
 from dire_plug.store.runs import find_run, list_runs
 from dire_plug.tables import Table
@@ -23,11 +23,19 @@ out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs"]))
+@click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs", "artefacts"]))
+@click.option("--kind", type=click.Choice(KINDS), help="Of artefacts, those of one kind.")
 @out_option
-def list_(what: str, out: Path | None) -> None:
-    """List methods, recipes, plugins or runs."""
-    ui.show({"methods": _methods, "recipes": _recipes, "plugins": _plugins}[what]() if what != "runs" else _runs(out))
+def list_(what: str, kind: str | None, out: Path | None) -> None:
+    """List methods, recipes, plugins, runs, or the artefacts in the store."""
+    if kind is not None and what != "artefacts":
+        raise DirePlugError(f"--kind {kind}: only artefacts are of a kind; write `dire-plug list artefacts`")
+    if what == "runs":
+        ui.show(_runs(out))
+    elif what == "artefacts":
+        ui.show(_artefacts(kind))
+    else:
+        ui.show({"methods": _methods, "recipes": _recipes, "plugins": _plugins}[what]())
 
 
 def _methods() -> Table:
@@ -118,11 +126,34 @@ def _as_a_run_has_it(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _artefacts(kind: str | None) -> RenderableType:
+    store = home.store()
+    found = [one for one in read_entries(store).values() if kind in (None, one.kind)]
+    if not found:
+        which = "no artefact" if kind is None else f"no artefact of kind {kind}"
+        return f"{store}: holds {which} yet; runs leave them there: dire-plug run sre2l --dire"
+    table = Table("kind", "digest")
+    table.add_numbers("size", "runs")
+    table.add_prose("made", "torch", "threads", "device")
+    counts = runs_naming(store, [home.runs()])
+    for one in found:
+        versions, hardware = one.made.get("versions", {}), one.made.get("hardware", {})
+        told = versions.get("torch", "?"), hardware.get("threads", "?"), hardware.get("device", "?")
+        cells = one.kind, one.path.name, format_bytes(one.bytes), counts.get(one.name, 0), one.made.get("when", "?")
+        table.add_row(*map(str, (*cells, *told)))
+    freed, linked = weigh(one.path for one in found)
+    count = f"{len(found)} artefact{'' if len(found) == 1 else 's'}"
+    return Group(table, f"{count}, {format_bytes(freed + linked)} in {store}")
+
+
 @click.command()
 @click.argument("run")
 @out_option
 def show(run: str, out: Path | None) -> None:
     """Show one RUN: its folder name, a part of it that is unambiguous, or a path."""
+    from dire_plug.commands.tables import run_summary
+    from dire_plug.pipeline import FinishedRun
+
     found = find_run((out or home.runs()).absolute(), run)
     state = found.state()
     ui.show(f"{found.path}: {state}")

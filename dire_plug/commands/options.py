@@ -1,4 +1,4 @@
-"""The options that `run` and `compare` share."""
+"""The options that commands share which make runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import click
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe.layers import split_setting
-from dire_plug.store.runs import Request
+from dire_plug.store.runs import RERUN, Request
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -25,7 +25,30 @@ DATA_ROOT = click.option(
 )
 OFFLINE = click.option("--offline", is_flag=True, help="Never touch the network.")
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+KEEP_LABELS = click.option(
+    "--keep-labels", is_flag=True, help="Keep stored labels after the last student; at ImageNet's size they are large."
+)
+WAIT = click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait for another process that works on the same run, or end with exit code 75.",
+)
 """Options that further commands have too."""
+
+
+def rerun_option(*stages: str) -> Callable[[Function], Function]:
+    """Return `--rerun STAGE` with these stages."""
+    return click.option(
+        "--rerun",
+        multiple=True,
+        type=click.Choice(stages),
+        metavar="STAGE",
+        help=f"Make again what this stage left in the store: {', '.join(stages)}; may be given several times.",
+    )
+
+
+RERUN_STAGES = rerun_option(*RERUN)
 
 OPTIONS = (
     click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
@@ -53,6 +76,9 @@ OPTIONS = (
     OUT,
     DATA_ROOT,
     OFFLINE,
+    RERUN_STAGES,
+    KEEP_LABELS,
+    WAIT,
     click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what would run; run nothing."),
     VERBOSE,
 )

@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, OUT, VERBOSE, contradiction
+from dire_plug.commands.options import (
+    DATA_ROOT,
+    DEVICE,
+    KEEP_LABELS,
+    OFFLINE,
+    OUT,
+    RERUN_STAGES,
+    VERBOSE,
+    WAIT,
+    contradiction,
+)
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline import Request
@@ -57,6 +67,9 @@ class Asked:
 @OUT
 @DATA_ROOT
 @OFFLINE
+@RERUN_STAGES
+@KEEP_LABELS
+@WAIT
 @click.option("--dry-run", is_flag=True, help="List the runs with their state and what they would cost; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print table.json in the place of the table.")
 @VERBOSE

@@ -33,6 +33,7 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     notes = full_notes(metrics) if metrics["arm"] == "full" else []
     if metrics.get("judged") == "validation":
         notes.append(JUDGED_ON_VALIDATION)
+    notes += finished.notes
     return Group(*parts, diversity, *(Text(f"  {line}", style="dim") for line in notes))
 
 

@@ -100,6 +100,7 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     lines.append("real reference: as many real held-out images, mean over draws")
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
+    lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)
     return lines
 
 

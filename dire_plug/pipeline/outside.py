@@ -66,6 +66,9 @@ class SetRequest:
     out: Path | None = None
     data_root: Path | None = None
     offline: bool = False
+    rerun: tuple[str, ...] = ()
+    keep_labels: bool = False
+    wait: bool = True
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,9 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         out=request.out,
         data_root=request.data_root,
         offline=request.offline,
+        rerun=request.rerun,
+        keep_labels=request.keep_labels,
+        wait=request.wait,
     )
     planned = plan_run(plain)
     name = planned.recipe.dataset.name

@@ -23,6 +23,7 @@ from dire_plug.stages.recover import name_source, recover
 from dire_plug.stages.squeeze import squeeze
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences
+from dire_plug.store.keeping import register
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import ARTEFACTS, Request, Run, RunFolder, run_folder
 from dire_plug.upstream.patching import patch_digest
@@ -61,6 +62,7 @@ def run_arm(request: Request) -> FinishedRun:
     ):
         finished = folder.state() == "finished"
         _record(run, roles, folder)
+        register(run.store.root, run.root, folder.artefacts())
         begin("squeeze")
         networks = squeeze(run)
         begin("prepare")
