@@ -1,9 +1,13 @@
 """The module map of the design: a module imports from rows below its own only."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from dire_plug.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1] / "dire_plug"
 ROWS = (
@@ -76,3 +80,14 @@ def test_adapters_and_what_they_are_written_with_import_no_torch_at_module_level
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             assert not [name for name in (*names, module) if name.split(".")[0] in {"torch", "torchvision"}], path
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    program = (
+        "import sys\nfrom dire_plug.cli import main\n"
+        f"try:\n    main({[word for word in (command, '--help') if word]!r})\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'matplotlib', 'sklearn', 'pandas') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dire_plug import home, ui
-from dire_plug.pipeline import Run
-from dire_plug.pipeline.request import absence
 from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline import Run
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
@@ -27,6 +28,7 @@ HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 def show_plan(planned: Run) -> None:
     """Print what a run would do; nothing of it needs data, or upstream's code."""
     from dire_plug.data import class_count
+    from dire_plug.pipeline.request import absence
 
     request, resolved = planned.request, planned.resolved
     recipe = resolved.recipe

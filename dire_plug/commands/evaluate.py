@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Group, RenderableType
@@ -14,8 +14,10 @@ from dire_plug import ui
 from dire_plug.commands.options import KEEP_LABELS, OUT, WAIT, check_settings, rerun_option
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
-from dire_plug.pipeline.evaluate_set import EvaluatedSet, evaluate_set
 from dire_plug.tables import Table
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline.evaluate_set import EvaluatedSet
 
 ONE = "students of ONE set: another synthesis may give something else; --per-set 5 gives a spread over students"
 SPREAD = "± is over the students of ONE set; what another synthesis would give isn't in it"
@@ -44,6 +46,8 @@ def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs:
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
     same command finds its finished students again, or goes on with them.
     """
+    from dire_plug.pipeline.evaluate_set import evaluate_set
+
     given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
     given |= {"epochs": ("--epochs", epochs)}
     check_settings(options["settings"], {f"evaluate.{key}": value for key, value in given.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Group, RenderableType
@@ -13,8 +13,10 @@ from dire_plug import ui
 from dire_plug.commands.options import check_settings
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.files import write_json
-from dire_plug.pipeline.measure_set import OWN, MeasuredSet, measure_set
 from dire_plug.tables import Table
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline.measure_set import MeasuredSet
 
 COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     ("coverage", "coverage %", 100, 1),
@@ -54,6 +56,8 @@ def measure(
 
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run.
     """
+    from dire_plug.pipeline.measure_set import OWN, measure_set
+
     check_settings(options["settings"], {"measure.nearest_k": ("--nearest-k", nearest_k)})
     request = make_set_request(path, **options)
     found = measure_set(request, embeddings=embeddings or OWN, weights=weights, nearest_k=nearest_k)

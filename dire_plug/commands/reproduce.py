@@ -1,10 +1,12 @@
 """`dire-plug reproduce TABLE|FIGURE`: the paper's evidence, one command each."""
 
+from __future__ import annotations
+
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,9 +24,10 @@ from dire_plug.commands.options import (
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
-from dire_plug.pipeline import Request
-from dire_plug.reproduce import Order, Outcome, as_text, folder_of, load_target, render, select, to_json
-from dire_plug.reproduce import reproduce as fill_order
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline import Request
+    from dire_plug.reproduce import Order, Outcome
 
 FAILED = 1
 
@@ -79,6 +82,8 @@ def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **option
     Finished runs and cached teachers are reused and missing ones are made. Each cell shows the paper's figure and
     ours; one that can't be filled here is empty, with the reason below the table.
     """
+    from dire_plug.pipeline import Request
+
     if verbose:
         ui.configure(verbose=True)
     if dry_run and as_json:
@@ -95,6 +100,8 @@ def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **option
 
 
 def _order(target: str, asked: Asked, base: Request) -> Order:
+    from dire_plug.reproduce import Order, load_target, select
+
     found = load_target(target)
     for option, table in (("rded", "table-17"), ("weights", "table-16")):
         if getattr(asked, option) is not None and target != table:
@@ -106,6 +113,9 @@ def _order(target: str, asked: Asked, base: Request) -> Order:
 
 
 def _make(order: Order, *, as_json: bool) -> int | None:
+    from dire_plug.reproduce import render, to_json
+    from dire_plug.reproduce import reproduce as fill_order
+
     started = time.monotonic()
     outcome = fill_order(order)
     folder = _store(outcome)
@@ -123,6 +133,8 @@ def _make(order: Order, *, as_json: bool) -> int | None:
 
 def _store(outcome: Outcome) -> Path:
     """Write table.json and table.txt; return their folder."""
+    from dire_plug.reproduce import as_text, folder_of, render, to_json
+
     folder = folder_of(outcome.order)
     write_json(folder / "table.json", to_json(outcome))
     write_atomically(folder / "table.txt", as_text(render(outcome)))

@@ -1,5 +1,7 @@
 """`dire-plug run METHOD`: one arm."""
 
+from __future__ import annotations
+
 import time
 from typing import Any
 
@@ -9,7 +11,6 @@ from dire_plug import ui
 from dire_plug.commands.dry import show_plan
 from dire_plug.commands.options import check_settings, contradiction, make_request, shared_options
 from dire_plug.commands.tables import run_summary
-from dire_plug.pipeline import plan_run, run_arm
 from dire_plug.recipe.layers import split_setting
 from dire_plug.recipe.resolve import SUM
 
@@ -35,6 +36,8 @@ def run(method: str, dire: bool, arm: str | None, regularizers: tuple[str, ...],
 
     Without --dire: the method as published. The same command finds its finished run again, or goes on with it.
     """
+    from dire_plug.pipeline import plan_run, run_arm
+
     if dire and arm not in (None, "dire"):
         raise contradiction("--dire", f"--arm {arm}")
     chosen = "dire" if dire else arm

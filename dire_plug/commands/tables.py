@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dire_plug.compare.real_arms import full_notes
-from dire_plug.compare.statistics import ACCURACY, Measure, diversity_measures, summarise
-from dire_plug.compare.table import JUDGED_ON_VALIDATION, format_summary
-from dire_plug.pipeline import FinishedRun
 from dire_plug.tables import Table
+
+if TYPE_CHECKING:
+    from dire_plug.compare.statistics import Measure
+    from dire_plug.pipeline import FinishedRun
 
 
 def run_summary(finished: FinishedRun) -> RenderableType:
     """Return what one run gave: accuracy, and diversity in T and I with the real reference beside."""
+    from dire_plug.compare.real_arms import full_notes
+    from dire_plug.compare.statistics import diversity_measures
+    from dire_plug.compare.table import JUDGED_ON_VALIDATION
+
     metrics = finished.metrics
     title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {metrics['engine']}"
     accuracy = Table("student", title=title, title_style="bold")
@@ -39,10 +44,15 @@ def run_summary(finished: FinishedRun) -> RenderableType:
 
 def mean_and_spread(values: Sequence[float]) -> str:
     """Return mean ± sample standard deviation of percentages, as `compare` prints them; a dash where there are none."""
+    from dire_plug.compare.statistics import ACCURACY, summarise
+    from dire_plug.compare.table import format_summary
+
     return format_summary(summarise(values), ACCURACY[0])
 
 
 def _cells(space: str, values: dict[str, object]) -> list[str]:
+    from dire_plug.compare.statistics import diversity_measures
+
     return [_format(measure, {"diversity": {space: values}}) for measure in diversity_measures(space)]
 
 
