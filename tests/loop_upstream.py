@@ -94,7 +94,7 @@ class LoopAdapter(PlannedAdapter):
     embeddings_are_nonnegative = True
     owned_flags: Mapping[str, str] = MappingProxyType({})
     flags = MappingProxyType({"synth": Flags})
-    scripts = MappingProxyType(
+    scripts: Mapping[str, Script] = MappingProxyType(
         {"synth": Script(SCRIPT, CLASSES, SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "small", "bare")}
     )
 

@@ -1,5 +1,6 @@
 """The verdict on a patch, and what the checks say of a run; wrong patches and bridges: test_verify_mutants.py."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dire_plug.upstream.checks import (
     check_handed_loss,
     compare_gradients,
 )
-from dire_plug.upstream.observe import leaves_of, reference_term
+from dire_plug.upstream.observe import Expected, leaves_of, reference_term
 from dire_plug.upstream.trial import Evidence
 from dire_plug.upstream.verify import ScriptVerdict, check_something_to_compare, first_difference, verify
 
@@ -154,6 +155,30 @@ def test_a_tensor_that_the_term_does_not_reach_keeps_its_gradient(tmp_path: Path
     other = write_steps(tmp_path / "other", {"gradient/0": rate + 1, "term/0": torch.tensor(0.0)})
     assert compare_gradients(published, same, steps=None) == (0.0, [])
     assert compare_gradients(published, other, steps=None)[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("found", "scale", "error", "factor"),
+    [
+        ([5.0, 7.0], 1.0, 0, 1),
+        ([33.0, 49.0], 8.0, 0, 8),  # scaled, and still so
+        ([5.0, 7.0], 8.0, 0, 1),  # scaled, and unscaled before the step
+        ([2.0, 3.0], 1.0, 1, 1),  # upstream's alone
+        ([float("nan"), 7.0], 1.0, math.inf, 1),
+    ],
+)
+def test_a_step_has_the_gradient_of_the_handed_loss_and_the_term(
+    found: list[float], scale: float, error: float, factor: float
+) -> None:
+    leaf = torch.zeros(2, requires_grad=True)
+    leaf.grad = torch.ones(2)  # from before `backward`
+    expected = Expected([leaf], [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
+    assert expected.compare() == (None, 1.0)
+    expected.begin_backward(torch.tensor(scale))
+    leaf.grad = torch.tensor(found)
+    seen = expected.compare()
+    assert seen[0] == pytest.approx(error)
+    assert seen[1] == factor
 
 
 def test_runs_of_different_length_are_not_compared(tmp_path: Path) -> None:

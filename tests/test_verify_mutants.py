@@ -19,7 +19,7 @@ from dire_plug import bridge
 from dire_plug.adapters.dwa import DWA
 from dire_plug.plugins import load_adapter
 from dire_plug.scaffold.method import Published, new_method
-from dire_plug.synthesis import running
+from dire_plug.synthesis.networks import Step
 from dire_plug.synthesis.terms import Terms
 from dire_plug.synthesis.watching import EmbeddingWatch
 from dire_plug.upstream.patching import make_patch, read_patch
@@ -144,8 +144,8 @@ def change_embeddings(change: Callable[[Any], Any]) -> Change:
 
 def roll_labels(patch: pytest.MonkeyPatch) -> None:
     """Make the synthesis take each row's label from the row before."""
-    right = running.Step
-    patch.setattr(running, "Step", lambda *given: right(*given[:2], given[2].roll(1), *given[3:]))
+    right: Any = Step
+    patch.setattr("dire_plug.synthesis.running.Step", lambda *given: right(*given[:2], given[2].roll(1), *given[3:]))
 
 
 BRIDGES: dict[str, Change] = {

@@ -6,6 +6,7 @@ Each check returns the problems that it finds, in words; none where all is as it
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,11 +90,12 @@ def _gradient_error(probed: Mapping[str, Tensor], published: Mapping[str, Tensor
         )
         values = [one.double() for one in (with_term, without, term) if one is not None]
         if len({one.shape for one in values}) != 1:
-            return float("inf")
+            return math.inf
         zero = values[0].new_zeros(values[0].shape)
         left, right, wanted = (zero if one is None else one.double() for one in (with_term, without, term))
         unit = next((float(one.norm()) for one in (wanted, right) if float(one.norm()) > 0), 1.0)
-        errors.append(float((left - right - wanted).norm()) / unit)
+        error = float((left - right - wanted).norm()) / unit
+        errors.append(error if math.isfinite(error) else math.inf)
     return max(errors)
 
 

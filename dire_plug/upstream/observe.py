@@ -100,22 +100,24 @@ class Expected:
         """Return λ · ∂term of one tensor; None where it isn't one of the leaves."""
         return next((term for leaf, term in zip(self.leaves, self.term, strict=True) if leaf is tensor), None)
 
-    def error(self) -> float | None:
-        """Return how far the gradients are off, in units of λ · ∂term, or of upstream's where that is 0.
+    def compare(self) -> tuple[float | None, float]:
+        """Return how far the gradients are off, in units of λ · ∂term (of upstream's where it is 0), and a factor.
 
-        None: `backward` didn't go through the loss that `bridge.loss` returned.
+        The factor is that of a scaled loss where its gradients are still scaled, as a GradScaler's aren't by the time
+        of the step. None: `backward` didn't go through the loss that `bridge.loss` returned.
         """
         if self.base is None:
-            return None
+            return None, 1.0
+        return min((self._error(self.base, factor), factor) for factor in (1.0, self.scale) if factor)
+
+    def _error(self, bases: list[Tensor | None], factor: float) -> float:
         errors = []
-        for leaf, upstream, term, base in zip(self.leaves, self.upstream, self.term, self.base, strict=True):
+        for leaf, upstream, term, base in zip(self.leaves, self.upstream, self.term, bases, strict=True):
             found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.detach()
-            rest = found.double() - (0 if base is None else base.double())
-            wanted = upstream.double() + term.double()
+            rest = (found.double() - (0 if base is None else base.double())) / factor
             unit = next((norm for one in (term, upstream) if (norm := float(one.double().norm())) > 0), 1.0)
-            # a scaled loss is unscaled by the time of the step where a GradScaler did it, and stays scaled elsewhere
-            errors.append(min(float((rest - factor * wanted).norm()) / (factor * unit) for factor in {1.0, self.scale}))
-        return max(errors)
+            errors.append(float((rest - upstream.double() - term.double()).norm()) / unit)
+        return max(error if math.isfinite(error) else math.inf for error in errors)
 
 
 class _Steps:
@@ -128,7 +130,7 @@ class _Steps:
         self._rates: list[Any] = []
         self._number = 0
         self.expected: Expected | None = None
-        self.on_step: Callable[[Optimizer], None] = lambda optimizer: None
+        self.on_step: Callable[[Optimizer, float | None], None] = lambda optimizer, error: None
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
@@ -154,15 +156,16 @@ class _Steps:
         return any(one is tensor for optimizer in self._optimisers for one in _tensors(optimizer))
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        error, factor = (None, 1.0) if self.expected is None else self.expected.compare()
         kept = {}
         for place, tensor in enumerate(_tensors(optimizer)):
             if tensor.grad is not None:
                 kept[f"{GRADIENT}{place}"] = tensor.grad.detach().clone().contiguous()
             if self.expected is not None and (term := self.expected.term_of(tensor)) is not None:
-                kept[f"{TERM}{place}"] = term.contiguous()
+                kept[f"{TERM}{place}"] = (factor * term).contiguous()
         save_file(kept, self._folder / f"{self._number:04d}.safetensors")
         self._number += 1
-        self.on_step(optimizer)
+        self.on_step(optimizer, error)
         if self._frozen:  # here, not in the flags: scripts set it anew in each iteration
             self._rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
@@ -416,12 +419,10 @@ class _Calls:
         rows = torch.tensor([row for row, label in enumerate(labels) if label in mine])
         return len(classes) / len(mine) * reference_term(embeddings[rows], labels[rows])
 
-    def _step(self, optimizer: Optimizer) -> None:
+    def _step(self, optimizer: Optimizer, error: float | None) -> None:
         """Tell of an optimiser's step, of one that holds what the last loss depended on."""
         if any(leaf is tensor for leaf in self._slot.leaves for tensor in _tensors(optimizer)):
-            expected = self._steps.expected
-            error = None if expected is None else expected.error()
-            self._emit({"call": "step", "expected": expected is not None, "error": error})
+            self._emit({"call": "step", "expected": self._steps.expected is not None, "error": error})
 
     def _step_done(self, seen: dict[str, Any], loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
         seen |= {"step": step, "images": _kind(images, self._slot.leaves), "moved": self._slot.changed()}
