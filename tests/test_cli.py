@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from tiny import only_run, outcome, read_rows, run_folders
+from tiny import forget, only_run, outcome, read_rows, run_folders, when_made
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.cli import COMMANDS
@@ -218,17 +218,17 @@ def test_a_run_prints_its_numbers_its_folder_and_what_to_do_next(cli: Cli, home:
     assert "the native engine runs, which is the same mathematics; `dire-plug vendor sre2l`" in answer.err
 
 
-def test_the_same_command_finds_its_finished_run_again(
-    cli: Cli, bare_home: Path, finished: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(finished, bare_home)
-    before = (only_run(bare_home) / "metrics.json").stat().st_mtime_ns
-    monkeypatch.setattr(pipeline, "STAGES", {})
+def test_the_same_command_finds_its_finished_run_again(cli: Cli, finished_home: Path, recipe: Path) -> None:
+    before, given = when_made(finished_home), outcome(only_run(finished_home))
+    provenance = (only_run(finished_home) / "provenance.json").read_bytes()
+    forget()
     answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native")
     assert answer.code == 0
     assert "it was finished before; nothing was run again" in answer.out
     assert "took" not in answer.out
-    assert (only_run(bare_home) / "metrics.json").stat().st_mtime_ns == before
+    assert when_made(finished_home) == before
+    assert outcome(only_run(finished_home)) == given
+    assert (only_run(finished_home) / "provenance.json").read_bytes() == provenance
 
 
 def test_out_moves_run_folders_and_nothing_else(cli: Cli, home: Path, recipe: Path, tmp_path: Path) -> None:
@@ -245,11 +245,11 @@ def test_out_moves_run_folders_and_nothing_else(cli: Cli, home: Path, recipe: Pa
 def test_an_interrupted_run_ends_with_130_and_goes_on(
     cli: Cli, home: Path, recipe: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(job: object) -> None:
+    def interrupt(*given: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(pipeline.STAGES, "evaluate", interrupt)
+        patch.setattr(pipeline, "evaluate_arm", interrupt)
         answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native")
     assert answer.code == 130
     assert answer.err.endswith("interrupted; what is finished is kept, and the same command goes on from there\n")
@@ -308,31 +308,31 @@ def test_a_run_is_shown_by_a_part_of_its_name_or_its_path(cli: Cli, finished: Pa
         assert answer.code == 0, name
         assert answer.out.startswith(f"{baseline}: finished\n")
     assert ["engine", "native"] in read_rows(answer.out)
+    assert ["upstream", f"{SRe2L.upstream.repository} {SRe2L.upstream.commit}"] in read_rows(answer.out)
     assert f"  {baseline / 'recipe.yaml'}\n" in answer.out
     assert "torchvision" in answer.out
 
 
 def test_an_ambiguous_name_lists_the_runs_and_an_unknown_one_says_where_to_look(
-    cli: Cli, bare_home: Path, finished: Path, baseline: Path
+    cli: Cli, finished_home: Path, baseline: Path
 ) -> None:
-    shutil.copytree(finished, bare_home)
-    shutil.copytree(only_run(bare_home), only_run(bare_home).with_name("baseline-1-00000000"))
+    shutil.copytree(only_run(finished_home), only_run(finished_home).with_name("baseline-1-00000000"))
     several = cli("show", "baseline")
     assert several.code == 2
     names = f"sre2l/tiny/{baseline.name}, sre2l/tiny/baseline-1-00000000"
-    assert several.err == f"error: 'baseline' names 2 runs below {bare_home / 'runs'}: {names}\n"
+    assert several.err == f"error: 'baseline' names 2 runs below {finished_home / 'runs'}: {names}\n"
     none = cli("show", "dire-7")
     assert none.code == 2
-    assert none.err == f"error: 'dire-7' names 0 runs below {bare_home / 'runs'}; see `dire-plug list runs`\n"
+    assert none.err == f"error: 'dire-7' names 0 runs below {finished_home / 'runs'}; see `dire-plug list runs`\n"
 
 
 def test_a_failed_run_is_shown_with_its_error(
     cli: Cli, home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(job: object) -> None:
+    def fail(*given: object) -> None:
         raise PluginError("plugin 'x': it broke")
 
-    monkeypatch.setitem(pipeline.STAGES, "measure", fail)
+    monkeypatch.setattr(pipeline, "measure", fail)
     assert cli("run", "sre2l", "--recipe", recipe, "--engine", "native").code == 1
     answer = cli("show", "baseline-0")
     assert answer.code == 0

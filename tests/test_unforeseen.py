@@ -166,7 +166,7 @@ def test_verify_leaves_a_folder_alone_that_another_verify_works_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path))
-    folder = home.cache() / "verify" / "sre2l"
+    folder = home.store() / "work" / "verify-sre2l"
     folder.mkdir(parents=True)
     (folder / "evidence").write_text("")
     with hold(folder.with_name(".sre2l.lock"), what="it"):

@@ -11,7 +11,14 @@ from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
-from dire_plug.stages.artefacts import Networks, name_collapse, name_inputs, name_networks
+from dire_plug.stages.artefacts import (
+    Networks,
+    name_collapse,
+    name_inputs,
+    name_networks,
+    name_radii,
+    name_reference,
+)
 from dire_plug.stages.collapse import check_collapse
 from dire_plug.stages.embed import embed, embeddings_of, name_term_embeddings
 from dire_plug.stages.evaluate import evaluate, name_students
@@ -121,7 +128,10 @@ def name_artefacts(run: Run) -> dict[str, Artefact]:
     for architecture, artefacts in students.items():
         found |= {f"student {architecture} {k}": one for k, one in enumerate(artefacts)}
     for name, network in (("T", networks.teacher), ("I", networks.independent)):
-        found[f"real in {name}"] = embeddings_of(run, network)
+        real, held_out = embeddings_of(run, network), embeddings_of(run, network, split="test")
+        found[f"real in {name}"] = real
+        found[f"radii in {name}"] = name_radii(run, real)
+        found[f"reference in {name}"] = name_reference(run, real, held_out, per_class=run.recipe.ipc)
         found[f"diversity in {name}"] = name_measured(run, network, source)
     return found
 
