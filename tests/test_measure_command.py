@@ -2,7 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from dire_plug import ui
 from dire_plug.files import read_json
+from dire_plug.models.pretrained import Pretrained
 from dire_plug.pipeline.evaluate_set import evaluate_set, our_name
 from dire_plug.pipeline.measure_set import measure_set
 from dire_plug.pipeline.outside import OpenedSet, SetRequest, fit_protocol, open_set
@@ -143,27 +144,22 @@ def test_unequal_classes_are_measured_but_not_evaluated(cli: Cli, home: Path, re
     )
 
 
-@dataclass(frozen=True)
-class Sparse:
-    """What a published network offers: it sees every other pixel, in one channel."""
+def sparse(images: Tensor) -> Tensor:
+    """See every other pixel, in one channel."""
+    scaled = images.float() / 255 if images.dtype == torch.uint8 else images
+    return scaled[:, 0, ::2, ::2].flatten(1)
 
-    name: str = "sparse"
-    digest: str = "0" * 64
-    width: int = 16
 
-    def embed(self, images: Tensor) -> Tensor:
-        scaled = images.float() / 255 if images.dtype == torch.uint8 else images
-        return scaled[:, 0, ::2, ::2].flatten(1)
+SPARSE = Pretrained("sparse", "0" * 64, 16, sparse)
 
 
 def test_a_published_network_embeds_in_the_same_way(home: Path, recipe: Path, made: Path) -> None:
     opened = open_set(SetRequest(made, recipe=str(recipe)))
-    network: Any = Sparse()
-    found = measure_in(opened.run, network, image_set(opened.condensed.images, opened.condensed.labels))
-    real = ensure_embeddings(opened.run, network)
+    found = measure_in(opened.run, SPARSE, image_set(opened.condensed.images, opened.condensed.labels))
+    real = ensure_embeddings(opened.run, SPARSE)
     train = opened.run.dataset.train
-    assert torch.equal(real.values, network.embed(train.images())[real.indices])
-    again = measure_in(opened.run, network, image_set(train.images(), train.labels))
+    assert torch.equal(real.values, sparse(train.images())[real.indices])
+    again = measure_in(opened.run, SPARSE, image_set(train.images(), train.labels))
     assert (again["coverage"], again["precision"], again["recall"]) == (1, 1, 1)
     assert 0 <= found["coverage"] < 1
 
@@ -173,9 +169,9 @@ def test_a_published_network_is_loaded_from_the_file_that_was_given(
 ) -> None:
     asked: list[tuple[str, dict[str, Any]]] = []
 
-    def load(name: str, **keys: Any) -> Sparse:
+    def load(name: str, **keys: Any) -> Pretrained:
         asked.append((name, keys))
-        return Sparse()
+        return SPARSE
 
     monkeypatch.setattr("dire_plug.pipeline.measure_set.load_pretrained", load)
     answer = cli("measure", made, "--recipe", recipe, "--embedding", "clip", "--weights", "w.bin", "--offline")
@@ -371,8 +367,8 @@ def test_students_of_another_teacher_are_trained_anew(home: Path, recipe: Path, 
     run = open_set(request).run
     state = load_file(network_file(run, name_networks(run).teacher))
     found = []
-    for change in (torch.Tensor.neg, torch.Tensor.flip):
-        values = {key: change(value, *([0] if change is torch.Tensor.flip else [])) for key, value in state.items()}
+    for rows in (1, 2):
+        values = {key: value.roll(rows) for key, value in state.items()}
         torch.save(values, tmp_path / "teacher.pth")  # one path, with another content each time
         other = replace(request, teacher=str(tmp_path / "teacher.pth"))
         found.append(evaluate_set(other, students=STUDENT, epochs=1))

@@ -171,11 +171,12 @@ def checkpoint_content(checkpoint: str) -> str:
     path = Path(checkpoint).expanduser()
     if checkpoint.startswith("torchvision:") or not path.is_file():
         return checkpoint
-    return _digest_of(path, path.stat().st_mtime_ns)
+    found = path.stat()
+    return _digest_of(path, (found.st_mtime_ns, found.st_size, found.st_ino))
 
 
 @lru_cache(maxsize=64)
-def _digest_of(path: Path, _changed: int) -> str:
+def _digest_of(path: Path, _unchanged: tuple[int, ...]) -> str:
     return digest_file(path)
 
 
