@@ -545,6 +545,26 @@ def test_a_folder_that_is_gone_for_good_is_forgotten_when_told(
     assert names(store) == set()
 
 
+def test_what_shows_cleans_and_hands_on_the_store_needs_no_torch(store: Path, archived: Path, tmp_path: Path) -> None:
+    lines = [
+        ["list", "artefacts"],
+        ["clean", "--yes"],
+        ["export", OTHER.name, "--to", str(tmp_path / "b.tar")],
+        ["import", str(archived)],
+        *([name, "--help"] for name in ("clean", "export", "import")),
+    ]
+    code = (
+        "import sys\nfrom dire_plug.cli import main\n"
+        f"for line in {lines!r}:\n"
+        "    try:\n        main(line)\n    except SystemExit as end:\n        assert end.code == 0, line\n"
+        "    assert not {'torch', 'numpy', 'scipy'} & sys.modules.keys(), line\n"
+    )
+    run_naming(tmp_path / "runs", *ALL)
+    environment = {**os.environ, "DIRE_PLUG_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # Archives.
 
 
@@ -1138,6 +1158,18 @@ def test_without_waiting_a_run_that_another_process_holds_ends_with_75(
         answer = cli(*line, "--no-wait")
     assert answer.code == 75
     assert answer.err.startswith(f"error: the run {run.path} is held by process {os.getpid()} on ")
+
+
+def test_without_waiting_an_entry_that_another_process_makes_ends_with_75(
+    cli: Cli, own_home: Path, line: tuple[object, ...]
+) -> None:
+    store = own_home / "store"
+    student = next(name for name in names(store) if name.startswith("student/"))
+    shutil.rmtree(store / student)
+    with hold(lock_of(store, student), what="it"):
+        answer = cli(*line, "--no-wait")
+    assert answer.code == 75
+    assert f"error: the store's entry {student} is held by process {os.getpid()} on " in answer.err
 
 
 def test_without_waiting_a_set_that_another_process_evaluates_ends_with_75(

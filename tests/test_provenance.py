@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dire_plug.runs import provenance
 from toy_upstream import git
 
+from dire_plug.store import provenance
 from dire_plug.store.provenance import Code, code
 
 

@@ -24,7 +24,7 @@ out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder
 
 @click.command("list")
 @click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs", "artefacts"]))
-@click.option("--kind", type=click.Choice(KINDS), help="Of artefacts, those of one kind.")
+@click.option("--kind", metavar="KIND", type=click.Choice(KINDS), help="Of artefacts, those of one kind.")
 @out_option
 def list_(what: str, kind: str | None, out: Path | None) -> None:
     """List methods, recipes, plugins, runs, or the artefacts in the store."""

@@ -32,7 +32,7 @@ WAIT = click.option(
     "--wait/--no-wait",
     default=True,
     show_default=True,
-    help="Wait for another process that works on the same run, or end with exit code 75.",
+    help="Wait for another process that makes the same run, or something that it needs; or end with exit code 75.",
 )
 """Options that further commands have too."""
 

@@ -74,19 +74,21 @@ _content: dict[tuple[Path, tuple[Any, ...]], str] = {}
 class Store:
     """The entries below one folder."""
 
-    def __init__(self, root: Path, *, device: str = "cpu", rerun: Iterable[str] = ()) -> None:
+    def __init__(self, root: Path, *, device: str = "cpu", rerun: Iterable[str] = (), wait: bool = True) -> None:
         """Open the store.
 
         Args:
             root: its folder, which need not exist.
             device: on which entries are made here, for their provenance.
             rerun: kinds whose entries are made again, each once, although they are there.
+            wait: for another process that makes the same entry.
         """
         self.root = root
         self._device = device
         self.made: set[str] = set()
         """Names of the entries that were made here, by this process."""
         self._rerun = frozenset(rerun)
+        self._wait = float("inf") if wait else 0
         self._sound: set[str] = set()
 
     def path(self, artefact: Artefact) -> Path:
@@ -150,8 +152,12 @@ class Store:
 
     @contextlib.contextmanager
     def holding(self, artefact: Artefact) -> Iterator[None]:
-        """Hold the right to make an entry; wait for another process that has it."""
-        with hold(lock_of(self.root, artefact.name), wait=float("inf"), what=f"the store's entry {artefact.name}"):
+        """Hold the right to make an entry; wait for another process that has it.
+
+        Raises:
+            RunBusyError: a live process has it, and this store doesn't wait.
+        """
+        with hold(lock_of(self.root, artefact.name), wait=self._wait, what=f"the store's entry {artefact.name}"):
             yield
 
     def work(self, artefact: Artefact) -> Path:
