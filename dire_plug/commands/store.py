@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import click
-from rich.table import Column, Table
 
 from dire_plug import home, ui
 from dire_plug.commands.inspect import out_option
@@ -15,6 +14,7 @@ from dire_plug.files import format_bytes
 from dire_plug.store import archive as archives
 from dire_plug.store import keeping
 from dire_plug.store.runs import RunFolder, find_run
+from dire_plug.tables import Table
 
 
 @click.command()
@@ -95,7 +95,8 @@ def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Pat
             run = find_run(root, one)
             runs["/".join(run.path.parts[-3:])] = run
     card = archives.write_archive(store, target, names=names, runs=runs, kinds=kinds)
-    table = Table("kind", Column("artefacts", justify="right"), Column("size", justify="right"))
+    table = Table("kind")
+    table.add_numbers("artefacts", "size")
     for kind in keeping.KINDS:
         sizes = [
             sum(file.bytes for file in entry.files.values())
@@ -132,7 +133,9 @@ def _find_entry(store: Path, name: str) -> str:
 def import_(archive: Path, replace: bool) -> None:
     """Take the artefacts of an archive that `export` wrote into the store."""
     found = archives.read_archive(home.store(), archive, replace=replace)
-    table = Table("artefact", "what", "", Column("size", justify="right"))
+    table = Table("artefact")
+    table.add_prose("what", "outcome")
+    table.add_numbers("size")
     for one in found.arrivals:
         roles = ", ".join(found.card.entries[one.name].roles)
         table.add_row(one.name, roles, f"{one.what}: {one.why}" if one.why else one.what, format_bytes(one.bytes))
