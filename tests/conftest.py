@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stranger_package import Stranger, make_stranger
+from third_party_plugin import ThirdParty, make_third_party
 from tiny import Answer, only_run, write_recipe
 
 from dire_plug.cli import main
@@ -78,16 +78,16 @@ def finished_home(bare_home: Path, finished: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
-    """A stranger's package and its method's repository; nobody knows of it yet."""
-    return make_stranger(tmp_path_factory.mktemp("stranger"))
+def made_third_party(tmp_path_factory: pytest.TempPathFactory) -> ThirdParty:
+    """A third-party package and its method's repository; nobody knows of it yet."""
+    return make_third_party(tmp_path_factory.mktemp("toy_net_plugin"))
 
 
 @pytest.fixture
-def stranger(made_stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> Stranger:
-    """The stranger's package, installed for this process and its children."""
-    install(made_stranger.site, monkeypatch)
-    return made_stranger
+def third_party(made_third_party: ThirdParty, monkeypatch: pytest.MonkeyPatch) -> ThirdParty:
+    """The third-party package, installed for this process and its children."""
+    install(made_third_party.site, monkeypatch)
+    return made_third_party
 
 
 def install(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 import torch
 from conftest import Cli
 from PIL import Image
-from stranger_package import SCRIPT, Stranger
+from third_party_plugin import SCRIPT, ThirdParty
 from tiny import forget, native, only_run, outcome, read_rows, run_folders, start_process, when_made, write_recipe
 
 from dire_plug.errors import RunBusyError
@@ -48,6 +49,14 @@ METHODS = "cda, delt, dm, dwa, g-vbsm, infer, mtt, sre2l"
         ("run sre2l --set evaluate.epochs=no", "evaluate.epochs: must be a whole number (is 'no') (from --set)"),
         ("run sre2l --set evaluate.epochs=0", "evaluate.epochs: must be at least 1 (is 0) (from --set)"),
         ("run sre2l --set evaluate.lr=.inf", "evaluate.lr: must be a finite number (is inf) (from --set)"),
+        ("run sre2l --set recover.script=!!binary", "line 1: tags (!!binary) aren't read; write the plain value"),
+        ("run sre2l --set evaluate.lr=!!bool", "line 1: tags (!!bool) aren't read"),
+        ("run sre2l --set evaluate.lr=!!timestamp", "line 1: tags (!!timestamp) aren't read"),
+        ('run sre2l --set recipe="\\ud800"', r"line 1: '\ud800' isn't Unicode text"),
+        ("run sre2l --set evaluate.lr=\udcff", r"--set evaluate.lr=\udcff: "),
+        ("run sre2l --recipe \udcff.yaml", r"recipe \udcff.yaml: no such file"),
+        ("run dm --ipc 1000000 --dry-run", "ipc: must be at most 10000 (is 1000000)"),
+        ("run dm --set ipc=9223372036854775808 --dry-run", "ipc: must be at most 10000"),
         ("run sre2l --set title=x", "title: can't be changed here (from --set)"),
         ("run sre2l --set recover.flags.exp-name=x", "exp-name: can't be set in a recipe: the tool chooses where"),
         ("run sre2l --dire --set regularizers.dire.r_x=1", "regularizers.dire.r_x: unknown key (did you mean 'r_"),
@@ -238,11 +247,19 @@ def test_a_truncated_training_image_is_named(cli: Cli, bare_home: Path, data_roo
 
 
 def test_a_dataset_that_is_not_there_is_told_with_the_way_to_get_it(cli: Cli, bare_home: Path, tmp_path: Path) -> None:
-    answer = cli("run", "sre2l", "--recipe", "tiny-imagenet", "--arm", "random", "--data-root", tmp_path / "no-data")
+    answer = cli("run", "sre2l", "--recipe", "tiny-imagenet", "--arm", "random", "--data-root", tmp_path)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("error: tiny-imagenet was not found. Looked for ")
-    assert str(tmp_path / "no-data" / "tiny-imagenet-200") in answer.err
+    assert str(tmp_path / "tiny-imagenet-200") in answer.err
     assert "To get it: unpack http" in answer.err
+
+
+@pytest.mark.parametrize("command", ["run sre2l", "measure SET --real digits", "doctor"])
+def test_a_data_root_that_does_not_exist_is_not_made(cli: Cli, bare_home: Path, tmp_path: Path, command: str) -> None:
+    answer = cli(*command.split(), "--data-root", tmp_path / "typo")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"'--data-root': Directory '{tmp_path / 'typo'}' does not exist." in answer.err
+    assert not (tmp_path / "typo").exists()
 
 
 def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, recipe: Path) -> None:
@@ -258,7 +275,7 @@ def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, rec
 
 
 def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
-    cli: Cli, stranger: Stranger, bare_home: Path
+    cli: Cli, third_party: ThirdParty, bare_home: Path
 ) -> None:
     assert cli("vendor", "toy-net").code == 0
     tree = vendored_folder(load_adapter("toy-net"))
@@ -272,19 +289,19 @@ def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
         assert f"remove the folder {tree} and run `dire-plug vendor` again" in answer.err
     assert ["toy-net", "damaged"] in [cells[:2] for cells in read_rows(cli("doctor").out)]
     script.write_text(published)
-    patch = stranger.patch.read_text()
+    patch = third_party.patch.read_text()
     try:
-        stranger.patch.write_text(patch.replace("bridge.loss(cost, images", "bridge.loss(0 * cost, images"))
+        third_party.patch.write_text(patch.replace("bridge.loss(cost, images", "bridge.loss(0 * cost, images"))
         answer = cli("vendor", "toy-net")
         assert answer.code == 2
-        assert answer.err.startswith(f"error: {stranger.patch}:")
-        stranger.patch.write_text(patch.replace("step=step)\n", "step=step)  \n", 1))
+        assert answer.err.startswith(f"error: {third_party.patch}:")
+        third_party.patch.write_text(patch.replace("step=step)\n", "step=step)  \n", 1))
         answer = cli("vendor", "toy-net")
         assert answer.code == 2
         assert "bridge.patch the file must have the blob hash " in answer.err
         assert "isn't here; get it with: dire-plug vendor toy-net" in cli(*line).err
     finally:
-        stranger.patch.write_text(patch)
+        third_party.patch.write_text(patch)
     assert cli("vendor", "toy-net", "--offline").code == 0
 
 
@@ -423,3 +440,28 @@ def test_a_damaged_status_file_is_named(cli: Cli, finished_home: Path, recipe: P
     answer = cli("run", "sre2l", "--recipe", recipe, *NATIVE)
     assert answer.code == 2
     assert answer.err.startswith(f"error: {path}: cannot be read as JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "[]"),
+        ("metrics.json", "{}"),
+        ("metrics.json", '{"accuracy": {}, "diversity": {"T": null}, "arm": "a", "seed": 0, "ipc": 1, "engine": "x"}'),
+        ("metrics.json", '{"accuracy": [], "diversity": []}'),
+        ("metrics.json", "[" * 100_000),
+        ("provenance.json", "[]"),
+        ("provenance.json", "{}"),
+        ("provenance.json", '{"engine": 1, "commit": 1, "patch": 1, "dataset": 1, "seed": 1, "sessions": [{}]}'),
+        ("status.json", "[]"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_when_it_is_shown(
+    cli: Cli, bare_home: Path, baseline: Path, name: str, content: str
+) -> None:
+    folder = bare_home / "runs" / "sre2l" / "tiny" / baseline.name
+    shutil.copytree(baseline, folder)
+    (folder / name).write_text(content)
+    answer = cli("show", folder)
+    assert answer.code == 2
+    assert f"error: {folder / name}: " in answer.err

@@ -49,6 +49,25 @@ def test_what_only_tells_something_answers_without_importing_torch() -> None:
     ]
 
 
+@pytest.mark.parametrize("module", ["dire_plug", "dire_plug.cli"])
+def test_the_command_line_runs_as_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "list", "plugins"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dire_plug.adapters.sre2l:SRe2L" in done.stdout
+    refused = subprocess.run([sys.executable, "-m", module, "show", "nothing"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make isn't installed")
+def test_make_run_ends_with_how_to_call_the_program() -> None:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(["make", "--dry-run", "run"], cwd=root, capture_output=True, text=True, check=True)
+    assert ". .venv/bin/activate" in done.stdout.splitlines()[-2]
+    assert ".venv/bin/dire-plug vendor sre2l" in done.stdout.splitlines()[-1]
+    assert ". .venv/bin/activate" in (root / "README.md").read_text()
+
+
 def test_help_lists_every_command_in_the_order_of_a_users_way(cli: Cli) -> None:
     answer = cli("--help")
     assert answer.code == 0
@@ -66,7 +85,7 @@ def test_help_lists_every_command_in_the_order_of_a_users_way(cli: Cli) -> None:
         ("run sre2l --seed minus", "'minus' is not a valid integer range."),
         ("run sre2l --engine cuda", "'cuda' is not one of 'auto', 'upstream', 'native'."),
         ("run sre2l --drie", "--drie"),
-        ("list teachers", "'teachers' is not one of 'methods', 'recipes', 'plugins', 'runs'."),
+        ("list teachers", "'teachers' is not one of 'methods', 'recipes', 'plugins', 'runs', 'artefacts'."),
         ("compare sre2l --arms ,", "--arms: names no arm; give some by comma, such as baseline,control,dire,random"),
         ("compare sre2l --seeds 0", "0 is not in the range x>=1."),
     ],
@@ -77,6 +96,54 @@ def test_a_faulty_command_line_ends_with_2_and_says_what_is_wrong(
     answer = cli(*line.split())
     assert (answer.code, answer.out) == (2, "")
     assert words in answer.err
+
+
+@pytest.mark.parametrize(
+    ("line", "one", "other"),
+    [
+        ("run sre2l --dire --arm baseline", "--dire", "--arm baseline"),
+        ("run sre2l --arm control --dire", "--dire", "--arm control"),
+        ("run sre2l --arm baseline --regularizer dpp", "--regularizer dpp", "--arm baseline"),
+        (
+            "run sre2l --regularizer dpp=1 --set regularizers.dpp.weight=2",
+            "--regularizer dpp with the weight 1",
+            "--set regularizers.dpp.weight=2",
+        ),
+        ("run sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        ("compare sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        ("ablate sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        ("time sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        (
+            "measure x --nearest-k 3 --set measure.nearest_k=5",
+            "--nearest-k 3",
+            "--set measure.nearest_k=5",
+        ),
+        (
+            "measure x --teacher a.pt --set squeeze.teacher.checkpoint=b.pt",
+            "--teacher a.pt",
+            "--set squeeze.teacher.checkpoint=b.pt",
+        ),
+        ("evaluate x --epochs 3 --set evaluate.epochs=4", "--epochs 3", "--set evaluate.epochs=4"),
+        ("evaluate x --per-set 3 --set evaluate.per_synthesis=4", "--per-set 3", "--set evaluate.per_synthesis=4"),
+        ("evaluate x --student a --set evaluate.students=[b]", "--student a", "--set evaluate.students=[b]"),
+        ("rank x --per-set 3 --set evaluate.per_synthesis=4", "--per-set 3", "--set evaluate.per_synthesis=4"),
+        ("reproduce table-4 --dry-run --json", "--dry-run", "--json"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_with_both(
+    cli: Cli, bare_home: Path, line: str, one: str, other: str
+) -> None:
+    answer = cli(*line.split())
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == f"error: {one} and {other} contradict each other; leave one of them out\n"
+    assert not bare_home.exists()
+
+
+@pytest.mark.parametrize("line", ["--dire --arm dire", "--dire", "--arm dire", "--arm dire --ipc 5 --set ipc=5"])
+def test_options_that_say_the_same_are_one(cli: Cli, bare_home: Path, line: str) -> None:
+    answer = cli("run", "sre2l", *line.split(), "--dry-run")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("SRe2L: recipe quick, arm dire, seed 0\n")
 
 
 # Dry runs.
@@ -282,6 +349,7 @@ def test_doctor_works_without_a_network_and_with_an_empty_home(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     (tmp_path / "user").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    (tmp_path / "no-data").mkdir()
     answer = cli("doctor", "--data-root", tmp_path / "no-data")
     assert answer.code == 0, answer.err
     rows = read_rows(answer.out)

@@ -17,8 +17,9 @@ from dire_plug.pipeline import Request, run_arm
 from dire_plug.protocols.published import equal_norm_mean, fkd, stored_label, train_student
 from dire_plug.protocols.students import Loss, StudentData
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
-from dire_plug.stages import label_files, lessons
+from dire_plug.stages import lessons
 from dire_plug.stages import relabel as relabel_stage
+from dire_plug.stages.stored_batches import write_epoch
 
 CLASSES = 3
 
@@ -103,7 +104,8 @@ def test_a_step_sums_the_gradients_of_its_parts_and_decays_matrices_only(protoco
         for first in range(0, len(images), 3):
             some = slice(first, first + 3)
             # A last batch of 2 is one part, and its gradient is halved none the less, as in upstream's loop.
-            (loss(expected(images[some]), targets[some], classes[some]) / 2).backward()
+            half = loss(expected(images[some]), targets[some], classes[some]) / 2
+            half.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     student = without_dropout(0)
     train_student(student, [], data=_data(), section=section, seed=0, folder=tmp_path)
@@ -163,7 +165,7 @@ def test_arms_of_real_images_learn_stored_labels_too(home: Path, recipe_fkd: Pat
 def test_a_run_that_was_killed_while_labelling_ends_as_an_undisturbed_one(
     home: Path, recipe_fkd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = label_files.write_epoch
+    genuine = write_epoch
 
     def killed(path: Path, *arguments: Any, **named: Any) -> None:
         if path.stem == "epoch-0001":

@@ -11,12 +11,12 @@ from test_synthesis import CLASSES, Grouped, Term, make, network
 from torch import Tensor, nn
 
 from dire_plug import bridge
+from dire_plug.api.plans import class_by_class, cut_plan
 from dire_plug.data import whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, save
-from dire_plug.plans import class_by_class, cut_plan
 from dire_plug.plugins import build_manager
 from dire_plug.synthesis import RunningSynthesis, collect
 from dire_plug.synthesis.embedder import Embedder

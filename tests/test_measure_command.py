@@ -1,7 +1,8 @@
 """`dire-plug measure` and `evaluate`: sets that others made, and finished runs, on the tiny recipe's digits."""
 
 import shutil
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,25 @@ import torch
 import yaml
 from conftest import Cli
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import read_rows
+from stub_run import image_set
+from tiny import read_rows, wait_until
 from torch import Generator, Tensor
 
 from dire_plug import ui
 from dire_plug.files import read_json
+from dire_plug.models.pretrained import Pretrained
 from dire_plug.pipeline.evaluate_set import evaluate_set, our_name
 from dire_plug.pipeline.measure_set import measure_set
-from dire_plug.pipeline.outside import SetRequest, open_set
+from dire_plug.pipeline.outside import OpenedSet, SetRequest, fit_protocol, open_set
 from dire_plug.recipe import read_yaml
-from dire_plug.store.runs import RunFolder
-from dire_plug.store.lock import hold
 from dire_plug.stages import evaluate as evaluate_stage
-from dire_plug.stages.embed import embed
+from dire_plug.stages.artefacts import name_networks
+from dire_plug.stages.embed import ensure_embeddings
 from dire_plug.stages.measure import measure_in
-from dire_plug.stages.squeeze import cached_loop, lacking
+from dire_plug.stages.squeeze import missing_networks, network_file
+from dire_plug.store.lock import hold
+from dire_plug.store.runs import RunFolder
 
 CLASSES = 10
 STUDENT = ("convnet-small",)
@@ -59,6 +62,12 @@ def own_run(home: Path, baseline: Path) -> Path:
     return shutil.copytree(baseline, home / "runs" / "sre2l" / "tiny" / baseline.name)
 
 
+def entries(home: Path, *kinds: str) -> dict[str, int]:
+    """Return when each entry of these kinds was made."""
+    files = [file for kind in kinds for file in home.glob(f"store/{kind}/*/entry.json")]
+    return {f"{file.parent.parent.name}/{file.parent.name}": file.stat().st_mtime_ns for file in files}
+
+
 def set_folders(home: Path) -> list[Path]:
     return sorted(file.parent for file in home.glob("runs/sets/*/status.json"))
 
@@ -66,13 +75,24 @@ def set_folders(home: Path) -> list[Path]:
 # Measure.
 
 
-def test_a_finished_runs_images_measure_as_the_run_measured_them(cli: Cli, own_run: Path, tmp_path: Path) -> None:
+def test_a_finished_runs_images_are_not_measured_again(cli: Cli, home: Path, own_run: Path, tmp_path: Path) -> None:
+    made = entries(home, "*")
     answer = cli("measure", own_run, "--json", tmp_path / "found.json")
     assert answer.code == 0
     found, before = read_json(tmp_path / "found.json"), read_json(own_run / "metrics.json")["diversity"]
     assert found["diversity"] == {"teacher": before["T"], "independent": before["I"]}
     assert (found["recipe"], found["nearest_k"], found["set"]["name"]) == ("sre2l/tiny", 5, own_run.name)
     assert found["real"] == {"dataset": "digits", "images": 100, "size": 8}
+    assert entries(home, "*") == made
+
+
+def test_a_copy_of_a_runs_images_measures_as_the_run_did(cli: Cli, home: Path, own_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(own_run / "images", tmp_path / "copy")
+    made = entries(home, "diversity")
+    assert cli("measure", copy, "--recipe", own_run / "recipe.yaml", "--json", tmp_path / "found.json").code == 0
+    found, before = read_json(tmp_path / "found.json"), read_json(own_run / "metrics.json")["diversity"]
+    assert found["diversity"] == {"teacher": before["T"], "independent": before["I"]}
+    assert len(entries(home, "diversity")) == len(made) + 2
 
 
 def test_a_tree_of_rdeds_is_measured_beside_as_many_real_images(cli: Cli, home: Path, recipe: Path, made: Path) -> None:
@@ -89,30 +109,25 @@ def test_a_tree_of_rdeds_is_measured_beside_as_many_real_images(cli: Cli, home: 
     assert "neighbours: the 3 nearest of all 100 real training images" in answer.out
 
 
-def test_what_real_images_cost_is_paid_once(
-    cli: Cli, home: Path, recipe: Path, made: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_real_images_cost_is_paid_once(cli: Cli, home: Path, recipe: Path, made: Path) -> None:
     first = cli("measure", made, "--recipe", recipe)
-
-    def refuse(*arguments: object, **keys: object) -> None:
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr("dire_plug.stages.embed._embed", refuse)
-    monkeypatch.setattr("dire_plug.metrics.real_reference", refuse)
-    monkeypatch.setattr("dire_plug.metrics.nearest_radii", refuse)
+    of_real_images = ("embeddings", "radii", "reference")
+    before = entries(home, *of_real_images)
+    shutil.rmtree(home / "store" / "diversity")
     assert cli("measure", made, "--recipe", recipe).out == first.out
+    assert entries(home, *of_real_images) == before
+    assert len(entries(home, "diversity")) == 2
 
 
 def test_one_embedding_trains_one_network_and_says_so(
     home: Path, recipe: Path, made: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.rmtree(home / "cache")
+    shutil.rmtree(home / "store")
     found = measure_set(SetRequest(made, recipe=str(recipe)), embeddings=("independent", "independent"))
     assert list(found.diversity) == ["independent"]
-    said = "measure: independent of the recipe sre2l/tiny isn't in the cache; it is made first\n"
+    said = "measure: independent of the recipe sre2l/tiny isn't in the store; it is made first\n"
     assert capfd.readouterr().err.startswith(said)
-    entries = [read_json(file)["role"] for file in home.glob("cache/squeeze/*/network.json")]
-    assert entries == ["independent"]
+    assert [read_json(file)["role"] for file in home.glob("store/network/*/network.json")] == ["independent"]
 
 
 def test_unequal_classes_are_measured_but_not_evaluated(cli: Cli, home: Path, recipe: Path, tree: Path) -> None:
@@ -129,27 +144,22 @@ def test_unequal_classes_are_measured_but_not_evaluated(cli: Cli, home: Path, re
     )
 
 
-@dataclass(frozen=True)
-class Sparse:
-    """What a published network offers: it sees every other pixel, in one channel."""
+def sparse(images: Tensor) -> Tensor:
+    """See every other pixel, in one channel."""
+    scaled = images.float() / 255 if images.dtype == torch.uint8 else images
+    return scaled[:, 0, ::2, ::2].flatten(1)
 
-    name: str = "sparse"
-    digest: str = "0" * 64
-    width: int = 16
 
-    def embed(self, images: Tensor) -> Tensor:
-        scaled = images.float() / 255 if images.dtype == torch.uint8 else images
-        return scaled[:, 0, ::2, ::2].flatten(1)
+SPARSE = Pretrained("sparse", "0" * 64, 16, sparse)
 
 
 def test_a_published_network_embeds_in_the_same_way(home: Path, recipe: Path, made: Path) -> None:
     opened = open_set(SetRequest(made, recipe=str(recipe)))
-    network: Any = Sparse()
-    found = measure_in(opened.job, network, opened.condensed.images, opened.condensed.labels)
-    real = embed(opened.job, network)
-    train = opened.job.dataset.train
-    assert torch.equal(real.values, network.embed(train.images())[real.indices])
-    again = measure_in(opened.job, network, train.images(), train.labels)
+    found = measure_in(opened.run, SPARSE, image_set(opened.condensed.images, opened.condensed.labels))
+    real = ensure_embeddings(opened.run, SPARSE)
+    train = opened.run.dataset.train
+    assert torch.equal(real.values, sparse(train.images())[real.indices])
+    again = measure_in(opened.run, SPARSE, image_set(train.images(), train.labels))
     assert (again["coverage"], again["precision"], again["recall"]) == (1, 1, 1)
     assert 0 <= found["coverage"] < 1
 
@@ -159,11 +169,11 @@ def test_a_published_network_is_loaded_from_the_file_that_was_given(
 ) -> None:
     asked: list[tuple[str, dict[str, Any]]] = []
 
-    def load(name: str, **keys: Any) -> Sparse:
+    def load(name: str, **keys: Any) -> Pretrained:
         asked.append((name, keys))
-        return Sparse()
+        return SPARSE
 
-    monkeypatch.setattr("dire_plug.models.pretrained.load_pretrained", load)
+    monkeypatch.setattr("dire_plug.pipeline.measure_set.load_pretrained", load)
     answer = cli("measure", made, "--recipe", recipe, "--embedding", "clip", "--weights", "w.bin", "--offline")
     assert answer.code == 0
     assert asked == [("clip", {"device": torch.device("cpu"), "weights": Path("w.bin"), "offline": True})]
@@ -175,7 +185,7 @@ def test_the_default_recipe_is_sre2ls_of_the_dataset(home: Path, made: Path) -> 
     other = open_set(
         SetRequest(made, real="digits", recipe="dwa/quick", settings=("dataset.size=8", "dataset.limit=50"))
     )
-    assert (other.recipe, len(other.job.dataset.train)) == ("dwa/quick", 50)
+    assert (other.recipe, len(other.run.dataset.train)) == ("dwa/quick", 50)
 
 
 # Bad input.
@@ -239,7 +249,8 @@ def test_a_run_without_images_is_refused(cli: Cli, own_run: Path) -> None:
 # Evaluate.
 
 
-def test_a_finished_runs_student_scores_as_in_the_run(cli: Cli, own_run: Path, home: Path) -> None:
+def test_a_finished_runs_student_is_found(cli: Cli, own_run: Path, home: Path) -> None:
+    made = entries(home, "*")
     answer = cli("evaluate", own_run)
     assert answer.code == 0
     (folder,) = set_folders(home)
@@ -249,19 +260,34 @@ def test_a_finished_runs_student_scores_as_in_the_run(cli: Cli, own_run: Path, h
     assert folder.name.startswith(own_run.name)
     assert f"set folder: {folder}" in answer.out
     assert "students of ONE set" in answer.out
+    assert "all students were finished before; nothing was run again" in answer.out
+    assert entries(home, "*") == made
     provenance = read_json(folder / "provenance.json")
     assert provenance["run"] == own_run.name
     assert provenance["set"]["digest"] == found["set"]["digest"]
+
+
+def test_a_copy_of_a_runs_images_gives_a_student_of_the_same_accuracy(
+    cli: Cli, home: Path, own_run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(own_run / "images", tmp_path / "copy")
+    made = entries(home, "student")
+    assert cli("evaluate", copy, "--recipe", own_run / "recipe.yaml").code == 0
+    (folder,) = set_folders(home)
+    found = read_json(folder / "metrics.json")["accuracy"]
+    assert found == read_json(own_run / "metrics.json")["accuracy"]
+    assert len(entries(home, "student")) == len(made) + 1
 
 
 def test_more_students_go_on_in_the_same_folder(cli: Cli, home: Path, recipe: Path, made: Path) -> None:
     common = ("evaluate", made, "--real", "digits", "--recipe", recipe, "--epochs", 1, "--student", "convnet-small")
     assert cli(*common).code == 0
     (folder,) = set_folders(home)
-    first = (folder / "evaluate" / "convnet-small-0.json").stat().st_mtime_ns
+    first = entries(home, "student")
     answer = cli(*common, "--student", "resnet-small", "--per-set", 2)
     assert set_folders(home) == [folder]
-    assert (folder / "evaluate" / "convnet-small-0.json").stat().st_mtime_ns == first
+    assert first.items() <= entries(home, "student").items()
+    assert len(entries(home, "student")) == len(first) + 3
     rows = [row for row in read_rows(answer.out) if row[0] in ("convnet-small", "resnet-small")]
     assert [row[:2] for row in rows] == [["convnet-small", "2"], ["resnet-small", "2"]]
     assert "±" in rows[0][2]
@@ -274,45 +300,45 @@ def test_more_students_go_on_in_the_same_folder(cli: Cli, home: Path, recipe: Pa
 def test_an_interrupted_evaluation_goes_on_with_the_student_that_was_missing(
     cli: Cli, home: Path, recipe: Path, made: Path
 ) -> None:
-    common = (
-        "evaluate",
-        made,
-        "--recipe",
-        recipe,
-        "--epochs",
-        1,
-        "--student",
-        "resnet-small",
-        "--student",
-        "convnet-small",
-    )
-    train, asked = evaluate_stage._train, []
+    names = ("--student", "resnet-small", "--student", "convnet-small")
+    common = ("evaluate", made, "--recipe", recipe, "--epochs", 1, *names)
+    train, asked = evaluate_stage.train_student, list[int]()
 
-    def stop_at_the_second(job: Any, student: Any, **keys: Any) -> Any:
-        asked.append(student.architecture)
+    def stop_at_the_second(student: Any, *arguments: Any, **keys: Any) -> Any:
+        asked.append(sum(parameter.numel() for parameter in student.parameters()))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return train(job, student, **keys)
+        return train(student, *arguments, **keys)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate_stage, "_train", stop_at_the_second)
+        patch.setattr(evaluate_stage, "train_student", stop_at_the_second)
         assert cli(*common).code == 130
-        (folder,) = set_folders(home)
-        assert RunFolder(folder).state() == "interrupted"
+        assert set_folders(home) == []
         assert cli(*common).code == 0
-    assert asked == ["resnet-small", "convnet-small", "convnet-small"]
+    assert len(asked) == 3
+    assert asked[0] != asked[1] == asked[2]  # the second architecture alone is trained again
+    (folder,) = set_folders(home)
     assert RunFolder(folder).state() == "finished"
 
 
-def test_a_set_that_a_live_process_works_on_is_refused(cli: Cli, home: Path, recipe: Path, made: Path) -> None:
-    common = ("evaluate", made, "--recipe", recipe, "--epochs", 1)
-    assert cli(*common, "--student", "convnet-small").code == 0
-    (folder,) = set_folders(home)
-    with hold(RunFolder(folder).lock, what="the set"):
-        assert cli(*common, "--student", "convnet-small").code == 0
-        answer = cli(*common)
-    assert answer.code == 2
-    assert f"the set {folder} is held by process" in answer.err
+def test_a_set_that_a_live_process_works_on_is_waited_for(
+    home: Path, recipe: Path, made: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = SetRequest(made, recipe=str(recipe))
+    folder = evaluate_set(request, students=STUDENT, epochs=1).folder
+    said = ""
+
+    def has_said() -> bool:
+        nonlocal said
+        said += capfd.readouterr().err
+        return f"waiting: the set {folder} is held by process" in said
+
+    with ThreadPoolExecutor() as pool:
+        with hold(RunFolder(folder).lock, what="the set"):
+            waiting = pool.submit(evaluate_set, request, students=STUDENT, epochs=1)
+            wait_until(has_said)
+            assert not waiting.done()
+        assert waiting.result(timeout=120).reused
 
 
 def test_a_student_may_have_torchvisions_name(capfd: pytest.CaptureFixture[str]) -> None:
@@ -335,22 +361,29 @@ def test_seeds_recipes_and_images_make_folders_of_their_own(home: Path, recipe: 
     assert len({one.folder for one in found}) == 4
 
 
-def test_students_of_another_teacher_are_trained_anew(home: Path, recipe: Path, tree: Path) -> None:
+def test_students_of_another_teacher_are_trained_anew(home: Path, recipe: Path, tree: Path, tmp_path: Path) -> None:
     request = SetRequest(tree, recipe=str(recipe))
-    two = evaluate_set(request, students=STUDENT, per_set=2, epochs=1)
-    (file,) = cached_loop(open_set(request).job).values()
-    state = load_file(file)
-    with safe_open(file, "pt") as opened:
-        facts = opened.metadata()
-    save_file({key: value.flip(0) for key, value in state.items()}, file, facts)
+    own = evaluate_set(request, students=STUDENT, epochs=1)
+    run = open_set(request).run
+    state = load_file(network_file(run, name_networks(run).teacher))
+    found = []
+    for rows in (1, 2):
+        values = {key: value.roll(rows) for key, value in state.items()}
+        torch.save(values, tmp_path / "teacher.pth")  # one path, with another content each time
+        other = replace(request, teacher=str(tmp_path / "teacher.pth"))
+        found.append(evaluate_set(other, students=STUDENT, epochs=1))
+        assert evaluate_set(other, students=STUDENT, epochs=1).reused
+    assert [one.reused for one in found] == [False, False]
+    assert len({one.folder for one in (own, *found)}) == 3
+    assert len({one.accuracy["students"]["convnet-small"]["last"][0] for one in (own, *found)}) > 1
+
+
+def test_a_teacher_that_was_lost_comes_back_with_its_students(home: Path, recipe: Path, tree: Path) -> None:
+    request = SetRequest(tree, recipe=str(recipe))
+    before = evaluate_set(request, students=STUDENT, epochs=1)
+    shutil.rmtree(home / "store" / "network")
     after = evaluate_set(request, students=STUDENT, epochs=1)
-    assert (after.folder, after.reused) == (two.folder, False)
-    assert read_json(after.folder / "metrics.json")["accuracy"] == after.accuracy  # none of the old teacher's beside it
-    first, new = (one.accuracy["students"]["convnet-small"]["last"][0] for one in (two, after))
-    assert new != first
-    assert evaluate_set(request, students=STUDENT, epochs=1).reused
-    shutil.rmtree(home / "cache" / "squeeze")
-    assert evaluate_set(request, students=STUDENT, epochs=1).reused
+    assert (after.reused, after.folder, after.accuracy) == (True, before.folder, before.accuracy)
 
 
 def test_the_independent_network_is_no_concern_of_students(home: Path, recipe: Path, tree: Path) -> None:
@@ -359,7 +392,7 @@ def test_the_independent_network_is_no_concern_of_students(home: Path, recipe: P
     other = replace(request, settings=("squeeze.independent.epochs=7",))
     assert evaluate_set(other, students=STUDENT, epochs=1).reused
     assert evaluate_set(replace(other, seed=1), students=STUDENT, epochs=1).folder.is_dir()
-    assert lacking(open_set(other).job) == ["independent"]
+    assert missing_networks(open_set(other).run) == ["independent"]
 
 
 # Hard labels, which need more than pixels.
@@ -385,7 +418,7 @@ def tensors(tmp_path: Path) -> Path:
     return tmp_path / "images_best.pt"
 
 
-def test_students_learn_from_the_loops_own_tensors_where_they_are_in_the_protocols_space(
+def test_students_learn_from_the_loops_own_tensors_in_the_protocols_space(
     cli: Cli, home: Path, hard: Path, tensors: Path
 ) -> None:
     answer = cli("evaluate", tensors, "--recipe", hard, "--normalised-by", f"{MEAN},{STD}")
@@ -394,7 +427,8 @@ def test_students_learn_from_the_loops_own_tensors_where_they_are_in_the_protoco
     assert "students learn from pixels" not in answer.out
     (folder,) = set_folders(home)
     assert folder.name.startswith("images_best-")
-    assert torch.equal(load_file(folder / "images.safetensors")["loop"], torch.load(tensors))
+    opened = open_set(SetRequest(tensors, recipe=str(hard), normalised_by=f"{MEAN},{STD}"))
+    assert torch.equal(loop_of(opened), torch.load(tensors))
 
 
 @pytest.mark.parametrize("space", [("--space", "zca"), ("--normalised-by", "cifar-100")])
@@ -404,8 +438,9 @@ def test_students_learn_from_pixels_where_the_tensors_are_in_another_space(
     answer = cli("evaluate", tensors, "--recipe", hard, *space)
     assert answer.code == 0
     assert "students learn from pixels, cut off at 0 and 1" in answer.out
-    (folder,) = set_folders(home)
-    assert not (folder / "images.safetensors").exists()
+    option = {"space" if space[0] == "--space" else "normalised_by": space[1]}
+    _, images, _ = fit_protocol(open_set(SetRequest(tensors, recipe=str(hard), **option)))  # type: ignore[arg-type]
+    assert images.read_loop() is None
 
 
 def test_a_run_brings_its_loop_tensors_and_its_learned_learning_rate(
@@ -416,14 +451,26 @@ def test_a_run_brings_its_loop_tensors_and_its_learned_learning_rate(
     (own_run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     kept = load_file(own_run / "images.safetensors")
     loop = 2 * torch.randn(kept["images"].shape, generator=Generator().manual_seed(0))
+    (own_run / "images.safetensors").unlink()
     save_file({**kept, "loop": loop}, own_run / "images.safetensors")
-    (own_run / "extras.json").write_text('{"learned_lr": 0.03}')
-    answer = cli("evaluate", own_run)
-    assert answer.code == 0
-    assert "learned" not in answer.out
-    (folder,) = set_folders(home)
-    assert torch.equal(load_file(folder / "images.safetensors")["loop"], loop)
-    assert read_json(folder / "extras.json") == {"learned_lr": 0.03}
-    (own_run / "extras.json").write_text('{"learned_lr": 0.04}')
-    assert cli("evaluate", own_run).code == 0
+    found = []
+    for rate in (0.03, 0.3):
+        (own_run / "extras.json").write_text(f'{{"learned_lr": {rate}}}')
+        answer = cli("evaluate", own_run)
+        assert answer.code == 0, answer.err
+        assert "learned" not in answer.out
+        opened = open_set(SetRequest(own_run))
+        assert torch.equal(loop_of(opened), loop)
+        _, images, _ = fit_protocol(opened)
+        assert images.extras == {"learned_lr": rate}
+        found.append(images.source.digest)
     assert len(set_folders(home)) == 2
+    assert found[0] != found[1]
+
+
+def loop_of(opened: OpenedSet) -> Tensor:
+    """Return the tensors from which students of the set learn."""
+    _, images, _ = fit_protocol(opened)
+    loop = images.read_loop()
+    assert loop is not None
+    return loop

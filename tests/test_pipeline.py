@@ -1,6 +1,6 @@
 """A whole run in this process: what is left on disk, what is shared, what a failure keeps, what makes another run."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline.request import choose_engine, read_data
 from dire_plug.recipe import REAL_IMAGE_ARMS
 from dire_plug.stages import recover
+from dire_plug.store.provenance import code
 from dire_plug.store.runs import choose_device, run_folder
 
 
@@ -99,6 +100,7 @@ def test_provenance_tells_what_made_the_run(baseline: Path) -> None:
     (session,) = provenance["sessions"]
     assert torch.__version__.startswith(session["versions"]["torch"])
     assert session["hardware"]["device"] == choose_device("auto")
+    assert session["code"] == asdict(code())
     assert len(provenance["dataset"]) == 64
 
 

@@ -12,17 +12,21 @@ from tiny import read_rows
 from dire_plug.commands.rank import render
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.pipeline import ranking
 from dire_plug.pipeline.outside import SetRequest
 from dire_plug.pipeline.ranked import RankedSet
 from dire_plug.pipeline.ranking import Ranking, rank_set
+from dire_plug.protocols.students import StudentData
 from dire_plug.recipe.evaluate import (
     DeltSection,
     DwaTinySection,
     EnsembleLabelsSection,
+    EvaluateSection,
     HardLabelsSection,
     OnTheFlySection,
 )
-from dire_plug.stages import evaluate, ranking
+from dire_plug.seeding import derive
+from dire_plug.stages import evaluate
 from dire_plug.stages import robust_scores as scores
 from dire_plug.ui import show
 
@@ -86,16 +90,22 @@ def test_nothing_augments_or_mixes_without_augmentation() -> None:
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int, int]]:
     """The protocol, augmentation, images and epochs of each student that is trained."""
-    train, seen = evaluate._train, []
+    train, seen = evaluate.train_student, []
 
-    def note(job: Any, student: Any, *, course: Any, folder: Path) -> Any:
-        section = job.recipe.evaluate.model_dump()
-        augments = section.get("augmentation", section.get("dsa"))
-        seen.append((section["protocol"], augments, len(course.lesson.labels), section["epochs"]))
-        return train(job, student, course=course, folder=folder)
+    def note(*arguments: Any, data: StudentData, section: EvaluateSection, **rest: Any) -> Any:
+        values = section.model_dump()
+        augments = values.get("augmentation", values.get("dsa"))
+        seen.append((values["protocol"], augments, len(data.labels), values["epochs"]))
+        return train(*arguments, data=data, section=section, **rest)
 
-    monkeypatch.setattr(evaluate, "_train", note)
+    monkeypatch.setattr(evaluate, "train_student", note)
     return seen
+
+
+@pytest.fixture
+def own_run(home: Path, baseline: Path) -> Path:
+    """The finished run in a home of the test's own."""
+    return shutil.copytree(baseline, home / "runs" / "sre2l" / "tiny" / baseline.name)
 
 
 def test_a_run_is_ranked_by_students_of_it_of_random_images_and_of_all(
@@ -138,19 +148,41 @@ def test_students_are_found_again_and_all_images_are_shared_by_sets(
     assert len(trained) == 3  # the three kinds of students of the set itself
 
 
+@pytest.mark.parametrize("change", ["an image in the run", "an image too many", "an image in the store", "a part"])
+def test_the_runs_own_student_is_only_taken_for_the_runs_own_images(
+    home: Path, own_run: Path, trained: list[Any], change: str
+) -> None:
+    first, other = sorted((own_run / "images").rglob("*.jpg"))[:2]
+    if change == "an image in the run":
+        first.chmod(0o644)
+        first.write_bytes(other.read_bytes())
+    elif change == "an image too many":
+        for label in range(10):
+            folder = own_run / "images" / f"new{label:03d}"
+            shutil.copyfile(next(folder.iterdir()), folder / "z.jpg")
+    elif change == "an image in the store":
+        kept = sorted(home.glob("store/pass/*/images/*/*.jpg"))[0]
+        kept.chmod(0o644)
+        kept.write_bytes(other.read_bytes())
+    rank_set(SetRequest(own_run, ipc=1 if change == "a part" else None), Ranking(full_accuracy=90))
+    images = {"an image too many": 30, "a part": 10}.get(change, 20)
+    assert ("on-the-fly", "crop", images, 2) in trained[:1]
+
+
 def test_an_interrupted_ranking_keeps_the_students_that_are_finished(
     home: Path, baseline: Path, trained: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = evaluate._train
+    train = evaluate.train_student
+    second = derive(0, "student", 1)
 
-    def interrupt(job: Any, student: Any, **rest: Any) -> Any:
-        if student.k == 1 and job.recipe.evaluate.protocol == "hard-labels":
+    def interrupt(*arguments: Any, section: EvaluateSection, seed: int, **rest: Any) -> Any:
+        if seed == second and section.protocol == "hard-labels":
             raise KeyboardInterrupt
-        return train(job, student, **rest)
+        return train(*arguments, section=section, seed=seed, **rest)
 
     request, how = SetRequest(baseline, settings=("evaluate.epochs=3",)), Ranking(full_accuracy=90, per_set=2)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "_train", interrupt)
+        patch.setattr(evaluate, "train_student", interrupt)
         with pytest.raises(KeyboardInterrupt):
             rank_set(request, how)
     trained.clear()

@@ -7,21 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from shipped import keys_without_source
 
 from dire_plug import plugins
 from dire_plug.adapters.sre2l import SRe2L
+from dire_plug.data import class_count
+from dire_plug.data.dataset import make_tensor_dataset
 from dire_plug.errors import DirePlugError
+from dire_plug.pipeline import Request, Run
+from dire_plug.pipeline.run import name_artefacts
 from dire_plug.recipe import (
+    REAL_IMAGE_ARMS,
     Catalogue,
     Resolved,
     arm_names,
     as_file,
     check_recipe,
     header,
-    identity,
     read_yaml,
     recipe_names,
     recipe_path,
@@ -112,6 +117,16 @@ def resolved(
     return resolve(tree, arm=arm, ipc=ipc, preset=preset, settings=settings, adapter=SRe2L(), catalogue=catalogue)
 
 
+def names(one: Resolved) -> dict[str, str]:
+    """Return role → name of what a run of this recipe would end in, on an image of each class."""
+    engine: Any = "none" if one.arm in REAL_IMAGE_ARMS else "native"
+    classes = class_count(one.recipe.dataset.name)
+    images = torch.zeros(classes, 3, 1, 1, dtype=torch.uint8), torch.arange(classes)
+    data = make_tensor_dataset("x", train=images, test=images, classes=tuple(map(str, range(classes))))
+    run = Run(Request("sre2l"), SRe2L(), Path("x.yaml"), one, engine, data=data)
+    return {role: artefact.name for role, artefact in name_artefacts(run).items()}
+
+
 def problems_of(tree: dict[str, Any]) -> list[str]:
     """Return the lines of the error that a check raises."""
     with pytest.raises(DirePlugError) as caught:
@@ -162,7 +177,16 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
         ("- a", "mapping"),
         ("", "nothing"),
         ("a: &x 1\nb: *x", "line 2: aliases"),
-        ("a: !!python/name:os.system", "line 1"),
+        ("a: !!python/name:os.system", "line 1: tags (!!python/name:os.system) aren't read"),
+        ("a: 1\nmethod: !!binary ZG0=", "line 2: tags (!!binary) aren't read; write the plain value, text in quotes"),
+        ("a: !!timestamp 1", "line 1: tags (!!timestamp) aren't read"),
+        ("a: !!bool x", "line 1: tags (!!bool) aren't read"),
+        ("a: ! 1", "line 1: tags (!) aren't read"),
+        ("a: !own {b: 1}", "line 1: tags (!own) aren't read"),
+        ("!!map {a: 1}", "line 1: tags (!!map) aren't read"),
+        ("!!str a: 1", "line 1: tags (!!str) aren't read"),
+        ('a: 1\nb: "x\\ud800"', r"line 2: 'x\ud800' isn't Unicode text"),
+        ('"\\udfff": 1', r"line 1: '\udfff' isn't Unicode text"),
         ("[a]: 1", "line 1"),
         ("true: 1", "line 1"),
         ("a: " + "[" * 500, "nested too deeply"),
@@ -172,6 +196,13 @@ def test_what_is_no_recipe_file_is_an_error_that_names_it(tmp_path: Path, text: 
     with pytest.raises(DirePlugError, match=r"toy\.yaml") as caught:
         read_yaml(written(tmp_path, text))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["..yaml", "...yaml", "....yaml"])
+def test_a_file_whose_name_is_dots_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("ipc: 1\n")
+    with pytest.raises(DirePlugError, match="give the file another name than dots"):
+        read_yaml(tmp_path / name)
 
 
 def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
@@ -383,13 +414,13 @@ def test_control_is_dire_without_its_term_and_nothing_else() -> None:
 def test_control_equals_baseline_where_dire_overrides_nothing() -> None:
     tree = recipe()
     tree["arms"]["dire"]["overrides"] = {}
-    assert identity(resolved(tree, "control")) == identity(resolved(tree))
-    assert identity(resolved(None, "control")) != identity(resolved())
+    assert names(resolved(tree, "control")) == names(resolved(tree))
+    assert names(resolved(None, "control")) != names(resolved())
 
 
 def test_definitions_do_not_make_recipes_differ() -> None:
     one = resolved(recipe(presets__other={}, arms__other={}, sources={}))
-    assert identity(one) == identity(resolved())
+    assert names(one) == names(resolved())
 
 
 def test_an_arm_named_after_a_regularizer_is_dire_with_that_one_in_its_place() -> None:
@@ -419,7 +450,7 @@ def test_real_image_arms_take_the_baselines_recipe() -> None:
 def test_one_command_line_serves_every_arm() -> None:
     for arm in ("baseline", "control", "random"):
         assert resolved(None, arm, "regularizers.dire.r_e=.5").regularizers == {}
-        assert identity(resolved(None, arm, "regularizers.dire.r_e=.5")) == identity(resolved(None, arm))
+        assert names(resolved(None, arm, "regularizers.dire.r_e=.5")) == names(resolved(None, arm))
 
 
 def test_a_setting_may_change_an_arms_definition() -> None:
@@ -489,7 +520,7 @@ def test_an_unknown_preset_is_told_with_the_nearest() -> None:
 
 
 def test_ipc_by_option_and_by_setting_mean_the_same() -> None:
-    assert identity(resolved(None, "dire", "ipc=50")) == identity(resolved(None, "dire", ipc=50))
+    assert names(resolved(None, "dire", "ipc=50")) == names(resolved(None, "dire", ipc=50))
     assert resolved(None, "dire", "ipc=50").recipe.recover.flags["iteration"] == 50
     with pytest.raises(DirePlugError, match="contradict"):
         resolved(None, "dire", "ipc=50", ipc=10)
@@ -515,33 +546,33 @@ def test_every_value_has_an_origin_with_its_source() -> None:
 # Identity
 
 
-def test_the_identity_is_of_what_changes_results() -> None:
-    plain = identity(resolved())
+def test_names_are_of_what_changes_results() -> None:
+    plain = names(resolved())
     told = recipe(title="Other", name="other", presets__more={}, demonstration=True, sources={})
-    assert identity(resolved(told)) == plain
-    assert identity(resolved(recipe(evaluate__lr=0.5))) != plain
-    assert identity(resolved(None, "dire")) != identity(resolved(None, "control"))
-    assert identity(resolved(None, "dire", "regularizers.dire.r_e=.04")) != identity(resolved(None, "dire"))
+    assert names(resolved(told)) == plain
+    assert names(resolved(recipe(evaluate__lr=0.5))) != plain
+    assert names(resolved(None, "dire")) != names(resolved(None, "control"))
+    assert names(resolved(None, "dire", "regularizers.dire.r_e=.04")) != names(resolved(None, "dire"))
 
 
 def test_real_embeddings_count_only_where_a_term_sees_them() -> None:
-    assert identity(resolved(None, "control", "real.mode=train")) == identity(resolved(None, "control"))
-    assert identity(resolved(None, "dire", "real.mode=train")) != identity(resolved(None, "dire"))
+    assert names(resolved(None, "control", "real.mode=train")) == names(resolved(None, "control"))
+    assert names(resolved(None, "dire", "real.mode=train")) != names(resolved(None, "dire"))
 
 
 def test_real_images_do_not_depend_on_how_others_are_synthesized() -> None:
-    assert identity(resolved(None, "random", "recover.flags.lr=9")) == identity(resolved(None, "random"))
-    assert identity(resolved(None, "random", "evaluate.lr=9")) != identity(resolved(None, "random"))
+    assert names(resolved(None, "random", "recover.flags.lr=9")) == names(resolved(None, "random"))
+    assert names(resolved(None, "random", "evaluate.lr=9")) != names(resolved(None, "random"))
 
 
 def test_a_checkpoint_counts_by_its_content(tmp_path: Path) -> None:
     first, second = tmp_path / "a.pt", tmp_path / "b.pt"
     first.write_bytes(b"weights")
     second.write_bytes(b"weights")
-    one, two = (identity(resolved(recipe(squeeze__teacher__checkpoint=str(path)))) for path in (first, second))
+    one, two = (names(resolved(recipe(squeeze__teacher__checkpoint=str(path)))) for path in (first, second))
     assert one == two
     second.write_bytes(b"others")
-    assert identity(resolved(recipe(squeeze__teacher__checkpoint=str(second)))) != one
+    assert names(resolved(recipe(squeeze__teacher__checkpoint=str(second)))) != one
 
 
 # Layers
@@ -605,7 +636,7 @@ def test_the_authors_release_is_cifar_100s_arm_dire() -> None:
 
 
 def test_reading_a_recipe_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.recipe, dire_plug.plans; sys.exit('torch' in sys.modules)"
+    code = "import sys, dire_plug.recipe, dire_plug.api.plans; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -633,4 +664,4 @@ def test_the_recipe_that_a_run_keeps_is_the_same_run_again(tmp_path: Path, name:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(as_file(first), sort_keys=False))
     second = resolve(read_yaml(path), arm=again, ipc=None, preset=None, settings=[], adapter=adapter)
-    assert identity(second) == identity(first)
+    assert names(second) == names(first)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import Cli
-from stranger_package import Stranger
 from test_synthesis import STEPS, Term, make, run_pass
+from third_party_plugin import ThirdParty
 from tiny import native, only_run, watch_passes
 from torch import Tensor
 
@@ -216,7 +216,7 @@ def test_a_resumed_run_has_the_losses_of_all_passes(home: Path, recipe: Path, mo
 
 
 @pytest.mark.slow
-def test_upstreams_own_script_leaves_its_losses(cli: Cli, bare_home: Path, stranger: Stranger) -> None:
+def test_upstreams_own_script_leaves_its_losses(cli: Cli, bare_home: Path, stranger: ThirdParty) -> None:
     assert cli("vendor", "toy-net").code == 0
     recipe = stranger.site / "stranger" / "recipes" / "small.yaml"
     answer = cli("run", "toy-net", "--recipe", recipe, "--arm", "spread")

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from dire_plug.data import Dataset, load
 from dire_plug.files import read_json
 from dire_plug.models import build
-from dire_plug.pipeline import Run, Request, plan_run
+from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.run import read_data
 from dire_plug.reproduce import Order, load_target, select
 from dire_plug.reproduce.cost_table import duration, size

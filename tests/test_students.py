@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_stages import NETWORK, RECIPE, change, make_job
+from stub_run import CPU, NETWORK, RECIPE, change, make_run, random_set
 from tiny import write_recipe
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,8 +19,7 @@ from dire_plug.models.recognise import Kind, recognise
 from dire_plug.models.vit_small import HEAD_WIDTH, HEADS, LocalityAttention, ShiftedPatches, VitSmall, patch_of
 from dire_plug.recipe.model import Recipe, SqueezeSection
 from dire_plug.stages.evaluate import evaluate
-from dire_plug.stages.select import select_random
-from dire_plug.stages.squeeze import squeeze
+from dire_plug.stages.squeeze import network_file, squeeze
 
 STATISTICS = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 TRANSFORMERS = [name for name in architectures() if is_made_for_a_size(name)]
@@ -155,39 +154,35 @@ def test_every_student_has_a_stem_under_a_teacher_of_either(architecture: str, w
     assert stem == wanted or wanted not in stems(architecture)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 STUDENTS = ["resnet-18", "mobilenet-v2", "mobilenet-v2-ufc", "shufflenet-v2-x0.5", "shufflenet-g2-ufc", "vit-small"]
 
 
-def test_students_of_every_family_are_trained_and_tested(shared: Path, tmp_path: Path) -> None:
-    job = make_job(shared, tmp_path)
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+def test_students_of_every_family_are_trained_and_tested(store: Path) -> None:
     evaluation = {**RECIPE["evaluate"], "students": STUDENTS, "per_synthesis": 1, "epochs": 1, "lr": 0.001}
-    job = change(job, evaluate=Recipe.model_validate({**RECIPE, "evaluate": evaluation}).evaluate)
-    images, labels = select_random(job.dataset, ipc=2, seed=0)
-    result = evaluate(job, squeeze(job), images, labels)
+    run = change(make_run(store), evaluate=Recipe.model_validate({**RECIPE, "evaluate": evaluation}).evaluate)
+    result = evaluate(run, squeeze(run), random_set(run, ipc=2, seed=0))
     assert list(result["students"]) == STUDENTS
     assert all(0 <= found["mean"] <= 100 for found in result["students"].values())
 
 
-def test_a_transformer_can_be_the_independent_network(shared: Path, tmp_path: Path) -> None:
+def test_a_transformer_can_be_the_independent_network(store: Path) -> None:
     network = {**NETWORK, "architecture": "vit-small", "epochs": 1, "lr": 0.001}
     section = {"outputs": 4, "teacher": NETWORK, "independent": network}
-    job = change(make_job(shared, tmp_path), squeeze=SqueezeSection.model_validate(section))
-    found = load(squeeze(job).independent, torch.device("cpu"))
+    run = change(make_run(store), squeeze=SqueezeSection.model_validate(section))
+    found = load(network_file(run, squeeze(run).independent), CPU)
     assert isinstance(found.model, VitSmall)
-    assert found.model.size == job.dataset.size
+    assert found.model.size == run.dataset.size
 
 
-def test_images_that_are_too_small_for_a_student_are_refused_before_anything_is_trained(
-    tmp_path: Path, bare_home: Path, cli: Any
-) -> None:
+def test_images_that_are_too_small_for_a_student_are_refused_at_once(tmp_path: Path, bare_home: Path, cli: Any) -> None:
     path = write_recipe(tmp_path / "tiny.yaml", {"evaluate": {"students": ["resnet-small", "vgg-16"]}})
     answer = cli("run", "sre2l", "--recipe", path, "--engine", "native")
     assert answer.code == 2
     assert "vgg-16 needs images of 32 pixels or more, not 8" in answer.err
-    assert not (bare_home / "cache").exists()
+    assert not (bare_home / "store").exists()
     assert not (bare_home / "runs").exists()

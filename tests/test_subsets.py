@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Cli
+from dire_plug.stages.job import Job
 from safetensors.torch import load_file
 from tiny import only_run, read_rows, run_folders, write_recipe
 from torch import Tensor
@@ -24,7 +25,6 @@ from dire_plug.recipe.evaluate import Sre2lTinySection
 from dire_plug.stages import full
 from dire_plug.stages.embed import embed
 from dire_plug.stages.real_images import check_memory, plan_budget, with_budget
-from dire_plug.stages.job import Job
 from dire_plug.stages.squeeze import squeeze
 
 CHOSEN = ("herding", "k-center", "k-means")

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dire_plug.api.plans import ListedPlan, build_plan
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.hookspecs import hookimpl
-from dire_plug.plans import ListedPlan, build_plan
 from dire_plug.plugins import build_manager
 from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, pass_file
 from dire_plug.types import Batch, Slot, SlotPlan, Synthesis

@@ -12,7 +12,7 @@ from tiny import read_rows
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.pipeline.request import Run, Request, plan_run
+from dire_plug.pipeline.request import Request, Run, plan_run
 from dire_plug.timing import SideTiming, Timing, TimingRequest, children, time_arms
 from dire_plug.timing.children import Took, run_side
 from dire_plug.timing.sides import SEED, check_engines, plan_side, set_up
@@ -141,9 +141,9 @@ def plan(method: str, recipe: str, **options: Any) -> Run:
 def test_a_recipe_of_the_paper_needs_no_dataset_and_keeps_its_size(bare_home: Path, tmp_path: Path) -> None:
     planned = plan("sre2l", "cifar-100", ipc=10, arm="dire", settings=("real.coreset=3",))
     side = set_up("x", planned, tmp_path, real=12)
-    dataset = side.job.dataset
+    dataset = side.run.dataset
     assert (len(dataset.classes), dataset.size, dataset.name) == (100, 32, "generated")
-    assert (side.steps, side.job.plan.slots_per_pass, side.job.plan.passes) == (2000, 2, 1)
+    assert (side.steps, side.run.plan.slots_per_pass, side.run.plan.passes) == (2000, 2, 1)
     assert list(side.spec.regularizers) == ["dire"]
     real = load_file(side.spec.real["teacher"])
     assert real["values"].shape == (1200, 512)

@@ -8,7 +8,7 @@ from typing import Any
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models.pretrained import Pretrained, check_pretrained, load_pretrained
-from dire_plug.pipeline.outside import OpenedSet, SetRequest, open_set
+from dire_plug.pipeline.outside import OpenedSet, SetRequest, find_own_source, open_set
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.measure import measure_in
@@ -76,7 +76,7 @@ def measure_set(
     published_first = sorted(names, key=OWN.__contains__)  # what can't be had is told before anything is trained
     networks = {name: _network(opened, name, weights) for name in published_first}
     run, condensed, diversity = opened.run, opened.condensed, {}
-    source = Source(digest={"set": condensed.digest})
+    source = find_own_source(opened) or Source(digest={"set": condensed.digest})
     images = ImageSet(source, lambda: (condensed.images, condensed.labels), name="set")
     for name in names:
         ui.detail(f"measure: diversity in {name}")

@@ -5,6 +5,7 @@ synthesis isn't asked: it is planned as an arm of real images is, which needs no
 """
 
 from dataclasses import dataclass, replace
+from filecmp import cmp
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,23 @@ from torch import Tensor
 
 from dire_plug import plugins
 from dire_plug.data import class_count, names
-from dire_plug.data.condensed import CondensedSet, Reading, read_condensed
+from dire_plug.data.condensed import CondensedSet, Reading, read_condensed, require_set
 from dire_plug.data.spaces import read_space
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
-from dire_plug.recipe.layers import mapping
+from dire_plug.recipe.layers import Tree, mapping
 from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import TENSORS, ImageSet
-from dire_plug.stages.lessons import LEARNED_LR
-from dire_plug.store.runs import EXTRAS, Request, Run, RunFolder
+from dire_plug.store.artefacts import Artefact
+from dire_plug.store.runs import Request, Run, RunFolder
+from dire_plug.types import EXTRAS, LEARNED_LR
 
+OWN_IMAGES = ("images", "subset")
+"""Roles, and kinds, of the artefacts that hold a run's images."""
 DEFAULT_METHOD = "sre2l"
 """Whose recipe of a dataset judges where none is named: its teacher and independent network are plain ones."""
 
@@ -62,6 +66,9 @@ class SetRequest:
     out: Path | None = None
     data_root: Path | None = None
     offline: bool = False
+    rerun: tuple[str, ...] = ()
+    keep_labels: bool = False
+    wait: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ def open_set(request: SetRequest) -> OpenedSet:
     """
     reading = Reading(read_space(request.space, request.normalised_by), request.ipc, request.resize)
     made_by = find_own_run(request.path)
+    if made_by is None:
+        require_set(request.path)
     run = with_data(_plan(request, made_by))
     condensed = read_condensed(_images_of(made_by, request.path), run.dataset, reading)
     run = replace(_plan(request, made_by, ipc=condensed.per_class), data=run.data)
@@ -138,8 +147,11 @@ def _images_of(run: RunFolder | None, path: Path) -> Path:
     """Return where the images lie: of a run, those that its own students read."""
     if run is None:
         return path
-    evaluate = mapping(read_yaml(run.path / "recipe.yaml"), "evaluate")
-    return run.path / (TENSORS if evaluate.get("source") == "tensor" else "images")
+    return run.path / (TENSORS if _source_in(read_yaml(run.path / "recipe.yaml")) == "tensor" else "images")
+
+
+def _source_in(recipe: Tree) -> Any:
+    return mapping(recipe, "evaluate").get("source")
 
 
 def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None) -> Run:
@@ -163,6 +175,9 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         out=request.out,
         data_root=request.data_root,
         offline=request.offline,
+        rerun=request.rerun,
+        keep_labels=request.keep_labels,
+        wait=request.wait,
     )
     planned = plan_run(plain)
     name = planned.recipe.dataset.name
@@ -231,7 +246,7 @@ def fit_protocol(opened: OpenedSet) -> tuple[EvaluateSection, ImageSet, list[str
             )
     digest = {"set": condensed.digest, "in loop space": loop is not None, "extras": extras}
     images = ImageSet(
-        Source(digest=digest),
+        find_own_source(opened) or Source(digest=digest),
         lambda: (condensed.images, condensed.labels),
         name="set",
         read_loop=partial(_same, loop),
@@ -239,6 +254,44 @@ def fit_protocol(opened: OpenedSet) -> tuple[EvaluateSection, ImageSet, list[str
         extras=extras,
     )
     return section, images, notes
+
+
+def find_own_source(opened: OpenedSet) -> Source | None:
+    """Return the artefacts that hold a run's own images, so that what was made of these isn't made again.
+
+    None where the set isn't just what the run's own students read: it comes from outside, a part of it was asked for,
+    or a file in the folder, or in the store, isn't what it was.
+    """
+    run, folder = opened.run, opened.made_by
+    if folder is None or opened.reading != Reading():
+        return None
+    own = read_yaml(folder.path / "recipe.yaml")
+    if (own.get("method"), _source_in(own)) != (run.adapter.name, run.recipe.evaluate.source):
+        return None
+    named = {role: name for name, role in folder.artefacts().items() if role in OWN_IMAGES}
+    found = {role: one for role, name in named.items() if (one := run.store.read(name)) is not None}
+    if not found or not all(_is_untouched(run, one, folder.path) for one in found.values()):
+        return None
+    return Source(found)
+
+
+def _is_untouched(run: Run, images: Artefact, folder: Path) -> bool:
+    """Tell whether a folder holds the very files of gathered passes or of a subset, and no other images."""
+    passes = [one for one in images.inputs.values() if one.kind == "pass"]
+    kept: dict[Path, Path] = {}
+    for one in (*passes, images):  # what was gathered takes the place of what a pass left
+        if (entry := run.store.find(one)) is None:
+            return False
+        kept |= {path: entry / path for path in _image_files(entry)}
+    return _image_files(folder) == kept.keys() and all(
+        (folder / path).samefile(file) or cmp(folder / path, file, shallow=False) for path, file in kept.items()
+    )
+
+
+def _image_files(folder: Path) -> set[Path]:
+    """Return the files of images and of what was learned beside them, by their path in a folder."""
+    found = [*(folder / "images").rglob("*"), folder / TENSORS, folder / EXTRAS]
+    return {path.relative_to(folder) for path in found if path.is_file()}
 
 
 def _same(loop: Tensor | None) -> Tensor | None:

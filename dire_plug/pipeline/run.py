@@ -30,8 +30,11 @@ from dire_plug.stages.recover import name_source, recover
 from dire_plug.stages.squeeze import squeeze
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences
+from dire_plug.store.keeping import register
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import ARTEFACTS, Request, Run, RunFolder, run_folder
+from dire_plug.upstream.patching import patch_digest
+from dire_plug.upstream.vendor import patch_files
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def run_arm(request: Request) -> FinishedRun:
     ):
         finished = folder.state() == "finished"
         _record(run, roles, folder)
+        register(run.store.root, run.root, folder.artefacts())
         begin("squeeze")
         networks = squeeze(run)
         begin("prepare")
@@ -155,12 +159,14 @@ def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
     folder.make()
     content = yaml.safe_dump(as_file(run.resolved), sort_keys=False, allow_unicode=True)
     write_atomically(folder.path / "recipe.yaml", content)
-    upstream = run.adapter.upstream
+    upstream, runs_it = run.adapter.upstream, run.engine == "upstream"
     facts = {
         "recipe": "recipe.yaml",
         "arm": run.arm,
         "seed": run.seed,
         "engine": run.engine,
+        "commit": upstream.commit if runs_it else None,
+        "patch": patch_digest(patch_files(run.adapter)) if runs_it else None,
         "dataset": run.dataset.digest,
         "upstream": {"repository": upstream.repository, "commit": upstream.commit, "licence": upstream.licence},
         "classes": list(run.dataset.classes),
