@@ -1,5 +1,6 @@
 """The protocols with stored labels: a label, a student's steps, a large test set, and whole runs on digits."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from dire_plug.pipeline import Request, run_arm
 from dire_plug.protocols.published import equal_norm_mean, fkd, stored_label, train_student
 from dire_plug.protocols.students import Loss, StudentData
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
-from dire_plug.stages import lessons
+from dire_plug.stages import evaluate as evaluate_stage
+from dire_plug.stages import label_files, lessons
 from dire_plug.stages import relabel as relabel_stage
-from dire_plug.stages.stored_batches import write_epoch
 
 CLASSES = 3
 
@@ -104,8 +105,7 @@ def test_a_step_sums_the_gradients_of_its_parts_and_decays_matrices_only(protoco
         for first in range(0, len(images), 3):
             some = slice(first, first + 3)
             # A last batch of 2 is one part, and its gradient is halved none the less, as in upstream's loop.
-            half = loss(expected(images[some]), targets[some], classes[some]) / 2
-            half.backward()  # type: ignore[no-untyped-call]
+            (loss(expected(images[some]), targets[some], classes[some]) / 2).backward()
         optimiser.step()
     student = without_dropout(0)
     train_student(student, [], data=_data(), section=section, seed=0, folder=tmp_path)
@@ -152,20 +152,20 @@ def test_a_run_with_stored_labels_ends_with_an_accuracy_and_without_the_labels(
     assert metrics["accuracy"]["teacher_mode"] == "eval"
     assert 0 <= metrics["accuracy"]["students"]["resnet-small"]["last"][0] <= 100
     assert metrics["diversity"]["T"]["vendi"] > 0
-    assert not (folder / "relabel").exists()
+    assert not list(home.rglob("relabel"))
 
 
 @pytest.mark.parametrize("arm", ["random", "full"])
 def test_arms_of_real_images_learn_stored_labels_too(home: Path, recipe_fkd: Path, arm: str) -> None:
     finished = run(recipe_fkd, arm=arm)
     assert finished.metrics["accuracy"]["students"]["resnet-small"]["last"]
-    assert not (finished.folder.path / "relabel").exists()
+    assert not list(home.rglob("relabel"))
 
 
 def test_a_run_that_was_killed_while_labelling_ends_as_an_undisturbed_one(
     home: Path, recipe_fkd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = write_epoch
+    genuine = label_files.write_epoch
 
     def killed(path: Path, *arguments: Any, **named: Any) -> None:
         if path.stem == "epoch-0001":
@@ -176,18 +176,19 @@ def test_a_run_that_was_killed_while_labelling_ends_as_an_undisturbed_one(
         patch.setattr(relabel_stage, "write_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             run(recipe_fkd)
-    folder = only_run(home)
-    assert [path.name for path in (folder / "relabel").iterdir()] == ["epoch-0000.safetensors"]
+    (folder,) = home.rglob("relabel")
+    assert [path.name for path in folder.iterdir()] == ["epoch-0000.safetensors"]
     assert not run(recipe_fkd).reused
-    assert outcome(folder) == outcome(run(recipe_fkd, out=tmp_path / "undisturbed").folder.path)
+    monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "undisturbed"))
+    assert outcome(only_run(home)) == outcome(run(recipe_fkd).folder.path)
 
 
-def test_a_test_set_that_is_too_large_waits_as_grey_levels_and_gives_the_same_accuracy(
-    home: Path, recipe_fkd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_test_set_that_is_too_large_waits_as_grey_levels(
+    home: Path, recipe_fkd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = run(recipe_fkd)
     seen = []
-    genuine = lessons.prepare_lesson
+    genuine = evaluate_stage.prepare_lesson
 
     def watched(*arguments: Any) -> StudentData:
         lesson = genuine(*arguments)
@@ -195,8 +196,9 @@ def test_a_test_set_that_is_too_large_waits_as_grey_levels_and_gives_the_same_ac
         return lesson
 
     monkeypatch.setattr(lessons, "MOST_TEST_BYTES", 0)
-    monkeypatch.setattr(lessons, "prepare_lesson", watched)
-    large = run(recipe_fkd, out=tmp_path / "large")
+    monkeypatch.setattr(evaluate_stage, "prepare_lesson", watched)
+    shutil.rmtree(home / "store" / "student")
+    large = run(recipe_fkd)
     assert seen == [torch.uint8]
     assert large.metrics["accuracy"] == small.metrics["accuracy"]
 

@@ -328,22 +328,13 @@ def test_two_settings_of_an_arm_are_refused(runs: list[ReportRun]) -> None:
         group([one(runs, "dire"), changed(one(runs, "dire", 1), arms=terms)])
 
 
-def older(run: ReportRun) -> ReportRun:
-    """Return the run as it was recorded before some keys existed, and under an older title."""
-    recipe = deepcopy(run.recipe)
-    del recipe["term"], recipe["squeeze"]["frozen"], recipe["evaluate"]["judge"]
-    for settings in recipe.get("arms", {}).get(run.arm, {}).get("regularizers", {}).values():
-        del settings["weight"]
-    return replace(run, recipe={**recipe, "title": "an older title"})
-
-
-def test_runs_from_before_a_key_existed_are_of_the_same_setting(runs: list[ReportRun]) -> None:
-    given = [older(one(runs, "dire")), one(runs, "dire", 1), one(runs, "control"), older(one(runs, "control", 1))]
-    (found,) = group(given)
+def test_a_title_and_a_weight_that_changes_nothing_make_no_other_setting(runs: list[ReportRun]) -> None:
+    dire = one(runs, "dire")
+    recipe = deepcopy(dire.recipe)
+    del recipe["arms"]["dire"]["regularizers"]["dire"]["weight"]
+    given = [replace(dire, recipe={**recipe, "title": "another"}), one(runs, "dire", 1)]
+    (found,) = group([*given, one(runs, "control"), one(runs, "control", 1)])
     assert {arm: len(of_arm) for arm, of_arm in found.arms.items()} == {"control": 2, "dire": 2}
-    baseline = one(runs, "baseline")
-    (found,) = group([older(baseline), changed(one(runs, "dire"), recover=baseline.recipe["recover"])])
-    assert found.control_is_baseline
 
 
 def test_what_an_arm_does_not_depend_on_tells_its_runs_not_apart(runs: list[ReportRun]) -> None:
@@ -446,15 +437,15 @@ def test_runs_are_called_by_what_tells_them_apart(runs: list[ReportRun]) -> None
     assert list(label_runs([dire, changed(dire, method="cda")])) == ["sre2l dire", "cda dire"]
 
 
-def test_without_the_cache_the_rest_of_the_page_is_there(
+def test_without_the_store_the_rest_of_the_page_is_there(
     runs: list[ReportRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "empty"))
     write_report([one(runs, "baseline"), one(runs, "dire")], tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
-    assert text.count("isn&#39;t in this cache; make the report where the run was made") == 2
+    assert text.count("make the report where the run was made") == 2
     assert len(Reader(text).all("img")) == 4
-    with pytest.raises(DirePlugError, match="isn't in this cache"):
+    with pytest.raises(DirePlugError, match="isn't in this store"):
         draw_tsne([one(runs, "dire")], tmp_path / "figure.png")
 
 
@@ -475,19 +466,9 @@ def test_runs_without_a_record_of_losses_say_so(runs: list[ReportRun]) -> None:
     assert figure.caption.startswith("This figure is missing: these runs have no losses.json")
 
 
-def test_the_caption_tells_parts_that_an_older_version_recorded_before_their_weight(
-    runs: list[ReportRun], tmp_path: Path
-) -> None:
-    given = {arm: one(runs, arm) for arm in ("baseline", "dire")}
-    assert curves_figure(given, name="g0").caption.endswith("its weight included; its parts add up to it.")
-    for arm, run in given.items():
-        folder = RunFolder(shutil.copytree(run.folder.path, tmp_path / arm))
-        record = read_json(folder.path / "losses.json")
-        del record["format"]
-        write_json(folder.path / "losses.json", record)
-        given[arm] = replace(run, folder=folder)
-    figure = curves_figure(given, name="g0")
-    assert figure.caption.endswith("to it, but for those of dire, recorded by an older version before that weight.")
+def test_the_caption_says_what_the_curves_are(runs: list[ReportRun]) -> None:
+    figure = curves_figure({arm: one(runs, arm) for arm in ("baseline", "dire")}, name="g0")
+    assert figure.caption.endswith("its weight included; its parts add up to it.")
     assert len(figure.panels) == 5
 
 

@@ -14,7 +14,7 @@ from dire_plug.data import Dataset, load
 from dire_plug.files import read_json
 from dire_plug.models import build
 from dire_plug.pipeline import Request, Run, plan_run
-from dire_plug.pipeline.run import read_data
+from dire_plug.pipeline.request import read_data
 from dire_plug.reproduce import Order, load_target, select
 from dire_plug.reproduce.cost_table import duration, size
 from dire_plug.reproduce.costs import ABSENT, NEW, estimate, left_out, runs_of
@@ -125,13 +125,13 @@ def test_a_rate_is_the_measured_seconds_by_the_operations_of_that_run(
     assert rate.what == f"the synthesis of {baseline.name}"
 
 
-def test_an_interrupted_synthesis_gives_no_rate_so_steps_are_made(home: Path, baseline: Path, recipe: Path) -> None:
+def test_passes_of_several_machines_give_no_rate_so_steps_are_made(home: Path, baseline: Path, recipe: Path) -> None:
     copy = home / "runs" / "sre2l" / recipe.stem / baseline.name
     shutil.copytree(baseline, copy)
     plan = plan_run(Request("sre2l", recipe=str(recipe), engine="native", device="cpu"))
     assert find_rate(plan).what == f"the synthesis of {baseline.name}"
     metrics = read_json(copy / "metrics.json")
-    metrics["recover"]["resumed_at_pass"] = 1
+    metrics["recover"]["hardware"] = None
     (copy / "metrics.json").write_text(json.dumps(metrics))
     rate, one = find_rate(plan), count_pass(architecture="resnet-small", outputs=100, stem="small", size=8)
     assert rate.what == "a step of 4 images of 8 pixels through resnet-small, made here (median of 3)"

@@ -10,22 +10,20 @@ from typing import Any
 import pytest
 import torch
 from conftest import Cli
-from dire_plug.stages.job import Job
 from safetensors.torch import load_file
 from tiny import only_run, read_rows, run_folders, write_recipe
 from torch import Tensor
 
-from dire_plug.data.dataset import Dataset, TensorSplit
+from dire_plug.data.dataset import TensorSplit
 from dire_plug.data.subsets import choose_by_herding, choose_by_k_center, choose_by_k_means
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
-from dire_plug.pipeline import Request, plan_run, run_arm
-from dire_plug.pipeline.run import load_data, open_job
+from dire_plug.pipeline import Request, Run, plan_run, run_arm, with_data
 from dire_plug.recipe.evaluate import Sre2lTinySection
-from dire_plug.stages import full
-from dire_plug.stages.embed import embed
+from dire_plug.stages import real_images
+from dire_plug.stages.embed import ensure_embeddings
 from dire_plug.stages.real_images import check_memory, plan_budget, with_budget
 from dire_plug.stages.squeeze import squeeze
+from dire_plug.store.runs import RunFolder
 
 CHOSEN = ("herding", "k-center", "k-means")
 Choose = Callable[[Tensor, int], Tensor]
@@ -156,9 +154,8 @@ def request(recipe: Path, arm: str, **more: Any) -> Request:
     return Request("sre2l", recipe=str(recipe), arm=arm, engine="native", **more)
 
 
-def job_of(recipe: Path, arm: str, **more: Any) -> Job:
-    planned = plan_run(request(recipe, arm, **more))
-    return open_job(planned, load_data(planned))[0]
+def run_of(recipe: Path, arm: str, **more: Any) -> Run:
+    return with_data(plan_run(request(recipe, arm, **more)))
 
 
 def chosen_by(run: Path) -> Tensor:
@@ -168,13 +165,13 @@ def chosen_by(run: Path) -> Tensor:
 @pytest.mark.parametrize("arm", CHOSEN)
 def test_a_run_takes_what_its_rule_chooses_in_the_teachers_embeddings(home: Path, recipe: Path, arm: str) -> None:
     metrics = run_arm(request(recipe, arm)).metrics
-    job, found = job_of(recipe, arm), load_file(only_run(home) / "images.safetensors")
-    train = job.dataset.train
+    run, found = run_of(recipe, arm), load_file(only_run(home) / "images.safetensors")
+    train = run.dataset.train
     assert found["labels"].tolist() == train.labels[found["indices"]].tolist() == [c for c in range(10) for _ in "ab"]
     assert found["numbers"].tolist() == [0, 1] * 10
     assert torch.equal((found["images"] * 255).round().to(torch.uint8), train.images(found["indices"]))
     assert len(list((only_run(home) / "images").rglob("*.jpg"))) == 20
-    real = embed(job, squeeze(job).teacher)
+    real = ensure_embeddings(run, squeeze(run).teacher)
     if arm != "k-means":
         choose = {"herding": herd_slowly, "k-center": cover_slowly}[arm]
         for label in range(10):
@@ -194,8 +191,12 @@ def test_seeds_change_the_images_of_k_means_and_otherwise_the_students_alone(hom
     first, second = ({p.name.rpartition("-")[0][:-2]: p for p in run_folders(home) if f"-{s}-" in p.name} for s in "01")
     same = {arm: torch.equal(chosen_by(first[arm]), chosen_by(second[arm])) for arm in CHOSEN}
     assert same == {"herding": True, "k-center": True, "k-means": False}
-    seeds = {read_json(runs["herding"] / "evaluate" / "resnet-small-0.json")["seed"] for runs in (first, second)}
-    assert len(seeds) == 2
+    students = {student_of(runs["herding"]) for runs in (first, second)}
+    assert len(students) == 2
+
+
+def student_of(run: Path) -> str:
+    return next(name for name, role in RunFolder(run).artefacts().items() if role.startswith("student "))
 
 
 @pytest.mark.parametrize("arm", CHOSEN)
@@ -205,16 +206,23 @@ def test_more_images_than_a_class_has_can_not_be_chosen(cli: Cli, home: Path, re
     assert "error: class '0' of digits has 10 training images, 11 per class were asked for; lower the IPC" in answer.err
 
 
-@pytest.mark.slow
-def test_an_arm_that_was_killed_before_its_tensors_were_written_chooses_again(home: Path, recipe: Path) -> None:
-    before = chosen_by(run_arm(request(recipe, "k-means")).folder.path)
-    run = only_run(home)
-    (run / "images.safetensors").unlink()
-    (run / "images" / "stray.jpg").touch()
-    run_status = read_json(run / "status.json") | {"state": "failed"}
-    (run / "status.json").write_text(str(run_status).replace("'", '"'))
-    assert torch.equal(chosen_by(run_arm(request(recipe, "k-means")).folder.path), before)
-    assert not (run / "images" / "stray.jpg").exists()
+def test_an_arm_that_was_killed_while_it_wrote_its_images_chooses_again(
+    home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine = real_images.save_images
+
+    def killed(folder: Path, *arguments: Any, **rest: Any) -> None:
+        genuine(folder, *arguments, **rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(real_images, "save_images", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_arm(request(recipe, "k-means"))
+    assert not list(home.glob("store/subset/*"))
+    found = load_file(run_arm(request(recipe, "k-means")).folder.path / "images.safetensors")
+    train = run_of(recipe, "k-means").dataset.train
+    assert torch.equal((found["images"] * 255).round().to(torch.uint8), train.images(found["indices"]))
 
 
 # The ceiling.
@@ -222,7 +230,7 @@ def test_an_arm_that_was_killed_before_its_tensors_were_written_chooses_again(ho
 
 def test_full_learns_from_every_image_and_copies_none(home: Path, recipe: Path) -> None:
     metrics = run_arm(request(recipe, "full")).metrics
-    run, batch = only_run(home), job_of(recipe, "full").recipe.evaluate.batch_size
+    run, batch = only_run(home), run_of(recipe, "full").recipe.evaluate.batch_size
     assert not (run / "images").exists()
     assert not (run / "images.safetensors").exists()
     assert metrics["accuracy"]["full"] == {
@@ -261,41 +269,41 @@ def test_full_does_not_need_as_many_images_as_the_ipc_says(home: Path, recipe: P
     ],
 )
 def test_the_budget_of_full_by_hand(recipe: Path, epochs: int, images: int, expected: int) -> None:
-    job = with_images(job_of(recipe, "full", ipc=40), images)
-    section = job.recipe.evaluate.model_copy(update={"epochs": epochs, "batch_size": 100})
-    budget = plan_budget(replace(job, recipe=job.recipe.model_copy(update={"evaluate": section})))
+    run = with_images(run_of(recipe, "full"), images)
+    section = run.recipe.evaluate.model_copy(update={"epochs": epochs, "batch_size": 100})
+    budget = plan_budget(run, section, ipc=40)
     assert (budget.images, budget.epochs) == (images, expected)
     assert budget.steps == expected * math.ceil(images / 100)
     assert budget.subset_steps == 4 * epochs
 
 
-def with_images(job: Job, count: int) -> Job:
-    """Return the job with a training set of so many images of one pixel."""
+def with_images(run: Run, count: int) -> Run:
+    """Return the run with a training set of so many images of one pixel."""
     train = TensorSplit(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.arange(count) % 10)
-    return replace(job, dataset=replace(job.dataset, train=train))
+    return replace(run, data=replace(run.dataset, train=train))
 
 
 def test_what_is_counted_in_epochs_shrinks_with_them(recipe: Path) -> None:
     section = Sre2lTinySection(
         protocol="sre2l-tiny", students=("x",), epochs=200, test_from=100, test_every=7, warmup_epochs=10
     )
-    job = with_images(job_of(recipe, "full"), 1_000_000)
-    job = replace(job, recipe=job.recipe.model_copy(update={"evaluate": section}))
-    found = with_budget(job, plan_budget(job)).recipe.evaluate
+    run = with_images(run_of(recipe, "full"), 1_000_000)
+    found = with_budget(section, plan_budget(run, section, ipc=2))
     assert isinstance(found, Sre2lTinySection)
     assert (found.epochs, found.warmup_epochs, found.test_from, found.test_every) == (20, 1, 10, 1)
     assert found.lr == section.lr
 
 
 def test_a_training_set_that_does_not_fit_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset: Dataset = job_of(recipe, "full").dataset
-    monkeypatch.setattr(full, "MOST_BYTES", 100 * 3 * 64)
-    check_memory(dataset, bytes_per_value=1)
+    run = run_of(recipe, "full")
+    in_float = run_of(recipe, "full", settings=("evaluate.protocol=hard-labels",))
+    monkeypatch.setattr(real_images, "MOST_BYTES", 100 * 3 * 64)
+    check_memory(run)
     with pytest.raises(DirePlugError, match="arm 'full': "):
-        check_memory(dataset, bytes_per_value=4)
-    monkeypatch.setattr(full, "MOST_BYTES", 100 * 3 * 64 - 1)
+        check_memory(in_float)
+    monkeypatch.setattr(real_images, "MOST_BYTES", 100 * 3 * 64 - 1)
     with pytest.raises(DirePlugError, match="arm 'full': the 100 training images of digits at 8 pixels take"):
-        check_memory(dataset, bytes_per_value=1)
+        check_memory(run)
 
 
 # The table.
