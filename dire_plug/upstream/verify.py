@@ -180,7 +180,7 @@ def _judge(trial: Trial, other: Trial, found: Mapping[str, Evidence], *, folder:
         last=digest(published.steps[-1]),
         agreement=max(errors),
         calls=sum("file" in event for events in (with_term, answered) for event in events),
-        answers=_answers(trial, other, told),
+        answers=_answers(trial, other),
         accelerated=accelerated,
         problems={check: tuple(dict.fromkeys(texts)) for check, texts in problems.items() if texts},
     )
@@ -222,10 +222,10 @@ def _names(trial: Trial) -> dict[tuple[int, int], str]:
     return {pair: (path if suffix is None else path.with_suffix(suffix)).as_posix() for pair, path in paths.items()}
 
 
-def _answers(trial: Trial, other: Trial, told: Expectation) -> tuple[str, ...]:
+def _answers(trial: Trial, other: Trial) -> tuple[str, ...]:
     """Return in what the answered run is another than upstream's own."""
     regrouped = other.inputs.recipe.recover.plan != trial.inputs.recipe.recover.plan
-    named = regrouped and "image_index" in told.calls
+    named = regrouped and trial.adapter.saves_images
     return ("start", *(["plan"] if regrouped else []), *(["names"] if named else []))
 
 
