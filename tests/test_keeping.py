@@ -156,6 +156,22 @@ def test_a_folder_remembers_what_all_of_its_runs_name(store: Path, root: Path, t
     }
 
 
+def test_a_folder_that_was_moved_tells_what_all_of_its_runs_name(store: Path, root: Path) -> None:
+    run_naming(root, EMBEDDINGS)
+    register(store, root, [STUDENT.name])
+    assert read_json(store / ROOTS) == {str(root): {"names": sorted(names_of(EMBEDDINGS, STUDENT))}}
+
+
+def test_a_folder_has_not_told_while_one_of_its_runs_does_not(store: Path, root: Path) -> None:
+    run = run_naming(root, EMBEDDINGS)
+    (run / "artefacts.json").unlink()
+    register(store, root, [STUDENT.name])
+    assert read_json(store / ROOTS) == {str(root): {"names": None}}
+    write_json(run / "artefacts.json", {EMBEDDINGS.name: "embeddings"})
+    register(store, root, [STUDENT.name])
+    assert read_json(store / ROOTS) == {str(root): {"names": sorted(names_of(EMBEDDINGS, STUDENT))}}
+
+
 def test_a_store_that_cannot_be_written_is_used_all_the_same(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

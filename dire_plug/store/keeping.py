@@ -118,15 +118,16 @@ def register(store: Path, root: Path, names: Iterable[str]) -> None:
     try:
         with _holding_roots(store):
             roots = _read_roots(store)
-            known = roots.get(str(root)) or []
-            told = sorted({*known, *names})
+            known = roots.get(str(root))
+            before, troubles = (set(known), []) if known is not None else _read_runs(_run_folders(root))
+            told = None if troubles else sorted(before.union(names))
             if not (root / MARK).is_file():
                 write_atomically(
                     root / MARK, f"The runs here name entries of a store; its {ROOTS} names this folder.\n"
                 )
             if str(root) not in roots or told != known:
                 _write_roots(store, {**roots, str(root): told})
-    except DirePlugError as error:
+    except (DirePlugError, OSError) as error:
         ui.say_once(f"store: this folder of runs isn't registered, so `clean` may remove what it names: {error}")
 
 
@@ -237,18 +238,25 @@ def _read_named(store: Path, more: Collection[Path]) -> _Named:
                 words.append(f"{root}: can't be read; the {len(remembered)} entries that it named stay")
                 words.append(f"  if it is gone for good: dire-plug clean --forget {root}")
             continue
-        found = set[str]()
-        for run in folders:
-            try:
-                if not (run.path / ARTEFACTS).is_file():
-                    raise DirePlugError(f"{run.path}: has no {ARTEFACTS}; run its command again, or remove it")
-                found.update(run.artefacts())
-            except DirePlugError as error:
-                told = False
-                words.append(f"{error}; until then every entry stays")
+        found, troubles = _read_runs(folders)
+        told = told and not troubles
+        words += [f"{trouble}; until then every entry stays" for trouble in troubles]
         by_root[root] = sorted(found)
         names |= found
     return _Named(by_root, frozenset(names), tuple(words), told)
+
+
+def _read_runs(folders: Iterable[RunFolder]) -> tuple[set[str], list[str]]:
+    """Return what runs name, and why some of them don't tell."""
+    found, troubles = set[str](), list[str]()
+    for run in folders:
+        try:
+            if not (run.path / ARTEFACTS).is_file():
+                raise DirePlugError(f"{run.path}: has no {ARTEFACTS}; run its command again, or remove it")
+            found.update(run.artefacts())
+        except DirePlugError as error:
+            troubles.append(str(error))
+    return found, troubles
 
 
 # Cleaning.
