@@ -99,7 +99,10 @@ def _write_start(run: Run, folder: Path) -> None:
 
 
 def _prepare(run: Run, inputs: Inputs, name: str, folder: Path, materials: Materials) -> None:
-    described = loop_inputs(run, folder=folder, images=folder, prepared=prepared_folders(run, inputs))
+    # an adapter tells by the folders that it is given what is prepared already
+    before = list(inputs.prepared)[: list(inputs.prepared).index(name)]
+    prepared = {one: path for one, path in prepared_folders(run, inputs).items() if one in before}
+    described = loop_inputs(run, folder=folder, images=folder, prepared=prepared)
     threads = torch.get_num_threads()
     run_preparation(run.adapter, name, described, materials, folder=folder, device=str(run.device), threads=threads)
 
