@@ -10,6 +10,8 @@ run: $(VENV)/installed
 	$(BIN)/dire-plug run sre2l --dire
 	$(BIN)/dire-plug compare sre2l
 	@$(BIN)/python -c "import time; print(f'make run took {time.time() - float(open(\"$(VENV)/started\").read()):.0f} s after the install')"
+	@echo "next: . $(BIN)/activate, so that the shell finds dire-plug; then: dire-plug vendor sre2l, and dire-plug list recipes"
+	@echo "      (or, in this shell as it is: $(BIN)/dire-plug vendor sre2l)"
 
 test: $(VENV)/installed check
 	$(BIN)/python -m pytest -m "not every_script"

@@ -31,7 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dire_plug.regularizers import diversity_loss, prepare_real
+from dire_plug.api.term import prepare_real
+from dire_plug.regularizers import diversity_loss
 from dire_plug.types import RealEmbeddings
 
 REPOSITORY = "https://github.com/DIL-IITH/DiRe"

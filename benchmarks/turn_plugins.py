@@ -1,6 +1,6 @@
 """The authors' loss as a plugin, for `step_share.py`: a term in the place of ours.
 
-It is loaded by name, as any stranger's regularizer is; `known_plugins` makes the name known to child processes.
+It is loaded by name, as any third-party regularizer is; `known_plugins` makes the name known to child processes.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dire_plug.errors import DirePlugError
+from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD, TINY_MEAN, TINY_STD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -107,6 +108,6 @@ def std_of(dataset: str) -> Any:
 
 
 _NORMALISATION = {
-    "tiny": ([0.4802, 0.4481, 0.3975], [0.2302, 0.2265, 0.2262]),
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "tiny": (list(TINY_MEAN), list(TINY_STD)),
+    "imagenet": (list(IMAGENET_MEAN), list(IMAGENET_STD)),
 }

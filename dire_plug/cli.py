@@ -26,9 +26,14 @@ COMMANDS = {
     "patch": "dire_plug.commands.patch:patch",
     "list": "dire_plug.commands.inspect:list_",
     "show": "dire_plug.commands.inspect:show",
+    "clean": "dire_plug.commands.store:clean",
+    "export": "dire_plug.commands.store:export",
+    "import": "dire_plug.commands.store:import_",
     "doctor": "dire_plug.commands.doctor:doctor",
 }
 INTERRUPTED = 130
+NO_ROOM = "failed to map segment from shared object"
+"""What the loader says of torch's libraries where `ulimit -v` is too small for them."""
 
 
 class Commands(click.Group):
@@ -79,6 +84,8 @@ def main(arguments: list[str] | None = None) -> Any:
         _end(f"error: {where}: {what}; what is finished is kept", 2)
     except Exception as error:
         _show_traceback()
+        if isinstance(error, MemoryError) or NO_ROOM in str(error):
+            _end(f"error: not enough memory ({str(error) or 'see ulimit -v'}); give more or ask for less", 2)
         _end(_unforeseen(error, sys.argv[1:] if arguments is None else arguments), 1)
 
 
@@ -101,3 +108,7 @@ def _show_traceback() -> None:
 def _end(message: str, code: int) -> None:
     ui.say(message)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

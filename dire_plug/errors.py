@@ -11,7 +11,9 @@ class DirePlugError(Exception):
 
 
 class RunBusyError(DirePlugError):
-    """A live process holds this run or cache entry."""
+    """A live process holds this run or entry of the store; the exit code is BSD's for a failure that passes."""
+
+    exit_code = 75
 
 
 class DivergedError(DirePlugError):

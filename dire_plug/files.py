@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; say which file it was when it is not JSON."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DirePlugError(f"{path}: cannot be read as JSON: {error}") from error
 
 
@@ -85,3 +85,13 @@ def digest_file(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as people read it, such as "1.3 GB"."""
+    value, units = float(count), ["kB", "MB", "GB", "TB"]
+    if count < 1000:
+        return f"{count} B"
+    while (value := value / 1000) >= 999.95 and len(units) > 1:
+        units.pop(0)
+    return f"{value:.1f} {units[0]}"

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from dire_plug import hookspecs
 from dire_plug.errors import DirePlugError, PluginError, nearest
+from dire_plug.home import PACKAGE
 from dire_plug.recipe.weight import KEY, with_weight
 from dire_plug.types import Adapter
 
@@ -101,7 +102,8 @@ def code_of(kind: Kind, name: str) -> str:
     """Return the sha256, in hex, of a plugin's code as it is on disk: another formula makes other images.
 
     Of a third party's it is all files of the top-level package, or the single module, that its entry point resolves to,
-    data and compiled modules included, `__pycache__` not. Of ours: its module, and what it imports in the same folder.
+    data and compiled modules included, `__pycache__` not. Of ours: its module, and what that imports of its folder and
+    of `api`.
 
     Raises:
         DirePlugError: the name isn't known, or its package can't be found.
@@ -142,19 +144,20 @@ def _package_files(top: str) -> list[tuple[str, Path]]:
 
 
 def _own_files(module: str) -> list[tuple[str, Path]]:
-    """Return a module of ours and, with their own, the modules of the same folder that it imports."""
-    room, found, waiting = module.rpartition(".")[0], dict[str, Path](), [module]
+    """Return a module of ours and, with their own, the modules of the same folder and of `api` that it imports."""
+    rooms = module.rpartition(".")[0], f"{__package__}.api"
+    found, waiting = dict[str, Path](), [module]
     while waiting:
         name = waiting.pop()
-        spec = find_spec(name)
-        if name in found or spec is None or spec.origin is None:
+        plain = PACKAGE.parent.joinpath(*name.split("."))
+        path = plain / "__init__.py" if plain.is_dir() else plain.with_suffix(".py")
+        if name in found or not name.startswith(rooms) or not path.is_file():
             continue
-        found[name] = Path(spec.origin)
-        for node in ast.walk(ast.parse(found[name].read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{room}."):
-                waiting.append(node.module)
-            elif isinstance(node, ast.ImportFrom) and node.module == room:
-                waiting += [f"{room}.{alias.name}" for alias in node.names]
+        found[name] = path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                # `from package import module` names a module, `from module import name` doesn't
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return sorted(found.items())
 
 

@@ -4,10 +4,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 Advance = Callable[..., None]
 """Call it with the number of finished units, and by keyword the values to show beside the bar."""
@@ -34,7 +33,7 @@ def is_verbose() -> bool:
 
 def say(message: str) -> None:
     """Print one line of progress on the standard error stream."""
-    _console.print(message)
+    _console.print(_printable(message))
 
 
 def say_once(message: str) -> None:
@@ -52,29 +51,28 @@ def detail(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning."""
-    _console.print(f"warning: {message}", style="yellow")
+    _console.print(_printable(f"warning: {message}"), style="yellow")
+
+
+def _printable(text: str) -> str:
+    """Return text whose bytes that are no UTF-8, as a file's name may have, are written out, as in `\\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def show(content: RenderableType) -> None:
     """Print a result on the standard output stream: text as it is, tables without losing any.
 
-    Text isn't wrapped, and brackets in it, or in a table's cells, are no markup. A table gets the width that it needs
-    where the stream is no terminal; on a terminal that is too narrow its cells are folded, not cut off.
+    Text isn't wrapped, and brackets in it are no markup. A table (see `tables`) gets the width that it needs where the
+    stream is no terminal; a terminal that is too narrow gets several.
     """
     console = Console(highlight=False, markup=False, emoji=False)
-    for table in _tables(content):
-        for column in table.columns:
-            column.overflow = "fold"
     if not console.is_terminal:
         wide = console.options.update(width=WIDE)
         console.width = max(console.width, Measurement.get(console, wide, content).maximum)
-    console.print(content, soft_wrap=isinstance(content, str))
-
-
-def _tables(content: RenderableType) -> list[Table]:
-    if isinstance(content, Group):
-        return [table for part in content.renderables for table in _tables(part)]
-    return [content] if isinstance(content, Table) else []
+    if isinstance(content, str):
+        console.print(_printable(content), soft_wrap=True)
+    else:
+        console.print(content, crop=False)
 
 
 @contextlib.contextmanager

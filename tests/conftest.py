@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from stranger_package import Stranger, make_stranger
+from third_party_plugin import ThirdParty, make_third_party
 from tiny import Answer, only_run, write_recipe
 
 from dire_plug.cli import main
@@ -40,7 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
-    """A home folder with one finished baseline run by the native engine, and so with its teachers; never changed."""
+    """A home folder with one finished baseline run by the native engine, and so with its networks; never changed."""
     home = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIRE_PLUG_HOME", str(home))
@@ -64,22 +64,30 @@ def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def home(bare_home: Path, finished: Path) -> Path:
-    """A home folder of the test's own, with the tiny recipe's teachers but no run."""
-    shutil.copytree(finished / "store", bare_home / "store")
+    """A home folder of the test's own, with the tiny recipe's networks and what real images are in them, but no run."""
+    for kind in ("network", "embeddings", "radii", "reference"):
+        shutil.copytree(finished / "store" / kind, bare_home / "store" / kind)
+    return bare_home
+
+
+@pytest.fixture
+def finished_home(bare_home: Path, finished: Path) -> Path:
+    """A home folder of the test's own, with the finished baseline run."""
+    shutil.copytree(finished, bare_home)
     return bare_home
 
 
 @pytest.fixture(scope="session")
-def made_stranger(tmp_path_factory: pytest.TempPathFactory) -> Stranger:
-    """A stranger's package and its method's repository; nobody knows of it yet."""
-    return make_stranger(tmp_path_factory.mktemp("stranger"))
+def made_third_party(tmp_path_factory: pytest.TempPathFactory) -> ThirdParty:
+    """A third-party package and its method's repository; nobody knows of it yet."""
+    return make_third_party(tmp_path_factory.mktemp("toy_net_plugin"))
 
 
 @pytest.fixture
-def stranger(made_stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> Stranger:
-    """The stranger's package, installed for this process and its children."""
-    install(made_stranger.site, monkeypatch)
-    return made_stranger
+def third_party(made_third_party: ThirdParty, monkeypatch: pytest.MonkeyPatch) -> ThirdParty:
+    """The third-party package, installed for this process and its children."""
+    install(made_third_party.site, monkeypatch)
+    return made_third_party
 
 
 def install(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Installs what `dire-plug new` wrote, without pip, lints it, and runs the tests that came with it."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -8,9 +9,26 @@ from pathlib import Path
 
 import pytest
 from conftest import install
-from stranger_package import entry_points_text, offer
+from third_party_plugin import entry_points_text, offer
 
 ROOT = Path(__file__).parents[1]
+VALUES = {
+    "LICENCE": '"none"',
+    "CLASSES": "10",
+    "SIZE": "8",
+    "MEAN": "(0.5, 0.5, 0.5)",
+    "STD": "(0.25, 0.25, 0.25)",
+    "ARCHITECTURE": '"resnet-18"',
+    "STEM": '"small"',
+    "CHECKPOINT": '"bare"',
+    "BATCHES": "1",
+    "TEACHER_FLAG": '"weights"',
+    "IMAGES_FLAG": '"out"',
+    "PASS_FLAG": '"round"',
+    "STEPS_FLAG": '"steps"',
+    "FILE_NAME": '"{label}-{image}.png"',
+}
+"""What a written adapter of the toy of docs/adding-a-method.md lacks."""
 
 
 def install_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +70,15 @@ def lint(folder: Path) -> str:
 def files_of(folder: Path) -> list[str]:
     """Return the paths of a folder's files below it, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def fill(folder: Path, values: dict[str, str]) -> Path:
+    """Put values into the constants of a written adapter; return its file."""
+    (file,) = folder.glob("*/method.py")
+    text = file.read_text()
+    for name, value in values.items():
+        text, count = re.subn(rf"^({name}: .* = )\S+(?=  #)", lambda found: found[1] + value, text, flags=re.MULTILINE)  # noqa: B023
+        assert count == 1
+    file.write_text(text)
+    forget(folder)
+    return file

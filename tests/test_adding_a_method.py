@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from stranger_package import PAGE, PATCH, URL, Stranger, read_files
+from third_party_plugin import PAGE, PATCH, URL, ThirdParty, read_files
 
 from dire_plug import hookspecs
-from dire_plug.adapters.planned import PlannedAdapter
+from dire_plug.api.method import PlannedAdapter
 from dire_plug.types import Adapter
 from dire_plug.upstream.patch_rules import bridge_functions
 
@@ -25,13 +25,13 @@ def test_the_page_goes_from_vendor_to_compare_in_five_sections() -> None:
     assert len(re.findall(r"^## ", TEXT, re.MULTILINE)) == 5
 
 
-def test_the_patch_shown_is_the_one_that_the_pages_script_makes(stranger: Stranger) -> None:
-    assert stranger.patch.read_text() == read_files()[PATCH]
+def test_the_patch_shown_is_the_one_that_the_pages_script_makes(third_party: ThirdParty) -> None:
+    assert third_party.patch.read_text() == read_files()[PATCH]
 
 
-def test_adapter_and_recipe_name_the_commit_of_the_published_files(stranger: Stranger) -> None:
-    for name in ("stranger/method.py", "stranger/recipes/small.yaml"):
-        assert re.findall(r"\b[0-9a-f]{40}\b", read_files()[name]) == [stranger.commit]
+def test_adapter_and_recipe_name_the_commit_of_the_published_files(third_party: ThirdParty) -> None:
+    for name in ("toy_net_plugin/method.py", "toy_net_plugin/recipes/small.yaml"):
+        assert re.findall(r"\b[0-9a-f]{40}\b", read_files()[name]) == [third_party.commit]
 
 
 def test_each_line_number_in_the_table_of_places_is_that_of_the_patch() -> None:
@@ -60,7 +60,7 @@ def test_what_the_page_says_planned_adapter_lacks_it_lacks() -> None:
 
 def test_the_page_counts_its_own_lines() -> None:
     counts = re.search(r"an adapter of (\d+) lines,\s(\d+) lines\sthat make the patch, and a recipe of (\d+)", TEXT)
-    names = ("stranger/method.py", "make_patch.py", "stranger/recipes/small.yaml")
+    names = ("toy_net_plugin/method.py", "make_patch.py", "toy_net_plugin/recipes/small.yaml")
     assert counts is not None
     assert [int(count) for count in counts.groups()] == [len(read_files()[name].splitlines()) for name in names]
 
@@ -75,14 +75,14 @@ def test_every_file_that_the_page_points_to_exists() -> None:
 
 @pytest.mark.slow
 def test_the_commands_print_what_the_page_shows(
-    cli: Cli, stranger: Stranger, bare_home: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, third_party: ThirdParty, bare_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for command, shown in CONSOLE:
         answer = cli(*shlex.split(command))
         printed = answer.err + answer.out
         assert answer.code == (2 if "error:" in shown else 0), printed
-        printed = printed.replace(str(bare_home), "/tmp/toy/home").replace(str(stranger.repository), URL)
+        printed = printed.replace(str(bare_home), "/tmp/toy/home").replace(str(third_party.repository), URL)
         assert masked(printed) == masked(shown)
 
 

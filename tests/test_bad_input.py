@@ -13,12 +13,14 @@ import pytest
 import torch
 from conftest import Cli
 from PIL import Image
-from stranger_package import SCRIPT, Stranger
-from tiny import only_run, outcome, read_rows, run_folders, write_recipe
+from third_party_plugin import SCRIPT, ThirdParty
+from tiny import forget, native, only_run, outcome, read_rows, run_folders, start_process, when_made, write_recipe
 
+from dire_plug.errors import RunBusyError
 from dire_plug.files import read_json
 from dire_plug.models import build
 from dire_plug.pipeline import run as pipeline
+from dire_plug.pipeline import run_arm
 from dire_plug.plugins import load_adapter
 from dire_plug.upstream.vendor import vendored_folder
 
@@ -47,6 +49,14 @@ METHODS = "cda, delt, dm, dwa, g-vbsm, infer, mtt, sre2l"
         ("run sre2l --set evaluate.epochs=no", "evaluate.epochs: must be a whole number (is 'no') (from --set)"),
         ("run sre2l --set evaluate.epochs=0", "evaluate.epochs: must be at least 1 (is 0) (from --set)"),
         ("run sre2l --set evaluate.lr=.inf", "evaluate.lr: must be a finite number (is inf) (from --set)"),
+        ("run sre2l --set recover.script=!!binary", "line 1: tags (!!binary) aren't read; write the plain value"),
+        ("run sre2l --set evaluate.lr=!!bool", "line 1: tags (!!bool) aren't read"),
+        ("run sre2l --set evaluate.lr=!!timestamp", "line 1: tags (!!timestamp) aren't read"),
+        ('run sre2l --set recipe="\\ud800"', r"line 1: '\ud800' isn't Unicode text"),
+        ("run sre2l --set evaluate.lr=\udcff", r"--set evaluate.lr=\udcff: "),
+        ("run sre2l --recipe \udcff.yaml", r"recipe \udcff.yaml: no such file"),
+        ("run dm --ipc 1000000 --dry-run", "ipc: must be at most 10000 (is 1000000)"),
+        ("run dm --set ipc=9223372036854775808 --dry-run", "ipc: must be at most 10000"),
         ("run sre2l --set title=x", "title: can't be changed here (from --set)"),
         ("run sre2l --set recover.flags.exp-name=x", "exp-name: can't be set in a recipe: the tool chooses where"),
         ("run sre2l --dire --set regularizers.dire.r_x=1", "regularizers.dire.r_x: unknown key (did you mean 'r_"),
@@ -183,27 +193,26 @@ def test_the_right_checkpoint_is_taken(cli: Cli, home: Path, recipe: Path, tmp_p
 # Data.
 
 
-def test_a_truncated_image_between_recover_and_evaluate_is_named_and_can_be_mended(
+def test_an_image_truncated_between_recover_and_evaluate_is_made_again(
     cli: Cli, home: Path, recipe: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = ("run", "sre2l", "--recipe", recipe, *NATIVE)
 
-    def interrupt(job: object) -> None:
+    def interrupt(*given: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(pipeline.STAGES, "evaluate", interrupt)
+        patch.setattr(pipeline, "evaluate_arm", interrupt)
         cli(*line)
     folder = only_run(home)
     path = folder / "images" / "new003" / "class003_id001.jpg"
-    path.write_bytes(path.read_bytes()[:300])
+    path.chmod(0o644)
+    os.truncate(path, 300)  # the store's file too, of which it is a link
+    forget()
     answer = cli(*line)
-    assert answer.code == 2
-    assert f"error: {path}: the image is damaged (" in answer.err
-    advice = f"remove {folder / 'images.safetensors'} and run the command again: it recovers the images anew\n"
-    assert answer.err.endswith(advice)
-    (folder / "images.safetensors").unlink()
-    assert cli(*line).code == 0
+    assert answer.code == 0, answer.err
+    told = [line for line in answer.err.splitlines() if "was damaged, or edited; it is made again" in line]
+    assert [line.partition("/")[0] for line in told] == ["store: pass"]
     assert outcome(folder) == outcome(baseline)
 
 
@@ -238,11 +247,19 @@ def test_a_truncated_training_image_is_named(cli: Cli, bare_home: Path, data_roo
 
 
 def test_a_dataset_that_is_not_there_is_told_with_the_way_to_get_it(cli: Cli, bare_home: Path, tmp_path: Path) -> None:
-    answer = cli("run", "sre2l", "--recipe", "tiny-imagenet", "--arm", "random", "--data-root", tmp_path / "no-data")
+    answer = cli("run", "sre2l", "--recipe", "tiny-imagenet", "--arm", "random", "--data-root", tmp_path)
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith("error: tiny-imagenet was not found. Looked for ")
-    assert str(tmp_path / "no-data" / "tiny-imagenet-200") in answer.err
+    assert str(tmp_path / "tiny-imagenet-200") in answer.err
     assert "To get it: unpack http" in answer.err
+
+
+@pytest.mark.parametrize("command", ["run sre2l", "measure SET --real digits", "doctor"])
+def test_a_data_root_that_does_not_exist_is_not_made(cli: Cli, bare_home: Path, tmp_path: Path, command: str) -> None:
+    answer = cli(*command.split(), "--data-root", tmp_path / "typo")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"'--data-root': Directory '{tmp_path / 'typo'}' does not exist." in answer.err
+    assert not (tmp_path / "typo").exists()
 
 
 def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, recipe: Path) -> None:
@@ -258,7 +275,7 @@ def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, rec
 
 
 def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
-    cli: Cli, stranger: Stranger, bare_home: Path
+    cli: Cli, third_party: ThirdParty, bare_home: Path
 ) -> None:
     assert cli("vendor", "toy-net").code == 0
     tree = vendored_folder(load_adapter("toy-net"))
@@ -272,19 +289,19 @@ def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
         assert f"remove the folder {tree} and run `dire-plug vendor` again" in answer.err
     assert ["toy-net", "damaged"] in [cells[:2] for cells in read_rows(cli("doctor").out)]
     script.write_text(published)
-    patch = stranger.patch.read_text()
+    patch = third_party.patch.read_text()
     try:
-        stranger.patch.write_text(patch.replace("bridge.loss(cost, images", "bridge.loss(0 * cost, images"))
+        third_party.patch.write_text(patch.replace("bridge.loss(cost, images", "bridge.loss(0 * cost, images"))
         answer = cli("vendor", "toy-net")
         assert answer.code == 2
-        assert answer.err.startswith(f"error: {stranger.patch}:")
-        stranger.patch.write_text(patch.replace("step=step)\n", "step=step)  \n", 1))
+        assert answer.err.startswith(f"error: {third_party.patch}:")
+        third_party.patch.write_text(patch.replace("step=step)\n", "step=step)  \n", 1))
         answer = cli("vendor", "toy-net")
         assert answer.code == 2
         assert "bridge.patch the file must have the blob hash " in answer.err
         assert "isn't here; get it with: dire-plug vendor toy-net" in cli(*line).err
     finally:
-        stranger.patch.write_text(patch)
+        third_party.patch.write_text(patch)
     assert cli("vendor", "toy-net", "--offline").code == 0
 
 
@@ -330,13 +347,14 @@ def test_a_full_disk_loses_nothing_and_the_rerun_completes(
     assert answer.code == 2
     assert "cannot be written: No space left on device. What was there before is kept." in answer.err
     renewed = ("status.json", "provenance.json")
-    written = [path for path in home.rglob("*.json") if path.name not in renewed and path.parent.name != "passes"]
-    before = {path: path.read_bytes() for path in written}
-    assert (home / "cache").is_dir()
+    written = [path for path in home.rglob("*.json") if path.name not in renewed and "work" not in path.parts]
+    before, made = {path: path.read_bytes() for path in written}, when_made(home)
     assert not [path for path in home.rglob(".*") if path.is_file()], "temporary files stayed behind"
     assert cli(*line).code == 0
     assert outcome(only_run(home)) == outcome(baseline)
     assert {path: path.read_bytes() for path in before} == before
+    after = when_made(home)
+    assert {name: after[name] for name in made} == made
 
 
 def test_a_disk_that_is_full_while_images_are_saved_is_told(
@@ -381,27 +399,69 @@ def holder() -> Iterator[Any]:
         process.communicate()
 
 
-def test_a_run_that_a_live_process_works_on_is_refused_and_that_of_a_killed_one_is_taken_over(
-    cli: Cli, home: Path, recipe: Path, baseline: Path, holder: Any
+def test_a_run_that_a_live_process_works_on_is_refused_to_who_will_not_wait(
+    home: Path, recipe: Path, baseline: Path, holder: Any
 ) -> None:
     folder = home / baseline.relative_to(baseline.parents[3])
     process = holder(folder.with_name(f".{folder.name}.lock"))
-    line = ("run", "sre2l", "--recipe", recipe, *NATIVE)
-    answer = cli(*line)
-    assert answer.code == 2
-    assert f"error: the run {folder} is held by process {process.pid} on " in answer.err
-    assert "wait for it to end, or, if it no longer exists, remove " in answer.err
+    with pytest.raises(RunBusyError) as caught:
+        run_arm(native(recipe, wait=False))
+    assert str(caught.value).startswith(f"the run {folder} is held by process {process.pid} on ")
+    assert "wait for it to end, or, if it no longer exists, remove " in str(caught.value)
     assert run_folders(home) == []
     process.kill()
     process.communicate()
-    assert cli(*line).code == 0
+    run_arm(native(recipe, wait=False))
     assert outcome(folder) == outcome(baseline)
 
 
-def test_a_damaged_status_file_is_named(cli: Cli, bare_home: Path, finished: Path, recipe: Path) -> None:
-    shutil.copytree(finished, bare_home)
-    path = only_run(bare_home) / "status.json"
+def test_a_command_waits_for_a_live_process_says_for_whom_and_takes_over_when_it_ends(
+    home: Path, recipe: Path, baseline: Path, holder: Any
+) -> None:
+    folder = home / baseline.relative_to(baseline.parents[3])
+    other = holder(folder.with_name(f".{folder.name}.lock"))
+    process = start_process("run", "sre2l", "--recipe", recipe, *NATIVE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(f"waiting: the run {folder} is held by process {other.pid} on ")
+        assert run_folders(home) == []
+        other.kill()
+        other.communicate()
+        output, _ = process.communicate()
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert outcome(folder) == outcome(baseline)
+
+
+def test_a_damaged_status_file_is_named(cli: Cli, finished_home: Path, recipe: Path) -> None:
+    path = only_run(finished_home) / "status.json"
     path.write_text("{")
     answer = cli("run", "sre2l", "--recipe", recipe, *NATIVE)
     assert answer.code == 2
     assert answer.err.startswith(f"error: {path}: cannot be read as JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "[]"),
+        ("metrics.json", "{}"),
+        ("metrics.json", '{"accuracy": {}, "diversity": {"T": null}, "arm": "a", "seed": 0, "ipc": 1, "engine": "x"}'),
+        ("metrics.json", '{"accuracy": [], "diversity": []}'),
+        ("metrics.json", "[" * 100_000),
+        ("provenance.json", "[]"),
+        ("provenance.json", "{}"),
+        ("provenance.json", '{"engine": 1, "commit": 1, "patch": 1, "dataset": 1, "seed": 1, "sessions": [{}]}'),
+        ("status.json", "[]"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named_when_it_is_shown(
+    cli: Cli, bare_home: Path, baseline: Path, name: str, content: str
+) -> None:
+    folder = bare_home / "runs" / "sre2l" / "tiny" / baseline.name
+    shutil.copytree(baseline, folder)
+    (folder / name).write_text(content)
+    answer = cli("show", folder)
+    assert answer.code == 2
+    assert f"error: {folder / name}: " in answer.err

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from git.exc import GitCommandError
-from stranger_package import Stranger
+from third_party_plugin import ThirdParty
 from tiny import read_rows
 from upstreams import vendor_or_skip
 
@@ -138,7 +138,7 @@ def test_the_authors_loss_gets_each_class_its_own_rows(release: Path) -> None:
 
 @pytest.mark.slow
 def test_arms_take_turns_and_each_computes_its_own_term(
-    stranger: Stranger, bare_home: Path, release: Path, tmp_path: Path
+    third_party: ThirdParty, bare_home: Path, release: Path, tmp_path: Path
 ) -> None:
     share = importlib.import_module("step_share")
     case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": steps}, "toy", "toy")
@@ -154,7 +154,9 @@ def test_arms_take_turns_and_each_computes_its_own_term(
 
 
 @pytest.mark.slow
-def test_a_child_that_ends_early_stops_all_and_is_named(stranger: Stranger, bare_home: Path, tmp_path: Path) -> None:
+def test_a_child_that_ends_early_stops_all_and_is_named(
+    third_party: ThirdParty, bare_home: Path, tmp_path: Path
+) -> None:
     share = importlib.import_module("step_share")
     case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": 1}, "toy", "toy")
     options = argparse.Namespace(accelerate=False, steps=30, real=4, full=False)

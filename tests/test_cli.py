@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from tiny import only_run, outcome, read_rows, run_folders
+from tiny import forget, only_run, outcome, read_rows, run_folders, when_made
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.cli import COMMANDS
@@ -49,6 +49,25 @@ def test_what_only_tells_something_answers_without_importing_torch() -> None:
     ]
 
 
+@pytest.mark.parametrize("module", ["dire_plug", "dire_plug.cli"])
+def test_the_command_line_runs_as_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "list", "plugins"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "dire_plug.adapters.sre2l:SRe2L" in done.stdout
+    refused = subprocess.run([sys.executable, "-m", module, "show", "nothing"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make isn't installed")
+def test_make_run_ends_with_how_to_call_the_program() -> None:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(["make", "--dry-run", "run"], cwd=root, capture_output=True, text=True, check=True)
+    assert ". .venv/bin/activate" in done.stdout.splitlines()[-2]
+    assert ".venv/bin/dire-plug vendor sre2l" in done.stdout.splitlines()[-1]
+    assert ". .venv/bin/activate" in (root / "README.md").read_text()
+
+
 def test_help_lists_every_command_in_the_order_of_a_users_way(cli: Cli) -> None:
     answer = cli("--help")
     assert answer.code == 0
@@ -66,7 +85,7 @@ def test_help_lists_every_command_in_the_order_of_a_users_way(cli: Cli) -> None:
         ("run sre2l --seed minus", "'minus' is not a valid integer range."),
         ("run sre2l --engine cuda", "'cuda' is not one of 'auto', 'upstream', 'native'."),
         ("run sre2l --drie", "--drie"),
-        ("list teachers", "'teachers' is not one of 'methods', 'recipes', 'plugins', 'runs'."),
+        ("list teachers", "'teachers' is not one of 'methods', 'recipes', 'plugins', 'runs', 'artefacts'."),
         ("compare sre2l --arms ,", "--arms: names no arm; give some by comma, such as baseline,control,dire,random"),
         ("compare sre2l --seeds 0", "0 is not in the range x>=1."),
     ],
@@ -77,6 +96,54 @@ def test_a_faulty_command_line_ends_with_2_and_says_what_is_wrong(
     answer = cli(*line.split())
     assert (answer.code, answer.out) == (2, "")
     assert words in answer.err
+
+
+@pytest.mark.parametrize(
+    ("line", "one", "other"),
+    [
+        ("run sre2l --dire --arm baseline", "--dire", "--arm baseline"),
+        ("run sre2l --arm control --dire", "--dire", "--arm control"),
+        ("run sre2l --arm baseline --regularizer dpp", "--regularizer dpp", "--arm baseline"),
+        (
+            "run sre2l --regularizer dpp=1 --set regularizers.dpp.weight=2",
+            "--regularizer dpp with the weight 1",
+            "--set regularizers.dpp.weight=2",
+        ),
+        ("run sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        ("compare sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        ("ablate sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        ("time sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        (
+            "measure x --nearest-k 3 --set measure.nearest_k=5",
+            "--nearest-k 3",
+            "--set measure.nearest_k=5",
+        ),
+        (
+            "measure x --teacher a.pt --set squeeze.teacher.checkpoint=b.pt",
+            "--teacher a.pt",
+            "--set squeeze.teacher.checkpoint=b.pt",
+        ),
+        ("evaluate x --epochs 3 --set evaluate.epochs=4", "--epochs 3", "--set evaluate.epochs=4"),
+        ("evaluate x --per-set 3 --set evaluate.per_synthesis=4", "--per-set 3", "--set evaluate.per_synthesis=4"),
+        ("evaluate x --student a --set evaluate.students=[b]", "--student a", "--set evaluate.students=[b]"),
+        ("rank x --per-set 3 --set evaluate.per_synthesis=4", "--per-set 3", "--set evaluate.per_synthesis=4"),
+        ("reproduce table-4 --dry-run --json", "--dry-run", "--json"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused_with_both(
+    cli: Cli, bare_home: Path, line: str, one: str, other: str
+) -> None:
+    answer = cli(*line.split())
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == f"error: {one} and {other} contradict each other; leave one of them out\n"
+    assert not bare_home.exists()
+
+
+@pytest.mark.parametrize("line", ["--dire --arm dire", "--dire", "--arm dire", "--arm dire --ipc 5 --set ipc=5"])
+def test_options_that_say_the_same_are_one(cli: Cli, bare_home: Path, line: str) -> None:
+    answer = cli("run", "sre2l", *line.split(), "--dry-run")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("SRe2L: recipe quick, arm dire, seed 0\n")
 
 
 # Dry runs.
@@ -151,17 +218,17 @@ def test_a_run_prints_its_numbers_its_folder_and_what_to_do_next(cli: Cli, home:
     assert "the native engine runs, which is the same mathematics; `dire-plug vendor sre2l`" in answer.err
 
 
-def test_the_same_command_finds_its_finished_run_again(
-    cli: Cli, bare_home: Path, finished: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(finished, bare_home)
-    before = (only_run(bare_home) / "metrics.json").stat().st_mtime_ns
-    monkeypatch.setattr(pipeline, "STAGES", {})
+def test_the_same_command_finds_its_finished_run_again(cli: Cli, finished_home: Path, recipe: Path) -> None:
+    before, given = when_made(finished_home), outcome(only_run(finished_home))
+    provenance = (only_run(finished_home) / "provenance.json").read_bytes()
+    forget()
     answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native")
     assert answer.code == 0
     assert "it was finished before; nothing was run again" in answer.out
     assert "took" not in answer.out
-    assert (only_run(bare_home) / "metrics.json").stat().st_mtime_ns == before
+    assert when_made(finished_home) == before
+    assert outcome(only_run(finished_home)) == given
+    assert (only_run(finished_home) / "provenance.json").read_bytes() == provenance
 
 
 def test_out_moves_run_folders_and_nothing_else(cli: Cli, home: Path, recipe: Path, tmp_path: Path) -> None:
@@ -178,11 +245,11 @@ def test_out_moves_run_folders_and_nothing_else(cli: Cli, home: Path, recipe: Pa
 def test_an_interrupted_run_ends_with_130_and_goes_on(
     cli: Cli, home: Path, recipe: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(job: object) -> None:
+    def interrupt(*given: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(pipeline.STAGES, "evaluate", interrupt)
+        patch.setattr(pipeline, "evaluate_arm", interrupt)
         answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native")
     assert answer.code == 130
     assert answer.err.endswith("interrupted; what is finished is kept, and the same command goes on from there\n")
@@ -241,31 +308,31 @@ def test_a_run_is_shown_by_a_part_of_its_name_or_its_path(cli: Cli, finished: Pa
         assert answer.code == 0, name
         assert answer.out.startswith(f"{baseline}: finished\n")
     assert ["engine", "native"] in read_rows(answer.out)
+    assert ["upstream", f"{SRe2L.upstream.repository} {SRe2L.upstream.commit}"] in read_rows(answer.out)
     assert f"  {baseline / 'recipe.yaml'}\n" in answer.out
     assert "torchvision" in answer.out
 
 
 def test_an_ambiguous_name_lists_the_runs_and_an_unknown_one_says_where_to_look(
-    cli: Cli, bare_home: Path, finished: Path, baseline: Path
+    cli: Cli, finished_home: Path, baseline: Path
 ) -> None:
-    shutil.copytree(finished, bare_home)
-    shutil.copytree(only_run(bare_home), only_run(bare_home).with_name("baseline-1-00000000"))
+    shutil.copytree(only_run(finished_home), only_run(finished_home).with_name("baseline-1-00000000"))
     several = cli("show", "baseline")
     assert several.code == 2
     names = f"sre2l/tiny/{baseline.name}, sre2l/tiny/baseline-1-00000000"
-    assert several.err == f"error: 'baseline' names 2 runs below {bare_home / 'runs'}: {names}\n"
+    assert several.err == f"error: 'baseline' names 2 runs below {finished_home / 'runs'}: {names}\n"
     none = cli("show", "dire-7")
     assert none.code == 2
-    assert none.err == f"error: 'dire-7' names 0 runs below {bare_home / 'runs'}; see `dire-plug list runs`\n"
+    assert none.err == f"error: 'dire-7' names 0 runs below {finished_home / 'runs'}; see `dire-plug list runs`\n"
 
 
 def test_a_failed_run_is_shown_with_its_error(
     cli: Cli, home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(job: object) -> None:
+    def fail(*given: object) -> None:
         raise PluginError("plugin 'x': it broke")
 
-    monkeypatch.setitem(pipeline.STAGES, "measure", fail)
+    monkeypatch.setattr(pipeline, "measure", fail)
     assert cli("run", "sre2l", "--recipe", recipe, "--engine", "native").code == 1
     answer = cli("show", "baseline-0")
     assert answer.code == 0
@@ -282,6 +349,7 @@ def test_doctor_works_without_a_network_and_with_an_empty_home(
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     (tmp_path / "user").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    (tmp_path / "no-data").mkdir()
     answer = cli("doctor", "--data-root", tmp_path / "no-data")
     assert answer.code == 0, answer.err
     rows = read_rows(answer.out)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from tiny import only_run
+from tiny import made_by_kind, only_run
 
 from dire_plug.files import read_json
 from dire_plug.stages import collapse
-from dire_plug.stages.collapse import Signs
+from dire_plug.stages.collapse import CollapseSigns
 
 
 @pytest.mark.parametrize(
@@ -23,17 +23,18 @@ from dire_plug.stages.collapse import Signs
     ],
 )
 def test_images_far_from_real_ones_are_a_problem(recognised: float, norm: float, problem: str | None) -> None:
-    found = Signs(recognised, 1.0, norm, chance=0.1).problem
+    found = CollapseSigns(recognised, 1.0, norm, chance=0.1).problem
     assert found is None if problem is None else problem in str(found)
 
 
 def test_a_network_that_recognises_little_is_not_held_against_the_images() -> None:
-    assert Signs(recognised=0.02, recognised_real=0.12, norm=9, chance=0.1).problem is None
+    assert CollapseSigns(recognised=0.02, recognised_real=0.12, norm=9, chance=0.1).problem is None
 
 
-def test_a_run_keeps_what_it_saw(baseline: Path) -> None:
+def test_a_run_keeps_what_it_saw(finished: Path, baseline: Path) -> None:
     signs = read_json(baseline / "metrics.json")["collapse"]
-    assert signs == read_json(baseline / "collapse.json")
+    (entry,) = (finished / "store" / "collapse").iterdir()
+    assert signs == read_json(entry / collapse.FILE)
     assert 0 <= signs["recognised"] <= 1
     assert signs["norm"] > 0
 
@@ -42,9 +43,9 @@ def test_a_collapsed_run_names_the_weight_and_ends_well(
     cli: Cli, home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collapse, "MOST_NORM", 0.1)
-    monkeypatch.setattr(collapse, "read_json", lambda path: {"accuracy": 100.0})
+    monkeypatch.setattr(collapse, "accuracy_of", lambda *given: 100.0)
     answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--dire")
-    assert answer.code == 0
+    assert answer.code == 0, answer.err
     assert "the images may have collapsed: " in answer.err
     assert "lower regularizers.dire.weight, or set it to auto" in answer.err
 
@@ -52,3 +53,4 @@ def test_a_collapsed_run_names_the_weight_and_ends_well(
 def test_real_images_are_not_looked_at(cli: Cli, home: Path, recipe: Path) -> None:
     assert cli("run", "sre2l", "--recipe", recipe, "--arm", "random").code == 0
     assert read_json(only_run(home) / "metrics.json")["collapse"] is None
+    assert "collapse" not in made_by_kind(home)

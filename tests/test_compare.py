@@ -6,6 +6,7 @@
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ def as_text(content: RenderableType) -> str:
 def rows(text: str, arm: str) -> list[list[str]]:
     """Return the cells of the rows of one arm."""
     return [line.removeprefix(arm).split() for line in text.splitlines() if line.startswith(arm)]
+
+
+def test_a_terminal_of_80_columns_shows_every_number_whole() -> None:
+    file = io.StringIO()
+    Console(file=file, width=80, color_system=None).print(render(canned()), crop=False)
+    wide, narrow = (re.findall(r"(?:[+-]?\d+\.\d+ ± )?\d+\.\d+", text) for text in (TABLE.read_text(), file.getvalue()))
+    assert sorted(wide) == sorted(narrow)
+    assert max(map(len, file.getvalue().splitlines())) <= 80
 
 
 def test_the_table_to_the_letter() -> None:

@@ -1,5 +1,6 @@
 """Condensed sets as others leave them: folder trees and tensor files, their labels and space, and what is refused."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,69 @@ def test_a_file_that_is_no_set_of_the_dataset_is_refused(
     found = refusal(path, real)
     assert found.startswith(f"{path}: ")
     assert message in found
+
+
+EXPANDED = torch.zeros(1, dtype=torch.uint8).expand(6, 3, 40_000, 40_000)
+"""28.8 GB by its shape, one byte in the file."""
+
+
+def quantize(images: Tensor) -> Tensor:
+    """Return integers with a scale, in the way of torch that goes with a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(images.float(), 1.0, 0, torch.quint8)
+
+
+def nest(rows: list[Tensor]) -> Tensor:
+    """Return a tensor of tensors of any lengths, in the way of torch that goes with a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor(rows)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (with_labels(LABELS, EXPANDED), "the images are an expanded tensor: 28,800,000,000 bytes by their shape, 1 in"),
+        (with_labels(torch.zeros(1).expand(10**10)), "the labels are an expanded tensor"),
+        (with_labels(LABELS, draw(6).float().to_sparse()), "the images are a tensor of the kind sparse_coo; save a"),
+        (with_labels(LABELS.to_sparse()), "the labels are a tensor of the kind sparse_coo"),
+        (with_labels(LABELS, draw(6).to("meta")), "the images are a tensor of the kind meta"),
+        (with_labels(LABELS.to("meta")), "the labels are a tensor of the kind meta"),
+        (with_labels(LABELS, quantize(draw(6))), "the images are a tensor of the kind quantized"),
+        (with_labels(LABELS, nest(list(draw(6).float()))), "the images are a tensor of the kind nested"),
+        (with_labels(LABELS, draw(6).to(torch.uint16)), "the images are a tensor of the kind uint16"),
+        (with_labels(LABELS.to(torch.uint64)), "the labels are a tensor of the kind uint64"),
+        (with_labels(LABELS, draw(6).float().to(torch.float8_e5m2)), "the images are a tensor of the kind float8_e5m2"),
+        (with_labels(LABELS, draw(6).to(torch.complex64)), "the images are a tensor of the kind complex64"),
+        (with_labels(LABELS, draw(6, size=0)), "the images' shape is [6, 3, 0, 0]; expected [n, 3, h, w]"),
+    ],
+)
+def test_a_tensor_that_cannot_be_computed_with_is_refused(
+    tmp_path: Path, real: Dataset, write: Any, message: str
+) -> None:
+    path = tmp_path / "set.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write(path)
+        found = refusal(path, real, Reading(resize=True))
+    assert found.startswith(f"{path}: {message}")
+
+
+def test_a_flipped_byte_in_an_archive_is_a_damaged_file(tmp_path: Path, real: Dataset) -> None:
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, images=draw(6).numpy(), labels=LABELS.numpy())
+    content = bytearray(path.read_bytes())
+    for place in range(60, 900, 60):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    assert refusal(path, real).startswith(f"{path}: cannot be read as arrays without pickles")
+
+
+def test_a_loops_images_of_another_number_are_refused(tmp_path: Path, real: Dataset) -> None:
+    path = tmp_path / "set.safetensors"
+    save_file({"images": draw(6), "labels": LABELS, "loop": draw(4).float()}, path)
+    assert "'loop' has the shape [4, 3, 8, 8], the images [6, 3, 8, 8]" in refusal(path, real)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])

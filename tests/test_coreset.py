@@ -9,11 +9,12 @@ from pair_by_pair import draw, real_of
 from tiny import only_run
 from torch import Tensor
 
+from dire_plug.api.term import prepare_real
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.regularizers import diversity_loss, prepare_real
+from dire_plug.regularizers import diversity_loss
 from dire_plug.regularizers.diversity import compare_coreset
-from dire_plug.stages.coreset import choose_centres
+from dire_plug.stages.embed import choose_centres
 from dire_plug.types import Coreset, RealEmbeddings
 
 LABELS = torch.tensor([1, 0, 1, 0, 1])

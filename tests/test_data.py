@@ -136,6 +136,7 @@ def test_damaged_idx_files_are_refused_by_name(tmp_path: Path) -> None:
         "other": b"GIF89a",
         "empty": b"",
         "header": whole[:9],
+        "none": b"\0\0\x08\x03" + struct.pack(">3I", 0, 4, 4),
         "packed.gz": gzip.compress(whole)[:-12],
         "unpacked.gz": whole,
     }

@@ -1,5 +1,7 @@
 """Datasets in folders of image files: both layouts, damage, on demand; and what is here."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 
 from dire_plug.data import Dataset, imagenet, load, names, status, tiny_imagenet
+from dire_plug.data.folders import decode
 from dire_plug.errors import DirePlugError
 
 WNIDS = ("n01", "n02")
@@ -74,6 +77,64 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DirePlugError, match=r"n02_1.JPEG: the image cannot be decoded"):
         read_tiny(tmp_path)
+
+
+def write_blank_png(path: Path, width: int, height: int) -> None:
+    """Write the head of a PNG of that many pixels, and none of them."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_a_png_that_is_postscript_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.check_call", lambda *command, **options: started.append(command))
+    monkeypatch.setattr("subprocess.Popen", lambda *command, **options: started.append(command))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    path = tmp_path / "0.png"
+    Image.new("RGB", (8, 8)).save(path, format="EPS")
+    with pytest.raises(
+        DirePlugError, match=r"0\.png: the image cannot be decoded: its content is none of JPEG, PNG, WEBP"
+    ):
+        decode(path)
+    assert started == []
+
+
+@pytest.mark.parametrize("name", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_are_refused_whatever_the_name_says(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png", format=name)
+    with pytest.raises(DirePlugError, match="its content is none of JPEG, PNG, WEBP"):
+        decode(tmp_path / "0.png")
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
+def test_the_format_is_that_of_the_content(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "0.png", format=name)
+    assert decode(tmp_path / "0.png").getpixel((4, 4)) == (9, 9, 9)
+
+
+def test_sixteen_bits_of_grey_are_refused_instead_of_cut_off(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 300, dtype=np.uint16)).save(tmp_path / "0.png")
+    with pytest.raises(DirePlugError, match=r"0\.png: .*its grey levels have more than 8 bits .*; save it with 8"):
+        decode(tmp_path / "0.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("width", "height", "message"),
+    [
+        (60_000, 60_000, "more than 89,478,485 pixels"),
+        (10_000, 10_000, "more than 89,478,485 pixels"),
+        (0, 0, "its content is none of"),
+    ],
+)
+def test_images_of_too_many_pixels_or_none_are_refused(tmp_path: Path, width: int, height: int, message: str) -> None:
+    write_blank_png(tmp_path / "0.png", width, height)
+    with pytest.raises(DirePlugError, match=rf"0\.png: the image cannot be decoded: {message}"):
+        decode(tmp_path / "0.png")
 
 
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:

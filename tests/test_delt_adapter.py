@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,10 +28,12 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
+from dire_plug.pipeline import Request, plan_run
 from dire_plug.recipe import check_recipe, read_yaml
 from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection
-from dire_plug.stages.prepare import prepare_start
+from dire_plug.stages.artefacts import Networks, name_inputs
+from dire_plug.store.artefacts import Artefact
 from dire_plug.types import Invocation, LoopInputs, Materials, Slot, StartImages
 from dire_plug.upstream import shims
 from dire_plug.upstream.patching import read_patch
@@ -226,11 +229,14 @@ def test_nothing_is_laid_out_where_a_class_is_short(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_the_tool_draws_no_start_images_where_upstream_selects_them(tmp_path: Path) -> None:
-    recipe = SimpleNamespace(recover=recover(), ipc=5)
-    job: Any = SimpleNamespace(dataset=pictures(2), recipe=recipe, cache=tmp_path)
-    assert prepare_start(job) == {"kind": "own", "shape": None, "file": None}
-    assert list(tmp_path.iterdir()) == []
+def test_the_loop_is_made_from_upstreams_selection_and_no_start_images_of_ours(bare_home: Path) -> None:
+    run = replace(plan_run(Request("delt"), dry=True), data=pictures(2))
+    teacher = Artefact("network", {"seed": 0})
+    inputs = name_inputs(run, Networks(teacher, Artefact("network", {"seed": 1})))
+    assert (inputs.start, inputs.whitening, inputs.expert) == (None, None, None)
+    assert list(inputs.prepared) == ["selection"]
+    assert inputs.prepared["selection"].inputs == {"teacher": teacher}
+    assert not bare_home.exists()
 
 
 def test_a_start_of_upstreams_own_is_left_alone() -> None:
@@ -327,7 +333,7 @@ def test_a_class_short_of_candidates_is_told_before_anything_starts(cli: Cli, ba
     assert "dataset.limit: a class has 11 images, but DELT's 'medium' selection needs 12 candidates" in answer.err
     assert "take more training images or a lower IPC" in answer.err
     assert not (bare_home / "runs").exists()
-    assert not (bare_home / "cache").exists()
+    assert not (bare_home / "store").exists()
 
 
 @pytest.mark.slow
@@ -365,6 +371,6 @@ def test_a_tiny_run_with_the_term_leaves_its_images(cli: Cli, bare_home: Path, t
     run = only_run(bare_home)
     assert len(list((run / "images").rglob("*.jpg"))) == 30
     assert read_json(run / "plan.json")["slots"][0]["labels"] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
-    (selection,) = (bare_home / "cache" / "delt-selection").glob("*/made")
+    (selection,) = (bare_home / "store" / "prepared").glob("*/made")
     assert len(list((selection / "selected").rglob("*.png"))) == 30
     assert len((selection / "ranking.csv").read_text().splitlines()) == 61

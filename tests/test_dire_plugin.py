@@ -7,11 +7,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from dire_plug.api import term
+from dire_plug.api.real import PreparedReal
+from dire_plug.api.term import MemoryBank
 from dire_plug.errors import DirePlugError
 from dire_plug.plugins import build_manager
-from dire_plug.regularizers import MemoryBank, diversity_loss, real
+from dire_plug.regularizers import diversity_loss
 from dire_plug.regularizers.dire import DiRe, DiReSettings
-from dire_plug.regularizers.real import PreparedReal
 from dire_plug.types import Batch, RealEmbeddings, Slot, Synthesis
 
 LABELS = torch.tensor([0, 1, 0, 1])
@@ -137,7 +139,7 @@ def test_a_relative_r_e_is_in_units_of_each_teachers_own_mean_norm() -> None:
 
 def test_real_embeddings_are_prepared_once_per_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared: list[RealEmbeddings] = []
-    monkeypatch.setattr(real, "prepare_real", lambda given: prepared.append(given) or PreparedReal(given))
+    monkeypatch.setattr(term, "prepare_real", lambda given: prepared.append(given) or PreparedReal(given))
     synthesis, plugin = Fake(), dire()
     for seed in range(3):
         for teacher in ("resnet", "convnet"):
@@ -162,7 +164,7 @@ def test_signed_and_nonnegative_embeddings_are_told_apart(positive: bool, monkey
         seen.append(nonnegative)
         return torch.zeros(())
 
-    monkeypatch.setattr("dire_plug.regularizers.diversity.diversity_loss", record)
+    monkeypatch.setattr("dire_plug.regularizers.dire.diversity_loss", record)
     run(dire(), Fake(positive=positive), step())
     assert seen == [positive]
 

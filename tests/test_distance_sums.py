@@ -6,9 +6,10 @@ import pytest
 import torch
 from pair_by_pair import assert_same, both, distance, draw, real_of
 
+from dire_plug.api.real import extend_real
 from dire_plug.errors import DirePlugError
 from dire_plug.regularizers import diversity_loss
-from dire_plug.regularizers.distance import extend_real, sum_distances
+from dire_plug.regularizers.distance import sum_distances
 from dire_plug.types import RealEmbeddings
 
 INDEX = torch.tensor([[0, 1, 2], [3, 4, 4]])

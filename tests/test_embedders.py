@@ -1,10 +1,12 @@
 """What embeds where the loop holds no trained network: an expert's last snapshot (MTT), or the loop's own (DM)."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from dire_plug.stages.expert import fill
 from test_dm_adapter import TINY as TINY_DM
 from test_matching_family import generated, inputs_of, problems_of, recover
 from test_mtt_adapter import TINY as TINY_MTT
@@ -22,9 +24,11 @@ from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, load, save
 from dire_plug.models.whitened import Whitened
 from dire_plug.pipeline import Request, plan_run, run_arm
-from dire_plug.recipe import identity
-from dire_plug.stages.expert import expert_network, fill
-from dire_plug.stages.job import Job
+from dire_plug.stages.artefacts import Networks, name_network, roles_in_loop
+from dire_plug.stages.embed import embedding_networks
+from dire_plug.stages.prepare import fill, prepare
+from dire_plug.stages.squeeze import FILE, network_file
+from dire_plug.store.artefacts import Artefact, Store
 from dire_plug.synthesis.embedder import Embedder, LoopEmbeddings
 
 CPU = torch.device("cpu")
@@ -84,21 +88,16 @@ def test_the_last_snapshot_of_a_given_expert_embeds(tmp_path: Path) -> None:
 def test_an_expert_is_made_a_network_without_loading_what_the_loop_gets(bare_home: Path, tmp_path: Path) -> None:
     folder = write_experts(tmp_path / "given", dataset="cifar-10")
     planned = plan_run(Request("mtt", arm="dire", settings=("recover.embedder.network=expert",)), dry=True)
-    unread = tmp_path / "teacher.safetensors"
-    unread.write_bytes(b"weights")
-    job = Job(
-        recipe=planned.resolved.recipe.model_copy(update={"prepare": {"buffers": str(folder)}}),
-        arm="dire",
-        regularizers=planned.resolved.regularizers,
-        adapter=planned.adapter,
-        dataset=generated(),
-        seed=0,
-        device=CPU,
-        engine="upstream",
-        folder=tmp_path / "run",
-        cache=tmp_path / "cache",
-    )
-    found = load(expert_network(job, {"teacher": unread}, start=None), CPU)
+    recipe = planned.recipe.model_copy(update={"ipc": 1, "prepare": {"buffers": str(folder)}})
+    resolved = replace(planned.resolved, recipe=recipe)
+    run = replace(planned, resolved=resolved, data=generated(), own_store=Store(tmp_path / "store"))
+    teacher = name_network(run, roles_in_loop(run)[0])
+    run.store.ensure(teacher, lambda work: (work / FILE).write_bytes(b"unread") and None)
+    networks = Networks(teacher, Artefact("network", {}))
+    inputs = prepare(run, networks)
+    assert inputs.expert is not None
+    assert embedding_networks(run, networks, inputs) == {"expert": inputs.expert}
+    found = load(network_file(run, inputs.expert), CPU)
     assert found.architecture == "convnet-3-w32"
     assert not any(parameter.any() for parameter in found.model.parameters())
 
@@ -171,15 +170,6 @@ def test_an_embedder_that_a_method_lacks_is_refused(
 def test_a_choice_of_real_images_is_refused_where_the_loop_draws_its_own() -> None:
     (found,) = problems_of(DM(), recover__embedder={"network": "loop"}, real={"per_class": 5})
     assert found.startswith("real: the term sees the real images that the loop itself draws and embeds")
-
-
-def test_runs_from_before_embedders_had_a_choice_are_still_the_same_runs(bare_home: Path) -> None:
-    found = [
-        identity(plan_run(Request("mtt", arm="dire", settings=given), dry=True).resolved)["recover"]["embedder"]
-        for given in ((), ("recover.embedder.network=expert",))
-    ]
-    assert found[0].keys() == {"classes_per_step"}
-    assert found[1]["network"] == "expert"
 
 
 @pytest.mark.slow

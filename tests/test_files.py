@@ -1,4 +1,4 @@
-"""Files written whole or not at all, locks, caches."""
+"""Files written whole or not at all, and locks."""
 
 import errno
 import json
@@ -14,8 +14,7 @@ import pytest
 
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import digest, make_folder, new_folder, write_atomically
-from dire_plug.runs import lock as locks
-from dire_plug.runs.cache import cached
+from dire_plug.store import lock as locks
 from dire_plug.store.lock import hold, holder
 
 
@@ -186,20 +185,3 @@ def test_who_waits_says_once_for_whom(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"waiting: the entry is held by process {os.getpid()} on ")
-
-
-def test_a_cache_entry_is_made_once_and_goes_on_from_what_a_failure_left(tmp_path: Path) -> None:
-    calls = []
-
-    def make(work: Path) -> None:
-        calls.append(sorted(file.name for file in work.iterdir()))
-        (work / "epoch-1").write_text("")
-        if len(calls) == 1:
-            raise DirePlugError("stopped")
-
-    with pytest.raises(DirePlugError, match="stopped"):
-        cached(tmp_path, kind="squeeze", key={"a": 1}, make=make)
-    entry = cached(tmp_path, kind="squeeze", key={"a": 1}, make=make)
-    assert cached(tmp_path, kind="squeeze", key={"a": 1}, make=make) == entry
-    assert calls == [["key.json"], ["epoch-1", "key.json"]]
-    assert cached(tmp_path, kind="squeeze", key={"a": 2}, make=lambda work: None) != entry

@@ -15,8 +15,7 @@ from torch import nn
 from dire_plug.files import read_json
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, save
-from dire_plug.synthesis.embedder import LOOP
-from dire_plug.types import Batch
+from dire_plug.types import LOOP, Batch
 
 STATISTICS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 OUTSIDE = "frozen:resnet-small"

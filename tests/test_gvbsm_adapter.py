@@ -20,13 +20,13 @@ from upstreams import vendor_or_skip, verified
 
 from dire_plug.adapters.gvbsm import GVBSM
 from dire_plug.adapters.gvbsm_inputs import TEACHERS, teacher_path
+from dire_plug.api.plans import ListedPlan, class_by_class, cut_plan
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.home import resource
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
-from dire_plug.plans import ListedPlan, class_by_class, cut_plan
 from dire_plug.recipe import check_recipe, read_yaml
 from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection

@@ -1,12 +1,17 @@
 """The module map of the design: a module imports from rows below its own only."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from dire_plug.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1] / "dire_plug"
 ROWS = (
+    ("__main__",),
     ("cli",),
     ("commands",),
     ("reproduce",),
@@ -19,12 +24,13 @@ ROWS = (
     ("bridge",),
     ("synthesis",),
     ("adapters", "regularizers", "store"),
-    ("plans", "protocols", "data", "models", "metrics"),
+    ("api",),
+    ("protocols", "data", "models", "metrics"),
     ("plugins",),
     ("recipe",),
     ("hookspecs",),
     ("types",),
-    ("ui", "errors", "files", "home", "seeding"),
+    ("ui", "tables", "errors", "files", "home", "seeding"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ALLOWED = {("files", "errors")}
@@ -67,9 +73,21 @@ def test_nobody_imports_an_adapter_or_a_regularizer_from_above() -> None:
     assert not [path for path in above if {"adapters", "regularizers"} & _imports(path)]
 
 
-def test_adapters_import_no_torch_at_module_level() -> None:
-    for path in (ROOT / "adapters").glob("*.py"):
+def test_adapters_and_what_they_are_written_with_import_no_torch_at_module_level() -> None:
+    of_methods = ("method", "plans", "checklist", "patch_file", "__init__")
+    for path in [*(ROOT / "adapters").glob("*.py"), *(ROOT / "api" / f"{name}.py" for name in of_methods)]:
         for node in ast.parse(path.read_text()).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             assert not [name for name in (*names, module) if name.split(".")[0] in {"torch", "torchvision"}], path
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    program = (
+        "import sys\nfrom dire_plug.cli import main\n"
+        f"try:\n    main({[word for word in (command, '--help') if word]!r})\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'matplotlib', 'sklearn', 'pandas') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "[]"

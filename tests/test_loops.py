@@ -11,12 +11,12 @@ from test_synthesis import CLASSES, Grouped, Term, make, network
 from torch import Tensor, nn
 
 from dire_plug import bridge
+from dire_plug.api.plans import class_by_class, cut_plan
 from dire_plug.data import whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, save
-from dire_plug.plans import class_by_class, cut_plan
 from dire_plug.plugins import build_manager
 from dire_plug.synthesis import RunningSynthesis, collect
 from dire_plug.synthesis.embedder import Embedder
@@ -76,7 +76,7 @@ def test_a_slot_without_a_step_ends_with_its_start_images(tmp_path: Path) -> Non
     synthesis = make(tmp_path)
     images, _ = begin(synthesis)
     synthesis.end_pass()
-    assert torch.equal(collect(tmp_path / "passes", 1)[0], images.detach())
+    assert torch.equal(collect({0: tmp_path / "passes"})[0], images.detach())
 
 
 def test_what_a_script_learned_is_kept_when_the_pass_ends(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from pair_by_pair import assert_same, both, draw, loop, real_of
 
+from dire_plug.api.term import MemoryBank, prepare_real
 from dire_plug.errors import DirePlugError
-from dire_plug.regularizers import MemoryBank, diversity_loss, prepare_real
+from dire_plug.regularizers import diversity_loss
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])

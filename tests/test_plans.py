@@ -5,8 +5,8 @@ from itertools import product
 
 import pytest
 
+from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.errors import DirePlugError
-from dire_plug.plans import ChunkedPlan, build_plan
 from dire_plug.types import Slot
 
 

@@ -1,4 +1,4 @@
-"""A stranger's plugin that isn't what it should be is named, and so is a method without a loop of ours."""
+"""A third-party plugin that isn't what it should be is named, and so is a method without a loop of ours."""
 
 import sys
 from pathlib import Path

@@ -173,6 +173,25 @@ def test_only_generators_that_are_put_back_are_seeded(
     assert seeds == []
 
 
+@pytest.mark.parametrize(("device", "index"), [("cuda", 1), ("cuda:0", 0), ("cuda:1", 1)])
+def test_the_generator_of_a_gpu_is_seeded_and_put_back(
+    monkeypatch: pytest.MonkeyPatch, device: str, index: int
+) -> None:
+    generators = tuple(Generator().manual_seed(seed) for seed in (10, 11))
+
+    def of(one: torch.device) -> Generator:
+        return generators[1 if one.index is None else one.index]
+
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda one: of(one).get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, one: of(one).set_state(state))
+    with training.seeded(5, torch.device(device)):
+        inside = [generator.initial_seed() for generator in generators]
+    assert inside == [5 if place == index else 10 + place for place in range(2)]
+    assert [generator.initial_seed() for generator in generators] == [10, 11]
+
+
 def test_a_checkpoint_is_read_onto_the_cpu_where_adamw_counts_its_steps(
     data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

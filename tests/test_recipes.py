@@ -177,7 +177,16 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
         ("- a", "mapping"),
         ("", "nothing"),
         ("a: &x 1\nb: *x", "line 2: aliases"),
-        ("a: !!python/name:os.system", "line 1"),
+        ("a: !!python/name:os.system", "line 1: tags (!!python/name:os.system) aren't read"),
+        ("a: 1\nmethod: !!binary ZG0=", "line 2: tags (!!binary) aren't read; write the plain value, text in quotes"),
+        ("a: !!timestamp 1", "line 1: tags (!!timestamp) aren't read"),
+        ("a: !!bool x", "line 1: tags (!!bool) aren't read"),
+        ("a: ! 1", "line 1: tags (!) aren't read"),
+        ("a: !own {b: 1}", "line 1: tags (!own) aren't read"),
+        ("!!map {a: 1}", "line 1: tags (!!map) aren't read"),
+        ("!!str a: 1", "line 1: tags (!!str) aren't read"),
+        ('a: 1\nb: "x\\ud800"', r"line 2: 'x\ud800' isn't Unicode text"),
+        ('"\\udfff": 1', r"line 1: '\udfff' isn't Unicode text"),
         ("[a]: 1", "line 1"),
         ("true: 1", "line 1"),
         ("a: " + "[" * 500, "nested too deeply"),
@@ -187,6 +196,13 @@ def test_what_is_no_recipe_file_is_an_error_that_names_it(tmp_path: Path, text: 
     with pytest.raises(DirePlugError, match=r"toy\.yaml") as caught:
         read_yaml(written(tmp_path, text))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["..yaml", "...yaml", "....yaml"])
+def test_a_file_whose_name_is_dots_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("ipc: 1\n")
+    with pytest.raises(DirePlugError, match="give the file another name than dots"):
+        read_yaml(tmp_path / name)
 
 
 def test_a_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
@@ -620,7 +636,7 @@ def test_the_authors_release_is_cifar_100s_arm_dire() -> None:
 
 
 def test_reading_a_recipe_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.recipe, dire_plug.plans; sys.exit('torch' in sys.modules)"
+    code = "import sys, dire_plug.recipe, dire_plug.api.plans; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import Cli
-from stranger_package import Stranger
-from test_recover import request, stop_before_pass
 from test_synthesis import STEPS, Term, make, run_pass
-from tiny import only_run
+from third_party_plugin import ThirdParty
+from tiny import native, only_run, watch_passes
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
@@ -25,8 +24,8 @@ from dire_plug.synthesis.recording import LossRecord, kept_steps
 from dire_plug.types import Batch, Slot, Synthesis
 
 
-def gather(folder: Path, passes: int = 1) -> dict[str, Any]:
-    found = gather_losses(folder / "passes", passes)
+def gather(folder: Path) -> dict[str, Any]:
+    found = gather_losses({0: folder / "passes"})
     assert found is not None
     return found
 
@@ -151,7 +150,7 @@ def test_values_are_fetched_once_a_slot_and_no_image_changes(tmp_path: Path, mon
     (tmp_path / "other").mkdir()
     unrecorded, _ = run_pass(make(tmp_path / "other", term=Term(lambda b: b.embeddings.sum())))
     assert torch.equal(images, unrecorded)
-    assert gather_losses(tmp_path / "other" / "passes", 1) is None
+    assert gather_losses({0: tmp_path / "other" / "passes"}) is None
 
 
 def record_slots(folder: Path, count: int) -> None:
@@ -184,26 +183,18 @@ def test_an_unfinished_pass_leaves_nothing_in_the_next() -> None:
 
 
 def test_passes_without_a_record_are_left_out(tmp_path: Path) -> None:
-    assert gather_losses(tmp_path, 3) is None
+    folders = dict.fromkeys(range(3), tmp_path)
+    assert gather_losses(folders) is None
     slots = [{"batch": 0, "curves": {"upstream": {"0": 2.0}}}]
     write_json(tmp_path / "losses-001.json", {"pass": 1, "slots": slots})
-    found = gather_losses(tmp_path, 3)
+    found = gather_losses(folders)
     assert found is not None
     assert [slot["pass"] for slot in found["slots"]] == [1]
 
 
-def test_the_format_of_a_record_is_that_of_its_oldest_pass(tmp_path: Path) -> None:
-    slots = [{"batch": 0, "curves": {"upstream": {"0": 2.0}}}]
-    write_json(tmp_path / "losses-000.json", {"pass": 0, "slots": slots})
-    LossRecord(1).save(tmp_path, 1)
-    found = gather_losses(tmp_path, 2)
-    assert found is not None
-    assert found["format"] == 1
-
-
 def test_a_finished_run_has_its_losses(baseline: Path) -> None:
     found = read_json(baseline / "losses.json")
-    assert (found["format"], found["steps"]) == (2, [0, 1, 2])
+    assert found["steps"] == [0, 1, 2]
     assert [(slot["pass"], slot["batch"]) for slot in found["slots"]] == [(0, 0), (1, 0)]
     assert list(found["mean"]) == ["upstream"]
     assert found["mean"]["upstream"][0] == pytest.approx(
@@ -213,19 +204,19 @@ def test_a_finished_run_has_its_losses(baseline: Path) -> None:
 
 def test_a_resumed_run_has_the_losses_of_all_passes(home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        stop_before_pass(1, patch)
+        watch_passes(patch, stop_before=1)
         with pytest.raises(DirePlugError, match="stopped"):
-            run_arm(request(recipe))
-    folder = only_run(home)
-    first = read_json(folder / "passes" / "losses-000.json")["slots"][0]["curves"]["upstream"]
-    run_arm(request(recipe))
-    slots = read_json(folder / "losses.json")["slots"]
+            run_arm(native(recipe, seed=1))
+    (kept,) = (home / "store" / "pass").glob("*/losses-000.json")
+    first = read_json(kept)["slots"][0]["curves"]["upstream"]
+    run_arm(native(recipe, seed=1))
+    slots = read_json(only_run(home) / "losses.json")["slots"]
     assert [slot["pass"] for slot in slots] == [0, 1]
     assert slots[0]["values"]["upstream"] == list(first.values())
 
 
 @pytest.mark.slow
-def test_upstreams_own_script_leaves_its_losses(cli: Cli, bare_home: Path, stranger: Stranger) -> None:
+def test_upstreams_own_script_leaves_its_losses(cli: Cli, bare_home: Path, stranger: ThirdParty) -> None:
     assert cli("vendor", "toy-net").code == 0
     recipe = stranger.site / "stranger" / "recipes" / "small.yaml"
     answer = cli("run", "toy-net", "--recipe", recipe, "--arm", "spread")

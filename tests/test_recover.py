@@ -1,77 +1,123 @@
-"""Recover: what a changed teacher does to finished passes, and sets too large for one file."""
+"""Recover: passes that are there are kept, holes are filled, and sets too large for one file stay in their passes."""
 
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from tiny import only_run, run_folders
+from tiny import forget, native, only_run, outcome, watch_passes, write_recipe
 
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json, write_json
-from dire_plug.native import sre2l
-from dire_plug.pipeline import Request, run_arm
-from dire_plug.stages import gather
+from dire_plug.models.checkpoint import load, save
+from dire_plug.pipeline import run_arm
+from dire_plug.pipeline.request import plan_run, with_data
+from dire_plug.stages import recover
+from dire_plug.stages.artefacts import name_inputs, name_networks
+from dire_plug.stages.embed import name_term_embeddings
+from dire_plug.stages.squeeze import FACTS, FILE, network_file
+from dire_plug.store.artefacts import Artefact
+from dire_plug.store.runs import Request
+
+BANK = {"ipc": 4, "arms": {"dire": {"overrides": {"recover": {"plan": {"per_class": 1}, "bank": True}}}}}
+"""Four passes, each of which begins from what the regularizer kept after the pass before."""
 
 
-def request(recipe: Path) -> Request:
-    return Request("sre2l", recipe=str(recipe), engine="native", seed=1)
+def passes_of(request: Request) -> list[Artefact]:
+    """Return the passes of a run in order."""
+    run = with_data(plan_run(request))
+    networks = name_networks(run)
+    inputs = name_inputs(run, networks)
+    return recover.name_recovered(run, networks, inputs, name_term_embeddings(run, networks, inputs))[1]
 
 
-def stop_before_pass(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the native loop fail when it is to begin a pass."""
-    original = sre2l.recover_pass
+def test_a_finished_pass_is_an_entry_at_once_and_isnt_made_again(
+    home: Path, recipe: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        watch_passes(patch, stop_before=1)
+        with pytest.raises(DirePlugError, match="stopped"):
+            run_arm(native(recipe))
+    first, second = (home / "store" / one.name / "entry.json" for one in passes_of(native(recipe)))
+    assert (first.is_file(), second.is_file()) == (True, False)
+    begun = watch_passes(monkeypatch)
+    run_arm(native(recipe))
+    assert begun == [1]
+    assert "1 of 2 passes were finished before" in capfd.readouterr().err
+    assert outcome(only_run(home)) == outcome(baseline)
 
-    def recover_pass(synthesis: Any, *rest: Any) -> Any:
-        if synthesis.pass_index == index:
-            raise DirePlugError("stopped")
-        return original(synthesis, *rest)
 
-    monkeypatch.setattr(sre2l, "recover_pass", recover_pass)
+def test_a_pass_that_was_finished_but_not_published_is_not_made_again(
+    home: Path, recipe: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recover.PassPublisher, "__call__", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run_arm(native(recipe))
+    assert not list((home / "store").glob("pass/*"))
+    begun = watch_passes(monkeypatch)
+    run_arm(native(recipe))
+    assert begun == [1]
+    assert outcome(only_run(home)) == outcome(baseline)
+    assert list((home / "store" / "work").iterdir()) == []
 
 
-def test_passes_of_another_teacher_are_dropped(
+def put_in_another_teacher(request: Request) -> None:
+    """Make other weights the teacher, as if it had been trained again on another machine."""
+    run = with_data(plan_run(request))
+    teacher = name_networks(run).teacher
+    network = load(network_file(run, teacher), torch.device("cpu"))
+    with torch.no_grad():
+        for one in network.model.parameters():
+            one *= 1.01
+    work = run.store.work(teacher)
+    save(work / FILE, network)
+    shutil.copy(run.store.path(teacher) / FACTS, work)
+    run.store.publish(teacher, work, seconds=0)
+
+
+def test_what_was_begun_with_another_teacher_begins_again(
     home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        stop_before_pass(1, patch)
+        watch_passes(patch, stop_before=1)
         with pytest.raises(DirePlugError, match="stopped"):
-            run_arm(request(recipe))
-    folder = only_run(home)
-    assert [path.name for path in (folder / "passes").glob("pass-???.safetensors")] == ["pass-000.safetensors"]
-    inputs = read_json(folder / "inputs.json")
-    write_json(folder / "inputs.json", {**inputs, "teacher": "0" * 64})
-    passes = []
-    original = sre2l.recover_pass
-    monkeypatch.setattr(
-        sre2l,
-        "recover_pass",
-        lambda synthesis, *rest: passes.append(synthesis.pass_index) or original(synthesis, *rest),
-    )
-    run_arm(request(recipe))
-    assert passes == [0, 1]
-    assert "recover starts again" in capfd.readouterr().err
-    assert read_json(folder / "inputs.json") == inputs
+            run_arm(native(recipe))
+    entry, _ = passes_of(native(recipe))
+    put_in_another_teacher(native(recipe))
+    forget()
+    begun = watch_passes(monkeypatch)
+    run_arm(native(recipe))
+    assert begun == [0, 1]
+    told = capfd.readouterr().err
+    assert f"store: {entry.name} was made from another network than the one that is here" in told
+    assert "was begun from other inputs than those that are here; it begins again" in told
 
 
-def test_finished_passes_of_the_same_teacher_are_kept(
-    home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+def test_holes_in_a_chain_of_passes_are_filled_with_the_same_bits(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        stop_before_pass(1, patch)
-        with pytest.raises(DirePlugError, match="stopped"):
-            run_arm(request(recipe))
-    with monkeypatch.context() as patch:
-        stop_before_pass(0, patch)
-        run_arm(request(recipe))
-    assert read_json(only_run(home) / "seconds.json")["resumed_at_pass"] == 1
+    request = native(write_recipe(tmp_path / "bank.yaml", BANK), "dire")
+    run_arm(request)
+    whole = outcome(only_run(home))
+    passes = [home / "store" / one.name for one in passes_of(request)]
+    for folder in (passes[0], passes[2]):
+        shutil.rmtree(folder)
+    forget()
+    begun = watch_passes(monkeypatch)
+    run_arm(request)
+    assert begun == [0, 2]
+    assert outcome(only_run(home)) == whole
 
 
 def test_a_set_too_large_for_one_file_stays_in_its_passes(
     home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "MOST_BYTES", 1000)
-    run_arm(request(recipe))
-    (folder,) = run_folders(home)
+    monkeypatch.setattr(recover, "MOST_BYTES", 1000)
+    run_arm(native(recipe))
+    folder = only_run(home)
     assert not (folder / "images.safetensors").exists()
     assert load_file(folder / "passes" / "pass-001-batch-0000.safetensors")["index"].tolist() == [1] * 10

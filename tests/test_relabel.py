@@ -23,11 +23,20 @@ from dire_plug.stages import relabel as relabel_stage
 from dire_plug.stages.artefacts import Networks, name_labels, name_student
 from dire_plug.stages.evaluate import STUDENT, evaluate
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.label_files import epoch_bytes, epoch_file, is_stored, read_epoch, write_epoch
 from dire_plug.stages.lessons import prepare_lesson
 from dire_plug.stages.relabel import relabel
-from dire_plug.stages.replay import Drawn, Geometry, draw, rebuild
 from dire_plug.stages.squeeze import network_file, squeeze
+from dire_plug.stages.stored_batches import (
+    Drawn,
+    Geometry,
+    draw,
+    epoch_bytes,
+    epoch_file,
+    is_stored,
+    read_epoch,
+    rebuild,
+    write_epoch,
+)
 from dire_plug.stages.views import mixing, training_view
 from dire_plug.store.runs import Run
 

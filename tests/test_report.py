@@ -157,6 +157,19 @@ def test_what_a_recipe_says_cannot_become_markup(runs: list[ReportRun], tmp_path
     assert Reader((tmp_path / "page.html").read_text()).all("script") == []
 
 
+@pytest.mark.parametrize("address", ["javascript:alert(1)", "data:text/html,x", "http://x.org", "/home/me/clone"])
+def test_only_an_https_repository_is_a_link(runs: list[ReportRun], tmp_path: Path, address: str) -> None:
+    run = one(runs, "random")
+    upstream = {**run.provenance["upstream"], "repository": address}
+    write_report([replace(run, provenance={**run.provenance, "upstream": upstream})], tmp_path / "page.html")
+    page = Reader((tmp_path / "page.html").read_text())
+    assert address in (tmp_path / "page.html").read_text()
+    assert not [link for link in page.all("a") if not link["href"].startswith("#")]
+    write_report([run], tmp_path / "page.html")
+    links = [link["href"] for link in Reader((tmp_path / "page.html").read_text()).all("a")]
+    assert [link for link in links if not link.startswith("#")] == ["https://github.com/VILA-Lab/SRe2L"]
+
+
 def test_the_same_runs_give_the_same_page(page: Path, runs: list[ReportRun], tmp_path: Path) -> None:
     write_report(runs, tmp_path / "again.html", class_name="3", command="dire-plug report 'a <b>'")
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
@@ -181,6 +194,25 @@ def test_tables_hold_what_compare_prints(runs: list[ReportRun]) -> None:
         "dire − control",
     ]
     assert make_notes(found)[0] == "one synthesis per arm: no spread; --seeds 5 gives one"
+
+
+def test_the_best_of_a_column_is_bold_whoever_has_it(runs: list[ReportRun], tmp_path: Path) -> None:
+    values = {
+        "baseline": {"coverage": 0.5, "class_coverage": 0.1, "vendi": 3.0, "class_vendi": 1.001, "similarity": 0.5},
+        "dire": {"coverage": 0.5, "class_coverage": 0.2, "vendi": 2.0, "class_vendi": 1.0, "similarity": 0.4},
+        "random": {"coverage": 0.4, "class_coverage": 0.3, "vendi": 1.0, "class_vendi": 0.5, "similarity": 0.6},
+    }
+    shown = []
+    for arm, own in values.items():
+        run = one(runs, arm)
+        diversity = {space: {**found, **own} for space, found in run.metrics["diversity"].items()}
+        shown.append(replace(run, metrics={**run.metrics, "diversity": diversity}))
+    (found,) = group(shown)
+    rows = {row.kind: row.best for row in make_tables(found)[1].rows if row.kind in values}
+    assert rows == {"baseline": {0, 2, 3}, "dire": {0, 3, 4}, "random": {1}}
+    write_report(shown, tmp_path / "page.html")
+    assert '<td class="best">0.400' in (tmp_path / "page.html").read_text()
+    assert ".of-dire" not in (tmp_path / "page.html").read_text()
 
 
 def test_with_unequal_seeds_pairs_are_those_that_both_arms_have(runs: list[ReportRun]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli
-from stranger_package import Stranger
+from third_party_plugin import ThirdParty
 from tiny import PROGRAM, only_run, outcome, read_rows, start_process, wait_until, write_recipe
 
 from dire_plug.adapters.sre2l import SRe2L
@@ -111,13 +111,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
     assert [f"sre2l/long/{run.path.name}", "finished"] in [cells[:2] for cells in read_rows(cli("list", "runs").out)]
 
 
-# The upstream engine, on the stranger's toy.
+# The upstream engine, on the third-party package's toy.
 
 
 @pytest.fixture
-def toy_line(stranger: Stranger, tmp_path: Path) -> list[object]:
+def toy_line(third_party: ThirdParty, tmp_path: Path) -> list[object]:
     """A run of the toy's own script whose passes last long enough to be hit."""
-    recipe = stranger.site / "stranger" / "recipes" / "small.yaml"
+    recipe = third_party.site / "toy_net_plugin" / "recipes" / "small.yaml"
     path = tmp_path / "long.yaml"
     path.write_text(recipe.read_text().replace("flags: {steps: 4}", "flags: {steps: 300}"))
     return ["run", "toy-net", "--recipe", path, "--arm", "spread"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pair_by_pair import draw
 
-from dire_plug.regularizers.rows import group_rows, index_runs, unit_rows
+from dire_plug.api.rows import group_rows, index_runs, unit_rows
 
 LABELS = torch.tensor([7, 2, 7, 7, 4, 2])
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from dire_plug.adapters.planned import to_arguments
+from dire_plug.api.method import to_arguments
 from dire_plug.errors import DirePlugError
 from dire_plug.scaffold.flags import Flag, read_flags
 from dire_plug.scaffold.flags_module import field_name, flag_lines, pydantic_names, typing_names
@@ -43,7 +43,7 @@ def model_of(script: str) -> type[BaseModel]:
     """Return the model that the package of a script would have."""
     flags, _ = read_flags(ast.parse(script))
     values = {
-        **dict.fromkeys(("name", "distribution", "module", "repository", "commit", "paths", "packages"), "x"),
+        **dict.fromkeys(("name", "distribution", "module", "repository", "commit", "paths", "pins", "packages"), "x"),
         **dict.fromkeys(("script", "script_path", "script_name", "folder"), "x"),
         "flag_lines": flag_lines(flags),
         "typing_names": typing_names(flags),
@@ -51,7 +51,7 @@ def model_of(script: str) -> type[BaseModel]:
     }
     space: dict[str, Any] = {"__name__": "flags"}
     exec(fill_templates("method", values)["x/flags.py"], space)
-    model: type[BaseModel] = space["Flags"]
+    model: type[BaseModel] = space["ScriptFlags"]
     return model
 
 

@@ -6,50 +6,21 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from scaffolds import files_of, forget, install_package, lint, run_tests
-from stranger_package import SCRIPT, Stranger
+from scaffolds import VALUES, files_of, fill, forget, install_package, lint, run_tests
+from third_party_plugin import SCRIPT, ThirdParty
 from toy_upstream import git
 
 from dire_plug import home as places
+from dire_plug.api.checklist import CALLS
 from dire_plug.files import write_atomically
-from dire_plug.scaffold.calls import CALLS
 from dire_plug.scaffold.method import Published, new_method
 from dire_plug.scaffold.names import LONGEST
 
-VALUES = {
-    "LICENCE": '"none"',
-    "CLASSES": "10",
-    "SIZE": "8",
-    "MEAN": "(0.5, 0.5, 0.5)",
-    "STD": "(0.25, 0.25, 0.25)",
-    "ARCHITECTURE": '"resnet-18"',
-    "STEM": '"small"',
-    "CHECKPOINT": '"bare"',
-    "BATCHES": "1",
-    "TEACHER_FLAG": '"weights"',
-    "IMAGES_FLAG": '"out"',
-    "PASS_FLAG": '"round"',
-    "STEPS_FLAG": '"steps"',
-    "FILE_NAME": '"{label}-{image}.png"',
-}
-
 
 @pytest.fixture
-def origin(made_stranger: Stranger, bare_home: Path) -> Published:
+def origin(made_third_party: ThirdParty, bare_home: Path) -> Published:
     """The toy's published script, with a home folder of the test's own."""
-    return Published(str(made_stranger.repository), made_stranger.commit, SCRIPT)
-
-
-def fill(folder: Path, values: dict[str, str]) -> Path:
-    """Put values into the constants of a written adapter; return its file."""
-    (file,) = folder.glob("*/method.py")
-    text = file.read_text()
-    for name, value in values.items():
-        text, count = re.subn(rf"^({name}: .* = )\S+(?=  #)", lambda found: found[1] + value, text, flags=re.MULTILINE)  # noqa: B023
-        assert count == 1
-    file.write_text(text)
-    forget(folder)
-    return file
+    return Published(str(made_third_party.repository), made_third_party.commit, SCRIPT)
 
 
 def line_of(origin: Published, **changes: str) -> list[str]:
@@ -108,7 +79,7 @@ def test_verify_and_run_say_all_that_is_missing_before_a_line_is_written(
         first, *rest = answer.err.splitlines()
         assert first == "error: d-toy isn't whole yet; 20 things are missing:"
         assert re.findall(r"fill in (\w+): ", answer.err) == list(VALUES)
-        assert f"  {module}/method.py:21: fill in CLASSES: the number of classes that the script hard-codes" in rest
+        assert f"  {module}/method.py:36: fill in CLASSES: the number of classes that the script hard-codes" in rest
         assert re.findall(r"no `bridge\.(\w+)`", answer.err) == list(CALLS)
         assert rest[-6].endswith("dire-plug patch insert d-toy src/synth.py:LINE 'bridge.watch(NETWORK)'")
     assert not (places.runs()).exists()
@@ -155,7 +126,7 @@ def test_filled_in_only_the_patch_is_missing_and_then_the_code(
     recipe = folder / "dire_plug_g_toy" / "recipes" / "quick.yaml"
     recipe.write_text(recipe.read_text().replace("flags: {}", "flags: {steps: 1, lr: 0.1}"))
     assert run_tests(folder / "tests" / "test_method.py") == [
-        "test_the_patch_only_inserts_calls_and_is_for_the_pinned_commit",
+        "test_the_patch_is_for_the_pinned_commit",
         "test_the_recipe_fits_the_adapter",
     ]
 
@@ -212,7 +183,7 @@ def test_bad_input_ends_with_a_reason_and_leaves_nothing(
     assert answer.code == 2
     assert message in answer.err
     assert not (tmp_path / "own").exists()
-    kept = list((places.cache() / "published").glob("*")) if places.cache().exists() else []
+    kept = list((places.downloads() / "published").glob("*")) if places.downloads().exists() else []
     assert [path for path in kept if not path.is_dir() or not (path / SCRIPT).is_file()] == []
 
 
@@ -249,7 +220,7 @@ def test_a_script_at_the_root_brings_the_whole_repository(bare_home: Path, tmp_p
     folder, facts = new_method("m-toy", origin, into=tmp_path)
     assert facts.packages == ()
     assert 'paths=(".",),' in (folder / "dire_plug_m_toy" / "method.py").read_text()
-    assert [path.name for path in (places.cache() / "published").glob("*/parts/one.py")] == ["one.py"]
+    assert [path.name for path in (places.downloads() / "published").glob("*/parts/one.py")] == ["one.py"]
 
 
 def test_a_mapped_address_is_cloned_and_then_needs_no_network(

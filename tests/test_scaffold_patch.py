@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from scaffolds import install_package
-from stranger_package import SCRIPT, Stranger
+from third_party_plugin import SCRIPT, ThirdParty
 from toy_upstream import git
 
 from dire_plug import home as places
+from dire_plug.api.patch_file import insert_lines
 from dire_plug.errors import DirePlugError
 from dire_plug.scaffold.method import Published, new_method
 from dire_plug.scaffold.placing import check_statement, indentation
 from dire_plug.scaffold.reading import read_script
-from dire_plug.upstream.patch_file import insert_lines
 from dire_plug.upstream.patching import check_rules, read_patch
 
 LINES = (
@@ -28,10 +28,10 @@ LINES = (
 
 
 @pytest.fixture
-def folder(made_stranger: Stranger, bare_home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+def folder(made_third_party: ThirdParty, bare_home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A new package for the toy, of a name of the test's own, not installed."""
     name = f"patch-{abs(hash(request.node.name)) % 10**8}-toy"
-    origin = Published(str(made_stranger.repository), made_stranger.commit, SCRIPT)
+    origin = Published(str(made_third_party.repository), made_third_party.commit, SCRIPT)
     return new_method(name, origin, into=tmp_path)[0]
 
 
@@ -61,11 +61,11 @@ def refusal(cli: Cli, folder: Path, place: str, call: str, *more: object) -> str
 
 
 def test_lines_inserted_in_any_order_make_the_patch_that_was_written_by_hand(
-    cli: Cli, folder: Path, made_stranger: Stranger
+    cli: Cli, folder: Path, made_third_party: ThirdParty
 ) -> None:
     for number, call in LINES:
         printed = insert(cli, folder, f"{SCRIPT}:{number}", call)
-    assert patch_of(folder).read_bytes() == made_stranger.patch.read_bytes()
+    assert patch_of(folder).read_bytes() == made_third_party.patch.read_bytes()
     assert printed.endswith(f"next: dire-plug vendor {name_of(folder)}\n")
     check_rules(read_patch(patch_of(folder)))
 
@@ -280,12 +280,12 @@ def test_a_patch_for_another_commit_or_another_file_is_not_edited(cli: Cli, fold
 
 
 def test_a_changed_copy_of_the_published_code_is_noticed(cli: Cli, folder: Path) -> None:
-    (script,) = (places.cache() / "published").glob(f"*/{SCRIPT}")
+    (script,) = (places.downloads() / "published").glob(f"*/{SCRIPT}")
     script.write_text(script.read_text() + "\n")
     assert f"{script}: was changed" in refusal(cli, folder, f"{SCRIPT}:21", "bridge.watch(network)")
 
 
-def test_line_ends_are_the_files_own(cli: Cli, made_stranger: Stranger, bare_home: Path, tmp_path: Path) -> None:
+def test_line_ends_are_the_files_own(cli: Cli, made_third_party: ThirdParty, bare_home: Path, tmp_path: Path) -> None:
     script = tmp_path / "crlf" / "src" / "loop.py"
     script.parent.mkdir(parents=True)
     script.write_bytes(b"import torch\r\nnetwork = torch\r\n")

@@ -9,6 +9,7 @@ from conftest import Cli
 from scaffolds import files_of, install_package, lint, run_tests
 from tiny import only_run
 
+from dire_plug.api.term import RealEmbeddings, arrange, prepare_real
 from dire_plug.cli import main
 from dire_plug.files import read_json
 from dire_plug.scaffold.names import LONGEST
@@ -48,7 +49,7 @@ def test_its_own_tests_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_its_own_tests_notice_another_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = new_regularizer("other-term", into=tmp_path)
     file = folder / "dire_plug_other_term" / "term.py"
-    file.write_text(file.read_text().replace("-(spread / size", "-(spread / (size + 1)"))
+    file.write_text(file.read_text().replace("/ size.", "/ (size + 1)."))
     install_package(folder, monkeypatch)
     with pytest.raises(AssertionError):
         run_tests(folder / "tests" / "test_term.py")
@@ -108,8 +109,9 @@ def test_what_cannot_be_written_whole_leaves_nothing(tmp_path: Path, monkeypatch
 def test_the_term_is_lowest_where_images_differ_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = new_regularizer("lower-term", into=tmp_path)
     install_package(folder, monkeypatch)
-    term = import_module("dire_plug_lower_term.term").term
+    module = import_module("dire_plug_lower_term.term")
+    term, real = module.Term(module.TermSettings()), prepare_real(RealEmbeddings(torch.ones(1, 2), torch.tensor([0])))
     labels = torch.tensor([0, 0])
     apart, alike = torch.tensor([[1.0, 0], [-1, 0]]), torch.tensor([[1.0, 0], [1, 0]])
-    assert float(term(apart, labels, floor=1e-12)) == -1
-    assert float(term(alike, labels, floor=1e-12)) == 0
+    assert float(term.value(arrange(apart, labels, real))) == -1
+    assert float(term.value(arrange(alike, labels, real))) == 0

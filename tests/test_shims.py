@@ -225,7 +225,7 @@ def test_the_device_comes_first_and_every_module_is_known() -> None:
 
 
 def make_shim(site: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a stranger's package with one shim importable."""
+    """Make a third-party package with one shim importable."""
     package = site / "their_package"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -235,7 +235,7 @@ def make_shim(site: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-def test_a_strangers_shim_is_installed_after_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_party_shim_is_installed_after_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "import torch\nSEEN = []\ndef install(*, device, word):\n"
     make_shim(tmp_path, source + "    SEEN.extend([torch.zeros(1, device='cuda').device.type, word])\n", monkeypatch)
     shims.install({"their_package.their_shim": {"word": "x"}}, device="cpu")
@@ -251,7 +251,7 @@ def test_a_strangers_shim_is_installed_after_ours(tmp_path: Path, monkeypatch: p
         ("their_package.their_shim", "has no attribute 'install'"),
     ],
 )
-def test_a_strangers_shim_that_is_none_is_refused_before_any_is_installed(
+def test_a_third_party_shim_that_is_none_is_refused_before_any_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
 ) -> None:
     make_shim(tmp_path, "", monkeypatch)

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from dire_plug.adapters.sre2l import SRe2L
+from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.errors import DirePlugError
 from dire_plug.native.sre2l import read_settings
-from dire_plug.plans import ChunkedPlan, build_plan
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Slot, StartImages, Synthesis
 
@@ -111,6 +111,16 @@ def test_noise_of_another_size_is_the_same_image_in_every_plan() -> None:
     assert kept is not None
     assert torch.equal(grouped[5], kept[3])  # class 3, image 5
     assert not torch.equal(grouped[4], kept[3])
+
+
+def test_noise_is_the_same_at_every_ipc() -> None:
+    adapter, start, images = SRe2L(), StartImages("noise", (3, 4, 4)), torch.zeros(1, 3, 8, 8)
+    more = replace(GROUPED, ipc=GROUPED.ipc + 5)
+    few = adapter.initial_images(stub(plan=GROUPED, start_images=start), Slot(0, 1), images, torch.tensor(0))
+    many = adapter.initial_images(stub(plan=more, start_images=start), Slot(0, 1), images, torch.tensor(0))
+    assert few is not None
+    assert many is not None
+    assert torch.equal(few, many)
 
 
 def test_noise_depends_on_the_seed_and_on_nothing_drawn_before() -> None:

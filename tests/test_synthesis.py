@@ -1,7 +1,7 @@
 """The running synthesis: what a loop gets back, what plugins see, what a pass leaves."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dire_plug.api.plans import ListedPlan, build_plan
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.hookspecs import hookimpl
-from dire_plug.plans import ListedPlan, build_plan
 from dire_plug.plugins import build_manager
-from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, finished_passes
+from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, pass_file
 from dire_plug.types import Batch, Slot, SlotPlan, Synthesis
 
 CLASSES, IPC, STEPS = 3, 2, 2
@@ -179,17 +179,32 @@ def test_a_finished_pass_is_on_disk_with_what_plugins_keep(tmp_path: Path) -> No
 
     synthesis = make(tmp_path, counter=Counter())
     first, _ = run_pass(synthesis, 0)
-    assert finished_passes(tmp_path / "passes", 2) == 1
+    assert pass_file(tmp_path / "passes", 0).is_file()
+    assert not pass_file(tmp_path / "passes", 1).exists()
 
     counter = Counter()
     resumed = make(tmp_path, counter=counter)
     second, _ = run_pass(resumed, 1)
     assert resumed.state(counter)["count"] == 2
-    images, labels, numbers = collect(tmp_path / "passes", 2)
+    images, labels, numbers = collect({0: tmp_path / "passes", 1: tmp_path / "passes"})
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert numbers.tolist() == [0, 1, 0, 1, 0, 1]
     assert torch.equal(images[::2], first)
     assert torch.equal(images[1::2], second)
+
+
+def test_a_synthesis_of_independent_passes_keeps_nothing_between_them(tmp_path: Path) -> None:
+    class Counter:
+        @hookimpl
+        def slot_done(self, synthesis: Synthesis, slot: Slot, images: Tensor) -> None:
+            synthesis.state(self)
+
+    whole = make(tmp_path)
+    independent = RunningSynthesis(
+        replace(whole._spec, chained=False), adapter=Grouped(), manager=build_manager({"counter": Counter()})
+    )
+    with pytest.raises(DirePlugError, match="counter: asked for its state, but the passes of this synthesis are indep"):
+        run_pass(independent, 1)
 
 
 def test_a_damaged_pass_is_named(tmp_path: Path) -> None:
@@ -207,7 +222,7 @@ def test_a_pass_with_too_few_batches_is_not_finished(tmp_path: Path) -> None:
 
     with pytest.raises(DirePlugError, match="finished 1 of 2 batches"):
         run_pass(make(tmp_path, adapter=TwoSlots()))
-    assert finished_passes(tmp_path / "passes", 2) == 0
+    assert not pass_file(tmp_path / "passes", 0).exists()
 
 
 def test_images_that_are_not_finite_end_the_run(tmp_path: Path) -> None:

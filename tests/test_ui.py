@@ -1,13 +1,14 @@
 """What is printed arrives whole: no text is taken for markup, no path is broken, no cell is cut off."""
 
 import io
+import re
 import sys
 
 import pytest
 from rich.console import Group
-from rich.table import Table
 
 from dire_plug import ui
+from dire_plug.tables import Table
 
 PATH = "/runs" + "/folder" * 20
 
@@ -27,7 +28,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_table() -> Table:
-    table = Table("shape [n]", "where")
+    table = Table("shape [n]")
+    table.add_prose("where")
     table.add_row("[n, 3, h, w] :smile:", PATH)
     return table
 
@@ -44,8 +46,8 @@ def test_text_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_piped_table_is_as_wide_as_its_cells(capsys: pytest.CaptureFixture[str]) -> None:
     ui.show(Group(make_table(), "a line"))
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    assert [[cell.strip() for cell in row.strip("│").split("│")] for row in rows] == [["[n, 3, h, w] :smile:", PATH]]
+    rows = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert f"[n, 3, h, w] :smile:  {PATH}" in rows
 
 
 def test_a_terminal_breaks_lines_itself_so_that_a_path_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +62,9 @@ def test_on_a_narrow_terminal_no_cell_loses_a_character(monkeypatch: pytest.Monk
         stream = Terminal()
         monkeypatch.setattr(sys, "stdout", stream)
         ui.show(content)
-        rows = [line for line in stream.getvalue().splitlines() if "│" in line]
-        assert max(map(len, rows)) <= 40
-        columns = zip(*(row.strip("│").split("│") for row in rows), strict=True)
-        assert ["".join("".join(column).split()) for column in columns] == ["[n,3,h,w]:smile:", PATH]
+        lines = re.sub(r"\x1b\[\d*m", "", stream.getvalue()).splitlines()
+        assert max(map(len, lines)) <= 40
+        (at,) = (line.index("where") for line in lines if "where" in line)
+        rows = lines[next(number for number, line in enumerate(lines) if "─" in line) + 1 :]
+        assert "".join("".join(row[at:] for row in rows).split()) == PATH
+        assert "".join(row[:at] for row in rows).split() == ["[n,", "3,", "h,", "w]", ":smile:"]

@@ -68,6 +68,24 @@ def test_an_error_of_the_system_says_what_it_knows(
     assert call("list", "plugins") == (2, "", f"{line}\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "see ulimit -v"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "libtorch.so: failed to map"),
+        (OSError("libtorch.so: failed to map segment from shared object"), "libtorch.so: failed to map"),
+    ],
+)
+def test_too_little_memory_is_told_as_such(
+    call: Call, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    monkeypatch.setattr(plugins, "known", failing(error))
+    code, _, errors = call("list", "plugins")
+    assert code == 2
+    assert words in errors
+    assert "foreseen" not in errors
+
+
 @pytest.mark.parametrize("seed", ["-1", str(2**31), "9" * 30])
 def test_a_seed_that_no_generator_takes_is_refused(call: Call, seed: str) -> None:
     code, _, errors = call("run", "sre2l", "--seed", seed)
@@ -88,7 +106,7 @@ class Broken:
 
 
 def rows_of(output: str) -> dict[str, str]:
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[0] == "│"]
+    rows = [re.split(r"\s{2,}", line.strip()) for line in output.splitlines()]
     return {row[0]: " ".join(row[1:]) for row in rows}
 
 
@@ -148,7 +166,7 @@ def test_verify_leaves_a_folder_alone_that_another_verify_works_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path))
-    folder = home.cache() / "verify" / "sre2l"
+    folder = home.store() / "work" / "verify-sre2l"
     folder.mkdir(parents=True)
     (folder / "evidence").write_text("")
     with hold(folder.with_name(".sre2l.lock"), what="it"):

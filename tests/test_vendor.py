@@ -3,16 +3,18 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_upstream import FOLDER, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, make_adapter, make_toy
+from toy_upstream import FOLDER, INSERTIONS, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, make_adapter, make_toy
 
+from dire_plug import plugins
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
-from dire_plug.upstream.patching import read_patch, remake
-from dire_plug.upstream.tree import read_manifest, write_manifest
+from dire_plug.upstream.patching import make_patch, read_patch, remake
+from dire_plug.upstream.tree import object_hash, read_manifest, write_manifest
 from dire_plug.upstream.vendor import (
     find_vendored,
     patch_files,
@@ -210,13 +212,30 @@ def test_without_git_the_error_says_so(adapter: Any, tmp_path: Path, monkeypatch
         vendor(adapter)
 
 
-def test_the_users_line_end_conversion_does_not_reach_the_tree(
-    adapter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ends", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize(
+    "setting", ["autocrlf = true", "autocrlf = input", "eol = crlf", "attributesFile = ~/attributes"]
+)
+def test_a_users_line_end_conversion_reaches_no_tree(
+    toy: ToyUpstream, setting: str, ends: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tmp_path / "gitconfig"
-    settings.write_text("[core]\n\tautocrlf = true\n")
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
-    assert b"\r" not in (vendor(adapter) / FOLDER / "neighbour.py").read_bytes()
+    synth, neighbour = (text.replace("\n", ends).encode() for text in (SYNTH, NEIGHBOUR))
+    (toy.repository / SCRIPT).write_bytes(synth)
+    (toy.repository / FOLDER / "neighbour.py").write_bytes(neighbour)
+    git(toy.repository, "commit", "--quiet", "--all", "--allow-empty", "--message=line ends")
+    commit = git(toy.repository, "rev-parse", "HEAD")
+    (toy.patches / "bridge.patch").write_text(make_patch({SCRIPT: synth}, INSERTIONS, commit=commit), newline="")
+    user = tmp_path / "user"
+    user.mkdir()
+    (user / "attributes").write_text("* text eol=crlf\n")
+    (user / ".gitconfig").write_text(f"[core]\n\t{setting}\n")
+    monkeypatch.delenv("GIT_CONFIG_GLOBAL", raising=False)
+    monkeypatch.setenv("HOME", str(user))
+    name, _, value = setting.partition(" = ")
+    assert git(tmp_path, "config", "--get", f"core.{name}") == value
+    tree = vendor(make_adapter(replace(toy, commit=commit)))
+    assert (tree / FOLDER / "neighbour.py").read_bytes() == neighbour
+    assert (tree / SCRIPT).read_bytes().count(b"\r\n") == (len(synth.splitlines()) + 7) * (ends == "\r\n")
 
 
 def test_an_insteadof_mapping_of_the_user_is_followed(
@@ -251,6 +270,77 @@ def test_a_repair_comes_first_and_stays_in_the_unpatched_copy(adapter: Any, toy:
     (toy.patches / "repair.patch").write_text("")
     (toy.patches / "a.patch").write_text("")
     assert [path.name for path in patch_files(adapter)] == ["repair.patch", "a.patch", "bridge.patch"]
+
+
+def change(tree: Path, name: str, text: str) -> None:
+    """Change a file of a vendored tree, or add one, and its record in the tree too."""
+    (tree / name).write_text(text)
+    manifest = read_manifest(tree)
+    recorded = {"method": manifest.method, "repository": manifest.repository, "commit": manifest.commit}
+    write_manifest(tree, **recorded, patches=manifest.patches)
+    verify_tree(tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (f"{FOLDER}/neighbour.py", r"loop/\*odd: must have git's hash [0-9a-f]{40}, as the adapter pins it, but has"),
+        (f"{FOLDER}/torch.py", r"loop/\*odd: must have git's hash"),
+        ("torch.py", r"torch\.py: is none of the adapter's pinned files"),
+    ],
+)
+def test_a_file_changed_together_with_its_record_is_noticed(adapter: Any, name: str, message: str) -> None:
+    tree = vendor(adapter)
+    change(tree, name, "print('something else')\n")
+    with pytest.raises(DirePlugError, match=message) as refused:
+        require_vendored(adapter)
+    assert str(refused.value).endswith("and run `dire-plug vendor` again.")
+
+
+def test_a_missing_file_whose_record_is_gone_too_is_noticed(adapter: Any) -> None:
+    tree = vendor(adapter)
+    (tree / FOLDER / "neighbour.py").unlink()
+    change(tree, SCRIPT, (tree / SCRIPT).read_text())
+    with pytest.raises(DirePlugError, match="must have git's hash"):
+        require_vendored(adapter)
+
+
+def test_a_wrong_pin_leaves_no_tree(adapter: Any) -> None:
+    adapter.pins = {FOLDER: "0" * 40}
+    with pytest.raises(DirePlugError, match=f"must have git's hash {'0' * 40}"):
+        vendor(adapter)
+    assert not vendored_folder(adapter).exists()
+
+
+def test_a_tree_hash_is_gits_own(toy: ToyUpstream) -> None:
+    script = toy.repository / "loop" / "run.sh"
+    script.write_text("true\n")
+    script.chmod(0o755)
+    (toy.repository / "loop" / "even-odd.txt").write_text("sorts between the folders\n")
+    git(toy.repository, "add", "--all")
+    git(toy.repository, "commit", "--quiet", "--message=more")
+    for path in ("loop", SCRIPT):
+        assert object_hash(toy.repository, path, modes=True) == git(toy.repository, "rev-parse", f"HEAD:{path}")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755])
+def test_a_file_system_that_keeps_no_modes_is_no_change(adapter: Any, mode: int) -> None:
+    tree = vendor(adapter)
+    for path in (tree / FOLDER).iterdir():
+        path.chmod(mode)
+    assert require_vendored(adapter) == tree
+
+
+@pytest.mark.parametrize("name", plugins.known("methods"))
+def test_every_path_of_a_shipped_method_is_pinned_as_its_patches_say(name: str) -> None:
+    adapter = plugins.load_adapter(name)
+    upstream = adapter.upstream
+    assert set(upstream.pins) == set(upstream.paths)
+    assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in upstream.pins.values())
+    first = {file.path: file.before for path in reversed(patch_files(adapter)) for file in read_patch(path).files}
+    alone = first.keys() & upstream.pins.keys()
+    assert alone
+    assert {path: first[path] for path in alone} == {path: upstream.pins[path] for path in alone}
 
 
 @pytest.mark.upstream

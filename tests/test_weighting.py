@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Cli
 from pydantic import BaseModel, ValidationError
-from stranger_package import Stranger
+from third_party_plugin import ThirdParty
 from tiny import only_run, run_folders
 
 from dire_plug import plugins
@@ -184,14 +184,14 @@ def test_a_ratio_out_of_range_is_told_with_its_place(cli: Cli, bare_home: Path, 
     assert "ratio must be at most 0.3" in answer.err
 
 
-def test_a_strangers_term_gets_a_weight_too(cli: Cli, stranger: Stranger, home: Path, recipe: Path) -> None:
+def test_a_third_party_term_gets_a_weight_too(cli: Cli, third_party: ThirdParty, home: Path, recipe: Path) -> None:
     line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--arm", "spread")
     assert cli(*line, "--set", "regularizers.spread.weight=auto").code == 0
     assert "spread/weight" in read_json(only_run(home) / "losses.json")["slots"][0]["values"]
 
 
 def test_several_terms_are_summed_in_an_arm_of_their_names(
-    cli: Cli, stranger: Stranger, home: Path, recipe: Path
+    cli: Cli, third_party: ThirdParty, home: Path, recipe: Path
 ) -> None:
     line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--regularizer", "dire", "--regularizer")
     assert cli(*line, "spread=auto").code == 0
@@ -208,7 +208,7 @@ def test_several_terms_are_summed_in_an_arm_of_their_names(
         (("--regularizer", "dier"), "no arm 'dier' (did you mean 'dire'?)"),
         (("--regularizer", "dire", "--regularizer", "dire"), "arm 'dire+dire': names dire twice"),
         (("--regularizer", "dire=-1"), "weight: must be a finite number from 0 up"),
-        (("--regularizer", "dire", "--arm", "random"), "--regularizer and --arm random exclude each other"),
+        (("--regularizer", "dire", "--arm", "random"), "--regularizer dire and --arm random contradict each other"),
     ],
 )
 def test_a_wrong_term_is_refused(

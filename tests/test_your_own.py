@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from scaffolds import forget, install_package, run_tests
-from stranger_package import Stranger
 from test_adding_a_method import masked
+from third_party_plugin import ThirdParty
 
 PAGE = Path(__file__).parents[1] / "docs" / "your-own.md"
 TEXT = PAGE.read_text()
@@ -26,8 +26,8 @@ def commands() -> list[tuple[str, str]]:
 def written() -> dict[str, list[str]]:
     """Return the lines that the page has a reader write, by the language of their block."""
     return {
-        language: re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)[0].splitlines()
-        for language in ("python", "yaml")
+        language: re.findall(rf"^```{language}\n({first}.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)[0].splitlines()
+        for language, first in (("python", "LICENCE"), ("yaml", "  flags"))
     }
 
 
@@ -70,9 +70,9 @@ def test_what_the_page_points_to_exists() -> None:
 
 @pytest.mark.slow
 def test_the_commands_print_what_the_page_shows(
-    cli: Cli, made_stranger: Stranger, bare_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, made_third_party: ThirdParty, bare_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(made_stranger.repository, tmp_path / "published")
+    shutil.copytree(made_third_party.repository, tmp_path / "published")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for command, shown in commands():

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.home import resource
+from dire_plug.native import sre2l
+from dire_plug.pipeline import Request
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.layers import merge
+from dire_plug.store.runs import open_store
 
 PROGRAM = "from dire_plug.cli import main; main()"
 CHANGES: dict[str, Any] = {
@@ -47,6 +52,26 @@ def write_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
     return path
 
 
+def native(recipe: Path, arm: str = "baseline", **more: Any) -> Request:
+    """Return the request for a run of the tiny recipe by the native engine."""
+    return Request("sre2l", recipe=str(recipe), arm=arm, **{"engine": "native", **more})
+
+
+def watch_passes(patch: pytest.MonkeyPatch, *, stop_before: int | None = None) -> list[int]:
+    """Return a list that gets the number of each pass that the native loop begins; let one of them fail."""
+    begun: list[int] = []
+    genuine = sre2l.recover_pass
+
+    def recover_pass(synthesis: Any, *rest: Any) -> Any:
+        if synthesis.pass_index == stop_before:
+            raise DirePlugError("stopped")
+        begun.append(synthesis.pass_index)
+        return genuine(synthesis, *rest)
+
+    patch.setattr(sre2l, "recover_pass", recover_pass)
+    return begun
+
+
 def read_rows(text: str) -> list[list[str]]:
     """Return the lines of printed tables as cells, whatever rules stand between them; empty cells may be left out."""
     return [re.split(r"\s*│\s*|\s{2,}", line.strip(" │")) for line in text.splitlines()]
@@ -69,6 +94,25 @@ def outcome(run: Path) -> dict[str, Any]:
     files = sorted(path for path in (run / "images").rglob("*") if path.is_file())
     images = {path.relative_to(run).as_posix(): path.read_bytes() for path in (*files, run / "images.safetensors")}
     return {"metrics": metrics, **images}
+
+
+def made_by_kind(home: Path) -> dict[str, set[str]]:
+    """Return kind → names of the entries of a home's store."""
+    found: dict[str, set[str]] = {}
+    for file in (home / "store").glob("*/*/entry.json"):
+        found.setdefault(file.parent.parent.name, set()).add(file.parent.name)
+    return found
+
+
+def when_made(home: Path) -> dict[str, int]:
+    """Return the name of each entry of a home's store → when it was written, in nanoseconds."""
+    files = (home / "store").glob("*/*/entry.json")
+    return {file.parent.relative_to(home / "store").as_posix(): file.stat().st_mtime_ns for file in files}
+
+
+def forget() -> None:
+    """Let the next run know as little of the store as a new process does: entries are hashed before they are used."""
+    open_store.cache_clear()
 
 
 def start_process(*arguments: object, program: str = PROGRAM) -> subprocess.Popen[str]:

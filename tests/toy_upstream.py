@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dire_plug.plans import ChunkedPlan, build_plan
+from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.types import Invocation, LoopInputs, Script, Upstream
 from dire_plug.upstream.job import ChildJob
@@ -94,6 +94,7 @@ class ToyAdapter:
     repository: str = ""
     commit: str = "0" * 40
     folder: Path = Path()
+    pins: Mapping[str, str] = field(default_factory=dict)
     name: str = "toy"
     title: str = "A toy"
     embeddings_are_nonnegative: bool = True
@@ -106,7 +107,7 @@ class ToyAdapter:
     @property
     def upstream(self) -> Upstream:
         """The pinned repository; only the odd folder of it is needed."""
-        return Upstream(self.repository, self.commit, (FOLDER,), "none")
+        return Upstream(self.repository, self.commit, (FOLDER,), "none", pins=self.pins)
 
     def patches(self) -> Path:
         """Return the folder of the patch."""
@@ -152,8 +153,9 @@ def make_toy(folder: Path) -> ToyUpstream:
 
 
 def make_adapter(toy: ToyUpstream) -> Any:
-    """Return the toy's adapter, pinned to its commit."""
-    return ToyAdapter(str(toy.repository), toy.commit, toy.patches)
+    """Return the toy's adapter, pinned to its commit and to git's hash of its folder there."""
+    pins = {FOLDER: git(toy.repository, "rev-parse", f"{toy.commit}:{FOLDER}")}
+    return ToyAdapter(str(toy.repository), toy.commit, toy.patches, pins)
 
 
 def make_known(folder: Path) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug.ablate.components import CONTROL, PAPER, Components, normalised_columns, table_measures
 from dire_plug.ablate.trials import Trial
 from dire_plug.compare.statistics import ACCURACY, FEW, paired_difference
 from dire_plug.compare.table import SPACES, format_difference, format_summary
+from dire_plug.tables import Table
 
 TITLES = {"vendi": "Ven ↑", "similarity": "Sim ↓", "coverage": "Cov ↑"}
 """Table 14's own names and arrows."""
@@ -30,10 +29,8 @@ def render_components(components: Components) -> RenderableType:
 
 
 def _accuracy_table(components: Components) -> Table:
-    table = Table(title="accuracy of students", title_justify="left", title_style="italic", box=SIMPLE_HEAD)
-    table.add_column("components", no_wrap=True)
-    for column in (ACCURACY[0].title, "− control", "paper's"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table("components", title="accuracy of students")
+    table.add_numbers(ACCURACY[0].title, "− control", "paper's")
     own = components.control.column(ACCURACY[0])
     table.add_row(CONTROL, format_summary(components.control.summary(ACCURACY[0]), ACCURACY[0]), "", "")
     for name, trial in components.trials.items():
@@ -44,13 +41,10 @@ def _accuracy_table(components: Components) -> Table:
 
 
 def _diversity_table(components: Components, space: str) -> Table:
-    title = f"diversity in {space}: {SPACES[space]}"
-    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("components", no_wrap=True)
+    table = Table("components", title=f"diversity in {space}: {SPACES[space]}")
     measures, columns = table_measures(space), normalised_columns(components, space)
     headers = [measure.title for measure in measures.values()] + [f"{TITLES[key]} 0…1" for key in measures]
-    for header in (*headers, *(f"paper's {title}" for title in TITLES.values())):
-        table.add_column(header, justify="right", no_wrap=True)
+    table.add_numbers(*headers, *(f"paper's {title}" for title in TITLES.values()))
     for name, trial in {CONTROL: components.control, **components.trials}.items():
         cells = [format_summary(trial.summary(measure), measure) for measure in measures.values()]
         cells += [_format(columns[key][name]) for key in measures]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from dire_plug.ablate.components import table_measures
 from dire_plug.ablate.trials import Trial
 from dire_plug.compare.statistics import ACCURACY, Measure
 from dire_plug.files import make_folder
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 INK, SOFT, ACCENT, OTHER = "#222222", "#9a9a9a", "#b5382a", "#2f6690"
 
@@ -35,9 +35,6 @@ def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, titl
         control: drawn as lines.
         accuracy: what the left axis is called.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9.0, 1.6 + 0.32 * len(trials)), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from dire_plug import ui
 from dire_plug.ablate.axes import DEFAULT, Grid, control_of, make_grid
 from dire_plug.ablate.trials import Setting, Trial, require_term, run_settings
+from dire_plug.data import class_count, default_count
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline import Request, Run
+from dire_plug.pipeline.request import read_data
 
 BASELINE, CONTROL, BEST = "baseline", "control", "best"
 COLLAPSED = 0.5
@@ -94,9 +96,6 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
 
 def count_validation(planned: Run) -> int:
     """Return how many images are held out: as the recipe or `--set dataset.validation` says, else by the default."""
-    from dire_plug.data import default_count
-    from dire_plug.pipeline.request import read_data
-
     asked = planned.resolved.recipe.dataset.validation
     return default_count(read_data(planned)) if asked is None else asked
 
@@ -135,8 +134,6 @@ def with_settings(request: Request, *settings: str) -> Request:
 
 def _chance(planned: Run) -> float:
     """Return the accuracy of guessing, in percent."""
-    from dire_plug.data import class_count
-
     return 100 / class_count(planned.resolved.recipe.dataset.name)
 
 

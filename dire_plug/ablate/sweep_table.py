@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug.ablate.axes import DEFAULT
@@ -18,6 +16,7 @@ from dire_plug.ablate.sweep import BEST, Sweep
 from dire_plug.ablate.trials import Trial
 from dire_plug.compare.statistics import ACCURACY, Difference, Measure, paired_difference
 from dire_plug.compare.table import format_difference, format_summary
+from dire_plug.tables import Table
 
 LAST = ACCURACY[0]
 COLUMNS: dict[str, Measure] = {
@@ -88,11 +87,9 @@ def _final_table(sweep: Sweep) -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     first, *others = columns
-    table.add_column(first, no_wrap=True)
-    for column in (*others, f"− {DEFAULT}", "− its control", *COLUMNS):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table(first, title=title)
+    table.add_numbers(*others, f"− {DEFAULT}", "− its control", *COLUMNS)
     return table
 
 

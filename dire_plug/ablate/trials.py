@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from dire_plug import ui
+from dire_plug import plugins, ui
 from dire_plug.compare.arms import check_alike, check_teachers, equal_arms
 from dire_plug.compare.statistics import ACCURACY, Measure, Summary, summarise
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, run_arm
+from dire_plug.pipeline.request import find_recipe
+from dire_plug.recipe import read_yaml
+from dire_plug.recipe.layers import mapping
 
 TERM = "dire"
 """The regularizer, and the arm that has it."""
@@ -132,11 +135,6 @@ def require_term(request: Request, *, dry: bool = False) -> Run:
     Raises:
         DirePlugError: the recipe has no such arm, or the arm has no DiRe.
     """
-    from dire_plug import plugins
-    from dire_plug.pipeline.request import find_recipe
-    from dire_plug.recipe import read_yaml
-    from dire_plug.recipe.layers import mapping
-
     source = find_recipe(plugins.load_adapter(request.method), request.recipe)
     if TERM not in mapping(read_yaml(source), "arms", TERM, "regularizers"):
         raise DirePlugError(

@@ -12,11 +12,26 @@ from types import MappingProxyType
 from typing import Any
 
 from dire_plug.adapters.cda_flags import MODELS, OWNED
-from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
 from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
-from dire_plug.types import Invocation, LoopInputs, Script, Upstream, VerifyCase
+from dire_plug.api.method import (
+    Invocation,
+    LoopInputs,
+    Script,
+    Upstream,
+    VerifyCase,
+    imagenet_script,
+    tiny_script,
+    to_arguments,
+)
 
 _TINY = tiny_script("CDA/recover_cda_tiny.py")
+
+_PINS = {
+    _TINY.path: "21584febd851710350b7c9fa263d751b63b4351f",
+    "CDA/recover_cda_in1k.py": "321ab3bc6f22ebc0cccc2ce671676384b9c1e14e",
+    "CDA/utils.py": "7f9e6923e6a6f15324c168bef50c5445073b1292",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
 
 
 class CDA(FamilyAdapter):
@@ -27,8 +42,9 @@ class CDA(FamilyAdapter):
     upstream = Upstream(
         repository="https://github.com/VILA-Lab/SRe2L",
         commit="8d00cba364bfa34aa1f5a8107dc041ae1be8ebe6",
-        paths=(_TINY.path, "CDA/recover_cda_in1k.py", "CDA/utils.py"),
+        paths=tuple(_PINS),
         licence="none",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
@@ -67,9 +83,15 @@ class CDA(FamilyAdapter):
         """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
 
         The file of `tiny` and `cifar-100` runs twice in its own shape, with another curriculum: unpatched it has no
-        other number of classes.
+        other number of classes. The answered run has two batches of two classes.
         """
         flags: dict[str, Any] = {"batch-size": 2 if script == "imagenet" else 10, "iteration": 2, "milestone": 1}
         if script == "cifar-100":
             flags["easy2hard-mode"] = "step"
-        return VerifyCase(recover={"script": script, "flags": flags}, teachers={"teacher": "resnet-18"})
+        half = self.scripts[script].classes // 2
+        return VerifyCase(
+            recover={"script": script, "flags": flags},
+            teachers={"teacher": "resnet-18"},
+            answered={"start": "real", "plan": {"per_class": 2}, "flags": {"batch-size": half}},
+            answered_classes=4,
+        )

@@ -7,12 +7,15 @@ from typing import Literal
 from pydantic import Field
 
 from dire_plug.adapters.sre2l_family import OWNED as FAMILY_OWNED
-from dire_plug.adapters.sre2l_family import FamilyFlags
+from dire_plug.adapters.sre2l_family import FamilyFlags, ImageNetFlags
+from dire_plug.api.method import (
+    OWNED_DEVICE,
+)
 
 OWNED: Mapping[str, str] = MappingProxyType(
     {
         **FAMILY_OWNED,
-        "G": "the run's --device chooses the device",
+        "G": OWNED_DEVICE,
         "wandb-key": "nothing is logged to wandb",
     }
 )
@@ -34,14 +37,11 @@ class TinyFlags(_CurriculumFlags):
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
 
 
-class ImageNetFlags(_CurriculumFlags):
+class In1kFlags(ImageNetFlags, _CurriculumFlags):
     """`CDA/recover_cda_in1k.py`."""
-
-    batch_size: int = Field(default=100, alias="batch-size", ge=1, le=1000)
-    jitter: int = Field(default=32, ge=0)
 
 
 MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"tiny": TinyFlags, "cifar-100": TinyFlags, "imagenet": ImageNetFlags}
+    {"tiny": TinyFlags, "cifar-100": TinyFlags, "imagenet": In1kFlags}
 )
 """Script → the model of its flags."""

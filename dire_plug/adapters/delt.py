@@ -16,19 +16,29 @@ from pydantic import ValidationError
 
 from dire_plug.adapters.delt_flags import OWNED, RecoverFlags, SelectionFlags, round_problems
 from dire_plug.adapters.delt_selection import candidates_problem, check_candidates, write_candidates
-from dire_plug.adapters.planned import (
+from dire_plug.adapters.sre2l_family import TEACHER, common_shims, saving_arguments
+from dire_plug.api.method import (
+    DirePlugError,
+    Invocation,
+    ListedPlan,
+    LoopInputs,
+    Materials,
     PlannedAdapter,
+    Preparation,
+    Script,
+    Upstream,
+    VerifyCase,
+    cifar_script,
+    class_by_class,
+    cut_plan,
     image_path,
     imagenet_script,
     teacher_problems,
     tiny_script,
     to_arguments,
+    write_network,
 )
-from dire_plug.adapters.sre2l_family import TEACHER, common_shims, saving_arguments
-from dire_plug.errors import DirePlugError
-from dire_plug.plans import ListedPlan, class_by_class, cut_plan
 from dire_plug.recipe.wording import describe
-from dire_plug.types import Invocation, LoopInputs, Materials, Preparation, Script, Upstream, VerifyCase
 
 RECOVER = "recover/recover.py"
 SELECT = "data_selection.py"
@@ -46,6 +56,14 @@ _NAMES: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Script → what the recover script, and the selection, call its dataset."""
 
+_PINS = {
+    SELECT: "8aebd2ee1c1cd941f62cac4662a47f264e9e060a",
+    RECOVER: "f94884defc56435310a51be6f52d9eb82029b80f",
+    "recover/models.py": "7e33cff245b22ea294e405a475e7b239c76c554f",
+    "recover/utils.py": "f302f40440effb5c799391e75d4c188111730f7e",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class DELT(PlannedAdapter):
     """The adapter of DELT, and the plugin that answers its plan hooks."""
@@ -55,21 +73,14 @@ class DELT(PlannedAdapter):
     upstream = Upstream(
         repository="https://github.com/VILA-Lab/DELT",
         commit="f2f81cad0e259fbd9409920bd1a62b084986b8e6",
-        paths=(SELECT, RECOVER, "recover/models.py", "recover/utils.py"),
+        paths=tuple(_PINS),
         licence="none",
         packages=("pandas", "tqdm"),
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar-10": Script(
-                path=RECOVER,
-                classes=10,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="model",
-            ),
+            "cifar-10": cifar_script(RECOVER, 10, checkpoint="model"),
             "tiny-imagenet": tiny_script(RECOVER),
             "imagenet-1k": imagenet_script(RECOVER, checkpoint="model"),
         }
@@ -138,15 +149,13 @@ class DELT(PlannedAdapter):
         Raises:
             DirePlugError: a class has too few images for the selection.
         """
-        from dire_plug.models.checkpoint import write_for_upstream
-
         recipe = inputs.recipe
         layout = self.scripts[recipe.recover.script].checkpoint
         if SELECTION not in inputs.prepared:
             criteria = _read_selection(recipe).selection_criteria
             check_candidates(materials.dataset, ipc=recipe.ipc, criteria=criteria)
             write_candidates(inputs.folder / CANDIDATES, materials.dataset)
-        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, layout)
+        write_network(materials.teachers["teacher"], inputs.folder / TEACHER, layout)
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs.
@@ -168,7 +177,7 @@ class DELT(PlannedAdapter):
         """Return one batch in two rounds, so that it is saved, and the first step of the next batch.
 
         A batch has two classes, at 224 pixels one. The ranked images are those of three; the script goes by the folders
-        that it finds.
+        that it finds. The answered run has no rounds.
         """
         batch_size = 2 if script == "imagenet-1k" else 4
         flags = {"batch-size": batch_size, "iteration": 4, "use-early-late": True, "round-iterations": 2, "jitter": 2}
@@ -179,6 +188,7 @@ class DELT(PlannedAdapter):
             classes=3,
             real_per_class=4,
             steps=5,
+            answered={"flags": {"use-early-late": False, "round-iterations": 0}},
         )
 
     def _shims(self, inputs: LoopInputs) -> dict[str, dict[str, Any]]:

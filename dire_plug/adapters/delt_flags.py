@@ -6,23 +6,33 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from dire_plug.adapters.sre2l_family import OWNED as FAMILY_OWNED
 from dire_plug.adapters.sre2l_family import FamilyFlags
+from dire_plug.api.method import (
+    OWNED_DATASET,
+    OWNED_DEVICE,
+    OWNED_IMAGES,
+    OWNED_IPC,
+    OWNED_PATHS,
+    OWNED_TEACHER,
+    Flags,
+)
 
-_DATASET = "it follows from recover.script"
 OWNED: Mapping[str, str] = MappingProxyType(
     {
-        **{flag: FAMILY_OWNED[flag] for flag in ("exp-name", "syn-data-path", "arch-name", "arch-path")},
-        "store-best-images": FAMILY_OWNED["store-best-images"],
+        "exp-name": OWNED_PATHS,
+        "syn-data-path": OWNED_PATHS,
+        "arch-name": OWNED_TEACHER,
+        "arch-path": OWNED_TEACHER,
+        "store-best-images": OWNED_IMAGES,
         "init-data-path": "upstream's own selection makes the start images; see `prepare`",
-        "ipc": "set the recipe's `ipc`",
-        "dataset": _DATASET,
-        "input-size": _DATASET,
-        "num-classes": _DATASET,
+        "ipc": OWNED_IPC,
+        "dataset": OWNED_DATASET,
+        "input-size": OWNED_DATASET,
+        "num-classes": OWNED_DATASET,
         "workers": "images are loaded in the process itself",
-        "gpu-device": "set the device with --device",
+        "gpu-device": OWNED_DEVICE,
         "min-iterations": "the published script reads past its rounds where no class of a batch draws all of them",
         "round-lr-reset": "it changes nothing: the published script overwrites the rate in its next line",
     }
@@ -45,10 +55,8 @@ class RecoverFlags(FamilyFlags):
     """The share of the iterations until which the least crop falls."""
 
 
-class SelectionFlags(BaseModel):
+class SelectionFlags(Flags):
     """The section `prepare`: `data_selection.py`, which chooses the start images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     selection_criteria: Literal["medium", "top", "min"] = Field(default="medium", alias="selection-criteria")
     """Around the median of the teacher's probability of the true class; the highest; the lowest."""

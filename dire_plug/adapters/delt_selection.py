@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dire_plug.errors import DirePlugError
+from dire_plug.api.method import (
+    DirePlugError,
+)
 from dire_plug.files import make_folder
 
 if TYPE_CHECKING:

@@ -12,12 +12,28 @@ from typing import Any
 
 from dire_plug.adapters.dm_flags import MODELS, OWNED
 from dire_plug.adapters.matching_family import OWN_FILES, MatchingAdapter, common_arguments, common_shims
-from dire_plug.adapters.planned import to_arguments
-from dire_plug.types import Invocation, LoopInputs, Script, Upstream, VerifyCase
+from dire_plug.api.method import (
+    Invocation,
+    LoopInputs,
+    Script,
+    Upstream,
+    VerifyCase,
+    cifar_script,
+    to_arguments,
+)
 
 IPC = (1, 10, 20, 30, 40, 50)
 """The only ones that the script starts with (`get_loops`, utils.py 275), although its loop doesn't need them."""
 _FILE = "methods/dc/main_DM.py"
+_CIFAR_100 = ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762))
+"""Mean and standard deviation, rounded otherwise than other scripts do."""
+
+_PINS = {
+    _FILE: "6e0439acea824714fc514496d27ded6dffa71df2",
+    "methods/dc/utils.py": "2fc134f88fc77c5dc6bb8833f7a88392f549da6a",
+    "methods/dc/networks.py": "cdebf2ea016b337517d419301e6996c096b777ba",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
 
 
 class DM(MatchingAdapter):
@@ -28,29 +44,14 @@ class DM(MatchingAdapter):
     upstream = Upstream(
         repository="https://github.com/justincui03/dc_benchmark",
         commit="2a57711961670859ea4c3102b766d1b16f7dea85",
-        paths=(_FILE, "methods/dc/utils.py", "methods/dc/networks.py"),
+        paths=tuple(_PINS),
         licence="MIT",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar-10": Script(
-                path=_FILE,
-                classes=10,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="bare",
-            ),
-            "cifar-100": Script(
-                path=_FILE,
-                classes=100,
-                size=32,
-                mean=(0.5071, 0.4866, 0.4409),
-                std=(0.2673, 0.2564, 0.2762),
-                stem="small",
-                checkpoint="bare",
-            ),
+            "cifar-10": cifar_script(_FILE, 10, checkpoint="bare"),
+            "cifar-100": cifar_script(_FILE, 100, checkpoint="bare", statistics=_CIFAR_100),
         }
     )
     owned_flags: Mapping[str, str] = OWNED
@@ -79,11 +80,16 @@ class DM(MatchingAdapter):
         return Invocation(_FILE, tuple(arguments), shims)
 
     def verify_case(self, script: str) -> VerifyCase:
-        """Return three whole iterations with one image a class, the case that needs a shim, to the saved end."""
+        """Return three whole iterations with one image a class, the case that needs a shim, to the saved end.
+
+        The answered run takes the branch for batch normalisation, and the loop's own network embeds.
+        """
         flags = {"Iteration": 2, "batch_real": 2, "model": "ConvNetW32"}
         return VerifyCase(
             recover={"script": script, "flags": flags, "start": "real", "embedder": {"classes_per_step": 5}},
             teachers={"teacher": "convnet-3"},
             real_per_class=2,
             steps=None,
+            answered={"flags": {"model": "ConvNetBN"}, "embedder": {"network": "loop"}},
+            answered_ipc=1,
         )

@@ -6,8 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from dire_plug.adapters.matching_family import DSA, OWNED_EVALUATION, OWNED_PATHS, OWNED_START, MatchingFlags
+from dire_plug.adapters.matching_family import DSA, OWNED_EVALUATION
 from dire_plug.adapters.matching_family import OWNED as FAMILY_OWNED
+from dire_plug.api.method import (
+    OWNED_PATHS,
+    OWNED_START,
+    OWNED_UNREAD,
+    Flags,
+)
 
 OWNED: Mapping[str, str] = MappingProxyType(
     {
@@ -16,13 +22,13 @@ OWNED: Mapping[str, str] = MappingProxyType(
         "lr_net": OWNED_EVALUATION,
         "init": OWNED_START,
         "save_path": OWNED_PATHS,
-        "dis_metric": "the script never reads it",
+        "dis_metric": OWNED_UNREAD,
     }
 )
 """Flag → why a recipe can't set it."""
 
 
-class DMFlags(MatchingFlags):
+class DMFlags(Flags):
     """`methods/dc/main_DM.py`."""
 
     model: Literal["ConvNet", "ConvNetW32", "ConvNetW64", "ConvNetBN"] = "ConvNet"

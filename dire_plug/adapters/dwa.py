@@ -12,12 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug.adapters.dwa_flags import MODELS, OWNED
 from dire_plug.adapters.dwa_start import write_folders, write_tensors
-from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
 from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
-from dire_plug.errors import DirePlugError
+from dire_plug.api.method import (
+    DirePlugError,
+    Invocation,
+    LoopInputs,
+    Materials,
+    Script,
+    Slot,
+    Synthesis,
+    Upstream,
+    VerifyCase,
+    cifar_scripts,
+    hookimpl,
+    imagenet_script,
+    tiny_script,
+    to_arguments,
+)
 from dire_plug.files import make_folder
-from dire_plug.hookspecs import hookimpl
-from dire_plug.types import Invocation, LoopInputs, Materials, Script, Slot, Synthesis, Upstream, VerifyCase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +54,15 @@ _TEACHERS: Mapping[str, str] = MappingProxyType(
 )
 """Script → where, below the working folder, it reads its teacher."""
 
+_PINS = {
+    _CIFAR: "f8389fd8dd1963d58ef5c1d15a1b28b3c597bfd4",
+    "distillation/distillation_tiny.py": "9e996b9ea0a4697ea4d068badda5dd0db3a37b5d",
+    "distillation/distillation_imgnet.py": "e40be4a1cc9bcd678e12c974ee149523aa0f8c09",
+    "distillation/perterb.py": "b17e731e5363e13941ab9bb6092d46451f19bd08",
+    "distillation/utils.py": "6963270e153301ff1e18007f65bf59a9d2992949",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class DWA(FamilyAdapter):
     """The adapter of DWA, and the plugin that answers its plan and start hooks."""
@@ -51,35 +72,13 @@ class DWA(FamilyAdapter):
     upstream = Upstream(
         repository="https://github.com/AngusDujw/Diversity-Driven-Synthesis",
         commit="c5b125f26a0a5234b814cf668ea5cee1a69d0c2b",
-        paths=(
-            _CIFAR,
-            "distillation/distillation_tiny.py",
-            "distillation/distillation_imgnet.py",
-            "distillation/perterb.py",
-            "distillation/utils.py",
-        ),
+        paths=tuple(_PINS),
         licence="none",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar-10": Script(
-                path=_CIFAR,
-                classes=10,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
-            "cifar-100": Script(
-                path=_CIFAR,
-                classes=100,
-                size=32,
-                mean=(0.5071, 0.4867, 0.4408),
-                std=(0.2675, 0.2565, 0.2761),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
+            **cifar_scripts(_CIFAR),
             "tiny": tiny_script("distillation/distillation_tiny.py"),
             "imagenet": imagenet_script("distillation/distillation_imgnet.py"),
         }
@@ -160,9 +159,10 @@ class DWA(FamilyAdapter):
         """Return a batch of two iterations, so that it is saved, and the first step of the next one.
 
         The CIFAR script has one batch a pass, since its start tensor holds all classes; it ends after two iterations,
-        and gets a small network where that is 100 images.
+        and gets a small network where that is 100 images. The answered run reaches the second step of a pass's last
+        batch, from which on `--accelerate exact` leaves something out.
         """
-        cifar = self.scripts[script].path == _CIFAR
+        cifar, size = self.scripts[script].path == _CIFAR, self.scripts[script].classes
         batch_size = 100 if cifar else 2
         return VerifyCase(
             recover={
@@ -172,4 +172,9 @@ class DWA(FamilyAdapter):
             },
             teachers={"teacher": "resnet-small" if script == "cifar-100" else "resnet-18"},
             steps=None if cifar else 3,
+            answered={"plan": {"per_class": 2}, "flags": {"batch-size": 100 if cifar else size // 2}},
+            answered_classes=2,
+            answered_steps=None if cifar else 5,
+            # the next batch moves the teacher's weights along gradients that the last step left, the term's among them
+            comparable_steps=None if cifar else 2,
         )

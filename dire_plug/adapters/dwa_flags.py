@@ -6,13 +6,17 @@ from types import MappingProxyType
 from pydantic import Field
 
 from dire_plug.adapters.sre2l_family import OWNED as FAMILY_OWNED
-from dire_plug.adapters.sre2l_family import FamilyFlags
+from dire_plug.adapters.sre2l_family import FamilyFlags, ImageNetFlags
+from dire_plug.api.method import (
+    OWNED_DATASET,
+    OWNED_PATHS,
+)
 
 OWNED: Mapping[str, str] = MappingProxyType(
     {
         **FAMILY_OWNED,
-        "init-path": FAMILY_OWNED["exp-name"],
-        "dataset": "it goes with `recover.script`",
+        "init-path": OWNED_PATHS,
+        "dataset": OWNED_DATASET,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -37,15 +41,13 @@ class TinyFlags(CifarFlags):
     rho: float = Field(default=0.015, ge=0)
 
 
-class ImageNetFlags(CifarFlags):
+class ImgnetFlags(ImageNetFlags, CifarFlags):
     """`distillation/distillation_imgnet.py`."""
 
-    batch_size: int = Field(default=100, alias="batch-size", ge=1, le=1000)
-    jitter: int = Field(default=32, ge=0)
     r_bn: float = Field(default=0.01, alias="r-bn", ge=0)
 
 
 MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar-10": CifarFlags, "cifar-100": CifarFlags, "tiny": TinyFlags, "imagenet": ImageNetFlags}
+    {"cifar-10": CifarFlags, "cifar-100": CifarFlags, "tiny": TinyFlags, "imagenet": ImgnetFlags}
 )
 """Script → the model of its flags."""

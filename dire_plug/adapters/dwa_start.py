@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dire_plug.api.method import (
+    ChunkedPlan,
+    Script,
+    Slot,
+)
 from dire_plug.files import make_folder
-from dire_plug.plans import ChunkedPlan
-from dire_plug.types import Script, Slot
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,41 +15,61 @@ from pydantic import ValidationError
 from dire_plug.adapters.gvbsm_flags import MODELS, OWNED, PrepareSection
 from dire_plug.adapters.gvbsm_inputs import STATISTICS, TEACHERS, TRAINING, lay_out, teacher_path, teacher_problems
 from dire_plug.adapters.gvbsm_plan import GROUPS, build_order
-from dire_plug.adapters.planned import (
+from dire_plug.api.method import (
+    CIFAR_100,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    PlannedAdapter,
-    image_path,
-    imagenet_script,
-    to_arguments,
-)
-from dire_plug.errors import DirePlugError
-from dire_plug.hookspecs import hookimpl
-from dire_plug.plans import ListedPlan
-from dire_plug.recipe.wording import describe
-from dire_plug.types import (
+    DirePlugError,
     Invocation,
+    ListedPlan,
     LoopInputs,
     Materials,
+    PlannedAdapter,
     Preparation,
     Script,
     Slot,
     Synthesis,
     Upstream,
     VerifyCase,
+    hookimpl,
+    image_path,
+    imagenet_script,
+    to_arguments,
 )
+from dire_plug.recipe.wording import describe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FILE = "data_synthesis_with_svd_with_db_with_all_statistic.py"
-_CIFAR_MEAN, _CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-"""CIFAR-100's, in the CIFAR-10 branch too."""
 
 
 def _small(branch: str, *, classes: int, size: int = 32, of_imagenet: bool = False) -> Script:
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if of_imagenet else (_CIFAR_MEAN, _CIFAR_STD)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if of_imagenet else CIFAR_100  # in the CIFAR-10 branch too
     return Script(f"{branch}/recover/{FILE}", classes, size, mean, std, stem="small", checkpoint="bare")
+
+
+_PINS = {
+    f"Branch_CIFAR_10/recover/{FILE}": "92012f6514dec5741f7d8291b30dd1930f7c01e2",
+    "Branch_CIFAR_10/recover/utils.py": "553b91b1235cb84beafdf0f512f7dd57e6bd2598",
+    "Branch_CIFAR_10/recover/baseline.py": "51f71e69bde23409ed13990fe598664627bb18a1",
+    "Branch_CIFAR_10/recover/networks.py": "c096797238c3678da11ec0c3448b790bcab16146",
+    "Branch_CIFAR_10/recover/models": "dd298381ae6d493a4c14920e04e8349b16d021a1",
+    f"Branch_CIFAR_100/recover/{FILE}": "7d5a6303963f04e3b8b21fcfa307981261a0067c",
+    "Branch_CIFAR_100/recover/utils.py": "553b91b1235cb84beafdf0f512f7dd57e6bd2598",
+    "Branch_CIFAR_100/recover/baseline.py": "51f71e69bde23409ed13990fe598664627bb18a1",
+    "Branch_CIFAR_100/recover/networks.py": "c096797238c3678da11ec0c3448b790bcab16146",
+    "Branch_CIFAR_100/recover/models": "dd298381ae6d493a4c14920e04e8349b16d021a1",
+    f"Branch_Tiny_ImageNet/recover/{FILE}": "12c056379e677a51731504dba051d68b6fbfa4a2",
+    "Branch_Tiny_ImageNet/recover/utils.py": "16935e7da31bfb3820269cb5ab342ce125fa3d50",
+    "Branch_Tiny_ImageNet/recover/baseline.py": "c1adf2b402c2cfd07f1f2239dbc74e571848ce0d",
+    "Branch_Tiny_ImageNet/recover/networks.py": "405d52fb740b9cafa32688f91d3509cdaa8ace96",
+    "Branch_Tiny_ImageNet/recover/models": "730abd12f567a70cac1ffee3d6d816b93f737794",
+    "Branch_Tiny_ImageNet/recover/tiny_in_dataset.py": "f82d29e8f54e48e4f27e522fd75710b9d0ad83d0",
+    f"Branch_full_ImageNet_1k/recover/{FILE}": "c493e996dba61b711464d62aff4f588a1e51e1f6",
+    "Branch_full_ImageNet_1k/recover/utils.py": "388ecdeaeef83283d3c776c8ca74253d81cb37c4",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
 
 
 class GVBSM(PlannedAdapter):
@@ -60,18 +80,10 @@ class GVBSM(PlannedAdapter):
     upstream = Upstream(
         repository="https://github.com/shaoshitong/G_VBSM_Dataset_Condensation",
         commit="1ed80b0ed0bdde206ac61f5b0b9e70f8e8a5d30e",
-        paths=(
-            *(
-                f"{branch}/recover/{name}"
-                for branch in ("Branch_CIFAR_10", "Branch_CIFAR_100", "Branch_Tiny_ImageNet")
-                for name in (FILE, "utils.py", "baseline.py", "networks.py", "models")
-            ),
-            "Branch_Tiny_ImageNet/recover/tiny_in_dataset.py",
-            f"Branch_full_ImageNet_1k/recover/{FILE}",
-            "Branch_full_ImageNet_1k/recover/utils.py",
-        ),
+        paths=tuple(_PINS),
         licence="none",
         packages=("einops", "kornia", "tqdm"),
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
@@ -170,13 +182,18 @@ class GVBSM(PlannedAdapter):
         return image_path(label, image, ".png")
 
     def verify_case(self, script: str) -> VerifyCase:
-        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch."""
+        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
+
+        The answered run goes through the images in another order.
+        """
         batch, images = (2, 4) if script == "imagenet" else (4, 20)
         return VerifyCase(
             recover={"script": script, "flags": {"batch-size": batch, "iteration": 2}},
             teachers={"teacher" if not number else name: name for number, name in enumerate(TEACHERS[script])},
             prepare={STATISTICS: {"images": images}},
             ipc=GROUPS if script == "tiny" else 1,
+            answered={"start": "real", "plan": {"per_class": 2 if script == "tiny" else 1}},
+            answered_ipc=GROUPS if script == "tiny" else 2,
         )
 
     @hookimpl

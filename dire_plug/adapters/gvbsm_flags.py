@@ -3,23 +3,30 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-_PATHS = "the tool chooses where files lie"
+from dire_plug.api.method import (
+    OWNED_IMAGES,
+    OWNED_IPC,
+    OWNED_PATHS,
+    OWNED_VERIFIER,
+    Flags,
+)
+
 _RANKS = "the tool runs the script in one process, on the run's device"
 _TEACHERS = "the teachers are set in `squeeze.teacher` and `squeeze.others`"
 OWNED: Mapping[str, str] = MappingProxyType(
     {
-        "exp-name": _PATHS,
-        "syn-data-path": _PATHS,
-        "train-data-path": _PATHS,
-        "statistic-path": _PATHS,
+        "exp-name": OWNED_PATHS,
+        "syn-data-path": OWNED_PATHS,
+        "train-data-path": OWNED_PATHS,
+        "statistic-path": OWNED_PATHS,
         "pre-train-path": _TEACHERS,
         "arch-name": _TEACHERS,
-        "ipc-number": "set `ipc`",
-        "store-best-images": "images are always stored",
+        "ipc-number": OWNED_IPC,
+        "store-best-images": OWNED_IMAGES,
         "verifier": "the script never reads it; its verifier only prints",
-        "verifier-arch": "the verifier only prints; `measure` judges the images in an independent network",
+        "verifier-arch": OWNED_VERIFIER,
         "gpu-id": _RANKS,
         "world-size": _RANKS,
         "rank": _RANKS,
@@ -30,10 +37,8 @@ OWNED: Mapping[str, str] = MappingProxyType(
 """Flag → why a recipe can't set it."""
 
 
-class SmallFlags(BaseModel):
+class SmallFlags(Flags):
     """What the scripts of the CIFAR branches and of Tiny-ImageNet read; they take `tv-l2` and `l2-scale` unread."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1)
     """Images in a batch."""
@@ -53,7 +58,7 @@ class SmallFlags(BaseModel):
     tau: float = Field(default=4.0, gt=0)
 
 
-class ImageNetFlags(SmallFlags):
+class FullImageNetFlags(SmallFlags):
     """The script of ImageNet-1K."""
 
     training_momentum: float = Field(default=0.4, alias="training-momentum", ge=0, le=1)
@@ -63,23 +68,19 @@ class ImageNetFlags(SmallFlags):
 
 
 MODELS: Mapping[str, type[SmallFlags]] = MappingProxyType(
-    {"cifar-10": SmallFlags, "cifar-100": SmallFlags, "tiny": SmallFlags, "imagenet": ImageNetFlags}
+    {"cifar-10": SmallFlags, "cifar-100": SmallFlags, "tiny": SmallFlags, "imagenet": FullImageNetFlags}
 )
 """Script → the model of its flags."""
 
 
-class StatisticsSection(BaseModel):
+class StatisticsSection(Flags):
     """`prepare.statistics`: from which training images the statistics of the convolutions are taken."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     images: int | None = Field(default=None, ge=1)
     """So many, at equal distances in the dataset's order; None takes all, as upstream does."""
 
 
-class PrepareSection(BaseModel):
+class PrepareSection(Flags):
     """A recipe's section `prepare`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     statistics: StatisticsSection = StatisticsSection()

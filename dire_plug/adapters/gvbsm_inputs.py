@@ -9,7 +9,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dire_plug.adapters.gvbsm_flags import PrepareSection
-from dire_plug.types import LoopInputs, Materials
+from dire_plug.api.method import (
+    LoopInputs,
+    Materials,
+    write_network,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,13 +81,12 @@ def teacher_path(script: str, architecture: str) -> str:
 
 def lay_out(inputs: LoopInputs, materials: Materials, architectures: Sequence[str]) -> None:
     """Write the teachers; then the statistics where they are made already, else the images to take them from."""
-    from dire_plug.models.checkpoint import write_for_upstream
     from dire_plug.models.keys import upstream_keys
 
     script = inputs.recipe.recover.script
     for network, architecture in zip(materials.teachers.values(), architectures, strict=True):
         keys = None if script == "imagenet" else upstream_keys(architecture, "g-vbsm")
-        write_for_upstream(network.model, inputs.folder / teacher_path(script, architecture), "bare", keys=keys)
+        write_network(network, inputs.folder / teacher_path(script, architecture), "bare", keys=keys)
     chosen = _choose(
         len(materials.dataset.train), PrepareSection.model_validate(inputs.recipe.prepare).statistics.images
     )

@@ -1,8 +1,11 @@
 """The order in which G-VBSM's scripts go through all images, and others that they can be given."""
 
-from dire_plug.errors import DirePlugError
-from dire_plug.plans import ListedPlan, cut_plan
-from dire_plug.types import Script
+from dire_plug.api.method import (
+    DirePlugError,
+    ListedPlan,
+    Script,
+    cut_plan,
+)
 
 GROUPS = 10
 """The Tiny-ImageNet script splits the images of a class into so many groups, one after the other."""

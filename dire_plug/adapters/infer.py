@@ -16,15 +16,28 @@ from dire_plug.adapters.infer_inputs import (
     PRETRAINED,
     START,
     checkpoint_path,
-    write_checkpoint,
     write_files,
     write_tensors,
 )
 from dire_plug.adapters.infer_plan import PerturbationPlan, check_rows, count_originals, cut_classes, ipc_argument
-from dire_plug.adapters.planned import PlannedAdapter, image_path, imagenet_script, to_arguments
-from dire_plug.errors import DirePlugError
-from dire_plug.hookspecs import hookimpl
-from dire_plug.types import Invocation, LoopInputs, Materials, Script, Slot, Synthesis, Upstream, VerifyCase
+from dire_plug.api.method import (
+    DirePlugError,
+    Invocation,
+    LoopInputs,
+    Materials,
+    PlannedAdapter,
+    Script,
+    Slot,
+    Synthesis,
+    Upstream,
+    VerifyCase,
+    cifar_scripts,
+    hookimpl,
+    image_path,
+    imagenet_script,
+    to_arguments,
+    write_network,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +48,16 @@ _DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "cifar10", "cifar-1
 _SMALL = (("resnet-18", "resnet-small"), ("mobilenet-v2-ufc",), ("efficientnet-b0-ufc",), ("shufflenet-g2-ufc",))
 _LARGE = (("resnet-18",), ("mobilenet-v2",), ("efficientnet-b0",))
 
+_PINS = {
+    _CIFAR: "21702b1d7e88328d5693075fe2e797ac4f3366bd",
+    _IMAGENET: "bafc225ced3bd6754389769323498edb6e9c431b",
+    "ufc_generation/utils.py": "ed94e32b4b924d6f1ca23d568afe32afd40ed179",
+    "models/mobilenetv2.py": "7fb3238cf6d23fb4f4b3e752855635cbf67dd6ad",
+    "models/efficientnet.py": "cc0d27d9ab8305c628a522fc457bc49e9d21e705",
+    "models/shufflenet.py": "02350ab0b75b6777d634a3f6f7a0dc535a95196b",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class INFER(PlannedAdapter):
     """The adapter of INFER, and the plugin that answers its plan and start hooks."""
@@ -44,36 +67,13 @@ class INFER(PlannedAdapter):
     upstream = Upstream(
         repository="https://github.com/zhangxin-xd/UFC",
         commit="83d19f886de8fe821632bea372191d9b4e319d5b",
-        paths=(
-            _CIFAR,
-            _IMAGENET,
-            "ufc_generation/utils.py",
-            "models/mobilenetv2.py",
-            "models/efficientnet.py",
-            "models/shufflenet.py",
-        ),
+        paths=tuple(_PINS),
         licence="none",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar-10": Script(
-                path=_CIFAR,
-                classes=10,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
-            "cifar-100": Script(
-                path=_CIFAR,
-                classes=100,
-                size=32,
-                mean=(0.5071, 0.4867, 0.4408),
-                std=(0.2675, 0.2565, 0.2761),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
+            **cifar_scripts(_CIFAR),
             "imagenet": imagenet_script(_IMAGENET),
         }
     )
@@ -152,6 +152,8 @@ class INFER(PlannedAdapter):
         Raises:
             DirePlugError: there are no start images, or they aren't of the script's size.
         """
+        from dire_plug.models.keys import upstream_keys
+
         recover = inputs.recipe.recover
         script, dataset = self.scripts[recover.script], _DATASETS.get(recover.script)
         plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
@@ -163,8 +165,8 @@ class INFER(PlannedAdapter):
                 f"{inputs.size}; set dataset.size={script.size}"
             )
         for network in materials.teachers.values():
-            path = inputs.folder / checkpoint_path(network.architecture, dataset)
-            write_checkpoint(network, path, script.checkpoint)
+            path, keys = checkpoint_path(network.architecture, dataset), upstream_keys(network.architecture, self.name)
+            write_network(network, inputs.folder / path, script.checkpoint, keys=keys)
         start = materials.start[:, : plan.originals]
         if dataset is None:
             write_files(inputs.folder / START, start)
@@ -203,7 +205,7 @@ class INFER(PlannedAdapter):
     def verify_case(self, script: str) -> VerifyCase:
         """Return two iterations with each network on CIFAR-10; elsewhere three steps, with those that come first.
 
-        CIFAR-100 has the script of CIFAR-10.
+        CIFAR-100 has the script of CIFAR-10. The answered run has two real images of a class in a batch.
         """
         names = ("teacher", "mobilenet", "efficientnet", "shufflenet")
         known = [one[0] for one in self.architectures[script]]
@@ -216,6 +218,10 @@ class INFER(PlannedAdapter):
             teachers=dict(zip(names, known, strict=False)),
             ipc=2,
             steps=None if script == "cifar-10" else 3,
+            answered={"plan": {"per_class": 2}, "flags": {"batch-size": 10 if script in _DATASETS else 4}},
+            answered_ipc=3,
+            answered_steps=3,
+            images_are_leaf=False,
         )
 
     def _network_problems(self, recipe: Any) -> list[tuple[str, str]]:

@@ -12,8 +12,6 @@ from dire_plug.files import make_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dire_plug.models.checkpoint import Network
-
 PRETRAINED = "pretrained"
 START = "start"
 """Folders among the inputs."""
@@ -37,15 +35,6 @@ def checkpoint_path(architecture: str, dataset: str | None) -> str:
     """Return where, below the inputs, a checkpoint lies; the CIFAR script reads a folder for each of its datasets."""
     name = NETWORKS[architecture]
     return f"{PRETRAINED}/{name}.pt" if dataset is None else f"{PRETRAINED}/{dataset}/{name}_E200/ckpt.pth"
-
-
-def write_checkpoint(network: Network, path: Path, layout: str) -> None:
-    """Write a network with the keys of upstream's code."""
-    from dire_plug.models.checkpoint import write_for_upstream
-    from dire_plug.models.keys import upstream_keys
-
-    make_folder(path.parent)
-    write_for_upstream(network.model, path, layout, keys=upstream_keys(network.architecture, "infer"))
 
 
 def write_tensors(folder: Path, start: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dire_plug.errors import DirePlugError
-from dire_plug.plans import check_in_one_pass
-from dire_plug.types import Slot, SlotPlan
+from dire_plug.api.method import (
+    DirePlugError,
+    Slot,
+    SlotPlan,
+    check_in_one_pass,
+)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,24 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from dire_plug.adapters.planned import PlannedAdapter, image_path
-from dire_plug.errors import DirePlugError
+from dire_plug.api.method import (
+    OWNED_DATASET,
+    OWNED_IPC,
+    OWNED_PATHS,
+    DirePlugError,
+    ListedPlan,
+    LoopInputs,
+    Materials,
+    PlannedAdapter,
+    Script,
+    Slot,
+    Synthesis,
+    class_by_class,
+    cut_plan,
+    hookimpl,
+    image_path,
+)
 from dire_plug.files import make_folder, write_atomically
-from dire_plug.hookspecs import hookimpl
-from dire_plug.plans import ListedPlan, class_by_class, cut_plan
-from dire_plug.types import LoopInputs, Materials, Script, Slot, Synthesis
 
 DATA = "data.safetensors"
 """The images of the dataset among the inputs, as the shim `cifar` reads them."""
@@ -30,13 +40,11 @@ EMBEDDERS = ("convnet-3", "resnet-18", "convnet-3-w32", "resnet-small")
 DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "CIFAR10", "cifar-100": "CIFAR100"})
 """Script → upstream's name of its dataset."""
 
-OWNED_PATHS = "the tool chooses where files lie"
 OWNED_EVALUATION = "upstream's evaluations in the loop are off; `evaluate` trains students on the last images"
-OWNED_START = "set `recover.start` to real or noise"
 OWNED: Mapping[str, str] = MappingProxyType(
     {
-        "dataset": "the script's name says it: cifar-10 or cifar-100",
-        "ipc": "set `ipc`",
+        "dataset": OWNED_DATASET,
+        "ipc": OWNED_IPC,
         "data_path": OWNED_PATHS,
         "eval_mode": OWNED_EVALUATION,
         "num_eval": OWNED_EVALUATION,
@@ -47,12 +55,6 @@ OWNED: Mapping[str, str] = MappingProxyType(
 """Flag → why a recipe can't set it."""
 DSA = "color_crop_cutout_flip_scale_rotate"
 """Upstream's default of `dsa_strategy`: all of its operations."""
-
-
-class MatchingFlags(BaseModel):
-    """How the flags of both are read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class MatchingAdapter(PlannedAdapter):

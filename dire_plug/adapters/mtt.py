@@ -26,11 +26,21 @@ from dire_plug.adapters.mtt_experts import (
     save_interval,
 )
 from dire_plug.adapters.mtt_flags import MODELS, OWNED, MTTFlags, Prepare
-from dire_plug.adapters.planned import to_arguments
-from dire_plug.errors import DirePlugError
+from dire_plug.api.method import (
+    CIFAR_10,
+    DirePlugError,
+    Invocation,
+    LoopInputs,
+    Materials,
+    Preparation,
+    Script,
+    Upstream,
+    VerifyCase,
+    cifar_script,
+    to_arguments,
+)
 from dire_plug.files import make_folder
 from dire_plug.recipe.wording import describe
-from dire_plug.types import Invocation, LoopInputs, Materials, Preparation, Script, Upstream, VerifyCase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +51,15 @@ BUFFERS = "buffers"
 CLOCK = 0
 """The seed of the clock while experts are trained: runs share them."""
 
+_PINS = {
+    "buffer.py": "745978a413844ce09e0a08f2a3f0472c9535b968",
+    "distill.py": "d65af72b511f1da182c39404846de1467f04e020",
+    "utils.py": "51f71e69bde23409ed13990fe598664627bb18a1",
+    "networks.py": "7139ba82103837025717663ec173bf978df87f74",
+    "reparam_module.py": "ddd3bd9a9f4e7e0fcca293124298d24159423310",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
+
 
 class MTT(MatchingAdapter):
     """The adapter of MTT, and the plugin that answers its plan and start hooks."""
@@ -50,21 +69,14 @@ class MTT(MatchingAdapter):
     upstream = Upstream(
         repository="https://github.com/GeorgeCazenavette/mtt-distillation",
         commit="50dccea47ba48b9cfb3b9c59375d7da92e4e603b",
-        paths=("buffer.py", "distill.py", "utils.py", "networks.py", "reparam_module.py"),
+        paths=tuple(_PINS),
         licence="MIT",
         packages=("kornia", "scipy", "tqdm"),
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            name: Script(
-                path="distill.py",
-                classes=classes,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="bare",
-            )
+            name: cifar_script("distill.py", classes, checkpoint="bare", statistics=CIFAR_10)
             for name, classes in (("cifar-10", 10), ("cifar-100", 100))
         }
     )
@@ -171,6 +183,8 @@ class MTT(MatchingAdapter):
             teachers={"teacher": "convnet-3"},
             prepare={"experts": 1, "epochs": 2},
             steps=None,
+            answered={},
+            answered_ipc=1,
         )
 
 

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug.adapters.matching_family import DATASETS, SIZE
 from dire_plug.adapters.mtt_flags import MTTFlags
-from dire_plug.errors import DirePlugError
+from dire_plug.api.method import (
+    DirePlugError,
+)
 from dire_plug.files import make_folder, read_json, write_json
 
 if TYPE_CHECKING:

@@ -7,8 +7,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from dire_plug.adapters.matching_family import DSA, OWNED_EVALUATION, OWNED_PATHS, OWNED_START, MatchingFlags
+from dire_plug.adapters.matching_family import DSA, OWNED_EVALUATION
 from dire_plug.adapters.matching_family import OWNED as FAMILY_OWNED
+from dire_plug.api.method import (
+    OWNED_IMAGES,
+    OWNED_PATHS,
+    OWNED_START,
+    OWNED_UNREAD,
+    Flags,
+)
 
 _DSA = "set `dsa_strategy`; none turns it off"
 _TEXTURE = "the tool condenses images, not textures"
@@ -19,7 +26,7 @@ OWNED: Mapping[str, str] = MappingProxyType(
         "subset": _IMAGENET,
         "res": _IMAGENET,
         "eval_it": OWNED_EVALUATION,
-        "lr_init": "the script never reads it",
+        "lr_init": OWNED_UNREAD,
         "batch_real": "the script reads it for its ImageNet subsets alone",
         "pix_init": OWNED_START,
         "dsa": _DSA,
@@ -28,7 +35,7 @@ OWNED: Mapping[str, str] = MappingProxyType(
         "texture": _TEXTURE,
         "canvas_size": _TEXTURE,
         "canvas_samples": _TEXTURE,
-        "force_save": "images are always saved",
+        "force_save": OWNED_IMAGES,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -37,7 +44,7 @@ Rate = Annotated[float, Field(gt=0)]
 Strategy = Annotated[str, Field(pattern=r"^[a-z_]+$")]
 
 
-class MTTFlags(MatchingFlags):
+class MTTFlags(Flags):
     """`distill.py`."""
 
     model: Literal["ConvNet", "ConvNetD3", "ConvNetW32", "ConvNetW64"] = "ConvNet"
@@ -59,7 +66,7 @@ class MTTFlags(MatchingFlags):
     dsa_strategy: Strategy = DSA
 
 
-class BufferFlags(MatchingFlags):
+class BufferFlags(Flags):
     """`buffer.py`, which trains the experts; `model`, `zca` and `dataset` are those of the loop."""
 
     lr_teacher: Rate = 0.01
@@ -70,7 +77,7 @@ class BufferFlags(MatchingFlags):
     l2: float = Field(default=0.0, ge=0)
 
 
-class Prepare(MatchingFlags):
+class Prepare(Flags):
     """A recipe's section `prepare`: experts to train by upstream's buffer.py, or a folder with trained ones."""
 
     experts: int = Field(default=100, ge=1)

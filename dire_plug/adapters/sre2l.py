@@ -10,16 +10,36 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from dire_plug.adapters.planned import imagenet_script, tiny_script, to_arguments
 from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, network_shims, saving_arguments
 from dire_plug.adapters.sre2l_flags import MODELS, OWNED
-from dire_plug.errors import DirePlugError
-from dire_plug.plans import ChunkedPlan
-from dire_plug.types import Invocation, LoopInputs, Script, Slot, Upstream, VerifyCase
+from dire_plug.api.method import (
+    CIFAR_10,
+    ChunkedPlan,
+    DirePlugError,
+    Invocation,
+    LoopInputs,
+    Script,
+    Slot,
+    Upstream,
+    VerifyCase,
+    cifar_script,
+    imagenet_script,
+    tiny_script,
+    to_arguments,
+)
 
 SMALL = "SRe2L/*small_dataset"
 """The folder's literal name; the asterisk is no pattern."""
 IMAGENET = "SRe2L/recover"
+
+_PINS = {
+    f"{SMALL}/recover_cifar.py": "6506d29052b5958450274434ec5d28a1d9b1b10d",
+    f"{SMALL}/recover_tiny.py": "4e04e9394de26b70459b7ed8571ec57c82337763",
+    f"{SMALL}/utils.py": "90ed6a59be22f90eeb6163029fb33097b12ea846",
+    f"{IMAGENET}/data_synthesis.py": "ca00fda4300aadbda8a3e49ed32b5d622299553c",
+    f"{IMAGENET}/utils.py": "4755153c673a80b495a0c3ab98809bde1188e4c2",
+}
+"""What is fetched, and git's hash of each at the pinned commit."""
 
 
 class SRe2L(FamilyAdapter):
@@ -30,26 +50,13 @@ class SRe2L(FamilyAdapter):
     upstream = Upstream(
         repository="https://github.com/VILA-Lab/SRe2L",
         commit="8d00cba364bfa34aa1f5a8107dc041ae1be8ebe6",
-        paths=(
-            f"{SMALL}/recover_cifar.py",
-            f"{SMALL}/recover_tiny.py",
-            f"{SMALL}/utils.py",
-            f"{IMAGENET}/data_synthesis.py",
-            f"{IMAGENET}/utils.py",
-        ),
+        paths=tuple(_PINS),
         licence="none",
+        pins=_PINS,
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "cifar": Script(
-                path=f"{SMALL}/recover_cifar.py",
-                classes=100,
-                size=32,
-                mean=(0.4914, 0.4822, 0.4465),
-                std=(0.2023, 0.1994, 0.2010),
-                stem="small",
-                checkpoint="state_dict.module",
-            ),
+            "cifar": cifar_script(f"{SMALL}/recover_cifar.py", 100, statistics=CIFAR_10),
             "tiny": tiny_script(f"{SMALL}/recover_tiny.py"),
             "imagenet": imagenet_script(f"{IMAGENET}/data_synthesis.py"),
         }
@@ -93,9 +100,16 @@ class SRe2L(FamilyAdapter):
         return Invocation(self.scripts[recover.script].path, tuple(arguments), shims)
 
     def verify_case(self, script: str) -> VerifyCase:
-        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch."""
+        """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
+
+        The answered run has two batches of two classes.
+        """
+        halves = {"cifar": 50, "tiny": 100, "imagenet": 512}
         return VerifyCase(
-            recover={"script": script, "flags": {"batch-size": 10, "iteration": 2}}, teachers={"teacher": "resnet-18"}
+            recover={"script": script, "flags": {"batch-size": 10, "iteration": 2}},
+            teachers={"teacher": "resnet-18"},
+            answered={"start": "real", "plan": {"per_class": 2}, "flags": {"batch-size": halves[script]}},
+            answered_classes=4,
         )
 
 

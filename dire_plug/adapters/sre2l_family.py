@@ -12,28 +12,38 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from dire_plug.adapters.planned import PlannedAdapter, image_path, teacher_problems
-from dire_plug.errors import DirePlugError
-from dire_plug.plans import ChunkedPlan, build_plan
-from dire_plug.types import LoopInputs, Materials, Script
+from dire_plug.api.method import (
+    OWNED_IMAGES,
+    OWNED_PASSES,
+    OWNED_PATHS,
+    OWNED_TEACHER,
+    OWNED_VERIFIER,
+    ChunkedPlan,
+    DirePlugError,
+    Flags,
+    LoopInputs,
+    Materials,
+    PlannedAdapter,
+    Script,
+    build_plan,
+    image_path,
+    teacher_problems,
+    write_network,
+)
 
-_PATHS = "the tool chooses where files lie"
-_PASSES = "the tool runs the passes one by one; set `ipc`"
-_VERIFIER = "the verifier only prints; `measure` judges the images in an independent network"
-_TEACHER = "the teacher is set in `squeeze.teacher`"
 OWNED: Mapping[str, str] = MappingProxyType(
     {
-        "exp-name": _PATHS,
-        "syn-data-path": _PATHS,
-        "arch-path": _TEACHER,
-        "arch-name": _TEACHER,
-        "ipc-start": _PASSES,
-        "ipc-end": _PASSES,
-        "store-best-images": "images are always stored",
-        "verifier": _VERIFIER,
-        "verifier-arch": _VERIFIER,
+        "exp-name": OWNED_PATHS,
+        "syn-data-path": OWNED_PATHS,
+        "arch-path": OWNED_TEACHER,
+        "arch-name": OWNED_TEACHER,
+        "ipc-start": OWNED_PASSES,
+        "ipc-end": OWNED_PASSES,
+        "store-best-images": OWNED_IMAGES,
+        "verifier": OWNED_VERIFIER,
+        "verifier-arch": OWNED_VERIFIER,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -41,10 +51,8 @@ TEACHER = "teacher.pt"
 """The teacher's checkpoint among the inputs."""
 
 
-class FamilyFlags(BaseModel):
+class FamilyFlags(Flags):
     """What all scripts of the family take; the defaults are upstream's."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1)
     """Classes in a batch; with a regrouped plan each holds several images."""
@@ -54,6 +62,13 @@ class FamilyFlags(BaseModel):
     """The largest shift, in pixels."""
     r_bn: float = Field(default=0.05, alias="r-bn", ge=0)
     first_bn_multiplier: float = Field(default=10.0, alias="first-bn-multiplier", ge=0)
+
+
+class ImageNetFlags(FamilyFlags):
+    """What all scripts for ImageNet-1K take; INFER's takes nothing else."""
+
+    batch_size: int = Field(default=100, alias="batch-size", ge=1, le=1000)
+    jitter: int = Field(default=32, ge=0)
 
 
 class FamilyAdapter(PlannedAdapter):
@@ -114,10 +129,8 @@ class FamilyAdapter(PlannedAdapter):
 
     def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
         """Write the teacher in the script's own layout."""
-        from dire_plug.models.checkpoint import write_for_upstream
-
         layout = self.scripts[inputs.recipe.recover.script].checkpoint
-        write_for_upstream(materials.teachers["teacher"].model, inputs.folder / TEACHER, layout)
+        write_network(materials.teachers["teacher"], inputs.folder / TEACHER, layout)
 
 
 def saving_arguments(images: Path, switch: str = "--store-best-images") -> list[str]:

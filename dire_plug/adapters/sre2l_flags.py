@@ -6,13 +6,17 @@ from types import MappingProxyType
 from pydantic import Field
 
 from dire_plug.adapters.sre2l_family import OWNED as FAMILY_OWNED
-from dire_plug.adapters.sre2l_family import FamilyFlags
+from dire_plug.adapters.sre2l_family import FamilyFlags, ImageNetFlags
+from dire_plug.api.method import (
+    OWNED_IMAGES,
+    OWNED_VERIFIER,
+)
 
 OWNED: Mapping[str, str] = MappingProxyType(
     {
         **FAMILY_OWNED,
-        "store-last-images": FAMILY_OWNED["store-best-images"],
-        "verifier-arch-path": FAMILY_OWNED["verifier-arch"],
+        "store-last-images": OWNED_IMAGES,
+        "verifier-arch-path": OWNED_VERIFIER,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -30,16 +34,14 @@ class TinyFlags(FamilyFlags):
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
 
 
-class ImageNetFlags(FamilyFlags):
+class DataSynthesisFlags(ImageNetFlags):
     """`recover/data_synthesis.py`."""
 
-    batch_size: int = Field(default=100, alias="batch-size", ge=1, le=1000)
-    jitter: int = Field(default=32, ge=0)
     tv_l2: float = Field(default=1e-4, alias="tv-l2", ge=0)
     l2_scale: float = Field(default=1e-5, alias="l2-scale", ge=0)
 
 
 MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar": CifarFlags, "tiny": TinyFlags, "imagenet": ImageNetFlags}
+    {"cifar": CifarFlags, "tiny": TinyFlags, "imagenet": DataSynthesisFlags}
 )
 """Script → the model of its flags."""

@@ -6,35 +6,22 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from dire_plug import ui
-from dire_plug.ablate import (
-    Components,
-    Sweep,
-    ablate_components,
-    components_json,
-    draw_trials,
-    render_components,
-    render_sweep,
-    sweep_json,
-)
-from dire_plug.ablate import sweep as run_sweep
-from dire_plug.ablate.axes import AXES, DEFAULT, make_grid
-from dire_plug.ablate.components import component_settings
-from dire_plug.ablate.sweep import BASELINE, BEST, CONTROL
-from dire_plug.ablate.sweep_table import ranked
-from dire_plug.ablate.trials import Setting, plan_settings, require_term
 from dire_plug.commands.dry import show_plan
 from dire_plug.commands.options import make_request, shared_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
-from dire_plug.pipeline import Request
 from dire_plug.store.runs import runs_root
+from dire_plug.tables import Table
+
+if TYPE_CHECKING:
+    from dire_plug.ablate import Components, Sweep
+    from dire_plug.ablate.trials import Setting
+    from dire_plug.pipeline import Request
 
 COMPONENTS, SWEEP = "components", "sweep"
 DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
@@ -52,7 +39,7 @@ DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
     "grid",
     multiple=True,
     metavar="AXIS=VALUE,…",
-    help=f"What to sweep in the place of the default grids; axes: {', '.join(AXES)}.",
+    help="What to sweep instead of the default grids; axes: r_c, r_e, multiplier, plan, variant, real.order.",
 )
 @shared_options
 def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **options: Any) -> None:
@@ -62,6 +49,11 @@ def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **o
     settings that differ from the recipe's own in one thing, ranked on validation images held out of the training set;
     then the best one's test, whatever comes of it. Finished runs are reused.
     """
+    from dire_plug.ablate import ablate_components, components_json, render_components, render_sweep, sweep_json
+    from dire_plug.ablate import sweep as run_sweep
+    from dire_plug.ablate.axes import make_grid
+    from dire_plug.ablate.trials import require_term
+
     if grid and only == COMPONENTS:
         raise DirePlugError("--grid belongs to the sweep; leave out --only components, or --grid")
     request = make_request(method, **options)
@@ -93,11 +85,17 @@ def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **o
 
 
 def _draw_components(components: Components, path: Path) -> None:
+    from dire_plug.ablate import draw_trials
+
     title = f"{components.method}, {components.recipe}, IPC {components.ipc}: parts of DiRe"
     draw_trials(components.trials, components.control, path, title=title, accuracy="accuracy %")
 
 
 def _draw_sweep(swept: Sweep, path: Path) -> None:
+    from dire_plug.ablate import draw_trials
+    from dire_plug.ablate.axes import DEFAULT
+    from dire_plug.ablate.sweep_table import ranked
+
     title = f"{swept.method}, {swept.recipe}, IPC {swept.ipc}: settings of DiRe"
     trials = {name: swept.tried[name] for name in ranked(swept)}
     accuracy = f"accuracy on {swept.validation} validation images, %"
@@ -106,6 +104,11 @@ def _draw_sweep(swept: Sweep, path: Path) -> None:
 
 def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...]) -> None:
     """Print what would run, and the recipe's own `dire` arm in full; nothing of it needs data or upstream's code."""
+    from dire_plug.ablate.axes import DEFAULT, make_grid
+    from dire_plug.ablate.components import component_settings
+    from dire_plug.ablate.sweep import BASELINE, BEST, CONTROL
+    from dire_plug.ablate.trials import Setting, plan_settings, require_term
+
     own, found = require_term(request, dry=True), make_grid(request, grid, dry=True)
     plan_settings(request, component_settings(), dry=True)
     show_plan(own)
@@ -122,9 +125,8 @@ def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid
 
 
 def _settings_table(title: str, settings: Sequence[Setting]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD)
-    for column in ("setting", "arm", "changes"):
-        table.add_column(column)
+    table = Table("setting", title=title)
+    table.add_prose("arm", "changes")
     for setting in settings:
         table.add_row(setting.name, setting.arm, " ".join(setting.changes) or "–")
     return table

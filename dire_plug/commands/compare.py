@@ -1,21 +1,23 @@
 """`dire-plug compare METHOD`: arms side by side."""
 
+from __future__ import annotations
+
 import shlex
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan
 from dire_plug.commands.options import make_request, shared_options
-from dire_plug.compare import DEFAULT_ARMS, draw, render, to_json
-from dire_plug.compare import compare as run_comparison
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
-from dire_plug.pipeline import Request, plan_run
-from dire_plug.pipeline.request import same_but_arm
+from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.store.runs import runs_root
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline import Request
 
 
 @click.command()
@@ -35,6 +37,11 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
     """
+    from dire_plug.compare import compare as run_comparison
+    from dire_plug.compare import draw, render, to_json
+    from dire_plug.pipeline import plan_run
+    from dire_plug.pipeline.request import same_but_arm
+
     request = make_request(method, **options)
     names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
     if not names:

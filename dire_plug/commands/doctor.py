@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.options import DATA_ROOT
 from dire_plug.errors import DirePlugError
-from dire_plug.store.provenance import hardware, versions
+from dire_plug.store.provenance import code, hardware, versions
+from dire_plug.tables import Table
 
 
 @click.command()
@@ -20,9 +20,11 @@ def doctor(data_root: Path | None) -> None:
     from dire_plug.data import default_root, status
     from dire_plug.store.runs import choose_device
 
-    table = Table("what", "value")
+    table = Table("what")
+    table.add_prose("value")
     for name, value in versions().items():
         table.add_row(name, value)
+    table.add_row("code", str(code()))
     for name, value in hardware(choose_device("auto")).items():
         table.add_row(name, str(value))
     places = {"home": home.home(), "store": home.store(), "runs": home.runs(), "data": data_root or default_root()}
@@ -30,12 +32,14 @@ def doctor(data_root: Path | None) -> None:
         table.add_row(name, str(path))
     ui.show(table)
 
-    data = Table("dataset", "here", "where, or how to get it")
+    data = Table("dataset")
+    data.add_prose("here", "where, or how to get it")
     for one in status(data_root):
         data.add_row(one.name, "yes" if one.found else "no", one.where if one.found else one.how)
     ui.show(data)
 
-    upstreams = Table("method", "its own code", "where, or how to get it")
+    upstreams = Table("method")
+    upstreams.add_prose("its own code", "where, or how to get it")
     for name in plugins.known("methods"):
         upstreams.add_row(name, *_upstream(name))
     ui.show(upstreams)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from dire_plug import home, ui
-from dire_plug.pipeline import Run
-from dire_plug.pipeline.request import absence
+from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline import Run
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
@@ -30,18 +28,18 @@ HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 def show_plan(planned: Run) -> None:
     """Print what a run would do; nothing of it needs data, or upstream's code."""
     from dire_plug.data import class_count
+    from dire_plug.pipeline.request import absence
 
     request, resolved = planned.request, planned.resolved
     recipe = resolved.recipe
     ui.show(f"{planned.adapter.title}: recipe {planned.source.stem}, arm {request.arm}, seed {request.seed}")
     ui.show(f"engine: {planned.engine}{'' if planned.ready else f'; {absence(planned.adapter)}'}")
-    table = Table(title="recipe", title_justify="left", title_style="italic", box=SIMPLE_HEAD)
-    for title in ("key", "value", "from", "source"):
-        table.add_column(title, overflow="fold")
+    table = Table("key", title="recipe")
+    table.add_prose("value", "from", "source")
     content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
     for key, value in flatten(content):
         layer, _, source = resolved.origin.get(key, "default").partition("; ")
-        table.add_row(key, escape(_short(value)), layer, escape(source))
+        table.add_row(key, _short(value), layer, source)
     ui.show(table)
     if planned.engine == "none":
         ui.show(f"plan: {REAL_PLANS[request.arm]}; nothing is synthesized")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
-from dire_plug.commands.options import OUT
+from dire_plug.commands.options import KEEP_LABELS, OUT, WAIT, check_settings, rerun_option
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
-from dire_plug.pipeline.evaluate_set import EvaluatedSet, evaluate_set
+from dire_plug.tables import Table
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline.evaluate_set import EvaluatedSet
 
 ONE = "students of ONE set: another synthesis may give something else; --per-set 5 gives a spread over students"
 SPREAD = "± is over the students of ONE set; what another synthesis would give isn't in it"
@@ -35,6 +36,9 @@ SPREAD = "± is over the students of ONE set; what another synthesis would give 
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each student; default: the recipe's.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the students; default: the run's, or 0.")
 @OUT
+@rerun_option("squeeze", "evaluate")
+@KEEP_LABELS
+@WAIT
 @set_options
 def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs: int | None, **options: Any) -> None:
     """Train students on the condensed set at PATH under a recipe's protocol, and test them on real images.
@@ -42,6 +46,11 @@ def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs:
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
     same command finds its finished students again, or goes on with them.
     """
+    from dire_plug.pipeline.evaluate_set import evaluate_set
+
+    given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
+    given |= {"epochs": ("--epochs", epochs)}
+    check_settings(options["settings"], {f"evaluate.{key}": value for key, value in given.items()})
     started = time.monotonic()
     found = evaluate_set(make_set_request(path, **options), students=students, per_set=per_set, epochs=epochs)
     ui.show(_render(found))
@@ -54,10 +63,8 @@ def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs:
 
 def _render(found: EvaluatedSet) -> RenderableType:
     title = f"{describe_set(found.condensed)} · protocol {found.accuracy['protocol']} of recipe {found.recipe}"
-    table = Table(title="accuracy", title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("student", no_wrap=True)
-    for heading in ("students", "last %", "best on test %"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table("student", title="accuracy")
+    table.add_numbers("students", "last %", "best on test %")
     for name, student in found.accuracy["students"].items():
         table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in ("last", "best")))
     several = any(len(student["last"]) > 1 for student in found.accuracy["students"].values())

@@ -5,31 +5,42 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
-from rich.table import Column, Table
+from rich.console import Group, RenderableType
 
 from dire_plug import home, plugins, ui
-from dire_plug.commands.tables import run_summary
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
-from dire_plug.pipeline import FinishedRun
+from dire_plug.files import format_bytes, read_json
 from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
+from dire_plug.store.keeping import KINDS, read_entries, runs_naming, weigh
+from dire_plug.store.provenance import Code
 from dire_plug.store.runs import find_run, list_runs
+from dire_plug.tables import Table
 
 out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder of run directories; default: runs/.")
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs"]))
+@click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs", "artefacts"]))
+@click.option("--kind", metavar="KIND", type=click.Choice(KINDS), help="Of artefacts, those of one kind.")
 @out_option
-def list_(what: str, out: Path | None) -> None:
-    """List methods, recipes, plugins or runs."""
-    ui.show({"methods": _methods, "recipes": _recipes, "plugins": _plugins}[what]() if what != "runs" else _runs(out))
+def list_(what: str, kind: str | None, out: Path | None) -> None:
+    """List methods, recipes, plugins, runs, or the artefacts in the store."""
+    if kind is not None and what != "artefacts":
+        raise DirePlugError(f"--kind {kind}: only artefacts are of a kind; write `dire-plug list artefacts`")
+    if what == "runs":
+        ui.show(_runs(out))
+    elif what == "artefacts":
+        ui.show(_artefacts(kind))
+    else:
+        ui.show({"methods": _methods, "recipes": _recipes, "plugins": _plugins}[what]())
 
 
 def _methods() -> Table:
-    table = Table("method", "title", "upstream", "commit", "licence", "scripts")
+    table = Table("method")
+    table.add_prose("title", "upstream", "commit", "licence", "scripts")
     for name in plugins.known("methods"):
         with _one_row(table, name):
             adapter = plugins.load_adapter(name)
@@ -41,7 +52,8 @@ def _methods() -> Table:
 
 
 def _recipes() -> Table:
-    table = Table("method", "recipe", "title", "arms", "presets")
+    table = Table("method", "recipe")
+    table.add_prose("title", "arms", "presets")
     for method in plugins.known("methods"):
         with _one_row(table, method, ""):
             folder = plugins.load_adapter(method).recipes()
@@ -69,7 +81,8 @@ def _one_row(table: Table, *cells: str) -> Iterator[None]:
 
 
 def _plugins() -> Table:
-    table = Table("kind", "name", "package", "entry point")
+    table = Table("kind", "name")
+    table.add_prose("package", "entry point")
     for kind in ("methods", "regularizers"):
         for name, point in plugins.known(kind).items():
             table.add_row(kind[:-1], name, point.dist.name if point.dist else "?", point.value)
@@ -78,7 +91,8 @@ def _plugins() -> Table:
 
 def _runs(out: Path | None) -> Table:
     root = (out or home.runs()).absolute()
-    table = Table(Column("run", overflow="fold"), "state", "stage", "updated")
+    table = Table("run")
+    table.add_prose("state", "stage", "updated")
     for run in list_runs(root):
         name = str(run.path.relative_to(root))
         with _one_row(table, name):
@@ -87,30 +101,73 @@ def _runs(out: Path | None) -> Table:
     return table
 
 
+def _provenance(content: dict[str, Any]) -> Table:
+    table = Table("provenance")
+    table.add_prose("")
+    for key in ("engine", "commit", "patch", "dataset", "seed"):
+        table.add_row(key, str(content[key]))
+    for session in content["sessions"]:
+        table.add_row("command", " ".join(session["command"]))
+        table.add_row("code", str(Code(**session["code"])))
+        for group in ("versions", "hardware"):
+            table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
+    return table
+
+
+@contextlib.contextmanager
+def _as_a_run_has_it(path: Path) -> Iterator[None]:
+    """Turn what a file's wrong shape leads to into an error that names the file: it may be damaged, or a stranger's."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DirePlugError(
+            f"{path}: isn't as a run of this version writes it ({what}); run its command again"
+        ) from error
+
+
+def _artefacts(kind: str | None) -> RenderableType:
+    store = home.store()
+    found = [one for one in read_entries(store).values() if kind in (None, one.kind)]
+    if not found:
+        which = "no artefact" if kind is None else f"no artefact of kind {kind}"
+        return f"{store}: holds {which} yet; runs leave them there: dire-plug run sre2l --dire"
+    table = Table("kind", "digest")
+    table.add_numbers("size", "runs")
+    table.add_prose("made", "torch", "threads", "device")
+    counts = runs_naming(store, [home.runs()])
+    for one in found:
+        versions, hardware = one.made.get("versions", {}), one.made.get("hardware", {})
+        told = versions.get("torch", "?"), hardware.get("threads", "?"), hardware.get("device", "?")
+        cells = one.kind, one.path.name, format_bytes(one.bytes), counts.get(one.name, 0), one.made.get("when", "?")
+        table.add_row(*map(str, (*cells, *told)))
+    freed, linked = weigh(one.path for one in found)
+    count = f"{len(found)} artefact{'' if len(found) == 1 else 's'}"
+    return Group(table, f"{count}, {format_bytes(freed + linked)} in {store}")
+
+
 @click.command()
 @click.argument("run")
 @out_option
 def show(run: str, out: Path | None) -> None:
     """Show one RUN: its folder name, a part of it that is unambiguous, or a path."""
+    from dire_plug.commands.tables import run_summary
+    from dire_plug.pipeline import FinishedRun
+
     found = find_run((out or home.runs()).absolute(), run)
     state = found.state()
     ui.show(f"{found.path}: {state}")
     if state == "finished":
-        ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
+        with _as_a_run_has_it(found.path / "metrics.json"):
+            ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
     elif error := found.status().get("error"):
         ui.show(f"it ended with: {error}")
     provenance = found.path / "provenance.json"
     if not provenance.is_file():
         raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
     content = read_json(provenance)
-    table = Table("provenance", "")
-    for key in ("engine", "commit", "patch", "dataset", "seed"):
-        table.add_row(key, str(content[key]))
-    for session in content["sessions"]:
-        table.add_row("command", " ".join(session["command"]))
-        for group in ("versions", "hardware"):
-            table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
-    ui.show(table)
+    with _as_a_run_has_it(provenance):
+        ui.show(_provenance(content))
     for name in ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt"):
         if (found.path / name).exists():
             ui.show(f"  {found.path / name}")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
+from dire_plug.commands.options import check_settings
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.files import write_json
-from dire_plug.pipeline.measure_set import OWN, MeasuredSet, measure_set
+from dire_plug.tables import Table
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline.measure_set import MeasuredSet
 
 COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     ("coverage", "coverage %", 100, 1),
@@ -54,6 +56,9 @@ def measure(
 
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run.
     """
+    from dire_plug.pipeline.measure_set import OWN, measure_set
+
+    check_settings(options["settings"], {"measure.nearest_k": ("--nearest-k", nearest_k)})
     request = make_set_request(path, **options)
     found = measure_set(request, embeddings=embeddings or OWN, weights=weights, nearest_k=nearest_k)
     ui.show(_render(found))
@@ -66,11 +71,9 @@ def _render(found: MeasuredSet) -> RenderableType:
     """Return the table: a row for each embedding, and one of as many real images below it."""
     real = found.real
     title = f"{describe_set(found.condensed)} · real: {real['dataset']}, {real['images']:,} of {real['size']} pixels"
-    table = Table(title="diversity", title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("embedding", no_wrap=True)
+    table = Table("embedding", title="diversity")
     columns = [column for column in COLUMNS if any(column[0] in values for values in found.diversity.values())]
-    for _, heading, _, _ in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_numbers(*(heading for _, heading, _, _ in columns))
     for name, values in found.diversity.items():
         table.add_row(name, *(_cell(values, column) for column in columns))
         table.add_row(f"{name}, real reference", *(_cell(values["real"], column) for column in columns), style="dim")

@@ -1,13 +1,15 @@
-"""The options that `run` and `compare` share."""
+"""The options that commands share which make runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from dire_plug import ui
-from dire_plug.store.runs import Request
+from dire_plug.errors import DirePlugError
+from dire_plug.recipe.layers import split_setting
+from dire_plug.store.runs import RERUN, Request
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -16,10 +18,37 @@ SETTINGS = click.option(
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
 OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/.")
-DATA_ROOT = click.option("--data-root", type=click.Path(path_type=Path), help="Folder that holds the datasets.")
+DATA_ROOT = click.option(
+    "--data-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder that holds the datasets, or is to; it must exist.",
+)
 OFFLINE = click.option("--offline", is_flag=True, help="Never touch the network.")
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+KEEP_LABELS = click.option(
+    "--keep-labels", is_flag=True, help="Keep stored labels after the last student; at ImageNet's size they are large."
+)
+WAIT = click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait for another process that makes the same run, or something that it needs; or end with exit code 75.",
+)
 """Options that further commands have too."""
+
+
+def rerun_option(*stages: str) -> Callable[[Function], Function]:
+    """Return `--rerun STAGE` with these stages."""
+    return click.option(
+        "--rerun",
+        multiple=True,
+        type=click.Choice(stages),
+        metavar="STAGE",
+        help=f"Make again what this stage left in the store: {', '.join(stages)}; may be given several times.",
+    )
+
+
+RERUN_STAGES = rerun_option(*RERUN)
 
 OPTIONS = (
     click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
@@ -47,6 +76,9 @@ OPTIONS = (
     OUT,
     DATA_ROOT,
     OFFLINE,
+    RERUN_STAGES,
+    KEEP_LABELS,
+    WAIT,
     click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what would run; run nothing."),
     VERBOSE,
 )
@@ -65,4 +97,30 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
         ui.configure(verbose=True)
     options.pop("dry_run")
     settings = tuple(options.pop("settings"))
+    check_settings(settings, {"ipc": ("--ipc", options.get("ipc"))})
     return Request(method=method, arm=arm, settings=settings, **options)
+
+
+def check_settings(settings: Sequence[str], given: Mapping[str, tuple[str, object]]) -> None:
+    """Compare `--set` with the options that say the same thing in another way.
+
+    Args:
+        given: dotted key of the recipe → the option, and its value; None where it isn't given.
+
+    Raises:
+        DirePlugError: both are given, and differ.
+    """
+    for text in settings:
+        keys, value = split_setting(text)
+        option, other = given.get(".".join(keys), ("", None))
+        if other is not None and other != value:
+            raise contradiction(f"{option} {_word(other)}", f"--set {text}")
+
+
+def contradiction(one: str, other: str) -> DirePlugError:
+    """Return the error for two options of which each says something else."""
+    return DirePlugError(f"{one} and {other} contradict each other; leave one of them out")
+
+
+def _word(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

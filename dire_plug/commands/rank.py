@@ -5,21 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
+from dire_plug.commands.options import check_settings
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
-from dire_plug.pipeline.ranked import RankedSet
-from dire_plug.pipeline.ranking import RATE, Ranking, rank_set
-from dire_plug.stages.robust_scores import WEIGHT
+from dire_plug.stages.robust_scores import RATE, WEIGHT
+from dire_plug.tables import Table
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline.ranked import RankedSet
 
 SCORES = ("LRS", "ARS", "HLR", "IOR", "IOR plain")
 CONDITIONS = ("set own", "random own", "set plain", "random plain", "set hard", "random hard", "full hard")
@@ -58,6 +59,9 @@ def rank(  # what a set is ranked by, each with its option
     PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
     set, on as many random real images, and on all of them; those that are there are found again.
     """
+    from dire_plug.pipeline.ranking import Ranking, rank_set
+
+    check_settings(options["settings"], {"evaluate.per_synthesis": ("--per-set", per_set)})
     started = time.monotonic()
     how = Ranking(rates, weight, full_accuracy, per_set)
     ranked = [rank_set(make_set_request(path, seed=seed, **options), how) for path in paths]
@@ -70,8 +74,10 @@ def rank(  # what a set is ranked by, each with its option
 
 def render(ranked: Sequence[RankedSet]) -> RenderableType:
     """Return the tables of scores and of the accuracies that they are made of."""
-    scores = _table("DD-Ranking, × 100", "set", "student", "seed", "n", *SCORES)
-    accuracies = _table("accuracy of students, last %", "set", "student", *CONDITIONS)
+    scores = Table("set", "student", title="DD-Ranking, × 100")
+    scores.add_numbers("seed", "n", *SCORES)
+    accuracies = Table("set", "student", title="accuracy of students, last %")
+    accuracies.add_numbers(*CONDITIONS)
     lines: list[str] = []
     for one in ranked:
         name = one.condensed["name"]
@@ -117,10 +123,3 @@ def _reading(ranked: Sequence[RankedSet]) -> list[str]:
 
 def _accuracy(one: RankedSet, architecture: str, condition: str) -> str:
     return mean_and_spread(one.accuracies[condition][architecture]["last"] if condition in one.accuracies else [])
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
-    return table

@@ -1,20 +1,33 @@
 """`dire-plug reproduce TABLE|FIGURE`: the paper's evidence, one command each."""
 
+from __future__ import annotations
+
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, OUT, VERBOSE
+from dire_plug.commands.options import (
+    DATA_ROOT,
+    DEVICE,
+    KEEP_LABELS,
+    OFFLINE,
+    OUT,
+    RERUN_STAGES,
+    VERBOSE,
+    WAIT,
+    contradiction,
+)
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
-from dire_plug.pipeline import Request
-from dire_plug.reproduce import Order, Outcome, as_text, folder_of, load_target, render, select, to_json
-from dire_plug.reproduce import reproduce as fill_order
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline import Request
+    from dire_plug.reproduce import Order, Outcome
 
 FAILED = 1
 
@@ -57,6 +70,9 @@ class Asked:
 @OUT
 @DATA_ROOT
 @OFFLINE
+@RERUN_STAGES
+@KEEP_LABELS
+@WAIT
 @click.option("--dry-run", is_flag=True, help="List the runs with their state and what they would cost; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print table.json in the place of the table.")
 @VERBOSE
@@ -66,8 +82,12 @@ def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **option
     Finished runs and cached teachers are reused and missing ones are made. Each cell shows the paper's figure and
     ours; one that can't be filled here is empty, with the reason below the table.
     """
+    from dire_plug.pipeline import Request
+
     if verbose:
         ui.configure(verbose=True)
+    if dry_run and as_json:
+        raise contradiction("--dry-run", "--json")
     asked = Asked(**{name: options.pop(name) for name in ("row", "column", "scale", "seeds", "rded", "weights")})
     order = _order(target, asked, Request(method="", **options))
     if dry_run:
@@ -80,6 +100,8 @@ def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **option
 
 
 def _order(target: str, asked: Asked, base: Request) -> Order:
+    from dire_plug.reproduce import Order, load_target, select
+
     found = load_target(target)
     for option, table in (("rded", "table-17"), ("weights", "table-16")):
         if getattr(asked, option) is not None and target != table:
@@ -91,6 +113,9 @@ def _order(target: str, asked: Asked, base: Request) -> Order:
 
 
 def _make(order: Order, *, as_json: bool) -> int | None:
+    from dire_plug.reproduce import render, to_json
+    from dire_plug.reproduce import reproduce as fill_order
+
     started = time.monotonic()
     outcome = fill_order(order)
     folder = _store(outcome)
@@ -108,6 +133,8 @@ def _make(order: Order, *, as_json: bool) -> int | None:
 
 def _store(outcome: Outcome) -> Path:
     """Write table.json and table.txt; return their folder."""
+    from dire_plug.reproduce import as_text, folder_of, render, to_json
+
     folder = folder_of(outcome.order)
     write_json(folder / "table.json", to_json(outcome))
     write_atomically(folder / "table.txt", as_text(render(outcome)))

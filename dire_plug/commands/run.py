@@ -1,5 +1,7 @@
 """`dire-plug run METHOD`: one arm."""
 
+from __future__ import annotations
+
 import time
 from typing import Any
 
@@ -7,21 +9,18 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan
-from dire_plug.commands.options import make_request, shared_options
+from dire_plug.commands.options import check_settings, contradiction, make_request, shared_options
 from dire_plug.commands.tables import run_summary
-from dire_plug.errors import DirePlugError
-from dire_plug.pipeline import plan_run, run_arm
+from dire_plug.recipe.layers import split_setting
 from dire_plug.recipe.resolve import SUM
 
 
 @click.command()
 @click.argument("method")
-@click.option("--dire", "arm", flag_value="dire", help="With the diversity regularizer: the same as --arm dire.")
+@click.option("--dire", is_flag=True, help="With the diversity regularizer: the same as --arm dire.")
 @click.option(
     "--arm",
-    "arm",
-    default="baseline",
-    show_default=True,
+    show_default="baseline",
     help="baseline, control, dire, or the recipe's own; of real images: random, herding, k-center, k-means, full.",
 )
 @click.option(
@@ -32,15 +31,20 @@ from dire_plug.recipe.resolve import SUM
     help="A term in the place of DiRe in its arm; several are summed. WEIGHT is a number, or auto.",
 )
 @shared_options
-def run(method: str, arm: str, regularizers: tuple[str, ...], **options: Any) -> None:
+def run(method: str, dire: bool, arm: str | None, regularizers: tuple[str, ...], **options: Any) -> None:
     """Synthesize with METHOD, train students on the images, measure their diversity.
 
     Without --dire: the method as published. The same command finds its finished run again, or goes on with it.
     """
+    from dire_plug.pipeline import plan_run, run_arm
+
+    if dire and arm not in (None, "dire"):
+        raise contradiction("--dire", f"--arm {arm}")
+    chosen = "dire" if dire else arm
     if regularizers:
-        arm, weights = _sum(regularizers, arm)
+        chosen, weights = _sum(regularizers, chosen, options["settings"])
         options["settings"] = (*options["settings"], *weights)
-    request = make_request(method, arm=arm, **options)
+    request = make_request(method, arm=chosen or "baseline", **options)
     if options["dry_run"]:
         show_plan(plan_run(request, dry=True))
         return
@@ -56,12 +60,15 @@ def run(method: str, arm: str, regularizers: tuple[str, ...], **options: Any) ->
     ui.show(f"            dire-plug show {finished.folder.path.name}")
 
 
-def _sum(regularizers: tuple[str, ...], arm: str) -> tuple[str, list[str]]:
+def _sum(regularizers: tuple[str, ...], arm: str | None, settings: tuple[str, ...]) -> tuple[str, list[str]]:
     """Return the arm that has these terms, and the settings of the weights that were given with them."""
-    if arm not in ("baseline", "dire"):
-        raise DirePlugError(f"--regularizer and --arm {arm} exclude each other; the terms make an arm of their own")
+    if arm not in (None, "dire"):
+        raise contradiction(f"--regularizer {regularizers[0]}", f"--arm {arm}")
     pairs = [one.partition("=") for one in regularizers]
     weights = [f"regularizers.{name}.weight={weight}" for name, given, weight in pairs if given]
+    for text in weights:
+        keys, value = split_setting(text)
+        check_settings(settings, {".".join(keys): (f"--regularizer {keys[1]} with the weight", value)})
     return SUM.join(name for name, _, _ in pairs), weights
 
 

@@ -1,14 +1,18 @@
 """The options that `measure`, `evaluate` and `rank` share: which set, and what judges it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, SETTINGS, VERBOSE
-from dire_plug.pipeline.outside import SetRequest
+from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, SETTINGS, VERBOSE, check_settings
+
+if TYPE_CHECKING:
+    from dire_plug.pipeline.outside import SetRequest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -49,9 +53,13 @@ def set_options(function: Function) -> Function:
 
 def make_set_request(path: Path, **options: Any) -> SetRequest:
     """Return the request that the shared options describe."""
+    from dire_plug.pipeline.outside import SetRequest
+
     if options.pop("verbose"):
         ui.configure(verbose=True)
-    return SetRequest(path, settings=tuple(options.pop("settings")), **options)
+    settings = tuple(options.pop("settings"))
+    check_settings(settings, {"squeeze.teacher.checkpoint": ("--teacher", options["teacher"])})
+    return SetRequest(path, settings=settings, **options)
 
 
 def describe_set(condensed: dict[str, Any]) -> str:

@@ -3,50 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from dire_plug.compare.real_arms import full_notes
-from dire_plug.compare.statistics import ACCURACY, Measure, diversity_measures, summarise
-from dire_plug.compare.table import JUDGED_ON_VALIDATION, format_summary
-from dire_plug.pipeline import FinishedRun
+from dire_plug.tables import Table
+
+if TYPE_CHECKING:
+    from dire_plug.compare.statistics import Measure
+    from dire_plug.pipeline import FinishedRun
 
 
 def run_summary(finished: FinishedRun) -> RenderableType:
     """Return what one run gave: accuracy, and diversity in T and I with the real reference beside."""
+    from dire_plug.compare.real_arms import full_notes
+    from dire_plug.compare.statistics import diversity_measures
+    from dire_plug.compare.table import JUDGED_ON_VALIDATION
+
     metrics = finished.metrics
     title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {metrics['engine']}"
-    accuracy = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    accuracy.add_column("student")
-    for kind in ("last %", "best on test %"):
-        accuracy.add_column(kind, justify="right")
+    accuracy = Table("student", title=title, title_style="bold")
+    accuracy.add_numbers("last %", "best on test %")
     for name, student in metrics["accuracy"].get("students", {}).items():
         accuracy.add_row(name, *(" ".join(f"{value:.1f}" for value in student[kind]) for kind in ("last", "best")))
     parts: list[RenderableType] = [accuracy]
     if missing := metrics["accuracy"].get("missing"):
         parts = [Text(title, style="bold"), Text(missing)]
-    diversity = Table(title="diversity", title_justify="left", title_style="italic", box=SIMPLE_HEAD)
-    diversity.add_column("space", no_wrap=True)
-    for measure in diversity_measures("T"):
-        diversity.add_column(measure.title, justify="right", no_wrap=True)
+    diversity = Table("space", title="diversity")
+    diversity.add_numbers(*(measure.title for measure in diversity_measures("T")))
     for space, values in metrics["diversity"].items():
         diversity.add_row(space, *_cells(space, values))
         diversity.add_row(f"{space}, real reference", *_cells(space, values["real"]), style="dim")
     notes = full_notes(metrics) if metrics["arm"] == "full" else []
     if metrics.get("judged") == "validation":
         notes.append(JUDGED_ON_VALIDATION)
+    notes += finished.notes
     return Group(*parts, diversity, *(Text(f"  {line}", style="dim") for line in notes))
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
     """Return mean ± sample standard deviation of percentages, as `compare` prints them; a dash where there are none."""
+    from dire_plug.compare.statistics import ACCURACY, summarise
+    from dire_plug.compare.table import format_summary
+
     return format_summary(summarise(values), ACCURACY[0])
 
 
 def _cells(space: str, values: dict[str, object]) -> list[str]:
+    from dire_plug.compare.statistics import diversity_measures
+
     return [_format(measure, {"diversity": {space: values}}) for measure in diversity_measures(space)]
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import DEVICE, OFFLINE, VERBOSE
+from dire_plug.commands.options import DEVICE, OFFLINE, VERBOSE, check_settings
 from dire_plug.files import write_json
 from dire_plug.store.runs import Request
-from dire_plug.timing import TimingRequest, render, time_arms
+
+if TYPE_CHECKING:
+    from dire_plug.timing import TimingRequest
 
 COUNT = click.IntRange(min=1)
 
@@ -39,8 +42,11 @@ def time_(sides: tuple[str, ...], file: Path | None, verbose: bool, **options: o
     A side is a method and an arm, such as sre2l, sre2l+control, sre2l+dire; the first is what the others are compared
     with. Networks are untrained and images generated: a step takes as long.
     """
+    from dire_plug.timing import render, time_arms
+
     if verbose:
         ui.configure(verbose=True)
+    check_settings(options["settings"], {"ipc": ("--ipc", options["ipc"])})  # type: ignore[arg-type]
     timing = time_arms(sides, _describe(**options))  # type: ignore[arg-type]
     ui.show(render(timing))
     if file is not None:
@@ -51,5 +57,7 @@ def time_(sides: tuple[str, ...], file: Path | None, verbose: bool, **options: o
 def _describe(
     *, settings: tuple[str, ...], steps: int, rounds: int, whole: int, real: int, **options: str
 ) -> TimingRequest:
+    from dire_plug.timing import TimingRequest
+
     request = Request("", settings=settings, **options)  # type: ignore[arg-type]
     return TimingRequest(request, steps=steps, rounds=rounds, whole=whole, real=real)

@@ -6,11 +6,11 @@ import shutil
 import sys
 
 import click
-from rich.table import Table
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.options import VERBOSE
 from dire_plug.store.lock import hold
+from dire_plug.tables import Table
 
 UNDECIDABLE = 3
 
@@ -31,10 +31,10 @@ def vendor(methods: tuple[str, ...], offline: bool) -> None:
 @click.option("--script", "scripts", multiple=True, help="Only this script of the method.")
 @VERBOSE
 def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
-    """Show that METHOD's patch changes no bit without a regularizer, and that a term does change them.
+    """Show that METHOD's patch changes no bit by itself, and that a term acts through it as it must.
 
-    Each script runs unpatched twice, patched, and patched with a test term, for a few steps, with seeded untrained
-    teachers and no real images. Exit 0: all hold; 1: not; 3: undecidable here (two unpatched runs differ).
+    Each script runs unpatched and patched, with a test term and with answered hooks, for a few steps, with seeded
+    untrained teachers and no real images. Exit 0: all holds; 1: not; 3: undecidable here (two unpatched runs differ).
     """
     from dire_plug.upstream.verify import verify as verify_method
 
@@ -46,14 +46,18 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)
         shutil.rmtree(folder)  # where a script failed, its log is still there
-    table = Table(
-        title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps", title_justify="left"
-    )
-    for title in ("script", "verdict", "steps", "tensors", "files", "trace, last step", "with the test term"):
-        table.add_column(title, overflow="fold")
+    table = Table("script", title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps")
+    table.add_prose("patch")
+    table.add_numbers("gradient, relative error", "calls")
+    table.add_prose("answered")
+    table.add_numbers("steps", "files")
+    table.add_prose("trace, last step")
     for one in verdicts:
         table.add_row(*map(str, one.row()))
     ui.show(table)
+    for one in verdicts:
+        for check, problems in one.problems.items():
+            ui.show("\n".join(f"{one.script}: {check}: {problem}" for problem in problems))
     if any(one.undecidable for one in verdicts):
         sys.exit(UNDECIDABLE)
     sys.exit(0 if all(one.holds for one in verdicts) else 1)

@@ -2,8 +2,8 @@
 `picture.py` show them.
 """
 
-from dire_plug.compare.arms import DEFAULT_ARMS, Comparison, compare
+from dire_plug.compare.arms import Comparison, compare
 from dire_plug.compare.picture import draw
 from dire_plug.compare.table import render, to_json
 
-__all__ = ["DEFAULT_ARMS", "Comparison", "compare", "draw", "render", "to_json"]
+__all__ = ["Comparison", "compare", "draw", "render", "to_json"]

@@ -12,8 +12,6 @@ from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, run_arm
 from dire_plug.pipeline.request import same_but_arm
 from dire_plug.recipe import counted, without_terms
 
-DEFAULT_ARMS = ("baseline", "control", "dire", "random")
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.utils import make_grid
 
 from dire_plug.compare.arms import Comparison
 from dire_plug.files import make_folder
-from dire_plug.stages.images import TENSORS
+from dire_plug.stages.images import TENSORS, read_tensors
 from dire_plug.stages.real_images import FULL
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CLASSES, IMAGES = 10, 10
 """At most so many classes and images of each are drawn."""
@@ -24,9 +26,6 @@ def draw(comparison: Comparison, path: Path) -> None:
 
     Neither is the arm `full`, which has no images of its own.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     arms = [arm for arm in comparison.runs if arm not in comparison.same and arm != FULL]
     if not arms or not all((comparison.runs[arm][0].folder.path / TENSORS).is_file() for arm in arms):
         return
@@ -42,11 +41,6 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 def _grid(folder: Path) -> Tensor:
     """Return the images of a run as one, [3, H, W] in [0, 1], a row a class."""
-    import torch
-    from torchvision.utils import make_grid
-
-    from dire_plug.stages.images import read_tensors
-
     images, labels = read_tensors(folder)
     rows = [images[labels == label][:IMAGES] for label in torch.unique(labels)[:CLASSES]]
     grid: Tensor = make_grid(torch.cat(rows), nrow=len(rows[0]), padding=1, pad_value=1.0)

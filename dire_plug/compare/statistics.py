@@ -10,7 +10,9 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from scipy import stats
 
 FEW = 5
 """Below this number of pairs an interval says little, and the table says so."""
@@ -18,11 +20,16 @@ FEW = 5
 
 @dataclass(frozen=True)
 class Measure:
-    """One column: its title, how to read it from metrics.json, and its unit's factor."""
+    """One column: its title, how to read it from metrics.json, its decimals, and which sign the best value has.
+
+    Attributes:
+        sign: 1 where more is better, −1 where less is, 0 where neither is.
+    """
 
     title: str
     read: Callable[[dict[str, Any]], float | None]
     digits: int
+    sign: Literal[-1, 0, 1] = 1
 
 
 def _accuracy(kind: str) -> Callable[[dict[str, Any]], float | None]:
@@ -54,8 +61,8 @@ def _student_spread(kind: str) -> Callable[[dict[str, Any]], float | None]:
 ACCURACY = (Measure("accuracy, last %", _accuracy("last"), 1), Measure("best on test %", _accuracy("best"), 1))
 
 STUDENTS = (
-    Measure("± students, last", _student_spread("last"), 1),
-    Measure("± students, best", _student_spread("best"), 1),
+    Measure("± students, last", _student_spread("last"), 1, sign=0),
+    Measure("± students, best", _student_spread("best"), 1, sign=0),
 )
 """The sample standard deviation over students of one synthesis, the kind of spread that papers print."""
 
@@ -67,7 +74,7 @@ def diversity_measures(space: str) -> tuple[Measure, ...]:
         Measure("per class %", _diversity(space, "class_coverage", 100), 1),
         Measure("Vendi", _diversity(space, "vendi"), 2),
         Measure("per class", _diversity(space, "class_vendi"), 2),
-        Measure("similarity", _diversity(space, "similarity"), 3),
+        Measure("similarity", _diversity(space, "similarity"), 3, sign=-1),
     )
 
 
@@ -105,7 +112,5 @@ def paired_difference(first: Sequence[float | None], second: Sequence[float | No
     n = len(differences)
     if n < 2:
         return Difference(differences[0], None, n)
-    from scipy import stats
-
     error = statistics.stdev(differences) / math.sqrt(n)
     return Difference(statistics.fmean(differences), float(stats.t.ppf(0.975, n - 1)) * error, n)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug.compare.arms import Comparison
@@ -23,6 +21,7 @@ from dire_plug.compare.statistics import (
     paired_difference,
     summarise,
 )
+from dire_plug.tables import Table
 
 JUDGED_ON_VALIDATION = (
     "tested on validation images, held out of the training set, not on the test set: 'best on test' is best on those"
@@ -101,14 +100,13 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     lines.append("real reference: as many real held-out images, mean over draws")
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
+    lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)
     return lines
 
 
 def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *, space: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("arm", no_wrap=True)
-    for measure in measures:
-        table.add_column(measure.title, justify="right", no_wrap=True)
+    table = Table("arm", title=title)
+    table.add_numbers(*(measure.title for measure in measures))
     for arm in comparison.runs:
         cells = [format_summary(summarise(read_column(comparison, arm, measure)), measure) for measure in measures]
         table.add_row(f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm, *cells)

@@ -1,6 +1,6 @@
 """Real images: the datasets by name, and what is here of them."""
 
-from dire_plug.data.dataset import Dataset, Split, on_device
+from dire_plug.data.dataset import Dataset, Split, normalisation_of, on_device
 from dire_plug.data.loading import class_count, default_root, load, names
 from dire_plug.data.presence import DataStatus, status
 from dire_plug.data.validation import default_count, hold_out, validation_problems
@@ -15,6 +15,7 @@ __all__ = [
     "hold_out",
     "load",
     "names",
+    "normalisation_of",
     "on_device",
     "status",
     "validation_problems",

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
+from torchvision import datasets
 
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.data.family import Family
@@ -43,8 +45,6 @@ def _open(folder: Path, classes: int, *, train: bool) -> Any:
 
 
 def _numpy_deprecation() -> type[Warning]:
-    from numpy.exceptions import VisibleDeprecationWarning
-
     return VisibleDeprecationWarning
 
 
@@ -55,8 +55,6 @@ def _take(found: Any) -> tuple[Tensor, Tensor]:
 
 
 def _kind(classes: int) -> Any:
-    from torchvision import datasets
-
     return datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
 
 

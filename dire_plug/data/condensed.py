@@ -107,8 +107,8 @@ def read_condensed(path: Path, dataset: Dataset, reading: Reading | None = None)
             option may help.
     """
     reading = Reading() if reading is None else reading
+    require_set(path)
     if path.is_dir():
-        _check_tree(path)
         labelled = label_folders(path, dataset)
         if reading.space is not None and reading.space.kind != "pixels":
             raise DirePlugError(
@@ -118,13 +118,25 @@ def read_condensed(path: Path, dataset: Dataset, reading: Reading | None = None)
         size = f"{dataset.size}×{dataset.size}"
         resized = (f"images of another size were resized to {size}",) if reading.resize else ()
         return CondensedSet(path, images, labels, (labelled.rule, *resized))
-    if not path.is_file():
+    return _from_file(read_tensor_file(path), path, dataset, reading)
+
+
+def require_set(path: Path) -> None:
+    """Raise for a path that can be no condensed set, before anything is read or fetched.
+
+    Raises:
+        DirePlugError: nothing is there, it is a file of another kind, or a folder of tensor files, none of them named.
+    """
+    if path.is_dir():
+        files = sorted(entry.name for entry in path.iterdir() if entry.suffix in SUFFIXES)
+        if files and not any(entry.is_dir() for entry in path.iterdir()):
+            raise DirePlugError(f"{path}: holds no class folder but tensors; name the file: {', '.join(files[:5])}")
+    elif not path.is_file():
         raise DirePlugError(
             f"{path.absolute()}: no such file or folder; name a tree of class folders, or a tensor file"
         )
-    if path.suffix not in SUFFIXES:
+    elif path.suffix not in SUFFIXES:
         raise DirePlugError(f"{path}: neither a folder nor a file of tensors ({', '.join(SUFFIXES)})")
-    return _from_file(read_tensor_file(path), path, dataset, reading)
 
 
 def _from_file(stored: StoredSet, path: Path, dataset: Dataset, reading: Reading) -> CondensedSet:
@@ -170,13 +182,6 @@ def _choose_rows(labels: Tensor, dataset: Dataset, *, ipc: int | None, where: Pa
     order = torch.argsort(labels, stable=True)
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
     return order if ipc is None else order[rank < ipc]
-
-
-def _check_tree(path: Path) -> None:
-    """Refuse a folder that holds files of tensors and no class folder: which one is meant?"""
-    files = sorted(entry.name for entry in path.iterdir() if entry.suffix in SUFFIXES)
-    if files and not any(entry.is_dir() for entry in path.iterdir()):
-        raise DirePlugError(f"{path}: holds no class folder but tensors; name the file: {', '.join(files[:5])}")
 
 
 def _space_of(images: Tensor, said: Space | None, path: Path) -> Space:

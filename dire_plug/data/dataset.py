@@ -3,10 +3,23 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
+
+from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD
+
+Triple = tuple[float, float, float]
+STATISTICS: dict[str, tuple[Triple, Triple]] = {
+    "fashion-mnist": ((0.2861, 0.2861, 0.2861), (0.3530, 0.3530, 0.3530)),
+    "cifar-10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar-100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny-imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "imagenet-1k": (IMAGENET_MEAN, IMAGENET_STD),
+}
+"""Dataset → mean and standard deviation by which `get_dataset` of dc_benchmark's DM normalises it (grey: its one number
+three times). MTT takes those of cifar-10 for CIFAR-100 too."""
 
 
 class Split(Protocol):
@@ -76,6 +89,23 @@ class Dataset:
     size: int
     digest: str
     judged: Literal["test", "validation"] = "test"
+
+
+def normalisation_of(dataset: Dataset) -> tuple[Triple, Triple]:
+    """Return the mean and standard deviation of each channel by which a dataset's own network normalises it.
+
+    Those of `STATISTICS`; else of all training images where these are in memory, rounded to four digits; else those
+    of ImageNet.
+    """
+    if dataset.name in STATISTICS:
+        return STATISTICS[dataset.name]
+    if not isinstance(dataset.train, TensorSplit):
+        return STATISTICS["imagenet-1k"]
+    # float64, so that the order of summation doesn't reach the digits that are kept
+    std, mean = torch.std_mean(dataset.train.pixels.double() / 255, dim=(0, 2, 3), correction=0)
+    channels = torch.stack([mean, std.clamp(min=1e-4)]).expand(2, 3).tolist()
+    first, second = (tuple(round(value, 4) for value in channel) for channel in channels)
+    return cast(Triple, first), cast(Triple, second)
 
 
 def on_device(dataset: Dataset, device: torch.device) -> Dataset:

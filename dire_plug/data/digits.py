@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.data.family import Family
@@ -21,8 +22,6 @@ TEST_PER_CLASS = 36
 
 def read(folder: Path, *, size: int | None, limit: int | None) -> Dataset:
     """Read the digits; grey levels 0 to 16 become round(255/16 · v)."""
-    from sklearn.datasets import load_digits
-
     found = load_digits()
     pixels = torch.from_numpy(np.rint(found.images * 255 / 16).astype(np.uint8))[:, None]
     labels = torch.from_numpy(found.target).to(torch.int64)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from torch import Tensor
+from torchvision.datasets import FashionMNIST
 
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.data.family import Family
@@ -57,8 +58,6 @@ def missing(folder: Path) -> tuple[str, ...]:
 
 def download(root: Path) -> None:
     """Fetch the files to root/FashionMNIST/raw by torchvision, which verifies their checksums."""
-    from torchvision.datasets import FashionMNIST
-
     FashionMNIST(str(root), download=True)
 
 

@@ -15,6 +15,10 @@ from dire_plug.data.reduce import images_per_class
 from dire_plug.errors import DirePlugError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""The formats that are opened. Pillow goes by the content, and for some formats starts a program (EPS: Ghostscript)."""
+MOST_PIXELS = 89_478_485
+"""More in one image are taken for an attack, as by Pillow, which only warns from there to twice as many."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,34 @@ def decode(path: Path) -> Image.Image:
     """Decode an image file to RGB.
 
     Raises:
-        DirePlugError: it is truncated or no image.
+        DirePlugError: it is truncated or no image that `open_image` takes.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        return open_image(path)
+    except (OSError, SyntaxError, ValueError) as error:
         raise DirePlugError(f"{path}: the image cannot be decoded: {error}. Get this file again") from error
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file as RGB, 8 bits a channel.
+
+    Raises:
+        OSError: it cannot be read, is truncated, or is of none of `FORMATS`, whatever its name says.
+        ValueError: it has 16 bits of grey, of which RGB would keep none above 255, or too many pixels.
+        SyntaxError: it is damaged.
+    """
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise OSError(f"its content is none of {', '.join(FORMATS)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"more than {MOST_PIXELS:,} pixels") from error
+    with image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"more than {MOST_PIXELS:,} pixels")
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"its grey levels have more than 8 bits (Pillow's mode {image.mode}); save it with 8")
+        return image.convert("RGB")
 
 
 def decode_all(files: Sequence[File], *, size: int) -> Tensor:

@@ -40,7 +40,7 @@ def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
         )
     start = 4 + 4 * content[3]
     shape = struct.unpack(f">{content[3]}I", content[4:start]) if len(content) >= start else ()
-    if not shape or len(content) - start != math.prod(shape):
+    if not shape or 0 in shape or len(content) - start != math.prod(shape):
         raise DirePlugError(f"{path}: holds {len(content)} bytes, where its header says {shape or 'more'}. {AGAIN}")
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise DirePlugError(f"{path}: sha256 of the content is {found}, expected {sha256}. {AGAIN}")

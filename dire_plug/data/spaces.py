@@ -11,21 +11,11 @@ import torch
 from torch import Tensor
 
 from dire_plug.data.augment import normalise
-from dire_plug.data.dataset import Dataset
+from dire_plug.data.dataset import STATISTICS, Dataset, Triple
 from dire_plug.data.whitening import fit
 from dire_plug.errors import DirePlugError, nearest
 
 Kind = Literal["pixels", "normalised", "zca"]
-Triple = tuple[float, float, float]
-STATISTICS: dict[str, tuple[Triple, Triple]] = {
-    "fashion-mnist": ((0.2861, 0.2861, 0.2861), (0.3530, 0.3530, 0.3530)),
-    "cifar-10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "cifar-100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "tiny-imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "imagenet-1k": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
-"""Dataset → mean and standard deviation by which `get_dataset` of dc_benchmark's DM normalises it (grey: its one number
-three times). MTT takes those of cifar-10 for CIFAR-100 too."""
 SLACK = 1e-4
 """What float arithmetic may leave outside of [0, 1]."""
 

@@ -13,7 +13,6 @@ Images are [n, 3, h, w], [n, 1, h, w] (grey, given out with three equal channels
 
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,16 @@ import torch
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
+from dire_plug.types import LOOP
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz")
 IMAGES, LABELS = ("images", "x", "data"), ("labels", "y", "targets")
 """The keys that images and labels may have."""
-LOOP = "loop"
-"""The key of the images in the loop's own space, in files of dire-plug's runs."""
+DTYPES = (
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+)
+"""The types of numbers that are read; on others, such as uint16 or float8, torch can't even compare."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,10 @@ def read_tensor_file(path: Path) -> StoredSet:
     images, labels, rule = _find_pair(content, path)
     loop = content.get(LOOP) if isinstance(content, Mapping) and path.suffix == ".safetensors" else None
     shaped = _shape_images(images, path)
+    if loop is not None and loop.shape != shaped.shape:
+        raise DirePlugError(
+            f"{path}: '{LOOP}' has the shape {list(loop.shape)}, the images {list(shaped.shape)}; it is another set's"
+        )
     return StoredSet(shaped, _shape_labels(labels, len(shaped), path), rule, loop)
 
 
@@ -112,24 +119,49 @@ def labels_beside(path: Path) -> Path:
     return path.with_name(f"{name if name != path.stem else f'{name}_labels'}{path.suffix}")
 
 
+def _require_plain(tensor: Tensor, what: str, path: Path) -> None:
+    """Raise for a tensor whose numbers don't all lie in the file, one by one, in a type that can be computed with.
+
+    An expanded one, of stride 0, is as small as a number in the file and as large as its shape says in memory.
+    """
+    plain = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_nested)
+    if not plain or tensor.dtype not in DTYPES:
+        kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
+        found = (
+            "quantized" if tensor.is_quantized else "nested" if tensor.is_nested else "meta" if tensor.is_meta else kind
+        )
+        known = ", ".join(str(one).removeprefix("torch.") for one in DTYPES)
+        raise DirePlugError(f"{path}: the {what} are a tensor of the kind {found}; save a plain one ({known})")
+    held, needed = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+    if needed > held:
+        raise DirePlugError(
+            f"{path}: the {what} are an expanded tensor: {needed:,} bytes by their shape, {held:,} in the file; "
+            "save them after .contiguous()"
+        )
+
+
 def _shape_images(images: Tensor, path: Path) -> Tensor:
+    _require_plain(images, "images", path)
     shape = list(images.shape)
     if len(shape) == 4 and shape[1] not in (1, 3) and shape[-1] in (1, 3):
         images = images.permute(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise DirePlugError(f"{path}: the images' shape is {shape}; expected [n, 3, h, w] or [n, h, w, 3], n ≥ 1")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
+        raise DirePlugError(
+            f"{path}: the images' shape is {shape}; expected [n, 3, h, w] or [n, h, w, 3], n, h and w ≥ 1"
+        )
     if images.is_floating_point():
         if bad := int((~images.isfinite().flatten(1).all(1)).sum()):
             raise DirePlugError(f"{path}: {bad} of {len(images)} images hold NaN or infinity; synthesize them again")
         images = images.float()
     elif images.dtype != torch.uint8:
-        if images.is_complex() or int(images.min()) < 0 or int(images.max()) > 255:
+        if int(images.min()) < 0 or int(images.max()) > 255:
             raise DirePlugError(f"{path}: images of {images.dtype} outside of 0 … 255; save grey levels, or floats")
         images = images.to(torch.uint8)
     return images.detach().expand(-1, 3, -1, -1).contiguous()
 
 
 def _shape_labels(labels: Tensor, count: int, path: Path) -> Tensor:
+    _require_plain(labels, "labels", path)
     if tuple(labels.shape) not in ((count,), (count, 1)):
         raise DirePlugError(
             f"{path}: the labels' shape is {list(labels.shape)} for {count} images; one class number an image is "
@@ -152,7 +184,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy's reader and its zip file may raise anything where bytes are wrong
         raise DirePlugError(f"{path}: cannot be read as arrays without pickles: {error}. Save it again") from error
 
 

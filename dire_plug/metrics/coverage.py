@@ -9,18 +9,14 @@ the distribution of the N real ones would cover about 1 − (N/(N + M))ᵏ, so a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.metrics.distances import prepare, with_float64
 from dire_plug.metrics.prdc import check_pair, look
 from dire_plug.metrics.radii import check_block, check_radii, class_radii, nearest_radii
 from dire_plug.metrics.similarity import check_labels
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def coverage(

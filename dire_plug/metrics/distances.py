@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
 _UNIT = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 """What torch may round a factor of a product by, at each precision that it can be set to."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Generator, Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.metrics.coverage import per_class_coverage
@@ -14,9 +15,6 @@ from dire_plug.metrics.prdc import prdc_metrics
 from dire_plug.metrics.radii import class_radii, nearest_radii
 from dire_plug.metrics.similarity import check_features, check_labels, intra_class_similarity
 from dire_plug.metrics.vendi import mean_class_vendi, vendi
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)

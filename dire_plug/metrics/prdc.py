@@ -17,18 +17,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from dire_plug.metrics.distances import cells, exact_distances, lower_bounds, prepare
+from dire_plug.metrics.distances import Rows, cells, exact_distances, lower_bounds, prepare
 from dire_plug.metrics.radii import check_block, check_neighbours, check_radii, radii_of
 from dire_plug.metrics.similarity import check_features, check_widths
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.metrics.distances import Rows
 
 _GROUP = 64
 """Bounds of which the least is compared first."""

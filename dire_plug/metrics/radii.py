@@ -6,18 +6,12 @@ its columns. A few nearest candidates of each row are kept with their bounds; th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.metrics.distances import cells, exact_distances, lower_bounds, prepare, with_float64
+from dire_plug.metrics.distances import Rows, cells, exact_distances, lower_bounds, prepare, with_float64
 from dire_plug.metrics.similarity import check_features, check_labels
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.metrics.distances import Rows
 
 _ROWS = 64
 """Rows that are looked at again at a time."""

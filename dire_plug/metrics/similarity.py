@@ -6,14 +6,10 @@ With x̂ the n normalised rows of one class and s = Σx̂, the mean over the n(n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ROWS = 1 << 12
 """Rows in float64 at a time."""

@@ -6,14 +6,10 @@ zeros, which add nothing: the smaller of the two is taken. Equal to the package 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from dire_plug.metrics.similarity import check_features, check_labels, unit_rows
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _ROWS = 1 << 14
 """Rows in float64 at a time."""

@@ -8,12 +8,10 @@ point, by one grey level, seldom two.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
+from torchvision.transforms import functional
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,6 @@ class Preprocessing:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return [n, 3, crop, crop], float32, of images in uint8 or float in [0, 1], [n, 3, h, w]."""
-        from torchvision.transforms import functional
-
         levels = images.float() if images.dtype == torch.uint8 else images.float() * 255
         height, width = (side * self.resize for side in levels.shape[2:])
         short = min(levels.shape[2:])

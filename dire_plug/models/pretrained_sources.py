@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision.models
 from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
 
 from dire_plug.errors import DirePlugError
 from dire_plug.models.embedding import embed as embed_before_head
@@ -87,8 +89,6 @@ def clip() -> Source:
 
 def torchvision_classifier(model: str) -> Source:
     """Return a classifier of torchvision's, which `classifiers` lists, with its default weights' preprocessing."""
-    from torchvision.models import get_model, get_model_weights
-
     entry: Any = get_model_weights(model).DEFAULT
     preset = entry.transforms()
 
@@ -117,8 +117,6 @@ def torchvision_classifier(model: str) -> Source:
 
 def classifiers() -> list[str]:
     """Return torchvision's classifiers."""
-    import torchvision.models
-
     return list(torchvision.models.list_models(module=torchvision.models))
 
 

@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+STEM = 64
+"""Channels of the first convolution, as in torchvision's ResNets."""
+
 
 class ResNetSmall(nn.Module):
     """The small ResNet; images [N, 3, H, W], H and W from 4 up, to outputs [N, `outputs`]."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(3, STEM, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(STEM)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.Identity()
-        self.layer1 = _block(64, 64)
+        self.layer1 = _block(STEM, 64)
         self.layer2 = _block(64, 128)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(128, outputs)

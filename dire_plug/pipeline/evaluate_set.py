@@ -20,12 +20,14 @@ from dire_plug.pipeline.outside import OpenedSet, SetRequest, fit_protocol, open
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.stages.artefacts import Networks
-from dire_plug.stages.evaluate import evaluate
+from dire_plug.stages.evaluate import evaluate, name_students
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store import provenance
+from dire_plug.store.artefacts import Artefact
+from dire_plug.store.keeping import register
 from dire_plug.store.lock import hold
-from dire_plug.store.runs import RunFolder
+from dire_plug.store.runs import ARTEFACTS, Run, RunFolder
 
 METRICS = "metrics.json"
 SETS = "sets"
@@ -76,6 +78,7 @@ def evaluate_set(
     Raises:
         DirePlugError: an architecture is unknown, classes hold different numbers of images; see `open_set` and
             `stages.evaluate`.
+        RunBusyError: a live process evaluates the same set, and the request doesn't want to wait.
     """
     names = [our_name(name) for name in students]
     opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
@@ -84,7 +87,9 @@ def evaluate_set(
     run = opened.run
     networks = squeeze_loop(run)
     folder, made_before = _folder(opened, section, images, networks), len(run.store.made)
-    with hold(folder.lock, wait=float("inf"), what=f"the set {folder.path}"):
+    wait = float("inf") if request.wait else 0
+    with hold(folder.lock, wait=wait, what=f"the set {folder.path}"):
+        _register(run, networks, name_students(run, networks, images.source, section), folder)
         accuracy = evaluate(run, networks, images, section=section)
         reused = len(run.store.made) == made_before
         _record(opened, folder, networks, accuracy)
@@ -122,6 +127,16 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
     }
     name = re.sub(r"[^\w.-]+", "-", opened.name.removesuffix(opened.condensed.path.suffix)).strip("-.") or "set"
     return RunFolder(run.root / SETS / f"{name}-{digest(content)[:8]}")
+
+
+def _register(run: Run, networks: Networks, students: dict[str, list[Artefact]], folder: RunFolder) -> None:
+    """Write artefacts.json, which names all students of the set that were ever asked for, and what they need."""
+    roles = {one.name: f"student {name} {k}" for name, found in students.items() for k, one in enumerate(found)}
+    roles |= {one.name: role for role, one in networks.in_loop.items()}
+    behind = {name: one.kind for found in students.values() for end in found for name, one in end.closure().items()}
+    folder.make()
+    write_json(folder.path / ARTEFACTS, dict(sorted((folder.artefacts() | behind | roles).items())))
+    register(run.store.root, run.root, folder.artefacts())
 
 
 def _record(opened: OpenedSet, folder: RunFolder, networks: Networks, accuracy: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dire_plug import plugins
 from dire_plug.data import class_count, names
-from dire_plug.data.condensed import CondensedSet, Reading, read_condensed
+from dire_plug.data.condensed import CondensedSet, Reading, read_condensed, require_set
 from dire_plug.data.spaces import read_space
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
@@ -25,9 +25,9 @@ from dire_plug.recipe.layers import Tree, mapping
 from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import TENSORS, ImageSet
-from dire_plug.stages.lessons import LEARNED_LR
 from dire_plug.store.artefacts import Artefact
-from dire_plug.store.runs import EXTRAS, Request, Run, RunFolder
+from dire_plug.store.runs import Request, Run, RunFolder
+from dire_plug.types import EXTRAS, LEARNED_LR
 
 OWN_IMAGES = ("images", "subset")
 """Roles, and kinds, of the artefacts that hold a run's images."""
@@ -66,6 +66,9 @@ class SetRequest:
     out: Path | None = None
     data_root: Path | None = None
     offline: bool = False
+    rerun: tuple[str, ...] = ()
+    keep_labels: bool = False
+    wait: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def open_set(request: SetRequest) -> OpenedSet:
     """
     reading = Reading(read_space(request.space, request.normalised_by), request.ipc, request.resize)
     made_by = find_own_run(request.path)
+    if made_by is None:
+        require_set(request.path)
     run = with_data(_plan(request, made_by))
     condensed = read_condensed(_images_of(made_by, request.path), run.dataset, reading)
     run = replace(_plan(request, made_by, ipc=condensed.per_class), data=run.data)
@@ -170,6 +175,9 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         out=request.out,
         data_root=request.data_root,
         offline=request.offline,
+        rerun=request.rerun,
+        keep_labels=request.keep_labels,
+        wait=request.wait,
     )
     planned = plan_run(plain)
     name = planned.recipe.dataset.name

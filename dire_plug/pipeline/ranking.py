@@ -18,12 +18,10 @@ from dire_plug.stages.artefacts import Networks, Source
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import FULL, plan_budget, select_random, with_budget
-from dire_plug.stages.robust_scores import WEIGHT, check_weight
+from dire_plug.stages.robust_scores import RATE, WEIGHT, check_weight
 from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store.runs import Run
 
-RATE = 0.01
-"""Of SGD with hard labels: the protocol's own, and what DD-Ranking takes for all images of CIFAR."""
 OFF: Mapping[str, Any] = {"augmentation": "none", "padding": 0, "mixup": 0, "cutmix": 0, "dsa": "none"}
 """The keys of the protocols that augment or mix, and what turns them off."""
 MOST_BYTES = 16 << 30

@@ -11,7 +11,14 @@ from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
-from dire_plug.stages.artefacts import Networks, name_collapse, name_inputs, name_networks
+from dire_plug.stages.artefacts import (
+    Networks,
+    name_collapse,
+    name_inputs,
+    name_networks,
+    name_radii,
+    name_reference,
+)
 from dire_plug.stages.collapse import check_collapse
 from dire_plug.stages.embed import embed, embeddings_of, name_term_embeddings
 from dire_plug.stages.evaluate import evaluate, name_students
@@ -23,6 +30,7 @@ from dire_plug.stages.recover import name_source, recover
 from dire_plug.stages.squeeze import squeeze
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences
+from dire_plug.store.keeping import register
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import ARTEFACTS, Request, Run, RunFolder, run_folder
 from dire_plug.upstream.patching import patch_digest
@@ -61,6 +69,7 @@ def run_arm(request: Request) -> FinishedRun:
     ):
         finished = folder.state() == "finished"
         _record(run, roles, folder)
+        register(run.store.root, run.root, folder.artefacts())
         begin("squeeze")
         networks = squeeze(run)
         begin("prepare")
@@ -119,7 +128,10 @@ def name_artefacts(run: Run) -> dict[str, Artefact]:
     for architecture, artefacts in students.items():
         found |= {f"student {architecture} {k}": one for k, one in enumerate(artefacts)}
     for name, network in (("T", networks.teacher), ("I", networks.independent)):
-        found[f"real in {name}"] = embeddings_of(run, network)
+        real, held_out = embeddings_of(run, network), embeddings_of(run, network, split="test")
+        found[f"real in {name}"] = real
+        found[f"radii in {name}"] = name_radii(run, real)
+        found[f"reference in {name}"] = name_reference(run, real, held_out, per_class=run.recipe.ipc)
         found[f"diversity in {name}"] = name_measured(run, network, source)
     return found
 

@@ -154,12 +154,14 @@ def initialised(make: Callable[[], Made], seed: int) -> Made:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed what dropout draws from while the block runs, then put it back as it was.
 
-    That is the CPU's generator and the device's own; those of other devices are left alone.
+    That is the CPU's generator and the device's own; those of other devices are left alone. `cuda` without an index,
+    which `--device` hands over, is the current device.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
-            torch.cuda.default_generators[device.index].manual_seed(seed)
+            index = torch.cuda.current_device() if device.index is None else device.index
+            torch.cuda.default_generators[index].manual_seed(seed)
         yield
 
 

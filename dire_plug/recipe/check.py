@@ -18,6 +18,8 @@ from dire_plug.types import Script, Upstream
 
 REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
+DEFAULT_ARMS = ("baseline", "control", "dire", "random")
+"""What `compare` puts side by side."""
 RESERVED_ARMS = ("baseline", "control", *REAL_IMAGE_ARMS)
 FIXED = ("name", "title", "method", "demonstration", "by_ipc", "presets", "paper", "sources")
 """Keys that describe the recipe itself; no arm, preset or `--set` changes them."""

@@ -19,15 +19,25 @@ _RESOLVERS = (
 """Tag, pattern and first characters, after the core schema of YAML 1.2.2, section 10.3.2; the first match wins."""
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character of UTF-16, which no file, terminal or JSON takes."""
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the numbers of YAML 1.2, without aliases; keys are text, and each stands once."""
+    """PyYAML's safe loader with the numbers of YAML 1.2, without aliases and tags; keys are text, each stands once."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own way)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            line = self.get_mark().line + 1
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"line {line}: aliases (*name) aren't read; write the value out")
+        if event.tag is not None:  # a value that isn't what it looks like, such as a commit in !!binary
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise yaml.YAMLError(f"line {line}: tags ({tag}) aren't read; write the plain value, text in quotes")
+        if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value):
+            raise yaml.YAMLError(f"line {line}: {event.value!a} isn't Unicode text; write the character itself")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -78,6 +88,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         DirePlugError: the file can't be read, its syntax is wrong (with the line), a key stands twice, or it holds
             something other than a mapping.
     """
+    if not path.stem.strip("."):
+        raise DirePlugError(f"{path}: runs lie in a folder of the recipe's name; give the file another name than dots")
     content = parse_yaml(_read_text(path), where=str(path))
     if not isinstance(content, dict):
         raise DirePlugError(f"{path}: a recipe is a mapping of keys to values; this file holds {_kind(content)}")

@@ -7,8 +7,9 @@ from pydantic_core import PydanticCustomError
 
 from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.section import Commit, Count, FromZero, Name, NonNegative, Positive, Section
+from dire_plug.types import LOOP
 
-LOOP, FROZEN, SEVERAL = "loop", "frozen:", "several"
+FROZEN, SEVERAL = "frozen:", "several"
 
 
 def _read_networks(value: object) -> object:
@@ -179,6 +180,10 @@ class PaperSection(Section):
     """Arm → {coverage: "…", similarity: "…", vendi: "…"}, as printed; the paper doesn't say at which IPC."""
 
 
+MOST_IPC = 10_000
+"""More images of a class than any real set here has; plans list them one by one."""
+
+
 class Recipe(Section):
     """One method on one dataset, wholly specified."""
 
@@ -189,7 +194,7 @@ class Recipe(Section):
     """True where the settings were tuned here to be shown in minutes; such a recipe may use the native engine."""
     upstream: UpstreamSection
     dataset: DatasetSection
-    ipc: Count
+    ipc: Count = Field(le=MOST_IPC)
     by_ipc: dict[int, dict[str, Any]] = Field(default_factory=dict)
     squeeze: SqueezeSection
     prepare: dict[str, Any] = Field(default_factory=dict)

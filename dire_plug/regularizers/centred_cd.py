@@ -9,45 +9,14 @@ opposite sides of the mean lower the term. It says nothing of how far from the m
 are close to what it optimises.
 """
 
-from __future__ import annotations
+from torch import Tensor
 
-from typing import TYPE_CHECKING
-
-from pydantic import BaseModel, ConfigDict
-
-from dire_plug.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.types import Batch, Synthesis
+from dire_plug.api.term import ClassRows, ClassTerm, Settings, cosine_diversity
 
 
-class CentredCDSettings(BaseModel):
-    """It has no settings of its own."""
+class CentredCD(ClassTerm[Settings]):
+    """Adds the centred cosine diversity of each class in the embeddings of the network in the loop; no settings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CentredCD:
-    """Adds the centred cosine diversity of each class in the embeddings of the network in the loop."""
-
-    settings_model = CentredCDSettings
-
-    def __init__(self, settings: CentredCDSettings) -> None:
-        from dire_plug.regularizers.real import PreparedReals
-
-        self._prepared = PreparedReals()
-
-    @hookimpl
-    def loss_term(self, synthesis: Synthesis, batch: Batch) -> Tensor:
-        """Return the term of this step, a scalar: 0 at one image per class.
-
-        Raises:
-            DirePlugError: a class in use has no real embedding, or the widths differ.
-        """
-        from dire_plug.regularizers.class_rows import arrange
-        from dire_plug.regularizers.energy import cosine_diversity
-
-        rows = arrange(batch.embeddings, batch.labels, self._prepared.of(synthesis, batch.teacher))
+    def value(self, rows: ClassRows) -> Tensor:
+        """Return the sum over classes: 0 at one image per class."""
         return cosine_diversity(rows, centred=True)

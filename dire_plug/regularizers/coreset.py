@@ -11,19 +11,14 @@ out, the i-th synthetic with the i-th real row, are taken off exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from dire_plug.api.real import PreparedReal
+from dire_plug.api.rows import Groups, index_runs, squared_distances
 from dire_plug.errors import DirePlugError
-from dire_plug.regularizers.rows import index_runs, squared_distances
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.regularizers.real import PreparedReal
-    from dire_plug.regularizers.rows import Groups
-    from dire_plug.types import Coreset
+from dire_plug.types import Coreset
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,23 @@
-"""The plugin DiRe: the diversity regularizer as a term of a synthesis loss. Imports torch when a synthesis runs."""
+"""The plugin DiRe: the diversity regularizer as a term of a synthesis loss. Its mathematics stand in `diversity`."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 
-from dire_plug.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.regularizers.bank import MemoryBank
-    from dire_plug.types import Batch, Slot, Synthesis
-
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
+from dire_plug.api.term import Batch, Settings, Synthesis, Term, Weight, hookimpl
+from dire_plug.regularizers.diversity import compare_coreset, diversity_loss
 
 EDM_ERROR, EDM_GRADIENT = "edm error", "edm gradient"
 """Under which the first and the last step of a slot record what a coreset does to EDM: its relative error, and the
 cosine of its gradient with the exact one."""
 
 
-class DiReSettings(BaseModel):
+class DiReSettings(Settings):
     """What a recipe may say of DiRe; the defaults are those of the authors' release."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     variant: Literal["released", "paper"] = "released"
     """`released`: means, as the authors' code computes; `paper`: Equations 1–5 as printed."""
@@ -67,17 +58,10 @@ class DiReSettings(BaseModel):
         return self
 
 
-class DiRe:
+class DiRe(Term[DiReSettings]):
     """Adds the diversity regularizer, class by class, in the embeddings of the network in the loop."""
 
     settings_model = DiReSettings
-
-    def __init__(self, settings: DiReSettings) -> None:
-        from dire_plug.regularizers.real import PreparedReals
-
-        self.settings, self._prepared = settings, PreparedReals()
-        self._banks: dict[str, MemoryBank] = {}
-        self._last: dict[str, tuple[Slot, Tensor, Tensor]] = {}
 
     @hookimpl
     def loss_term(self, synthesis: Synthesis, batch: Batch) -> Tensor:
@@ -86,12 +70,7 @@ class DiRe:
         Raises:
             DirePlugError: a class in use has no real embedding in the teacher, or the widths differ.
         """
-        from dire_plug.regularizers.diversity import compare_coreset, diversity_loss
-
-        real = self._prepared.of(synthesis, batch.teacher)
-        if synthesis.bank:
-            self._last[batch.teacher] = (batch.slot, batch.embeddings.detach(), batch.labels)
-        settings = self.settings
+        settings, real = self.settings, self.real(synthesis, batch)
         if real.coreset is not None and "edm" in settings.components and batch.step in (0, synthesis.steps - 1):
             found = compare_coreset(batch.embeddings, batch.labels, real, paired=settings.variant == "released")
             synthesis.record(EDM_ERROR, found.value)
@@ -100,38 +79,8 @@ class DiRe:
             batch.embeddings,
             batch.labels,
             real,
-            variant=settings.variant,
-            r_c=settings.r_c,
-            r_e=settings.r_e,
-            r_e_relative=settings.r_e_relative,
-            multiplier=settings.multiplier,
-            reduction=settings.reduction,
-            components=settings.components,
+            **dict(settings),  # a field is a parameter of the same name
             nonnegative=synthesis.nonnegative and real.nonnegative,
-            bank=self._bank(synthesis, batch.teacher) if synthesis.bank else None,
+            bank=self.bank(synthesis, batch),
             record=partial(synthesis.record, part=True),
         )
-
-    @hookimpl
-    def slot_done(self, synthesis: Synthesis, slot: Slot) -> None:
-        """Put the embeddings of the slot's last step in each teacher into that teacher's bank."""
-        last, self._last = self._last, {}
-        if not synthesis.bank:
-            return
-        for teacher, (seen, embeddings, labels) in last.items():
-            if seen == slot:
-                bank = self._bank(synthesis, teacher)
-                bank.add(embeddings, labels)
-                kept = {f"{teacher}.{name}": tensor for name, tensor in bank.tensors().items()}
-                synthesis.state(self).update(kept)
-
-    def _bank(self, synthesis: Synthesis, teacher: str) -> MemoryBank:
-        """Return the bank of one teacher: what the synthesis keeps decides, so that a resumed one goes on from it."""
-        from dire_plug.regularizers.bank import MemoryBank
-
-        state = synthesis.state(self)
-        kept = {name: state[f"{teacher}.{name}"] for name in ("embeddings", "labels") if f"{teacher}.{name}" in state}
-        bank = self._banks.get(teacher)
-        if bank is None or bank.tensors().get("embeddings") is not kept.get("embeddings"):
-            bank = self._banks[teacher] = MemoryBank.restore(kept)
-        return bank

@@ -15,17 +15,13 @@ real row of each x is therefore taken by the difference itself; further ones wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from dire_plug.api.rows import COINCIDING
 from dire_plug.errors import DirePlugError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-COINCIDING = 16
-"""D² up to this many rounding errors of ‖x‖² is rounding: it counts as 0."""
 
 
 def sum_distances(rows: Tensor, real: Tensor, *, excluded: Tensor | None, paired: bool) -> Tensor:
@@ -33,29 +29,12 @@ def sum_distances(rows: Tensor, real: Tensor, *, excluded: Tensor | None, paired
 
     Args:
         rows: [C, n, D], the synthetic rows less the class's real mean.
-        real: [C, m, D + 2], from `extend_real`.
+        real: [C, m, D + 2], from `api.real.extend_real`.
         excluded: [C, n, m], True where a pair holds padding; None where nothing is padded.
         paired: leave out the i-th synthetic row with the i-th real row of its class.
     """
     sums: Tensor = _DistanceSums.apply(rows, real, excluded, paired)
     return sums
-
-
-def extend_real(values: Tensor, index: Tensor, present: Tensor, *, means: Tensor) -> Tensor:
-    """Return, [C, m, D + 2], the real rows r of each class less its mean, ‖r‖² and 1; zeros in the padding.
-
-    Args:
-        values: [M, D], all real rows.
-        index: [C, m], which of them are the rows of each class.
-        present: [C, m], False in the padding.
-        means: [C, D].
-    """
-    extended = values.new_empty(*index.shape, values.shape[1] + 2)
-    rows = extended[..., :-2]
-    torch.sub(values[index], means.unsqueeze(1), out=rows)
-    torch.linalg.vector_norm(rows, dim=2, out=extended[..., -2]).square_()
-    extended[..., -1] = 1
-    return extended.masked_fill_(~present.unsqueeze(2), 0)
 
 
 class _DistanceSums(torch.autograd.Function):

@@ -21,25 +21,19 @@ A row of zeros has cosine 0 with everything, with zero gradient; a pair at dista
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
+from torch import Tensor
 
+from dire_plug.api.bank import MemoryBank
+from dire_plug.api.real import ClassBlock, PreparedReal, prepare_real
+from dire_plug.api.rows import Groups, unit_rows
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.regularizers.coreset import Disagreement, disagreement, sum_by_coreset, sum_of_partners
 from dire_plug.regularizers.distance import sum_distances
-from dire_plug.regularizers.real import PreparedReal, prepare_real
-from dire_plug.regularizers.rows import unit_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
-    from dire_plug.regularizers.bank import MemoryBank
-    from dire_plug.regularizers.real import ClassBlock
-    from dire_plug.regularizers.rows import Groups
-    from dire_plug.types import RealEmbeddings
+from dire_plug.types import RealEmbeddings
 
 VARIANTS = ("released", "paper")
 REDUCTIONS = ("sum", "mean")

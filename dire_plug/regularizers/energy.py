@@ -9,74 +9,28 @@ scale. It optimises a distance between distributions, so Vendi may be quoted for
 similarity is optimised directly, as it is by DiRe.
 """
 
-from __future__ import annotations
+from torch import Tensor
 
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
-
-from dire_plug.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.regularizers.class_rows import ClassRows
-    from dire_plug.types import Batch, Synthesis
+from dire_plug.api.term import ClassRows, ClassTerm, Settings, Weight, cosine_diversity, distances
 
 
-class EnergySettings(BaseModel):
+class EnergySettings(Settings):
     """What a recipe may say of it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cd: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    cd: Weight = 0.5
     """The weight of CD."""
 
 
-class Energy:
+class Energy(ClassTerm[EnergySettings]):
     """Adds the energy distance of each class in the embeddings of the network in the loop."""
 
     settings_model = EnergySettings
 
-    def __init__(self, settings: EnergySettings) -> None:
-        from dire_plug.regularizers.real import PreparedReals
-
-        self.settings, self._prepared = settings, PreparedReals()
-
-    @hookimpl
-    def loss_term(self, synthesis: Synthesis, batch: Batch) -> Tensor:
-        """Return the term of this step, a scalar.
-
-        Raises:
-            DirePlugError: a class in use has no real embedding, or the widths differ.
-        """
-        from dire_plug.regularizers.class_rows import arrange
-
-        real = self._prepared.of(synthesis, batch.teacher)
-        rows = arrange(batch.embeddings, batch.labels, real)
-        term = energy_distance(rows, unit=real.pair_distances[rows.places])
+    def value(self, rows: ClassRows) -> Tensor:
+        """Return the sum over classes, without the real rows' own part of the energy distance."""
+        between = distances(rows.made, rows.real) * rows.real_pairs
+        within = distances(rows.made, rows.made) * rows.pairs
+        attraction = 2 * between.sum((1, 2)) / (rows.counts * rows.real_counts)
+        repulsion = within.sum((1, 2)) / (rows.counts * (rows.counts - 1)).clamp_min(1)
+        term = ((attraction - repulsion) / rows.real_distances).sum()
         return term + self.settings.cd * cosine_diversity(rows) if self.settings.cd else term
-
-
-def energy_distance(rows: ClassRows, *, unit: Tensor) -> Tensor:
-    """Return the sum over classes of the energy distance, without the real rows' own part, in units of `unit`, [C]."""
-    import torch
-
-    from dire_plug.regularizers.class_rows import distances, off_diagonal
-
-    between = distances(rows.made, rows.real) * (rows.here.unsqueeze(2) & rows.real_here.unsqueeze(1))
-    within = distances(rows.made, rows.made) * off_diagonal(rows.here)
-    counts = rows.counts
-    attraction = 2 * between.sum((1, 2)) / (counts * rows.real_counts)
-    repulsion = within.sum((1, 2)) / (counts * (counts - 1)).clamp_min(1)
-    return ((attraction - repulsion) / torch.where(unit > 0, unit, 1)).sum()
-
-
-def cosine_diversity(rows: ClassRows, *, centred: bool = False) -> Tensor:
-    """Return Σ_c Σ_{i≠j} cos(eᵢ, eⱼ) / n²; with the mean of the class's real rows taken off where `centred`."""
-    from dire_plug.regularizers.rows import unit_rows
-
-    made = rows.made if centred else rows.made_whole
-    unit = unit_rows(made.flatten(0, 1)).view_as(made)
-    cosines = unit.sum(1).square().sum(1) - unit.square().sum((1, 2))
-    return (cosines / rows.counts.square()).sum()

@@ -8,55 +8,30 @@ mean. The maximum passes its gradient to one image for each real row. It is clos
 in T says little of it.
 """
 
-from __future__ import annotations
+from typing import Literal
 
-from typing import TYPE_CHECKING, Literal
+import torch
+from torch import Tensor
 
-from pydantic import BaseModel, ConfigDict
-
-from dire_plug.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dire_plug.types import Batch, Synthesis
+from dire_plug.api.term import ClassRows, ClassTerm, Settings, cosine_kernel, rbf_kernel
 
 
-class FacilityLocationSettings(BaseModel):
+class FacilityLocationSettings(Settings):
     """What a recipe may say of it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kernel: Literal["cosine", "rbf"] = "cosine"
 
 
-class FacilityLocation:
+class FacilityLocation(ClassTerm[FacilityLocationSettings]):
     """Adds the facility-location term of each class in the embeddings of the network in the loop."""
 
     settings_model = FacilityLocationSettings
 
-    def __init__(self, settings: FacilityLocationSettings) -> None:
-        from dire_plug.regularizers.real import PreparedReals
-
-        self.settings, self._prepared = settings, PreparedReals()
-
-    @hookimpl
-    def loss_term(self, synthesis: Synthesis, batch: Batch) -> Tensor:
-        """Return the term of this step, a scalar.
-
-        Raises:
-            DirePlugError: a class in use has no real embedding, or the widths differ.
-        """
-        import torch
-
-        from dire_plug.regularizers.class_rows import arrange
-        from dire_plug.regularizers.kernels import cosine_kernel, rbf_kernel
-
-        real = self._prepared.of(synthesis, batch.teacher)
-        rows = arrange(batch.embeddings, batch.labels, real)
+    def value(self, rows: ClassRows) -> Tensor:
+        """Return the sum over classes."""
         if self.settings.kernel == "cosine":
             likeness = cosine_kernel(rows.made_whole, rows.real_whole)
         else:
-            likeness = rbf_kernel(rows.made, rows.real, width=real.spreads[rows.places])
+            likeness = rbf_kernel(rows.made, rows.real, width=rows.spreads)
         best = likeness.masked_fill(~rows.here.unsqueeze(2), -torch.inf).amax(1)
-        return (1 - (best * rows.real_here).sum(1) / rows.real_counts).sum()
+        return (1 - rows.mean_over_real(best)).sum()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.report.drawing import INK, PageFigure, Panel, new_figure, save, to_image
@@ -12,9 +15,6 @@ from dire_plug.report.embedded import MISSING
 from dire_plug.report.images import count_classes, read_condensed, shown_classes
 from dire_plug.report.labels import GivenRun, read_given
 from dire_plug.report.runs import ReportRun
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 IMAGES = 10
 """Images in a row, at most."""
@@ -89,8 +89,6 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
 
 def join(rows: Sequence[Tensor]) -> Tensor:
     """Return images, [n, 3, h, w] in uint8 a row, as one with clear gaps: [4, H, W], the last channel is opacity."""
-    import torch
-
     height, width = rows[0].shape[-2:]
     gap = max(1, height // 16)
     most = max(len(row) for row in rows)

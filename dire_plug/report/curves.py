@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from dire_plug.report.drawing import PageFigure, Panel, colour, listed, new_figure, plain, to_svg
 from dire_plug.report.runs import ReportRun
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 UPSTREAM = "upstream"
 LOG_RATIO = 30

@@ -8,16 +8,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from dire_plug.files import make_folder, write_json
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from torch import Tensor
 
 COLOURS = {"baseline": "#d9722e", "control": "#8f7bc0", "dire": "#12928a", "random": "#b08d1e", "full": "#7a828c"}
 """Arm → colour; in the middle of the scale of lightness, so that they can be told apart on white and on black."""
@@ -73,9 +74,6 @@ def colours(sets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
 
 def new_figure(width: float, height: float, *, panels: int = 1) -> tuple[Figure, list[Axes]]:
     """Return an empty figure, in inches, and its panels side by side."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
@@ -100,8 +98,6 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
         name: unique in the page: identifiers begin with it.
         alt: what the figure shows, in words.
     """
-    import matplotlib
-
     buffer = io.StringIO()
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}
     with matplotlib.rc_context(settings):
@@ -127,8 +123,6 @@ def to_image(pixels: Tensor, *, alt: str, width: int) -> Markup:
         pixels: uint8, [4, H, W]: red, green, blue and opacity.
         width: in CSS pixels, at most.
     """
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG", optimize=True)
     content = base64.b64encode(buffer.getvalue()).decode()

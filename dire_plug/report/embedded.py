@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
@@ -13,10 +16,6 @@ from dire_plug.report.images import read_condensed, shown_classes
 from dire_plug.report.runs import ReportRun
 from dire_plug.stages.embed import FILE, embedder
 from dire_plug.stages.squeeze import FILE as NETWORK
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 MISSING = "none of the runs has images of its own"
 _ADVICE = "run its command again, or make the report where the run was made"
@@ -75,8 +74,6 @@ def find_real(run: ReportRun) -> Embedded:
     Raises:
         DirePlugError: they aren't there.
     """
-    from safetensors.torch import load_file
-
     file = find_entry(run, "real in T") / FILE
     if not file.is_file():
         raise DirePlugError(
@@ -104,8 +101,6 @@ def embed_condensed(run: ReportRun, teacher: Path, *, device: str = "cpu") -> Em
     Raises:
         DirePlugError: an image or the network can't be read.
     """
-    import torch
-
     see = embedder(teacher, torch.device(device))
     values, labels, classes = [], [], shown_classes(run)
     with ui.progress(f"report: {run.name} in the teacher, classes", len(classes)) as advance:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from dire_plug.data import class_count
 from dire_plug.errors import DirePlugError
@@ -11,9 +14,6 @@ from dire_plug.files import read_json
 from dire_plug.report.runs import ReportRun
 from dire_plug.stages.images import read_image, read_tensors
 from dire_plug.stages.real_images import FULL
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CLASSES, IMAGES = 100, 50
 """Figures look at so many classes, evenly spaced, and images of each, at most."""
@@ -61,8 +61,6 @@ def read_condensed(run: ReportRun, labels: Sequence[int]) -> Iterator[Tensor]:
     Raises:
         DirePlugError: an image is missing or damaged.
     """
-    import torch
-
     if run.recipe["evaluate"]["source"] == "tensor":
         images, of = read_tensors(run.folder.path)
         yield from (images[of == label][:IMAGES] for label in labels)

@@ -27,6 +27,7 @@ from dire_plug.report.similarity import similarity_figure
 from dire_plug.report.strips import strips_figure
 from dire_plug.report.tables import Sentence, Table, caution, make_notes, make_tables, sum_up
 from dire_plug.report.tsne import tsne_figure
+from dire_plug.store.provenance import Code
 
 TEMPLATE = "page.html"
 
@@ -150,6 +151,7 @@ def _provenance(run: ReportRun) -> dict[str, Any]:
         "seconds": "" if took is None else f"{took:.0f}",
         "hardware": _hardware(session["hardware"]),
         "versions": ", ".join(f"{name} {version}" for name, version in session["versions"].items()),
+        "code": str(Code(**session["code"])),
     }
 
 

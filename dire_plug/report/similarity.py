@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from matplotlib.axes import Axes
+
+from dire_plug.metrics import intra_class_similarity
 from dire_plug.report.drawing import INK, MARKERS, PageFigure, Panel, colours, listed, new_figure, plain, save, to_svg
 from dire_plug.report.embedded import Embedded, Space, embed_runs
 from dire_plug.report.images import CLASSES, count_classes
 from dire_plug.report.labels import GivenRun, read_given
 from dire_plug.report.runs import ReportRun
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 TITLE = "Similarity within each class"
 NAMED = 10
@@ -60,10 +61,6 @@ def similarity_figure(runs: Mapping[str, ReportRun], space: Space, *, name: str)
 
 
 def _by_class(embedded: Embedded) -> dict[int, float]:
-    import torch
-
-    from dire_plug.metrics import intra_class_similarity
-
     values = intra_class_similarity(embedded.values, embedded.labels).tolist()
     return {
         label: value

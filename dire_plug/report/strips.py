@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from dire_plug.compare.statistics import ACCURACY, Measure, diversity_measures
 from dire_plug.compare.table import read_column
 from dire_plug.report.drawing import INK, MARKERS, PageFigure, Panel, colour, listed, new_figure, plain, to_svg
 from dire_plug.report.groups import Group
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SHOWN = (
     ("accuracy, last %", ACCURACY[0]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dire_plug.compare.statistics import (
@@ -36,13 +36,18 @@ SUMMED_UP = (
 """What the sentences at the head of a page tell: words, measure, unit of a difference."""
 
 
+CEILING = "full"
+"""The arm that no condensed set is expected to reach, so it is none of those of which one is the best."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: `kind` is an arm's name, `reference` or `difference`."""
+    """A row of a table: `kind` is an arm's name, `reference` or `difference`; `best` the places of its best cells."""
 
     label: str
     cells: tuple[str, ...]
     kind: str
+    best: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ def make_notes(group: Group) -> list[str]:
     comparison = group.comparison()
     pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
     lines = notes(comparison, len(group.seeds), pairs=pairs)
+    if len(comparison.runs) > 1:
+        lines.append(f"bold: the best mean of a column, {CEILING} aside; no statement on what is significant")
     if group.even:
         return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
@@ -120,16 +127,29 @@ def _real_images(group: Group) -> str:
 def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> Table:
     comparison = group.comparison()
     rows = []
-    for arm in comparison.runs:
+    found = {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}
+    best = _best(found, measures)
+    for arm, summaries in found.items():
         label = f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm
-        summaries = [summarise(read_column(comparison, arm, measure)) for measure in measures]
-        rows.append(Row(label, _cells(summaries, measures), arm))
+        rows.append(Row(label, _cells(summaries, measures), arm, best[arm]))
     if space is not None:
         rows.append(Row("real reference", tuple(reference_cells(comparison, space)), "reference"))
     for arm in comparison.controlled:
         if cells := difference_cells(group.paired(arm), measures, arm):
             rows.append(Row(f"{arm} − control", cells, "difference"))
     return Table(title, tuple(measure.title for measure in measures), tuple(rows))
+
+
+def _best(found: Mapping[str, Sequence[Summary | None]], measures: Sequence[Measure]) -> dict[str, frozenset[int]]:
+    """Return arm → the columns in which no other arm but `full`, the ceiling, has a better mean as printed."""
+    places: dict[str, set[int]] = {arm: set() for arm in found}
+    for place, measure in enumerate(measures):
+        means = {arm: summaries[place] for arm, summaries in found.items() if arm != CEILING}
+        shown = {arm: measure.sign * round(one.mean, measure.digits) for arm, one in means.items() if one is not None}
+        if measure.sign and len(shown) > 1:
+            for arm in (arm for arm, value in shown.items() if value == max(shown.values())):
+                places[arm].add(place)
+    return {arm: frozenset(columns) for arm, columns in places.items()}
 
 
 def _cells(summaries: Sequence[Summary | None], measures: Sequence[Measure]) -> tuple[str, ...]:

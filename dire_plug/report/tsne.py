@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from sklearn.manifold import TSNE
+from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.report.drawing import (
@@ -27,10 +32,6 @@ from dire_plug.report.drawing import (
 from dire_plug.report.embedded import Embedded, Space, embed_runs
 from dire_plug.report.labels import GivenRun, read_given
 from dire_plug.report.runs import ReportRun
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from torch import Tensor
 
 REAL_POINTS, POINTS = 1500, 500
 """Real images, and condensed ones of each run, that are projected at most."""
@@ -53,9 +54,6 @@ def project(real: Tensor, sets: Mapping[str, Tensor]) -> Projection:
     Raises:
         DirePlugError: there are fewer than four points.
     """
-    import torch
-    from sklearn.manifold import TSNE
-
     rows = torch.cat([real, *sets.values()])
     if len(rows) < 4:
         raise DirePlugError(f"t-SNE of {len(rows)} images: four are needed at least")
@@ -68,8 +66,6 @@ def project(real: Tensor, sets: Mapping[str, Tensor]) -> Projection:
 
 def spread_rows(embedded: Embedded, most: int) -> Tensor:
     """Return at most `most` rows, as many of each class as there is room for, chosen by a fixed seed."""
-    import torch
-
     generator = torch.Generator().manual_seed(SEED)
     classes = torch.unique(embedded.labels)
     each = max(1, most // len(classes))

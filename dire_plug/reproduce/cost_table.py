@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug.reproduce.costs import FINISHED, Cost, describe, left_out
 from dire_plug.reproduce.order import Order
 from dire_plug.reproduce.show import heading_of
+from dire_plug.tables import Table
 
 NONE = "–"
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -19,11 +18,9 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def show_costs(order: Order, costs: Sequence[Cost]) -> RenderableType:
     """Return a line a run: its state, and time, disk and memory as estimated."""
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("run", "state", "networks to train"):
-        table.add_column(column, overflow="fold")
-    for column in ("steps", "time ≈", "disk ≈", "memory ≥"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table("run")
+    table.add_prose("state", "networks to train")
+    table.add_numbers("steps", "time ≈", "disk ≈", "memory ≥")
     reasons = list(dict.fromkeys(cost.reason for cost in costs if cost.reason))
     for cost in costs:
         table.add_row(*_row(cost, reasons))

@@ -10,7 +10,7 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.compare.statistics import Summary, summarise
-from dire_plug.errors import DirePlugError, DivergedError
+from dire_plug.errors import DirePlugError, DivergedError, RunBusyError
 from dire_plug.pipeline import Request
 from dire_plug.reproduce.printed import Cell, Target
 from dire_plug.reproduce.scales import Scale, ipcs_of, request_of
@@ -73,9 +73,15 @@ def answer(values: Sequence[float], runs: Sequence[str], **more: Any) -> Answer:
 
 
 def attempt(fill: Callable[[], Answer]) -> Answer:
-    """Return what `fill` answers; an error becomes the reason of an empty cell, so that the others go on."""
+    """Return what `fill` answers; an error becomes the reason of an empty cell, so that the others go on.
+
+    Raises:
+        RunBusyError: a live process works on a run of the cell, and the order doesn't want to wait.
+    """
     try:
         return fill()
+    except RunBusyError:
+        raise
     except DirePlugError as error:
         broke = isinstance(error, DivergedError) or error.exit_code != DirePlugError.exit_code
         return Answer(reason=one_line(str(error)), failed=broke)

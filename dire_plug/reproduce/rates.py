@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.reproduce.work import build_for, count_pass, count_work, pass_of
@@ -83,8 +85,6 @@ def _measure(planned: Run) -> Rate:
 @lru_cache(maxsize=32)
 def _measure_pass(*, device: str, **network: Any) -> Rate:
     """Measure the network that `count_pass` takes by these names."""
-    import torch
-
     count, size = IMAGES[torch.device(device).type], network["size"]
     model = build_for(**network).to(device).train()
     images = torch.rand(count, 3, size, size, device=device, requires_grad=True)

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from dire_plug import ui
@@ -19,6 +17,7 @@ from dire_plug.reproduce.order import Answer, Order
 from dire_plug.reproduce.outcome import Outcome
 from dire_plug.reproduce.printed import NOT_PRINTED, Cell
 from dire_plug.reproduce.scales import SMOKE, ipcs_of, smoke_ipcs
+from dire_plug.tables import Table
 
 TIMED = {
     "paper": "ours: whole syntheses, each run while nothing else of ours runs (their number)",
@@ -59,10 +58,8 @@ def _table(outcome: Outcome) -> Table:
     kinds = [(column, kind) for column in columns for kind in ("paper", "ours")]
     if apart:
         kinds = [(column, kind) for kind in ("ours", "paper") for column in columns]
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("")
-    for column, kind in kinds:
-        table.add_column(_head(target.columns[column], kind, apart=apart), justify="right", no_wrap=True)
+    table = Table("")
+    table.add_numbers(*(_head(target.columns[column], kind, apart=apart) for column, kind in kinds))
     reasons = outcome.reasons
     for row in rows:
         cells = [(by_place.get((row, column)), kind) for column, kind in kinds]

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from dire_plug.data import class_count
+from dire_plug.models import build, stem_like
+from dire_plug.models.architectures import is_made_for_a_size
 from dire_plug.pipeline import Run
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection, HardLabelsSection
 from dire_plug.recipe.model import Recipe, TrainingSection
 from dire_plug.stages.artefacts import INDEPENDENT_STEM
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from dire_plug.stages.stored_batches import epoch_bytes
 
 COUNTED = (2, 4)
 """Images in the two batches that are counted; by their difference, what doesn't grow with a batch falls out."""
@@ -88,8 +94,6 @@ def count_work(planned: Run) -> Work:
 
     A step is a forward and a backward pass of its images through the network in the loop, one of several in turn.
     """
-    from dire_plug.data import class_count
-
     recipe, adapter = planned.resolved.recipe, planned.adapter
     classes, size = class_count(recipe.dataset.name), _size(planned)
     loop = [_pass(planned, training) for training in _in_loop(recipe)]
@@ -115,8 +119,6 @@ def count_work(planned: Run) -> Work:
 @lru_cache(maxsize=64)
 def count_pass(*, architecture: str, outputs: int, stem: str, size: int, flat: bool = True) -> Pass:
     """Count one image's way through a network that is built without memory; see `build_for`."""
-    import torch
-
     with torch.device("meta"):
         model = build_for(architecture=architecture, outputs=outputs, stem=stem, size=size, flat=flat).train()
     small, large = (_count_batch(model, torch.empty(count, 3, size, size, device="meta")) for count in COUNTED)
@@ -128,18 +130,12 @@ def count_pass(*, architecture: str, outputs: int, stem: str, size: int, flat: b
 
 def build_for(*, architecture: str, outputs: int, stem: str, size: int, flat: bool) -> nn.Module:
     """Return an untrained network for images of `size`, with the stem where it has it; `flat` as `TrainingSection`."""
-    from dire_plug.models import build, stem_like
-    from dire_plug.models.architectures import is_made_for_a_size
-
     sized = size if flat or is_made_for_a_size(architecture) else None
     return build(architecture, outputs=outputs, stem=stem_like(architecture, stem), size=sized)
 
 
 def _count_batch(model: nn.Module, images: Tensor) -> tuple[int, int, int]:
     """Return the operations of a batch's forward pass, of both passes, and the bytes kept between them."""
-    from torch.autograd.graph import saved_tensors_hooks
-    from torch.utils.flop_counter import FlopCounterMode
-
     held: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
@@ -182,8 +178,6 @@ def _labels(recipe: Recipe, images: int) -> int:
     section = recipe.evaluate
     if not isinstance(section, FkdSection | FkdEnsembleSection):
         return 0
-    from dire_plug.stages.label_files import epoch_bytes
-
     return section.epochs * epoch_bytes(images, -(-images // section.batch_size), recipe.squeeze.outputs)
 
 
@@ -193,7 +187,15 @@ def _teachers(planned: Run) -> float:
     images = _training_images(recipe)
     passes = [(one, _pass(planned, one)) for one in _in_loop(recipe)]
     independent = recipe.squeeze.independent
-    passes.append((independent, count_pass(**pass_of(planned, independent) | {"stem": INDEPENDENT_STEM})))
+    passes.append(
+        (
+            independent,
+            count_pass(
+                **pass_of(planned, independent)
+                | {"stem": INDEPENDENT_STEM, "outputs": class_count(recipe.dataset.name)}
+            ),
+        )
+    )
     return sum(section.epochs * images * one.both for section, one in passes if section.checkpoint is None)
 
 

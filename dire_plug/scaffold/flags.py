@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dire_plug.scaffold.reading import literal
+from dire_plug.api.checklist import literal
 
 SWITCHES = ("store_true", "store_false")
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str}

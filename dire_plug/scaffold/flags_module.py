@@ -18,15 +18,15 @@ def flag_lines(flags: Sequence[Flag]) -> str:
 
 
 def typing_names(flags: Sequence[Flag]) -> str:
-    """Return the imports, with their line ends, that the fields need beside BaseModel and ConfigDict."""
+    """Return the import, with its line ends, that the fields need of typing."""
     literal = any(flag.annotation.startswith("Literal[") for flag in flags)
     return "from typing import Literal\n\n" if literal else ""
 
 
 def pydantic_names(flags: Sequence[Flag]) -> str:
-    """Return what the module imports from pydantic."""
+    """Return the import, with its line end, that the fields need of pydantic."""
     renamed = any(field_name(flag.name) != flag.name for flag in flags)
-    return "BaseModel, ConfigDict, Field" if renamed else "BaseModel, ConfigDict"
+    return "from pydantic import Field\n" if renamed else ""
 
 
 def field_name(flag: str) -> str:

@@ -1,18 +1,20 @@
 """`dire-plug new method`: a package whose adapter, flags, patch and recipe are begun from facts of the script."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dire_plug.api.checklist import IMPORT
+from dire_plug.api.patch_file import make_patch
 from dire_plug.errors import DirePlugError
-from dire_plug.scaffold.calls import IMPORT
 from dire_plug.scaffold.flags_module import flag_lines, pydantic_names, typing_names
 from dire_plug.scaffold.names import Names, choose_names
 from dire_plug.scaffold.script import Facts, read_facts
 from dire_plug.scaffold.source import published
 from dire_plug.scaffold.writing import fill_templates, quote, write_package
 from dire_plug.types import Upstream
-from dire_plug.upstream.patch_file import make_patch
+from dire_plug.upstream.tree import object_hash
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,10 @@ def new_method(name: str, origin: Published, *, into: Path, offline: bool = Fals
     names = choose_names("methods", name, into=into)
     origin = _check(origin)
     upstream = Upstream(origin.repository, origin.commit, _paths(origin.script), "")
-    facts = read_facts(published(upstream, offline=offline), origin.script)
-    files = fill_templates("method", names.values() | _values(names, origin, facts))
+    tree = published(upstream, offline=offline)
+    facts = read_facts(tree, origin.script)
+    pins = {path: object_hash(tree, path) for path in upstream.paths}
+    files = fill_templates("method", names.values() | _values(names, origin, facts, pins))
     files[f"{names.module}/patches/bridge.patch"] = _first_patch(origin, facts)
     write_package(names.folder, files)
     return names.folder, facts
@@ -64,11 +68,12 @@ def _paths(script: str) -> tuple[str, ...]:
     return (str(PurePosixPath(script).parent),)
 
 
-def _values(names: Names, origin: Published, facts: Facts) -> dict[str, str]:
+def _values(names: Names, origin: Published, facts: Facts, pins: Mapping[str, str]) -> dict[str, str]:
     return {
         "repository": quote(origin.repository),
         "commit": origin.commit,
-        "paths": f"({quote(_paths(origin.script)[0])},)",
+        "paths": f"({', '.join(map(quote, pins))},)",
+        "pins": f"{{{', '.join(f'{quote(path)}: {quote(pin)}' for path, pin in pins.items())}}}",
         "packages": f"({''.join(f'{quote(one)}, ' for one in facts.packages).rstrip(' ')})" if facts.packages else "()",
         "script_path": quote(origin.script),
         "script_name": origin.script,

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from dire_plug.api.checklist import IMPORT
+from dire_plug.api.patch_file import Patch, blob_hash, insert_lines, make_patch, read_patch
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
-from dire_plug.scaffold.calls import IMPORT
 from dire_plug.scaffold.placing import check_statement, indentation, outer_indents
 from dire_plug.scaffold.reading import end_of_imports, parse, read_script
 from dire_plug.types import Adapter
-from dire_plug.upstream.patch_file import Patch, blob_hash, insert_lines, make_patch, read_patch
 from dire_plug.upstream.patch_rules import REPAIR, line_problem
 
 NAME = "bridge.patch"

@@ -4,6 +4,7 @@ import ast
 import warnings
 from pathlib import Path
 
+from dire_plug.api.checklist import literal
 from dire_plug.errors import DirePlugError, nearest
 
 
@@ -33,17 +34,6 @@ def parse(source: bytes, *, where: str) -> ast.Module:
         except (SyntaxError, ValueError, RecursionError) as error:
             line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             raise DirePlugError(f"{where}{line}: not a Python script that this Python can read: {error}") from error
-
-
-def literal(node: ast.expr | None) -> object:
-    """Return the value of a literal; None for what is computed, or absent."""
-    if node is None:
-        return None
-    try:
-        value: object = ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, RecursionError):
-        return None
-    return value
 
 
 def end_of_imports(tree: ast.Module) -> int:

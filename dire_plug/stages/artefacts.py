@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dire_plug import plugins
+from dire_plug.data import normalisation_of
 from dire_plug.files import digest, digest_file
+from dire_plug.models import stem_like
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.recipe.model import TrainingSection
 from dire_plug.recipe.weight import KEY as WEIGHT
@@ -31,7 +33,7 @@ REVISIONS = {
     "whitening": 1,
     "prepared": 1,
     "expert": 1,
-    "pass": 1,
+    "pass": 2,
     "images": 1,
     "subset": 1,
     "labels": 1,
@@ -125,13 +127,12 @@ def roles_in_loop(run: Run) -> list[Role]:
 
 
 def role_of_independent(run: Run) -> Role:
-    """Return I."""
-    from dire_plug.models import stem_like
-
-    section, script = run.recipe.squeeze.independent, run.script
-    stem = stem_like(section.architecture, INDEPENDENT_STEM)
-    outputs = run.recipe.squeeze.outputs
-    return Role(INDEPENDENT, section, stem, INDEPENDENT_SEED, outputs, script.mean, script.std)
+    """Return I: of the dataset's own classes and normalisation, so that it is one network whatever the method."""
+    section = run.recipe.squeeze.independent
+    published = (section.checkpoint or "").startswith("torchvision:")
+    stem = stem_like(section.architecture, "imagenet" if published else INDEPENDENT_STEM)
+    mean, std = normalisation_of(run.dataset)
+    return Role(INDEPENDENT, section, stem, INDEPENDENT_SEED, run.classes, mean, std)
 
 
 def roles_frozen(run: Run) -> list[Role]:
@@ -142,8 +143,6 @@ def roles_frozen(run: Run) -> list[Role]:
 
 def _role(run: Run, name: str, section: TrainingSection, seed: int) -> Role:
     """Return a network of the script's kind: with its stem where the architecture has that, else its own."""
-    from dire_plug.models import stem_like
-
     script = run.script
     stem = stem_like(section.architecture, script.stem)
     return Role(name, section, stem, seed, run.recipe.squeeze.outputs, script.mean, script.std)

@@ -36,11 +36,9 @@ from dire_plug.stages.squeeze import FILE as NETWORK
 from dire_plug.stages.views import BATCH, raw_batches
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
-from dire_plug.types import CORESET
+from dire_plug.types import CORESET, LOOP
 
 FILE = "embeddings.safetensors"
-LOOP = "loop"
-"""The key of the loop's own untrained network, which embeds real images itself."""
 SEED = 0
 """Of k-means, fixed: runs of all seeds and arms see the same centres."""
 

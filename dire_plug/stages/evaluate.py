@@ -24,10 +24,10 @@ from dire_plug.recipe.evaluate import EvaluateSection, FkdEnsembleSection, FkdSe
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import SEVERAL, Networks, Source, name_labels, name_student
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.label_files import FOLDER
 from dire_plug.stages.lessons import prepare_lesson, with_rate
 from dire_plug.stages.relabel import relabel
 from dire_plug.stages.squeeze import network_file
+from dire_plug.stages.stored_batches import FOLDER
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 

@@ -13,14 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dire_plug.data.folders import open_image
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.stages.artefacts import Source
-from dire_plug.types import Adapter
+from dire_plug.types import LOOP, Adapter
 
 TENSORS = "images.safetensors"
-LOOP = "loop"
-"""The key of the images in the loop's own space, in a run's tensors."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +177,7 @@ def read_loop_tensors(file: Path) -> Tensor | None:
 
 def _read(path: Path) -> Tensor:
     """Read one image as uint8 [3, H, W]; errors are Pillow's."""
-    with Image.open(path) as image:
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1)
 
 
 def _size(image: Tensor) -> str:

@@ -17,13 +17,11 @@ from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import ensure_whitening
 from dire_plug.stages.views import mixing, plain_batches, plain_view, rand_augmenting, raw_batches, training_view
-from dire_plug.store.runs import EXTRAS, Run
+from dire_plug.store.runs import Run
+from dire_plug.types import EXTRAS, IMAGENET_MEAN, IMAGENET_STD, LEARNED_LR
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_TEST_BYTES = 4 << 30
 """The largest test set that the device holds as networks see it; ImageNet-1K's would take 30 GB."""
-LEARNED_LR = "learned_lr"
-"""The key of the learned learning rate among the run's extras."""
 
 
 def prepare_lesson(run: Run, section: EvaluateSection, network: Network, images: ImageSet) -> StudentData:

@@ -34,7 +34,6 @@ from dire_plug.stages.artefacts import (
     name_subset,
     name_synthesis,
 )
-from dire_plug.stages.embed import LOOP as LOOP_NETWORK
 from dire_plug.stages.embed import embedding_networks, real_file
 from dire_plug.stages.images import (
     TENSORS,
@@ -49,9 +48,9 @@ from dire_plug.stages.prepare import load_materials, prepared_folders, start_fil
 from dire_plug.stages.real_images import FULL, check_memory, write_subset
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact, link
-from dire_plug.store.runs import EXTRAS, LOSSES, Run
+from dire_plug.store.runs import LOSSES, Run
 from dire_plug.synthesis import SynthesisSpec, collect, gather_losses, open_synthesis, pass_file
-from dire_plug.types import Plan, Slot
+from dire_plug.types import EXTRAS, LOOP, Plan, Slot
 from dire_plug.ui import Advance
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.patching import patch_digest
@@ -187,10 +186,10 @@ def _synthesize(
     if len(missing) < len(passes):
         ui.say(f"recover: {len(passes) - len(missing)} of {len(passes)} passes were finished before")
     spec = synthesis_spec(run, networks, inputs, embeddings, folder=work)
-    chained, plan = keeps_state(run), run.plan
-    if chained and missing[0] > 0:
-        before = pass_file(run.store.path(passes[missing[0] - 1]), missing[0] - 1)
-        link(before, pass_file(work / PASSES, missing[0] - 1))
+    plan = run.plan
+    if keeps_state(run):
+        for before in (index - 1 for index in missing if index > 0 and index - 1 not in missing):
+            link(pass_file(run.store.path(passes[before]), before), pass_file(work / PASSES, before))
     total = plan.passes * plan.slots_per_pass * spec.steps
     engine = _run_upstream if run.engine == "upstream" else _run_native
     with ui.progress(f"recover ({run.arm}, {run.engine})", total) as advance:
@@ -286,7 +285,7 @@ def synthesis_spec(
     embedder = None
     if (section := recipe.recover.embedder) is not None:
         (network,) = embedding.values()
-        file = str(LOOP_NETWORK) if network is None else str(network_file(run, network))
+        file = LOOP if network is None else str(network_file(run, network))
         embedder = _embedder(file, whitening, classes_per_step=section.classes_per_step)
     names = {"methods": [run.adapter.name], "regularizers": list(run.regularizers)}
     return SynthesisSpec(
@@ -449,7 +448,7 @@ def _gather(run: Run, inputs: Inputs, passes: Sequence[Artefact], folder: Path) 
         "numbers": numbers,
     }
     if not run.adapter.saves_images:
-        tensors["loop"] = images.contiguous()
+        tensors[LOOP] = images.contiguous()
     write_atomically(folder / TENSORS, save(tensors))
 
 

@@ -24,8 +24,18 @@ from dire_plug.protocols.students import Stored, StudentData, own_copies
 from dire_plug.protocols.training import seeded, shuffled
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.seeding import derive
-from dire_plug.stages.label_files import FOLDER, epoch_bytes, epoch_file, is_stored, read_epoch, write_epoch
-from dire_plug.stages.replay import Drawn, Geometry, draw, rebuild
+from dire_plug.stages.stored_batches import (
+    FOLDER,
+    Drawn,
+    Geometry,
+    draw,
+    epoch_bytes,
+    epoch_file,
+    is_stored,
+    read_epoch,
+    rebuild,
+    write_epoch,
+)
 from dire_plug.store.runs import Run
 
 PROBED = 128

@@ -19,6 +19,8 @@ import math
 from dire_plug.errors import DirePlugError
 
 WEIGHT = 0.5
+RATE = 0.01
+"""Of SGD with hard labels: the protocol's own, and what DD-Ranking takes for all images of CIFAR."""
 
 
 def hard_label_recovery(*, full_hard: float, set_hard: float) -> float:

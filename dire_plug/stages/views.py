@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Generator, Tensor
+
+from dire_plug.data import Split
 from dire_plug.data.augment import crop_flip, cutmix, enlarge_and_crop, mixup, normalise, resized_crop_flip
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Generator, Tensor
-
-    from dire_plug.data import Split
-    from dire_plug.models.checkpoint import Network
+from dire_plug.data.rand_augment import rand_augment
+from dire_plug.models.checkpoint import Network
+from dire_plug.protocols.students import unmixed
 
 BATCH = 500
 """Images in a batch without gradients."""
@@ -53,8 +52,6 @@ def training_view(
 
 def rand_augmenting(*, operations: int, magnitude: float, std: float) -> Callable[[Tensor, Generator], Tensor]:
     """Return what changes stored images by RandAugment: see `data.rand_augment.rand_augment`."""
-    from dire_plug.data.rand_augment import rand_augment
-
     return lambda images, generator: rand_augment(
         images, operations=operations, magnitude=magnitude, std=std, generator=generator
     )
@@ -64,8 +61,6 @@ def mixing(
     *, mixup_alpha: float = 0, cutmix_alpha: float = 0
 ) -> Callable[[Tensor, Generator], tuple[Tensor, Tensor, float]]:
     """Return what mixes an augmented batch: see `protocols.students.Mix`. One λ serves a batch; 0 mixes nothing."""
-    from dire_plug.protocols.students import unmixed
-
     if cutmix_alpha:
         return lambda images, generator: cutmix(images, alpha=cutmix_alpha, generator=generator)
     if mixup_alpha:
@@ -93,7 +88,5 @@ def plain_batches(
 
 def raw_batches(split: Split, *, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images as they are, uint8, labels) of a split in its own order, on `device`, 500 at a time."""
-    import torch
-
     for indices in torch.split(torch.arange(len(split)), BATCH):
         yield split.images(indices).to(device), split.labels[indices].to(device)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import pickle
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.hub import download_url_to_file
+from torchvision.models import get_model_weights
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file, make_folder
+from dire_plug.models.architectures import torchvision_name
+from dire_plug.models.checkpoint import read_foreign
 from dire_plug.stages.artefacts import Role
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PREFIX = "torchvision:"
 IMAGENET_OUTPUTS = 1000
@@ -37,8 +41,6 @@ def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
             )
         weights = _find(checkpoint.removeprefix(PREFIX), architecture)
         return _read_published(_fetch(checkpoint, weights.url, offline=offline), weights.url)
-    from dire_plug.models.checkpoint import read_foreign
-
     path = Path(checkpoint).expanduser()
     if not path.is_file():
         raise DirePlugError(f"checkpoint: {path.absolute()} is not a file; correct the path, or leave it out to train")
@@ -47,10 +49,6 @@ def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
 
 def _find(name: str, architecture: str) -> Any:
     """Return torchvision's own entry of weights, by the name that it gives them."""
-    from torchvision.models import get_model_weights
-
-    from dire_plug.models.architectures import torchvision_name
-
     try:
         weights = get_model_weights(torchvision_name(architecture) or architecture)
     except ValueError as error:
@@ -66,8 +64,6 @@ def _find(name: str, architecture: str) -> Any:
 
 def _fetch(checkpoint: str, url: str, *, offline: bool) -> Path:
     """Return the file of `url` among the downloads; fetch it where it isn't there and the network may be used."""
-    from torch.hub import download_url_to_file
-
     path = home.downloads() / "torchvision" / url.rpartition("/")[2]
     if path.is_file():
         return path
@@ -89,8 +85,6 @@ def _fetch(checkpoint: str, url: str, *, offline: bool) -> Path:
 
 def _read_published(path: Path, url: str) -> dict[str, Tensor]:
     """Read a file that torchvision publishes, after a look at its digest: it may have been put there by hand."""
-    import torch
-
     if not digest_file(path).startswith(_digest_in(url)):
         raise DirePlugError(f"{path}: is not the file of {url}, whose name holds its sha256; remove it or get it again")
     try:

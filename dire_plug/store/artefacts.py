@@ -57,9 +57,7 @@ class Artefact:
     @cached_property
     def name(self) -> str:
         """`<kind>/<digest>`: a function of all that decides the artefact."""
-        inputs = {role: one.name for role, one in self.inputs.items()}
-        content = {"kind": self.kind, "decided_by": dict(self.decided_by), "inputs": inputs}
-        return f"{self.kind}/{digest(content)[:LENGTH]}"
+        return name_of(self.kind, self.decided_by, {role: one.name for role, one in self.inputs.items()})
 
     def closure(self) -> dict[str, Artefact]:
         """Return name → artefact of this one and of all that it is made from, inputs first."""
@@ -76,19 +74,21 @@ _content: dict[tuple[Path, tuple[Any, ...]], str] = {}
 class Store:
     """The entries below one folder."""
 
-    def __init__(self, root: Path, *, device: str = "cpu", rerun: Iterable[str] = ()) -> None:
+    def __init__(self, root: Path, *, device: str = "cpu", rerun: Iterable[str] = (), wait: bool = True) -> None:
         """Open the store.
 
         Args:
             root: its folder, which need not exist.
             device: on which entries are made here, for their provenance.
             rerun: kinds whose entries are made again, each once, although they are there.
+            wait: for another process that makes the same entry.
         """
         self.root = root
         self._device = device
         self.made: set[str] = set()
         """Names of the entries that were made here, by this process."""
         self._rerun = frozenset(rerun)
+        self._wait = float("inf") if wait else 0
         self._sound: set[str] = set()
 
     def path(self, artefact: Artefact) -> Path:
@@ -152,9 +152,12 @@ class Store:
 
     @contextlib.contextmanager
     def holding(self, artefact: Artefact) -> Iterator[None]:
-        """Hold the right to make an entry; wait for another process that has it."""
-        path = self.root / LOCKS / f"{artefact.name.replace('/', '-')}.lock"
-        with hold(path, wait=float("inf"), what=f"the store's entry {artefact.name}"):
+        """Hold the right to make an entry; wait for another process that has it.
+
+        Raises:
+            RunBusyError: a live process has it, and this store doesn't wait.
+        """
+        with hold(lock_of(self.root, artefact.name), wait=self._wait, what=f"the store's entry {artefact.name}"):
             yield
 
     def work(self, artefact: Artefact) -> Path:
@@ -189,9 +192,7 @@ class Store:
         """
         entry = self.path(artefact)
         (folder / MADE_FROM).unlink(missing_ok=True)
-        files = {name: digest_file(path) for name, path in _files(folder)}
-        for _, path in _files(folder):
-            path.chmod(0o444)
+        files = {name: digest_file(path) for name, path in entry_files(folder)}
         content: dict[str, Any] = {
             "kind": artefact.kind,
             "decided_by": dict(artefact.decided_by),
@@ -206,17 +207,7 @@ class Store:
             },
         }
         write_json(folder / ENTRY, content)
-        make_folder(entry.parent)
-        try:
-            if entry.exists():
-                old = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
-                os.rename(entry, old)
-                os.rename(folder, entry)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.rename(folder, entry)
-        except OSError as error:
-            raise DirePlugError(f"{entry}: cannot be written: {error.strerror}") from error
+        put(folder, entry)
         self.made.add(artefact.name)
         self._sound.add(artefact.name)
         _content[entry, _signature(entry)] = content["content"]
@@ -240,15 +231,7 @@ class Store:
         return {name: str(recorded["content"]) for name, recorded in sorted(found.items()) if recorded is not None}
 
     def _recorded(self, name: str) -> dict[str, Any] | None:
-        """Return entry.json of an entry, or None where there is none that can be read."""
-        file = self.root / name / ENTRY
-        if not file.is_file():
-            return None
-        with contextlib.suppress(DirePlugError):
-            found = read_json(file)
-            if isinstance(found, dict) and found.keys() >= KEYS:
-                return found
-        return None
+        return read_entry(self.root / name)
 
     def _trouble(self, artefact: Artefact, entry: Path) -> str | None:
         """Return what is wrong with an entry that is there, in words; None where nothing is."""
@@ -256,7 +239,7 @@ class Store:
         if recorded is None:
             return "has no readable entry.json"
         try:
-            if _hash(entry) != recorded["content"]:
+            if hash_entry(entry) != recorded["content"]:
                 return "was damaged, or edited"
         except OSError as error:
             return f"can't be read ({error.strerror})"
@@ -291,20 +274,63 @@ def differences(made: Made, here: Made) -> list[str]:
     return [f"{name} {old} (here {new})" for name, old, new in pairs if old != new]
 
 
-def _hash(entry: Path) -> str:
+def name_of(kind: str, decided_by: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the name of an entry; `inputs` is role → name."""
+    content = {"kind": kind, "decided_by": dict(decided_by), "inputs": dict(inputs)}
+    return f"{kind}/{digest(content)[:LENGTH]}"
+
+
+def lock_of(root: Path, name: str) -> Path:
+    """Return the lock file of an entry of the store at `root`."""
+    return root / LOCKS / f"{name.replace('/', '-')}.lock"
+
+
+def read_entry(entry: Path) -> dict[str, Any] | None:
+    """Return entry.json of an entry, or None where there is none that can be read."""
+    if not (entry / ENTRY).is_file():
+        return None
+    with contextlib.suppress(DirePlugError):
+        found = read_json(entry / ENTRY)
+        if isinstance(found, dict) and found.keys() >= KEYS:
+            return found
+    return None
+
+
+def put(folder: Path, entry: Path) -> None:
+    """Make a whole folder of this file system the entry, by a rename, in place of one that is there.
+
+    Raises:
+        DirePlugError: the entry cannot be written.
+    """
+    for _, path in entry_files(folder):
+        path.chmod(0o444)
+    make_folder(entry.parent)
+    try:
+        if entry.exists():
+            old = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
+            os.rename(entry, old)
+            os.rename(folder, entry)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(folder, entry)
+    except OSError as error:
+        raise DirePlugError(f"{entry}: cannot be written: {error.strerror}") from error
+
+
+def hash_entry(entry: Path) -> str:
     """Return the digest of the content of an entry; files that this process hashed and that look untouched count."""
     key = entry, _signature(entry)
     if key not in _content:
-        _content[key] = digest({name: digest_file(path) for name, path in _files(entry)})
+        _content[key] = digest({name: digest_file(path) for name, path in entry_files(entry)})
     return _content[key]
 
 
 def _signature(entry: Path) -> tuple[Any, ...]:
-    stats = [(name, path.stat()) for name, path in _files(entry)]
+    stats = [(name, path.stat()) for name, path in entry_files(entry)]
     return tuple((name, found.st_size, found.st_mtime_ns, found.st_ino) for name, found in stats)
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
+def entry_files(folder: Path) -> list[tuple[str, Path]]:
     """Return the files of an entry, but for entry.json, by their path in it."""
     found = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
     return sorted((name, path) for name, path in found if name != ENTRY)

@@ -59,6 +59,28 @@ def holder(path: Path) -> str | None:
     return None
 
 
+def find_dead(folder: Path) -> list[Path]:
+    """Return what dead processes of this host left in a folder of locks: locks, and the files behind them."""
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        with contextlib.suppress(ValueError, OSError):
+            if (left := _read(path)) and left.is_dead():
+                found.append(path)
+    return found
+
+
+def remove_dead(path: Path) -> None:
+    """Remove what `find_dead` found, unless a live process has taken the lock over in the meantime."""
+    with contextlib.suppress(ValueError, OSError):
+        found = _read(path)
+        if found is None or not found.is_dead():
+            return
+        if path.name.endswith(found.suffix):
+            path.unlink()  # nobody else links to it: a lock of this name is a link to its own holder's file
+        else:
+            _break(path, what=f"the lock {path}")
+
+
 @dataclass(frozen=True)
 class _Holder:
     """Who holds a lock; `use` tells two uses by one process apart."""
@@ -70,6 +92,11 @@ class _Holder:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+    @property
+    def suffix(self) -> str:
+        """What the holder's own file has behind the lock's name."""
+        return f".{self.host}.{self.pid}.{self.use}"
 
     def is_dead(self) -> bool:
         """Tell whether the holder ran on this host and is gone (or its number belongs to a later process)."""
@@ -121,7 +148,7 @@ def _break(path: Path, *, what: str) -> None:
 
 def _own_file(path: Path, holder: _Holder) -> Path:
     """Return the file that `path` is a link to while `holder` holds it."""
-    return path.with_name(f"{path.name}.{holder.host}.{holder.pid}.{holder.use}")
+    return path.with_name(f"{path.name}{holder.suffix}")
 
 
 def _link(mine: Path, path: Path) -> bool:

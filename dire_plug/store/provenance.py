@@ -1,15 +1,21 @@
-"""Where a run's numbers came from: versions, digests, hardware, seeds, engine, device, command."""
+"""Where a run's numbers came from: versions, commit, digests, hardware, seeds, engine, device, command."""
 
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dire_plug.files import read_json, write_json
+from dire_plug.home import checkout
 
+SHIPPED = ("dire_plug", "patches", "recipes", "pyproject.toml")
+"""What of a checkout decides what runs."""
 PACKAGES = ("dire-plug", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scipy")
 
 
@@ -22,6 +28,44 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+@dataclass(frozen=True)
+class Code:
+    """Which code ran, where that isn't said by a version: a checkout may be anywhere between two.
+
+    Attributes:
+        commit: of the checkout, 40 hex digits; None for an installed package, or where git can't tell.
+        changed: whether a file that belongs to the package isn't as in that commit; None without a commit.
+    """
+
+    commit: str | None
+    changed: bool | None
+
+    def __str__(self) -> str:
+        """Return the words of a table."""
+        if self.commit is None:
+            return "no checkout of git"
+        return f"commit {self.commit}{', changed since' if self.changed else ''}"
+
+
+@cache
+def code() -> Code:
+    """Return the commit of the checkout that this package runs from, as it is at the first call."""
+    root = checkout()
+    if root is None or not (root / ".git").exists():
+        return Code(None, None)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    answers = []
+    for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", *SHIPPED)):
+        try:
+            done = subprocess.run(
+                ["git", *command], cwd=root, env=environment, capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):  # no git, a repository of another user, no commit yet
+            return Code(None, None)
+        answers.append(done.stdout.strip())
+    return Code(answers[0], bool(answers[1]))
 
 
 def hardware(device: str) -> dict[str, Any]:
@@ -41,8 +85,8 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def session(device: str) -> dict[str, Any]:
-    """Return what this process computes with: {"versions", "hardware", "command"}."""
-    return {"versions": versions(), "hardware": hardware(device), "command": command()}
+    """Return what this process computes with: {"versions", "code", "hardware", "command"}."""
+    return {"versions": versions(), "code": asdict(code()), "hardware": hardware(device), "command": command()}
 
 
 def record(path: Path, facts: Mapping[str, Any], *, device: str) -> None:
@@ -52,8 +96,9 @@ def record(path: Path, facts: Mapping[str, Any], *, device: str) -> None:
 
 
 def command() -> list[str]:
-    """Return the command line, without the folder of the program."""
-    return [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+    """Return the command line, without the folder of the program; `python -m dire_plug` is written as `dire-plug`."""
+    program = os.path.basename(sys.argv[0])
+    return ["dire-plug" if program in ("__main__.py", "cli.py") else program, *sys.argv[1:]]
 
 
 def _processor() -> str:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["upstream", "native", "none"]
 
-EXTRAS = "extras.json"
-"""In the run's folder: what a script learned beside the images, such as MTT's learning rate."""
 LOSSES = "losses.json"
 """In the run's folder: upstream's loss and each term, step by step: see `synthesis.recording`."""
 ARTEFACTS = "artefacts.json"
@@ -62,7 +60,7 @@ class Request:
     keep_labels: bool = False
     """Whether stored labels stay in the store when no student needs them any more."""
     wait: bool = True
-    """Whether a run that another process works on is waited for."""
+    """Whether another process is waited for that works on the same run, or on an entry of the store."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Run:
     @property
     def store(self) -> Store:
         """Where the run's artefacts lie."""
-        return self.own_store or open_store(home.store(), str(self.device), self.request.rerun)
+        return self.own_store or open_store(home.store(), str(self.device), self.request.rerun, self.request.wait)
 
     @property
     def root(self) -> Path:
@@ -147,17 +145,18 @@ class Run:
 
 
 @lru_cache(maxsize=8)
-def open_store(root: Path, device: str, stages: tuple[str, ...] = ()) -> Store:
+def open_store(root: Path, device: str, stages: tuple[str, ...] = (), wait: bool = True) -> Store:
     """Return the store at `root`, one for all runs of this process: what one of them made is known to the next.
 
     Args:
         device: where entries are made.
         stages: those whose artefacts are made again, once.
+        wait: for another process that makes the same.
 
     Raises:
         DirePlugError: there is no such stage.
     """
-    return Store(root, device=device, rerun=[kind for stage in stages for kind in RERUN[stage]])
+    return Store(root, device=device, rerun=[kind for stage in stages for kind in RERUN[stage]], wait=wait)
 
 
 def runs_root(request: Request) -> Path:

@@ -12,10 +12,7 @@ from dire_plug.errors import DirePlugError, DivergedError
 from dire_plug.files import write_json
 from dire_plug.synthesis.passes import save_pass, save_slot
 from dire_plug.synthesis.recording import LossRecord
-from dire_plug.types import Plan, Slot
-
-EXTRAS = "extras.json"
-"""What a script learned beside the images, in the folder of the passes."""
+from dire_plug.types import EXTRAS, Plan, Slot
 
 
 class CurrentPass:

@@ -8,23 +8,19 @@ the terms are multiplied by C/c. Or those that the loop's own untrained network 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from dire_plug.data import whitening
+from dire_plug.data.whitening import Whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import nonnegative
 from dire_plug.models.checkpoint import load
 from dire_plug.models.whitened import Whitened
 from dire_plug.synthesis.watching import EmbeddingWatch
-from dire_plug.types import RealEmbeddings
-
-if TYPE_CHECKING:
-    from dire_plug.data.whitening import Whitening
-
-
-LOOP = "loop"
+from dire_plug.types import LOOP, RealEmbeddings
 
 
 def open_embedder(specification: dict[str, Any] | None, device: str) -> Embedder | LoopEmbeddings | None:
@@ -140,6 +136,4 @@ class Embedder:
 
 
 def _load_whitening(path: str, device: str) -> Whitening:
-    from dire_plug.data import whitening
-
     return whitening.load(Path(path), torch.device(device))

@@ -35,6 +35,11 @@ class Hooks:
         """Return the name of an active plugin; None where it isn't active."""
         return self._manager.get_name(plugin)
 
+    def plugin(self, name: str) -> object | None:
+        """Return an active plugin; None where none of that name is active."""
+        plugin: object | None = self._manager.get_plugin(name)
+        return plugin
+
     def ask(self, hook: str, unchanged: Answer, **arguments: Any) -> Answer:
         """Return the one answer to a hook, or `unchanged` where nobody answers.
 

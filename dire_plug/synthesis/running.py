@@ -131,6 +131,10 @@ class RunningSynthesis:
 
     # What drives it.
 
+    def plugin(self, name: str) -> Any:
+        """Return an active plugin by its name; None where it isn't active."""
+        return self._hooks.plugin(name)
+
     def begin_pass(self, pass_index: int) -> None:
         """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
         kept = load_state(self._spec.passes, pass_index - 1, self._spec.device) if self._spec.chained else {}

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from dire_plug.timing.children import Took
 
 Clock = Literal["wall", "cpu"]
@@ -125,8 +127,6 @@ class Timing:
 
     def _interval(self, statistic: Callable[[Any], float], clock: Clock) -> Interval:
         """Return a statistic of all sides' seconds, [side, round], and where it lies if rounds are drawn again."""
-        import numpy as np
-
         seconds = np.array([side.seconds(clock) for side in self.sides])
         rounds = seconds.shape[1]
         if rounds < 2:
@@ -138,6 +138,4 @@ class Timing:
 
 
 def _median(seconds: Any) -> float:
-    import numpy as np
-
     return float(np.median(seconds))

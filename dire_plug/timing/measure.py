@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
+from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.store.runs import Request
 from dire_plug.timing.children import Took, run_side, run_whole
 from dire_plug.timing.estimates import SideTiming, Timing
@@ -110,8 +111,6 @@ def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> Sid
 
 
 def _about(sides: Sequence[Side], how: TimingRequest) -> dict[str, Any]:
-    from dire_plug.store.provenance import hardware, versions
-
     run = sides[0].run
     return {
         "recipe": how.request.recipe,
@@ -126,4 +125,5 @@ def _about(sides: Sequence[Side], how: TimingRequest) -> dict[str, Any]:
         "seed": SEED,
         "hardware": hardware(str(run.device)),
         "versions": versions(),
+        "code": asdict(code()),
     }

@@ -7,17 +7,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dire_plug.files import read_json
+from dire_plug.models.checkpoint import load
+from dire_plug.native import load_native
+from dire_plug.plugins import load_adapter
+from dire_plug.seeding import seed_everything
+from dire_plug.stages.images import save_images
+from dire_plug.synthesis import open_synthesis
+from dire_plug.upstream.trace import StopScriptError
+from dire_plug.upstream.turn import take_turns
 
 
 def main(file: Path) -> None:
     """Run all passes of the job; end well where the parent wants no more steps."""
-    import torch
-
-    from dire_plug.synthesis import open_synthesis
-    from dire_plug.upstream.trace import StopScriptError
-    from dire_plug.upstream.turn import take_turns
-
     job = read_json(file)
     torch.set_num_threads(job["threads"])
     synthesis = open_synthesis(job["spec"], lambda event: None)
@@ -29,14 +33,6 @@ def main(file: Path) -> None:
 
 def _run_pass(synthesis: Any, job: dict[str, Any], index: int) -> None:
     """Run one pass and save its images, as `stages.recover` does; upstream's script loads its network anew, too."""
-    import torch
-
-    from dire_plug.models.checkpoint import load
-    from dire_plug.native import load_native
-    from dire_plug.plugins import load_adapter
-    from dire_plug.seeding import seed_everything
-    from dire_plug.stages.images import save_images
-
     spec, adapter = job["spec"], load_adapter(job["spec"]["adapter"])
     native = load_native(adapter.name)
     network = load(Path(job["network"]), torch.device(spec["device"])).model.eval().requires_grad_(False)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from dire_plug.tables import Table
 from dire_plug.timing.estimates import FEW, Interval, SideTiming, Timing
 
 MEBI = 2**20
@@ -28,9 +27,8 @@ def render(timing: Timing) -> RenderableType:
 
 
 def _steps(timing: Timing, first: str) -> Table:
-    table = _table(
-        "one step", "side", "images", "ms", "processor ms", f"/ {first}, per image", "by processor", "memory"
-    )
+    table = Table("side", title="one step")
+    table.add_numbers("images", "ms", "processor ms", f"/ {first}, per image", "by processor", "memory")
     for at, side in enumerate(timing.sides):
         table.add_row(
             side.name,
@@ -44,8 +42,9 @@ def _steps(timing: Timing, first: str) -> Table:
 
 def _wholes(timing: Timing, first: str) -> Table:
     ran = any(side.whole for side in timing.sides)
-    columns = ["side", "steps", "set-up, s", "extrapolated, s", f"/ {first}"]
-    table = _table("the whole synthesis", *columns, *(["really run, s", "its processor, s"] if ran else []))
+    table = Table("side", title="the whole synthesis")
+    table.add_numbers("steps", "set-up, s", "extrapolated, s", f"/ {first}")
+    table.add_numbers(*(["really run, s", "its processor, s"] if ran else []))
     for at, side in enumerate(timing.sides):
         really = [" ".join(f"{getattr(took, clock):.1f}" for took in side.whole) for clock in ("wall", "cpu")]
         table.add_row(
@@ -79,14 +78,6 @@ def notes(timing: Timing) -> list[str]:
         f"torch {about['versions']['torch']}",
     ]
     return lines
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="italic", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for column in others:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 def _show(interval: Interval, form: Callable[[float], str]) -> str:

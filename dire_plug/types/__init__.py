@@ -1,10 +1,43 @@
 """What plugins see in the loop (`loop`), and what adapters must offer (`method`)."""
 
-from dire_plug.types.loop import CORESET, Batch, Coreset, Plan, RealEmbeddings, Slot, SlotPlan, StartImages, Synthesis
-from dire_plug.types.method import Adapter, Invocation, LoopInputs, Materials, Preparation, Script, Upstream, VerifyCase
+from dire_plug.types.loop import (
+    CORESET,
+    EXTRAS,
+    LEARNED_LR,
+    LOOP,
+    Batch,
+    Coreset,
+    Plan,
+    RealEmbeddings,
+    Slot,
+    SlotPlan,
+    StartImages,
+    Synthesis,
+)
+from dire_plug.types.method import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TINY_MEAN,
+    TINY_STD,
+    Adapter,
+    Invocation,
+    LoopInputs,
+    Materials,
+    Preparation,
+    Script,
+    Upstream,
+    VerifyCase,
+)
 
 __all__ = [
     "CORESET",
+    "EXTRAS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "LEARNED_LR",
+    "LOOP",
+    "TINY_MEAN",
+    "TINY_STD",
     "Adapter",
     "Batch",
     "Coreset",

@@ -42,6 +42,12 @@ class Batch:
 
 CORESET = "coreset."
 """Of the keys of a coreset in a file of real embeddings."""
+LOOP = "loop"
+"""The loop's own: its networks in a recipe; in images.safetensors its tensors, in the space in which it works."""
+EXTRAS = "extras.json"
+"""The file, in a run and in the folder of its passes, of what a script learned beside the images."""
+LEARNED_LR = "learned_lr"
+"""The key, in it, of the student's learning rate that MTT learns."""
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""The normalisation that torchvision's networks want."""
+TINY_MEAN, TINY_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
+"""Of Tiny-ImageNet, as SRe2L, CDA, DWA and DELT normalise it."""
+
+
 @dataclass(frozen=True)
 class Upstream:
-    """A published repository at one commit, what of it is needed, and the packages that it imports beside torch."""
+    """A published repository at one commit, what of it is needed, and the packages that it imports beside torch.
+
+    Attributes:
+        paths: files and folders below the root of the repository.
+        pins: path → git's hash of that blob or tree (`git rev-parse COMMIT:PATH`); the vendored tree is compared with
+            them at each use. Without pins it is compared with its own record only, which lies beside it.
+    """
 
     repository: str
     commit: str
     paths: tuple[str, ...]
     licence: str
     packages: tuple[str, ...] = ()
+    pins: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,12 @@ class VerifyCase:
         classes: of the generated images; None: as many as the script knows.
         real_per_class: generated images of each class.
         steps: optimiser steps after which each run is stopped; None lets it end.
+        answered: what changes in the recipe's section `recover` for the run in which hooks are answered; flags are
+            merged. A start or a plan that the adapter's `problems` refuse is left out.
+        answered_ipc, answered_classes, answered_steps: likewise; None takes those of the other runs.
+        comparable_steps: how many steps of a run with the term, from the first, have upstream's own networks and images
+            while the learning rate is 0; None: all.
+        images_are_leaf: whether the images handed to bridge are what the optimiser holds; INFER's are made of it.
     """
 
     recover: Mapping[str, Any]
@@ -139,6 +158,12 @@ class VerifyCase:
     classes: int | None = None
     real_per_class: int = 1
     steps: int | None = 3
+    answered: Mapping[str, Any] = field(default_factory=lambda: {"start": "real", "plan": {"per_class": 2}})
+    answered_ipc: int = 2
+    answered_classes: int | None = None
+    answered_steps: int | None = None
+    comparable_steps: int | None = None
+    images_are_leaf: bool = True
 
 
 class Adapter(Protocol):

@@ -4,6 +4,7 @@ Run as `python -P -m dire_plug.upstream.child JOB EVENTS LIFE`: the job file, th
 pipe whose other end the parent holds.
 """
 
+import contextlib
 import json
 import os
 import runpy
@@ -64,7 +65,7 @@ def run_job(job: ChildJob, emit: Emit) -> None:
     shims.install(job.shims, device=job.device, tree=job.tree)
     synthesis = _open_synthesis(job, emit)
     try:
-        with trace_steps(job.trace, stop_after=job.stop_after_steps):
+        with _observed(job, synthesis), trace_steps(job.trace, stop_after=job.stop_after_steps):
             take_turns(synthesis, job.turns)
             for pass_index in job.passes:
                 _run_pass(job, pass_index, synthesis)
@@ -91,6 +92,15 @@ def _open_synthesis(job: ChildJob, emit: Emit) -> Passes | None:
     synthesis = open_synthesis({**job.synthesis, "device": job.device}, emit)
     bridge.attach(synthesis)
     return synthesis
+
+
+def _observed(job: ChildJob, synthesis: Passes | None) -> contextlib.AbstractContextManager[None]:
+    if job.observed is None:
+        return contextlib.nullcontext()
+    from dire_plug.upstream.observe import observe
+
+    embedder = None if job.synthesis is None else job.synthesis["embedder"]
+    return observe(job.observed, tree=job.tree, synthesis=synthesis, embedder=embedder)
 
 
 def _run_pass(job: ChildJob, pass_index: int, synthesis: Passes | None) -> None:

@@ -30,6 +30,7 @@ class ChildJob:
         trace: a file that gets a line for every optimiser step, or None.
         stop_after_steps: end the script after so many optimiser steps, all passes together; None lets it end.
         turns: what `turn.take_turns` gets, where each step waits for its turn; None where none does.
+        observed: the settings of `observe.observe`, where `verify` looks on; None where nobody does.
     """
 
     tree: Path
@@ -46,6 +47,7 @@ class ChildJob:
     trace: Path | None = None
     stop_after_steps: int | None = None
     turns: Mapping[str, Any] | None = None
+    observed: Mapping[str, Any] | None = None
 
     @property
     def patched(self) -> bool:

@@ -5,8 +5,8 @@ import inspect
 from collections.abc import Iterator
 
 from dire_plug import bridge
+from dire_plug.api.patch_file import Hunk, Patch, PatchedFile
 from dire_plug.errors import DirePlugError
-from dire_plug.upstream.patch_file import Hunk, Patch, PatchedFile
 
 REPAIR = "repair.patch"
 """The patch that mends a script which crashes as published; it may also give a name that the script never defines."""

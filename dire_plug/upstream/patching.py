@@ -5,8 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from dire_plug.errors import DirePlugError
-from dire_plug.upstream.patch_file import (
+from dire_plug.api.patch_file import (
     Patch,
     PatchedFile,
     blob_hash,
@@ -14,9 +13,11 @@ from dire_plug.upstream.patch_file import (
     patch_digest,
     read_patch,
 )
+from dire_plug.errors import DirePlugError
 from dire_plug.upstream.patch_rules import check_rules
 
 __all__ = [
+    "OWN_BYTES",
     "apply_patch",
     "check_patched",
     "check_rules",
@@ -26,6 +27,10 @@ __all__ = [
     "remake",
     "remove_patch",
 ]
+
+
+OWN_BYTES = {"core.autocrlf": "false", "core.eol": "lf", "core.attributesFile": ""}
+"""Settings of git under which a file keeps its bytes, whatever the user's own configuration converts."""
 
 
 def apply_patch(tree: Path, patch: Patch) -> None:
@@ -101,10 +106,15 @@ def _compare(tree: Path, file: PatchedFile, *, expected: str, patch: Patch, when
 
 
 def _git_apply(tree: Path, patch: Patch) -> None:
-    """Run `git apply` as if no repository stood around `tree`: inside one it may skip every file and exit 0."""
+    """Run `git apply` as if no repository stood around `tree`: inside one it may skip every file and exit 0.
+
+    The user's configuration is read nevertheless, so what it converts is switched off.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment["GIT_CEILING_DIRECTORIES"] = str(tree.resolve().parent)
-    command = ["git", "apply", "--unidiff-zero", "--whitespace=nowarn", str(patch.source.resolve())]
+    environment |= {"GIT_CEILING_DIRECTORIES": str(tree.resolve().parent), "GIT_ATTR_NOSYSTEM": "1"}
+    settings = [part for name, value in OWN_BYTES.items() for part in ("-c", f"{name}={value}")]
+    options = ["--unidiff-zero", "--whitespace=nowarn", "--no-ignore-whitespace"]
+    command = ["git", *settings, "apply", *options, str(patch.source.resolve())]
     try:
         done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

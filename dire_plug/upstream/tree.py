@@ -1,9 +1,16 @@
-"""A vendored tree and its manifest: what was put there, so that every later use can see that nothing changed."""
+"""A vendored tree, its manifest, and the pins of its adapter: every later use sees that nothing changed.
 
+The manifest lies in the tree, so whoever changes a file can change its record too; the pins are git's own hashes, and
+stand in the adapter.
+"""
+
+import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dire_plug.api.patch_file import blob_hash
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, read_json, write_json
 
@@ -60,6 +67,55 @@ def verify_tree(tree: Path) -> None:
     ]
     if problems:
         raise DirePlugError("\n".join([*problems, _advice(tree)]))
+
+
+def verify_pins(tree: Path, pins: Mapping[str, str], patched: Mapping[str, str]) -> None:
+    """Compare a vendored tree with the hashes that its adapter pins; without pins, compare nothing.
+
+    Args:
+        pins: path → git's hash of the blob or tree.
+        patched: path → blob hash before the first patch of it, which is compared in the place of the file's own.
+
+    Raises:
+        DirePlugError: one line for each path that differs, and for each file that no pin covers.
+    """
+    if not pins:
+        return
+    problems = []
+    for path, pin in pins.items():
+        found = [object_hash(tree, path, patched=patched, modes=modes) for modes in (False, True)]
+        if pin not in found:  # a file system may mark every file as executable, or none
+            problems.append(f"{tree / path}: must have git's hash {pin}, as the adapter pins it, but has {found[0]}")
+    for name in _digests(tree):
+        if not any(path in (".", name) or name.startswith(f"{path}/") for path in pins):
+            problems.append(f"{tree / name}: is none of the adapter's pinned files")
+    if problems:
+        raise DirePlugError("\n".join([*problems, _advice(tree)]))
+
+
+def object_hash(tree: Path, path: str, *, patched: Mapping[str, str] | None = None, modes: bool = False) -> str:
+    """Return git's hash (40 hex) of a file, or of a folder without links, in a tree; "nothing" where there is none.
+
+    Args:
+        path: below the tree.
+        patched: path → blob hash to take in the place of the file's own.
+        modes: whether executable files count as such; otherwise every file counts as a plain one.
+    """
+    found = tree / path
+    if found.is_file():
+        return (patched or {}).get(path) or blob_hash(found.read_bytes())
+    if not found.is_dir():
+        return "nothing"
+    entries = []
+    for entry in sorted(found.iterdir(), key=lambda one: f"{one.name}/" if one.is_dir() else one.name):
+        name = entry.relative_to(tree).as_posix()
+        if name == MANIFEST:
+            continue
+        mode = "40000" if entry.is_dir() else "100755" if modes and entry.stat().st_mode & 0o100 else "100644"
+        own = bytes.fromhex(object_hash(tree, name, patched=patched, modes=modes))
+        entries.append(f"{mode} {entry.name}\0".encode() + own)
+    content = b"".join(entries)
+    return hashlib.sha1(b"tree %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _digests(tree: Path) -> dict[str, str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from dire_plug.data import whitening
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.files import digest_file, make_folder, write_atomically
 from dire_plug.models import build
@@ -21,8 +22,7 @@ from dire_plug.models.checkpoint import save as save_network
 from dire_plug.protocols.training import initialised
 from dire_plug.recipe.model import Recipe
 from dire_plug.synthesis import SynthesisSpec
-from dire_plug.synthesis.embedder import LOOP
-from dire_plug.types import Adapter, LoopInputs, Materials, Script, VerifyCase
+from dire_plug.types import LOOP, Adapter, LoopInputs, Materials, Script, VerifyCase
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.preparing import run_preparation
 from dire_plug.upstream.runner import run_together
@@ -30,6 +30,15 @@ from dire_plug.upstream.runner import run_together
 SEED = 0
 TEST_PER_CLASS = 1
 """Generated test images of each class: scripts that evaluate read some."""
+PIXELS = (32, 224)
+"""The range of pixels of start images in the answered run."""
+
+
+class Run(Protocol):
+    """Runs jobs, as `run_together` does in child processes."""
+
+    def __call__(self, jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
+        """Run them all; write their output into `logs`."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +51,24 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Trial:
-    """What the four runs of one script share."""
+    """What runs of one script share: the recipe, in `inputs`, what is made for it, and after how many steps they stop.
+
+    Attributes:
+        start: as `SynthesisSpec.start`.
+    """
 
     adapter: Adapter
     case: VerifyCase
     inputs: LoopInputs
     materials: Materials
     start: dict[str, Any]
+    steps: int | None
 
 
 def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
     """Generate images, make seeded untrained teachers, and run what upstream's own code prepares."""
     case, script = adapter.verify_case(name), adapter.scripts[name]
-    recipe, classes = _recipe(adapter, case), case.classes or script.classes
+    recipe, classes = _recipe(adapter, case, case.recover, ipc=case.ipc), case.classes or script.classes
     dataset = generate(case.real_per_class, classes=classes, size=script.size)
     teachers = {key: _teacher(script, architecture) for key, architecture in case.teachers.items()}
     start, file = None, None
@@ -62,28 +76,60 @@ def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
         shape = (classes, case.real_per_class, 3, script.size, script.size)
         start, file = dataset.train.images().reshape(shape), folder / "start.safetensors"
         write_atomically(file, save({"images": start}))
-    real_shape = None if start is None else [3, script.size, script.size]
     inputs = LoopInputs(recipe, classes, script.size, SEED, folder / "inputs", folder / "images")
     materials = Materials(teachers, dataset, start)
     for one in adapter.preparations(inputs):
         made = run_preparation(adapter, one.name, inputs, materials, folder=folder / "prepared" / one.name)
         inputs = replace(inputs, prepared={**inputs.prepared, one.name: made})
-    return Trial(
-        adapter,
-        case,
-        inputs,
-        materials,
-        start={
-            "kind": recipe.recover.start,
-            "shape": real_shape,
-            "file": str(file) if file else None,
-            "mean": list(script.mean),
-            "std": list(script.std),
-        },
+    return Trial(adapter, case, inputs, materials, _describe_start(script, recipe.recover.start, file), case.steps)
+
+
+def set_up_answered(trial: Trial, folder: Path) -> Trial:
+    """Return the trial of the run in which hooks are answered: other start images, batches and image numbers.
+
+    What the adapter refuses stays as it was. Start images, where the recipe gives them, differ from those that are laid
+    out for the script.
+    """
+    adapter, case, script = trial.adapter, trial.case, trial.adapter.scripts[trial.case.recover["script"]]
+    classes = case.answered_classes or trial.inputs.classes
+    flags = {**case.recover["flags"], **case.answered.get("flags", {})}
+    recover = {**case.recover, **case.answered, "flags": flags}
+    refused = {
+        key for key, _ in adapter.problems(_recipe(adapter, case, recover, ipc=case.answered_ipc), classes=classes)
+    }
+    for key in ("start", "plan"):
+        if f"recover.{key}" in refused:
+            del recover[key]
+            recover |= {key: case.recover[key]} if key in case.recover else {}
+    recipe = _recipe(adapter, case, recover, ipc=case.answered_ipc)
+    laid_out, file = trial.materials.start, None
+    if recipe.recover.start == "real":
+        shape = (classes, case.answered_ipc, 3, script.size, script.size)
+        laid_out, told = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
+        make_folder(folder)
+        write_atomically(file := folder / "start-answered.safetensors", save({"images": told}))
+    return replace(
+        trial,
+        inputs=replace(trial.inputs, recipe=recipe, classes=classes),
+        materials=replace(trial.materials, start=laid_out),
+        start=_describe_start(script, recipe.recover.start, file),
+        steps=case.answered_steps or case.steps,
     )
 
 
-def _recipe(adapter: Adapter, case: VerifyCase) -> Recipe:
+def _draw_pixels(shape: tuple[int, ...], *, seed: int) -> Tensor:
+    """Return seeded random pixels, [C, n, 3, H, W], away from black and white: clipping alone moves none of them."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(*PIXELS, shape, dtype=torch.uint8, generator=generator)
+
+
+def _describe_start(script: Script, kind: str, file: Path | None) -> dict[str, Any]:
+    shape = None if file is None else [3, script.size, script.size]
+    known = {"mean": list(script.mean), "std": list(script.std)}
+    return {"kind": kind, "shape": shape, "file": None if file is None else str(file), **known}
+
+
+def _recipe(adapter: Adapter, case: VerifyCase, recover: Mapping[str, Any], *, ipc: int) -> Recipe:
     network = {"architecture": "resnet-18", "epochs": 1}
     teachers = {key: {**network, "architecture": architecture} for key, architecture in case.teachers.items()}
     main = next(iter(teachers))
@@ -94,15 +140,15 @@ def _recipe(adapter: Adapter, case: VerifyCase) -> Recipe:
             "method": adapter.name,
             "upstream": {"repository": adapter.upstream.repository, "commit": adapter.upstream.commit},
             "dataset": {"name": "generated"},
-            "ipc": case.ipc,
+            "ipc": ipc,
             "squeeze": {
-                "outputs": adapter.scripts[case.recover["script"]].classes,
+                "outputs": adapter.scripts[recover["script"]].classes,
                 "teacher": teachers.pop(main),
                 "others": teachers,
                 "independent": network,
             },
             "prepare": dict(case.prepare),
-            "recover": dict(case.recover),
+            "recover": dict(recover),
             "evaluate": {"protocol": "on-the-fly", "students": ["resnet-18"]},
         }
     )
@@ -130,23 +176,34 @@ def _teacher(script: Script, architecture: str) -> Network:
 
 @dataclass(frozen=True)
 class Kind:
-    """One run of a trial: of which tree; patched where `regularizers` is given, even empty; accelerated or not."""
+    """One run of a script.
 
+    Attributes:
+        trial: what it shares with others.
+        tree: patched or not.
+        regularizers: of a patched run, where none may be active; None: the run is unpatched.
+        accelerate: as `--accelerate exact`.
+        observed: what `observe` is told beside its folder; None: nobody looks on.
+    """
+
+    trial: Trial
     tree: Path
     regularizers: dict[str, dict[str, Any]] | None = None
     accelerate: bool = False
+    observed: Mapping[str, bool] | None = None
 
 
-def run_trials(trial: Trial, folder: Path, kinds: Mapping[str, Kind]) -> dict[str, Evidence]:
+def run_trials(folder: Path, kinds: Mapping[str, Kind], *, run: Run = run_together) -> dict[str, Evidence]:
     """Run one script for a few steps in each way, in `folder/<name>`; return what each left, by name."""
     folders = {name: (folder / name).absolute() for name in kinds}
-    jobs = [_lay_out(trial, folders[name], kind) for name, kind in kinds.items()]
-    run_together(jobs, logs=[place / "log.txt" for place in folders.values()])
+    jobs = [_lay_out(folders[name], kind) for name, kind in kinds.items()]
+    run(jobs, logs=[place / "log.txt" for place in folders.values()])
     return {name: read_evidence(place / "trace.jsonl", place / "images") for name, place in folders.items()}
 
 
-def _lay_out(trial: Trial, folder: Path, kind: Kind) -> ChildJob:
+def _lay_out(folder: Path, kind: Kind) -> ChildJob:
     """Write what a run needs, and return it."""
+    trial = kind.trial
     inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
     for path in (inputs.folder, inputs.images):
         make_folder(path)
@@ -165,7 +222,8 @@ def _lay_out(trial: Trial, folder: Path, kind: Kind) -> ChildJob:
         synthesis=synthesis,
         seed=SEED,
         trace=folder / "trace.jsonl",
-        stop_after_steps=trial.case.steps,
+        stop_after_steps=trial.steps,
+        observed=None if kind.observed is None else {"folder": str(folder), **kind.observed},
     )
 
 
@@ -202,8 +260,6 @@ def describe_synthesis(
 def _whitening(trial: Trial, folder: Path) -> str | None:
     if not trial.adapter.whitens(trial.inputs.recipe.recover):
         return None
-    from dire_plug.data import whitening
-
     return str(whitening.ensure(folder / "whitening.safetensors", trial.materials.dataset.train))
 
 

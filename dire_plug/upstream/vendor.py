@@ -5,17 +5,19 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dire_plug import home, ui
+from dire_plug.api.patch_file import Patch
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, new_folder
 from dire_plug.store.lock import hold
 from dire_plug.types import Adapter, Upstream
 from dire_plug.upstream.patch_rules import REPAIR
 from dire_plug.upstream.patching import (
+    OWN_BYTES,
     apply_patch,
     check_patched,
     check_rules,
@@ -23,7 +25,7 @@ from dire_plug.upstream.patching import (
     read_patch,
     remove_patch,
 )
-from dire_plug.upstream.tree import read_manifest, verify_tree, write_manifest
+from dire_plug.upstream.tree import read_manifest, verify_pins, verify_tree, write_manifest
 
 __all__ = [
     "fetch",
@@ -37,8 +39,8 @@ __all__ = [
     "verify_tree",
 ]
 
-_GIT = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
-_SETTINGS = {"core.autocrlf": "false", "core.eol": "lf", "core.symlinks": "false", "core.hooksPath": os.devnull}
+_GIT = {"GIT_ATTR_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
+_SETTINGS = {**OWN_BYTES, "core.symlinks": "false", "core.hooksPath": os.devnull}
 
 
 def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
@@ -62,13 +64,15 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
                 _apply(tree, path, adapter.upstream)
             _record(tree, adapter, patches)
             verify_tree(tree)
+            _verify_pins(tree, adapter, [read_patch(path) for path in patches])
     return folder
 
 
 def find_vendored(adapter: Adapter) -> Path | None:
     """Return the patched tree where it is already there, verified; None where it is not. Nothing is written.
 
-    The patches are checked first, and the tree against them too: its own manifest lies where it could be changed.
+    The patches are checked first, and the tree against them and the adapter's pins too: its own manifest lies where it
+    could be changed.
 
     Raises:
         DirePlugError: a patch breaks the rule, or the tree isn't as it was vendored.
@@ -81,6 +85,7 @@ def find_vendored(adapter: Adapter) -> Path | None:
         return None
     verify_tree(folder)
     check_patched(folder, patches)
+    _verify_pins(folder, adapter, patches)
     if read_manifest(folder).commit != adapter.upstream.commit:
         raise DirePlugError(f"{folder}: holds another commit than its name says; remove it and vendor again")
     return folder
@@ -154,6 +159,12 @@ def _apply(tree: Path, path: Path, upstream: Upstream) -> None:
     if patch.commit != upstream.commit:
         raise DirePlugError(f"{path}: is for commit {patch.commit}, but the adapter pins {upstream.commit}")
     apply_patch(tree, patch)
+
+
+def _verify_pins(tree: Path, adapter: Adapter, patches: Sequence[Patch]) -> None:
+    """Compare a patched tree, whose patches were compared before, with the hashes of upstream's files."""
+    patched = {file.path: file.before for patch in reversed(patches) for file in patch.files}
+    verify_pins(tree, adapter.upstream.pins, patched)
 
 
 def _record(tree: Path, adapter: Adapter, patches: list[Path]) -> None:

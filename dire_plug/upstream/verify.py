@@ -1,48 +1,65 @@
-"""Shows that a patch changes nothing by itself: the script unpatched twice, patched, and patched with a test term."""
+"""Shows that a patch changes nothing by itself, and that a term acts through it as it must.
+
+Six runs of a script, at reduced size:
+
+- unpatched, twice, and patched: the same bits in every optimised tensor after every step, and in every file;
+- unpatched, and patched with a test term, both at the learning rate 0: the gradients differ by λ · ∂term;
+- patched with the term, the hooks answered: the images start where they are told, and move.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dire_plug import ui
+from dire_plug.api.patch_file import Patch, read_patch
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest
 from dire_plug.types import Adapter
-from dire_plug.upstream.trial import Evidence, Kind, run_trials, set_up
-from dire_plug.upstream.vendor import require_vendored, unpatched_copy
+from dire_plug.upstream import checks
+from dire_plug.upstream.checks import Event, Expectation
+from dire_plug.upstream.observe import PROBE
+from dire_plug.upstream.patch_rules import REPAIR
+from dire_plug.upstream.runner import run_together
+from dire_plug.upstream.trial import Evidence, Kind, Run, Trial, run_trials, set_up, set_up_answered
+from dire_plug.upstream.vendor import patch_files, require_vendored, unpatched_copy
 
-PROBE = "verify-probe"
+FROZEN = {"frozen": True, "start": False}
+ANSWERED = {"frozen": False, "start": True}
+CHECKS = ("inert", "gradient", "calls", "answered", "accelerated")
 
 
 @dataclass(frozen=True)
 class ScriptVerdict:
-    """What the four runs of one script showed.
+    """What the runs of one script showed.
 
     Attributes:
         script: its name in the adapter.
         repeats: the two unpatched runs agree; where they don't, nothing can be said here.
-        inert: the patched run agrees with them in every optimised tensor after every step, and in every saved file.
-        term_acts: the run with the test term differs from them.
         steps: optimiser steps compared; tensors: those of all steps together; files: saved files compared.
         first, last: sha256 of the tensors after the first and the last step of the unpatched run.
-        difference: the first place where the patched run differs, or an empty string.
-        accelerated: the same of a patched run with `--accelerate exact`; None where it leaves out nothing.
+        agreement: the largest relative error of the term's gradient.
+        calls: of bridge, seen in the two runs with the term.
+        answers: what the third kind of run was answered: start, plan, names.
+        accelerated: whether a run with `--accelerate exact` was compared; None where it leaves out nothing.
+        problems: check → what it found; a check without a problem isn't here.
     """
 
     script: str
     repeats: bool
-    inert: bool
-    term_acts: bool
     steps: int
     tensors: int
     files: int
     first: str
     last: str
-    difference: str
-    accelerated: str | None = None
+    agreement: float
+    calls: int
+    answers: tuple[str, ...]
+    accelerated: bool | None
+    problems: dict[str, tuple[str, ...]]
 
     @property
     def undecidable(self) -> bool:
@@ -51,28 +68,32 @@ class ScriptVerdict:
 
     @property
     def holds(self) -> bool:
-        """Whether the patch changes nothing by itself, and a term reaches the loss."""
-        return self.repeats and self.inert and self.term_acts and not self.accelerated
+        """Whether the patch passes every check."""
+        return self.repeats and not self.problems
 
     def row(self) -> tuple[str | int, ...]:
-        """Return script, verdict, steps, tensors, files, hash after the last step, effect of the test term."""
-        verdict = "inert" if self.inert else f"NOT inert: {self.difference} differs"
-        if self.accelerated is not None:
-            verdict += f"; accelerated: {self.accelerated} differs" if self.accelerated else "; accelerated too"
+        """Return script, inertness, the gradient's error, calls, what was answered, steps, files, last hash."""
         if self.undecidable:
-            verdict = "undecidable: two unpatched runs differ"
-        term = "differs" if self.term_acts else "NO effect"
-        return self.script, verdict, self.steps, self.tensors, self.files, self.last[:16], term
+            cells = ["undecidable: two unpatched runs differ", "?", "?", "?"]
+        else:
+            inert = "NOT inert" if "inert" in self.problems else "inert"
+            shown = {None: "", True: "; accelerated too", False: "; accelerated: not reached"}[self.accelerated]
+            inert += "; accelerated: NOT the same" if "accelerated" in self.problems else shown
+            found = {"gradient": f"{self.agreement:.0e}", "calls": str(self.calls), "answered": ", ".join(self.answers)}
+            cells = [inert, *("NO" if name in self.problems else cell for name, cell in found.items())]
+        return self.script, *cells, self.steps, self.files, self.last[:16]
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as JSON-like data."""
         return asdict(self) | {"undecidable": self.undecidable, "holds": self.holds}
 
 
-def verify(adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: Path) -> list[ScriptVerdict]:
-    """Compare patched and unpatched runs of a method's scripts (all, or the named ones) on the CPU.
+def verify(
+    adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: Path, run: Run = run_together
+) -> list[ScriptVerdict]:
+    """Check the patch of a method's scripts (all, or the named ones) on the CPU.
 
-    The teachers are seeded and untrained; the trees, logs and traces stay in `workdir`.
+    The teachers are seeded and untrained; the trees, logs, traces and gradients stay in `workdir`.
 
     Raises:
         DirePlugError: a script is unknown, the method isn't vendored, or a script saved nothing.
@@ -85,53 +106,134 @@ def verify(adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: P
             raise DirePlugError(f"{adapter.name} has no script '{name}'{hint}; it has {', '.join(adapter.scripts)}")
     tree = require_vendored(adapter)
     pristine = unpatched_copy(adapter, tree, workdir / "pristine")
-    return [_verify_script(adapter, name, trees=(pristine, tree), folder=workdir / name) for name in names]
+    return [_verify_script(adapter, name, trees=(pristine, tree), folder=workdir / name, run=run) for name in names]
 
 
-def _verify_script(adapter: Adapter, name: str, *, trees: tuple[Path, Path], folder: Path) -> ScriptVerdict:
-    pristine, tree = trees
-    trial = set_up(adapter, name, folder.absolute())
+def _verify_script(adapter: Adapter, name: str, *, trees: tuple[Path, Path], folder: Path, run: Run) -> ScriptVerdict:
+    (pristine, tree), folder = trees, folder.absolute()
+    trial = set_up(adapter, name, folder)
     length = f"{trial.case.steps} steps each" if trial.case.steps else "to its end"
-    ui.say(f"verify {adapter.name} {name}: unpatched twice, patched, with a test term; {length}")
+    ui.say(f"verify {adapter.name} {name}: unpatched, patched, with a test term, answered; {length}")
+    other, term = set_up_answered(trial, folder), {PROBE: dict[str, Any]()}
     kinds = {
-        "unpatched-1": Kind(pristine),
-        "unpatched-2": Kind(pristine),
-        "patched": Kind(tree, {}),
-        "with-term": Kind(tree, {PROBE: {}}),
+        "unpatched-1": Kind(trial, pristine),
+        "unpatched-2": Kind(trial, pristine),
+        "patched": Kind(trial, tree, {}),
+        "frozen": Kind(trial, pristine, observed=FROZEN),
+        "frozen-with-term": Kind(trial, tree, term, observed=FROZEN),
+        "answered": Kind(other, tree, term, observed=ANSWERED),
     }
     if adapter.freezes_after_first_step:
-        kinds["accelerated"] = Kind(tree, {}, accelerate=True)
-    found = run_trials(trial, folder, kinds)
-    published, again, patched, probed = (found[kind] for kind in list(kinds)[:4])
-    verdict = judge(name, published=published, again=again, patched=patched, probed=probed)
-    if "accelerated" not in found:
-        return verdict
-    return replace(verdict, accelerated=first_difference(published, found["accelerated"]))
+        kinds["accelerated"] = Kind(other, tree, term, observed=ANSWERED, accelerate=True)
+    found = run_trials(folder, kinds, run=run)
+    return _judge(trial, other, found, folder=folder, patch=_bridge_patch(adapter))
 
 
-def judge(script: str, *, published: Evidence, again: Evidence, patched: Evidence, probed: Evidence) -> ScriptVerdict:
-    """Draw the verdict from what four runs left.
+def _bridge_patch(adapter: Adapter) -> Patch:
+    (path,) = (path for path in patch_files(adapter) if path.name != REPAIR)
+    return read_patch(path)
+
+
+def _judge(trial: Trial, other: Trial, found: Mapping[str, Evidence], *, folder: Path, patch: Patch) -> ScriptVerdict:
+    """Draw the verdict from what the runs left."""
+    name, adapter = trial.case.recover["script"], trial.adapter
+    published = found["unpatched-1"]
+    check_something_to_compare(name, published)
+    with_term, answered = (checks.read_events(folder / kind) for kind in ("frozen-with-term", "answered"))
+    wanted, told = (_expect(one, patch) for one in (trial, other))
+    frozen_error, gradient = checks.compare_gradients(
+        folder / "frozen", folder / "frozen-with-term", steps=trial.case.comparable_steps
+    )
+    errors = [frozen_error]
+    for events in (with_term, answered):
+        error, also = checks.check_handed_loss(events)
+        errors.append(error)
+        gradient += also
+    difference = first_difference(published, found["patched"])
+    problems = {
+        "inert": [f"{difference} differs"] if difference else [],
+        "gradient": gradient,
+        "calls": [
+            *checks.check_calls(with_term, wanted),
+            *(f"answered: {one}" for one in checks.check_calls(answered, told)),
+            *checks.check_lines([with_term, answered], patch, adapter.scripts[name].path),
+        ],
+        "answered": checks.check_answered(
+            answered,
+            told,
+            files=found["answered"].files if adapter.saves_images else None,
+            names=_names(other),
+        ),
+    }
+    accelerated = None
+    if "accelerated" in found:
+        accelerated = _reaches_last_batch(answered, told)
+        if difference := first_difference(found["answered"], found["accelerated"]):
+            problems["accelerated"] = [f"{difference} differs in the answered run"]
+    return ScriptVerdict(
+        script=name,
+        repeats=published == found["unpatched-2"],
+        steps=len(published.steps),
+        tensors=sum(map(len, published.steps)),
+        files=len(published.files),
+        first=digest(published.steps[0]),
+        last=digest(published.steps[-1]),
+        agreement=max(errors),
+        calls=sum("file" in event for events in (with_term, answered) for event in events),
+        answers=_answers(trial, other, told),
+        accelerated=accelerated,
+        problems={check: tuple(dict.fromkeys(texts)) for check, texts in problems.items() if texts},
+    )
+
+
+def check_something_to_compare(script: str, published: Evidence) -> None:
+    """Refuse to judge by an unpatched run that left nothing.
 
     Raises:
-        DirePlugError: the unpatched run did no step or saved no file, so that nothing could be compared.
+        DirePlugError: it did no step or saved no file.
     """
     if not published.steps or not published.files:
         raise DirePlugError(
             f"{script}: the unpatched script did {len(published.steps)} steps and saved {len(published.files)} files; "
             "nothing can be compared"
         )
-    return ScriptVerdict(
-        script=script,
-        repeats=published == again,
-        inert=published == patched,
-        term_acts=published.steps != probed.steps,
-        steps=len(published.steps),
-        tensors=sum(map(len, published.steps)),
-        files=len(published.files),
-        first=digest(published.steps[0]),
-        last=digest(published.steps[-1]),
-        difference=first_difference(published, patched),
+
+
+def _expect(trial: Trial, patch: Patch) -> Expectation:
+    recipe = trial.inputs.recipe
+    return Expectation(
+        plan=trial.adapter.plan(recipe.recover, classes=trial.inputs.classes, ipc=recipe.ipc),
+        steps=trial.adapter.steps(recipe.recover),
+        calls=checks.called_functions(patch),
+        images_are_leaf=trial.case.images_are_leaf,
     )
+
+
+def _names(trial: Trial) -> dict[tuple[int, int], str]:
+    """Return (label, image) → file, of all images of the plan."""
+    adapter, recipe = trial.adapter, trial.inputs.recipe
+    suffix = adapter.scripts[recipe.recover.script].suffix
+    plan = adapter.plan(recipe.recover, classes=trial.inputs.classes, ipc=recipe.ipc)
+    paths = {
+        (label, image): Path(adapter.image_path(label, image))
+        for label in range(trial.inputs.classes)
+        for image in range(plan.ipc)
+    }
+    return {pair: (path if suffix is None else path.with_suffix(suffix)).as_posix() for pair, path in paths.items()}
+
+
+def _answers(trial: Trial, other: Trial, told: Expectation) -> tuple[str, ...]:
+    """Return in what the answered run is another than upstream's own."""
+    regrouped = other.inputs.recipe.recover.plan != trial.inputs.recipe.recover.plan
+    named = regrouped and "image_index" in told.calls
+    return ("start", *(["plan"] if regrouped else []), *(["names"] if named else []))
+
+
+def _reaches_last_batch(events: Sequence[Event], wanted: Expectation) -> bool:
+    """Tell whether the run did a step after the first of the last batch of a pass: there alone networks are frozen."""
+    begun = [place for place, event in enumerate(events) if event["call"] == "labels"]
+    last = wanted.plan.slots_per_pass - 1
+    return len(begun) > last and [event["call"] for event in events[begun[last] :]].count("step") > 1
 
 
 def first_difference(one: Evidence, other: Evidence) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dire_plug.files import make_folder
 from dire_plug.pipeline import FinishedRun
+from dire_plug.report import draw_class_grid, draw_class_similarity, draw_tsne
 from dire_plug.reproduce.filling.runs import Runs, folders_of
 from dire_plug.reproduce.order import Answer, attempt
 from dire_plug.reproduce.printed import Cell, Target
@@ -40,8 +41,6 @@ def _run(cell: Cell, runs: Runs, found: dict[Cell, list[FinishedRun]]) -> Answer
 
 def _draw(runs: Runs, finished: Sequence[FinishedRun], path: Path) -> Answer:
     """Draw the first synthesis of each set."""
-    from dire_plug.report import draw_class_grid, draw_class_similarity, draw_tsne
-
     order = runs.order
     make_folder(path.parent)
     device = choose_device(order.base.device)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
 
 from dire_plug.compare.statistics import Summary, summarise
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.reproduce.filling.runs import Runs
 from dire_plug.reproduce.order import Answer, Order, attempt
 from dire_plug.reproduce.printed import Cell
-
-if TYPE_CHECKING:
-    from dire_plug.timing import Timing
+from dire_plug.timing import Timing, TimingRequest, time_arms
 
 STEPS = {"paper": 30, "smoke": 10}
 """Steps of each row that count."""
@@ -48,8 +45,6 @@ def fill_from_timing(cell: Cell, runs: Runs) -> Answer:
 
 def _time(order: Order) -> Timing:
     """Time every row of the order that can be run here."""
-    from dire_plug.timing import TimingRequest, time_arms
-
     here = [cell for cell in order.cells if not attempt(lambda cell=cell: _check(order, cell)).reason]  # type: ignore[misc]
     how = TimingRequest(
         _request(order, here[0]), steps=STEPS[order.scale], whole=order.seeds if order.scale == "paper" else 0

@@ -49,7 +49,7 @@ def install(
     if not known:
         raise DirePlugError("shim 'hub_weights' needs the option 'teacher', 'files', or both")
 
-    def get_state_dict(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def read_known(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         name = type(self).__name__.removesuffix("_Weights").lower()
         if name in known or verifier:
             return _read(known[name] if name in known else Path(str(verifier)), device)
@@ -58,7 +58,7 @@ def install(
             raise DirePlugError(f"upstream asks for trained weights of '{name}'{nearest(name, known)}; given: {listed}")
         return _untrained(name)
 
-    WeightsEnum.get_state_dict = get_state_dict
+    WeightsEnum.get_state_dict = read_known
 
 
 def _read(path: Path, device: str) -> dict[str, Any]:

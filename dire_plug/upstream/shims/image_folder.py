@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
+from dire_plug.data.folders import decode
 from dire_plug.errors import DirePlugError
 
 PATHS = "paths"
@@ -71,5 +72,4 @@ class Images(Dataset[tuple[Any, Any]]):
         if self._pixels is not None:
             return Image.fromarray(self._pixels[index].permute(1, 2, 0).contiguous().numpy())
         assert self._paths is not None
-        with Image.open(self._paths[index]) as image:
-            return image.convert("RGB")
+        return decode(Path(self._paths[index]))

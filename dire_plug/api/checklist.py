@@ -1,20 +1,43 @@
-"""What a package that `dire-plug new method` wrote still lacks: constants, flags that aren't there, calls in its patch.
+"""List what a method's package still lacks: constants to fill in, flags that aren't there, calls in its patch.
 
-Such a package imports this module. Constants are read from its source, so that a message can name the line.
+`dire-plug new method` writes a package with such gaps. Constants are read from its source, so that a message can name
+the line.
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
 
+from dire_plug.api.patch_file import read_patch
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.scaffold.calls import CALLS, called
-from dire_plug.scaffold.reading import literal
-from dire_plug.upstream.patch_file import read_patch
 
+IMPORT = "from dire_plug import bridge"
+CALLS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "watch": ("bridge.watch(NETWORK)", "when the trained network is loaded and frozen"),
+        "labels": ("LABELS = bridge.labels(LABELS)", "once a batch, before anything is sized by its labels"),
+        "start": ("IMAGES = bridge.start(IMAGES, LABELS)", "when the images are drawn, before their optimiser is made"),
+        "loss": (
+            "LOSS = bridge.loss(LOSS, images=IMAGES, labels=LABELS, step=STEP)",
+            "after the last summand, before `backward`",
+        ),
+        "step_done": (
+            "bridge.step_done(LOSS, images=IMAGES, labels=LABELS, step=STEP)",
+            "after the optimiser's step and the clipping",
+        ),
+        "image_index": (
+            "NUMBER = bridge.image_index(NUMBER, PLACE)",
+            "where an image is saved, before its number goes into the name",
+        ),
+    }
+)
+"""Function → the line, in capitals what the script has names for; where it stands. docs/adding-a-method.md has more."""
+_CALL = re.compile(r"\bbridge\.(\w+)\(")
 FILL_IN: Any = "FILL_IN"
 """Stands for a value that only a reader of the published script knows."""
 FLAG = "_FLAG"
@@ -40,7 +63,8 @@ def require_whole(module: str, *, method: str, patch: Path, calls: Sequence[str]
 
 def missing_calls(patch: Path, calls: Sequence[str]) -> list[str]:
     """Return those functions of bridge that a patch doesn't call."""
-    there = {name for file in read_patch(patch).files for hunk in file.hunks for name in called(hunk.inserted)}
+    lines = (line for file in read_patch(patch).files for hunk in file.hunks for line in hunk.inserted)
+    there = {name for line in lines for name in _CALL.findall(line)}
     return [name for name in calls if name not in there]
 
 
@@ -58,7 +82,7 @@ def _constant_gaps(module: Path, flags: type[BaseModel]) -> Iterator[str]:
 
 
 def _is_to_fill(node: ast.expr | None) -> bool:
-    """Tell whether FILL_IN, or `gaps.FILL_IN`, stands in a value."""
+    """Tell whether FILL_IN, or `method.FILL_IN`, stands in a value."""
     names = [getattr(one, "id", getattr(one, "attr", "")) for one in ast.walk(node)] if node else []
     return "FILL_IN" in names
 
@@ -68,3 +92,14 @@ def _call_gaps(method: str, patch: Path, calls: Sequence[str]) -> Iterator[str]:
     for name in missing_calls(patch, calls):
         line, where = CALLS.get(name, (f"bridge.{name}(…)", "see docs/adding-a-method.md"))
         yield f"{patch}: no `bridge.{name}` ({where}): dire-plug patch insert {method} {file}:LINE '{line}'"
+
+
+def literal(node: ast.expr | None) -> object:
+    """Return the value of a literal; None for what is computed, or absent."""
+    if node is None:
+        return None
+    try:
+        value: object = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        return None
+    return value

@@ -10,6 +10,9 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+COINCIDING = 16
+"""D² up to this many rounding errors of ‖x‖² is rounding: it counts as 0."""
+
 
 @dataclass(frozen=True, eq=False)
 class Groups:

@@ -1,7 +1,7 @@
-"""A stranger's package: a method and a regularizer that join through entry points and public hooks alone.
+"""A third-party package: a method and a regularizer that join through entry points and `dire_plug.api` alone.
 
 The method's files, and its published repository, are the code blocks of docs/adding-a-method.md. To follow that page by
-hand: `python tests/stranger_package.py FOLDER`.
+hand: `python tests/third_party_plugin.py FOLDER`.
 """
 
 import os
@@ -22,27 +22,20 @@ URL = "https://example.org/toy-net"
 WHEN = "2026-01-01T00:00:00Z"
 """Of the one commit, whose hash the page names."""
 SCRIPT = "src/synth.py"
-PATCH = "stranger/patches/bridge.patch"
+PATCH = "toy_net_plugin/patches/bridge.patch"
 TERM = '''\
-"""The stranger's regularizer: spreads embeddings, and pushes each pass away from the one before."""
+"""A third party's regularizer: spreads embeddings, and pushes each pass away from the one before."""
 
-from pydantic import BaseModel, ConfigDict
-
-from dire_plug.hookspecs import hookimpl
+from dire_plug.api.term import Settings, Term, hookimpl
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class SpreadSettings(Settings):
     scale: float = 1.0
     broken_from: int | None = None
 
 
-class Spread:
-    settings_model = Settings
-
-    def __init__(self, settings):
-        self.settings = settings
+class Spread(Term[SpreadSettings]):
+    settings_model = SpreadSettings
 
     @hookimpl
     def loss_term(self, synthesis, batch):
@@ -63,11 +56,11 @@ class Spread:
     def slot_done(self, synthesis):
         synthesis.state(self)["mean"] = self.last
 '''
-TERMS = {"dire_plug.regularizers": {"spread": "stranger.term:Spread"}}
+TERMS = {"dire_plug.regularizers": {"spread": "toy_net_plugin.term:Spread"}}
 
 
 @dataclass(frozen=True)
-class Stranger:
+class ThirdParty:
     """Where the package and the published repository of its method lie."""
 
     site: Path
@@ -88,7 +81,7 @@ def read_files() -> dict[str, str]:
     return found
 
 
-def make_stranger(folder: Path) -> Stranger:
+def make_third_party(folder: Path) -> ThirdParty:
     """Make the repository of the method, and the package, installed in `folder/site`; the patch is made anew."""
     repository, site = folder / "published", folder / "site"
     files = read_files()
@@ -96,14 +89,14 @@ def make_stranger(folder: Path) -> Stranger:
     for name, text in published.items():
         write(repository / name, text)
     del files[PATCH]
-    files |= {"stranger/__init__.py": "", "stranger/term.py": TERM}
+    files |= {"toy_net_plugin/__init__.py": "", "toy_net_plugin/term.py": TERM}
     for name, text in files.items():
         write(site / name, text.replace(URL, str(repository)))
     points = tomllib.loads(files["pyproject.toml"])["project"]["entry-points"]
-    offer(site, "stranger", entry_points_text(points | TERMS))
-    stranger = Stranger(site, repository, commit_all(repository))
-    make_patch(stranger)
-    return stranger
+    offer(site, "toy_net_plugin", entry_points_text(points | TERMS))
+    third_party = ThirdParty(site, repository, commit_all(repository))
+    make_patch(third_party)
+    return third_party
 
 
 def commit_all(repository: Path) -> str:
@@ -115,10 +108,10 @@ def commit_all(repository: Path) -> str:
     return git(repository, "rev-parse", "HEAD")
 
 
-def make_patch(stranger: Stranger) -> None:
+def make_patch(third_party: ThirdParty) -> None:
     """Run the page's own script that makes the patch, with the published repository as the clone."""
-    script = stranger.site / "make_patch.py"
-    with mock.patch.object(sys, "argv", [str(script), str(stranger.repository)]):
+    script = third_party.site / "make_patch.py"
+    with mock.patch.object(sys, "argv", [str(script), str(third_party.repository)]):
         runpy.run_path(str(script))
 
 
@@ -144,5 +137,5 @@ def write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    made = make_stranger(Path(sys.argv[1]).absolute())
+    made = make_third_party(Path(sys.argv[1]).absolute())
     print(f"export PYTHONPATH={made.site}")

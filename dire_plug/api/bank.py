@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dire_plug.api.rows import index_runs, unit_rows
 from dire_plug.errors import DirePlugError
-from dire_plug.regularizers.rows import index_runs, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from dire_plug.regularizers.rows import Groups
+    from dire_plug.api.rows import Groups
 
 
 class MemoryBank:

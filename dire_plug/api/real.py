@@ -1,4 +1,4 @@
-"""The real embeddings' side of DiRe: computed once for a network, and arranged once for each batch."""
+"""Prepare real embeddings: sums and means of each class once for a network, their rows once for each batch."""
 
 from __future__ import annotations
 
@@ -8,40 +8,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dire_plug.api.rows import Groups, group_rows, index_runs, unit_rows
 from dire_plug.errors import DirePlugError
-from dire_plug.regularizers.distance import extend_real
-from dire_plug.regularizers.rows import Groups, group_rows, index_runs, unit_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dire_plug.types import RealEmbeddings, Synthesis
+    from dire_plug.types import RealEmbeddings
 
 CHUNK = 1 << 16
 """Real rows normalised at a time: bounds the memory of `prepare_real`."""
 
 
 def prepare_real(real: RealEmbeddings) -> PreparedReal:
-    """Compute once what `diversity_loss` needs of the real embeddings.
+    """Compute once what terms need of the real embeddings of a network.
 
     Raises:
         DirePlugError: shapes don't fit, there is no row, or the labels don't ascend.
     """
     return PreparedReal(real)
-
-
-class PreparedReals:
-    """The prepared real rows of each network in the loop; made anew where the synthesis gives another object."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, tuple[RealEmbeddings, PreparedReal]] = {}
-
-    def of(self, synthesis: Synthesis, teacher: str) -> PreparedReal:
-        """Return the prepared real rows of one network."""
-        given = synthesis.real(teacher)
-        if teacher not in self._held or self._held[teacher][0] is not given:
-            self._held[teacher] = (given, prepare_real(given))
-        return self._held[teacher][1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +38,7 @@ class ClassBlock:
         real_counts: [C], the number of real rows of each class.
         targets: [N, D], the sum of the real directions that CDM compares each row with.
         means: [C, D], means of the real rows.
-        real: [C, m, D + 2], the real rows as `distance.extend_real` makes them; None without EDM.
+        real: [C, m, D + 2], the real rows as `extend_real` makes them; None without EDM.
         excluded: [C, n, m], True where a pair holds padding; None where nothing is padded, and without EDM.
         paired: whether the i-th synthetic and the i-th real row of a class are no pair.
     """
@@ -173,6 +158,23 @@ class PreparedReal:
         own = found[groups.owner]
         rows = self.values[(self._starts[own] + groups.rank).clamp_(max=len(self.values) - 1)]
         return rows, groups.rank < self._counts[own]
+
+
+def extend_real(values: Tensor, index: Tensor, present: Tensor, *, means: Tensor) -> Tensor:
+    """Return, [C, m, D + 2], the real rows r of each class less its mean, ‖r‖² and 1; zeros in the padding.
+
+    Args:
+        values: [M, D], all real rows.
+        index: [C, m], which of them are the rows of each class.
+        present: [C, m], False in the padding.
+        means: [C, D].
+    """
+    extended = values.new_empty(*index.shape, values.shape[1] + 2)
+    rows = extended[..., :-2]
+    torch.sub(values[index], means.unsqueeze(1), out=rows)
+    torch.linalg.vector_norm(rows, dim=2, out=extended[..., -2]).square_()
+    extended[..., -1] = 1
+    return extended.masked_fill_(~present.unsqueeze(2), 0)
 
 
 def _mean_distance(rows: Tensor) -> Tensor:

@@ -1,27 +1,124 @@
-"""The hooks of an adapter whose plan says what each slot holds, and what every adapter answers alike.
+"""Write a method's adapter with a base that answers what all answer alike, and with plans, flags and scripts.
 
-A base class, since pluggy looks for hooks among an object's own methods.
+Importing it imports no torch: an adapter is made wherever a recipe is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
+from dire_plug.api.checklist import FILL_IN, require_whole
+from dire_plug.api.patch_file import make_patch, read_patch
+from dire_plug.api.plans import ChunkedPlan, ListedPlan, build_plan, check_in_one_pass, class_by_class, cut_plan
 from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
 from dire_plug.home import resource
 from dire_plug.hookspecs import hookimpl
-from dire_plug.types import LoopInputs, Preparation, Script, Slot, Synthesis
+from dire_plug.recipe import check_recipe, read_yaml
+from dire_plug.seeding import derive
+from dire_plug.types import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    TINY_MEAN,
+    TINY_STD,
+    Adapter,
+    Invocation,
+    LoopInputs,
+    Materials,
+    Plan,
+    Preparation,
+    Script,
+    Slot,
+    SlotPlan,
+    StartImages,
+    Synthesis,
+    Upstream,
+    VerifyCase,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dire_plug.models.checkpoint import Network
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+__all__ = [
+    "CIFAR_10",
+    "CIFAR_100",
+    "FILL_IN",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "OWNED_DATASET",
+    "OWNED_DEVICE",
+    "OWNED_IMAGES",
+    "OWNED_IPC",
+    "OWNED_PASSES",
+    "OWNED_PATHS",
+    "OWNED_START",
+    "OWNED_TEACHER",
+    "OWNED_UNREAD",
+    "OWNED_VERIFIER",
+    "Adapter",
+    "ChunkedPlan",
+    "DirePlugError",
+    "Flags",
+    "Invocation",
+    "ListedPlan",
+    "LoopInputs",
+    "Materials",
+    "Plan",
+    "PlannedAdapter",
+    "Preparation",
+    "Script",
+    "Slot",
+    "SlotPlan",
+    "StartImages",
+    "Synthesis",
+    "Upstream",
+    "VerifyCase",
+    "build_plan",
+    "check_in_one_pass",
+    "check_recipe",
+    "cifar_script",
+    "cifar_scripts",
+    "class_by_class",
+    "cut_plan",
+    "hookimpl",
+    "image_path",
+    "imagenet_script",
+    "make_patch",
+    "read_patch",
+    "read_yaml",
+    "require_whole",
+    "teacher_problems",
+    "tiny_script",
+    "to_arguments",
+    "write_network",
+]
+
+CIFAR_10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+CIFAR_100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+"""Mean and standard deviation, as most scripts round them."""
+OWNED_PATHS = "the tool chooses where files lie"
+OWNED_IMAGES = "images are always stored"
+OWNED_IPC = "set `ipc`"
+OWNED_PASSES = f"the tool runs the passes one by one; {OWNED_IPC}"
+OWNED_TEACHER = "the teacher is set in `squeeze.teacher`"
+OWNED_DATASET = "it goes with `recover.script`"
+OWNED_START = "set `recover.start` to real or noise"
+OWNED_DEVICE = "the run's --device chooses the device"
+OWNED_VERIFIER = "the verifier only prints; `measure` judges the images in an independent network"
+OWNED_UNREAD = "the script never reads it"
+"""Reasons why a recipe can't set a flag, for `owned_flags`."""
+
+
+class Flags(BaseModel):
+    """The base of a script's flags: a recipe may set these, of just these types, and no infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PlannedAdapter:
@@ -108,35 +205,40 @@ class PlannedAdapter:
             return normalise(start.images[rows].to(images.device), start.mean, start.std).to(images.dtype)
         if start.shape is None or start.shape == tuple(images.shape[1:]):
             return None
-        noise = _noise(synthesis.seed, synthesis.classes, synthesis.plan.ipc, start.shape)
-        return noise[rows].to(images.device, images.dtype)
+        pairs = zip(planned.labels, planned.images, strict=True)
+        noise = [_noise(synthesis.seed, label, image, start.shape) for label, image in pairs]
+        return torch.stack(noise).to(images.device, images.dtype)
+
+
+def cifar_script(
+    path: str,
+    classes: int,
+    *,
+    checkpoint: str = "state_dict.module",
+    statistics: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None,
+) -> Script:
+    """Return a script of CIFAR at 32 pixels, for 10 or 100 classes.
+
+    Args:
+        statistics: mean and standard deviation; None takes those of its own dataset.
+    """
+    mean, std = statistics or (CIFAR_10 if classes == 10 else CIFAR_100)
+    return Script(path, classes, 32, mean, std, stem="small", checkpoint=checkpoint)
+
+
+def cifar_scripts(path: str) -> dict[str, Script]:
+    """Return the two scripts of a file that serves CIFAR-10 and CIFAR-100, as DWA's and INFER's do."""
+    return {"cifar-10": cifar_script(path, 10), "cifar-100": cifar_script(path, 100)}
 
 
 def tiny_script(path: str, *, checkpoint: str = "model") -> Script:
     """Return a script of Tiny-ImageNet: 200 classes at 64 pixels, as SRe2L, CDA, DWA and DELT normalise them."""
-    return Script(
-        path=path,
-        classes=200,
-        size=64,
-        mean=(0.4802, 0.4481, 0.3975),
-        std=(0.2302, 0.2265, 0.2262),
-        stem="small",
-        checkpoint=checkpoint,
-    )
+    return Script(path, 200, 64, TINY_MEAN, TINY_STD, stem="small", checkpoint=checkpoint)
 
 
 def imagenet_script(path: str, *, checkpoint: str = "bare", suffix: str | None = None) -> Script:
     """Return a script of ImageNet-1K: 1000 classes at 224 pixels, normalised as torchvision's networks want them."""
-    return Script(
-        path=path,
-        classes=1000,
-        size=224,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        stem="imagenet",
-        checkpoint=checkpoint,
-        suffix=suffix,
-    )
+    return Script(path, 1000, 224, IMAGENET_MEAN, IMAGENET_STD, stem="imagenet", checkpoint=checkpoint, suffix=suffix)
 
 
 def image_path(label: int, image: int, suffix: str = ".jpg") -> str:
@@ -167,9 +269,25 @@ def teacher_problems(recipe: Any, known: Sequence[str]) -> list[tuple[str, str]]
     return found
 
 
-@lru_cache(maxsize=1)
-def _noise(seed: int, classes: int, ipc: int, shape: tuple[int, ...]) -> Tensor:
-    """Return Gaussian noise for every image, [C, ipc, 3, H, W], from a generator of its own."""
+def write_network(network: Network, path: Path, layout: str, *, keys: Callable[[str], str] | None = None) -> None:
+    """Write the weights of one of `Materials.teachers` as upstream's script reads them; makes the folder.
+
+    Args:
+        layout: `state_dict.module`: {"state_dict": …} with the prefix "module."; `model`: {"model": …}; `bare`: the
+            state dict itself.
+        keys: from our key of a weight to upstream's; None where they agree.
+
+    Raises:
+        DirePlugError: unknown layout.
+    """
+    from dire_plug.models.checkpoint import write_for_upstream
+
+    make_folder(path.parent)
+    write_for_upstream(network.model, path, layout, keys=keys)
+
+
+def _noise(seed: int, label: int, image: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the Gaussian noise that one image starts from, [3, H, W]: the same at every IPC."""
     import torch
 
-    return torch.randn((classes, ipc, *shape), generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(derive(seed, "noise", label, image)))

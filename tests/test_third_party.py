@@ -1,4 +1,4 @@
-"""A stranger's package: known by its entry points, active only where it is named, and able to do all that ours do."""
+"""A third-party package: known by its entry points, active only where it is named, and able to do all that ours do."""
 
 from pathlib import Path
 
@@ -6,31 +6,33 @@ import pytest
 import yaml
 from conftest import Cli, install
 from safetensors.torch import load_file
-from stranger_package import Stranger, offer, write
+from third_party_plugin import ThirdParty, offer, write
 from tiny import only_run, outcome, read_rows, run_folders
 
 from dire_plug.files import read_json
 
 
-def test_what_it_offers_is_listed_beside_our_own(cli: Cli, stranger: Stranger, bare_home: Path) -> None:
+def test_what_it_offers_is_listed_beside_our_own(cli: Cli, third_party: ThirdParty, bare_home: Path) -> None:
     plugins = read_rows(cli("list", "plugins").out)
-    assert ["method", "toy-net", "stranger", "stranger.method:Toy"] in plugins
-    assert ["regularizer", "spread", "stranger", "stranger.term:Spread"] in plugins
+    assert ["method", "toy-net", "toy_net_plugin", "toy_net_plugin.method:Toy"] in plugins
+    assert ["regularizer", "spread", "toy_net_plugin", "toy_net_plugin.term:Spread"] in plugins
     methods = read_rows(cli("list", "methods").out)
-    assert ["toy-net", "The toy", str(stranger.repository), stranger.commit[:12], "none", "synth"] in methods
+    assert ["toy-net", "The toy", str(third_party.repository), third_party.commit[:12], "none", "synth"] in methods
     assert ["toy-net", "small"] in [cells[:2] for cells in read_rows(cli("list", "recipes").out)]
     assert ["toy-net", "no", "dire-plug vendor toy-net"] in read_rows(cli("doctor").out)
 
 
 def test_installed_but_not_named_it_changes_no_bit(
-    cli: Cli, stranger: Stranger, home: Path, recipe: Path, baseline: Path
+    cli: Cli, third_party: ThirdParty, home: Path, recipe: Path, baseline: Path
 ) -> None:
     assert cli("run", "sre2l", "--recipe", recipe, "--engine", "native").code == 0
     assert only_run(home).name == baseline.name
     assert outcome(only_run(home)) == outcome(baseline)
 
 
-def test_named_as_an_arm_its_term_changes_the_images(cli: Cli, stranger: Stranger, home: Path, recipe: Path) -> None:
+def test_named_as_an_arm_its_term_changes_the_images(
+    cli: Cli, third_party: ThirdParty, home: Path, recipe: Path
+) -> None:
     line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--arm")
     for arm in ("control", "spread"):
         assert cli(*line, arm).code == 0
@@ -45,7 +47,7 @@ def test_named_as_an_arm_its_term_changes_the_images(cli: Cli, stranger: Strange
     assert images[1.0] != images[None]
 
 
-def test_its_settings_are_checked_by_its_own_model(cli: Cli, stranger: Stranger, home: Path, recipe: Path) -> None:
+def test_its_settings_are_checked_by_its_own_model(cli: Cli, third_party: ThirdParty, home: Path, recipe: Path) -> None:
     answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "spread", "--set", "regularizers.spread.wieght=2")
     assert answer.code == 2
     assert "regularizers.spread.wieght: unknown key (did you mean 'weight'?) (from --set)" in answer.err
@@ -60,7 +62,7 @@ def test_without_the_package_its_name_is_unknown(cli: Cli, home: Path, recipe: P
 
 
 def test_a_name_that_two_packages_offer_is_an_error_that_names_both(
-    cli: Cli, stranger: Stranger, tmp_path: Path, home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, third_party: ThirdParty, tmp_path: Path, home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(tmp_path / "site", "rival", "[dire_plug.regularizers]\nspread = rival:Other\n")
     install(tmp_path / "site", monkeypatch)
@@ -69,7 +71,7 @@ def test_a_name_that_two_packages_offer_is_an_error_that_names_both(
         assert answer.code == 2
         assert "the name 'spread' is offered twice among regularizers: by " in answer.err
         assert "rival:Other" in answer.err
-        assert "stranger.term:Spread" in answer.err
+        assert "toy_net_plugin.term:Spread" in answer.err
         assert "uninstall one of the two packages" in answer.err
 
 
@@ -87,7 +89,7 @@ def test_a_package_that_cannot_be_imported_is_named_and_harms_nobody_else(
 
 
 def test_a_term_that_is_not_a_number_stops_the_run_and_finished_passes_are_kept(
-    cli: Cli, stranger: Stranger, home: Path, recipe: Path
+    cli: Cli, third_party: ThirdParty, home: Path, recipe: Path
 ) -> None:
     line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--arm", "spread")
     one_a_pass = ("--set", "arms.dire.overrides.recover.plan.per_class=1")
@@ -104,7 +106,7 @@ def test_a_term_that_is_not_a_number_stops_the_run_and_finished_passes_are_kept(
     assert files == ["entry.json", "losses-000.json", "pass-000-batch-0000.safetensors", "pass-000.safetensors"]
 
 
-def test_its_method_needs_its_code_and_says_how_to_get_it(cli: Cli, stranger: Stranger, bare_home: Path) -> None:
+def test_its_method_needs_its_code_and_says_how_to_get_it(cli: Cli, third_party: ThirdParty, bare_home: Path) -> None:
     line = ("run", "toy-net", "--recipe", "small")
     refused = cli(*line)
     assert refused.code == 2
@@ -116,7 +118,7 @@ def test_its_method_needs_its_code_and_says_how_to_get_it(cli: Cli, stranger: St
 
 @pytest.mark.slow
 def test_its_method_runs_from_vendoring_to_metrics_with_its_own_script(
-    cli: Cli, stranger: Stranger, bare_home: Path
+    cli: Cli, third_party: ThirdParty, bare_home: Path
 ) -> None:
     vendored = cli("vendor", "toy-net")
     assert vendored.code == 0, vendored.err
@@ -128,7 +130,7 @@ def test_its_method_runs_from_vendoring_to_metrics_with_its_own_script(
         assert answer.code == 0, answer.err
     plain, spread = run_folders(bare_home)
     provenance = read_json(plain / "provenance.json")
-    assert (provenance["engine"], provenance["commit"]) == ("upstream", stranger.commit)
+    assert (provenance["engine"], provenance["commit"]) == ("upstream", third_party.commit)
     expected = sorted(f"{label}-{image}.png" for label in range(10) for image in range(3))
     assert sorted(path.name for path in (plain / "images").iterdir()) == expected
     assert len(read_json(plain / "metrics.json")["accuracy"]["students"]["convnet-small"]["last"]) == 1

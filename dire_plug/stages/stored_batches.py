@@ -1,11 +1,17 @@
-"""What is drawn for a batch that students see, and the batch that it makes: stored, it makes the same bits again.
+"""Batches that are stored with their soft labels: what is drawn for one, its file, and the same bits again from it.
 
-The draws and the images are those of `views.training_view` and `views.mixing`. Imports torch: import it late.
+The draws and the images are those of `views.training_view` and `views.mixing`. A file holds one epoch: N images in B
+batches take N·(2·outputs + 17) + 16·B bytes, and a short header; labels are half precision. Imports torch: import it
+late.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Generator, Tensor
 
 from dire_plug.data.augment import (
@@ -19,11 +25,17 @@ from dire_plug.data.augment import (
     normalise,
     resized_crop_flip_at,
 )
+from dire_plug.errors import DirePlugError
+from dire_plug.files import write_atomically
 from dire_plug.stages.views import LEAST_SCALE
 
 RATIO = (3 / 4, 4 / 3)
 """Of the sides of a resized crop (torchvision's numbers)."""
 NO_CUT: Cut = (0, 0, 0, 0)
+FOLDER = "relabel"
+BYTES_PER_IMAGE = 17
+"""In an epoch, beside the logits: index, box, flip and partner."""
+BYTES_PER_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,64 @@ def rebuild(images: Tensor, drawn: Drawn, *, geometry: Geometry, device: torch.d
     if geometry.cutmix:
         return cutmix_at(seen, partners, drawn.cut)
     return mixup_at(seen, partners, drawn.share) if geometry.mixup else seen
+
+
+def epoch_file(folder: Path, epoch: int) -> Path:
+    """Return the file of an epoch, from 0, of the labels in a folder."""
+    return folder / FOLDER / f"epoch-{epoch:04d}.safetensors"
+
+
+def epoch_bytes(images: int, batches: int, outputs: int) -> int:
+    """Return how many bytes an epoch's file takes, but for its header."""
+    return images * (2 * outputs + BYTES_PER_IMAGE) + batches * BYTES_PER_BATCH
+
+
+def is_stored(path: Path) -> bool:
+    """Tell whether an epoch lies in `path` whole."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
+
+
+def write_epoch(path: Path, batches: Sequence[tuple[Drawn, Tensor]]) -> None:
+    """Write the batches of an epoch atomically, each with its logits, [n, outputs], which are rounded to half.
+
+    Raises:
+        DirePlugError: it cannot be written.
+    """
+    drawn = [one for one, _ in batches]
+    tensors = {
+        "indices": torch.cat([one.indices for one in drawn]).int(),
+        "boxes": torch.cat([one.boxes for one in drawn]).short(),
+        "flips": torch.cat([one.flips for one in drawn]),
+        "partners": torch.cat([one.partners for one in drawn]).int(),
+        "shares": torch.tensor([one.share for one in drawn], dtype=torch.float64),
+        "cuts": torch.tensor([one.cut for one in drawn], dtype=torch.int16),
+        "logits": torch.cat([logits.half() for _, logits in batches]),
+    }
+    write_atomically(path, save(tensors))
+
+
+def read_epoch(path: Path, *, batch_size: int) -> Iterator[tuple[Drawn, Tensor]]:
+    """Yield the batches of an epoch in order, each with its logits, half, [n, outputs].
+
+    Raises:
+        DirePlugError: the file is missing or damaged.
+    """
+    try:
+        found = load_file(path)
+        each = [torch.split(found[key], batch_size) for key in ("indices", "boxes", "flips", "partners", "logits")]
+        shares, cuts = found["shares"].tolist(), found["cuts"].tolist()
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DirePlugError(
+            f"{path}: the soft labels cannot be read ({error}); remove the file and run the command again: it labels "
+            "this epoch anew, and students go on where they stopped"
+        ) from error
+    for indices, boxes, flips, partners, logits, share, cut in zip(*each, shares, cuts, strict=True):
+        top, bottom, left, right = cut
+        yield Drawn(indices.long(), boxes.long(), flips, partners.long(), share, (top, bottom, left, right)), logits
 
 
 def _draw_crops(batch: Tensor, geometry: Geometry, generator: Generator) -> tuple[Tensor, Tensor]:

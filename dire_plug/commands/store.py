@@ -1,0 +1,151 @@
+"""`dire-plug clean`, `export` and `import`: what the store holds, removed, handed on, taken over."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from dire_plug import home, ui
+from dire_plug.commands.inspect import out_option
+from dire_plug.errors import DirePlugError
+from dire_plug.files import format_bytes
+from dire_plug.store import archive as archives
+from dire_plug.store import keeping
+from dire_plug.store.runs import RunFolder, find_run
+from dire_plug.tables import Table
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    "days",
+    metavar="DAYS",
+    type=click.FloatRange(min=0),
+    default=keeping.WEEK,
+    show_default=True,
+    help="Keep what is younger, whether a run names it or not.",
+)
+@click.option(
+    "--forget",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="First forget a folder of runs that is gone for good, and what it named; --yes does it.",
+)
+@click.option("--yes", is_flag=True, help="Remove it; without, only say what would go.")
+def clean(days: float, forget: Path | None, yes: bool) -> None:
+    """Remove from the store what no run names any more, and what was begun and is no longer worked on.
+
+    Runs keep their own images. What goes is made again when a command needs it.
+    """
+    store, runs = home.store(), [home.runs()]
+    if forget is not None:
+        if not yes:
+            raise DirePlugError(f"--forget {forget}: changes what stays, so it needs --yes")
+        keeping.forget(store, forget.absolute())
+    found = (keeping.clean if yes else keeping.plan_cleaning)(store, days=days, more=runs)
+    ui.show(_removed(found, store, days=days, done=yes))
+
+
+def _removed(found: keeping.Cleaning, store: Path, *, days: float, done: bool) -> str:
+    lines = [f"{name}  {format_bytes(size)}" for name, size in found.entries.items()]
+    lines += [str(path.relative_to(store)) for path in (*found.folders, *found.locks)]
+    verb = "removed" if done else "would go"
+    counts = [
+        _count(len(found.entries), "artefact"),
+        _count(len(found.folders), "unfinished folder"),
+        _count(len(found.locks), "dead lock file"),
+    ]
+    lines.append(f"{verb}: {', '.join(counts)}; {keeping.in_words(found)}")
+    lines.append(f"stay: {found.named} that runs name, {found.young} younger than {days:g} days")
+    lines += found.words
+    if not done and (found.entries or found.folders or found.locks):
+        lines.append("nothing was removed; --yes removes it")
+    return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+@click.command()
+@click.argument("what", nargs=-1, required=True, metavar="RUN|KIND/DIGEST...")
+@click.option("--to", "target", type=click.Path(path_type=Path), required=True, metavar="FILE.tar", help="The archive.")
+@click.option(
+    "--only",
+    "kinds",
+    multiple=True,
+    type=click.Choice(keeping.KINDS),
+    metavar="KIND",
+    help=f"Leave out other kinds; may be given several times: {', '.join(keeping.KINDS)}.",
+)
+@out_option
+def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Path | None) -> None:
+    """Write artefacts to an archive: those of a RUN, or by KIND/DIGEST, with all that they are made from.
+
+    RUN is as for `show`; DIGEST may be shortened.
+    """
+    store, root = home.store(), (out or home.runs()).absolute()
+    names, runs = set[str](), dict[str, RunFolder]()
+    for one in what:
+        if one.partition("/")[0] in keeping.KINDS:
+            names.add(_find_entry(store, one))
+        else:
+            run = find_run(root, one)
+            runs["/".join(run.path.parts[-3:])] = run
+    card = archives.write_archive(store, target, names=names, runs=runs, kinds=kinds)
+    table = Table("kind")
+    table.add_numbers("artefacts", "size")
+    for kind in keeping.KINDS:
+        sizes = [
+            sum(file.bytes for file in entry.files.values())
+            for name, entry in card.entries.items()
+            if name.startswith(f"{kind}/")
+        ]
+        if sizes:
+            table.add_row(kind, str(len(sizes)), format_bytes(sum(sizes)))
+    ui.show(table)
+    if card.missing:
+        ui.show(f"not in it, since the store lacks it: {', '.join(card.missing)}")
+    for label, of_run in card.runs.items():
+        if of_run.state != "finished":
+            ui.show(f"the run {label} is {of_run.state}, so what it hasn't made isn't in it")
+    ui.show(f"stored in: {target} ({_count(len(card.entries), 'artefact')}, {format_bytes(target.stat().st_size)})")
+    ui.show(f"there:     dire-plug import {target.name}")
+
+
+def _find_entry(store: Path, name: str) -> str:
+    """Return the name of the entry whose digest begins so."""
+    kind, _, start = name.partition("/")
+    if not re.fullmatch(r"[0-9a-f]+", start):
+        raise DirePlugError(f"{name}: write it as {kind}/DIGEST, as `dire-plug list artefacts --kind {kind}` shows it")
+    found = [one for one in keeping.read_entries(store) if one.startswith(name)]
+    if len(found) != 1:
+        which = f": {', '.join(found[:5])}" if found else f"; see `dire-plug list artefacts --kind {kind}`"
+        raise DirePlugError(f"{name}: names {len(found)} artefacts in {store}{which}")
+    return found[0]
+
+
+@click.command("import")
+@click.argument("archive", type=click.Path(path_type=Path), metavar="FILE.tar")
+@click.option("--replace", is_flag=True, help="Take theirs where the store has an artefact with another content.")
+def import_(archive: Path, replace: bool) -> None:
+    """Take the artefacts of an archive that `export` wrote into the store."""
+    found = archives.read_archive(home.store(), archive, replace=replace)
+    table = Table("artefact")
+    table.add_prose("what", "outcome")
+    table.add_numbers("size")
+    for one in found.arrivals:
+        roles = ", ".join(found.card.entries[one.name].roles)
+        table.add_row(one.name, roles, f"{one.what}: {one.why}" if one.why else one.what, format_bytes(one.bytes))
+    ui.show(table)
+    for label, run in found.card.runs.items():
+        ui.show(f"of the run {label} ({run.state}); its recipe: tar -xOf {archive} {archives.RUNS}/{label}/recipe.yaml")
+    if found.outdated:
+        count = _count(len(found.outdated), "artefact")
+        ui.show(f"{count} here, made from what was replaced, will be made again when a run needs it")
+    taken = [one for one in found.arrivals if one.what in archives.TAKEN]
+    counts = {what: sum(one.what == what for one in found.arrivals) for what in archives.OUTCOMES}
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    ui.show(f"{told}; {format_bytes(sum(one.bytes for one in taken))} came into {home.store()}")

@@ -1,0 +1,395 @@
+"""What stays in the store: the folders of runs that name its entries, what these weigh, and what `clean` removes.
+
+A folder of runs is registered before its first run uses an entry. It tells what stays as long as it can be read; what
+it named when it was last seen stays where it can't, as on a disk that isn't mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from dire_plug import ui
+from dire_plug.errors import DirePlugError, RunBusyError
+from dire_plug.files import format_bytes, read_json, write_atomically, write_json
+from dire_plug.store.artefacts import LOCKS, WORK, lock_of, read_entry
+from dire_plug.store.lock import find_dead, hold, holder, remove_dead
+from dire_plug.store.runs import ARTEFACTS, RERUN, RunFolder
+
+ROOTS = "roots.json"
+"""In the store: folder of runs → {"names"}: what its runs named when it was last seen; null if it never told."""
+MARK = ".dire-plug-runs"
+"""In a registered folder of runs; where it is missing, so is the folder: a mount point is empty without its disk."""
+KINDS = tuple(kind for kinds in RERUN.values() for kind in kinds)
+"""The kinds of entries, in the order of the stages."""
+SERVING = ("radii", "reference")
+"""Kinds that no run names, but that the next arm in the same embeddings needs; they stay as long as these do."""
+WEEK = 7.0
+"""Days that an entry stays although no run names it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry as it lies in the store.
+
+    Attributes:
+        record: entry.json; empty where it can't be read.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """`<kind>/<digest>`."""
+        return f"{self.kind}/{self.path.name}"
+
+    @property
+    def kind(self) -> str:
+        """The name of its folder."""
+        return self.path.parent.name
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the entries that it is made from."""
+        return tuple(self.record.get("inputs", {}).values())
+
+    @property
+    def made(self) -> Mapping[str, Any]:
+        """How it was made, wherever that was."""
+        found: Mapping[str, Any] = self.record.get("made", {})
+        return found
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(weigh([self.path]))
+
+    @property
+    def days(self) -> float:
+        """Days since it came into this store."""
+        times = [self.record[key].get("when") for key in ("made", "imported") if key in self.record]
+        with contextlib.suppress(TypeError, ValueError):
+            now = datetime.datetime.now(datetime.UTC)
+            return min((now - datetime.datetime.fromisoformat(one)).total_seconds() for one in times) / 86400
+        return _days_since_change(self.path)
+
+
+def read_entries(store: Path) -> dict[str, Entry]:
+    """Return name → entry of all that the store holds, by kind, the oldest first."""
+    folders = [path for kind in KINDS for path in sorted((store / kind).glob("[!.]*")) if path.is_dir()]
+    found = [Entry(path, read_entry(path) or {}) for path in folders]
+    found.sort(key=lambda one: (KINDS.index(one.kind), str(one.made.get("when", ""))))
+    return {one.name: one for one in found}
+
+
+def with_inputs(inputs: Mapping[str, Iterable[str]], names: Iterable[str]) -> list[str]:
+    """Return these names and those of all that they are made from, inputs first, each once.
+
+    Args:
+        inputs: name → what it is made from; where one is missing, that isn't known.
+    """
+    graph: dict[str, list[str]] = {}
+    waiting = list(names)
+    while waiting:
+        if (name := waiting.pop()) not in graph:
+            graph[name] = sorted(inputs.get(name, ()))
+            waiting += graph[name]
+    return list(TopologicalSorter(dict(sorted(graph.items()))).static_order())
+
+
+# Folders of runs.
+
+
+def register(store: Path, root: Path, names: Iterable[str]) -> None:
+    """Remember a folder of runs, and what one of its runs names, before that run uses any of it.
+
+    A `clean` at the same time ends before this returns, and one that begins later knows the names. A store that can't
+    be written is used all the same.
+    """
+    try:
+        with _holding_roots(store):
+            roots = _read_roots(store)
+            known = roots.get(str(root)) or []
+            told = sorted({*known, *names})
+            if not (root / MARK).is_file():
+                write_atomically(
+                    root / MARK, f"The runs here name entries of a store; its {ROOTS} names this folder.\n"
+                )
+            if str(root) not in roots or told != known:
+                _write_roots(store, {**roots, str(root): told})
+    except DirePlugError as error:
+        ui.say_once(f"store: this folder of runs isn't registered, so `clean` may remove what it names: {error}")
+
+
+def forget(store: Path, root: Path) -> None:
+    """Forget a folder of runs that is gone for good, and what it named.
+
+    Raises:
+        DirePlugError: it isn't registered, or is still there.
+    """
+    with _holding_roots(store):
+        roots = _read_roots(store)
+        if str(root) not in roots:
+            known = ", ".join(sorted(roots)) or "none"
+            raise DirePlugError(f"--forget {root}: no such folder of runs is registered; registered: {known}")
+        if (root / MARK).is_file():
+            raise DirePlugError(f"--forget {root}: the folder is still there; remove it, or the runs in it, first")
+        _write_roots(store, {one: names for one, names in roots.items() if one != str(root)})
+
+
+def runs_naming(store: Path, more: Collection[Path] = ()) -> dict[str, int]:
+    """Return name of an entry → in how many runs it is, of the folders of runs that can be read.
+
+    Args:
+        more: folders of runs that count although they aren't registered.
+    """
+    found: dict[str, int] = {}
+    for root in {*map(Path, _read_roots(store)), *more}:
+        with contextlib.suppress(OSError):  # what can't be read is told by `clean`, where something hangs on it
+            for run in _run_folders(root):
+                with contextlib.suppress(DirePlugError):
+                    for name in run.artefacts():
+                        found[name] = found.get(name, 0) + 1
+    return found
+
+
+def _read_roots(store: Path) -> dict[str, list[str] | None]:
+    """Return folder of runs → the names that it told."""
+    if not (store / ROOTS).is_file():
+        return {}
+    found = read_json(store / ROOTS)
+    if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+        raise DirePlugError(f"{store / ROOTS}: holds no folders of runs; remove it, and run a command in each of them")
+    return {root: one.get("names") for root, one in found.items()}
+
+
+def _write_roots(store: Path, roots: Mapping[str, list[str] | None]) -> None:
+    write_json(store / ROOTS, {root: {"names": names} for root, names in sorted(roots.items())})
+
+
+@contextlib.contextmanager
+def _holding_roots(store: Path) -> Iterator[None]:
+    with hold(store / LOCKS / "roots.lock", wait=float("inf"), what=f"the list of folders of runs in {store}"):
+        yield
+
+
+def _run_folders(root: Path) -> list[RunFolder]:
+    """Return the runs below a folder, also those that have just been begun, and the sets that were evaluated there.
+
+    Raises:
+        OSError: a folder can't be read.
+    """
+    if not root.is_dir():
+        return []
+    # not glob, which passes over a folder that it may not read
+    methods = _folders_in(root)
+    recipes = [folder for method in methods for folder in _folders_in(method)]
+    runs = [folder for recipe in recipes for folder in _folders_in(recipe)]
+    found = [*runs, *(folder for folder in recipes if folder.parent.name == "sets")]
+    return [RunFolder(path) for path in found if any((path / name).is_file() for name in ("status.json", ARTEFACTS))]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(Path(one.path) for one in os.scandir(folder) if one.is_dir())
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What runs name.
+
+    Attributes:
+        by_root: folder of runs that can be read → what is named there.
+        names: all that is named, there or in folders that can't be read.
+        words: what of it a user must know.
+        told: whether everyone told; where not, anything may be named.
+    """
+
+    by_root: Mapping[str, list[str]]
+    names: frozenset[str]
+    words: tuple[str, ...]
+    told: bool
+
+
+def _read_named(store: Path, more: Collection[Path]) -> _Named:
+    by_root: dict[str, list[str]] = {}
+    names, words, told = set[str](), list[str](), True
+    registered = _read_roots(store)
+    for root in sorted({*map(str, more), *registered}):
+        try:
+            if root in registered and not (Path(root) / MARK).is_file():
+                raise FileNotFoundError(root)
+            folders = _run_folders(Path(root))
+        except OSError:
+            if (remembered := registered.get(root)) is None:
+                told = False
+                words.append(f"{root}: can't be read, and never told what its runs name, so every entry stays")
+            else:
+                names.update(remembered)
+                words.append(f"{root}: can't be read; the {len(remembered)} entries that it named stay")
+                words.append(f"  if it is gone for good: dire-plug clean --forget {root}")
+            continue
+        found = set[str]()
+        for run in folders:
+            try:
+                if not (run.path / ARTEFACTS).is_file():
+                    raise DirePlugError(f"{run.path}: has no {ARTEFACTS}; run its command again, or remove it")
+                found.update(run.artefacts())
+            except DirePlugError as error:
+                told = False
+                words.append(f"{error}; until then every entry stays")
+        by_root[root] = sorted(found)
+        names |= found
+    return _Named(by_root, frozenset(names), tuple(words), told)
+
+
+# Cleaning.
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What goes, or went.
+
+    Attributes:
+        entries: name → bytes of those that no run names.
+        folders: what was begun and is no longer worked on, and what an interrupted `clean` or replacement left.
+        locks: files of locks that dead processes left.
+        bytes: that become free.
+        linked: that don't, since runs keep the same files.
+        named, young: how many entries stay since they are named, or came less than so many days ago.
+        words: what else stays, and why.
+    """
+
+    entries: Mapping[str, int]
+    folders: tuple[Path, ...]
+    locks: tuple[Path, ...]
+    bytes: int
+    linked: int
+    named: int
+    young: int
+    words: tuple[str, ...]
+
+
+def plan_cleaning(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cleaning:
+    """Return what `clean` would remove.
+
+    Args:
+        days: entries and work folders stay that are younger.
+        more: folders of runs that count although they aren't registered.
+
+    Raises:
+        DirePlugError: the list of folders of runs can't be read.
+    """
+    return _plan(store, _read_named(store, more), days=days)
+
+
+def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cleaning:
+    """Remove what no run names, and return it; arguments and errors as in `plan_cleaning`.
+
+    Entries are moved away while no run can begin, and removed afterwards, so that none is ever there in part.
+    """
+    if not store.is_dir():
+        return plan_cleaning(store, days=days, more=more)
+    trash = store / WORK / f".removed-{uuid.uuid4().hex}"
+    with _holding_roots(store):
+        named = _read_named(store, more)
+        planned = _plan(store, named, days=days)
+        trash.mkdir(parents=True)
+        gone, words = dict[str, int](), list(planned.words)
+        for name, size in planned.entries.items():
+            try:
+                with hold(lock_of(store, name), what=name):
+                    os.rename(store / name, trash / name.replace("/", "-"))
+                gone[name] = size
+            except RunBusyError as error:
+                words.append(f"stays: {error}")
+        for path in planned.folders:
+            with contextlib.suppress(FileNotFoundError):  # another `clean` has removed it
+                os.rename(path, trash / path.name)
+        roots = _read_roots(store)
+        if named.told and roots:
+            _write_roots(store, {root: named.by_root.get(root, names) for root, names in roots.items()})
+    for path in planned.locks:
+        remove_dead(path)
+    freed, linked = weigh([trash])
+    shutil.rmtree(trash, ignore_errors=True)
+    return replace(planned, entries=gone, bytes=freed, linked=linked, words=tuple(words))
+
+
+def _plan(store: Path, named: _Named, *, days: float) -> Cleaning:
+    entries = read_entries(store)
+    stay = set(with_inputs({name: one.inputs for name, one in entries.items()}, named.names))
+    stay |= {name for name, one in entries.items() if one.kind in SERVING and stay.issuperset(one.inputs)}
+    others = [one for name, one in entries.items() if name not in stay]
+    young = [one for one in others if one.days < days]
+    old = [one for one in others if one.days >= days]
+    words = list(named.words)
+    held = {one.name: who for one in old if (who := holder(lock_of(store, one.name))) is not None}
+    words += [f"{name}: stays, since {who} holds it" for name, who in held.items()]
+    going = [one for one in old if one.name not in held] if named.told else []
+    folders, more = _left_behind(store, days=days)
+    freed, linked = weigh([*(one.path for one in going), *folders])
+    return Cleaning(
+        entries={one.name: one.bytes for one in going},
+        folders=tuple(folders),
+        locks=tuple(path for path in find_dead(store / LOCKS) if path.exists()),
+        bytes=freed,
+        linked=linked,
+        named=len(entries) - len(others),
+        young=len(young),
+        words=(*words, *more),
+    )
+
+
+def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
+    """Return the folders that nobody works on any more, and what of the others a user may want to know."""
+    found, words = list[Path](), list[str]()
+    holders = {path.name.partition("-")[0]: who for path in (store / LOCKS).glob("*.lock") if (who := holder(path))}
+    for folder in sorted((store / WORK).glob("*")):
+        if folder.name.startswith("."):
+            found.append(folder)  # what an interrupted `clean` didn't come to remove
+        elif _days_since_change(folder) >= days:
+            # a pass is worked on under the lock of its synthesis, whose name the folder doesn't tell
+            if (who := holders.get(folder.name.partition("-")[0])) is None:
+                found.append(folder)
+            else:
+                words.append(f"{WORK}/{folder.name}: stays, since {who} may work on it")
+    replaced = [path for kind in KINDS for path in sorted((store / kind).glob(".*"))]
+    return [*found, *(path for path in replaced if _days_since_change(path) >= days)], words
+
+
+def _days_since_change(folder: Path) -> float:
+    """Return days since something in a folder was written, or the folder itself moved."""
+    now = datetime.datetime.now().timestamp()
+    newest = 0.0
+    for path in (folder, *folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            newest = max(newest, path.stat().st_mtime)
+    return (now - newest) / 86400
+
+
+def weigh(folders: Iterable[Path]) -> tuple[int, int]:
+    """Return the bytes that become free without these folders, and those of files that are linked from elsewhere."""
+    seen: dict[tuple[int, int], tuple[int, os.stat_result]] = {}
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                found = path.stat()
+                key = found.st_dev, found.st_ino
+                seen[key] = seen.get(key, (0, found))[0] + 1, found
+    freed = sum(found.st_size for links, found in seen.values() if links >= found.st_nlink)
+    return freed, sum(found.st_size for _, found in seen.values()) - freed
+
+
+def in_words(cleaning: Cleaning) -> str:
+    """Return the line on what space becomes free."""
+    linked = f"; {format_bytes(cleaning.linked)} more stay, in files that runs keep" if cleaning.linked else ""
+    return f"{format_bytes(cleaning.bytes)}{linked}"

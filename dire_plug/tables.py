@@ -1,0 +1,146 @@
+"""Tables for the terminal in which a number is whole or absent, however narrow the terminal is.
+
+A table that is too wide is shown as several, one below another, each with the labels again. Words of prose are wrapped
+first, where a table has any. Nothing is cut off: where not even one column fits beside its labels, the terminal breaks
+the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Table as RichTable
+from rich.text import Text
+
+LONG_WORD = 24
+"""Words of prose longer than this, such as paths, may be broken; no number is so long."""
+EDGES, GAP = 3, 2
+"""Columns of the terminal beside a table, and between two of its columns."""
+
+
+@dataclass
+class _Column:
+    header: str
+    kind: Literal["label", "number", "prose"]
+    cells: list[str] = field(default_factory=list)
+
+    @property
+    def natural(self) -> int:
+        """The width in which no line is wrapped."""
+        return _longest(line for text in (self.header, *self.cells) for line in text.splitlines())
+
+    @property
+    def least(self) -> int:
+        """The width in which no number and no word is broken, but for long ones of prose."""
+        header = _longest(self.header.split())
+        if self.kind == "number":
+            return max(header, _longest(self.cells))
+        words = _longest(word for cell in self.cells for word in cell.split())
+        return max(header, min(words, LONG_WORD) if self.kind == "prose" else words)
+
+
+class Table:
+    """Rows below headers. Cells are text as it is, without markup."""
+
+    def __init__(self, *labels: str, title: str = "", title_style: str = "italic") -> None:
+        """Begin a table with the columns that say what a row is; each part of a split table has them."""
+        self.title, self.title_style = title, title_style
+        self._columns = [_Column(label, "label") for label in labels]
+        self._labels = len(labels)
+        self._styles: list[str] = []
+        self._sections: set[int] = set()
+
+    def add_numbers(self, *headers: str) -> None:
+        """Add columns, aligned to the right, whose cells are never wrapped."""
+        self._columns += [_Column(header, "number") for header in headers]
+
+    def add_prose(self, *headers: str) -> None:
+        """Add columns, aligned to the left, whose cells may be wrapped."""
+        self._columns += [_Column(header, "prose") for header in headers]
+
+    def add_row(self, *cells: str, style: str = "") -> None:
+        """Add a row; cells that it lacks are empty."""
+        if len(cells) > len(self._columns):
+            raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
+        cells = tuple(cell.encode("utf-8", "backslashreplace").decode() for cell in cells)
+        padded = [*cells, *[""] * (len(self._columns) - len(cells))]
+        for column, cell in zip(self._columns, padded, strict=True):
+            column.cells.append(cell)
+        self._styles.append(style)
+
+    def add_section(self) -> None:
+        """Leave a line between the last row and the next one."""
+        self._sections.add(len(self._styles) - 1)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Return the least width that the table can use, and the one in which it is whole."""
+        least = max((column.least for column in self._columns), default=0) + EDGES
+        natural = max(_total([column.natural for column in self._columns]), cell_len(self.title))
+        return Measurement(min(least, natural), natural)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render the title and one table, or as many as the width asks for."""
+        if self.title:
+            yield Text(self.title, style=self.title_style)
+        least = self._least(options.max_width)
+        for chosen in self._split(least, options.max_width):
+            widths = self._widen(chosen, [least[number] for number in chosen], options.max_width)
+            wide = max(options.max_width, _total(widths))  # else rich would make columns narrower
+            yield from console.render(self._part(chosen, widths), options.update(width=wide))
+
+    def _least(self, width: int) -> list[int]:
+        """Return the least width of each column; labels are wrapped only where no column fits beside them."""
+        least = [column.least for column in self._columns]
+        labels, others = [column.natural for column in self._columns[: self._labels]], least[self._labels :]
+        return [*labels, *others] if _total([*labels, max(others, default=0)]) <= width else least
+
+    def _split(self, least: Sequence[int], width: int) -> list[list[int]]:
+        """Return the numbers of the columns of each part: the labels, and as many others as fit."""
+        labels = list(range(self._labels))
+        parts: list[list[int]] = []
+        for number in range(self._labels, len(self._columns)):
+            if parts and _total([least[one] for one in (*parts[-1], number)]) <= width:
+                parts[-1].append(number)
+            else:
+                parts.append([*labels, number])
+        return parts or [labels]
+
+    def _widen(self, chosen: Sequence[int], widths: list[int], width: int) -> list[int]:
+        """Return the widths with what is left over shared out: headers of numbers first, then prose."""
+        for kinds in (("label", "number"), ("prose",)):
+            narrow = [at for at, number in enumerate(chosen) if self._columns[number].kind in kinds]
+            while narrow and _total(widths) < width:
+                narrow = [at for at in narrow if widths[at] < self._columns[chosen[at]].natural]
+                for at in narrow[: width - _total(widths)]:
+                    widths[at] += 1
+        return widths
+
+    def _part(self, chosen: Sequence[int], widths: Sequence[int]) -> RichTable:
+        table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for number, width in zip(chosen, widths, strict=True):
+            column = self._columns[number]
+            table.add_column(
+                Text(column.header),
+                justify="right" if column.kind == "number" else "left",
+                width=width,
+                overflow="fold",
+            )
+        for row, style in enumerate(self._styles):
+            cells = [Text(self._columns[number].cells[row]) for number in chosen]
+            table.add_row(*cells, style=style or None, end_section=row in self._sections)
+        return table
+
+
+def _longest(texts: Iterable[str]) -> int:
+    return max(map(cell_len, texts), default=0)
+
+
+def _total(widths: Sequence[int]) -> int:
+    """Return the width of a table whose columns have these."""
+    return sum(widths) + GAP * max(0, len(widths) - 1) + EDGES

@@ -1,0 +1,322 @@
+"""Judges what `observe.py` wrote down of a run: the gradient, the calls, and how a run went that was answered.
+
+Each check returns the problems that it finds, in words; none where all is as it must be.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dire_plug.api.patch_file import Patch
+from dire_plug.types import Plan, Slot
+from dire_plug.upstream.observe import CALLS, GRADIENT, GRADIENTS, TERM
+
+TOLERANCE = 1e-4
+"""Of the gradient, in units of λ · ∂term. Agreement of float32 is some 10⁻⁶; wrong terms are off by 10⁻¹ and more."""
+SHOWN = 3
+"""Problems of one kind, at most: the same one tends to come back in every step."""
+_CALL = re.compile(r"\bbridge\.(\w+)\(")
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a run of a script must do.
+
+    Attributes:
+        plan: of its images.
+        steps: iterations of a slot.
+        calls: the functions of bridge that the patch calls.
+        images_are_leaf: whether the images that the script hands over are what its optimiser holds.
+    """
+
+    plan: Plan
+    steps: int
+    calls: frozenset[str]
+    images_are_leaf: bool = True
+
+
+def read_events(folder: Path) -> list[Event]:
+    """Return what happened in an observed run, in its order."""
+    return [json.loads(line) for line in (folder / CALLS).read_text().splitlines()]
+
+
+# The gradient.
+
+
+def compare_gradients(published: Path, probed: Path, *, steps: int | None) -> tuple[float, list[str]]:
+    """Compare the gradients of two runs at the learning rate 0: theirs must differ by λ · ∂term.
+
+    Args:
+        published, probed: folders of the observed runs, unpatched and with the term.
+        steps: how many steps, from the first, are comparable; None: all.
+
+    Returns:
+        the largest error of a tensor, in units of λ · ∂term, and the problems.
+    """
+    ours, theirs = (sorted((folder / GRADIENTS).glob("*")) for folder in (probed, published))
+    if len(ours) != len(theirs):
+        return 0.0, [f"{len(ours)} steps with the term, {len(theirs)} without the patch"]
+    worst, problems = 0.0, []
+    for step, (one, other) in enumerate(zip(ours[:steps], theirs[:steps], strict=True)):
+        error = _gradient_error(load_file(one), load_file(other))
+        worst = max(worst, error)
+        if not error <= TOLERANCE:
+            problems.append(
+                f"step {step}: patched minus unpatched is {error:.0e} of λ·∂term away from it, at the learning rate 0"
+            )
+    return worst, problems[:SHOWN]
+
+
+def _gradient_error(probed: Mapping[str, Tensor], published: Mapping[str, Tensor]) -> float:
+    names = {key.removeprefix(GRADIENT) for one in (probed, published) for key in one if key.startswith(GRADIENT)}
+    terms = {key.removeprefix(TERM) for key in probed if key.startswith(TERM)}
+    errors = [0.0]
+    for name in sorted(names | terms):
+        with_term, without, term = (
+            tensors.get(f"{kind}{name}")
+            for tensors, kind in ((probed, GRADIENT), (published, GRADIENT), (probed, TERM))
+        )
+        values = [one.double() for one in (with_term, without, term) if one is not None]
+        if len({one.shape for one in values}) != 1:
+            return math.inf
+        zero = values[0].new_zeros(values[0].shape)
+        left, right, wanted = (zero if one is None else one.double() for one in (with_term, without, term))
+        unit = next((float(one.norm()) for one in (wanted, right) if float(one.norm()) > 0), 1.0)
+        error = float((left - right - wanted).norm()) / unit
+        errors.append(error if math.isfinite(error) else math.inf)
+    return max(errors)
+
+
+def check_handed_loss(events: Iterable[Event]) -> tuple[float, list[str]]:
+    """Check, within one run, that each step's gradient is that of the loss handed to bridge, plus λ · ∂term.
+
+    Returns:
+        the largest error, in units of λ · ∂term, and the problems.
+    """
+    worst, problems = 0.0, []
+    for number, event in enumerate(one for one in events if one["call"] == "step"):
+        if not event["expected"]:
+            problems.append(
+                f"step {number}: before the optimiser's step, bridge.loss had no loss with its graph, or no embeddings"
+            )
+        elif event["error"] is None:
+            problems.append(f"step {number}: `backward` didn't go through the loss that bridge.loss returned")
+        else:
+            worst = max(worst, event["error"])
+            if not event["error"] <= TOLERANCE:
+                problems.append(
+                    f"step {number}: the gradient isn't that of the loss handed to bridge.loss plus λ·∂term: it is "
+                    f"{event['error']:.0e} of λ·∂term away"
+                )
+    if not any(one["call"] == "step" for one in events):
+        problems.append("no step of an optimiser that holds what the loss depends on")
+    return worst, problems[:SHOWN]
+
+
+# The calls.
+
+
+def check_calls(events: Sequence[Event], wanted: Expectation) -> list[str]:
+    """Check that each function of bridge is called as often, and where, the plan says."""
+    found = Counter(event["call"] for event in events)
+    problems = [
+        f"bridge.{name} is never called" for name in ("labels", "start", "loss", "step_done") if not found[name]
+    ]
+    if "watch" in wanted.calls and not _comes_before(events, "watch", "loss"):
+        problems.append("bridge.watch isn't called before the first bridge.loss")
+    if "order" in wanted.calls and (found["order"] != 1 or not _comes_before(events, "order", "labels")):
+        problems.append(f"bridge.order must be called once, before the first slot; it is called {found['order']} times")
+    if "keep" in wanted.calls and found["keep"] not in (found["step_done"], found["step_done"] - 1):
+        problems.append(f"bridge.keep is called {found['keep']} times in {found['step_done']} steps")
+    slots = list(_by_slot(events))
+    problems += [f"{name} is called before bridge.labels began a slot" for name in _before_the_first_slot(events)]
+    stopped = bool(events) and events[-1].get("stopped", False)
+    if len(slots) > wanted.plan.slots_per_pass or (not stopped and len(slots) < wanted.plan.slots_per_pass):
+        problems.append(f"bridge.labels is called {len(slots)} times in a pass of {wanted.plan.slots_per_pass} batches")
+        slots = slots[: wanted.plan.slots_per_pass]
+    for number, slot in enumerate(slots):
+        finished = not stopped or number + 1 < len(slots)
+        problems += [f"batch {number}: {one}" for one in _check_slot(slot, number, wanted, finished=finished)][:SHOWN]
+    return problems
+
+
+def check_lines(runs: Iterable[Sequence[Event]], patch: Patch, script: str) -> list[str]:
+    """Check that each line that calls bridge in the script's own file was reached in one of the runs."""
+    reached = {event["line"] for events in runs for event in events if event.get("file") == script}
+    return [
+        f"{script}:{line}: bridge.{name} isn't reached"
+        for file in patch.files
+        if file.path == script
+        for hunk in file.hunks
+        for line, text in enumerate(hunk.inserted, start=hunk.new)
+        for name in _CALL.findall(text)
+        if line not in reached
+    ]
+
+
+def called_functions(patch: Patch) -> frozenset[str]:
+    """Return the functions of bridge that a patch calls."""
+    lines = (line for file in patch.files for hunk in file.hunks for line in hunk.inserted)
+    return frozenset(name for line in lines for name in _CALL.findall(line))
+
+
+def _comes_before(events: Sequence[Event], first: str, second: str) -> bool:
+    names = [event["call"] for event in events]
+    return first in names and (second not in names or names.index(first) < names.index(second))
+
+
+def _by_slot(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """Split events into those of each slot; the call that begins the next one is the last of each."""
+    slot: list[Event] | None = None
+    for event in events:
+        if slot is not None:
+            slot.append(event)
+        if event["call"] == "labels":
+            if slot is not None:
+                yield slot
+            slot = [event]
+    if slot is not None:
+        yield slot
+
+
+def _before_the_first_slot(events: Iterable[Event]) -> list[str]:
+    found = []
+    for event in events:
+        if event["call"] == "labels":
+            break
+        if event["call"] in ("start", "loss", "step_done", "image_index"):
+            found.append(f"bridge.{event['call']}")
+    return list(dict.fromkeys(found))
+
+
+def _check_slot(found: Sequence[Event], number: int, wanted: Expectation, *, finished: bool) -> Iterator[str]:
+    planned = wanted.plan.slot(Slot(0, number))
+    begun, *events = found
+    if begun["labels"] != list(planned.labels):
+        yield "the labels aren't the plan's"
+    starts = [event for event in events if event["call"] == "start"]
+    if len(starts) != 1:
+        yield f"bridge.start is called {len(starts)} times"
+    elif starts[0]["late"]:
+        yield "bridge.start comes after an optimiser was made for the images"
+    yield from _check_steps(events, planned.labels, wanted, finished=finished)
+    if finished and events[-1]["outside"]:
+        yield "what is optimised has changed after the last bridge.step_done"
+    indices = {event["position"]: event["index"] for event in events if event["call"] == "image_index"}
+    if "image_index" in wanted.calls and (indices or finished):
+        if list(indices) != list(range(len(planned.images))):
+            yield f"bridge.image_index is asked for the positions {list(indices)} of {len(planned.images)} images"
+        elif list(indices.values()) != list(planned.images):
+            yield "the images' numbers aren't the plan's"
+
+
+def _check_steps(
+    events: Iterable[Event], labels: Sequence[int], wanted: Expectation, *, finished: bool
+) -> Iterator[str]:
+    """Follow loss, the optimiser's step, step_done; loss, …"""
+    losses, awaited, in_use = 0, "loss", 0
+    for event in events:
+        match event["call"]:
+            case "in_use":
+                in_use += 1
+            case "loss":
+                if awaited != "loss":
+                    yield f"step {losses - 1}: bridge.loss is called again before {awaited}"
+                yield from _check_loss(event, losses, labels, wanted)
+                if "in_use" in wanted.calls and in_use != 1:
+                    yield f"step {losses}: bridge.in_use is called {in_use} times"
+                losses, awaited, in_use = losses + 1, "the optimiser's step", 0
+            case "step":
+                if awaited == "loss":
+                    yield f"the optimiser's step after step {losses - 1} comes without bridge.loss"
+                awaited = "bridge.step_done" if losses else "loss"
+            case "step_done":
+                if awaited != "bridge.step_done":
+                    yield f"step {losses - 1}: bridge.step_done comes before {awaited}"
+                if event["step"] != losses - 1:
+                    yield f"step {losses - 1}: bridge.step_done is told that it is step {event['step']}"
+                if why := _strange_images(event, wanted):
+                    yield f"step {losses - 1}: bridge.step_done: {why}"
+                awaited = "loss"
+    if finished and losses not in (0, wanted.steps):
+        yield f"bridge.loss is called {losses} times in {wanted.steps} iterations"
+    if awaited != "loss" and (finished or awaited != "bridge.step_done"):  # a run is stopped inside a step
+        yield f"step {losses - 1}: {awaited} doesn't follow bridge.loss"
+
+
+def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: Expectation) -> Iterator[str]:
+    where = f"step {number}: "
+    if event["step"] != number:
+        yield f"{where}bridge.loss is told that it is step {event['step']}"
+    if why := _strange_images(event, wanted):
+        yield f"{where}bridge.loss: {why}"
+    if event["outside"]:
+        yield f"{where}what is optimised has changed since bridge.step_done"
+    if event.get("as_started") is False:
+        yield f"{where}the images aren't those that bridge.start returned"
+    if not event["part"] and event["labels"] != list(labels):
+        yield f"{where}the labels aren't the plan's"
+    if "embeddings" in event and event["embeddings"] is not None:
+        yield f"{where}{event['embeddings']} embeddings for {len(event['labels'])} labels"
+    if "embedded" in wanted.calls and event["shown"] != len(event["labels"]):
+        yield f"{where}bridge.embedded has shown {event['shown']} of {len(event['labels'])} images"
+
+
+def _strange_images(event: Event, wanted: Expectation) -> str:
+    if event["images"] == "leaf" or (event["images"] == "made" and not wanted.images_are_leaf):
+        return ""
+    return "`images` isn't what the optimiser holds and the loss depends on"
+
+
+# The answered run.
+
+
+def check_answered(
+    events: Sequence[Event], wanted: Expectation, *, files: Iterable[str] | None, names: Mapping[tuple[int, int], str]
+) -> list[str]:
+    """Check that a run that was answered did as it was told: start images, batches, names of files.
+
+    Args:
+        files: those that the script saved; None where it saves no images.
+        names: (label, image) → the file of an image that the plan has.
+    """
+    problems, expected = [], []
+    slots = list(_by_slot(events))
+    stopped = bool(events) and events[-1].get("stopped", False)
+    for number, slot in enumerate(slots[: wanted.plan.slots_per_pass]):
+        if any(event["call"] == "start" and not event["answered"] for event in slot):
+            problems.append(f"batch {number}: nobody answered bridge.start, so its place isn't shown")
+        if any(event.get("as_started") is False for event in slot):
+            problems.append(f"batch {number}: the images don't start where bridge.start was told")
+        done = [event for event in slot if event["call"] == "step_done"]
+        finished = not stopped or number + 1 < len(slots)
+        if finished and done and done[-1].get("unmoved", 1):
+            problems.append(f"batch {number}: {_unmoved(done[-1])} where bridge.start put them")
+        if finished and any(event["call"] == "loss" for event in slot) and not any(one["moved"] for one in done):
+            problems.append(f"batch {number}: what is optimised doesn't move between bridge.loss and bridge.step_done")
+        if finished:
+            planned = wanted.plan.slot(Slot(0, number))
+            expected += [names[pair] for pair in zip(planned.labels, planned.images, strict=True)]
+    if files is not None and (missing := sorted(set(expected) - set(files))):
+        problems.append(
+            f"{len(missing)} of {len(expected)} images aren't saved under their number, such as {missing[0]}"
+        )
+    if not expected:
+        problems.append("no batch is finished")
+    return problems
+
+
+def _unmoved(event: Event) -> str:
+    return f"{event['unmoved']} images stay" if "unmoved" in event else "the images aren't of one shape with those"

@@ -1,0 +1,461 @@
+"""Observes a run for `verify`, from inside the child: the calls of bridge, the optimised tensors and their gradients.
+
+Nothing of the synthesis is trusted here. The calls are seen where the patched script makes them, the embeddings are
+kept by hooks of this module's own, and the term on them is written a second time, row by row. `checks.py` judges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import math
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from dire_plug import bridge
+from dire_plug.data import whitening
+from dire_plug.models.checkpoint import load
+from dire_plug.types import LOOP
+from dire_plug.upstream.trace import StopScriptError
+
+PROBE = "verify-probe"
+"""The name of the test term."""
+CALLS = "calls.jsonl"
+GRADIENTS = "gradients"
+GRADIENT, TERM = "gradient/", "term/"
+"""Of the keys in the file of a step: what the optimiser's tensors had as gradient, and λ · ∂term."""
+FORWARDED = ("watch", "order", "in_use", "keep")
+"""Functions of bridge of which it counts only where and when they are called."""
+
+
+@contextlib.contextmanager
+def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder: Any) -> Iterator[None]:
+    """Write down what happens while the block runs.
+
+    Args:
+        settings: "folder", which gets `calls.jsonl` and a file of gradients for each optimiser step; "frozen": whether
+            optimisers get the learning rate 0; "start": whether the test term answers with start images where the
+            adapter doesn't.
+        tree: of the script, by which lines are named.
+        synthesis: a `RunningSynthesis` with the test term, or None for an unpatched script.
+        embedder: that of the synthesis's specification.
+    """
+    folder = Path(settings["folder"])
+    with contextlib.ExitStack() as stack:
+        steps = _Steps(folder / GRADIENTS, frozen=settings["frozen"])
+        stack.enter_context(steps.hooked())
+        if synthesis is not None:
+            file = stack.enter_context((folder / CALLS).open("w", encoding="utf-8", buffering=1))
+            calls = _Calls(
+                steps,
+                KeptEmbeddings(embedder),
+                synthesis.plugin(PROBE),
+                answers=settings["start"],
+                emit=lambda event: file.write(json.dumps(event) + "\n"),
+            )
+            stack.enter_context(calls.in_place_of_bridge(tree))
+        yield
+
+
+# The optimisers.
+
+
+@dataclass
+class Expected:
+    """What the gradients must be of the tensors that a loss depends on and an optimiser holds.
+
+    Attributes:
+        leaves: those tensors.
+        upstream: their gradients of the loss that the script handed over.
+        term: λ · ∂term, likewise; 0 where the term doesn't depend on one.
+        base, scale: what the tensors had as gradient when the script called `backward`, and by what it had multiplied
+            the loss; None as long as it hasn't.
+    """
+
+    leaves: list[Tensor]
+    upstream: list[Tensor]
+    term: list[Tensor]
+    base: list[Tensor | None] | None = None
+    scale: float = 1.0
+
+    def begin_backward(self, gradient: Tensor) -> None:
+        """Note that `backward` has reached the loss; DWA's tensors have another gradient by then, which stays in."""
+        self.base = [None if leaf.grad is None else leaf.grad.detach().clone() for leaf in self.leaves]
+        self.scale = float(gradient)
+
+    def term_of(self, tensor: Tensor) -> Tensor | None:
+        """Return λ · ∂term of one tensor; None where it isn't one of the leaves."""
+        return next((term for leaf, term in zip(self.leaves, self.term, strict=True) if leaf is tensor), None)
+
+    def compare(self) -> tuple[float | None, float]:
+        """Return how far the gradients are off, in units of λ · ∂term (of upstream's where it is 0), and a factor.
+
+        The factor is that of a scaled loss where its gradients are still scaled, as a GradScaler's aren't by the time
+        of the step. None: `backward` didn't go through the loss that `bridge.loss` returned.
+        """
+        if self.base is None:
+            return None, 1.0
+        return min((self._error(self.base, factor), factor) for factor in (1.0, self.scale) if factor)
+
+    def _error(self, bases: list[Tensor | None], factor: float) -> float:
+        errors = []
+        for leaf, upstream, term, base in zip(self.leaves, self.upstream, self.term, bases, strict=True):
+            found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.detach()
+            rest = (found.double() - (0 if base is None else base.double())) / factor
+            unit = next((norm for one in (term, upstream) if (norm := float(one.double().norm())) > 0), 1.0)
+            errors.append(float((rest - upstream.double() - term.double()).norm()) / unit)
+        return max(error if math.isfinite(error) else math.inf for error in errors)
+
+
+class _Steps:
+    """The optimisers of the process: what they hold, and the gradients in each step, in a file."""
+
+    def __init__(self, folder: Path, *, frozen: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._frozen = folder, frozen
+        self._optimisers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._rates: list[Any] = []
+        self._number = 0
+        self.expected: Expected | None = None
+        self.on_step: Callable[[Optimizer, float | None], None] = lambda optimizer, error: None
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Follow every optimiser that is made, and every step, while the block runs."""
+        add_group = Optimizer.add_param_group
+
+        def noting(optimizer: Optimizer, group: dict[str, Any]) -> None:
+            add_group(optimizer, group)
+            self._optimisers.add(optimizer)
+
+        before = register_optimizer_step_pre_hook(self._before)
+        after = register_optimizer_step_post_hook(self._after)
+        setattr(Optimizer, "add_param_group", noting)  # noqa: B010 (mypy lets no method be replaced)
+        try:
+            yield
+        finally:
+            setattr(Optimizer, "add_param_group", add_group)  # noqa: B010
+            before.remove()
+            after.remove()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether an optimiser has been made for this tensor."""
+        return any(one is tensor for optimizer in self._optimisers for one in _tensors(optimizer))
+
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        error, factor = (None, 1.0) if self.expected is None else self.expected.compare()
+        kept = {}
+        for place, tensor in enumerate(_tensors(optimizer)):
+            if tensor.grad is not None:
+                kept[f"{GRADIENT}{place}"] = tensor.grad.detach().clone().contiguous()
+            if self.expected is not None and (term := self.expected.term_of(tensor)) is not None:
+                kept[f"{TERM}{place}"] = (factor * term).contiguous()
+        save_file(kept, self._folder / f"{self._number:04d}.safetensors")
+        self._number += 1
+        self.on_step(optimizer, error)
+        if self._frozen:  # here, not in the flags: scripts set it anew in each iteration
+            self._rates = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._frozen:
+            for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate
+
+
+def _tensors(optimizer: Optimizer) -> list[Tensor]:
+    return [tensor for group in optimizer.param_groups for tensor in group["params"]]
+
+
+def leaves_of(value: Tensor) -> list[Tensor]:
+    """Return the tensors, requiring a gradient, that `value` is computed from."""
+    found, stack, seen = [value] if value.is_leaf and value.requires_grad else [], [value.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [following for following, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                found.append(node.variable)
+    return found
+
+
+# The term, a second time.
+
+
+class KeptEmbeddings:
+    """The embeddings of a step with their graph, kept apart from those that the synthesis keeps.
+
+    No watched network is run a second time: G-VBSM's draw random numbers. One outside of the loop may be.
+    """
+
+    def __init__(self, embedder: Mapping[str, Any] | None) -> None:
+        """Take what embeds where no trained network is in the loop, as `SynthesisSpec.embedder` has it."""
+        self._latest: Tensor | None = None
+        self._shown: list[Tensor] = []
+        self._from_loop = embedder is not None and embedder["network"] == LOOP
+        self._embedder = None if embedder is None or self._from_loop else embedder
+        self._hooks: list[RemovableHandle] = []
+        self.weights: list[Tensor] = []
+        if self._embedder is not None:
+            self._network = load(Path(self._embedder["network"]), torch.device("cpu"))
+            self._network.model.eval().requires_grad_(False)
+            self.watch(self._network.model)
+
+    def watch(self, network: nn.Module | Sequence[nn.Module]) -> None:
+        """Keep what the last linear layer of a network, or of several, is given; they replace those before."""
+        for hook in self._hooks:
+            hook.remove()
+        networks = [network] if isinstance(network, nn.Module) else list(network)
+        layers = [[module for module in one.modules() if isinstance(module, nn.Linear)][-1] for one in networks]
+        self._hooks = [layer.register_forward_pre_hook(self._keep) for layer in layers]
+        self.weights = [weight for one in networks for weight in one.parameters()]
+
+    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].requires_grad:  # a verifier's forward pass has no graph
+            self._latest = inputs[0]
+
+    def show(self, images: Tensor) -> None:
+        """Keep the embeddings that the loop itself makes of the next class."""
+        self._shown.append(images)
+
+    def shown(self) -> int:
+        """Return of how many images `show` was told since the last `take`."""
+        return sum(map(len, self._shown))
+
+    def take(self, images: Tensor) -> Tensor | None:
+        """Return the embeddings of this step, [N, D]; None where nobody made any."""
+        if self._embedder is not None:
+            self._network.model(self._unwhiten(images))
+        elif self._from_loop:
+            self._latest = torch.cat([one.flatten(1) for one in self._shown]) if self._shown else None
+        kept, self._latest, self._shown = self._latest, None, []
+        return None if kept is None else kept.flatten(1)
+
+    def _unwhiten(self, images: Tensor) -> Tensor:
+        assert self._embedder is not None
+        if not self._embedder["whitening"]:
+            return images
+        pixels = whitening.load(Path(self._embedder["whitening"]), torch.device("cpu")).invert(images)
+        mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (self._network.mean, self._network.std))
+        return (pixels - mean) / std
+
+
+def reference_term(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Return mean(W ⊙ (u + u²)) as `Probe` defines it, row by row."""
+    count, width = embeddings.shape
+    largest = max(float(embeddings.detach().abs().max()), torch.finfo(embeddings.dtype).tiny)
+    total = embeddings.new_zeros(())
+    for row, (embedding, label) in enumerate(zip(embeddings, labels.tolist(), strict=True)):
+        angle = 1.3 * label + 2.1 * row
+        direction = embedding.new_tensor([math.cos(angle + 0.7 * column) for column in range(width)])
+        unit = embedding / largest
+        total = total + (direction * (unit + unit**2)).sum()
+    return total / (count * width)
+
+
+# The calls.
+
+
+@dataclass
+class _Slot:
+    """What is known of the running slot: the values that it started from, and the leaves after their last change."""
+
+    start: Tensor | None = None
+    leaves: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    losses: int = 0
+
+    def remember(self, leaves: list[Tensor]) -> None:
+        self.leaves, self.values = leaves, [leaf.detach().clone() for leaf in leaves]
+
+    def changed(self) -> bool:
+        return not all(torch.equal(leaf, value) for leaf, value in zip(self.leaves, self.values, strict=True))
+
+
+class _Calls:
+    """Stands between a patched script and bridge, hands everything on, and tells `emit` what it saw."""
+
+    def __init__(
+        self,
+        steps: _Steps,
+        kept: KeptEmbeddings,
+        probe: Any,
+        *,
+        answers: bool,
+        emit: Callable[[dict[str, Any]], object],
+    ) -> None:
+        self._steps, self._kept, self._probe = steps, kept, probe
+        self._answers, self._emit = answers, emit
+        self._real: dict[str, Callable[..., Any]] = {}
+        self._slot, self._in_use = _Slot(), None
+        steps.on_step = self._step
+
+    @contextlib.contextmanager
+    def in_place_of_bridge(self, tree: Path) -> Iterator[None]:
+        """Make the script call this object in the place of bridge, while the block runs."""
+        own = ("labels", "start", "embedded", "loss", "step_done", "image_index")
+        self._real = {name: getattr(bridge, name) for name in (*own, *FORWARDED)}
+        stopped = False
+        try:
+            for name in self._real:
+                answer = getattr(self, f"_{name}") if name in own else functools.partial(self._forward, name)
+                setattr(bridge, name, self._located(name, answer, tree))
+            yield
+        except StopScriptError:
+            stopped = True
+            raise
+        finally:
+            self._emit({"call": "end", "stopped": stopped, "outside": self._slot.changed()})
+            for name, function in self._real.items():
+                setattr(bridge, name, function)
+
+    def _located(self, name: str, answer: Callable[..., Any], tree: Path) -> Callable[..., Any]:
+        """Return a function that tells the line from which it is called, and then what `answer` saw."""
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            frame = inspect.currentframe()
+            caller = frame.f_back if frame else None
+            place = {} if caller is None else {"file": _below(tree, caller.f_code.co_filename), "line": caller.f_lineno}
+            seen: dict[str, Any] = {"call": name, **place}
+            try:
+                return answer(seen, *args, **kwargs)
+            finally:
+                self._emit(seen)
+
+        return called
+
+    def _forward(self, name: str, seen: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if name == "watch":
+            self._kept.watch(*args)
+        elif name == "in_use":
+            self._in_use = args[0]
+        return self._real[name](*args, **kwargs)
+
+    def _labels(self, seen: dict[str, Any], labels: Tensor) -> Tensor:
+        seen["outside"] = self._slot.changed()
+        self._slot = _Slot()
+        answer: Tensor = self._real["labels"](labels)
+        seen["labels"] = answer.tolist()
+        return answer
+
+    def _start(self, seen: dict[str, Any], images: Tensor, labels: Tensor) -> Tensor:
+        seen["late"] = self._steps.holds(images)
+        answer: Tensor = self._real["start"](images, labels)
+        if answer is images and self._answers:
+            self._probe.answers = True
+            answer = self._real["start"](images, labels)
+            self._probe.answers = False
+        seen["answered"] = answer is not images
+        self._slot.start = answer.detach().clone()
+        return answer
+
+    def _embedded(self, seen: dict[str, Any], images: Tensor, real: Tensor) -> None:
+        self._kept.show(images)
+        self._real["embedded"](images, real)
+
+    def _loss(
+        self,
+        seen: dict[str, Any],
+        loss: Tensor,
+        *,
+        images: Tensor,
+        labels: Tensor,
+        step: int,
+        network: nn.Module | None = None,
+    ) -> Tensor:
+        used, self._in_use = labels if self._in_use is None else self._in_use, None
+        weights = {id(one) for one in self._kept.weights}  # DWA holds them in an optimiser too, which never steps
+        leaves = [one for one in leaves_of(loss) if id(one) not in weights and self._steps.holds(one)]
+        seen |= {"step": step, "labels": used.tolist(), "part": used is not labels, "shown": self._kept.shown()}
+        seen |= {"images": _kind(images, leaves), "outside": self._slot.changed()}
+        if self._slot.losses == 0 and self._slot.start is not None:
+            seen["as_started"] = torch.equal(images.detach(), self._slot.start)
+        self._slot.losses += 1
+        self._slot.remember(leaves)
+        self._steps.expected = None
+        embeddings = self._kept.take(images)
+
+        def added() -> Tensor:
+            total: Tensor = self._real["loss"](loss, images=images, labels=labels, step=step, network=network)
+            return total
+
+        if not leaves or embeddings is None or len(embeddings) != len(used):
+            seen["embeddings"] = None if embeddings is None else len(embeddings)
+            return added()
+        try:
+            upstream = _gradients(loss, leaves)
+        except RuntimeError:  # `backward` was called before, and has let go of the graph
+            return added()
+        alike = _norm(_gradients(reference_term(embeddings, used), leaves))
+        self._probe.weight = _norm(upstream) / alike if alike > 0 else 1.0
+        total = added()
+        term = self._probe.weight * self._of_chosen(embeddings, used)
+        self._steps.expected = Expected(leaves, upstream, _gradients(term, leaves))
+        if total.requires_grad:
+            total.register_hook(self._steps.expected.begin_backward)  # type: ignore[no-untyped-call]
+        return total
+
+    def _of_chosen(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return the term on the classes that have their turn in this step, times C/c."""
+        chosen, classes = self._probe.labels, torch.unique(labels)
+        if chosen is None or len(chosen) == len(labels):
+            return reference_term(embeddings, labels)
+        mine = torch.unique(chosen)
+        rows = torch.tensor([row for row, label in enumerate(labels) if label in mine])
+        return len(classes) / len(mine) * reference_term(embeddings[rows], labels[rows])
+
+    def _step(self, optimizer: Optimizer, error: float | None) -> None:
+        """Tell of an optimiser's step, of one that holds what the last loss depended on."""
+        if any(leaf is tensor for leaf in self._slot.leaves for tensor in _tensors(optimizer)):
+            self._emit({"call": "step", "expected": self._steps.expected is not None, "error": error})
+
+    def _step_done(self, seen: dict[str, Any], loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
+        seen |= {"step": step, "images": _kind(images, self._slot.leaves), "moved": self._slot.changed()}
+        if (start := self._slot.start) is not None and start.shape == images.shape:
+            seen["unmoved"] = int((images.detach() == start).flatten(1).all(dim=1).sum())
+        self._slot.remember(self._slot.leaves)
+        self._real["step_done"](loss, images=images, labels=labels, step=step)
+
+    def _image_index(self, seen: dict[str, Any], index: int, position: int) -> int:
+        answer: int = self._real["image_index"](index, position)
+        seen |= {"position": position, "index": answer}
+        return answer
+
+
+def _below(tree: Path, file: str) -> str:
+    return Path(os.path.relpath(os.path.realpath(file), os.path.realpath(tree))).as_posix()
+
+
+def _kind(images: Tensor, leaves: Sequence[Tensor]) -> str:
+    """Tell what the script hands over as images: `leaf`, which is optimised, `made` of it, or `other`."""
+    if any(images is leaf for leaf in leaves):
+        return "leaf"
+    of = leaves_of(images)
+    return "made" if any(leaf is one for leaf in leaves for one in of) else "other"
+
+
+def _gradients(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Return the gradients of a scalar, 0 where it doesn't depend on a leaf; its graph stays."""
+    if not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)]
+
+
+def _norm(gradients: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(one.double().square().sum()) for one in gradients))
