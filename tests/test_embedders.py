@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from dire_plug.stages.expert import fill
 from test_dm_adapter import TINY as TINY_DM
 from test_matching_family import generated, inputs_of, problems_of, recover
 from test_mtt_adapter import TINY as TINY_MTT

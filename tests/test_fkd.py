@@ -19,8 +19,9 @@ from dire_plug.protocols.published import equal_norm_mean, fkd, stored_label, tr
 from dire_plug.protocols.students import Loss, StudentData
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.stages import evaluate as evaluate_stage
-from dire_plug.stages import label_files, lessons
+from dire_plug.stages import lessons
 from dire_plug.stages import relabel as relabel_stage
+from dire_plug.stages.stored_batches import write_epoch
 
 CLASSES = 3
 
@@ -165,7 +166,7 @@ def test_arms_of_real_images_learn_stored_labels_too(home: Path, recipe_fkd: Pat
 def test_a_run_that_was_killed_while_labelling_ends_as_an_undisturbed_one(
     home: Path, recipe_fkd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genuine = label_files.write_epoch
+    genuine = write_epoch
 
     def killed(path: Path, *arguments: Any, **named: Any) -> None:
         if path.stem == "epoch-0001":
