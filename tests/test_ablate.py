@@ -161,9 +161,9 @@ def test_components_are_run_drawn_stored_and_found_again(cli: Cli, home: Path, r
     assert len(runs) == 8
     own = cli("run", "sre2l", "--recipe", recipe, "--dire", "--engine", "native")
     assert "it was finished before" in own.out  # all three parts: the recipe's own arm
-    before = {path: path.stat().st_mtime_ns for path in home.glob("runs/sre2l/*/*/metrics.json")}
+    before = {path: path.stat().st_mtime_ns for path in home.glob("store/*/*/entry.json")}
     assert cli("ablate", "sre2l", "--recipe", recipe, "--only", "components", *KEEP).code == 0
-    assert {path: path.stat().st_mtime_ns for path in home.glob("runs/sre2l/*/*/metrics.json")} == before
+    assert {path: path.stat().st_mtime_ns for path in home.glob("store/*/*/entry.json")} == before
     assert list(home.glob("runs/sre2l/*/ablate-*")) == [folder]
 
 

@@ -18,7 +18,7 @@ from dire_plug.data.dataset import TensorSplit
 from dire_plug.data.subsets import choose_by_herding, choose_by_k_center, choose_by_k_means
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline import Request, Run, plan_run, run_arm, with_data
-from dire_plug.recipe.evaluate import Sre2lTinySection
+from dire_plug.recipe.evaluate import HardLabelsSection, Sre2lTinySection
 from dire_plug.stages import real_images
 from dire_plug.stages.embed import ensure_embeddings
 from dire_plug.stages.real_images import check_memory, plan_budget, with_budget
@@ -296,7 +296,9 @@ def test_what_is_counted_in_epochs_shrinks_with_them(recipe: Path) -> None:
 
 def test_a_training_set_that_does_not_fit_is_refused(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of(recipe, "full")
-    in_float = run_of(recipe, "full", settings=("evaluate.protocol=hard-labels",))
+    section = HardLabelsSection(protocol="hard-labels", students=("x",))
+    hard = run.recipe.model_copy(update={"evaluate": section})
+    in_float = replace(run, resolved=replace(run.resolved, recipe=hard))
     monkeypatch.setattr(real_images, "MOST_BYTES", 100 * 3 * 64)
     check_memory(run)
     with pytest.raises(DirePlugError, match="arm 'full': "):

@@ -99,8 +99,11 @@ def test_a_term_that_is_not_a_number_stops_the_run_and_finished_passes_are_kept(
     folder = only_run(home)
     status = read_json(folder / "status.json")
     assert (status["state"], status["stage"]) == ("failed", "recover")
-    kept = sorted(path.name for path in (folder / "passes").iterdir())
-    assert kept == ["losses-000.json", "pass-000-batch-0000.safetensors", "pass-000.safetensors"]
+    entries = [file.parent for file in home.glob("store/pass/*/entry.json")]
+    (kept,) = (entry for entry in entries if "spread" in read_json(entry / "entry.json")["decided_by"].get("terms", {}))
+    assert read_json(kept / "entry.json")["decided_by"]["pass"] == 0
+    files = sorted(path.name for path in kept.iterdir() if path.is_file())
+    assert files == ["entry.json", "losses-000.json", "pass-000-batch-0000.safetensors", "pass-000.safetensors"]
 
 
 def test_its_method_needs_its_code_and_says_how_to_get_it(cli: Cli, third_party: ThirdParty, bare_home: Path) -> None:
