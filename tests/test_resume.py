@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from conftest import Cli
 from third_party_plugin import ThirdParty
-from tiny import PROGRAM, only_run, outcome, read_rows, start_process, wait_until, write_recipe
+from tiny import PROGRAM, only_run, outcome, read_rows, start_process, wait_until, when_made, write_recipe
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
 from dire_plug.protocols import training
 from dire_plug.store.runs import RunFolder
 from dire_plug.upstream.vendor import vendor
@@ -32,9 +31,9 @@ LONG: dict[str, Any] = {
 }
 """The tiny recipe with stages that last long enough to be hit; the bank carries state from pass to pass."""
 REACHED = {
-    "squeeze": lambda home: any(home.glob(f"cache/squeeze/*.partial/training/{training.CHECKPOINT}")),
-    "recover": lambda home: any(home.glob("runs/*/*/*/passes/pass-000.safetensors")),
-    "evaluate": lambda home: any(home.glob(f"runs/*/*/*/evaluate/*.partial/*/{training.CHECKPOINT}")),
+    "squeeze": lambda home: any(home.glob(f"store/work/network-*/training/{training.CHECKPOINT}")),
+    "recover": lambda home: any(home.glob("store/pass/*/entry.json")),
+    "evaluate": lambda home: any(home.glob(f"store/work/student-*/training/{training.CHECKPOINT}")),
 }
 """Stage → whether something of it is finished, and not yet all."""
 
@@ -81,14 +80,14 @@ def kill_when(process: subprocess.Popen[str], home: Path, stage: str) -> None:
 
 
 def children_of(folder: Path) -> list[int]:
-    """Return the live child processes that work on a run folder."""
+    """Return the live child processes whose job lies below a folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"dire_plug.upstream.child" in words and str(folder / "job.json").encode() in words:
+        if b"dire_plug.upstream.child" in words and any(word.startswith(f"{folder}/".encode()) for word in words):
             found.append(int(entry.name))
     return found
 
@@ -101,13 +100,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
     kill_when(start_process(*line, program=IMPATIENT), bare_home, stage)
     run = RunFolder(only_run(bare_home))
     assert (run.state(), run.status()["stage"]) == ("interrupted", stage)
-    kept = {path: path.stat().st_mtime_ns for path in bare_home.rglob("*.safetensors")}
+    kept = when_made(bare_home)
     output = finish(*line)
     assert outcome(run.path) == whole.given
     if stage == "recover":
         assert " of 4 passes were finished before" in output
-        assert read_json(run.path / "metrics.json")["recover"]["resumed_at_pass"] >= 1
-    assert {path: path.stat().st_mtime_ns for path in kept if path.exists()}.items() <= kept.items()
+    assert kept.items() <= when_made(bare_home).items()
+    assert list((bare_home / "store" / "work").iterdir()) == []
     assert [f"sre2l/long/{run.path.name}", "finished"] in [cells[:2] for cells in read_rows(cli("list", "runs").out)]
 
 
@@ -143,14 +142,14 @@ def check_kill(folder: Path, line: list[object], *, victim: str) -> None:
     try:
         wait_until(lambda: REACHED["recover"](home) or process.poll() is not None)
         run = RunFolder(only_run(home))
-        (child,) = children_of(run.path)
+        (child,) = children_of(home / "store")
         os.kill(process.pid if victim == "parent" else child, signal.SIGKILL)
     except BaseException:
         process.kill()
         print(process.communicate()[0])
         raise
     output, _ = process.communicate()
-    wait_until(lambda: not children_of(run.path), seconds=10)
+    wait_until(lambda: not children_of(home / "store"), seconds=10)
     if victim == "parent":
         assert process.returncode == -signal.SIGKILL
         assert (run.state(), run.status()["stage"]) == ("interrupted", "recover")
