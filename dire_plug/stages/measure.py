@@ -50,6 +50,8 @@ def measure(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
     for name, network in (("T", networks.teacher), ("I", networks.independent)):
         ui.detail(f"measure: diversity in {name}")
         result[name] = measure_in(run, network, images)
+        if not run.store.has(embeddings_of(run, network)):
+            ensure_embeddings(run, network)  # a report draws the images among the real ones
     return result
 
 
