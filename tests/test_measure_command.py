@@ -13,7 +13,7 @@ from conftest import Cli
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from stub_run import image_set
-from tiny import read_rows, wait_until
+from tiny import only_run, read_rows, wait_until
 from torch import Generator, Tensor
 
 from dire_plug import ui
@@ -57,9 +57,9 @@ def tree(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def own_run(home: Path, baseline: Path) -> Path:
+def own_run(finished_home: Path) -> Path:
     """The finished run in a home of the test's own."""
-    return shutil.copytree(baseline, home / "runs" / "sre2l" / "tiny" / baseline.name)
+    return only_run(finished_home)
 
 
 def entries(home: Path, *kinds: str) -> dict[str, int]:
@@ -75,24 +75,28 @@ def set_folders(home: Path) -> list[Path]:
 # Measure.
 
 
-def test_a_finished_runs_images_are_not_measured_again(cli: Cli, home: Path, own_run: Path, tmp_path: Path) -> None:
-    made = entries(home, "*")
+def test_a_finished_runs_images_are_not_measured_again(
+    cli: Cli, finished_home: Path, own_run: Path, tmp_path: Path
+) -> None:
+    made = entries(finished_home, "*")
     answer = cli("measure", own_run, "--json", tmp_path / "found.json")
     assert answer.code == 0
     found, before = read_json(tmp_path / "found.json"), read_json(own_run / "metrics.json")["diversity"]
     assert found["diversity"] == {"teacher": before["T"], "independent": before["I"]}
     assert (found["recipe"], found["nearest_k"], found["set"]["name"]) == ("sre2l/tiny", 5, own_run.name)
     assert found["real"] == {"dataset": "digits", "images": 100, "size": 8}
-    assert entries(home, "*") == made
+    assert entries(finished_home, "*") == made
 
 
-def test_a_copy_of_a_runs_images_measures_as_the_run_did(cli: Cli, home: Path, own_run: Path, tmp_path: Path) -> None:
+def test_a_copy_of_a_runs_images_measures_as_the_run_did(
+    cli: Cli, finished_home: Path, own_run: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(own_run / "images", tmp_path / "copy")
-    made = entries(home, "diversity")
+    made = entries(finished_home, "diversity")
     assert cli("measure", copy, "--recipe", own_run / "recipe.yaml", "--json", tmp_path / "found.json").code == 0
     found, before = read_json(tmp_path / "found.json"), read_json(own_run / "metrics.json")["diversity"]
     assert found["diversity"] == {"teacher": before["T"], "independent": before["I"]}
-    assert len(entries(home, "diversity")) == len(made) + 2
+    assert len(entries(finished_home, "diversity")) == len(made) + 2
 
 
 def test_a_tree_of_rdeds_is_measured_beside_as_many_real_images(cli: Cli, home: Path, recipe: Path, made: Path) -> None:
@@ -249,11 +253,11 @@ def test_a_run_without_images_is_refused(cli: Cli, own_run: Path) -> None:
 # Evaluate.
 
 
-def test_a_finished_runs_student_is_found(cli: Cli, own_run: Path, home: Path) -> None:
-    made = entries(home, "*")
+def test_a_finished_runs_student_is_found(cli: Cli, own_run: Path, finished_home: Path) -> None:
+    made = entries(finished_home, "*")
     answer = cli("evaluate", own_run)
     assert answer.code == 0
-    (folder,) = set_folders(home)
+    (folder,) = set_folders(finished_home)
     found, before = read_json(folder / "metrics.json"), read_json(own_run / "metrics.json")
     assert found["accuracy"] == before["accuracy"]
     assert found["networks"] == {"teacher": before["networks"]["teacher"]}
@@ -261,22 +265,22 @@ def test_a_finished_runs_student_is_found(cli: Cli, own_run: Path, home: Path) -
     assert f"set folder: {folder}" in answer.out
     assert "students of ONE set" in answer.out
     assert "all students were finished before; nothing was run again" in answer.out
-    assert entries(home, "*") == made
+    assert entries(finished_home, "*") == made
     provenance = read_json(folder / "provenance.json")
     assert provenance["run"] == own_run.name
     assert provenance["set"]["digest"] == found["set"]["digest"]
 
 
 def test_a_copy_of_a_runs_images_gives_a_student_of_the_same_accuracy(
-    cli: Cli, home: Path, own_run: Path, tmp_path: Path
+    cli: Cli, finished_home: Path, own_run: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(own_run / "images", tmp_path / "copy")
-    made = entries(home, "student")
+    made = entries(finished_home, "student")
     assert cli("evaluate", copy, "--recipe", own_run / "recipe.yaml").code == 0
-    (folder,) = set_folders(home)
+    (folder,) = set_folders(finished_home)
     found = read_json(folder / "metrics.json")["accuracy"]
     assert found == read_json(own_run / "metrics.json")["accuracy"]
-    assert len(entries(home, "student")) == len(made) + 1
+    assert len(entries(finished_home, "student")) == len(made) + 1
 
 
 def test_more_students_go_on_in_the_same_folder(cli: Cli, home: Path, recipe: Path, made: Path) -> None:
@@ -444,7 +448,7 @@ def test_students_learn_from_pixels_where_the_tensors_are_in_another_space(
 
 
 def test_a_run_brings_its_loop_tensors_and_its_learned_learning_rate(
-    cli: Cli, home: Path, own_run: Path, hard: Path
+    cli: Cli, finished_home: Path, own_run: Path, hard: Path
 ) -> None:
     evaluate = {**read_yaml(hard)["evaluate"], "source": "tensor"}
     recipe = read_yaml(own_run / "recipe.yaml") | {"evaluate": evaluate, "sources": {}}
@@ -464,7 +468,7 @@ def test_a_run_brings_its_loop_tensors_and_its_learned_learning_rate(
         _, images, _ = fit_protocol(opened)
         assert images.extras == {"learned_lr": rate}
         found.append(images.source.digest)
-    assert len(set_folders(home)) == 2
+    assert len(set_folders(finished_home)) == 2
     assert found[0] != found[1]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli
-from tiny import read_rows
+from tiny import only_run, read_rows
 
 from dire_plug.commands.rank import render
 from dire_plug.errors import DirePlugError
@@ -103,29 +103,29 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int, int]]:
 
 
 @pytest.fixture
-def own_run(home: Path, baseline: Path) -> Path:
+def own_run(finished_home: Path) -> Path:
     """The finished run in a home of the test's own."""
-    return shutil.copytree(baseline, home / "runs" / "sre2l" / "tiny" / baseline.name)
+    return only_run(finished_home)
 
 
 def test_a_run_is_ranked_by_students_of_it_of_random_images_and_of_all(
-    cli: Cli, home: Path, baseline: Path, tmp_path: Path, trained: list[Any]
+    cli: Cli, own_run: Path, tmp_path: Path, trained: list[Any]
 ) -> None:
-    answer = cli("rank", baseline, "--json", tmp_path / "rank.json")
+    answer = cli("rank", own_run, "--json", tmp_path / "rank.json")
     assert answer.code == 0, answer.err
     own, plain, hard = ("on-the-fly", "crop"), ("on-the-fly", "none"), ("hard-labels", "none")
     wanted = [(*one, 20, 2) for one in (own, hard, hard, plain, plain)] + [(*hard, 100, 2)]
     assert sorted(trained) == sorted(wanted)  # not the run's own student, which is there
     (found,) = read_json(tmp_path / "rank.json")
     accuracies = {name: value["resnet-small"]["last"][0] for name, value in found["accuracies"].items()}
-    student = read_json(baseline / "metrics.json")["accuracy"]["students"]["resnet-small"]
+    student = read_json(own_run / "metrics.json")["accuracy"]["students"]["resnet-small"]
     assert accuracies["set own"] == student["last"][0]
     told = found["scores"]["last"]["resnet-small"]
     assert told["HLR"] == [pytest.approx((accuracies["full hard"] - accuracies["set hard"]) / 100)]
     assert told["IOR plain"] == [pytest.approx((accuracies["set plain"] - accuracies["random plain"]) / 100)]
     assert told["LRS"] == [scores.label_robust_score(recovery=told["HLR"][0], improvement=told["IOR"][0])]
     assert told["ARS"] == [scores.augmentation_robust_score(augmented=told["IOR"][0], plain=told["IOR plain"][0])]
-    row = next(cells for cells in read_rows(answer.out) if cells[0] == baseline.name)
+    row = next(cells for cells in read_rows(answer.out) if cells[0] == own_run.name)
     assert row[1:5] == ["resnet-small", "0", "1", f"{100 * told['LRS'][0]:.1f}"]
     assert "all 100 training images in 2 epochs, 8 steps; a student of the set takes 2" in answer.out
     assert "no spread" in answer.out
@@ -150,7 +150,7 @@ def test_students_are_found_again_and_all_images_are_shared_by_sets(
 
 @pytest.mark.parametrize("change", ["an image in the run", "an image too many", "an image in the store", "a part"])
 def test_the_runs_own_student_is_only_taken_for_the_runs_own_images(
-    home: Path, own_run: Path, trained: list[Any], change: str
+    finished_home: Path, own_run: Path, trained: list[Any], change: str
 ) -> None:
     first, other = sorted((own_run / "images").rglob("*.jpg"))[:2]
     if change == "an image in the run":
@@ -161,9 +161,9 @@ def test_the_runs_own_student_is_only_taken_for_the_runs_own_images(
             folder = own_run / "images" / f"new{label:03d}"
             shutil.copyfile(next(folder.iterdir()), folder / "z.jpg")
     elif change == "an image in the store":
-        kept = sorted(home.glob("store/pass/*/images/*/*.jpg"))[0]
+        kept = sorted(finished_home.glob("store/pass/*/images/*/*.jpg"))[0]
         kept.chmod(0o644)
-        kept.write_bytes(other.read_bytes())
+        kept.write_bytes(b"another image")
     rank_set(SetRequest(own_run, ipc=1 if change == "a part" else None), Ranking(full_accuracy=90))
     images = {"an image too many": 30, "a part": 10}.get(change, 20)
     assert ("on-the-fly", "crop", images, 2) in trained[:1]
