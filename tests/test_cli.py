@@ -308,7 +308,6 @@ def test_a_run_is_shown_by_a_part_of_its_name_or_its_path(cli: Cli, finished: Pa
         assert answer.code == 0, name
         assert answer.out.startswith(f"{baseline}: finished\n")
     assert ["engine", "native"] in read_rows(answer.out)
-    assert ["upstream", f"{SRe2L.upstream.repository} {SRe2L.upstream.commit}"] in read_rows(answer.out)
     assert f"  {baseline / 'recipe.yaml'}\n" in answer.out
     assert "torchvision" in answer.out
 

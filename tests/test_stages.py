@@ -132,14 +132,14 @@ def refuse_training(patch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_checkpoint_is_taken_in_place_of_training(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = load(network_file(run, squeeze(run).independent), CPU)
-    torch.save({"state_dict": {f"module.{k}": v for k, v in own.model.state_dict().items()}}, tmp_path / "ckpt.pth")
+    own = training.initialised(lambda: build("convnet-small", outputs=4, stem="small"), 5).state_dict()
+    torch.save({"state_dict": {f"module.{name}": one for name, one in own.items()}}, tmp_path / "ckpt.pth")
     section = run.recipe.squeeze
     given = section.teacher.model_copy(update={"checkpoint": str(tmp_path / "ckpt.pth")})
     refuse_training(monkeypatch)
     networks = squeeze(change(run, squeeze=section.model_copy(update={"teacher": given})))
     taken = load(network_file(run, networks.teacher), CPU)
-    for name, tensor in own.model.state_dict().items():
+    for name, tensor in own.items():
         assert torch.equal(taken.model.state_dict()[name], tensor), name
 
 
@@ -169,7 +169,7 @@ def read_published(teacher: Role, version: int = 1, *, offline: bool = False) ->
 
 
 def refuse_download(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("torch.hub.download_url_to_file", refuse)
+    patch.setattr("dire_plug.stages.weights.download_url_to_file", refuse)
 
 
 def test_unknown_torchvision_weights_name_the_nearest(imagenet_teacher: Role) -> None:
@@ -197,7 +197,7 @@ def test_weights_are_fetched_once_into_the_downloads_and_it_is_said(
         torch.save({"weight": torch.ones(2)}, path)
 
     path = bare_home / "downloads" / "torchvision" / "resnet18-f37072fd.pth"
-    monkeypatch.setattr("torch.hub.download_url_to_file", fetch)
+    monkeypatch.setattr("dire_plug.stages.weights.download_url_to_file", fetch)
     monkeypatch.setattr("dire_plug.stages.weights.digest_file", lambda path: "f37072fd" + "0" * 56)
     assert torch.equal(read_published(imagenet_teacher)["weight"], torch.ones(2))
     said = f"squeeze: fetching https://download.pytorch.org/models/resnet18-f37072fd.pth to {path}\n"
@@ -212,7 +212,7 @@ def test_weights_that_cannot_be_fetched_name_url_and_place(
     def fail(url: str, path: str, **options: object) -> None:
         raise OSError("no route")
 
-    monkeypatch.setattr("torch.hub.download_url_to_file", fail)
+    monkeypatch.setattr("dire_plug.stages.weights.download_url_to_file", fail)
     with pytest.raises(
         DirePlugError, match=r"cannot be fetched \(no route\); get https.*18-f37072fd\.pth and put it to "
     ):
