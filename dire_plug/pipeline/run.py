@@ -180,16 +180,19 @@ def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
 
 
 def _seconds(run: Run, images: ImageSet) -> dict[str, Any] | None:
-    """Return the seconds of all passes of a synthesis, and the hardware if it was one; None for real images."""
+    """Return the seconds of all passes of a synthesis and the hardware, where both are known and one machine's.
+
+    None for real images.
+    """
     gathered = images.source.artefacts.get("images")
     if gathered is None:
         return None
     made = [found for one in gathered.inputs.values() if (found := run.store.how_made(one)) is not None]
+    seconds = [one["seconds"] for one in made]
     hardware = {str(one["hardware"]): one["hardware"] for one in made}
-    return {
-        "seconds": round(sum(one["seconds"] for one in made), 3),
-        "hardware": next(iter(hardware.values())) if len(hardware) == 1 else None,
-    }
+    if None in seconds or len(hardware) != 1:
+        return {"seconds": None, "hardware": None}
+    return {"seconds": round(sum(seconds), 3), "hardware": next(iter(hardware.values()))}
 
 
 def _notes(run: Run, roles: dict[str, Artefact]) -> Iterator[str]:

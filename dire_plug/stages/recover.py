@@ -188,7 +188,9 @@ def _synthesize(
     spec = synthesis_spec(run, networks, inputs, embeddings, folder=work)
     plan = run.plan
     if keeps_state(run):
-        for before in (index - 1 for index in missing if index > 0 and index - 1 not in missing):
+        # with other bits in one pass, all that follow are others
+        missing = list(range(missing[0], len(passes)))
+        if (before := missing[0] - 1) >= 0:
             link(pass_file(run.store.path(passes[before]), before), pass_file(work / PASSES, before))
     total = plan.passes * plan.slots_per_pass * spec.steps
     engine = _run_upstream if run.engine == "upstream" else _run_native
@@ -218,8 +220,8 @@ class PassPublisher:
     def publish_left_behind(self) -> list[int]:
         """Publish what a killed process finished and didn't publish; return the passes that are missing."""
         for index, one in enumerate(self._passes):
-            if self._run.store.find(one) is None and pass_file(self._work / PASSES, index).is_file():
-                self(index)
+            if self._run.store.find(one) is None and self._is_whole(index):
+                self._publish(index, seconds=None)
         return [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
 
     def __call__(self, index: int) -> None:
@@ -228,6 +230,17 @@ class PassPublisher:
         Raises:
             UpstreamFailedError: the script saved other files than the plan has images.
         """
+        now = time.monotonic()
+        self._publish(index, seconds=now - self._began)
+        self._began = now
+
+    def _is_whole(self, index: int) -> bool:
+        """Tell whether a pass lies finished in the work folder, and not just what plugins kept after it."""
+        made = self._work / PASSES
+        batches = list(made.glob(f"pass-{index:03d}-batch-*.safetensors"))
+        return pass_file(made, index).is_file() and len(batches) == self._run.plan.slots_per_pass
+
+    def _publish(self, index: int, *, seconds: float | None) -> None:
         run, artefact = self._run, self._passes[index]
         images = self._saved_images(index)
         run.store.drop_work(artefact)
@@ -239,9 +252,7 @@ class PassPublisher:
                 link(path, folder / path.name)
         for path in images:
             link(path, folder / path.relative_to(self._work))
-        now = time.monotonic()
-        run.store.publish(artefact, folder, seconds=now - self._began)
-        self._began = now
+        run.store.publish(artefact, folder, seconds=seconds)
 
     def _saved_images(self, index: int) -> list[Path]:
         """Return the files of a pass's images; write them first where the script saves none."""

@@ -179,13 +179,13 @@ class Store:
         """Remove the work folder of an entry, if there is one."""
         shutil.rmtree(self.root / WORK / artefact.name.replace("/", "-"), ignore_errors=True)
 
-    def publish(self, artefact: Artefact, folder: Path, *, seconds: float) -> Path:
+    def publish(self, artefact: Artefact, folder: Path, *, seconds: float | None) -> Path:
         """Make a folder of this file system the entry, by a rename; return its path.
 
         Where the entry is there already, the new one takes its place.
 
         Args:
-            seconds: that it took.
+            seconds: that it took; None where nobody saw.
 
         Raises:
             DirePlugError: the entry cannot be written.
@@ -202,7 +202,7 @@ class Store:
             "content": digest(files),
             "made": {
                 "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "seconds": round(seconds, 3),
+                "seconds": None if seconds is None else round(seconds, 3),
                 **provenance.session(self._device),
             },
         }
