@@ -140,7 +140,7 @@ def test_delt_changes_images_by_randaugment_before_it_crops_them_only_where_it_i
         seen.append(settings)
         return 255 - images
 
-    monkeypatch.setattr("dire_plug.data.rand_augment.rand_augment", invert)
+    monkeypatch.setattr("dire_plug.stages.views.rand_augment", invert)
     plain = lesson_of(with_section(run, "delt"), networks, condensed).view
     augmented = lesson_of(with_section(run, "delt", randaugment=asked), networks, condensed).view
     images = condensed.images
