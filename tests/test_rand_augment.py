@@ -11,10 +11,8 @@ from timm.data import auto_augment as timm
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from dire_plug.adapters.delt import DELT
 from dire_plug.data import rand_augment as module
 from dire_plug.data.rand_augment import FILL, OPERATIONS, rand_augment
-from dire_plug.recipe import identity, read_yaml, resolve
 
 TIMM = {
     "autocontrast": "AutoContrast",
@@ -144,12 +142,3 @@ def test_without_a_spread_every_level_is_the_magnitude(monkeypatch: pytest.Monke
 def test_floats_are_rounded_to_grey_levels_first(change: Callable[[Tensor], Tensor]) -> None:
     images = make_batch(20)
     assert torch.equal(draw(change(images / 255)), draw(images))
-
-
-@pytest.mark.parametrize(("recipe", "asked"), [("quick", None), ("imagenet-1k", SETTINGS)])
-def test_runs_without_randaugment_are_named_as_before_there_was_any(recipe: str, asked: dict[str, Any] | None) -> None:
-    adapter = DELT()
-    tree = read_yaml(adapter.recipes() / f"{recipe}.yaml")
-    resolved = resolve(tree, arm="baseline", ipc=None, preset=None, settings=(), adapter=adapter, catalogue=None)
-    assert identity(resolved)["evaluate"].get("randaugment") == asked
-    assert ("randaugment" in identity(resolved)["evaluate"]) == (asked is not None)

@@ -315,7 +315,7 @@ def test_a_time_is_extrapolated_at_the_smoke_scale_and_rows_that_are_here_are_ti
         sides = [canned_side(name, steps=100, wall=(0.5,) if "+" in name else (0.25,)) for name in names]
         return Timing(tuple(sides), "native", {"hardware": {}})
 
-    monkeypatch.setattr("dire_plug.timing.time_arms", canned)
+    monkeypatch.setattr("dire_plug.reproduce.filling.timing.time_arms", canned)
     outcome = reproduce(replace(order_of("table-15"), base=Request("", offline=True)))
     baseline, dwa, dire = (outcome.answers[cell] for cell in outcome.order.cells)
     assert baseline.summary == Summary(3.0 + 2.0 + 100 * 0.25, None, 1)
@@ -329,7 +329,7 @@ def test_a_time_is_that_of_whole_syntheses_at_the_papers_scale(tiny: Path, monke
         assert (how.whole, how.request.recipe, how.request.ipc) == (2, "cifar-100", 50)
         return Timing((canned_side("sre2l", steps=9, wall=(0.5,), whole=(100.0, 110.0)),), "upstream", {"hardware": {}})
 
-    monkeypatch.setattr("dire_plug.timing.time_arms", canned)
+    monkeypatch.setattr("dire_plug.reproduce.filling.timing.time_arms", canned)
     monkeypatch.setattr("dire_plug.reproduce.filling.timing.plan_run", lambda request: None)
     order = order_of("table-15", row="sre2l")
     (answer,) = reproduce(replace(order, cells=order.cells[:1], scale="paper", seeds=2)).answers.values()
