@@ -216,9 +216,9 @@ def test_a_resumed_run_has_the_losses_of_all_passes(home: Path, recipe: Path, mo
 
 
 @pytest.mark.slow
-def test_upstreams_own_script_leaves_its_losses(cli: Cli, bare_home: Path, stranger: ThirdParty) -> None:
+def test_upstreams_own_script_leaves_its_losses(cli: Cli, bare_home: Path, third_party: ThirdParty) -> None:
     assert cli("vendor", "toy-net").code == 0
-    recipe = stranger.site / "stranger" / "recipes" / "small.yaml"
+    recipe = third_party.site / "toy_net_plugin" / "recipes" / "small.yaml"
     answer = cli("run", "toy-net", "--recipe", recipe, "--arm", "spread")
     assert answer.code == 0, answer.err
     assert list(read_json(only_run(bare_home) / "losses.json")["mean"]) == ["upstream", "spread"]
