@@ -268,7 +268,8 @@ class PassPublisher:
                 f"pass {index} of {run.script.path} left {len(wanted) - len(lacking)} of {len(wanted)} images; "
                 f"the first that is missing is {lacking[0].relative_to(self._work)}; nothing of this pass is kept"
             )
-        return wanted
+        # of a script with one pass, also what it saved beside the images: MTT's and DM's own result files
+        return sorted(path for path in folder.rglob("*") if path.is_file()) if run.plan.passes == 1 else wanted
 
 
 class _Progress:
