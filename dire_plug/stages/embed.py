@@ -100,7 +100,7 @@ def _ensure_real(run: Run, real: Artefact) -> None:
     embedded = real.inputs.get("embeddings", real)
     network = embedded.inputs["network"]
     if real is embedded:
-        ensure_embeddings(run, network, mode=run.recipe.real.mode)
+        make_embeddings(run, network, mode=run.recipe.real.mode)
         return
 
     def make(folder: Path) -> None:
@@ -123,14 +123,25 @@ def ensure_embeddings(
     Raises:
         DirePlugError: an image or the network cannot be read.
     """
+    found = load_file(make_embeddings(run, network, split=split, mode=mode))
     artefact = embeddings_of(run, network, split=split, mode=mode)
+    return EmbeddedReal(artefact, found["values"], found["labels"], found["indices"])
+
+
+def make_embeddings(
+    run: Run, network: Artefact | Pretrained, *, split: SplitName = "train", mode: Mode = "eval"
+) -> Path:
+    """Return the file of the embeddings that `ensure_embeddings` loads, made where the store lacks it.
+
+    Raises:
+        DirePlugError: an image or the network cannot be read.
+    """
 
     def make(folder: Path) -> None:
         see = _embedder(run, network, mode=mode)
         _write(folder / FILE, _embed_split(run, see, split=split))
 
-    found = load_file(run.store.ensure(artefact, make) / FILE)
-    return EmbeddedReal(artefact, found["values"], found["labels"], found["indices"])
+    return run.store.ensure(embeddings_of(run, network, split=split, mode=mode), make) / FILE
 
 
 def embeddings_of(

@@ -26,7 +26,7 @@ from dire_plug.stages.artefacts import (
     name_radii,
     name_reference,
 )
-from dire_plug.stages.embed import EmbeddedReal, embed_images, embeddings_of, ensure_embeddings
+from dire_plug.stages.embed import EmbeddedReal, embed_images, embeddings_of, ensure_embeddings, make_embeddings
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import FULL
 from dire_plug.store.artefacts import Artefact
@@ -51,7 +51,7 @@ def measure(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
         ui.detail(f"measure: diversity in {name}")
         result[name] = measure_in(run, network, images)
         if not run.store.has(embeddings_of(run, network)):
-            ensure_embeddings(run, network)  # a report draws the images among the real ones
+            make_embeddings(run, network)  # a report draws the images among the real ones
     return result
 
 

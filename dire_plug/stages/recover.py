@@ -193,19 +193,13 @@ def _synthesize(
         if (before := missing[0] - 1) >= 0:
             link(pass_file(run.store.path(passes[before]), before), pass_file(work / PASSES, before))
     total = plan.passes * plan.slots_per_pass * spec.steps
-    engine = _run_upstream if run.engine == "upstream" else _run_native
     with ui.progress(f"recover ({run.arm}, {run.engine})", total) as advance:
-        engine(
-            run,
-            spec,
-            networks=networks,
-            inputs=inputs,
-            passes=missing,
-            folder=work,
-            log=log,
-            on_event=_Progress(plan, spec.steps, advance),
-            on_pass=finished,
-        )
+        on_event = _Progress(plan, spec.steps, advance)
+        if run.engine == "upstream":
+            job = child_job(run, spec, networks=networks, inputs=inputs, passes=missing, folder=work)
+            _run_upstream(job, log=log, on_event=on_event, on_pass=finished)
+        else:
+            _run_native(run, spec, networks, passes=missing, folder=work, on_event=on_event, on_pass=finished)
     run.store.drop_work(synthesis)
 
 
@@ -353,12 +347,10 @@ def _embedder(network: str, whitening: Path | None, *, classes_per_step: int | N
 def _run_native(
     run: Run,
     spec: SynthesisSpec,
-    *,
     networks: Networks,
-    inputs: Inputs,
+    *,
     passes: Sequence[int],
     folder: Path,
-    log: Path,
     on_event: Callable[[dict[str, Any]], None],
     on_pass: OnPass,
 ) -> None:
@@ -376,18 +368,7 @@ def _run_native(
         on_pass(index)
 
 
-def _run_upstream(
-    run: Run,
-    spec: SynthesisSpec,
-    *,
-    networks: Networks,
-    inputs: Inputs,
-    passes: Sequence[int],
-    folder: Path,
-    log: Path,
-    on_event: Callable[[dict[str, Any]], None],
-    on_pass: OnPass,
-) -> None:
+def _run_upstream(job: ChildJob, *, log: Path, on_event: Callable[[dict[str, Any]], None], on_pass: OnPass) -> None:
     """Run passes in a child process, in upstream's patched script."""
 
     def see(event: dict[str, Any]) -> None:
@@ -395,9 +376,7 @@ def _run_upstream(
         if event["event"] == "pass":
             on_pass(event["pass"])
 
-    run_child(
-        child_job(run, spec, networks=networks, inputs=inputs, passes=passes, folder=folder), log=log, on_event=see
-    )
+    run_child(job, log=log, on_event=see)
 
 
 def child_job(
