@@ -38,7 +38,7 @@ from dire_plug.api.method import (
     to_arguments,
     write_network,
 )
-from dire_plug.recipe.wording import describe
+from dire_plug.recipe.messages import describe
 
 RECOVER = "recover/recover.py"
 SELECT = "data_selection.py"

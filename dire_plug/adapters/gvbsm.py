@@ -36,7 +36,7 @@ from dire_plug.api.method import (
     imagenet_script,
     to_arguments,
 )
-from dire_plug.recipe.wording import describe
+from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
     from torch import Tensor

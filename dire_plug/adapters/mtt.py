@@ -40,7 +40,7 @@ from dire_plug.api.method import (
     to_arguments,
 )
 from dire_plug.files import make_folder
-from dire_plug.recipe.wording import describe
+from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
     from torch import Tensor

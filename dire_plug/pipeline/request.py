@@ -12,8 +12,8 @@ from dire_plug.models import check_architecture, check_size
 from dire_plug.protocols import check_protocol
 from dire_plug.recipe import REAL_IMAGE_ARMS, Catalogue, Resolved, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
+from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import DatasetSection
-from dire_plug.recipe.wording import Problem
 from dire_plug.store.runs import RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
 from dire_plug.upstream.vendor import find_vendored, require_packages

@@ -1,10 +1,9 @@
-"""Recipes: read (`loading`), checked (`model`, `check`), resolved for one arm (`resolve`), told apart (`identity`)."""
+"""Recipes: read (`loading`), checked (`model`, `check`), resolved for one arm (`resolve`)."""
 
 from dire_plug.recipe.check import DEFAULT_ARMS, REAL_IMAGE_ARMS, Catalogue, check_recipe, find_problems
-from dire_plug.recipe.identity import counted, without_terms
 from dire_plug.recipe.loading import header, read_yaml, recipe_names, recipe_path
 from dire_plug.recipe.model import Recipe
-from dire_plug.recipe.resolve import Resolved, arm_names, as_file, resolve
+from dire_plug.recipe.resolve import Resolved, arm_names, as_file, counted, resolve, without_terms
 
 __all__ = [
     "DEFAULT_ARMS",

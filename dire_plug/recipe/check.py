@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.recipe.layers import Tree, flatten, mapping, merge
+from dire_plug.recipe.messages import Problem, describe
 from dire_plug.recipe.model import Recipe
-from dire_plug.recipe.wording import Problem, describe
 from dire_plug.types import Script, Upstream
 
 REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")

@@ -8,8 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from dire_plug.recipe.section import Count, FromZero, NonNegative, Positive, Section
-from dire_plug.recipe.values import OPERATIONS, Operations, Rate
+from dire_plug.recipe.values import OPERATIONS, Count, FromZero, NonNegative, Operations, Positive, Rate, Section
 
 Augmentation = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
 

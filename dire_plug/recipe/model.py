@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from dire_plug.recipe.evaluate import Evaluate
-from dire_plug.recipe.section import Commit, Count, FromZero, Name, NonNegative, Positive, Section
+from dire_plug.recipe.values import Commit, Count, FromZero, Name, NonNegative, Positive, Section
 from dire_plug.types import LOOP
 
 FROZEN, SEVERAL = "frozen:", "several"

@@ -1,6 +1,7 @@
 """From a recipe file to one arm: defaults, file, by_ipc, preset, the arm's overrides and `--set`, in this order."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,10 @@ from dire_plug.recipe.check import (
     raise_problems,
 )
 from dire_plug.recipe.layers import Layer, Tree, flatten, mapping, merge, settings_tree, stack
+from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import Recipe
-from dire_plug.recipe.wording import Problem
+from dire_plug.recipe.weight import KEY as WEIGHT
+from dire_plug.recipe.weight import PLAIN
 
 SUM = "+"
 """Joins the names of regularizers to that of an arm which has them all."""
@@ -226,3 +229,35 @@ def _tell(key: str, layer: Layer | None, sources: Tree) -> str:
         if source := sources.get(".".join(parts[:end])):
             return f"{layer.label}; {source}"
     return layer.label
+
+
+_DESCRIPTION = {"name", "title", "demonstration", *DEFINITIONS}
+
+
+def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree:
+    """Return the values of a resolved recipe that change an arm's results; a run's own recipe.yaml will do, too.
+
+    `real`, `term` and `squeeze.frozen` count only where a term sees them; real-image arms don't depend on how images
+    would be synthesized; keys that came later don't count at their defaults.
+    """
+    unused = _DESCRIPTION | ({"real", "term"} if not regularizers else set())
+    if arm in REAL_IMAGE_ARMS:
+        unused |= {"recover", "prepare", "upstream"}
+    content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
+    if not regularizers:
+        content.get("squeeze", {}).pop("frozen", None)
+    return content | {"regularizers": {name: _own(terms) for name, terms in regularizers.items()}}
+
+
+def _own(settings: Tree) -> Tree:
+    """Return a regularizer's settings without a weight that leaves its term as it is."""
+    return {key: value for key, value in settings.items() if (key, value) != (WEIGHT, PLAIN)}
+
+
+def without_terms(recipe: Tree) -> Tree:
+    """Return what counts where no term does: where two arms have it in common, they differ by their terms alone.
+
+    Args:
+        recipe: as `counted` takes it.
+    """
+    return counted(recipe, arm="baseline", regularizers={})

@@ -1,9 +1,9 @@
-"""Values of the section `evaluate` that are no plain numbers: a rate that may be learned, and DSA's operations."""
+"""What the sections of a recipe are made of: the strict base model and the bounded types of their values."""
 
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from dire_plug.errors import nearest
@@ -32,3 +32,17 @@ def _read_operations(value: str) -> str:
 
 Rate = Annotated[float | Literal["learned"], BeforeValidator(_read_rate)]
 Operations = Annotated[str, AfterValidator(_read_operations)]
+
+
+Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+FromZero = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, values don't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from dire_plug.recipe.section import Count, Section
+from dire_plug.recipe.values import Count, Section
 
 KEY = "weight"
 PLAIN = 1.0
