@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
-from dire_plug.data.augment import (
+from dire_plug.data.augmentation.batch import (
     crop_flip,
     crop_flip_at,
     denormalise,

@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
-from dire_plug.data.condensed import CondensedSet, Reading, read_condensed
+from dire_plug.data.augmentation.zca import fit
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
-from dire_plug.data.spaces import Space, read_space
-from dire_plug.data.whitening import fit
 from dire_plug.errors import DirePlugError
+from dire_plug.sets.condensed import CondensedSet, Reading, read_condensed
+from dire_plug.sets.normalisation import Space, read_space
 
 CLASSES = ("cat", "dog", "ship")
 SIZE = 8

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dire_plug.data import cifar, class_count, default_root, fashion_mnist, load, names
 from dire_plug.data.dataset import TensorSplit, make_tensor_dataset
-from dire_plug.data.idx import read_idx
-from dire_plug.data.reduce import first_of_each_class, resize
+from dire_plug.data.fashion_mnist import read_idx
+from dire_plug.data.subsample import first_of_each_class, resize
 from dire_plug.errors import DirePlugError
 
 

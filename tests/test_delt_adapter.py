@@ -22,8 +22,7 @@ from upstreams import vendor_or_skip
 from dire_plug.adapters.delt import DELT
 from dire_plug.adapters.delt_selection import candidates_needed, check_candidates, write_candidates
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
-from dire_plug.data.folder_split import make_folder_split
-from dire_plug.data.folders import File
+from dire_plug.data.folders import File, make_folder_split
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models import build

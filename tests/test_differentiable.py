@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from dire_plug.data.differentiable import OPERATIONS, colour, cut_out, dsa, flip, rotate, scale, shift
+from dire_plug.data.augmentation.dsa import OPERATIONS, colour, cut_out, dsa, flip, rotate, scale, shift
 from dire_plug.recipe import values
 
 

@@ -19,7 +19,7 @@ from upstreams import vendor_or_skip, verified
 from dire_plug.adapters.dwa import DWA
 from dire_plug.adapters.dwa_start import write_folders, write_tensors
 from dire_plug.api.plans import ChunkedPlan, build_plan
-from dire_plug.data.augment import normalise
+from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models import build

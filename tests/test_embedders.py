@@ -16,7 +16,7 @@ from dire_plug.adapters.dm import DM
 from dire_plug.adapters.matching_family import MatchingAdapter
 from dire_plug.adapters.mtt import MTT
 from dire_plug.adapters.sre2l import SRe2L
-from dire_plug.data import whitening
+from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models import build, embed
@@ -37,8 +37,8 @@ NO_SHIFT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 def whitened(folder: Path) -> tuple[Path, Whitened]:
     """Write a network that whitens, and its transform; return its file and itself."""
     torch.manual_seed(0)
-    transform = whitening.fit(torch.rand(40, 3, 8, 8))
-    whitening.save(folder / "whitening.safetensors", transform)
+    transform = zca.fit(torch.rand(40, 3, 8, 8))
+    zca.save(folder / "whitening.safetensors", transform)
     inner = build("convnet-small", outputs=3).eval()
     model = Whitened(inner, mean=transform.mean, matrix=transform.matrix).eval()
     save(folder / "network.safetensors", Network(model, "convnet-small", 3, "small", *NO_SHIFT))
@@ -53,7 +53,7 @@ def test_a_network_that_whitens_comes_back_whole(tmp_path: Path) -> None:
 
 def test_a_network_that_whitens_embeds_pixels_as_its_inner_one_embeds_whitened_images(tmp_path: Path) -> None:
     _, model = whitened(tmp_path)
-    pixels, transform = torch.rand(4, 3, 8, 8), whitening.load(tmp_path / "whitening.safetensors", CPU)
+    pixels, transform = torch.rand(4, 3, 8, 8), zca.load(tmp_path / "whitening.safetensors", CPU)
     assert torch.equal(embed(model, pixels), embed(model.network, transform.apply(pixels)))
 
 

@@ -18,7 +18,7 @@ from upstreams import vendor_or_skip
 
 from dire_plug.adapters.infer import INFER
 from dire_plug.adapters.infer_plan import PerturbationPlan, ipc_argument
-from dire_plug.data.augment import normalise
+from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.home import resource

@@ -18,6 +18,7 @@ ROWS = (
     ("report", "scaffold"),
     ("ablate",),
     ("compare", "timing"),
+    ("sets",),
     ("pipeline",),
     ("stages",),
     ("upstream", "native"),

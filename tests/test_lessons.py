@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from stub_run import CPU, MEAN, NETWORK, STD, StubAdapter, change, make_run, random_set, with_adapter
 from torch import Generator, Tensor
 
-from dire_plug.data.augment import normalise
-from dire_plug.data.whitening import fit, load, save
+from dire_plug.data.augmentation.batch import normalise
+from dire_plug.data.augmentation.zca import fit, load, save
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load as load_network
 from dire_plug.protocols import PROTOCOLS

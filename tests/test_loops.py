@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dire_plug import bridge
 from dire_plug.api.plans import class_by_class, cut_plan
-from dire_plug.data import whitening
+from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models import build, embed
@@ -135,7 +135,7 @@ def embedder_of(folder: Path, *, classes_per_step: int | None = None, white: boo
     save(folder / "network.safetensors", Network(model, "convnet-small", 3, "small", MEAN, STD))
     path = folder / "whitening.safetensors"
     if white:
-        whitening.save(path, whitening.fit(torch.rand(40, 3, 8, 8)))
+        zca.save(path, zca.fit(torch.rand(40, 3, 8, 8)))
     specification = {
         "network": str(folder / "network.safetensors"),
         "classes_per_step": classes_per_step,
@@ -158,7 +158,7 @@ def test_the_embedder_gives_what_the_network_embeds_with_a_graph(tmp_path: Path)
 def test_whitened_images_are_embedded_as_the_pixels_that_they_stand_for(tmp_path: Path) -> None:
     embedder, model = embedder_of(tmp_path, white=True)
     pixels = torch.rand(4, 3, 8, 8)
-    white = whitening.load(tmp_path / "whitening.safetensors", torch.device("cpu")).apply(pixels)
+    white = zca.load(tmp_path / "whitening.safetensors", torch.device("cpu")).apply(pixels)
     embeddings, _, _ = embedder(white.requires_grad_(True), torch.zeros(4), generator=torch.Generator())
     shape = (1, 3, 1, 1)
     normalised = (pixels - torch.tensor(MEAN).view(shape)) / torch.tensor(STD).view(shape)

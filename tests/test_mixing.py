@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torchvision.transforms import CenterCrop, Resize
 
-from dire_plug.data.augment import cutmix, enlarge_and_crop
+from dire_plug.data.augmentation.batch import cutmix, enlarge_and_crop
 from dire_plug.stages.views import mixing
 
 

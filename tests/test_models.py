@@ -148,7 +148,7 @@ def test_the_small_resnet_learns_the_digits() -> None:
     from torch.nn import functional as F
 
     from dire_plug.data import load
-    from dire_plug.data.augment import crop_flip, normalise
+    from dire_plug.data.augmentation.batch import crop_flip, normalise
 
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)

@@ -11,8 +11,8 @@ from timm.data import auto_augment as timm
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from dire_plug.data import rand_augment as module
-from dire_plug.data.rand_augment import FILL, OPERATIONS, rand_augment
+from dire_plug.data.augmentation import rand_augment as module
+from dire_plug.data.augmentation.rand_augment import FILL, OPERATIONS, rand_augment
 
 TIMM = {
     "autocontrast": "AutoContrast",

@@ -23,7 +23,7 @@ from stub_run import (
 )
 from torch import Tensor
 
-from dire_plug.data.augment import normalise
+from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, read_json
 from dire_plug.models import build

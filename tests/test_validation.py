@@ -11,8 +11,7 @@ from tiny import only_run, run_folders, write_recipe
 
 from dire_plug import data
 from dire_plug.data.dataset import Dataset, TensorSplit, make_tensor_dataset
-from dire_plug.data.folder_split import make_folder_split
-from dire_plug.data.folders import File
+from dire_plug.data.folders import File, make_folder_split
 from dire_plug.data.validation import default_count, draw_validation, hold_out, take
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json

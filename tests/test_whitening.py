@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from dire_plug.data import whitening
-from dire_plug.data.whitening import fit, load, save
+from dire_plug.data.augmentation.zca import fit, load, save
 from dire_plug.errors import DirePlugError
 
 CPU = torch.device("cpu")

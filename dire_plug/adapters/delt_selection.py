@@ -56,7 +56,7 @@ def write_candidates(folder: Path, dataset: Dataset) -> None:
 
     Images that the dataset reads on demand are linked: upstream's script resizes and crops the files itself.
     """
-    from dire_plug.data.folder_split import FolderSplit
+    from dire_plug.data.folders import FolderSplit
 
     split = dataset.train
     for label in range(len(dataset.classes)):

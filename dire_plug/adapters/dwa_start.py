@@ -32,7 +32,7 @@ def write_tensors(folder: Path, start: Tensor, *, plan: ChunkedPlan, script: Scr
     """
     import torch
 
-    from dire_plug.data.augment import normalise
+    from dire_plug.data.augmentation.batch import normalise
 
     for index in range(plan.passes):
         slots = [plan.slot(Slot(index, batch)) for batch in range(plan.slots_per_pass)]

@@ -135,7 +135,7 @@ class INFER(PlannedAdapter):
         """Return the real images of a regrouped slot, [N, 3, H, W]; None where the script has read just these."""
         import torch
 
-        from dire_plug.data.augment import normalise
+        from dire_plug.data.augmentation.batch import normalise
 
         plan, start = synthesis.plan, synthesis.start_images
         if not isinstance(plan, PerturbationPlan) or start.images is None:

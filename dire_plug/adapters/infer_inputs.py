@@ -47,7 +47,7 @@ def write_tensors(folder: Path, start: Tensor, *, mean: tuple[float, ...], std: 
     """
     import torch
 
-    from dire_plug.data.augment import normalise
+    from dire_plug.data.augmentation.batch import normalise
 
     make_folder(folder)
     for image in range(start.shape[1]):

@@ -195,7 +195,7 @@ class PlannedAdapter:
         """
         import torch
 
-        from dire_plug.data.augment import normalise
+        from dire_plug.data.augmentation.batch import normalise
 
         start, planned = synthesis.start_images, synthesis.plan.slot(slot)
         rows = torch.tensor(planned.labels), torch.tensor(planned.images)

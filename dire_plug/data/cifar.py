@@ -11,9 +11,8 @@ from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
 from torchvision import datasets
 
-from dire_plug.data.dataset import Dataset, make_tensor_dataset
-from dire_plug.data.family import Family
-from dire_plug.data.reduce import first_of_each_class, resize
+from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
+from dire_plug.data.subsample import first_of_each_class, resize
 from dire_plug.errors import DirePlugError
 
 

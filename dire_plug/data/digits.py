@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from dire_plug.data.dataset import Dataset, make_tensor_dataset
-from dire_plug.data.family import Family
-from dire_plug.data.reduce import first_of_each_class, resize
+from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
+from dire_plug.data.subsample import first_of_each_class, resize
 
 CLASSES = 10
 TEST_PER_CLASS = 36

@@ -6,10 +6,8 @@ the transform of evaluation and of embeddings.
 
 from pathlib import Path
 
-from dire_plug.data.dataset import Dataset, make_dataset
-from dire_plug.data.family import Family
-from dire_plug.data.folder_split import make_folder_split
-from dire_plug.data.folders import SUFFIXES, list_classes, list_images, list_training
+from dire_plug.data.dataset import Dataset, Family, make_dataset
+from dire_plug.data.folders import SUFFIXES, list_classes, list_images, list_training, make_folder_split
 from dire_plug.errors import DirePlugError
 
 CLASSES = 1000

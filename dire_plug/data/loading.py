@@ -1,11 +1,11 @@
 """Load a dataset by name."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from dire_plug.data import cifar, digits, fashion_mnist, imagenet, tiny_imagenet
-from dire_plug.data.dataset import Dataset
-from dire_plug.data.family import Family
+from dire_plug.data.dataset import Dataset, Family
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import make_folder
 from dire_plug.home import home
@@ -90,3 +90,31 @@ def _download(family: Family, root: Path) -> None:
         family.download(root)
     except (OSError, RuntimeError) as error:
         raise DirePlugError(f"{family.absence(root)}\nFetching it failed: {error}") from error
+
+
+@dataclass(frozen=True)
+class DataStatus:
+    """Whether one dataset is here.
+
+    Attributes:
+        name: as `load` takes it.
+        found: whether its files are there, by name; they aren't read.
+        where: the folder, or where `load` would look first.
+        how: how to get it.
+    """
+
+    name: str
+    found: bool
+    where: str
+    how: str
+
+
+def status(root: Path | None = None) -> list[DataStatus]:
+    """Return what is here of every dataset; read names only, fetch nothing."""
+    root = default_root() if root is None else root
+    answers = []
+    for family in FAMILIES.values():
+        place = family.find(root)
+        first = next(iter(family.places(root)), root)
+        answers.append(DataStatus(family.name, place is not None, str(place or first), family.how))
+    return answers

@@ -5,10 +5,9 @@ Both layouts of `val` are read: as published (val/images and val_annotations.txt
 
 from pathlib import Path
 
-from dire_plug.data.dataset import Dataset, make_tensor_dataset
-from dire_plug.data.family import Family
+from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
 from dire_plug.data.folders import SUFFIXES, File, decode_all, label_tensor, list_classes, list_images, list_training
-from dire_plug.data.reduce import resize
+from dire_plug.data.subsample import resize
 from dire_plug.errors import DirePlugError
 
 CLASSES = 200

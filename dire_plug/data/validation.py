@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dire_plug.data.dataset import Dataset, Split, TensorSplit
-from dire_plug.data.folder_split import FolderSplit
+from dire_plug.data.folders import FolderSplit
 from dire_plug.errors import DirePlugError
 
 Judge = Literal["test", "validation"]

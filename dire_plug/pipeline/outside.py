@@ -14,8 +14,6 @@ from torch import Tensor
 
 from dire_plug import plugins
 from dire_plug.data import class_count, names
-from dire_plug.data.condensed import CondensedSet, Reading, read_condensed, require_set
-from dire_plug.data.spaces import read_space
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline.request import plan_run, with_data
@@ -23,6 +21,8 @@ from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
 from dire_plug.recipe.layers import Tree, mapping
 from dire_plug.recipe.values import LEARNED
+from dire_plug.sets.condensed import CondensedSet, Reading, read_condensed, require_set
+from dire_plug.sets.normalisation import read_space
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import TENSORS, ImageSet
 from dire_plug.store.artefacts import Artefact

@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from dire_plug import ui
-from dire_plug.data.augment import normalise
+from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.models import embed as embed_batch

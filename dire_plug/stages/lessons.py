@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from dire_plug.data.augment import enlarge_and_crop, normalise
-from dire_plug.data.differentiable import dsa
-from dire_plug.data.whitening import load as load_whitening
+from dire_plug.data.augmentation.batch import enlarge_and_crop, normalise
+from dire_plug.data.augmentation.dsa import dsa
+from dire_plug.data.augmentation.zca import load as load_whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import Network
 from dire_plug.protocols.students import StudentData

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from dire_plug.data import whitening as zca
+from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.models import build

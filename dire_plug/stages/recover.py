@@ -16,8 +16,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dire_plug import plugins, ui
-from dire_plug.data import whitening as zca
-from dire_plug.data.augment import denormalise
+from dire_plug.data.augmentation import zca
+from dire_plug.data.augmentation.batch import denormalise
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
 from dire_plug.models.checkpoint import load

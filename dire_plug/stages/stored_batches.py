@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor
 
-from dire_plug.data.augment import (
+from dire_plug.data.augmentation.batch import (
     Cut,
     crop_flip_at,
     cutmix_at,

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from dire_plug.data import whitening
-from dire_plug.data.whitening import Whitening
+from dire_plug.data.augmentation import zca
+from dire_plug.data.augmentation.zca import Whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import nonnegative
 from dire_plug.models.checkpoint import load
@@ -136,4 +136,4 @@ class Embedder:
 
 
 def _load_whitening(path: str, device: str) -> Whitening:
-    return whitening.load(Path(path), torch.device(device))
+    return zca.load(Path(path), torch.device(device))

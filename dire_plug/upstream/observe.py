@@ -26,7 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from dire_plug import bridge
-from dire_plug.data import whitening
+from dire_plug.data.augmentation import zca
 from dire_plug.models.checkpoint import load
 from dire_plug.types import LOOP
 from dire_plug.upstream.trace import StopScriptError
@@ -250,7 +250,7 @@ class KeptEmbeddings:
         assert self._embedder is not None
         if not self._embedder["whitening"]:
             return images
-        pixels = whitening.load(Path(self._embedder["whitening"]), torch.device("cpu")).invert(images)
+        pixels = zca.load(Path(self._embedder["whitening"]), torch.device("cpu")).invert(images)
         mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (self._network.mean, self._network.std))
         return (pixels - mean) / std
 

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dire_plug.data import whitening
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.files import digest_file, make_folder, write_atomically
 from dire_plug.models import build

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dire_plug.data.class_folders import check_size, label_folders, read_folders
 from dire_plug.data.dataset import Dataset
-from dire_plug.data.reduce import resize as resize_pixels
-from dire_plug.data.spaces import Space, are_pixels, to_pixels
-from dire_plug.data.tensor_files import SUFFIXES, StoredSet, read_tensor_file
+from dire_plug.data.subsample import resize as resize_pixels
 from dire_plug.errors import DirePlugError
+from dire_plug.sets.class_folders import check_size, label_folders, read_folders
+from dire_plug.sets.normalisation import Space, are_pixels, to_pixels
+from dire_plug.sets.tensor_files import SUFFIXES, StoredSet, read_tensor_file
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dire_plug.data.augment import normalise
+from dire_plug.data.augmentation.batch import normalise
+from dire_plug.data.augmentation.zca import fit
 from dire_plug.data.dataset import STATISTICS, Dataset, Triple
-from dire_plug.data.whitening import fit
 from dire_plug.errors import DirePlugError, nearest
 
 Kind = Literal["pixels", "normalised", "zca"]

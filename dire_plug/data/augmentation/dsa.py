@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from dire_plug.data.augment import crop_flip_at
+from dire_plug.data.augmentation.batch import crop_flip_at
 
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 SHIFT, CUTOUT = 0.125, 0.5

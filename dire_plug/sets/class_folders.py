@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dire_plug.data.dataset import Dataset
 from dire_plug.data.folders import SUFFIXES, decode, to_tensor
-from dire_plug.data.reduce import resize as resize_pixels
+from dire_plug.data.subsample import resize as resize_pixels
 from dire_plug.errors import DirePlugError
 
 _NUMBERED = re.compile(r"(\D*)(\d+)")
