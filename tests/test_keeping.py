@@ -26,9 +26,9 @@ from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import digest, format_bytes, read_json, write_json
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline import run as pipeline
-from dire_plug.pipeline.evaluate_set import evaluate_set
-from dire_plug.pipeline.outside import SetRequest
 from dire_plug.reproduce.order import attempt
+from dire_plug.sets.evaluate import evaluate_set
+from dire_plug.sets.opened import SetRequest
 from dire_plug.stages.artefacts import REVISIONS
 from dire_plug.store import archive, keeping
 from dire_plug.store.archive import read_archive, write_archive

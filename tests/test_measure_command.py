@@ -19,10 +19,10 @@ from torch import Generator, Tensor
 from dire_plug import ui
 from dire_plug.files import read_json
 from dire_plug.models.pretrained import Pretrained
-from dire_plug.pipeline.evaluate_set import evaluate_set, our_name
-from dire_plug.pipeline.measure_set import measure_set
-from dire_plug.pipeline.outside import OpenedSet, SetRequest, fit_protocol, open_set
 from dire_plug.recipe import read_yaml
+from dire_plug.sets.evaluate import evaluate_set, our_name
+from dire_plug.sets.measure import measure_set
+from dire_plug.sets.opened import OpenedSet, SetRequest, fit_protocol, open_set
 from dire_plug.stages import evaluate as evaluate_stage
 from dire_plug.stages.artefacts import name_networks
 from dire_plug.stages.embed import ensure_embeddings
@@ -177,7 +177,7 @@ def test_a_published_network_is_loaded_from_the_file_that_was_given(
         asked.append((name, keys))
         return SPARSE
 
-    monkeypatch.setattr("dire_plug.pipeline.measure_set.load_pretrained", load)
+    monkeypatch.setattr("dire_plug.sets.measure.load_pretrained", load)
     answer = cli("measure", made, "--recipe", recipe, "--embedding", "clip", "--weights", "w.bin", "--offline")
     assert answer.code == 0
     assert asked == [("clip", {"device": torch.device("cpu"), "weights": Path("w.bin"), "offline": True})]

@@ -12,10 +12,6 @@ from tiny import only_run, read_rows
 from dire_plug.commands.rank import render
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.pipeline import ranking
-from dire_plug.pipeline.outside import SetRequest
-from dire_plug.pipeline.ranked import RankedSet
-from dire_plug.pipeline.ranking import Ranking, rank_set
 from dire_plug.protocols.students import StudentData
 from dire_plug.recipe.evaluate import (
     DeltSection,
@@ -26,6 +22,10 @@ from dire_plug.recipe.evaluate import (
     OnTheFlySection,
 )
 from dire_plug.seeding import derive
+from dire_plug.sets import rank as ranking
+from dire_plug.sets.opened import SetRequest
+from dire_plug.sets.rank import Ranking, rank_set
+from dire_plug.sets.robust_scores import RankedSet
 from dire_plug.stages import evaluate
 from dire_plug.stages import robust_scores as scores
 from dire_plug.ui import show

@@ -17,12 +17,12 @@ from dire_plug.data import load
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.files import read_json
 from dire_plug.pipeline import Request
-from dire_plug.pipeline.outside import SetRequest
 from dire_plug.reproduce import Order, Outcome, as_text, folder_of, load_target, render, reproduce, select, to_json
 from dire_plug.reproduce.filling import runs as running
 from dire_plug.reproduce.order import Answer
 from dire_plug.reproduce.printed import Cell
 from dire_plug.reproduce.scales import SMOKE, Smoke
+from dire_plug.sets.opened import SetRequest
 from dire_plug.store.runs import RunFolder
 from dire_plug.timing import SideTiming, Timing, TimingRequest
 from dire_plug.timing.children import Took

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from dire_plug.data.augmentation import zca
 from dire_plug.data.augmentation.zca import fit, load, save
 from dire_plug.errors import DirePlugError
 
@@ -28,7 +29,7 @@ def test_it_is_kornias() -> None:
 
 
 def test_the_whitened_covariance_is_that_of_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whitening, "CHUNK", 70)
+    monkeypatch.setattr(zca, "CHUNK", 70)
     images = make_images()
     flat = images.flatten(1).double()
     covariance = torch.cov(flat.T)

@@ -17,7 +17,7 @@ from dire_plug.commands.tables import mean_and_spread
 from dire_plug.tables import Table
 
 if TYPE_CHECKING:
-    from dire_plug.pipeline.evaluate_set import EvaluatedSet
+    from dire_plug.sets.evaluate import EvaluatedSet
 
 ONE = "students of ONE set: another synthesis may give something else; --per-set 5 gives a spread over students"
 SPREAD = "± is over the students of ONE set; what another synthesis would give isn't in it"
@@ -46,7 +46,7 @@ def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs:
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
     same command finds its finished students again, or goes on with them.
     """
-    from dire_plug.pipeline.evaluate_set import evaluate_set
+    from dire_plug.sets.evaluate import evaluate_set
 
     given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
     given |= {"epochs": ("--epochs", epochs)}

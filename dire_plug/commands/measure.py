@@ -16,7 +16,7 @@ from dire_plug.files import write_json
 from dire_plug.tables import Table
 
 if TYPE_CHECKING:
-    from dire_plug.pipeline.measure_set import MeasuredSet
+    from dire_plug.sets.measure import MeasuredSet
 
 COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     ("coverage", "coverage %", 100, 1),
@@ -56,7 +56,7 @@ def measure(
 
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run.
     """
-    from dire_plug.pipeline.measure_set import OWN, measure_set
+    from dire_plug.sets.measure import OWN, measure_set
 
     check_settings(options["settings"], {"measure.nearest_k": ("--nearest-k", nearest_k)})
     request = make_set_request(path, **options)

@@ -16,11 +16,11 @@ from dire_plug.commands.options import check_settings
 from dire_plug.commands.set_options import describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
-from dire_plug.stages.robust_scores import RATE, WEIGHT
+from dire_plug.sets.robust_scores import RATE, WEIGHT
 from dire_plug.tables import Table
 
 if TYPE_CHECKING:
-    from dire_plug.pipeline.ranked import RankedSet
+    from dire_plug.sets.robust_scores import RankedSet
 
 SCORES = ("LRS", "ARS", "HLR", "IOR", "IOR plain")
 CONDITIONS = ("set own", "random own", "set plain", "random plain", "set hard", "random hard", "full hard")
@@ -59,7 +59,7 @@ def rank(  # what a set is ranked by, each with its option
     PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
     set, on as many random real images, and on all of them; those that are there are found again.
     """
-    from dire_plug.pipeline.ranking import Ranking, rank_set
+    from dire_plug.sets.rank import Ranking, rank_set
 
     check_settings(options["settings"], {"evaluate.per_synthesis": ("--per-set", per_set)})
     started = time.monotonic()

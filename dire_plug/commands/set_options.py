@@ -12,7 +12,7 @@ from dire_plug import ui
 from dire_plug.commands.options import DATA_ROOT, DEVICE, OFFLINE, SETTINGS, VERBOSE, check_settings
 
 if TYPE_CHECKING:
-    from dire_plug.pipeline.outside import SetRequest
+    from dire_plug.sets.opened import SetRequest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ def set_options(function: Function) -> Function:
 
 def make_set_request(path: Path, **options: Any) -> SetRequest:
     """Return the request that the shared options describe."""
-    from dire_plug.pipeline.outside import SetRequest
+    from dire_plug.sets.opened import SetRequest
 
     if options.pop("verbose"):
         ui.configure(verbose=True)

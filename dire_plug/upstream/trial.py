@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from dire_plug.data.augmentation import zca
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.files import digest_file, make_folder, write_atomically
 from dire_plug.models import build
@@ -259,7 +260,7 @@ def describe_synthesis(
 def _whitening(trial: Trial, folder: Path) -> str | None:
     if not trial.adapter.whitens(trial.inputs.recipe.recover):
         return None
-    return str(whitening.ensure(folder / "whitening.safetensors", trial.materials.dataset.train))
+    return str(zca.ensure(folder / "whitening.safetensors", trial.materials.dataset.train))
 
 
 def read_evidence(trace: Path, saved: Path) -> Evidence:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug.errors import DirePlugError
-from dire_plug.pipeline.measure_set import measure_set
-from dire_plug.pipeline.outside import SetRequest
 from dire_plug.reproduce.filling.runs import DIVERSITY, Runs, folders_of
 from dire_plug.reproduce.order import Answer, answer
 from dire_plug.reproduce.printed import Cell
 from dire_plug.reproduce.scales import SMOKE
+from dire_plug.sets.measure import measure_set
+from dire_plug.sets.opened import SetRequest
 
 TEACHER = "teacher"
 JUDGE = "sre2l"

@@ -6,11 +6,11 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from dire_plug.pipeline.evaluate_set import evaluate_set
 from dire_plug.reproduce.filling.runs import Runs, folders_of
 from dire_plug.reproduce.filling.sets import plain_request
 from dire_plug.reproduce.order import Answer, answer
 from dire_plug.reproduce.printed import Cell
+from dire_plug.sets.evaluate import evaluate_set
 
 
 def fill_from_students(cell: Cell, runs: Runs) -> Answer:

@@ -10,15 +10,14 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.pipeline.outside import SetRequest, fit_protocol, open_set
-from dire_plug.pipeline.ranked import RankedSet, Rate
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
+from dire_plug.sets.opened import SetRequest, fit_protocol, open_set
+from dire_plug.sets.robust_scores import RATE, WEIGHT, RankedSet, Rate, check_weight
 from dire_plug.stages.artefacts import Networks, Source
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import FULL, plan_budget, select_random, with_budget
-from dire_plug.stages.robust_scores import RATE, WEIGHT, check_weight
 from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store.runs import Run
 

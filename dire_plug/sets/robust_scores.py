@@ -2,16 +2,73 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dire_plug.stages.robust_scores import (
-    augmentation_robust_score,
-    hard_label_recovery,
-    improvement_over_random,
-    label_robust_score,
-)
+from dire_plug.errors import DirePlugError
+
+WEIGHT = 0.5
+RATE = 0.01
+"""Of SGD with hard labels: the protocol's own, and what DD-Ranking takes for all images of CIFAR."""
+
+
+def hard_label_recovery(*, full_hard: float, set_hard: float) -> float:
+    """Return HLR: by how much students of the full training set are better, both with hard labels; the less the better.
+
+    Raises:
+        DirePlugError: an accuracy isn't a fraction.
+    """
+    _check_fractions(full_hard, set_hard)
+    return full_hard - set_hard
+
+
+def improvement_over_random(*, of_set: float, of_random: float) -> float:
+    """Return IOR: by how much students of the set are better than those of random real images, under one protocol.
+
+    Raises:
+        DirePlugError: an accuracy isn't a fraction.
+    """
+    _check_fractions(of_set, of_random)
+    return of_set - of_random
+
+
+def label_robust_score(*, recovery: float, improvement: float, weight: float = WEIGHT) -> float:
+    """Return LRS, in [0, 1], of HLR and IOR; `weight` is IOR's.
+
+    Raises:
+        DirePlugError: the weight isn't in [0, 1].
+    """
+    check_weight(weight)
+    return squash(weight * improvement - (1 - weight) * recovery)
+
+
+def augmentation_robust_score(*, augmented: float, plain: float, weight: float = WEIGHT) -> float:
+    """Return ARS, in [0, 1], of the improvement over random with augmentation and without; `weight` is the former's.
+
+    Raises:
+        DirePlugError: the weight isn't in [0, 1].
+    """
+    check_weight(weight)
+    return squash(weight * augmented + (1 - weight) * plain)
+
+
+def squash(value: float) -> float:
+    """Return a combined difference, in [−1, 1], brought to [0, 1]."""
+    return (math.exp(value) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
+
+
+def _check_fractions(*accuracies: float) -> None:
+    if not all(0 <= accuracy <= 1 for accuracy in accuracies):
+        raise DirePlugError(f"robust scores: accuracies must be fractions in [0, 1], not {accuracies}")
+
+
+def check_weight(weight: float) -> None:
+    """Refuse a weight outside [0, 1]."""
+    if not 0 <= weight <= 1:
+        raise DirePlugError(f"robust scores: the weight must be in [0, 1], not {weight}")
+
 
 Kind = Literal["last", "best"]
 Rate = float | str

@@ -8,7 +8,7 @@ from typing import Any
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models.pretrained import Pretrained, check_pretrained, load_pretrained
-from dire_plug.pipeline.outside import OpenedSet, SetRequest, find_own_source, open_set
+from dire_plug.sets.opened import OpenedSet, SetRequest, find_own_source, open_set
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.measure import measure_in

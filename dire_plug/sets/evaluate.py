@@ -16,9 +16,9 @@ from dire_plug import ui
 from dire_plug.files import digest, write_atomically, write_json
 from dire_plug.models import architectures, check_architecture
 from dire_plug.models.architectures import torchvision_name
-from dire_plug.pipeline.outside import OpenedSet, SetRequest, fit_protocol, open_set
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.sets.opened import OpenedSet, SetRequest, fit_protocol, open_set
 from dire_plug.stages.artefacts import Networks
 from dire_plug.stages.evaluate import evaluate, name_students
 from dire_plug.stages.images import ImageSet
