@@ -16,13 +16,13 @@ from conftest import Cli
 from rich.console import Console, RenderableType
 from tiny import run_folders, write_recipe
 
-from dire_plug.compare import Comparison, compare, render, to_json
-from dire_plug.compare.arms import check_alike, check_teachers, equal_arms, split_by_control
-from dire_plug.compare.statistics import paired_difference, summarise
 from dire_plug.errors import DirePlugError
 from dire_plug.home import resource
 from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.recipe import read_yaml
+from dire_plug.results import Comparison, compare, render, to_json
+from dire_plug.results.arms import check_alike, check_teachers, equal_arms, split_by_control
+from dire_plug.results.statistics import paired_difference, summarise
 from dire_plug.store.runs import RunFolder
 
 TABLE = Path(__file__).parent / "golden" / "comparison.txt"

@@ -20,13 +20,13 @@ import pytest
 from conftest import Cli
 from tiny import only_run, outcome, read_rows
 
-from dire_plug.compare import table
-from dire_plug.compare.arms import compare
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import digest, format_bytes, read_json, write_json
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline import run as pipeline
 from dire_plug.reproduce.order import attempt
+from dire_plug.results import table
+from dire_plug.results.arms import compare
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.opened import SetRequest
 from dire_plug.stages.artefacts import REVISIONS

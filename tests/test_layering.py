@@ -17,7 +17,7 @@ ROWS = (
     ("reproduce",),
     ("report", "scaffold"),
     ("ablate",),
-    ("compare", "timing"),
+    ("results", "timing"),
     ("sets",),
     ("pipeline",),
     ("stages",),

@@ -23,11 +23,11 @@ from dire_plug.recipe.evaluate import (
 )
 from dire_plug.seeding import derive
 from dire_plug.sets import rank as ranking
+from dire_plug.sets import robust_scores as scores
 from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.rank import Ranking, rank_set
 from dire_plug.sets.robust_scores import RankedSet
 from dire_plug.stages import evaluate
-from dire_plug.stages import robust_scores as scores
 from dire_plug.ui import show
 
 STUDENTS: Any = {"students": ("resnet-small",)}

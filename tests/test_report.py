@@ -19,7 +19,6 @@ from PIL import Image
 from test_compare import as_text
 from tiny import read_rows
 
-from dire_plug.compare import render
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.pipeline import Request, run_arm
@@ -42,6 +41,7 @@ from dire_plug.report.labels import label_runs
 from dire_plug.report.similarity import REAL, class_similarities
 from dire_plug.report.tables import caution, make_notes, make_tables, sum_up
 from dire_plug.report.tsne import project, spread_rows
+from dire_plug.results import render
 from dire_plug.store.runs import RunFolder
 
 SEEDS = {"baseline": (0,), "control": (0, 1), "dire": (0, 1), "random": (0,)}

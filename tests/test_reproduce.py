@@ -12,7 +12,6 @@ from conftest import Cli
 from tiny import read_rows, run_folders
 from torchvision.utils import save_image
 
-from dire_plug.compare.statistics import Summary
 from dire_plug.data import load
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.files import read_json
@@ -22,6 +21,7 @@ from dire_plug.reproduce.filling import runs as running
 from dire_plug.reproduce.order import Answer
 from dire_plug.reproduce.printed import Cell
 from dire_plug.reproduce.scales import SMOKE, Smoke
+from dire_plug.results.statistics import Summary
 from dire_plug.sets.opened import SetRequest
 from dire_plug.store.runs import RunFolder
 from dire_plug.timing import SideTiming, Timing, TimingRequest

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from dire_plug.ablate.components import CONTROL, PAPER, Components, normalised_columns, table_measures
 from dire_plug.ablate.trials import Trial
-from dire_plug.compare.statistics import ACCURACY, FEW, paired_difference
-from dire_plug.compare.table import SPACES, format_difference, format_summary
+from dire_plug.results.statistics import ACCURACY, FEW, paired_difference
+from dire_plug.results.table import SPACES, format_difference, format_summary
 from dire_plug.tables import Table
 
 TITLES = {"vendi": "Ven ↑", "similarity": "Sim ↓", "coverage": "Cov ↑"}

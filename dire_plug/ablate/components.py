@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dire_plug.ablate.trials import TERM, Setting, Trial, require_term, run_settings
-from dire_plug.compare.statistics import Measure, diversity_measures
 from dire_plug.pipeline import Request
+from dire_plug.results.statistics import Measure, diversity_measures
 
 CONTROL = "control"
 COMBINATIONS: dict[str, tuple[str, ...]] = {

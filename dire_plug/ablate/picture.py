@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from dire_plug.ablate.components import table_measures
 from dire_plug.ablate.trials import Trial
-from dire_plug.compare.statistics import ACCURACY, Measure
 from dire_plug.files import make_folder
+from dire_plug.results.statistics import ACCURACY, Measure
 
 INK, SOFT, ACCENT, OTHER = "#222222", "#9a9a9a", "#b5382a", "#2f6690"
 

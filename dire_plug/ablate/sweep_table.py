@@ -14,8 +14,8 @@ from dire_plug.ablate.component_table import spread_notes, trial_json
 from dire_plug.ablate.components import table_measures
 from dire_plug.ablate.sweep import BEST, Sweep
 from dire_plug.ablate.trials import Trial
-from dire_plug.compare.statistics import ACCURACY, Difference, Measure, paired_difference
-from dire_plug.compare.table import format_difference, format_summary
+from dire_plug.results.statistics import ACCURACY, Difference, Measure, paired_difference
+from dire_plug.results.table import format_difference, format_summary
 from dire_plug.tables import Table
 
 LAST = ACCURACY[0]

@@ -6,13 +6,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from dire_plug import plugins, ui
-from dire_plug.compare.arms import check_alike, check_teachers, equal_arms
-from dire_plug.compare.statistics import ACCURACY, Measure, Summary, summarise
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, run_arm
 from dire_plug.pipeline.request import find_recipe
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.layers import mapping
+from dire_plug.results.arms import check_alike, check_teachers, equal_arms
+from dire_plug.results.statistics import ACCURACY, Measure, Summary, summarise
 
 TERM = "dire"
 """The regularizer, and the arm that has it."""

@@ -37,10 +37,10 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
     """
-    from dire_plug.compare import compare as run_comparison
-    from dire_plug.compare import draw, render, to_json
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
+    from dire_plug.results import compare as run_comparison
+    from dire_plug.results import draw, render, to_json
 
     request = make_request(method, **options)
     names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))

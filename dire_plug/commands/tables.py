@@ -11,15 +11,14 @@ from rich.text import Text
 from dire_plug.tables import Table
 
 if TYPE_CHECKING:
-    from dire_plug.compare.statistics import Measure
     from dire_plug.pipeline import FinishedRun
+    from dire_plug.results.statistics import Measure
 
 
 def run_summary(finished: FinishedRun) -> RenderableType:
     """Return what one run gave: accuracy, and diversity in T and I with the real reference beside."""
-    from dire_plug.compare.real_arms import full_notes
-    from dire_plug.compare.statistics import diversity_measures
-    from dire_plug.compare.table import JUDGED_ON_VALIDATION
+    from dire_plug.results.statistics import diversity_measures
+    from dire_plug.results.table import JUDGED_ON_VALIDATION, full_notes
 
     metrics = finished.metrics
     title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {metrics['engine']}"
@@ -44,14 +43,14 @@ def run_summary(finished: FinishedRun) -> RenderableType:
 
 def mean_and_spread(values: Sequence[float]) -> str:
     """Return mean ± sample standard deviation of percentages, as `compare` prints them; a dash where there are none."""
-    from dire_plug.compare.statistics import ACCURACY, summarise
-    from dire_plug.compare.table import format_summary
+    from dire_plug.results.statistics import ACCURACY, summarise
+    from dire_plug.results.table import format_summary
 
     return format_summary(summarise(values), ACCURACY[0])
 
 
 def _cells(space: str, values: dict[str, object]) -> list[str]:
-    from dire_plug.compare.statistics import diversity_measures
+    from dire_plug.results.statistics import diversity_measures
 
     return [_format(measure, {"diversity": {space: values}}) for measure in diversity_measures(space)]
 

@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dire_plug.compare import Comparison
-from dire_plug.compare.arms import split_recipes
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
@@ -15,6 +13,8 @@ from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
 from dire_plug.recipe.layers import flatten
 from dire_plug.recipe.model import FROZEN
 from dire_plug.report.runs import ReportRun
+from dire_plug.results import Comparison
+from dire_plug.results.arms import split_recipes
 
 ALIKE = ("dataset", "evaluate", "measure", "squeeze")
 """Sections of a recipe that runs of one table have in common."""

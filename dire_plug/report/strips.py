@@ -6,10 +6,10 @@ import statistics
 
 from matplotlib.axes import Axes
 
-from dire_plug.compare.statistics import ACCURACY, Measure, diversity_measures
-from dire_plug.compare.table import read_column
 from dire_plug.report.drawing import INK, MARKERS, PageFigure, Panel, colour, listed, new_figure, plain, to_svg
 from dire_plug.report.groups import Group
+from dire_plug.results.statistics import ACCURACY, Measure, diversity_measures
+from dire_plug.results.table import read_column
 
 SHOWN = (
     ("accuracy, last %", ACCURACY[0]),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dire_plug.compare.statistics import (
+from dire_plug.report.groups import Group
+from dire_plug.results.statistics import (
     ACCURACY,
     FEW,
     Measure,
@@ -13,7 +14,7 @@ from dire_plug.compare.statistics import (
     diversity_measures,
     summarise,
 )
-from dire_plug.compare.table import (
+from dire_plug.results.table import (
     SPACES,
     count_pairs,
     difference,
@@ -25,7 +26,6 @@ from dire_plug.compare.table import (
     reference_cells,
     student_columns,
 )
-from dire_plug.report.groups import Group
 
 SUMMED_UP = (
     ("accuracy", ACCURACY[0], " points"),

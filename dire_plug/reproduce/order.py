@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug import ui
-from dire_plug.compare.statistics import Summary, summarise
 from dire_plug.errors import DirePlugError, DivergedError, RunBusyError
 from dire_plug.pipeline import Request
 from dire_plug.reproduce.printed import Cell, Target
 from dire_plug.reproduce.scales import Scale, ipcs_of, request_of
+from dire_plug.results.statistics import Summary, summarise
 
 
 @dataclass(frozen=True)

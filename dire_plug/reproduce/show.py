@@ -12,11 +12,11 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from dire_plug import ui
-from dire_plug.compare.statistics import Summary
 from dire_plug.reproduce.order import Answer, Order
 from dire_plug.reproduce.outcome import Outcome
 from dire_plug.reproduce.printed import NOT_PRINTED, Cell
 from dire_plug.reproduce.scales import SMOKE, ipcs_of, smoke_ipcs
+from dire_plug.results.statistics import Summary
 from dire_plug.tables import Table
 
 TIMED = {

@@ -1,4 +1,16 @@
-"""The scores of a ranked set, and what they are made of."""
+"""The two scores of DD-Ranking (arXiv 2505.13300): what a condensed set is worth besides its labels and augmentation.
+
+Accuracies are fractions in [0, 1], of students tested on the same real images:
+
+    hard-label recovery      HLR = full, hard labels − set, hard labels
+    improvement over random  IOR = set − as many random real images, both under the method's own protocol
+    label-robust score       LRS = squash(w·IOR − (1 − w)·HLR)
+    augmentation-robust      ARS = squash(w·IOR with augmentation + (1 − w)·IOR without)
+    squash(x) = (exp(x) − exp(−1)) / (exp(1) − exp(−1)), from [−1, 1] onto [0, 1]; squash(0) = 0.269
+
+As the description in the package `ddranking` 0.2.0 has them, with w = 1/2. Its code puts percentage points into the
+exponential, which leaves [0, 1]: docs/ranking.md.
+"""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dire_plug.ablate.components import COMBINATIONS, Components, ablate_components, normalised_columns
-from dire_plug.compare.statistics import ACCURACY, Summary
 from dire_plug.errors import DirePlugError
 from dire_plug.reproduce.filling.runs import Runs, folders_of
 from dire_plug.reproduce.order import Answer
 from dire_plug.reproduce.printed import Cell
+from dire_plug.results.statistics import ACCURACY, Summary
 
 SPACE = "T"
 

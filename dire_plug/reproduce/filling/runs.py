@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import Any
 
 from dire_plug import ui
-from dire_plug.compare.statistics import ACCURACY, STUDENTS
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline import FinishedRun, Request, run_arm
 from dire_plug.pipeline.request import same_but_arm
 from dire_plug.reproduce.order import Answer, Order, answer
 from dire_plug.reproduce.printed import Cell
+from dire_plug.results.statistics import ACCURACY, STUDENTS
 
 DIVERSITY: Mapping[str, str] = MappingProxyType(
     {"coverage": "coverage", "similarity": "similarity", "vendi": "class_vendi"}

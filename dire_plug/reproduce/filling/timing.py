@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from dire_plug.compare.statistics import Summary, summarise
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.reproduce.filling.runs import Runs
 from dire_plug.reproduce.order import Answer, Order, attempt
 from dire_plug.reproduce.printed import Cell
+from dire_plug.results.statistics import Summary, summarise
 from dire_plug.timing import Timing, TimingRequest, time_arms
 
 STEPS = {"paper": 30, "smoke": 10}

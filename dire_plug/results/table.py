@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
+from torch import Tensor
+from torchvision.utils import make_grid
 
-from dire_plug.compare.arms import Comparison
-from dire_plug.compare.real_arms import real_image_notes
-from dire_plug.compare.statistics import (
+from dire_plug.files import make_folder
+from dire_plug.results.arms import Comparison
+from dire_plug.results.statistics import (
     ACCURACY,
     FEW,
     STUDENTS,
@@ -21,7 +27,47 @@ from dire_plug.compare.statistics import (
     paired_difference,
     summarise,
 )
+from dire_plug.stages.images import TENSORS, read_tensors
+from dire_plug.stages.real_images import FULL
 from dire_plug.tables import Table
+
+CHOSEN = ("herding", "k-center", "k-means")
+SEEDLESS = ("herding", "k-center")
+"""Arms that choose the same images with every seed."""
+
+
+def real_image_notes(metrics: Mapping[str, Mapping[str, Any]], *, seeds: int) -> list[str]:
+    """Return the lines below the tables.
+
+    Args:
+        metrics: arm → metrics.json of its first run.
+        seeds: how many runs each arm has.
+    """
+    lines = []
+    if "random" in metrics:
+        lines.append("random: as many real training images under the same protocol")
+    if chosen := [arm for arm in CHOSEN if arm in metrics]:
+        lines.append(f"{_join(chosen)}: likewise, chosen by the teacher's embeddings, so I is the fairer judge of them")
+    if seeds > 1 and (same := [arm for arm in SEEDLESS if arm in metrics]):
+        lines.append(f"{_join(same)}: the same images with every seed, so the spread is over students alone")
+    if "full" in metrics:
+        lines += full_notes(metrics["full"])
+    return lines
+
+
+def full_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Return how long students of the arm `full` learned, and why it has no coverage."""
+    lines = ["full: no coverage (–): its images are those to be covered, so each covers itself"]
+    if budget := metrics["accuracy"].get("full"):
+        epochs = f"{budget['epochs']} epoch{'' if budget['epochs'] == 1 else 's'}"
+        steps = f"{budget['steps']:,} steps; IPC images per class get {budget['subset_steps']:,}"
+        lines.insert(0, f"full: all {budget['images']:,} training images, in {epochs} ({steps})")
+    return lines
+
+
+def _join(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
 
 JUDGED_ON_VALIDATION = (
     "tested on validation images, held out of the training set, not on the test set: 'best on test' is best on those"
@@ -194,3 +240,35 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
     return None if summary is None else vars(summary)
+
+
+CLASSES, IMAGES = 10, 10
+"""At most so many classes and images of each are drawn."""
+INCHES = 3.2
+"""Width of one arm's panel."""
+
+
+def draw(comparison: Comparison, path: Path) -> None:
+    """Draw the first seed's images of every arm that was run into a PNG file; sets too large for one file aren't.
+
+    Neither is the arm `full`, which has no images of its own.
+    """
+    arms = [arm for arm in comparison.runs if arm not in comparison.same and arm != FULL]
+    if not arms or not all((comparison.runs[arm][0].folder.path / TENSORS).is_file() for arm in arms):
+        return
+    figure = Figure(figsize=(INCHES * len(arms), INCHES + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, arm in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms, strict=True):
+        axes.imshow(_grid(comparison.runs[arm][0].folder.path).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.set_title(arm)
+        axes.set_axis_off()
+    make_folder(path.parent)
+    figure.savefig(path, dpi=120)
+
+
+def _grid(folder: Path) -> Tensor:
+    """Return the images of a run as one, [3, H, W] in [0, 1], a row a class."""
+    images, labels = read_tensors(folder)
+    rows = [images[labels == label][:IMAGES] for label in torch.unique(labels)[:CLASSES]]
+    grid: Tensor = make_grid(torch.cat(rows), nrow=len(rows[0]), padding=1, pad_value=1.0)
+    return grid

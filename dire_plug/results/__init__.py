@@ -1,0 +1,6 @@
+"""Arms side by side: `arms.py` runs them, `statistics.py` sums them up, `table.py` shows them."""
+
+from dire_plug.results.arms import Comparison, compare
+from dire_plug.results.table import draw, render, to_json
+
+__all__ = ["Comparison", "compare", "draw", "render", "to_json"]
