@@ -11,15 +11,30 @@ from conftest import Cli
 from rich.console import Console
 from tiny import read_rows, run_folders, write_recipe
 
-from dire_plug.ablate import Sweep, ablate_components, components_json, draw_trials, render_sweep, sweep, sweep_json
-from dire_plug.ablate import trials as trials_module
-from dire_plug.ablate.axes import DEFAULT, make_grid
-from dire_plug.ablate.components import COMBINATIONS, CONTROL, PAPER, component_settings, normalise, normalised_columns
-from dire_plug.ablate.sweep import BEST
-from dire_plug.ablate.sweep_table import ranked, sweep_notes, verdict
-from dire_plug.ablate.trials import Setting, Trial
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import read_json
+from dire_plug.paper.ablate import (
+    Sweep,
+    ablate_components,
+    components_json,
+    draw_trials,
+    render_sweep,
+    sweep,
+    sweep_json,
+)
+from dire_plug.paper.ablate import trials as trials_module
+from dire_plug.paper.ablate.axes import DEFAULT, make_grid
+from dire_plug.paper.ablate.components import (
+    COMBINATIONS,
+    CONTROL,
+    PAPER,
+    component_settings,
+    normalise,
+    normalised_columns,
+)
+from dire_plug.paper.ablate.sweep import BEST
+from dire_plug.paper.ablate.sweep_table import ranked, sweep_notes, verdict
+from dire_plug.paper.ablate.trials import Setting, Trial
 from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.store.runs import RunFolder
 

@@ -22,7 +22,8 @@ from tiny import read_rows
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.report import (
+from dire_plug.results import render
+from dire_plug.results.report import (
     ReportRun,
     draw_class_grid,
     draw_class_similarity,
@@ -31,17 +32,15 @@ from dire_plug.report import (
     read_run,
     write_report,
 )
-from dire_plug.report.class_grid import join, to_bytes
-from dire_plug.report.curves import curves_figure
-from dire_plug.report.drawing import COLOURS, colour, colours
-from dire_plug.report.embedded import Embedded, embed_runs
-from dire_plug.report.groups import group
-from dire_plug.report.images import find_class
-from dire_plug.report.labels import label_runs
-from dire_plug.report.similarity import REAL, class_similarities
-from dire_plug.report.tables import caution, make_notes, make_tables, sum_up
-from dire_plug.report.tsne import project, spread_rows
-from dire_plug.results import render
+from dire_plug.results.report.class_grid import join, to_bytes
+from dire_plug.results.report.curves import curves_figure
+from dire_plug.results.report.drawing import COLOURS, colour, colours, label_runs
+from dire_plug.results.report.embedded import Embedded, embed_runs
+from dire_plug.results.report.groups import group
+from dire_plug.results.report.images import find_class
+from dire_plug.results.report.similarity import REAL, class_similarities
+from dire_plug.results.report.tables import caution, make_notes, make_tables, sum_up
+from dire_plug.results.report.tsne import project, spread_rows
 from dire_plug.store.runs import RunFolder
 
 SEEDS = {"baseline": (0,), "control": (0, 1), "dire": (0, 1), "random": (0,)}

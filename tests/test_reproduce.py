@@ -15,17 +15,27 @@ from torchvision.utils import save_image
 from dire_plug.data import load
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.files import read_json
+from dire_plug.paper.reproduce import (
+    Order,
+    Outcome,
+    as_text,
+    folder_of,
+    load_target,
+    render,
+    reproduce,
+    select,
+    to_json,
+)
+from dire_plug.paper.reproduce import fill_runs as running
+from dire_plug.paper.reproduce.paper_tables import Cell
+from dire_plug.paper.reproduce.request import Answer
+from dire_plug.paper.reproduce.scales import SMOKE, Smoke
+from dire_plug.paper.timing import SideTiming, Timing, TimingRequest
+from dire_plug.paper.timing.children import Took
 from dire_plug.pipeline import Request
-from dire_plug.reproduce import Order, Outcome, as_text, folder_of, load_target, render, reproduce, select, to_json
-from dire_plug.reproduce.filling import runs as running
-from dire_plug.reproduce.order import Answer
-from dire_plug.reproduce.printed import Cell
-from dire_plug.reproduce.scales import SMOKE, Smoke
 from dire_plug.results.statistics import Summary
 from dire_plug.sets.opened import SetRequest
 from dire_plug.store.runs import RunFolder
-from dire_plug.timing import SideTiming, Timing, TimingRequest
-from dire_plug.timing.children import Took
 
 TINY = Smoke(
     (2, 3),
@@ -45,9 +55,9 @@ NATIVE = ("--scale", "smoke", "--engine", "native", "--offline")
 def tiny(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
     """A home with the tiny recipe's teachers, where the smoke scale of SRe2L is the tiny recipe."""
     smoke = {**SMOKE, "sre2l": TINY}
-    monkeypatch.setattr("dire_plug.reproduce.scales.SMOKE", smoke)
-    monkeypatch.setattr("dire_plug.reproduce.filling.sets.SMOKE", smoke)
-    monkeypatch.setattr("dire_plug.reproduce.show.SMOKE", smoke)
+    monkeypatch.setattr("dire_plug.paper.reproduce.scales.SMOKE", smoke)
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill_sets.SMOKE", smoke)
+    monkeypatch.setattr("dire_plug.paper.reproduce.render.SMOKE", smoke)
     return home
 
 
@@ -116,7 +126,7 @@ def test_seeds_are_syntheses_with_a_spread(tiny: Path) -> None:
 
 
 def test_other_students_learn_from_the_runs_images(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dire_plug.reproduce.scales.AT_32", ())
+    monkeypatch.setattr("dire_plug.paper.reproduce.scales.AT_32", ())
     order = order_of("table-10", row="vit", column="50")
     (cell, *_) = order.cells
     cell = replace(cell, place=replace(cell.place, student="convnet-small"))
@@ -279,7 +289,7 @@ def test_components_are_placed_between_the_least_and_the_greatest_of_all_seven(
         }
         return running.FinishedRun(RunFolder(tiny / "runs" / f"{len(calls)}"), metrics, reused=True)
 
-    monkeypatch.setattr("dire_plug.ablate.trials.run_arm", canned)
+    monkeypatch.setattr("dire_plug.paper.ablate.trials.run_arm", canned)
     outcome = reproduce(order_of("table-14"))
     assert calls == ["control", "cd", "cdm", "edm", "cd, cdm", "cd, edm", "cdm, edm", "cd, cdm, edm"]
     found = {(cell.row_name, cell.place.read): outcome.answers[cell] for cell in outcome.order.cells}
@@ -315,7 +325,7 @@ def test_a_time_is_extrapolated_at_the_smoke_scale_and_rows_that_are_here_are_ti
         sides = [canned_side(name, steps=100, wall=(0.5,) if "+" in name else (0.25,)) for name in names]
         return Timing(tuple(sides), "native", {"hardware": {}})
 
-    monkeypatch.setattr("dire_plug.reproduce.filling.timing.time_arms", canned)
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.time_arms", canned)
     outcome = reproduce(replace(order_of("table-15"), base=Request("", offline=True)))
     baseline, dwa, dire = (outcome.answers[cell] for cell in outcome.order.cells)
     assert baseline.summary == Summary(3.0 + 2.0 + 100 * 0.25, None, 1)
@@ -329,8 +339,8 @@ def test_a_time_is_that_of_whole_syntheses_at_the_papers_scale(tiny: Path, monke
         assert (how.whole, how.request.recipe, how.request.ipc) == (2, "cifar-100", 50)
         return Timing((canned_side("sre2l", steps=9, wall=(0.5,), whole=(100.0, 110.0)),), "upstream", {"hardware": {}})
 
-    monkeypatch.setattr("dire_plug.reproduce.filling.timing.time_arms", canned)
-    monkeypatch.setattr("dire_plug.reproduce.filling.timing.plan_run", lambda request: None)
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.time_arms", canned)
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.plan_run", lambda request: None)
     order = order_of("table-15", row="sre2l")
     (answer,) = reproduce(replace(order, cells=order.cells[:1], scale="paper", seeds=2)).answers.values()
     assert answer.summary == Summary(105.0, pytest.approx(50**0.5), 2)  # type: ignore[arg-type]
@@ -345,7 +355,7 @@ def test_another_network_measures_the_runs_images_with_the_weights_that_are_give
         asked.append((request.path.name.split("-")[0], more))
         return SimpleNamespace(diversity={"clip": {"coverage": 0.25, "class_vendi": 2.0}})
 
-    monkeypatch.setattr("dire_plug.reproduce.filling.sets.measure_set", canned)
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill_sets.measure_set", canned)
     order = order_of("table-16")
     outcome = reproduce(replace(order, weights=Path("weights.pt")))
     more = {"embeddings": ("clip",), "weights": Path("weights.pt")}

@@ -13,13 +13,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from dire_plug.data import Dataset, load
 from dire_plug.files import read_json
 from dire_plug.models import build
+from dire_plug.paper.reproduce import Order, load_target, select
+from dire_plug.paper.reproduce.costs import ABSENT, NEW, Rate, duration, estimate, find_rate, left_out, runs_of, size
+from dire_plug.paper.reproduce.work import SIZES, Size, count_pass, count_work
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import read_data
-from dire_plug.reproduce import Order, load_target, select
-from dire_plug.reproduce.cost_table import duration, size
-from dire_plug.reproduce.costs import ABSENT, NEW, estimate, left_out, runs_of
-from dire_plug.reproduce.rates import Rate, find_rate
-from dire_plug.reproduce.work import SIZES, Size, count_pass, count_work
 
 # Counts.
 
@@ -177,7 +175,7 @@ def test_each_dataset_is_loaded_once(bare_home: Path, monkeypatch: pytest.Monkey
         loaded.append(planned.resolved.recipe.dataset.name)
         return read_data(planned)
 
-    monkeypatch.setattr("dire_plug.reproduce.costs.read_data", read)
+    monkeypatch.setattr("dire_plug.paper.reproduce.costs.read_data", read)
     costs = estimate(order_of("table-3", row="sre2l"))
     assert [cost.request.arm for cost in costs] == ["baseline", "dire"]
     assert loaded == ["digits"]

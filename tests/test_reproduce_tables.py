@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from dire_plug import plugins
-from dire_plug.ablate.components import COMBINATIONS, PAPER
 from dire_plug.errors import DirePlugError
 from dire_plug.home import resource
 from dire_plug.models import architectures
+from dire_plug.paper.ablate.components import COMBINATIONS, PAPER
+from dire_plug.paper.reproduce import load_target, select, target_names
+from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell, Target
+from dire_plug.paper.reproduce.request import column_names, row_names
+from dire_plug.paper.reproduce.scales import IPCS_AT_32, SMOKE, ipcs_of, request_of
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.recipe import arm_names, read_yaml, recipe_path
-from dire_plug.reproduce import load_target, select, target_names
-from dire_plug.reproduce.printed import NOT_PRINTED, Cell, Target
-from dire_plug.reproduce.scales import IPCS_AT_32, SMOKE, ipcs_of, request_of
-from dire_plug.reproduce.selection import column_names, row_names
 
 TABLES = [load_target(f"table-{number}") for number in range(2, 18)]
 FIGURES = [load_target(f"figure-{number}") for number in range(1, 4)]

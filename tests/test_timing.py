@@ -12,13 +12,13 @@ from tiny import read_rows
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.paper.timing import SideTiming, Timing, TimingRequest, children, time_arms
+from dire_plug.paper.timing.children import Took, run_side
+from dire_plug.paper.timing.sides import SEED, check_engines, plan_side, set_up
+from dire_plug.paper.timing.table import notes, render
 from dire_plug.pipeline.request import Request, Run, plan_run
-from dire_plug.timing import SideTiming, Timing, TimingRequest, children, time_arms
-from dire_plug.timing.children import Took, run_side
-from dire_plug.timing.sides import SEED, check_engines, plan_side, set_up
-from dire_plug.timing.table import notes, render
 from dire_plug.ui import show
-from dire_plug.upstream.turn import peak_memory
+from dire_plug.upstream.in_turns import peak_memory
 
 ABOUT: dict[str, Any] = {
     "recipe": "quick",

@@ -19,8 +19,8 @@ from dire_plug.store.runs import runs_root
 from dire_plug.tables import Table
 
 if TYPE_CHECKING:
-    from dire_plug.ablate import Components, Sweep
-    from dire_plug.ablate.trials import Setting
+    from dire_plug.paper.ablate import Components, Sweep
+    from dire_plug.paper.ablate.trials import Setting
     from dire_plug.pipeline import Request
 
 COMPONENTS, SWEEP = "components", "sweep"
@@ -49,10 +49,10 @@ def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **o
     settings that differ from the recipe's own in one thing, ranked on validation images held out of the training set;
     then the best one's test, whatever comes of it. Finished runs are reused.
     """
-    from dire_plug.ablate import ablate_components, components_json, render_components, render_sweep, sweep_json
-    from dire_plug.ablate import sweep as run_sweep
-    from dire_plug.ablate.axes import make_grid
-    from dire_plug.ablate.trials import require_term
+    from dire_plug.paper.ablate import ablate_components, components_json, render_components, render_sweep, sweep_json
+    from dire_plug.paper.ablate import sweep as run_sweep
+    from dire_plug.paper.ablate.axes import make_grid
+    from dire_plug.paper.ablate.trials import require_term
 
     if grid and only == COMPONENTS:
         raise DirePlugError("--grid belongs to the sweep; leave out --only components, or --grid")
@@ -85,16 +85,16 @@ def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **o
 
 
 def _draw_components(components: Components, path: Path) -> None:
-    from dire_plug.ablate import draw_trials
+    from dire_plug.paper.ablate import draw_trials
 
     title = f"{components.method}, {components.recipe}, IPC {components.ipc}: parts of DiRe"
     draw_trials(components.trials, components.control, path, title=title, accuracy="accuracy %")
 
 
 def _draw_sweep(swept: Sweep, path: Path) -> None:
-    from dire_plug.ablate import draw_trials
-    from dire_plug.ablate.axes import DEFAULT
-    from dire_plug.ablate.sweep_table import ranked
+    from dire_plug.paper.ablate import draw_trials
+    from dire_plug.paper.ablate.axes import DEFAULT
+    from dire_plug.paper.ablate.sweep_table import ranked
 
     title = f"{swept.method}, {swept.recipe}, IPC {swept.ipc}: settings of DiRe"
     trials = {name: swept.tried[name] for name in ranked(swept)}
@@ -104,10 +104,10 @@ def _draw_sweep(swept: Sweep, path: Path) -> None:
 
 def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...]) -> None:
     """Print what would run, and the recipe's own `dire` arm in full; nothing of it needs data or upstream's code."""
-    from dire_plug.ablate.axes import DEFAULT, make_grid
-    from dire_plug.ablate.components import component_settings
-    from dire_plug.ablate.sweep import BASELINE, BEST, CONTROL
-    from dire_plug.ablate.trials import Setting, plan_settings, require_term
+    from dire_plug.paper.ablate.axes import DEFAULT, make_grid
+    from dire_plug.paper.ablate.components import component_settings
+    from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL
+    from dire_plug.paper.ablate.trials import Setting, plan_settings, require_term
 
     own, found = require_term(request, dry=True), make_grid(request, grid, dry=True)
     plan_settings(request, component_settings(), dry=True)

@@ -15,7 +15,7 @@ from dire_plug.store.provenance import command
 from dire_plug.store.runs import choose_device
 
 if TYPE_CHECKING:
-    from dire_plug.report import ReportRun
+    from dire_plug.results.report import ReportRun
 
 
 @click.command()
@@ -29,7 +29,7 @@ def report(runs: tuple[str, ...], to: Path | None, class_name: str | None, devic
 
     RUN is a run's folder, a part of its name, or what `compare` stored. The page holds all that it shows.
     """
-    from dire_plug.report import find_runs, write_report
+    from dire_plug.results.report import find_runs, write_report
 
     found = find_runs(runs, (out or home.runs()).absolute())
     path = to or _default_path(runs, found)
@@ -40,7 +40,7 @@ def report(runs: tuple[str, ...], to: Path | None, class_name: str | None, devic
 
 def _default_path(names: tuple[str, ...], found: list[ReportRun]) -> Path:
     """Return where a report lies: in the one run's folder, in the comparison's, or beside the runs."""
-    from dire_plug.report.runs import find_comparison
+    from dire_plug.results.report.runs import find_comparison
 
     first = found[0].folder.path
     if len(found) == 1:

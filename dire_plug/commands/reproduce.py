@@ -26,8 +26,8 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
 
 if TYPE_CHECKING:
+    from dire_plug.paper.reproduce import Order, Outcome
     from dire_plug.pipeline import Request
-    from dire_plug.reproduce import Order, Outcome
 
 FAILED = 1
 
@@ -91,8 +91,7 @@ def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **option
     asked = Asked(**{name: options.pop(name) for name in ("row", "column", "scale", "seeds", "rded", "weights")})
     order = _order(target, asked, Request(method="", **options))
     if dry_run:
-        from dire_plug.reproduce.cost_table import show_costs
-        from dire_plug.reproduce.costs import estimate
+        from dire_plug.paper.reproduce.costs import estimate, show_costs
 
         ui.show(show_costs(order, estimate(order)))
         return None
@@ -100,7 +99,7 @@ def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **option
 
 
 def _order(target: str, asked: Asked, base: Request) -> Order:
-    from dire_plug.reproduce import Order, load_target, select
+    from dire_plug.paper.reproduce import Order, load_target, select
 
     found = load_target(target)
     for option, table in (("rded", "table-17"), ("weights", "table-16")):
@@ -113,8 +112,8 @@ def _order(target: str, asked: Asked, base: Request) -> Order:
 
 
 def _make(order: Order, *, as_json: bool) -> int | None:
-    from dire_plug.reproduce import render, to_json
-    from dire_plug.reproduce import reproduce as fill_order
+    from dire_plug.paper.reproduce import render, to_json
+    from dire_plug.paper.reproduce import reproduce as fill_order
 
     started = time.monotonic()
     outcome = fill_order(order)
@@ -133,7 +132,7 @@ def _make(order: Order, *, as_json: bool) -> int | None:
 
 def _store(outcome: Outcome) -> Path:
     """Write table.json and table.txt; return their folder."""
-    from dire_plug.reproduce import as_text, folder_of, render, to_json
+    from dire_plug.paper.reproduce import as_text, folder_of, render, to_json
 
     folder = folder_of(outcome.order)
     write_json(folder / "table.json", to_json(outcome))

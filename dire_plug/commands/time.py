@@ -13,7 +13,7 @@ from dire_plug.files import write_json
 from dire_plug.store.runs import Request
 
 if TYPE_CHECKING:
-    from dire_plug.timing import TimingRequest
+    from dire_plug.paper.timing import TimingRequest
 
 COUNT = click.IntRange(min=1)
 
@@ -42,7 +42,7 @@ def time_(sides: tuple[str, ...], file: Path | None, verbose: bool, **options: o
     A side is a method and an arm, such as sre2l, sre2l+control, sre2l+dire; the first is what the others are compared
     with. Networks are untrained and images generated: a step takes as long.
     """
-    from dire_plug.timing import render, time_arms
+    from dire_plug.paper.timing import render, time_arms
 
     if verbose:
         ui.configure(verbose=True)
@@ -57,7 +57,7 @@ def time_(sides: tuple[str, ...], file: Path | None, verbose: bool, **options: o
 def _describe(
     *, settings: tuple[str, ...], steps: int, rounds: int, whole: int, real: int, **options: str
 ) -> TimingRequest:
-    from dire_plug.timing import TimingRequest
+    from dire_plug.paper.timing import TimingRequest
 
     request = Request("", settings=settings, **options)  # type: ignore[arg-type]
     return TimingRequest(request, steps=steps, rounds=rounds, whole=whole, real=real)

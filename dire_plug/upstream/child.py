@@ -59,8 +59,8 @@ def run_job(job: ChildJob, emit: Emit) -> None:
     verify_tree(job.tree)
     _prepare_torch(job)
     from dire_plug.upstream import shims
+    from dire_plug.upstream.in_turns import take_turns
     from dire_plug.upstream.trace import StopScriptError, trace_steps
-    from dire_plug.upstream.turn import take_turns
 
     shims.install(job.shims, device=job.device, tree=job.tree)
     synthesis = _open_synthesis(job, emit)

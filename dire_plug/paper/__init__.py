@@ -1,0 +1,1 @@
+"""The paper's tables and figures as commands: `reproduce`, `ablate`, and the timing of Table 15."""

@@ -1,0 +1,19 @@
+"""What of DiRe does what: `components.py` runs the seven combinations of its parts, `sweep.py` tries settings around
+the recipe's own on validation images, `component_table.py`, `sweep_table.py` and `picture.py` show and store both.
+"""
+
+from dire_plug.paper.ablate.components import Components, ablate_components, components_json, render_components
+from dire_plug.paper.ablate.sweep import Sweep, sweep
+from dire_plug.paper.ablate.sweep_table import draw_trials, render_sweep, sweep_json
+
+__all__ = [
+    "Components",
+    "Sweep",
+    "ablate_components",
+    "components_json",
+    "draw_trials",
+    "render_components",
+    "render_sweep",
+    "sweep",
+    "sweep_json",
+]

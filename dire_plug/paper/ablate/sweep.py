@@ -1,0 +1,160 @@
+"""The sweep: settings one at a time around the recipe's own, ranked on validation images; then one test of the best.
+
+Everything here holds the same validation images out of the training set. Settings are judged on those, with the seeds
+s … s + n − 1; the test set isn't used. Then the best setting, the recipe's own, their controls and the baseline are
+run with the seeds s + n … s + 2n − 1 and judged on the test set. They keep the smaller training set, so that networks
+and real embeddings are those that the setting was chosen with; and new seeds, so that no lucky synthesis comes along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dire_plug import ui
+from dire_plug.data import class_count, default_count
+from dire_plug.errors import DirePlugError
+from dire_plug.paper.ablate.axes import DEFAULT, Grid, control_of, make_grid
+from dire_plug.paper.ablate.trials import Setting, Trial, require_term, run_settings
+from dire_plug.pipeline import Request, Run
+from dire_plug.pipeline.request import read_data
+
+BASELINE, CONTROL, BEST = "baseline", "control", "best"
+COLLAPSED = 0.5
+"""A setting whose accuracy is below this share of its control's has collapsed, where the control has learned: where it
+is better than twice chance."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What came of a sweep.
+
+    Attributes:
+        validation: the number of validation images.
+        tried: name → trial on validation images, the recipe's own first.
+        controls: the same names → the setting without its term; the same runs unless the plan differs.
+        left_out: "name: why" of settings that were not tried.
+        best: the name of the setting with the highest accuracy on validation images.
+        final: the test of baseline, control, default, best and, where the plan differs, the best's own control.
+        final_controls: default and best → the name of the control in `final`.
+    """
+
+    method: str
+    recipe: str
+    ipc: int
+    engine: str
+    seeds: tuple[int, ...]
+    validation: int
+    tried: dict[str, Trial]
+    controls: dict[str, Trial]
+    left_out: list[str]
+    best: str
+    final_seeds: tuple[int, ...]
+    final: dict[str, Trial]
+    final_controls: dict[str, str]
+
+
+def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
+    """Try settings on validation images, and test the best; finished runs are reused.
+
+    Args:
+        seeds: syntheses of each setting.
+        grid: see `axes.make_grid`.
+
+    Raises:
+        DirePlugError: the recipe has no DiRe, a value isn't valid, the control or the recipe's own setting failed, or
+            the recipe's protocol gives no accuracy to choose by.
+    """
+    planned = require_term(request)
+    count = count_validation(planned)
+    numbers = tuple(range(request.seed, request.seed + seeds))
+    held_out = with_settings(request, f"dataset.validation={count}", "evaluate.judge=test")
+    judged = with_settings(held_out, "evaluate.judge=validation")
+    found = make_grid(judged, grid)
+    tried, controls = _try(judged, found, seeds=numbers, chance=_chance(planned))
+    best = choose(tried)
+    ui.say(f"best on validation images: {best}; now the test")
+    settings, final_controls = final_settings(tried[best], controls[best])
+    later = tuple(number + seeds for number in numbers)
+    final = run_settings(held_out, settings, seeds=later, needed=(BASELINE, CONTROL, DEFAULT))
+    return Sweep(
+        method=request.method,
+        recipe=planned.source.stem,
+        ipc=planned.resolved.recipe.ipc,
+        engine=planned.engine,
+        seeds=numbers,
+        validation=count,
+        tried=tried,
+        controls=controls,
+        left_out=found.left_out,
+        best=best,
+        final_seeds=later,
+        final=final,
+        final_controls=final_controls,
+    )
+
+
+def count_validation(planned: Run) -> int:
+    """Return how many images are held out: as the recipe or `--set dataset.validation` says, else by the default."""
+    asked = planned.resolved.recipe.dataset.validation
+    return default_count(read_data(planned)) if asked is None else asked
+
+
+def choose(tried: dict[str, Trial]) -> str:
+    """Return the name of the setting with the highest mean accuracy, the earlier one of equals.
+
+    Raises:
+        DirePlugError: none has an accuracy.
+    """
+    known = {name: trial.accuracy for name, trial in tried.items() if trial.trouble is None}
+    accuracies = {name: accuracy for name, accuracy in known.items() if accuracy is not None}
+    if not accuracies:
+        raise DirePlugError("no setting has an accuracy to choose by; see the warnings above")
+    return max(accuracies, key=lambda name: accuracies[name])
+
+
+def final_settings(best: Trial, control: Trial) -> tuple[list[Setting], dict[str, str]]:
+    """Return what is tested at the end, and for default and best the name of the control among them."""
+    settings = [Setting(BASELINE, arm="baseline"), Setting(CONTROL, arm="control"), Setting(DEFAULT)]
+    controls = {DEFAULT: CONTROL}
+    if best.setting.name == DEFAULT:
+        return settings, controls
+    settings.append(replace(best.setting, name=BEST))
+    controls[BEST] = CONTROL
+    if control.same_as != CONTROL:
+        settings.insert(2, replace(control_of(best.setting), name=f"control of {BEST}"))
+        controls[BEST] = f"control of {BEST}"
+    return settings, controls
+
+
+def with_settings(request: Request, *settings: str) -> Request:
+    """Return the request with more `--set`, which win over its own."""
+    return replace(request, settings=(*request.settings, *settings))
+
+
+def _chance(planned: Run) -> float:
+    """Return the accuracy of guessing, in percent."""
+    return 100 / class_count(planned.resolved.recipe.dataset.name)
+
+
+def _try(
+    base: Request, grid: Grid, *, seeds: Sequence[int], chance: float
+) -> tuple[dict[str, Trial], dict[str, Trial]]:
+    """Run the settings and their controls; mark those that collapsed."""
+    default, *others = grid.settings
+    controls = {setting.name: control_of(setting) for setting in others}
+    settings = [Setting(CONTROL, arm="control"), default, *controls.values(), *others]
+    trials = run_settings(base, settings, seeds=seeds, needed=(CONTROL, DEFAULT))
+    own = {name: trials[control.name] for name, control in controls.items()} | {DEFAULT: trials[CONTROL]}
+    tried = {
+        setting.name: mark_collapse(trials[setting.name], own[setting.name], chance=chance) for setting in grid.settings
+    }
+    return tried, {name: own[name] for name in tried}
+
+
+def mark_collapse(trial: Trial, control: Trial, *, chance: float) -> Trial:
+    """Return the trial, with a trouble where it has collapsed; `chance` is the accuracy of guessing, in percent."""
+    ours, theirs = trial.accuracy, control.accuracy
+    if trial.trouble or ours is None or theirs is None or theirs <= 2 * chance or ours >= COLLAPSED * theirs:
+        return trial
+    return replace(trial, trouble=f"collapsed: {ours:.1f} % accuracy, below half of its control's {theirs:.1f} %")

@@ -1,0 +1,255 @@
+"""The sweep as it is shown and stored: the ranking on validation images, and the test of the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dire_plug.files import make_folder
+from dire_plug.paper.ablate.axes import DEFAULT
+from dire_plug.paper.ablate.components import spread_notes, table_measures, trial_json
+from dire_plug.paper.ablate.sweep import BEST, Sweep
+from dire_plug.paper.ablate.trials import Trial
+from dire_plug.results.statistics import ACCURACY, Difference, Measure, paired_difference
+from dire_plug.results.table import format_difference, format_summary
+from dire_plug.tables import Table
+
+LAST = ACCURACY[0]
+COLUMNS: dict[str, Measure] = {
+    "cov T %": table_measures("T")["coverage"],
+    "cov I %": table_measures("I")["coverage"],
+    "Vendi T": table_measures("T")["vendi"],
+    "sim T": table_measures("T")["similarity"],
+}
+
+
+def render_sweep(sweep: Sweep) -> RenderableType:
+    """Return the table of settings on validation images, that of the test, and what one must know to read them."""
+    title = f"{sweep.method} · {sweep.recipe} · IPC {sweep.ipc} · engine {sweep.engine} · settings of DiRe"
+    parts: list[RenderableType] = [Text(title, style="bold"), _tried_table(sweep), _final_table(sweep)]
+    parts += [Text(f"  {line}") for line in verdict(sweep)]
+    return Group(*parts, *(Text(f"  {line}", style="dim") for line in sweep_notes(sweep)))
+
+
+def ranked(sweep: Sweep) -> list[str]:
+    """Return the names of the settings, the best on validation images first, those in trouble last."""
+
+    def rank(name: str) -> float:
+        trial = sweep.tried[name]
+        return math.inf if trial.trouble or trial.accuracy is None else -trial.accuracy
+
+    return sorted(sweep.tried, key=rank)
+
+
+def gap_between(first: Trial | None, second: Trial | None) -> Difference | None:
+    """Return first − second in last accuracy, paired by seed; None where one of them has no runs."""
+    if first is None or second is None or not first.runs or not second.runs:
+        return None
+    return paired_difference(first.column(LAST), second.column(LAST))
+
+
+def _tried_table(sweep: Sweep) -> Table:
+    table = _table(
+        f"on {sweep.validation} validation images, {_tell_seeds(sweep.seeds)}", "setting", "accuracy, last %"
+    )
+    default = sweep.tried[DEFAULT]
+    for name in ranked(sweep):
+        trial = sweep.tried[name]
+        label = f"{name} ← best" if name == sweep.best else name
+        label = f"{label}, collapsed" if trial.trouble and trial.runs else label
+        gaps = gap_between(trial, None if name == DEFAULT else default), gap_between(trial, sweep.controls[name])
+        table.add_row(label, *(_cells(trial, *gaps) if trial.runs else ["failed"]))
+    table.add_section()
+    for control in sweep.controls.values():
+        if control.same_as is None:
+            table.add_row(control.setting.name, *_cells(control, None, None))
+    return table
+
+
+def _tell_seeds(seeds: tuple[int, ...]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+
+
+def _final_table(sweep: Sweep) -> Table:
+    table = _table(f"on the test set, {_tell_seeds(sweep.final_seeds)}", "arm", "accuracy, last %")
+    for name, trial in sweep.final.items():
+        label = f"{name}: {sweep.best}" if name == BEST else name
+        label = f"{label} = {trial.same_as}" if trial.same_as else label
+        default = sweep.final[DEFAULT] if name == BEST else None
+        own = sweep.final[sweep.final_controls[name]] if name in sweep.final_controls else None
+        gaps = gap_between(trial, default), gap_between(trial, own)
+        table.add_row(label, *(_cells(trial, *gaps) if trial.runs else ["failed"]))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    first, *others = columns
+    table = Table(first, title=title)
+    table.add_numbers(*others, f"− {DEFAULT}", "− its control", *COLUMNS)
+    return table
+
+
+def _cells(trial: Trial, *gaps: Difference | None) -> list[str]:
+    cells = [format_summary(trial.summary(LAST), LAST), *(format_difference(gap, LAST) for gap in gaps)]
+    return cells + [format_summary(trial.summary(measure), measure) for measure in COLUMNS.values()]
+
+
+def verdict(sweep: Sweep) -> list[str]:
+    """Return what came out, in sentences; a best setting that loses on the test set is said to lose."""
+    tried = len([trial for trial in sweep.tried.values() if trial.trouble is None])
+    best, control = sweep.tried[sweep.best], sweep.controls[sweep.best]
+    lines = [f"best of {tried} on validation images: {sweep.best}"]
+    if best.accuracy is not None and control.accuracy is not None and best.accuracy <= control.accuracy:
+        lines.append("on validation images no more accurate than its own control: the term did not help there")
+    if sweep.best == DEFAULT:
+        against = _against(sweep, DEFAULT, sweep.final_controls[DEFAULT])
+        return [*lines, f"that is the recipe's own setting; on the test set it {against}"]
+    both = [_against(sweep, BEST, DEFAULT), _against(sweep, BEST, sweep.final_controls[BEST])]
+    return [*lines, f"on the test set it {' and '.join(both)}"]
+
+
+def _against(sweep: Sweep, name: str, other: str) -> str:
+    found = gap_between(sweep.final[name], sweep.final[other])
+    if found is None:
+        return f"can't be compared with {other}"
+    word = "gains on" if found.mean > 0 else "loses to" if found.mean < 0 else "equals"
+    doubt = "; the interval holds 0" if found.half_width and abs(found.mean) < found.half_width else ""
+    return f"{word} {other} ({format_difference(found, LAST)} points{doubt})"
+
+
+def sweep_notes(sweep: Sweep) -> list[str]:
+    """Return the lines below the tables."""
+    lines = [
+        *spread_notes(len(sweep.seeds)),
+        "each setting differs from the recipe's own in one thing; its control is the same without the term, so it "
+        "differs from `control` only where the plan does",
+        f"the best of {len(sweep.tried)} settings looks better on validation images than it is, by what luck "
+        f"adds{_luck(sweep)}",
+        "the test isn't so flattered: new seeds, and images that chose nothing; its rows all learned without the "
+        "validation images, so they aren't those of `compare`",
+    ]
+    troubled = {**sweep.tried, **{f"{name}, tested": trial for name, trial in sweep.final.items()}}
+    lines += [f"{name}: {trial.trouble}" for name, trial in troubled.items() if trial.trouble]
+    return lines + [f"not tried: {line}" for line in sweep.left_out]
+
+
+def _luck(sweep: Sweep) -> str:
+    accuracy = sweep.tried[sweep.best].accuracy
+    if accuracy is None:
+        return ""
+    share = accuracy / 100
+    error = 100 * math.sqrt(share * (1 - share) / sweep.validation)
+    return f" (one accuracy on {sweep.validation} images is uncertain by ± {error:.1f} points, binomial)"
+
+
+def sweep_json(sweep: Sweep) -> dict[str, Any]:
+    """Return what ablate.json holds of the sweep: every value of every run, the ranking, the test."""
+    tried, final = sweep.tried, sweep.final
+    gaps = {name: gap_between(trial, sweep.controls[name]) for name, trial in tried.items()}
+    final_gaps = {f"{BEST} − {DEFAULT}": gap_between(final.get(BEST), final[DEFAULT])}
+    final_gaps |= {
+        f"{name} − {control}": gap_between(final[name], final[control])
+        for name, control in sweep.final_controls.items()
+    }
+    return {
+        "method": sweep.method,
+        "recipe": sweep.recipe,
+        "ipc": sweep.ipc,
+        "engine": sweep.engine,
+        "validation_images": sweep.validation,
+        "seeds": list(sweep.seeds),
+        "ranking": ranked(sweep),
+        "tried": {name: trial_json(trial) for name, trial in tried.items()},
+        "controls": {name: trial_json(trial) for name, trial in sweep.controls.items()},
+        "minus_default": _json({name: gap_between(trial, tried[DEFAULT]) for name, trial in tried.items()}),
+        "minus_control": _json(gaps),
+        "best": sweep.best,
+        "final_seeds": list(sweep.final_seeds),
+        "final": {name: trial_json(trial) for name, trial in final.items()},
+        "final_differences": _json(final_gaps),
+        "not_tried": sweep.left_out,
+        "notes": [*verdict(sweep), *sweep_notes(sweep)],
+    }
+
+
+def _json(gaps: Mapping[str, Difference | None]) -> dict[str, Any]:
+    return {name: None if gap is None else vars(gap) for name, gap in gaps.items()}
+
+
+# Accuracy and coverage of each setting beside its control, as one picture.
+
+
+INK, SOFT, ACCENT, OTHER = "#222222", "#9a9a9a", "#b5382a", "#2f6690"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One measure of all rows: dots with bars of one standard deviation, and a dashed line where the control is."""
+
+    label: str
+    measure: Measure
+    colour: str
+
+
+def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, title: str, accuracy: str) -> None:
+    """Draw a PNG file: a row a setting, with accuracy on the left and coverage in T and I on the right.
+
+    Args:
+        trials: the first one at the top; one without runs has an empty row that says so.
+        control: drawn as lines.
+        accuracy: what the left axis is called.
+    """
+    figure = Figure(figsize=(9.0, 1.6 + 0.32 * len(trials)), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    coverages = {space: table_measures(space)["coverage"] for space in ("T", "I")}
+    _panel(left, trials, control, [Series("accuracy", ACCURACY[0], INK)])
+    _panel(right, trials, control, [Series(f"in {s}", coverages[s], c) for s, c in (("T", ACCENT), ("I", OTHER))])
+    left.set_xlabel(accuracy)
+    right.set_xlabel("coverage %")
+    right.legend(frameon=False, fontsize=8, loc="best")
+    left.set_yticks(range(len(trials)), [_label(name, trial) for name, trial in trials.items()], fontsize=9)
+    left.invert_yaxis()
+    shown = "mean ± standard deviation" if len(control.runs) > 1 else "one synthesis"
+    figure.suptitle(f"{title}\n{shown}; dashed: control", fontsize=10, x=0.01, ha="left")
+    make_folder(path.parent)
+    figure.savefig(path, dpi=130)
+
+
+def _panel(axes: Axes, trials: Mapping[str, Trial], control: Trial, series: Sequence[Series]) -> None:
+    """Draw the measures of one panel, those of several side by side within a row."""
+    for number, one in enumerate(series):
+        shift = 0.18 * (number - (len(series) - 1) / 2)
+        if (own := control.summary(one.measure)) is not None:
+            axes.axvline(own.mean, color=one.colour, linewidth=0.9, linestyle="--", alpha=0.6)
+        axes.plot([], [], color=one.colour, marker="o", markersize=4, linestyle="", label=one.label)
+        for row, trial in enumerate(trials.values()):
+            if (found := trial.summary(one.measure)) is not None:
+                axes.errorbar(found.mean, row + shift, xerr=found.std, color=one.colour, marker="o", markersize=4)
+    _widen(axes)
+    axes.grid(axis="y", color=SOFT, linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+
+
+def _widen(axes: Axes) -> None:
+    """Give an axis on which all values are equal a width that has readable ticks."""
+    low, high = axes.dataLim.intervalx
+    if low == high:
+        axes.set_xlim(low - 1, high + 1)
+
+
+def _label(name: str, trial: Trial) -> str:
+    if trial.trouble is None:
+        return name
+    return f"{name} (collapsed)" if trial.runs else f"{name} (failed)"

@@ -1,0 +1,114 @@
+"""Figure 3: the condensed images of one class, a row a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dire_plug.errors import DirePlugError
+from dire_plug.results.report.drawing import INK, GivenRun, PageFigure, Panel, new_figure, read_given, save, to_image
+from dire_plug.results.report.embedded import MISSING
+from dire_plug.results.report.images import count_classes, read_condensed, shown_classes
+from dire_plug.results.report.runs import ReportRun
+
+IMAGES = 10
+"""Images in a row, at most."""
+SHEET_CLASSES = 10
+"""Rows of a sheet of several classes, at most."""
+SHEET_SIZE = 64
+"""Larger images make no sheet: a page would be too heavy."""
+WIDTH = 560
+"""Of a row or a sheet, in CSS pixels."""
+
+
+def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> dict[str, Any]:
+    """Draw Figure 3 as a PNG file, and write what it shows beside it as JSON; return that.
+
+    Args:
+        label: the class.
+
+    Raises:
+        DirePlugError: a run isn't finished, its images are damaged, or there is no such class.
+    """
+    named = read_given(runs)
+    if not named:
+        raise DirePlugError(MISSING)
+    first = next(iter(named.values()))
+    if not 0 <= label < count_classes(first):
+        raise DirePlugError(f"class {label}: {first.dataset} has the classes 0 to {count_classes(first) - 1}")
+    rows = {name: _row(run, label) for name, run in named.items()}
+    figure, _ = new_figure(7.2, 0.95 * len(rows))
+    figure.clear()
+    for axes, (name, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+        axes.imshow(join([images]).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.set_title(name, fontsize=9, color=INK, loc="left")
+        axes.set_axis_off()
+    numbers = {"figure": "images of one class", "class": first.class_name(label), "label": label}
+    shown = {name: {"run": named[name].name, "images": len(images)} for name, images in rows.items()}
+    return save(figure, path, {**numbers, "runs": shown})
+
+
+def class_figure(runs: Mapping[str, ReportRun], label: int) -> PageFigure:
+    """Return the images of one class for a page, a panel a run."""
+    first = next(iter(runs.values()))
+    title = f"Images of class “{first.class_name(label)}”"
+    panels = []
+    try:
+        for name, run in runs.items():
+            images = _row(run, label)
+            alt = f"{len(images)} images of class {run.class_name(label)} in the arm {name}{_similarity(run)}"
+            panels.append(Panel(to_image(join([images]), alt=alt, width=WIDTH), alt, name))
+    except DirePlugError as error:
+        return PageFigure(title, f"This figure is missing: {error}.")
+    return PageFigure(title, "The images that students learned from, first synthesis.", tuple(panels))
+
+
+def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
+    """Return several classes for a page, a row a class and a panel a run; None where images are large."""
+    title = "Images of every class"
+    first = next(iter(runs.values()))
+    labels = shown_classes(first)[:SHEET_CLASSES]
+    panels = []
+    try:
+        for name, run in runs.items():
+            rows = [to_bytes(images[:IMAGES]) for images in read_condensed(run, labels)]
+            if rows[0].shape[-1] > SHEET_SIZE:
+                return None
+            alt = f"{len(rows)} classes, a row each with {len(rows[0])} images, of the arm {name}"
+            panels.append(Panel(to_image(join(rows), alt=alt, width=WIDTH), alt, name))
+    except DirePlugError as error:
+        return PageFigure(title, f"This figure is missing: {error}.")
+    names = ", ".join(first.class_name(label) for label in labels)
+    return PageFigure(title, f"A row a class: {names}.", tuple(panels))
+
+
+def join(rows: Sequence[Tensor]) -> Tensor:
+    """Return images, [n, 3, h, w] in uint8 a row, as one with clear gaps: [4, H, W], the last channel is opacity."""
+    height, width = rows[0].shape[-2:]
+    gap = max(1, height // 16)
+    most = max(len(row) for row in rows)
+    sheet = torch.zeros(4, len(rows) * (height + gap) - gap, most * (width + gap) - gap, dtype=torch.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            top, left = y * (height + gap), x * (width + gap)
+            sheet[:3, top : top + height, left : left + width] = image
+            sheet[3, top : top + height, left : left + width] = 255
+    return sheet
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Return images as uint8; those in [0, 1] are rounded."""
+    return images if not images.is_floating_point() else (images.clamp(0, 1) * 255).round().byte()
+
+
+def _row(run: ReportRun, label: int) -> Tensor:
+    return to_bytes(next(read_condensed(run, [label]))[:IMAGES])
+
+
+def _similarity(run: ReportRun) -> str:
+    found = run.metrics["diversity"]["T"].get("similarity")
+    return "" if found is None else f"; mean similarity within a class, over all classes, {found:.3f}"

@@ -1,0 +1,193 @@
+"""Which runs of a report stand in one table: those of one recipe that differ in arm and seed alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest
+from dire_plug.pipeline import FinishedRun
+from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
+from dire_plug.recipe.layers import flatten
+from dire_plug.recipe.model import FROZEN
+from dire_plug.results import Comparison
+from dire_plug.results.arms import split_recipes
+from dire_plug.results.report.runs import ReportRun
+
+ALIKE = ("dataset", "evaluate", "measure", "squeeze")
+"""Sections of a recipe that runs of one table have in common."""
+FIRST = ("baseline", "control", "dire")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe, by arm in the order of a table, and each arm's by seed."""
+
+    arms: dict[str, list[ReportRun]]
+
+    @property
+    def first(self) -> ReportRun:
+        """The first run of the first arm."""
+        return next(iter(self.arms.values()))[0]
+
+    @property
+    def runs(self) -> list[ReportRun]:
+        """All runs, arm by arm."""
+        return [run for runs in self.arms.values() for run in runs]
+
+    @property
+    def title(self) -> str:
+        """Method, recipe, IPC and engine."""
+        return f"{self.first.method} · {self.first.recipe['name']} · IPC {self.first.ipc} · engine {self.engine}"
+
+    @property
+    def engine(self) -> str:
+        """Who synthesized; `none` where all images are real ones."""
+        return next((run.engine for run in self.runs if run.engine != "none"), "none")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all arms, each once."""
+        return tuple(sorted({run.seed for run in self.runs}))
+
+    @property
+    def even(self) -> bool:
+        """Whether every arm has every seed."""
+        return all(tuple(run.seed for run in runs) == self.seeds for runs in self.arms.values())
+
+    def of_one_seed(self) -> list[ReportRun]:
+        """Return one run an arm: of the first seed that most arms have."""
+        counts = {seed: sum(seed in {run.seed for run in runs} for runs in self.arms.values()) for seed in self.seeds}
+        best = max(self.seeds, key=lambda seed: (counts[seed], -seed))
+        return [next((run for run in runs if run.seed == best), runs[0]) for runs in self.arms.values()]
+
+    def comparison(self) -> Comparison:
+        """Return all runs as `compare` has them; a control that would equal the baseline stands for it."""
+        return self._compared(self.arms)
+
+    def paired(self, arm: str = "dire") -> Comparison:
+        """Return the comparison with an arm and control (or what it equals) of the seeds that both have.
+
+        Without such a seed it lacks the arm, so that no difference is formed.
+        """
+        sides = (self.control, arm)
+        seeds = [{run.seed for run in self.arms.get(arm, [])} for arm in sides]
+        common = seeds[0] & seeds[1]
+        arms = {
+            name: [run for run in runs if run.seed in common] if name in sides and common else runs
+            for name, runs in self.arms.items()
+            if common or name != arm
+        }
+        return self._compared(arms)
+
+    def _compared(self, arms: dict[str, list[ReportRun]]) -> Comparison:
+        runs = {
+            arm: [FinishedRun(run.folder, run.metrics, reused=True) for run in of_arm] for arm, of_arm in arms.items()
+        }
+        same = {"control": "baseline"} if self.control_is_baseline else {}
+        if same:
+            runs = {"baseline": runs["baseline"], "control": runs["baseline"], **runs}
+        recipes = {arm: of_arm[0].recipe for arm, of_arm in self.arms.items()}
+        with_term = [arm for arm, of_arm in self.arms.items() if of_arm[0].terms]
+        controlled, uncontrolled = split_recipes(recipes, with_term, control=self.control)
+        return Comparison(
+            method=self.first.method,
+            recipe=str(self.first.recipe["name"]),
+            ipc=self.first.ipc,
+            seeds=self.seeds,
+            engine=self.engine,
+            runs=runs,
+            same=same,
+            controlled=controlled,
+            uncontrolled=uncontrolled,
+        )
+
+    @property
+    def control(self) -> str:
+        """The arm that stands for control."""
+        return "baseline" if self.control_is_baseline else "control"
+
+    @property
+    def control_is_baseline(self) -> bool:
+        """Whether dire without its term is the baseline's recipe, so that no control was run."""
+        return (
+            "control" not in self.arms and {"baseline", "dire"} <= self.arms.keys() and self._alike("dire", "baseline")
+        )
+
+    def _alike(self, first: str, second: str) -> bool:
+        """Tell whether two arms have the same recipe but for their terms."""
+        return without_terms(self.arms[first][0].recipe) == without_terms(self.arms[second][0].recipe)
+
+
+def group(runs: Sequence[ReportRun]) -> list[Group]:
+    """Return the groups of a report's runs, in the order in which they were given.
+
+    Raises:
+        DirePlugError: the runs are of different datasets, or two of one arm have different settings.
+    """
+    if not runs:
+        raise DirePlugError("no run was given; see `dire-plug list runs`")
+    check_dataset(runs)
+    engines: dict[str, list[str]] = {}
+    for run in runs:
+        known = engines.setdefault(_key(run), [])
+        if run.engine != "none" and run.engine not in known:
+            known.append(run.engine)
+    found = []
+    for key, names in engines.items():
+        for engine in names or ["none"]:
+            mine = [run for run in runs if _key(run) == key and run.engine in (engine, "none")]
+            found.append(_arrange(mine))
+    return found
+
+
+def check_dataset(runs: Sequence[ReportRun]) -> None:
+    """Refuse runs of different datasets: no number of one can stand beside one of the other.
+
+    Raises:
+        DirePlugError: they are; it names a run of each.
+    """
+    first = runs[0]
+    for run in runs:
+        if run.provenance["dataset"] != first.provenance["dataset"]:
+            detail = "" if run.dataset != first.dataset else ": other images, by their digests"
+            raise DirePlugError(
+                f"{first.name} is of {first.dataset} and {run.name} of {run.dataset}{detail}; runs of different "
+                "datasets can't be compared: make a report of each"
+            )
+
+
+def _key(run: ReportRun) -> str:
+    recipe = without_terms(run.recipe)
+    alike = {part: recipe.get(part) for part in ALIKE}
+    judged = run.metrics.get("judged", "test")
+    networks = {name: one for name, one in run.metrics["networks"].items() if not name.startswith(FROZEN)}
+    return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged])
+
+
+def _arrange(runs: Sequence[ReportRun]) -> Group:
+    names = sorted({run.arm for run in runs}, key=_place)
+    arms = {arm: sorted((run for run in runs if run.arm == arm), key=lambda run: run.seed) for arm in names}
+    for of_arm in arms.values():
+        _check_settings(of_arm)
+    return Group(arms)
+
+
+def _place(arm: str) -> tuple[int, str]:
+    order = (*FIRST, "", *REAL_IMAGE_ARMS)
+    return (order.index(arm) if arm in order else len(FIRST), arm)
+
+
+def _check_settings(runs: Sequence[ReportRun]) -> None:
+    """Refuse to average runs whose settings differ, such as those of two values of a weight."""
+    for first, run in itertools.pairwise(runs):
+        mine, theirs = flatten(first.counted), flatten(run.counted)
+        different = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        if different or run.seed == first.seed:
+            what = ", ".join(different[:4]) or "the code or packages that made them"
+            raise DirePlugError(
+                f"{first.name} and {run.name} are both of the arm {run.arm}, but differ in {what}; "
+                "a report holds one setting of an arm: leave out one of them"
+            )

@@ -1,0 +1,171 @@
+"""The page: one HTML file that holds all that it shows, and asks the network for nothing."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from dire_plug import __version__
+from dire_plug.errors import DirePlugError
+from dire_plug.files import write_atomically
+from dire_plug.results.report import similarity, tsne
+from dire_plug.results.report.class_grid import class_figure, sheet_figure
+from dire_plug.results.report.curves import curves_figure, strips_figure
+from dire_plug.results.report.drawing import COLOURS, PageFigure, colour, label_runs, listed
+from dire_plug.results.report.embedded import embed_runs
+from dire_plug.results.report.groups import Group, group
+from dire_plug.results.report.images import find_class, has_images
+from dire_plug.results.report.runs import ReportRun
+from dire_plug.results.report.similarity import similarity_figure
+from dire_plug.results.report.tables import Sentence, Table, caution, make_notes, make_tables, sum_up
+from dire_plug.results.report.tsne import tsne_figure
+from dire_plug.store.provenance import Code
+
+TEMPLATE = "page.html"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One group of runs as a page shows it."""
+
+    title: str
+    heading: str
+    sentences: list[Sentence]
+    caution: str
+    tables: list[Table]
+    notes: list[str]
+    strips: PageFigure
+    images: list[PageFigure]
+    sheet: PageFigure | None
+    similarity: PageFigure
+    tsne: PageFigure
+    curves: PageFigure
+    provenance: list[dict[str, Any]]
+    commands: list[str]
+    recipes: list[tuple[str, str]]
+
+
+def write_report(
+    runs: Sequence[ReportRun], path: Path, *, class_name: str | None = None, device: str = "cpu", command: str = ""
+) -> None:
+    """Write the report of finished runs.
+
+    Args:
+        path: of the HTML file.
+        class_name: the class whose images are shown first: name or number; None for the first one.
+        device: where the images are embedded.
+        command: what makes this page again; empty where it wasn't made by a command.
+
+    Raises:
+        DirePlugError: the runs are of different datasets, arms have several settings, or there is no such class.
+    """
+    groups = group(runs)
+    label = 0 if class_name is None else find_class(runs[0], class_name)
+    sections = [make_section(one, f"g{number}", label=label, device=device) for number, one in enumerate(groups)]
+    arms = [arm for one in groups for arm in one.arms]  # in the order of the figures, whose colours these are
+    page = {
+        "title": name_groups(groups),
+        "dataset": runs[0].dataset,
+        "sections": sections,
+        "colours": {arm: colour(arm, arms) for arm in dict.fromkeys([*arms, *COLOURS])},
+        "version": __version__,
+        "command": command,
+    }
+    write_atomically(path, _environment().get_template(TEMPLATE).render(page))
+
+
+def make_section(one: Group, name: str, *, label: int, device: str) -> Section:
+    """Return what a page shows of one group; `name` begins the identifiers of its figures."""
+    shown = label_runs([run for run in one.of_one_seed() if has_images(run)])
+    similarity_in_t, tsne_in_t = _in_teacher(shown, name, device=device)
+    return Section(
+        title=one.title,
+        heading=str(one.first.recipe.get("title", one.title)),
+        sentences=sum_up(one),
+        caution=caution(one),
+        tables=make_tables(one),
+        notes=make_notes(one),
+        strips=strips_figure(one, name=f"{name}-strips"),
+        images=[class_figure(shown, label)] if shown else [],
+        sheet=sheet_figure(shown) if shown else None,
+        similarity=similarity_in_t,
+        tsne=tsne_in_t,
+        curves=curves_figure(shown, name=f"{name}-curves"),
+        provenance=[_provenance(run) for run in one.runs],
+        commands=list(dict.fromkeys(command for run in one.runs for command in _commands(run))),
+        recipes=_recipes(one),
+    )
+
+
+def _in_teacher(runs: Mapping[str, ReportRun], name: str, *, device: str) -> tuple[PageFigure, PageFigure]:
+    """Return Figures 2 and 1; where the cache lacks what they need, why they are missing."""
+    try:
+        space = embed_runs(runs, device=device)
+        return (
+            similarity_figure(runs, space, name=f"{name}-similarity"),
+            tsne_figure(runs, space, name=f"{name}-tsne"),
+        )
+    except DirePlugError as error:
+        text = f"This figure is missing: {error}."
+        return PageFigure(similarity.TITLE, text), PageFigure(tsne.TITLE, text)
+
+
+def name_groups(groups: Sequence[Group]) -> str:
+    """Return the title of a page: its methods, each once, and the IPCs."""
+    methods = listed(list(dict.fromkeys(one.first.method for one in groups)))
+    return f"{methods}, IPC {listed(list(dict.fromkeys(str(one.first.ipc) for one in groups)))}"
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _provenance(run: ReportRun) -> dict[str, Any]:
+    """Return a run's row: where its numbers came from."""
+    found, session = run.provenance, run.provenance["sessions"][-1]
+    took = (run.metrics.get("recover") or {}).get("seconds")
+    return {
+        "run": run.name,
+        "arm": run.arm,
+        "seed": run.seed,
+        "engine": run.engine,
+        "commit": (found["commit"] or "")[:12],
+        "repository": found["upstream"]["repository"],
+        "patch": (found["patch"] or "")[:8],
+        "dataset": found["dataset"][:12],
+        "teacher": run.metrics["networks"]["teacher"][:12],
+        "seconds": "" if took is None else f"{took:.0f}",
+        "hardware": _hardware(session["hardware"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in session["versions"].items()),
+        "code": str(Code(**session["code"])),
+    }
+
+
+def _hardware(found: dict[str, Any]) -> str:
+    threads = found["threads"]
+    named = [str(found[key]) for key in ("card", "processor") if found[key]]
+    return ", ".join([*named, f"{threads} thread{'' if threads == 1 else 's'}"])
+
+
+def _commands(run: ReportRun) -> list[str]:
+    return [shlex.join(session["command"]) for session in run.provenance["sessions"]]
+
+
+def _recipes(one: Group) -> list[tuple[str, str]]:
+    """Return each arm and its resolved recipe as a file that runs it again."""
+    return [
+        (arm, yaml.safe_dump(runs[0].recipe, sort_keys=False, allow_unicode=True, width=100))
+        for arm, runs in one.arms.items()
+    ]

@@ -1,0 +1,156 @@
+"""The tables of accuracy and diversity as rows of text: what `compare` prints, for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dire_plug.results.report.groups import Group
+from dire_plug.results.statistics import (
+    ACCURACY,
+    FEW,
+    Measure,
+    Summary,
+    diversity_measures,
+    summarise,
+)
+from dire_plug.results.table import (
+    SPACES,
+    count_pairs,
+    difference,
+    difference_cells,
+    format_difference,
+    format_summary,
+    notes,
+    read_column,
+    reference_cells,
+    student_columns,
+)
+
+SUMMED_UP = (
+    ("accuracy", ACCURACY[0], " points"),
+    ("coverage in T", diversity_measures("T")[0], " points"),
+    ("coverage in I", diversity_measures("I")[0], " points"),
+    ("similarity in T", diversity_measures("T")[4], ""),
+)
+"""What the sentences at the head of a page tell: words, measure, unit of a difference."""
+
+
+CEILING = "full"
+"""The arm that no condensed set is expected to reach, so it is none of those of which one is the best."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: `kind` is an arm's name, `reference` or `difference`; `best` the places of its best cells."""
+
+    label: str
+    cells: tuple[str, ...]
+    kind: str
+    best: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its title and the titles of its columns."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One difference, dire − control, as the head of a page tells it."""
+
+    words: str
+    gap: str
+    dire: str
+    control: str
+
+
+def make_tables(group: Group) -> list[Table]:
+    """Return the tables of accuracy, and of diversity in T and I."""
+    comparison = group.comparison()
+    tables = [_table("Accuracy of students", group, ACCURACY + student_columns(comparison))]
+    for space, meaning in SPACES.items():
+        title = f"Diversity in {space}, {meaning}"
+        tables.append(_table(title, group, diversity_measures(space), space=space))
+    return tables
+
+
+def make_notes(group: Group) -> list[str]:
+    """Return what one must know to read the tables."""
+    comparison = group.comparison()
+    pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
+    lines = notes(comparison, len(group.seeds), pairs=pairs)
+    if len(comparison.runs) > 1:
+        lines.append(f"bold: the best mean of a column, {CEILING} aside; no statement on what is significant")
+    if group.even:
+        return lines
+    counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
+    return [f"mean ± standard deviation over the syntheses of an arm: {counts}", *lines[1:]]
+
+
+def sum_up(group: Group) -> list[Sentence]:
+    """Return the differences dire − control that a reader looks for first; none without both arms."""
+    paired, found = group.paired(), []
+    for words, measure, unit in SUMMED_UP:
+        gap = difference(paired, measure)
+        if gap is None:
+            continue
+        dire, control = (summarise(read_column(paired, arm, measure)) for arm in ("dire", "control"))
+        text = f"{format_difference(gap, measure)}{unit}"
+        found.append(Sentence(words, text, format_summary(dire, measure), format_summary(control, measure)))
+    return found
+
+
+def caution(group: Group) -> str:
+    """Return what the differences are worth: how many pairs there are, and what real images reach."""
+    n = len(group.paired().runs.get("dire", []))
+    text = f"n = {n} synthes{'is' if n == 1 else 'es'} of each arm, paired by seed"
+    if n > 1:
+        text += "; ± is half of the 95 % interval of the paired t test"
+    if n < FEW:
+        text += f"; below {FEW} pairs {'it says little' if n > 1 else 'a difference says little'}"
+    return f"{text}.{_real_images(group)}"
+
+
+def _real_images(group: Group) -> str:
+    comparison = group.comparison()
+    if "random" not in comparison.runs:
+        return ""
+    found = summarise(read_column(comparison, "random", ACCURACY[0]))
+    return "" if found is None else f" As many random real images reach {format_summary(found, ACCURACY[0])} %."
+
+
+def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> Table:
+    comparison = group.comparison()
+    rows = []
+    found = {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}
+    best = _best(found, measures)
+    for arm, summaries in found.items():
+        label = f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm
+        rows.append(Row(label, _cells(summaries, measures), arm, best[arm]))
+    if space is not None:
+        rows.append(Row("real reference", tuple(reference_cells(comparison, space)), "reference"))
+    for arm in comparison.controlled:
+        if cells := difference_cells(group.paired(arm), measures, arm):
+            rows.append(Row(f"{arm} − control", cells, "difference"))
+    return Table(title, tuple(measure.title for measure in measures), tuple(rows))
+
+
+def _best(found: Mapping[str, Sequence[Summary | None]], measures: Sequence[Measure]) -> dict[str, frozenset[int]]:
+    """Return arm → the columns in which no other arm but `full`, the ceiling, has a better mean as printed."""
+    places: dict[str, set[int]] = {arm: set() for arm in found}
+    for place, measure in enumerate(measures):
+        means = {arm: summaries[place] for arm, summaries in found.items() if arm != CEILING}
+        shown = {arm: measure.sign * round(one.mean, measure.digits) for arm, one in means.items() if one is not None}
+        if measure.sign and len(shown) > 1:
+            for arm in (arm for arm, value in shown.items() if value == max(shown.values())):
+                places[arm].add(place)
+    return {arm: frozenset(columns) for arm, columns in places.items()}
+
+
+def _cells(summaries: Sequence[Summary | None], measures: Sequence[Measure]) -> tuple[str, ...]:
+    return tuple(format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
