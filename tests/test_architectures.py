@@ -11,9 +11,8 @@ from torchvision.models import get_model_weights
 from dire_plug.errors import DirePlugError
 from dire_plug.models import architectures, build, embed, last_linear, least_size, nonnegative, stems, upstream_keys
 from dire_plug.models.architectures import is_made_for_a_size, size_of, torchvision_name
-from dire_plug.models.checkpoint import Network, load, read_foreign, save, write_for_upstream
-from dire_plug.models.keys import our_keys
-from dire_plug.models.recognise import Kind, recognise
+from dire_plug.models.checkpoint import Kind, Network, load, read_foreign, recognise, save, write_for_upstream
+from dire_plug.models.upstream_keys import our_keys
 
 # Parameters with ten outputs at 32 px, and the width of the embedding: those of the methods' own networks.
 PUBLISHED = {

@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.models.preprocessing import Preprocessing
 from dire_plug.models.pretrained import check_pretrained, load_pretrained
-from dire_plug.models.pretrained_sources import CLIP_FILES, Source, torchvision_classifier
+from dire_plug.models.pretrained_sources import CLIP_FILES, Preprocessing, Source, torchvision_classifier
 
 CPU = torch.device("cpu")
 SMALL = "torchvision:shufflenet_v2_x0_5"

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from dire_plug.errors import DirePlugError
 from dire_plug.models import architectures, build, check_architecture, embed, last_linear, stem_like, stems
 from dire_plug.models.architectures import is_made_for_a_size, size_of
-from dire_plug.models.checkpoint import Network, load, save
-from dire_plug.models.recognise import Kind, recognise
+from dire_plug.models.checkpoint import Kind, Network, load, recognise, save
 from dire_plug.models.vit_small import HEAD_WIDTH, HEADS, LocalityAttention, ShiftedPatches, VitSmall, patch_of
 from dire_plug.recipe.model import Recipe, SqueezeSection
 from dire_plug.stages.evaluate import evaluate

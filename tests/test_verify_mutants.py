@@ -19,9 +19,9 @@ from dire_plug import bridge
 from dire_plug.adapters.dwa import DWA
 from dire_plug.plugins import load_adapter
 from dire_plug.scaffold.method import Published, new_method
+from dire_plug.synthesis.embedder import EmbeddingWatch
 from dire_plug.synthesis.networks import Step
 from dire_plug.synthesis.terms import Terms
-from dire_plug.synthesis.watching import EmbeddingWatch
 from dire_plug.upstream.patching import make_patch, read_patch
 from dire_plug.upstream.vendor import require_vendored, unpatched_copy, vendor
 from dire_plug.upstream.verify import ScriptVerdict, verify

@@ -15,7 +15,7 @@ from dire_plug import plugins
 from dire_plug.errors import PluginError
 from dire_plug.files import read_json
 from dire_plug.recipe.weight import AutoWeight, take_weight, with_weight
-from dire_plug.synthesis.weighting import Weighting
+from dire_plug.synthesis.terms import Weighting
 from dire_plug.types import Batch, Slot
 
 

@@ -81,7 +81,7 @@ def teacher_path(script: str, architecture: str) -> str:
 
 def lay_out(inputs: LoopInputs, materials: Materials, architectures: Sequence[str]) -> None:
     """Write the teachers; then the statistics where they are made already, else the images to take them from."""
-    from dire_plug.models.keys import upstream_keys
+    from dire_plug.models.upstream_keys import upstream_keys
 
     script = inputs.recipe.recover.script
     for network, architecture in zip(materials.teachers.values(), architectures, strict=True):

@@ -152,7 +152,7 @@ class INFER(PlannedAdapter):
         Raises:
             DirePlugError: there are no start images, or they aren't of the script's size.
         """
-        from dire_plug.models.keys import upstream_keys
+        from dire_plug.models.upstream_keys import upstream_keys
 
         recover = inputs.recipe.recover
         script, dataset = self.scripts[recover.script], _DATASETS.get(recover.script)

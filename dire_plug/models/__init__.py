@@ -11,7 +11,7 @@ from dire_plug.models.architectures import (
     stems,
 )
 from dire_plug.models.embedding import embed, last_linear
-from dire_plug.models.keys import upstream_keys
+from dire_plug.models.upstream_keys import upstream_keys
 
 __all__ = [
     "architectures",

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models.efficientnet import MBConv, MBConvConfig
 from torchvision.ops import Conv2dNormActivation
 
-from dire_plug.models.averaged import Averaged
+from dire_plug.models.blocks import Averaged
 
 STEM = 32
 STAGES = (

@@ -9,7 +9,7 @@ the width, a stem with stride 2, and no projections.
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from dire_plug.models.averaged import Averaged, depthwise, initialise_by_fan_out, pointwise
+from dire_plug.models.blocks import Averaged, depthwise, initialise_by_fan_out, pointwise
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, number of blocks, stride of the first one."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dire_plug.models.averaged import Averaged, depthwise, pointwise
+from dire_plug.models.blocks import Averaged, depthwise, pointwise
 
 STEM = 24
 GROUPS = 2

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dire_plug.models.averaged import Averaged, initialise_by_fan_out
+from dire_plug.models.blocks import Averaged, initialise_by_fan_out
 
 STEM = 16
 STAGES = ((32, 1), (64, 2), (128, 2))

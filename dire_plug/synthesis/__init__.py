@@ -1,9 +1,8 @@
 """The object for one running synthesis, and its finished passes."""
 
-from dire_plug.synthesis.opening import open_synthesis
 from dire_plug.synthesis.passes import collect, pass_file
 from dire_plug.synthesis.recording import gather_losses
-from dire_plug.synthesis.running import RunningSynthesis
+from dire_plug.synthesis.running import RunningSynthesis, open_synthesis
 from dire_plug.synthesis.spec import SynthesisSpec
 
 __all__ = ["RunningSynthesis", "SynthesisSpec", "collect", "gather_losses", "open_synthesis", "pass_file"]

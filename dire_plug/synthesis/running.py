@@ -6,25 +6,23 @@ happens when is told here; how, in the modules beside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 import torch
 from torch import Tensor, nn
 
+from dire_plug import plugins
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
 from dire_plug.seeding import derive
-from dire_plug.synthesis.current_pass import CurrentPass
 from dire_plug.synthesis.hooks import Answer, Hooks
-from dire_plug.synthesis.inputs import load_start
-from dire_plug.synthesis.networks import Networks, Step
-from dire_plug.synthesis.passes import load_state
-from dire_plug.synthesis.recording import LossRecord
-from dire_plug.synthesis.reporting import Emit, StepEvents
+from dire_plug.synthesis.networks import Networks, Step, load_start
+from dire_plug.synthesis.passes import CurrentPass, load_state
+from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
 from dire_plug.synthesis.spec import SynthesisSpec
 from dire_plug.synthesis.terms import Terms
 from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, StartImages
@@ -260,3 +258,37 @@ class RunningSynthesis:
         if self._events.is_due(step, force=force):
             self._terms.check_finite(self._pass.slot)
             self._events.send(self._pass.slot, step, self._losses)
+
+
+# From a specification to a synthesis with its adapter and its plugins.
+
+
+def open_synthesis(spec: Mapping[str, Any], emit: Emit) -> RunningSynthesis:
+    """Make the synthesis that `spec` (a `SynthesisSpec` as JSON) describes: its adapter, its plugins, nothing else.
+
+    Raises:
+        DirePlugError: a plugin's code isn't that by which the synthesis was named.
+    """
+    known = SynthesisSpec(**spec)
+    _check_code(known)
+    adapter = plugins.load_adapter(known.adapter)
+    active: dict[str, object] = {known.adapter: adapter}
+    for name, settings in known.regularizers.items():
+        factory, (_, own) = plugins.load("regularizers", name), take_weight(settings)
+        active[name] = factory(factory.settings_model(**own))
+    return RunningSynthesis(known, adapter=adapter, manager=plugins.build_manager(active), emit=emit)
+
+
+def _check_code(spec: SynthesisSpec) -> None:
+    """Raise where a plugin's code isn't that by which the synthesis was named.
+
+    Raises:
+        DirePlugError: it was edited since.
+    """
+    for name, digest in spec.code.items():
+        kind, _, plugin = name.partition("/")
+        if plugins.code_of(cast(plugins.Kind, kind), plugin) != digest:
+            raise DirePlugError(
+                f"the code of {name} was edited while this run was being made; run the command again: "
+                "another formula makes another run"
+            )

@@ -10,12 +10,107 @@ from torch import Tensor
 
 from dire_plug.errors import PluginError
 from dire_plug.recipe.weight import KEY as WEIGHT
-from dire_plug.recipe.weight import AutoWeight
+from dire_plug.recipe.weight import PLAIN, AutoWeight
 from dire_plug.synthesis.hooks import Hooks
 from dire_plug.synthesis.networks import Seen
 from dire_plug.synthesis.recording import LossRecord
-from dire_plug.synthesis.weighting import Weighting
-from dire_plug.types import Slot
+from dire_plug.types import Batch, Slot
+
+# The weights of the terms in a running synthesis: fixed, or following the gradients with respect to the images.
+#
+# With g_L and g_R the gradients of upstream's loss and of a term, every `every` steps of a slot,
+# the first among them, m ← average · m + (1 − average) · log(‖g_L‖/‖g_R‖), where the first value is
+# taken as it is, and λ = ratio · eᵐ. Nothing is run forward again: both gradients come from the
+# graphs that the loop has built anyway. Each slot begins anew, and so does each network in it. λ
+# stays on the device: no step waits for it.
+
+
+class Weighting:
+    """The weights of all terms of one synthesis."""
+
+    def __init__(self, weights: Mapping[str, float | AutoWeight]) -> None:
+        """Take the weight of each plugin by its name; one that isn't there has the weight 1."""
+        self._weights = weights
+        self._slot: Slot | None = None
+        self._followed: dict[tuple[str, str], _Followed] = {}
+        self._upstream: tuple[Batch, Tensor] | None = None
+
+    def apply(self, name: str, term: Tensor, batch: Batch) -> tuple[Tensor, Tensor | float]:
+        """Return the weighted term of one plugin, and λ, a tensor if it follows gradients; 1 returns the same object.
+
+        Raises:
+            PluginError: λ can't follow: the loss or the term doesn't depend on the images that the loop optimises.
+        """
+        weight = self._weights.get(name, PLAIN)
+        if not isinstance(weight, AutoWeight):
+            return (term if weight == PLAIN else weight * term), weight
+        if batch.slot != self._slot:
+            self._slot, self._followed = batch.slot, {}
+        followed = self._followed.setdefault((name, batch.teacher), _Followed(weight))
+        if followed.is_due():
+            followed.compare(self._norm_of_upstream(name, batch), _norm(name, "the term", term, batch))
+        value = followed.value
+        return value * term, value
+
+    def _norm_of_upstream(self, name: str, batch: Batch) -> Tensor:
+        """Return ‖g_L‖ of a step, computed once for all terms."""
+        if self._upstream is None or self._upstream[0] is not batch:
+            self._upstream = (batch, _norm(name, "upstream's loss", batch.loss, batch))
+        return self._upstream[1]
+
+    def step_done(self) -> None:
+        """Let go of the step's graph."""
+        self._upstream = None
+
+
+class _Followed:
+    """m and λ of one term in one network during one slot."""
+
+    def __init__(self, weight: AutoWeight) -> None:
+        self._weight = weight
+        self._steps = 0
+        self._mean: Tensor | None = None
+        self._known: Tensor | None = None
+
+    def is_due(self) -> bool:
+        """Count a step and tell whether gradients are compared in it."""
+        self._steps += 1
+        return (self._steps - 1) % self._weight.every == 0
+
+    def compare(self, upstream: Tensor, term: Tensor) -> None:
+        """Take the norms of a step; one that is zero or not finite changes nothing."""
+        seen = (upstream / term).log()
+        usable = torch.isfinite(seen)
+        if self._mean is None or self._known is None:
+            self._mean, self._known = torch.where(usable, seen, 0), usable
+            return
+        averaged = self._weight.average * self._mean + (1 - self._weight.average) * seen
+        changed = torch.where(self._known, averaged, seen)
+        self._mean = torch.where(usable, changed, self._mean)
+        self._known = self._known | usable
+
+    @property
+    def value(self) -> Tensor:
+        """λ, a scalar: 0 until a comparison was possible."""
+        assert self._mean is not None
+        assert self._known is not None
+        return torch.where(self._known, self._weight.ratio * self._mean.exp(), 0)
+
+
+def _norm(name: str, what: str, value: Tensor, batch: Batch) -> Tensor:
+    """Return the norm of a scalar's gradient with respect to the images; the graph is kept for the loop's own step."""
+    (gradient,) = (
+        torch.autograd.grad(value, batch.images, retain_graph=True, allow_unused=True)
+        if value.requires_grad and batch.images.requires_grad
+        else (None,)
+    )
+    if gradient is None:
+        raise PluginError(
+            f"plugin '{name}': weight auto: {what} has no gradient with respect to the images that the loop hands "
+            "over; give this term a number as its weight"
+        )
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    return norm
 
 
 class Terms:
