@@ -46,11 +46,11 @@ from dire_plug.models import last_linear
 from dire_plug.plugins import load_adapter
 from dire_plug.recipe.weight import AutoWeight
 from dire_plug.types import Adapter
-from dire_plug.upstream import trial as trials
-from dire_plug.upstream.in_turns import Round, counted, play
+from dire_plug.upstream.interleave import Round, counted, play
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
-from dire_plug.upstream.vendor import vendor
+from dire_plug.upstream.source.vendor import vendor
+from dire_plug.upstream.verify import runs as trials
 
 BASE, OURS, THEIRS = "without", "ours", "authors'"
 PLAIN, FASTER = "as it is", "accelerated"

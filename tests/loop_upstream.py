@@ -19,7 +19,7 @@ from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.types import Invocation, LoopInputs, Materials, Script, Upstream, VerifyCase
 from dire_plug.upstream import child
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.patching import make_patch
+from dire_plug.upstream.source.patching import make_patch
 
 SCRIPT = "synth.py"
 CLASSES, SIZE = 4, 8

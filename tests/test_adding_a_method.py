@@ -12,7 +12,7 @@ from third_party_plugin import PAGE, PATCH, URL, ThirdParty, read_files
 from dire_plug import hookspecs
 from dire_plug.api.method import PlannedAdapter
 from dire_plug.types import Adapter
-from dire_plug.upstream.patch_rules import bridge_functions
+from dire_plug.upstream.source.patching import bridge_functions
 
 ROOT = PAGE.parents[1]
 TEXT = PAGE.read_text()

@@ -13,7 +13,7 @@ import torch
 from third_party_plugin import TERM, read_files
 
 from dire_plug.api.term import RealEmbeddings, arrange, prepare_real
-from dire_plug.scaffold.writing import SUFFIX, TEMPLATES
+from dire_plug.scaffold.package import SUFFIX, TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 SURFACE = {"dire_plug.api.method", "dire_plug.api.term"}

@@ -23,7 +23,7 @@ from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline import run_arm
 from dire_plug.plugins import load_adapter
 from dire_plug.store import keeping
-from dire_plug.upstream.vendor import vendored_folder
+from dire_plug.upstream.source.vendor import vendored_folder
 
 NATIVE = ("--engine", "native")
 

@@ -22,7 +22,7 @@ from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
 from dire_plug.plugins import known, load_adapter
 from dire_plug.types import RealEmbeddings
-from dire_plug.upstream.in_turns import Reading
+from dire_plug.upstream.interleave import Reading
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ARMS = ("without", "ours")

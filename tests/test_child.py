@@ -23,9 +23,9 @@ from dire_plug.synthesis import SynthesisSpec
 from dire_plug.upstream import child
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
-from dire_plug.upstream.tree import write_manifest
-from dire_plug.upstream.trial import Evidence, read_evidence
-from dire_plug.upstream.vendor import unpatched_copy, vendor
+from dire_plug.upstream.source.tree import write_manifest
+from dire_plug.upstream.source.vendor import unpatched_copy, vendor
+from dire_plug.upstream.verify.runs import Evidence, read_evidence
 
 
 @pytest.fixture(scope="module")

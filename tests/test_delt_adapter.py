@@ -35,8 +35,8 @@ from dire_plug.stages.artefacts import Networks, name_inputs
 from dire_plug.store.artefacts import Artefact
 from dire_plug.types import Invocation, LoopInputs, Materials, Slot, StartImages
 from dire_plug.upstream import shims
-from dire_plug.upstream.patching import read_patch
-from dire_plug.upstream.verify import verify
+from dire_plug.upstream.source.patching import read_patch
+from dire_plug.upstream.verify.verify import verify
 
 
 def recover(script: str = "cifar-10", **flags: Any) -> RecoverSection:

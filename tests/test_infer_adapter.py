@@ -28,7 +28,7 @@ from dire_plug.recipe import arm_names, check_recipe, header, read_yaml, recipe_
 from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Materials, Slot, StartImages, Synthesis
-from dire_plug.upstream.verify import verify
+from dire_plug.upstream.verify.verify import verify
 
 NETWORKS = {
     "teacher": "resnet-18",

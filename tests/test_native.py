@@ -22,7 +22,7 @@ from dire_plug.native import load_native
 from dire_plug.native.sre2l import Settings, recover_pass
 from dire_plug.seeding import seed_everything
 from dire_plug.synthesis import RunningSynthesis
-from dire_plug.upstream.vendor import vendor
+from dire_plug.upstream.source.vendor import vendor
 
 GOLDEN = Path(__file__).parent / "golden" / "sre2l_native.safetensors"
 TOLERANCE = 1e-9

@@ -7,7 +7,7 @@ import pytest
 from upstreams import vendor_or_skip
 
 from dire_plug import plugins
-from dire_plug.upstream.vendor import unpatched_copy, vendored_folder
+from dire_plug.upstream.source.vendor import unpatched_copy, vendored_folder
 
 ROOT = Path(__file__).parents[1]
 SHORT = 40

@@ -9,7 +9,7 @@ from toy_upstream import INSERTIONS, SCRIPT, SYNTH
 
 from dire_plug import home
 from dire_plug.errors import DirePlugError
-from dire_plug.upstream.patching import (
+from dire_plug.upstream.source.patching import (
     apply_patch,
     check_rules,
     make_patch,
@@ -111,7 +111,7 @@ def test_hunks_whose_line_numbers_disagree_are_refused(patch_path: Path) -> None
 def test_where_git_does_nothing_the_first_missing_line_is_named(
     tree: Path, patch_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dire_plug.upstream.patching._git_apply", lambda tree, patch: None)
+    monkeypatch.setattr("dire_plug.upstream.source.patching._git_apply", lambda tree, patch: None)
     with pytest.raises(DirePlugError, match=r"synth\.py:7: after toy\.patch, 'from dire_plug .*' must stand"):
         apply_patch(tree, read_patch(patch_path))
 

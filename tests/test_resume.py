@@ -17,7 +17,7 @@ from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
 from dire_plug.protocols import training
 from dire_plug.store.runs import RunFolder
-from dire_plug.upstream.vendor import vendor
+from dire_plug.upstream.source.vendor import vendor
 
 pytestmark = pytest.mark.slow
 IMPATIENT = f"import dire_plug.protocols.training as training; training.SAVE_SECONDS = 0; {PROGRAM}"

@@ -9,11 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from dire_plug.api.method import to_arguments
 from dire_plug.errors import DirePlugError
-from dire_plug.scaffold.flags import Flag, read_flags
-from dire_plug.scaffold.flags_module import field_name, flag_lines, pydantic_names, typing_names
-from dire_plug.scaffold.reading import end_of_imports, parse
-from dire_plug.scaffold.script import read_facts
-from dire_plug.scaffold.writing import fill_templates
+from dire_plug.scaffold.flags import Flag, field_name, flag_lines, pydantic_names, read_flags, typing_names
+from dire_plug.scaffold.package import fill_templates
+from dire_plug.scaffold.script import end_of_imports, parse, read_facts
 
 EVERY_KIND = """\
 parser = argparse.ArgumentParser()

@@ -13,8 +13,7 @@ from toy_upstream import git
 from dire_plug import home as places
 from dire_plug.api.checklist import CALLS
 from dire_plug.files import write_atomically
-from dire_plug.scaffold.method import Published, new_method
-from dire_plug.scaffold.names import LONGEST
+from dire_plug.scaffold.package import LONGEST, Published, new_method
 
 
 @pytest.fixture

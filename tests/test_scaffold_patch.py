@@ -11,10 +11,10 @@ from toy_upstream import git
 from dire_plug import home as places
 from dire_plug.api.patch_file import insert_lines
 from dire_plug.errors import DirePlugError
-from dire_plug.scaffold.method import Published, new_method
-from dire_plug.scaffold.placing import check_statement, indentation
-from dire_plug.scaffold.reading import read_script
-from dire_plug.upstream.patching import check_rules, read_patch
+from dire_plug.scaffold.package import Published, new_method
+from dire_plug.scaffold.patch_edit import check_statement, indentation
+from dire_plug.scaffold.script import read_script
+from dire_plug.upstream.source.patching import check_rules, read_patch
 
 LINES = (
     (27, "cost = bridge.loss(cost, images=images, labels=labels, step=step)"),

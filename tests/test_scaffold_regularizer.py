@@ -12,8 +12,7 @@ from tiny import only_run
 from dire_plug.api.term import RealEmbeddings, arrange, prepare_real
 from dire_plug.cli import main
 from dire_plug.files import read_json
-from dire_plug.scaffold.names import LONGEST
-from dire_plug.scaffold.regularizer import new_regularizer
+from dire_plug.scaffold.package import LONGEST, new_regularizer
 
 
 def test_the_package_is_small_and_the_next_commands_are_said(
@@ -99,7 +98,7 @@ def test_what_cannot_be_written_whole_leaves_nothing(tmp_path: Path, monkeypatch
     def refuse(path: Path, content: bytes | str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dire_plug.scaffold.writing.write_atomically", refuse)
+    monkeypatch.setattr("dire_plug.scaffold.package.write_atomically", refuse)
     with pytest.raises(SystemExit) as end:
         main(["new", "regularizer", "my-term", "--into", str(tmp_path)])
     assert end.value.code == 2

@@ -18,7 +18,7 @@ from dire_plug.paper.timing.sides import SEED, check_engines, plan_side, set_up
 from dire_plug.paper.timing.table import notes, render
 from dire_plug.pipeline.request import Request, Run, plan_run
 from dire_plug.ui import show
-from dire_plug.upstream.in_turns import peak_memory
+from dire_plug.upstream.interleave import peak_memory
 
 ABOUT: dict[str, Any] = {
     "recipe": "quick",

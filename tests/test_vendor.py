@@ -13,9 +13,9 @@ from toy_upstream import FOLDER, INSERTIONS, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstre
 from dire_plug import plugins
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
-from dire_plug.upstream.patching import make_patch, read_patch, remake
-from dire_plug.upstream.tree import object_hash, read_manifest, write_manifest
-from dire_plug.upstream.vendor import (
+from dire_plug.upstream.source.patching import make_patch, read_patch, remake
+from dire_plug.upstream.source.tree import object_hash, read_manifest, write_manifest
+from dire_plug.upstream.source.vendor import (
     find_vendored,
     patch_files,
     require_vendored,
@@ -147,7 +147,7 @@ def test_a_vendored_tree_can_be_used_without_writing(adapter: Any, monkeypatch: 
     def refuse(*arguments: object, **named: object) -> None:
         raise AssertionError("a lock was taken")
 
-    monkeypatch.setattr("dire_plug.upstream.vendor.hold", refuse)
+    monkeypatch.setattr("dire_plug.upstream.source.vendor.hold", refuse)
     assert require_vendored(adapter) == vendor(adapter, offline=True) == tree
 
 

@@ -15,7 +15,7 @@ from dire_plug.api.plans import ChunkedPlan
 from dire_plug.errors import DirePlugError
 from dire_plug.regularizers.probe import Probe, ProbeSettings
 from dire_plug.types import Batch, Slot
-from dire_plug.upstream.checks import (
+from dire_plug.upstream.verify.checks import (
     Event,
     Expectation,
     check_answered,
@@ -23,9 +23,9 @@ from dire_plug.upstream.checks import (
     check_handed_loss,
     compare_gradients,
 )
-from dire_plug.upstream.observe import Expected, leaves_of, reference_term
-from dire_plug.upstream.trial import Evidence
-from dire_plug.upstream.verify import ScriptVerdict, check_something_to_compare, first_difference, verify
+from dire_plug.upstream.verify.observe import Expected, leaves_of, reference_term
+from dire_plug.upstream.verify.runs import Evidence
+from dire_plug.upstream.verify.verify import ScriptVerdict, check_something_to_compare, first_difference, verify
 
 SAME = Evidence((("a",), ("b",)), {"x": "1"})
 VERDICT: dict[str, Any] = {

@@ -18,13 +18,13 @@ from upstreams import vendor_or_skip
 from dire_plug import bridge
 from dire_plug.adapters.dwa import DWA
 from dire_plug.plugins import load_adapter
-from dire_plug.scaffold.method import Published, new_method
+from dire_plug.scaffold.package import Published, new_method
 from dire_plug.synthesis.embedder import EmbeddingWatch
 from dire_plug.synthesis.networks import Step
 from dire_plug.synthesis.terms import Terms
-from dire_plug.upstream.patching import make_patch, read_patch
-from dire_plug.upstream.vendor import require_vendored, unpatched_copy, vendor
-from dire_plug.upstream.verify import ScriptVerdict, verify
+from dire_plug.upstream.source.patching import make_patch, read_patch
+from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy, vendor
+from dire_plug.upstream.verify.verify import ScriptVerdict, verify
 
 Change = Callable[[pytest.MonkeyPatch], None]
 

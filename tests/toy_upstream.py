@@ -10,8 +10,8 @@ from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.types import Invocation, LoopInputs, Script, Upstream
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.patching import make_patch
-from dire_plug.upstream.tree import write_manifest
+from dire_plug.upstream.source.patching import make_patch
+from dire_plug.upstream.source.tree import write_manifest
 
 FOLDER = "loop/*odd"
 SCRIPT = f"{FOLDER}/synth.py"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from dire_plug.errors import DirePlugError
-from dire_plug.upstream.vendor import vendor
-from dire_plug.upstream.verify import ScriptVerdict, verify
+from dire_plug.upstream.source.vendor import vendor
+from dire_plug.upstream.verify.verify import ScriptVerdict, verify
 
 _unreachable: dict[str, str] = {}
 """Repository → why it can't be reached, so that one attempt serves a whole session."""

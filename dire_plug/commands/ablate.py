@@ -12,7 +12,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan
-from dire_plug.commands.options import make_request, shared_options
+from dire_plug.commands.options import make_request, run_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.store.runs import runs_root
@@ -41,7 +41,7 @@ DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
     metavar="AXIS=VALUE,…",
     help="What to sweep instead of the default grids; axes: r_c, r_e, multiplier, plan, variant, real.order.",
 )
-@shared_options
+@run_options
 def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **options: Any) -> None:
     """Take DiRe apart, and try settings of it around the recipe's own.
 

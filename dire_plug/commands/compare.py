@@ -10,7 +10,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan
-from dire_plug.commands.options import make_request, shared_options
+from dire_plug.commands.options import make_request, run_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.recipe import DEFAULT_ARMS
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )
-@shared_options
+@run_options
 def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     """Put baseline, control, +DiRe and real images side by side: accuracy and diversity.
 

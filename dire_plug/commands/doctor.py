@@ -46,7 +46,7 @@ def doctor(data_root: Path | None) -> None:
 
 
 def _upstream(name: str) -> tuple[str, str]:
-    from dire_plug.upstream.vendor import find_vendored
+    from dire_plug.upstream.source.vendor import find_vendored
 
     try:
         found = find_vendored(plugins.load_adapter(name))

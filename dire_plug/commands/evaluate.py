@@ -11,8 +11,16 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dire_plug import ui
-from dire_plug.commands.options import KEEP_LABELS, OUT, WAIT, check_settings, rerun_option
-from dire_plug.commands.set_options import describe_set, make_set_request, set_options
+from dire_plug.commands.options import (
+    KEEP_LABELS,
+    OUT,
+    WAIT,
+    check_settings,
+    describe_set,
+    make_set_request,
+    rerun_option,
+    set_options,
+)
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.tables import Table
 

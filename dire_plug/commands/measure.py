@@ -10,8 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dire_plug import ui
-from dire_plug.commands.options import check_settings
-from dire_plug.commands.set_options import describe_set, make_set_request, set_options
+from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
 from dire_plug.files import write_json
 from dire_plug.tables import Table
 

@@ -27,7 +27,7 @@ def new() -> None:
 @into_option
 def regularizer(name: str, into: Path) -> None:
     """Write a package with the regularizer NAME: settings, a term that works, a test."""
-    from dire_plug.scaffold.regularizer import new_regularizer
+    from dire_plug.scaffold.package import new_regularizer
 
     folder = new_regularizer(name, into=into)
     ui.show(f"made: {folder}")
@@ -47,7 +47,7 @@ def method(name: str, into: Path, offline: bool, **origin: str) -> None:
 
     The script is read, never run or copied: its flags are, with their types and defaults.
     """
-    from dire_plug.scaffold.method import Published, new_method
+    from dire_plug.scaffold.package import Published, new_method
 
     folder, facts = new_method(name, Published(**origin), into=into, offline=offline)
     ui.show(f"made: {folder}")

@@ -1,8 +1,10 @@
-"""The options that commands share which make runs."""
+"""The options that commands share: those that make runs, and those that take a set from outside."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -10,6 +12,10 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe.layers import split_setting
 from dire_plug.store.runs import RERUN, Request
+
+if TYPE_CHECKING:
+    from dire_plug.sets.opened import SetRequest
+
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,7 +56,7 @@ def rerun_option(*stages: str) -> Callable[[Function], Function]:
 
 RERUN_STAGES = rerun_option(*RERUN)
 
-OPTIONS = (
+RUN_OPTIONS = (
     click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
     click.option("--preset", help="A named set of settings that the recipe offers."),
     click.option("--ipc", type=click.IntRange(min=1), help="Images per class; default: the recipe's."),
@@ -84,11 +90,19 @@ OPTIONS = (
 )
 
 
-def shared_options(function: Function) -> Function:
-    """Add the shared options to a command, in this order."""
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
+def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[Function], Function]:
+    """Return a decorator that adds options to a command, in this order."""
+
+    def add(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+run_options = _adding(RUN_OPTIONS)
+"""Add the options of `RUN_OPTIONS` to a command."""
 
 
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
@@ -124,3 +138,56 @@ def contradiction(one: str, other: str) -> DirePlugError:
 
 def _word(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# The options that `measure`, `evaluate` and `rank` share: which set, and what judges it.
+
+
+SET_OPTIONS = (
+    click.option("--real", metavar="DATASET", help="The real dataset; default: that of --recipe, or of the run."),
+    click.option(
+        "--recipe",
+        metavar="METHOD/NAME",
+        help="Whose networks, protocol and real data; default: a run's own, else SRe2L's recipe of the dataset.",
+    ),
+    click.option("--ipc", type=click.IntRange(min=1), help="Take the first so many images of each class, by name."),
+    click.option("--resize", is_flag=True, help="Resize images of another size than the real ones."),
+    click.option(
+        "--space",
+        type=click.Choice(["pixels", "normalised", "zca"]),
+        help="What the numbers of a tensor file are; pixels: cut them off at 0 and 1.",
+    ),
+    click.option(
+        "--normalised-by",
+        metavar="DATASET|NUMBERS",
+        help="By what a tensor file is normalised: a dataset's statistics, or three means and three deviations.",
+    ),
+    click.option("--teacher", metavar="FILE", help="A checkpoint in the place of the recipe's teacher."),
+    SETTINGS,
+    DEVICE,
+    DATA_ROOT,
+    OFFLINE,
+    VERBOSE,
+)
+
+
+set_options = _adding(SET_OPTIONS)
+"""Add the options of `SET_OPTIONS` to a command."""
+
+
+def make_set_request(path: Path, **options: Any) -> SetRequest:
+    """Return the request that the shared options describe."""
+    from dire_plug.sets.opened import SetRequest
+
+    if options.pop("verbose"):
+        ui.configure(verbose=True)
+    settings = tuple(options.pop("settings"))
+    check_settings(settings, {"squeeze.teacher.checkpoint": ("--teacher", options["teacher"])})
+    return SetRequest(path, settings=settings, **options)
+
+
+def describe_set(condensed: dict[str, Any]) -> str:
+    """Return one line on a set: how many images of how many classes."""
+    least, most = condensed["per_class"]["least"], condensed["per_class"]["most"]
+    each = f"{least} each" if least == most else f"{least} to {most} each"
+    return f"{condensed['name']}: {condensed['images']} images of {condensed['classes']} classes, {each}"

@@ -41,9 +41,9 @@ def patch() -> None:
 @offline_option
 def insert(method: str, place: str, call: str, indent: int | None, package: Path | None, offline: bool) -> None:
     """Insert CALL, one call of bridge, after PLACE into the patch of METHOD."""
-    from dire_plug.scaffold.owners import find_owner
     from dire_plug.scaffold.patch_edit import insert_line, read_place
-    from dire_plug.scaffold.source import published
+    from dire_plug.scaffold.patch_owner import find_owner
+    from dire_plug.scaffold.script import published
 
     where, adapter = read_place(place), find_owner(method, package=package)
     done = insert_line(adapter, published(adapter.upstream, offline=offline), where, call, indent=indent)
@@ -59,8 +59,8 @@ def insert(method: str, place: str, call: str, indent: int | None, package: Path
 @package_option
 def show(method: str, package: Path | None) -> None:
     """List the lines of METHOD's patch: the line of the published file before each, its number, its text."""
-    from dire_plug.scaffold.owners import find_owner
     from dire_plug.scaffold.patch_edit import show_lines
+    from dire_plug.scaffold.patch_owner import find_owner
 
     adapter = find_owner(method, package=package)
     for line in show_lines(adapter):
@@ -76,9 +76,9 @@ def show(method: str, package: Path | None) -> None:
 @offline_option
 def remove(method: str, place: str, call: str | None, package: Path | None, offline: bool) -> None:
     """Take what stands after PLACE, or of it the line CALL, out of the patch of METHOD."""
-    from dire_plug.scaffold.owners import find_owner
     from dire_plug.scaffold.patch_edit import read_place, remove_lines
-    from dire_plug.scaffold.source import published
+    from dire_plug.scaffold.patch_owner import find_owner
+    from dire_plug.scaffold.script import published
 
     where, adapter = read_place(place), find_owner(method, package=package)
     for line in remove_lines(adapter, published(adapter.upstream, offline=offline), where, call):

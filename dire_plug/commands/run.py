@@ -9,7 +9,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan
-from dire_plug.commands.options import check_settings, contradiction, make_request, shared_options
+from dire_plug.commands.options import check_settings, contradiction, make_request, run_options
 from dire_plug.commands.tables import run_summary
 from dire_plug.recipe.layers import split_setting
 from dire_plug.recipe.resolve import SUM
@@ -30,7 +30,7 @@ from dire_plug.recipe.resolve import SUM
     metavar="NAME[=WEIGHT]",
     help="A term in the place of DiRe in its arm; several are summed. WEIGHT is a number, or auto.",
 )
-@shared_options
+@run_options
 def run(method: str, dire: bool, arm: str | None, regularizers: tuple[str, ...], **options: Any) -> None:
     """Synthesize with METHOD, train students on the images, measure their diversity.
 

@@ -20,7 +20,7 @@ UNDECIDABLE = 3
 @click.option("--offline", is_flag=True, help="Only check what is here.")
 def vendor(methods: tuple[str, ...], offline: bool) -> None:
     """Clone the code of METHODS (default: all) at the pinned commit, and patch it."""
-    from dire_plug.upstream.vendor import vendor as vendor_one
+    from dire_plug.upstream.source.vendor import vendor as vendor_one
 
     for name in methods or plugins.known("methods"):
         ui.show(f"{name}: {vendor_one(plugins.load_adapter(name), offline=offline)}")
@@ -36,7 +36,7 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
     Each script runs unpatched and patched, with a test term and with answered hooks, for a few steps, with seeded
     untrained teachers and no real images. Exit 0: all holds; 1: not; 3: undecidable here (two unpatched runs differ).
     """
-    from dire_plug.upstream.verify import verify as verify_method
+    from dire_plug.upstream.verify.verify import verify as verify_method
 
     if verbose:
         ui.configure(verbose=True)

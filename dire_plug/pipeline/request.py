@@ -16,7 +16,7 @@ from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import DatasetSection
 from dire_plug.store.runs import RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
-from dire_plug.upstream.vendor import find_vendored, require_packages
+from dire_plug.upstream.source.vendor import find_vendored, require_packages
 
 
 def plan_run(request: Request, *, dry: bool = False) -> Run:

@@ -33,8 +33,8 @@ from dire_plug.store.artefacts import Artefact, differences
 from dire_plug.store.keeping import register
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import ARTEFACTS, Request, Run, RunFolder, run_folder
-from dire_plug.upstream.patching import patch_digest
-from dire_plug.upstream.vendor import patch_files
+from dire_plug.upstream.source.patching import patch_digest
+from dire_plug.upstream.source.vendor import patch_files
 
 
 @dataclass(frozen=True)

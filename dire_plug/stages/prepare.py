@@ -26,7 +26,7 @@ from dire_plug.stages.squeeze import FILE as NETWORK
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.runs import Run
 from dire_plug.types import Materials
-from dire_plug.upstream.preparing import MADE, run_preparation
+from dire_plug.upstream.preparations import MADE, run_preparation
 
 START = "start.safetensors"
 WHITENING = "whitening.safetensors"

@@ -53,9 +53,9 @@ from dire_plug.synthesis import SynthesisSpec, collect, gather_losses, open_synt
 from dire_plug.types import EXTRAS, LOOP, Plan, Slot
 from dire_plug.ui import Advance
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.patching import patch_digest
 from dire_plug.upstream.runner import run_child
-from dire_plug.upstream.vendor import patch_files, require_vendored
+from dire_plug.upstream.source.patching import patch_digest
+from dire_plug.upstream.source.vendor import patch_files, require_vendored
 
 IMAGES, PASSES, LOG = "images", "passes", "log.txt"
 MOST_BYTES = 4 << 30

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.tree import verify_tree
+from dire_plug.upstream.source.tree import verify_tree
 
 ORPHANED = 70
 """Exit status of a child whose parent is gone."""
@@ -59,7 +59,7 @@ def run_job(job: ChildJob, emit: Emit) -> None:
     verify_tree(job.tree)
     _prepare_torch(job)
     from dire_plug.upstream import shims
-    from dire_plug.upstream.in_turns import take_turns
+    from dire_plug.upstream.interleave import take_turns
     from dire_plug.upstream.trace import StopScriptError, trace_steps
 
     shims.install(job.shims, device=job.device, tree=job.tree)
@@ -97,7 +97,7 @@ def _open_synthesis(job: ChildJob, emit: Emit) -> Passes | None:
 def _observed(job: ChildJob, synthesis: Passes | None) -> contextlib.AbstractContextManager[None]:
     if job.observed is None:
         return contextlib.nullcontext()
-    from dire_plug.upstream.observe import observe
+    from dire_plug.upstream.verify.observe import observe
 
     embedder = None if job.synthesis is None else job.synthesis["embedder"]
     return observe(job.observed, tree=job.tree, synthesis=synthesis, embedder=embedder)

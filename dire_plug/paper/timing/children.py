@@ -26,7 +26,7 @@ from dire_plug.stages.images import save_images
 from dire_plug.stages.recover import child_job
 from dire_plug.stages.squeeze import network_file
 from dire_plug.synthesis import open_synthesis
-from dire_plug.upstream.in_turns import take_turns
+from dire_plug.upstream.interleave import take_turns
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.trace import StopScriptError
 

@@ -16,7 +16,7 @@ from dire_plug.paper.timing.estimates import SideTiming, Timing
 from dire_plug.paper.timing.sides import SEED, Side, check_engines, plan_side, set_up
 from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.store.runs import Request
-from dire_plug.upstream.in_turns import Played, Start, counted, play
+from dire_plug.upstream.interleave import Played, Start, counted, play
 
 WARM_UP = 1
 """The steps of each process that aren't counted."""

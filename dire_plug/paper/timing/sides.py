@@ -28,7 +28,7 @@ from dire_plug.stages.squeeze import network_file, write_untrained
 from dire_plug.store.artefacts import Artefact, Store
 from dire_plug.synthesis import SynthesisSpec
 from dire_plug.types import CORESET
-from dire_plug.upstream.trial import generate
+from dire_plug.upstream.verify.runs import generate
 
 SEED = 0
 MOST_BYTES = 4 << 30

@@ -24,7 +24,7 @@ from dire_plug.recipe.model import Recipe
 from dire_plug.synthesis import SynthesisSpec
 from dire_plug.types import LOOP, Adapter, LoopInputs, Materials, Script, VerifyCase
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.preparing import run_preparation
+from dire_plug.upstream.preparations import run_preparation
 from dire_plug.upstream.runner import run_together
 
 SEED = 0

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dire_plug.api.patch_file import Patch
 from dire_plug.types import Plan, Slot
-from dire_plug.upstream.observe import CALLS, GRADIENT, GRADIENTS, TERM
+from dire_plug.upstream.verify.observe import CALLS, GRADIENT, GRADIENTS, TERM
 
 TOLERANCE = 1e-4
 """Of the gradient, in units of λ · ∂term. Agreement of float32 is some 10⁻⁶; wrong terms are off by 10⁻¹ and more."""

@@ -9,7 +9,7 @@ from dire_plug.files import make_folder
 from dire_plug.types import Adapter, LoopInputs, Materials
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
-from dire_plug.upstream.vendor import require_vendored, unpatched_copy
+from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy
 
 MADE = "made"
 """In the folder of a preparation: what upstream's code wrote, and nothing else is left there."""

@@ -15,9 +15,9 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, new_folder
 from dire_plug.store.lock import hold
 from dire_plug.types import Adapter, Upstream
-from dire_plug.upstream.patch_rules import REPAIR
-from dire_plug.upstream.patching import (
+from dire_plug.upstream.source.patching import (
     OWN_BYTES,
+    REPAIR,
     apply_patch,
     check_patched,
     check_rules,
@@ -25,7 +25,7 @@ from dire_plug.upstream.patching import (
     read_patch,
     remove_patch,
 )
-from dire_plug.upstream.tree import read_manifest, verify_pins, verify_tree, write_manifest
+from dire_plug.upstream.source.tree import read_manifest, verify_pins, verify_tree, write_manifest
 
 __all__ = [
     "fetch",

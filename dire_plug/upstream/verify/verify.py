@@ -19,13 +19,13 @@ from dire_plug.api.patch_file import Patch, read_patch
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest
 from dire_plug.types import Adapter
-from dire_plug.upstream import checks
-from dire_plug.upstream.checks import Event, Expectation
-from dire_plug.upstream.observe import PROBE
-from dire_plug.upstream.patch_rules import REPAIR
 from dire_plug.upstream.runner import run_together
-from dire_plug.upstream.trial import Evidence, Kind, Run, Trial, run_trials, set_up, set_up_answered
-from dire_plug.upstream.vendor import patch_files, require_vendored, unpatched_copy
+from dire_plug.upstream.source.patching import REPAIR
+from dire_plug.upstream.source.vendor import patch_files, require_vendored, unpatched_copy
+from dire_plug.upstream.verify import checks
+from dire_plug.upstream.verify.checks import Event, Expectation
+from dire_plug.upstream.verify.observe import PROBE
+from dire_plug.upstream.verify.runs import Evidence, Kind, Run, Trial, run_trials, set_up, set_up_answered
 
 FROZEN = {"frozen": True, "start": False}
 ANSWERED = {"frozen": False, "start": True}
