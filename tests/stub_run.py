@@ -10,13 +10,13 @@ from torch import Tensor
 
 from dire_plug.data import Dataset
 from dire_plug.data.dataset import make_tensor_dataset
-from dire_plug.protocols import training
 from dire_plug.recipe import Recipe, Resolved
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import select_random
 from dire_plug.store.artefacts import Store
 from dire_plug.store.runs import Request, Run
+from dire_plug.training import loop as training
 from dire_plug.types import Adapter, Script
 
 CPU = torch.device("cpu")

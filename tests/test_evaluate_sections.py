@@ -7,9 +7,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
-from dire_plug.protocols import PROTOCOLS
 from dire_plug.recipe import check_recipe, read_yaml, resolve
-from dire_plug.recipe.evaluate import Evaluate, OnTheFlySection
+from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, OnTheFlySection
 from dire_plug.recipe.layers import merge
 
 ADAPTER = SRe2L()

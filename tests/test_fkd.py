@@ -15,13 +15,13 @@ from torch.optim import AdamW
 
 from dire_plug.files import read_json
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.protocols.published import equal_norm_mean, fkd, stored_label, train_student
-from dire_plug.protocols.students import Loss, StudentData
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.stages import evaluate as evaluate_stage
-from dire_plug.stages import lessons
-from dire_plug.stages import relabel as relabel_stage
-from dire_plug.stages.stored_batches import write_epoch
+from dire_plug.stages import student_data as lessons
+from dire_plug.training import soft_labels as relabel_stage
+from dire_plug.training.protocols import equal_norm_mean, fkd, stored_label, train_student
+from dire_plug.training.soft_label_files import write_epoch
+from dire_plug.training.students import Loss, StudentData
 
 CLASSES = 3
 

@@ -9,10 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dire_plug.protocols.published import first_epoch_at_a_tenth, hard_labels, train_student
-from dire_plug.protocols.students import StudentData, is_tested
-from dire_plug.protocols.training import learning_rate
 from dire_plug.recipe.evaluate import HardLabelsSection
+from dire_plug.training.loop import learning_rate
+from dire_plug.training.protocols import first_epoch_at_a_tenth, hard_labels, train_student
+from dire_plug.training.students import StudentData, is_tested
 
 
 def section_of(**keys: Any) -> HardLabelsSection:

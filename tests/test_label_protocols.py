@@ -14,11 +14,11 @@ from pydantic import TypeAdapter
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dire_plug.protocols.published import SET_UP, train_student
-from dire_plug.protocols.students import StudentData
-from dire_plug.protocols.training import initialised
 from dire_plug.recipe.evaluate import Evaluate, EvaluateSection
 from dire_plug.seeding import derive
+from dire_plug.training.loop import initialised
+from dire_plug.training.protocols import SET_UP, train_student
+from dire_plug.training.students import StudentData
 
 COUNT, CLASSES = 6, 3
 

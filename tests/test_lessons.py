@@ -16,16 +16,15 @@ from dire_plug.data.augmentation.batch import normalise
 from dire_plug.data.augmentation.zca import fit, load, save
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load as load_network
-from dire_plug.protocols import PROTOCOLS
-from dire_plug.recipe.evaluate import Evaluate
+from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate
 from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages import evaluate as stage
 from dire_plug.stages.artefacts import Networks, name_whitening
 from dire_plug.stages.evaluate import evaluate, name_students
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.lessons import IMAGENET_MEAN, IMAGENET_STD, prepare_lesson, with_rate
 from dire_plug.stages.prepare import WHITENING
 from dire_plug.stages.squeeze import network_file, squeeze
+from dire_plug.stages.student_data import IMAGENET_MEAN, IMAGENET_STD, prepare_lesson, with_rate
 from dire_plug.store.runs import Run
 
 
@@ -140,7 +139,7 @@ def test_delt_changes_images_by_randaugment_before_it_crops_them_only_where_it_i
         seen.append(settings)
         return 255 - images
 
-    monkeypatch.setattr("dire_plug.stages.views.rand_augment", invert)
+    monkeypatch.setattr("dire_plug.training.transforms.rand_augment", invert)
     plain = lesson_of(with_section(run, "delt"), networks, condensed).view
     augmented = lesson_of(with_section(run, "delt", randaugment=asked), networks, condensed).view
     images = condensed.images

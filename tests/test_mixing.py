@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import CenterCrop, Resize
 
 from dire_plug.data.augmentation.batch import cutmix, enlarge_and_crop
-from dire_plug.stages.views import mixing
+from dire_plug.training.transforms import mixing
 
 
 def numbered(count: int, size: int = 8) -> Tensor:

@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dire_plug.errors import DirePlugError
-from dire_plug.protocols import PROTOCOLS, check_protocol, students, training
-from dire_plug.protocols.published import SET_UP, divergence, train_student
-from dire_plug.protocols.students import StudentData, StudentResult, is_tested
-from dire_plug.protocols.testing import accuracy, in_batches
-from dire_plug.protocols.training import Epoch, Training, initialised, learning_rate, shuffled, train
-from dire_plug.recipe.evaluate import Evaluate, EvaluateSection
+from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, EvaluateSection, check_protocol
+from dire_plug.training import loop as training
+from dire_plug.training import students
+from dire_plug.training.loop import Epoch, Training, initialised, learning_rate, shuffled, train
+from dire_plug.training.protocols import SET_UP, divergence, train_student
+from dire_plug.training.students import StudentData, StudentResult, accuracy, in_batches, is_tested
 
 CLASSES = 3
 

@@ -12,7 +12,6 @@ from tiny import only_run, read_rows
 from dire_plug.commands.rank import render
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.protocols.students import StudentData
 from dire_plug.recipe.evaluate import (
     DeltSection,
     DwaTinySection,
@@ -28,6 +27,7 @@ from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.rank import Ranking, rank_set
 from dire_plug.sets.robust_scores import RankedSet
 from dire_plug.stages import evaluate
+from dire_plug.training.students import StudentData
 from dire_plug.ui import show
 
 STUDENTS: Any = {"students": ("resnet-small",)}

@@ -15,18 +15,19 @@ from torch import Generator, Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load
-from dire_plug.protocols import students, training
-from dire_plug.protocols.published import stored_label
 from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.model import SqueezeSection
-from dire_plug.stages import relabel as relabel_stage
 from dire_plug.stages.artefacts import Networks, name_labels, name_student
 from dire_plug.stages.evaluate import STUDENT, evaluate
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.lessons import prepare_lesson
-from dire_plug.stages.relabel import relabel
 from dire_plug.stages.squeeze import network_file, squeeze
-from dire_plug.stages.stored_batches import (
+from dire_plug.stages.student_data import prepare_lesson
+from dire_plug.store.runs import Run
+from dire_plug.training import loop as training
+from dire_plug.training import soft_labels as relabel_stage
+from dire_plug.training import students
+from dire_plug.training.protocols import stored_label
+from dire_plug.training.soft_label_files import (
     Drawn,
     Geometry,
     draw,
@@ -37,8 +38,8 @@ from dire_plug.stages.stored_batches import (
     rebuild,
     write_epoch,
 )
-from dire_plug.stages.views import mixing, training_view
-from dire_plug.store.runs import Run
+from dire_plug.training.soft_labels import relabel
+from dire_plug.training.transforms import mixing, training_view
 
 EPOCHS, BATCH, OUTPUTS = 3, 4, 4
 Shown = namedtuple("Shown", "augmentation mixup cutmix")

@@ -15,12 +15,12 @@ from tiny import PROGRAM, only_run, outcome, read_rows, start_process, wait_unti
 
 from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
-from dire_plug.protocols import training
 from dire_plug.store.runs import RunFolder
+from dire_plug.training import loop as training
 from dire_plug.upstream.source.vendor import vendor
 
 pytestmark = pytest.mark.slow
-IMPATIENT = f"import dire_plug.protocols.training as training; training.SAVE_SECONDS = 0; {PROGRAM}"
+IMPATIENT = f"import dire_plug.training.loop as training; training.SAVE_SECONDS = 0; {PROGRAM}"
 """The command line with a checkpoint after each epoch, so that a short training can be caught after one."""
 LONG: dict[str, Any] = {
     "ipc": 4,

@@ -29,7 +29,6 @@ from dire_plug.files import digest_file, read_json
 from dire_plug.models import build
 from dire_plug.models import embed as embed_batch
 from dire_plug.models.checkpoint import Network, load, save
-from dire_plug.protocols import students, training
 from dire_plug.recipe.model import RealSection
 from dire_plug.stages import squeeze as squeeze_stage
 from dire_plug.stages.artefacts import Inputs, Networks, Role, name_embeddings, roles_in_loop
@@ -39,10 +38,11 @@ from dire_plug.stages.images import ImageSet, read_saved, read_tensors, save_ima
 from dire_plug.stages.measure import measure
 from dire_plug.stages.real_images import select_random
 from dire_plug.stages.recover import recover
-from dire_plug.stages.squeeze import FACTS, FILE, network_file, squeeze
-from dire_plug.stages.weights import read_weights
+from dire_plug.stages.squeeze import FACTS, FILE, network_file, read_weights, squeeze
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
+from dire_plug.training import loop as training
+from dire_plug.training import students
 from dire_plug.types import Adapter
 
 
@@ -169,7 +169,7 @@ def read_published(teacher: Role, version: int = 1, *, offline: bool = False) ->
 
 
 def refuse_download(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("dire_plug.stages.weights.download_url_to_file", refuse)
+    patch.setattr("dire_plug.stages.squeeze.download_url_to_file", refuse)
 
 
 def test_unknown_torchvision_weights_name_the_nearest(imagenet_teacher: Role) -> None:
@@ -197,8 +197,8 @@ def test_weights_are_fetched_once_into_the_downloads_and_it_is_said(
         torch.save({"weight": torch.ones(2)}, path)
 
     path = bare_home / "downloads" / "torchvision" / "resnet18-f37072fd.pth"
-    monkeypatch.setattr("dire_plug.stages.weights.download_url_to_file", fetch)
-    monkeypatch.setattr("dire_plug.stages.weights.digest_file", lambda path: "f37072fd" + "0" * 56)
+    monkeypatch.setattr("dire_plug.stages.squeeze.download_url_to_file", fetch)
+    monkeypatch.setattr("dire_plug.stages.squeeze.digest_file", lambda path: "f37072fd" + "0" * 56)
     assert torch.equal(read_published(imagenet_teacher)["weight"], torch.ones(2))
     said = f"squeeze: fetching https://download.pytorch.org/models/resnet18-f37072fd.pth to {path}\n"
     assert (capsys.readouterr().err, fetched) == (said, ["f37072fd"])
@@ -212,7 +212,7 @@ def test_weights_that_cannot_be_fetched_name_url_and_place(
     def fail(url: str, path: str, **options: object) -> None:
         raise OSError("no route")
 
-    monkeypatch.setattr("dire_plug.stages.weights.download_url_to_file", fail)
+    monkeypatch.setattr("dire_plug.stages.squeeze.download_url_to_file", fail)
     with pytest.raises(
         DirePlugError, match=r"cannot be fetched \(no route\); get https.*18-f37072fd\.pth and put it to "
     ):

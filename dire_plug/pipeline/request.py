@@ -9,9 +9,9 @@ from dire_plug import plugins, ui
 from dire_plug.data import Dataset, class_count, hold_out, load, on_device, validation_problems
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models import check_architecture, check_size
-from dire_plug.protocols import check_protocol
 from dire_plug.recipe import REAL_IMAGE_ARMS, Catalogue, Resolved, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
+from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import DatasetSection
 from dire_plug.store.runs import RERUN, Engine, Request, Run

@@ -3,11 +3,12 @@
 The defaults are those of the upstream script that a protocol comes from (docs/protocols.md).
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from dire_plug.errors import DirePlugError, nearest
 from dire_plug.recipe.values import OPERATIONS, Count, FromZero, NonNegative, Operations, Positive, Rate, Section
 
 Augmentation = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
@@ -230,3 +231,25 @@ Evaluate = Annotated[
     Field(discriminator="protocol"),
 ]
 """The section as a recipe has it: `protocol` says which."""
+
+
+# How students are trained on condensed images, by the name that a recipe gives.
+
+
+PROTOCOLS: tuple[str, ...] = tuple(
+    name
+    for section in get_args(get_args(Evaluate)[0])
+    for name in get_args(section.model_fields["protocol"].annotation)
+)
+"""Those for which a recipe has a section; `published` says what each does."""
+
+
+def check_protocol(name: str) -> None:
+    """Raise for an unknown protocol.
+
+    Raises:
+        DirePlugError: there is no such protocol.
+    """
+    if name not in PROTOCOLS:
+        hint, known = nearest(name, PROTOCOLS), ", ".join(PROTOCOLS)
+        raise DirePlugError(f"evaluate.protocol: no protocol is named '{name}'{hint}; one of {known}")

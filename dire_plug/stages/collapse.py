@@ -11,13 +11,13 @@ from typing import Any
 from dire_plug import ui
 from dire_plug.files import read_json, write_json
 from dire_plug.models.checkpoint import load
-from dire_plug.protocols.testing import accuracy, in_batches
 from dire_plug.stages.artefacts import Networks, name_collapse
 from dire_plug.stages.embed import embed_images, ensure_embeddings
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import accuracy_of, network_file
-from dire_plug.stages.views import plain_view
 from dire_plug.store.runs import Run
+from dire_plug.training.students import accuracy, in_batches
+from dire_plug.training.transforms import plain_view
 
 FILE = "collapse.json"
 LEAST_SHARE = 0.5

@@ -33,9 +33,9 @@ from dire_plug.stages.artefacts import (
     name_real,
 )
 from dire_plug.stages.squeeze import FILE as NETWORK
-from dire_plug.stages.views import BATCH, raw_batches
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
+from dire_plug.training.transforms import BATCH, raw_batches
 from dire_plug.types import CORESET, LOOP
 
 FILE = "embeddings.safetensors"

@@ -17,19 +17,19 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.models import build, stem_like
 from dire_plug.models.checkpoint import Network, load
-from dire_plug.protocols.published import train_student
-from dire_plug.protocols.students import StudentData
-from dire_plug.protocols.training import initialised
 from dire_plug.recipe.evaluate import EvaluateSection, FkdEnsembleSection, FkdSection
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import SEVERAL, Networks, Source, name_labels, name_student
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.lessons import prepare_lesson, with_rate
-from dire_plug.stages.relabel import relabel
 from dire_plug.stages.squeeze import network_file
-from dire_plug.stages.stored_batches import FOLDER
+from dire_plug.stages.student_data import prepare_lesson, with_rate
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
+from dire_plug.training.loop import initialised
+from dire_plug.training.protocols import train_student
+from dire_plug.training.soft_label_files import FOLDER
+from dire_plug.training.soft_labels import relabel
+from dire_plug.training.students import StudentData
 
 STUDENT = "student.json"
 

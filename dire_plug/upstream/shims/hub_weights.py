@@ -16,7 +16,7 @@ import torchvision
 from torchvision.models import WeightsEnum
 
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.protocols.training import initialised
+from dire_plug.training.loop import initialised
 
 UNTRAINED_SEED = 0
 """The verifier's, where no file is given: its weights change nothing but a printed number."""

@@ -19,9 +19,9 @@ from dire_plug.models import build
 from dire_plug.models.architectures import stems
 from dire_plug.models.checkpoint import Network
 from dire_plug.models.checkpoint import save as save_network
-from dire_plug.protocols.training import initialised
 from dire_plug.recipe.model import Recipe
 from dire_plug.synthesis import SynthesisSpec
+from dire_plug.training.loop import initialised
 from dire_plug.types import LOOP, Adapter, LoopInputs, Materials, Script, VerifyCase
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.preparations import run_preparation

@@ -11,13 +11,13 @@ from dire_plug.data.augmentation.dsa import dsa
 from dire_plug.data.augmentation.zca import load as load_whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import Network
-from dire_plug.protocols.students import StudentData
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import ensure_whitening
-from dire_plug.stages.views import mixing, plain_batches, plain_view, rand_augmenting, raw_batches, training_view
 from dire_plug.store.runs import Run
+from dire_plug.training.students import StudentData
+from dire_plug.training.transforms import mixing, plain_batches, plain_view, rand_augmenting, raw_batches, training_view
 from dire_plug.types import EXTRAS, IMAGENET_MEAN, IMAGENET_STD, LEARNED_LR
 
 MOST_TEST_BYTES = 4 << 30

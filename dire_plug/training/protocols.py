@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dire_plug.protocols.students import Label, Loss, Protocol, StudentData, StudentResult, learn, own_copies
-from dire_plug.protocols.training import Progress, Training
 from dire_plug.recipe.evaluate import (
     DeltSection,
     DwaTinySection,
@@ -28,6 +26,8 @@ from dire_plug.recipe.evaluate import (
     Sre2lTinySection,
     StaticLabelsSection,
 )
+from dire_plug.training.loop import Progress, Training
+from dire_plug.training.students import Label, Loss, Protocol, StudentData, StudentResult, learn, own_copies
 
 LABELLED_AT_ONCE = 500
 """Images in a batch whose static labels are taken."""

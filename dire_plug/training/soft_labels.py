@@ -19,12 +19,12 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.models.checkpoint import Network
-from dire_plug.protocols.published import stored_label
-from dire_plug.protocols.students import Stored, StudentData, own_copies
-from dire_plug.protocols.training import seeded, shuffled
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.seeding import derive
-from dire_plug.stages.stored_batches import (
+from dire_plug.store.runs import Run
+from dire_plug.training.loop import seeded, shuffled
+from dire_plug.training.protocols import stored_label
+from dire_plug.training.soft_label_files import (
     FOLDER,
     Drawn,
     Geometry,
@@ -36,7 +36,7 @@ from dire_plug.stages.stored_batches import (
     rebuild,
     write_epoch,
 )
-from dire_plug.store.runs import Run
+from dire_plug.training.students import Stored, StudentData, own_copies
 
 PROBED = 128
 """Images that are labelled twice, the second time by the clock, to say how long all will take."""

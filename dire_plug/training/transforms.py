@@ -12,7 +12,7 @@ from dire_plug.data import Split
 from dire_plug.data.augmentation.batch import crop_flip, cutmix, enlarge_and_crop, mixup, normalise, resized_crop_flip
 from dire_plug.data.augmentation.rand_augment import rand_augment
 from dire_plug.models.checkpoint import Network
-from dire_plug.protocols.students import unmixed
+from dire_plug.training.students import unmixed
 
 BATCH = 500
 """Images in a batch without gradients."""

@@ -27,7 +27,7 @@ from dire_plug.data.augmentation.batch import (
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
-from dire_plug.stages.views import LEAST_SCALE
+from dire_plug.training.transforms import LEAST_SCALE
 
 RATIO = (3 / 4, 4 / 3)
 """Of the sides of a resized crop (torchvision's numbers)."""
