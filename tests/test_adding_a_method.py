@@ -68,7 +68,7 @@ def test_the_page_counts_its_own_lines() -> None:
 def test_every_file_that_the_page_points_to_exists() -> None:
     paths = set(re.findall(r"`((?:dire_plug|docs|patches|tests)/[\w./-]+)`", TEXT))
     needs = TEXT.split("| need | how | example |")[1].split("\n## ")[0]
-    paths |= {f"dire_plug/adapters/{name}" for name in re.findall(r"`(\w+\.py)`", needs)}
+    paths |= {f"dire_plug/methods/{name}" for name in re.findall(r"`(\w+\.py)`", needs)}
     assert len(paths) > 10
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 

@@ -18,8 +18,8 @@ from third_party_plugin import ThirdParty
 from tiny import read_rows
 from upstreams import vendor_or_skip
 
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.plugins import known, load_adapter
 from dire_plug.types import RealEmbeddings
 from dire_plug.upstream.interleave import Reading

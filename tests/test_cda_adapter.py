@@ -14,9 +14,9 @@ from shipped import check_shipped_recipe
 from tiny import only_run
 from upstreams import vendor_or_skip, verified
 
-from dire_plug.adapters.cda import CDA
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.methods.cda import CDA
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import recipe_names
@@ -47,7 +47,7 @@ def options(arguments: tuple[str, ...]) -> dict[str, str]:
 
 
 def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.adapters.cda; sys.exit('torch' in sys.modules)"
+    code = "import sys, dire_plug.methods.cda; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -12,10 +12,10 @@ import pytest
 from conftest import Cli
 from tiny import forget, only_run, outcome, read_rows, run_folders, when_made
 
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.cli import COMMANDS
 from dire_plug.errors import PluginError
 from dire_plug.files import read_json
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.pipeline import run as pipeline
 from dire_plug.recipe import recipe_names
 
@@ -53,7 +53,7 @@ def test_what_only_tells_something_answers_without_importing_torch() -> None:
 def test_the_command_line_runs_as_a_module(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "list", "plugins"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "dire_plug.adapters.sre2l:SRe2L" in done.stdout
+    assert "dire_plug.methods.sre2l:SRe2L" in done.stdout
     refused = subprocess.run([sys.executable, "-m", module, "show", "nothing"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ")

@@ -19,12 +19,11 @@ from tiny import only_run
 from torchvision import transforms
 from upstreams import vendor_or_skip
 
-from dire_plug.adapters.delt import DELT
-from dire_plug.adapters.delt_selection import candidates_needed, check_candidates, write_candidates
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.data.folders import File, make_folder_split
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.methods.delt import DELT, candidates_needed, check_candidates, write_candidates
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.pipeline import Request, plan_run
@@ -81,7 +80,7 @@ def refused(changes: dict[str, Any]) -> str:
 
 
 def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.adapters.delt; sys.exit('torch' in sys.modules)"
+    code = "import sys, dire_plug.methods.delt; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,8 +7,8 @@ from conftest import Cli
 from test_matching_family import inputs_of, options, problems_of, recover
 from upstreams import vendor_or_skip, verified
 
-from dire_plug.adapters.dm import DM
 from dire_plug.files import read_json
+from dire_plug.methods.dm import DM
 from dire_plug.pipeline import Request, run_arm
 
 TINY = {

@@ -16,12 +16,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 from upstreams import vendor_or_skip, verified
 
-from dire_plug.adapters.dwa import DWA
-from dire_plug.adapters.dwa_start import write_folders, write_tensors
 from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.methods.dwa import DWA, write_folders, write_tensors
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import recipe_names
@@ -62,7 +61,7 @@ def asked(plan: ChunkedPlan, slot: Slot, images: Tensor, start: Tensor) -> Tenso
 
 
 def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.adapters.dwa; sys.exit('torch' in sys.modules)"
+    code = "import sys, dire_plug.methods.dwa; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -12,13 +12,13 @@ from test_mtt_adapter import TINY as TINY_MTT
 from test_mtt_adapter import write_experts
 from upstreams import vendor_or_skip
 
-from dire_plug.adapters.dm import DM
-from dire_plug.adapters.matching_family import MatchingAdapter
-from dire_plug.adapters.mtt import MTT
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.methods.dm import DM
+from dire_plug.methods.matching_family import MatchingAdapter
+from dire_plug.methods.mtt import MTT
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, load, save
 from dire_plug.models.whitened import Whitened

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.recipe import check_recipe, read_yaml, resolve
 from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, OnTheFlySection
 from dire_plug.recipe.layers import merge

@@ -18,13 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from upstreams import vendor_or_skip, verified
 
-from dire_plug.adapters.gvbsm import GVBSM
-from dire_plug.adapters.gvbsm_inputs import TEACHERS, teacher_path
 from dire_plug.api.plans import ListedPlan, class_by_class, cut_plan
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.home import resource
+from dire_plug.methods.gvbsm import GVBSM
+from dire_plug.methods.gvbsm_inputs import TEACHERS, teacher_path
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import check_recipe, read_yaml
@@ -77,7 +77,7 @@ TWO_BY_THREE = cut_plan(class_by_class(3, 2), classes=3, batch_size=4)
 
 
 def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.adapters.gvbsm; sys.exit('torch' in sys.modules)"
+    code = "import sys, dire_plug.methods.gvbsm; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

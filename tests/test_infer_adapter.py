@@ -16,12 +16,12 @@ from shipped import keys_without_source
 from tiny import only_run
 from upstreams import vendor_or_skip
 
-from dire_plug.adapters.infer import INFER
-from dire_plug.adapters.infer_plan import PerturbationPlan, ipc_argument
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.home import resource
+from dire_plug.methods.infer import INFER
+from dire_plug.methods.infer_plan import PerturbationPlan, ipc_argument
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import arm_names, check_recipe, header, read_yaml, recipe_names, resolve
@@ -76,7 +76,7 @@ def start_of(count: int) -> torch.Tensor:
 
 
 def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.adapters.infer; sys.exit('torch' in sys.modules)"
+    code = "import sys, dire_plug.methods.infer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -248,7 +248,7 @@ def test_start_tensors_and_checkpoints_lie_where_the_script_reads_them(tmp_path:
 
 
 def test_the_imagenet_script_reads_files_sorted_as_the_images_are(tmp_path: Path) -> None:
-    from dire_plug.adapters.infer_inputs import write_files
+    from dire_plug.methods.infer import write_files
 
     write_files(tmp_path, start_of(2))
     assert len(list(tmp_path.iterdir())) == 10

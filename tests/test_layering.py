@@ -24,7 +24,7 @@ ROWS = (
     ("bridge",),
     ("synthesis",),
     ("training",),
-    ("adapters", "regularizers", "store"),
+    ("methods", "regularizers", "store"),
     ("api",),
     ("data", "models", "metrics"),
     ("plugins",),
@@ -70,13 +70,13 @@ def test_a_module_imports_from_rows_below_its_own_only(path: Path) -> None:
 
 
 def test_nobody_imports_an_adapter_or_a_regularizer_from_above() -> None:
-    above = [path for path in MODULES if ROW[_entry(path)] < ROW["adapters"]]
-    assert not [path for path in above if {"adapters", "regularizers"} & _imports(path)]
+    above = [path for path in MODULES if ROW[_entry(path)] < ROW["methods"]]
+    assert not [path for path in above if {"methods", "regularizers"} & _imports(path)]
 
 
 def test_adapters_and_what_they_are_written_with_import_no_torch_at_module_level() -> None:
     of_methods = ("method", "plans", "checklist", "patch_file", "__init__")
-    for path in [*(ROOT / "adapters").glob("*.py"), *(ROOT / "api" / f"{name}.py" for name in of_methods)]:
+    for path in [*(ROOT / "methods").glob("*.py"), *(ROOT / "api" / f"{name}.py" for name in of_methods)]:
         for node in ast.parse(path.read_text()).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""

@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 from shipped import SECTIONS, keys_without_source
 
-from dire_plug.adapters.dm import DM
-from dire_plug.adapters.matching_family import DATA, MatchingAdapter
-from dire_plug.adapters.mtt import MTT
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.errors import DirePlugError
+from dire_plug.methods.dm import DM
+from dire_plug.methods.matching_family import DATA, MatchingAdapter
+from dire_plug.methods.mtt import MTT
 from dire_plug.recipe import check_recipe, header, read_yaml, recipe_names
 from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection
@@ -63,7 +63,7 @@ def problems_of(adapter: MatchingAdapter, **changes: Any) -> list[str]:
 
 @either
 def test_importing_the_adapter_does_not_import_torch(adapter: MatchingAdapter) -> None:
-    code = f"import sys, dire_plug.adapters.{adapter.name}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, dire_plug.methods.{adapter.name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

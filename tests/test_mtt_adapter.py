@@ -11,11 +11,10 @@ from conftest import Cli
 from test_matching_family import generated, inputs_of, options, problems_of, recover
 from upstreams import vendor_or_skip, verified
 
-from dire_plug.adapters.mtt import MTT
-from dire_plug.adapters.mtt_experts import check_experts, estimate, parameter_shapes, save_interval
-from dire_plug.adapters.mtt_flags import MTTFlags
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.methods.mtt import MTT, MTTFlags
+from dire_plug.methods.mtt_experts import check_experts, estimate, parameter_shapes, save_interval
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.types import LoopInputs, Materials
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save
 from tiny import run_folders, write_recipe
 from torch import Tensor, nn
 
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_atomically
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.native import load_native
 from dire_plug.native.sre2l import Settings, recover_pass
 from dire_plug.seeding import seed_everything

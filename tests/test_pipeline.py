@@ -10,9 +10,9 @@ import yaml
 from safetensors.torch import load_file
 from tiny import made_by_kind, native, only_run, outcome, run_folders, when_made, write_recipe
 
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.pipeline import Request, plan_run, run_arm
 from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline.request import choose_engine, read_data

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from shipped import keys_without_source
 
 from dire_plug import plugins
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.data import class_count
 from dire_plug.data.dataset import make_tensor_dataset
 from dire_plug.errors import DirePlugError
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.pipeline import Request, Run
 from dire_plug.pipeline.run import name_artefacts
 from dire_plug.recipe import (

@@ -13,8 +13,8 @@ from conftest import Cli
 from third_party_plugin import ThirdParty
 from tiny import PROGRAM, only_run, outcome, read_rows, start_process, wait_until, when_made, write_recipe
 
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.store.runs import RunFolder
 from dire_plug.training import loop as training
 from dire_plug.upstream.source.vendor import vendor

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.api.plans import ChunkedPlan, build_plan
 from dire_plug.errors import DirePlugError
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.native.sre2l import read_settings
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Slot, StartImages, Synthesis
@@ -45,7 +45,7 @@ GROUPED = build_plan(classes=4, ipc=6, slots_per_pass=2, per_class=3)
 
 
 def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.adapters.sre2l; sys.exit('torch' in sys.modules)"
+    code = "import sys, dire_plug.methods.sre2l; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,8 +11,8 @@ import pytest
 from toy_upstream import FOLDER, INSERTIONS, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, make_adapter, make_toy
 
 from dire_plug import plugins
-from dire_plug.adapters.sre2l import SRe2L
 from dire_plug.errors import DirePlugError
+from dire_plug.methods.sre2l import SRe2L
 from dire_plug.upstream.source.patching import make_patch, read_patch, remake
 from dire_plug.upstream.source.tree import object_hash, read_manifest, write_manifest
 from dire_plug.upstream.source.vendor import (

@@ -16,7 +16,7 @@ from third_party_plugin import ThirdParty
 from upstreams import vendor_or_skip
 
 from dire_plug import bridge
-from dire_plug.adapters.dwa import DWA
+from dire_plug.methods.dwa import DWA
 from dire_plug.plugins import load_adapter
 from dire_plug.scaffold.package import Published, new_method
 from dire_plug.synthesis.embedder import EmbeddingWatch

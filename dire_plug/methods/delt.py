@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from dire_plug.adapters.delt_flags import OWNED, RecoverFlags, SelectionFlags, round_problems
-from dire_plug.adapters.delt_selection import candidates_problem, check_candidates, write_candidates
-from dire_plug.adapters.sre2l_family import TEACHER, common_shims, saving_arguments
 from dire_plug.api.method import (
+    OWNED_DATASET,
+    OWNED_DEVICE,
+    OWNED_IMAGES,
+    OWNED_IPC,
+    OWNED_PATHS,
+    OWNED_TEACHER,
     DirePlugError,
+    Flags,
     Invocation,
     ListedPlan,
     LoopInputs,
@@ -38,7 +42,141 @@ from dire_plug.api.method import (
     to_arguments,
     write_network,
 )
+from dire_plug.files import make_folder
+from dire_plug.methods.sre2l_family import TEACHER, FamilyFlags, common_shims, saving_arguments
 from dire_plug.recipe.messages import describe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dire_plug.data import Dataset
+
+
+# The images among which DELT's `data_selection.py` selects: written as the image folder that it ranks.
+
+
+COMPRESSION = 1
+"""Of PNG: the least, since the files live until the selection is made."""
+
+
+def candidates_needed(ipc: int, criteria: str) -> int:
+    """Return the number of images of a class that a selection of `ipc` needs.
+
+    `medium` steps away from the middle of the ranking, ⌈n/2⌉, in turns, ⌊ipc/2⌋ places towards its end; with fewer
+    images than this it reads past the end (`data_selection.py` 254-259).
+    """
+    return 2 * (ipc // 2 + 1) if criteria == "medium" else ipc
+
+
+def candidates_problem(name: str, count: int, *, ipc: int, criteria: str) -> str | None:
+    """Say what is wrong where a class has `count` images, or return None."""
+    if count >= (needed := candidates_needed(ipc, criteria)):
+        return None
+    return (
+        f"{name} has {count} images, but DELT's '{criteria}' selection needs {needed} candidates of each class for "
+        f"IPC {ipc}; take more training images or a lower IPC"
+    )
+
+
+def check_candidates(dataset: Dataset, *, ipc: int, criteria: str) -> None:
+    """Refuse a dataset that is short of candidates in some class.
+
+    Raises:
+        DirePlugError: one line for each such class.
+    """
+    counts = dataset.train.labels.bincount(minlength=len(dataset.classes)).tolist()
+    named = zip(dataset.classes, counts, strict=True)
+    found = [candidates_problem(f"class '{name}'", count, ipc=ipc, criteria=criteria) for name, count in named]
+    if problems := [problem for problem in found if problem]:
+        raise DirePlugError("\n".join(f"prepare: {dataset.name}: {problem}" for problem in problems))
+
+
+def write_candidates(folder: Path, dataset: Dataset) -> None:
+    """Write the training images as `folder/<label>/<index>.png`, so that sorted class folders are the labels.
+
+    Images that the dataset reads on demand are linked: upstream's script resizes and crops the files itself.
+    """
+    from dire_plug.data.folders import FolderSplit
+
+    split = dataset.train
+    for label in range(len(dataset.classes)):
+        make_folder(class_folder := folder / f"{label:05d}")
+        indices = (split.labels == label).nonzero().squeeze(1)
+        if isinstance(split, FolderSplit):
+            for index in indices.tolist():
+                path = split.files[index].path.absolute()
+                (class_folder / f"{index:07d}{path.suffix}").symlink_to(path)
+        else:
+            _write_images(class_folder, split.images(indices).cpu(), indices.tolist())
+
+
+def _write_images(folder: Path, images: Tensor, numbers: list[int]) -> None:
+    from PIL import Image
+
+    for number, pixels in zip(numbers, images.permute(0, 2, 3, 1).numpy(), strict=True):
+        Image.fromarray(pixels).save(folder / f"{number:07d}.png", compress_level=COMPRESSION)
+
+
+# What a recipe may set of DELT's scripts, in upstream's spelling and with upstream's defaults; what it may not.
+
+
+OWNED: Mapping[str, str] = MappingProxyType(
+    {
+        "exp-name": OWNED_PATHS,
+        "syn-data-path": OWNED_PATHS,
+        "arch-name": OWNED_TEACHER,
+        "arch-path": OWNED_TEACHER,
+        "store-best-images": OWNED_IMAGES,
+        "init-data-path": "upstream's own selection makes the start images; see `prepare`",
+        "ipc": OWNED_IPC,
+        "dataset": OWNED_DATASET,
+        "input-size": OWNED_DATASET,
+        "num-classes": OWNED_DATASET,
+        "workers": "images are loaded in the process itself",
+        "gpu-device": OWNED_DEVICE,
+        "min-iterations": "the published script reads past its rounds where no class of a batch draws all of them",
+        "round-lr-reset": "it changes nothing: the published script overwrites the rate in its next line",
+    }
+)
+"""Flag → why a recipe can't set it."""
+
+
+class RecoverFlags(FamilyFlags):
+    """`recover/recover.py`."""
+
+    batch_size: int = Field(default=100, alias="batch-size", ge=1)
+    """Images in a batch, class by class."""
+    jitter: int = Field(default=32, ge=0)
+    use_early_late: bool = Field(default=False, alias="use-early-late")
+    """Whether the images of a class join round by round, so that the first are optimised longest."""
+    round_iterations: int = Field(default=0, alias="round-iterations", ge=0)
+    easy2hard_mode: Literal["step", "linear", "cosine"] = Field(default="cosine", alias="easy2hard-mode")
+    """How the least crop falls from the whole image to 8 % of it, until `milestone`."""
+    milestone: float = Field(default=0.0, ge=0, le=1)
+    """The share of the iterations until which the least crop falls."""
+
+
+class SelectionFlags(Flags):
+    """The section `prepare`: `data_selection.py`, which chooses the start images."""
+
+    selection_criteria: Literal["medium", "top", "min"] = Field(default="medium", alias="selection-criteria")
+    """Around the median of the teacher's probability of the true class; the highest; the lowest."""
+
+
+def round_problems(flags: RecoverFlags) -> list[tuple[str, str]]:
+    """Return (dotted key, message) of rounds that the published script can't run."""
+    if not flags.use_early_late:
+        return []
+    if flags.round_iterations == 0:
+        return [("recover.flags.round-iterations", "must be given with use-early-late: the length of a round")]
+    if flags.iteration % flags.round_iterations:
+        message = (
+            f"must be a multiple of round-iterations ({flags.round_iterations}) with use-early-late: the published "
+            f"script reads past its last round otherwise (is {flags.iteration})"
+        )
+        return [("recover.flags.iteration", message)]
+    return []
+
 
 RECOVER = "recover/recover.py"
 SELECT = "data_selection.py"

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-from dire_plug.adapters.dm_flags import MODELS, OWNED
-from dire_plug.adapters.matching_family import OWN_FILES, MatchingAdapter, common_arguments, common_shims
+from pydantic import Field
+
 from dire_plug.api.method import (
+    OWNED_PATHS,
+    OWNED_START,
+    OWNED_UNREAD,
+    Flags,
     Invocation,
     LoopInputs,
     Script,
@@ -21,6 +25,47 @@ from dire_plug.api.method import (
     cifar_script,
     to_arguments,
 )
+from dire_plug.methods.matching_family import (
+    DSA,
+    OWN_FILES,
+    OWNED_EVALUATION,
+    MatchingAdapter,
+    common_arguments,
+    common_shims,
+)
+from dire_plug.methods.matching_family import OWNED as FAMILY_OWNED
+
+# The flags of DM's script: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+
+
+OWNED: Mapping[str, str] = MappingProxyType(
+    {
+        **FAMILY_OWNED,
+        "num_exp": "a run is one experiment; `--seeds` runs several",
+        "lr_net": OWNED_EVALUATION,
+        "init": OWNED_START,
+        "save_path": OWNED_PATHS,
+        "dis_metric": OWNED_UNREAD,
+    }
+)
+"""Flag → why a recipe can't set it."""
+
+
+class DMFlags(Flags):
+    """`methods/dc/main_DM.py`."""
+
+    model: Literal["ConvNet", "ConvNetW32", "ConvNetW64", "ConvNetBN"] = "ConvNet"
+    """The untrained network in which means are matched, new in each iteration."""
+    Iteration: int = Field(default=20000, ge=1)
+    lr_img: float = Field(default=1.0, gt=0)
+    batch_real: int = Field(default=256, ge=1)
+    """Real images of a class in one iteration."""
+    dsa_strategy: str = DSA
+
+
+MODELS: Mapping[str, type[DMFlags]] = MappingProxyType({"cifar-10": DMFlags, "cifar-100": DMFlags})
+"""Script → the model of its flags."""
+
 
 IPC = (1, 10, 20, 30, 40, 50)
 """The only ones that the script starts with (`get_loops`, utils.py 275), although its loop doesn't need them."""

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from dire_plug.adapters.sre2l_family import TEACHER, FamilyAdapter, network_shims, saving_arguments
-from dire_plug.adapters.sre2l_flags import MODELS, OWNED
+from pydantic import Field
+
 from dire_plug.api.method import (
     CIFAR_10,
+    OWNED_IMAGES,
+    OWNED_VERIFIER,
     ChunkedPlan,
     DirePlugError,
     Invocation,
@@ -27,6 +29,53 @@ from dire_plug.api.method import (
     tiny_script,
     to_arguments,
 )
+from dire_plug.methods.sre2l_family import OWNED as FAMILY_OWNED
+from dire_plug.methods.sre2l_family import (
+    TEACHER,
+    FamilyAdapter,
+    FamilyFlags,
+    ImageNetFlags,
+    network_shims,
+    saving_arguments,
+)
+
+# The flags of SRe2L's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+
+
+OWNED: Mapping[str, str] = MappingProxyType(
+    {
+        **FAMILY_OWNED,
+        "store-last-images": OWNED_IMAGES,
+        "verifier-arch-path": OWNED_VERIFIER,
+    }
+)
+"""Flag → why a recipe can't set it."""
+
+
+class CifarFlags(FamilyFlags):
+    """`*small_dataset/recover_cifar.py`."""
+
+    batch_size: int = Field(default=100, alias="batch-size", ge=1, le=100)
+
+
+class TinyFlags(FamilyFlags):
+    """`*small_dataset/recover_tiny.py`."""
+
+    batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
+
+
+class DataSynthesisFlags(ImageNetFlags):
+    """`recover/data_synthesis.py`."""
+
+    tv_l2: float = Field(default=1e-4, alias="tv-l2", ge=0)
+    l2_scale: float = Field(default=1e-5, alias="l2-scale", ge=0)
+
+
+MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
+    {"cifar": CifarFlags, "tiny": TinyFlags, "imagenet": DataSynthesisFlags}
+)
+"""Script → the model of its flags."""
+
 
 SMALL = "SRe2L/*small_dataset"
 """The folder's literal name; the asterisk is no pattern."""

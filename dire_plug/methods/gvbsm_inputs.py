@@ -8,12 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dire_plug.adapters.gvbsm_flags import PrepareSection
 from dire_plug.api.method import (
     LoopInputs,
     Materials,
     write_network,
 )
+from dire_plug.methods.gvbsm import PrepareSection
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,16 +10,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dire_plug.adapters.infer_flags import MODELS, OWNED
-from dire_plug.adapters.infer_inputs import (
-    NETWORKS,
-    PRETRAINED,
-    START,
-    checkpoint_path,
-    write_files,
-    write_tensors,
-)
-from dire_plug.adapters.infer_plan import PerturbationPlan, check_rows, count_originals, cut_classes, ipc_argument
 from dire_plug.api.method import (
     DirePlugError,
     Invocation,
@@ -38,9 +28,105 @@ from dire_plug.api.method import (
     to_arguments,
     write_network,
 )
+from dire_plug.methods.infer_plan import PerturbationPlan, check_rows, count_originals, cut_classes, ipc_argument
 
 if TYPE_CHECKING:
     from torch import Tensor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dire_plug.api.method import (
+    OWNED_DATASET,
+    OWNED_IMAGES,
+    OWNED_IPC,
+    OWNED_PATHS,
+)
+from dire_plug.files import make_folder
+from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags
+
+# What INFER's scripts read: checkpoints at paths of their own, and real images as tensors or as files.
+
+
+PRETRAINED = "pretrained"
+START = "start"
+"""Folders among the inputs."""
+_COMPRESSION = 0
+"""Of PNG: none, since the files live for one run."""
+NETWORKS: Mapping[str, str] = MappingProxyType(
+    {
+        "resnet-18": "resnet18",
+        "resnet-small": "resnet18",
+        "mobilenet-v2-ufc": "mobilenetV2",
+        "efficientnet-b0-ufc": "efficientnet",
+        "shufflenet-g2-ufc": "shufflenet",
+        "mobilenet-v2": "mobilenet_v2",
+        "efficientnet-b0": "efficientnet_b0",
+    }
+)
+"""Architecture → how upstream names it: in the folder of its checkpoint, or as torchvision does."""
+
+
+def checkpoint_path(architecture: str, dataset: str | None) -> str:
+    """Return where, below the inputs, a checkpoint lies; the CIFAR script reads a folder for each of its datasets."""
+    name = NETWORKS[architecture]
+    return f"{PRETRAINED}/{name}.pt" if dataset is None else f"{PRETRAINED}/{dataset}/{name}_E200/ckpt.pth"
+
+
+def write_tensors(folder: Path, start: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Write `tensor_{i}.pt`: the i-th image of every class, normalised, [C, 3, H, W].
+
+    Args:
+        folder: is made.
+        start: [C, n, 3, H, W], uint8.
+        mean, std: of the script.
+    """
+    import torch
+
+    from dire_plug.data.augmentation.batch import normalise
+
+    make_folder(folder)
+    for image in range(start.shape[1]):
+        torch.save(normalise(start[:, image], mean, std), folder / f"tensor_{image}.pt")
+
+
+def write_files(folder: Path, start: Tensor) -> None:
+    """Write a folder for each class with its images as PNG, sorted as the classes are.
+
+    Args:
+        folder: is made.
+        start: [C, n, 3, H, W], uint8.
+    """
+    from PIL import Image
+
+    for label, images in enumerate(start):
+        make_folder(of_class := folder / f"{label:05d}")
+        for image, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
+            Image.fromarray(pixels).save(of_class / f"{image:05d}.png", compress_level=_COMPRESSION)
+
+
+# The flags of INFER's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+
+
+OWNED: Mapping[str, str] = MappingProxyType(
+    {
+        "exp-name": OWNED_PATHS,
+        "wandb-name": OWNED_PATHS,
+        "syn-data-path": OWNED_PATHS,
+        "init_path": OWNED_PATHS,
+        "store-best-images": OWNED_IMAGES,
+        "ipc": OWNED_IPC,
+        "dataset": OWNED_DATASET,
+        "M": "the networks are fixed: four on CIFAR, three on ImageNet-1K",
+    }
+)
+"""Flag → why a recipe can't set it."""
+
+
+MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
+    {"cifar-10": FamilyFlags, "cifar-100": FamilyFlags, "imagenet": ImageNetFlags}
+)
+"""Script → the model of its flags."""
+
 
 _CIFAR, _IMAGENET = "ufc_generation/ufc_cifar.py", "ufc_generation/ufc_imgnet.py"
 _DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "cifar10", "cifar-100": "cifar100"})

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dire_plug.adapters.gvbsm_flags import MODELS, OWNED, PrepareSection
-from dire_plug.adapters.gvbsm_inputs import STATISTICS, TEACHERS, TRAINING, lay_out, teacher_path, teacher_problems
-from dire_plug.adapters.gvbsm_plan import GROUPS, build_order
 from dire_plug.api.method import (
     CIFAR_100,
     IMAGENET_MEAN,
@@ -36,10 +33,146 @@ from dire_plug.api.method import (
     imagenet_script,
     to_arguments,
 )
+from dire_plug.methods.gvbsm_inputs import STATISTICS, TEACHERS, TRAINING, lay_out, teacher_path, teacher_problems
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
     from torch import Tensor
+from pydantic import Field
+
+from dire_plug.api.method import (
+    OWNED_IMAGES,
+    OWNED_IPC,
+    OWNED_PATHS,
+    OWNED_VERIFIER,
+    Flags,
+    cut_plan,
+)
+
+# The order in which G-VBSM's scripts go through all images, and others that they can be given.
+
+
+GROUPS = 10
+"""The Tiny-ImageNet script splits the images of a class into so many groups, one after the other."""
+
+
+def build_order(name: str, script: Script, *, ipc: int, per_class: int | None, batch_size: int) -> ListedPlan:
+    """Return the plan of one script.
+
+    Args:
+        name: of the script.
+        per_class: images of a class that follow each other; None is upstream's own order: all of them, and the tenth
+            part on Tiny-ImageNet.
+
+    Raises:
+        DirePlugError: the Tiny-ImageNet script can't group the images, or the ImageNet-1K script can't reshape a batch.
+    """
+    if ipc < 1:
+        raise DirePlugError(f"ipc: must be at least 1 (is {ipc})")
+    if name == "tiny" and ipc % GROUPS:
+        below, above = ipc // GROUPS * GROUPS, (ipc // GROUPS + 1) * GROUPS
+        raise DirePlugError(
+            f"ipc: the script 'tiny' splits the images of a class into {GROUPS} groups, so IPC must be a multiple of "
+            f"{GROUPS}: {f'{below} or {above}' if below else above} (is {ipc})"
+        )
+    own = ipc // GROUPS if name == "tiny" else ipc
+    order = _group_by_group(script.classes, ipc, per_class or own)
+    plan = cut_plan(order, classes=script.classes, batch_size=batch_size)
+    if name == "imagenet":
+        _check_reshape(plan, script, batch_size)
+    return plan
+
+
+def _group_by_group(classes: int, ipc: int, per_class: int) -> list[tuple[int, int]]:
+    """Return every (class, image) pair: `per_class` images of class 0, of class 1, …, then the next ones."""
+    groups = (range(first, min(first + per_class, ipc)) for first in range(0, ipc, per_class))
+    return [(label, image) for group in groups for label in range(classes) for image in group]
+
+
+def _check_reshape(plan: ListedPlan, script: Script, batch_size: int) -> None:
+    images = len(plan.slots[-1].labels)
+    if images * 3 * script.size**2 % batch_size:
+        raise DirePlugError(
+            f"recover.flags.batch-size: the ImageNet-1K script reshapes its images by --batch-size {batch_size}, which "
+            f"the last batch, of {images} images, can't be; take a divisor of {plan.ipc * script.classes}"
+        )
+
+
+# The flags of G-VBSM's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+
+
+_RANKS = "the tool runs the script in one process, on the run's device"
+_TEACHERS = "the teachers are set in `squeeze.teacher` and `squeeze.others`"
+OWNED: Mapping[str, str] = MappingProxyType(
+    {
+        "exp-name": OWNED_PATHS,
+        "syn-data-path": OWNED_PATHS,
+        "train-data-path": OWNED_PATHS,
+        "statistic-path": OWNED_PATHS,
+        "pre-train-path": _TEACHERS,
+        "arch-name": _TEACHERS,
+        "ipc-number": OWNED_IPC,
+        "store-best-images": OWNED_IMAGES,
+        "verifier": "the script never reads it; its verifier only prints",
+        "verifier-arch": OWNED_VERIFIER,
+        "gpu-id": _RANKS,
+        "world-size": _RANKS,
+        "rank": _RANKS,
+        "dist-backend": _RANKS,
+        "average_grad_ratio": "above 0 the script crashes as published",
+    }
+)
+"""Flag → why a recipe can't set it."""
+
+
+class SmallFlags(Flags):
+    """What the scripts of the CIFAR branches and of Tiny-ImageNet read; they take `tv-l2` and `l2-scale` unread."""
+
+    batch_size: int = Field(default=100, alias="batch-size", ge=1)
+    """Images in a batch."""
+    iteration: int = Field(default=1000, ge=1)
+    training_momentum: float = Field(default=0.8, alias="training-momentum", ge=0, le=1)
+    """Of the moving averages of the batches' statistics, α in the paper."""
+    drop_rate: float = Field(default=0.4, alias="drop-rate", ge=0, le=1)
+    """The share of convolutions that a step leaves out of the matching."""
+    lr: float = Field(default=0.1, gt=0)
+    jitter: int = Field(default=32, ge=0)
+    """The largest shift, in pixels."""
+    r_loss: float = Field(default=0.05, alias="r-loss", ge=0)
+    """The weight of the matched statistics."""
+    first_multiplier: float = Field(default=10.0, alias="first-multiplier", ge=0)
+    nuc_norm: float = Field(default=0.00001, alias="nuc-norm", ge=0)
+    """The weight of the term on the nuclear norm of each class's images."""
+    tau: float = Field(default=4.0, gt=0)
+
+
+class FullImageNetFlags(SmallFlags):
+    """The script of ImageNet-1K."""
+
+    training_momentum: float = Field(default=0.4, alias="training-momentum", ge=0, le=1)
+    drop_rate: float = Field(default=0.0, alias="drop-rate", ge=0, le=1)
+    tv_l2: float = Field(default=0.0001, alias="tv-l2", ge=0)
+    l2_scale: float = Field(default=0.00001, alias="l2-scale", ge=0)
+
+
+MODELS: Mapping[str, type[SmallFlags]] = MappingProxyType(
+    {"cifar-10": SmallFlags, "cifar-100": SmallFlags, "tiny": SmallFlags, "imagenet": FullImageNetFlags}
+)
+"""Script → the model of its flags."""
+
+
+class StatisticsSection(Flags):
+    """`prepare.statistics`: from which training images the statistics of the convolutions are taken."""
+
+    images: int | None = Field(default=None, ge=1)
+    """So many, at equal distances in the dataset's order; None takes all, as upstream does."""
+
+
+class PrepareSection(Flags):
+    """A recipe's section `prepare`."""
+
+    statistics: StatisticsSection = StatisticsSection()
+
 
 FILE = "data_synthesis_with_svd_with_db_with_all_statistic.py"
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dire_plug.adapters.matching_family import DATASETS, SIZE
-from dire_plug.adapters.mtt_flags import MTTFlags
 from dire_plug.api.method import (
     DirePlugError,
 )
 from dire_plug.files import make_folder, read_json, write_json
+from dire_plug.methods.matching_family import DATASETS, SIZE
+from dire_plug.methods.mtt import MTTFlags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
