@@ -69,6 +69,24 @@ def test_a_module_imports_from_rows_below_its_own_only(path: Path) -> None:
         assert ROW[other] > ROW[entry] or (entry, other) in ALLOWED, f"{entry} imports {other}"
 
 
+def _module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    names = {_module_name(path): path for path in MODULES}
+    imports: dict[str, set[str]] = {}
+    for name, path in names.items():
+        imports[name] = set()
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                of_package = {f"{node.module}.{alias.name}" for alias in node.names} & names.keys()
+                imports[name] |= of_package or {node.module} & names.keys()
+    while ends := {name for name, others in imports.items() if not others & imports.keys()}:
+        imports = {name: others for name, others in imports.items() if name not in ends}
+    assert not imports, f"a cycle among {sorted(imports)}"
+
+
 def test_nobody_imports_an_adapter_or_a_regularizer_from_above() -> None:
     above = [path for path in MODULES if ROW[_entry(path)] < ROW["methods"]]
     assert not [path for path in above if {"methods", "regularizers"} & _imports(path)]

@@ -13,8 +13,7 @@ from upstreams import vendor_or_skip, verified
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.methods.mtt import MTT, MTTFlags
-from dire_plug.methods.mtt_experts import check_experts, estimate, parameter_shapes, save_interval
+from dire_plug.methods.mtt import MTT, MTTFlags, check_experts, estimate, parameter_shapes, save_interval
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.types import LoopInputs, Materials
 

@@ -33,7 +33,15 @@ from dire_plug.api.method import (
     imagenet_script,
     to_arguments,
 )
-from dire_plug.methods.gvbsm_inputs import STATISTICS, TEACHERS, TRAINING, lay_out, teacher_path, teacher_problems
+from dire_plug.methods.gvbsm_inputs import (
+    STATISTICS,
+    TEACHERS,
+    TRAINING,
+    PrepareSection,
+    lay_out,
+    teacher_path,
+    teacher_problems,
+)
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
@@ -159,19 +167,6 @@ MODELS: Mapping[str, type[SmallFlags]] = MappingProxyType(
     {"cifar-10": SmallFlags, "cifar-100": SmallFlags, "tiny": SmallFlags, "imagenet": FullImageNetFlags}
 )
 """Script → the model of its flags."""
-
-
-class StatisticsSection(Flags):
-    """`prepare.statistics`: from which training images the statistics of the convolutions are taken."""
-
-    images: int | None = Field(default=None, ge=1)
-    """So many, at equal distances in the dataset's order; None takes all, as upstream does."""
-
-
-class PrepareSection(Flags):
-    """A recipe's section `prepare`."""
-
-    statistics: StatisticsSection = StatisticsSection()
 
 
 FILE = "data_synthesis_with_svd_with_db_with_all_statistic.py"

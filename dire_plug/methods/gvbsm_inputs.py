@@ -8,12 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from dire_plug.api.method import (
+    Flags,
     LoopInputs,
     Materials,
     write_network,
 )
-from dire_plug.methods.gvbsm import PrepareSection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +51,19 @@ TEACHERS: Mapping[str, Sequence[str]] = MappingProxyType(
     }
 )
 """Script → the architectures that it builds, in its order."""
+
+
+class StatisticsSection(Flags):
+    """`prepare.statistics`: from which training images the statistics of the convolutions are taken."""
+
+    images: int | None = Field(default=None, ge=1)
+    """So many, at equal distances in the dataset's order; None takes all, as upstream does."""
+
+
+class PrepareSection(Flags):
+    """A recipe's section `prepare`."""
+
+    statistics: StatisticsSection = StatisticsSection()
 
 
 def teacher_problems(recipe: Any) -> list[tuple[str, str]]:
