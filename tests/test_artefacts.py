@@ -18,9 +18,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.pipeline import Request, plan_run, run_arm, with_data
 from dire_plug.pipeline.run import name_artefacts
-from dire_plug.stages.artefacts import name_inputs, name_networks
-from dire_plug.stages.embed import name_term_embeddings
-from dire_plug.stages.recover import name_recovered
+from dire_plug.stages.artefacts import name_inputs, name_networks, name_recovered, name_term_embeddings
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import ENTRY, Artefact, Store, differences, link
 

@@ -23,8 +23,7 @@ from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, load, save
 from dire_plug.models.whitened import Whitened
 from dire_plug.pipeline import Request, plan_run, run_arm
-from dire_plug.stages.artefacts import Networks, name_network, roles_in_loop
-from dire_plug.stages.embed import embedding_networks
+from dire_plug.stages.artefacts import Networks, embedding_networks, name_network, roles_in_loop
 from dire_plug.stages.prepare import fill, prepare
 from dire_plug.stages.squeeze import FILE, network_file
 from dire_plug.store.artefacts import Artefact, Store

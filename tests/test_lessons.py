@@ -19,8 +19,8 @@ from dire_plug.models.checkpoint import load as load_network
 from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate
 from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages import evaluate as stage
-from dire_plug.stages.artefacts import Networks, name_whitening
-from dire_plug.stages.evaluate import evaluate, name_students
+from dire_plug.stages.artefacts import Networks, name_students, name_whitening
+from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import WHITENING
 from dire_plug.stages.squeeze import network_file, squeeze

@@ -13,8 +13,7 @@ from dire_plug.models.checkpoint import load, save
 from dire_plug.pipeline import run_arm
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.stages import recover
-from dire_plug.stages.artefacts import name_inputs, name_networks
-from dire_plug.stages.embed import name_term_embeddings
+from dire_plug.stages.artefacts import name_inputs, name_networks, name_term_embeddings
 from dire_plug.stages.squeeze import FACTS, FILE, network_file
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Request

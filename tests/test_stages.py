@@ -31,9 +31,9 @@ from dire_plug.models import embed as embed_batch
 from dire_plug.models.checkpoint import Network, load, save
 from dire_plug.recipe.model import RealSection
 from dire_plug.stages import squeeze as squeeze_stage
-from dire_plug.stages.artefacts import Inputs, Networks, Role, name_embeddings, roles_in_loop
+from dire_plug.stages.artefacts import Inputs, Networks, Role, name_embeddings, name_students, roles_in_loop
 from dire_plug.stages.embed import EmbeddedReal, chunks_as_released, embed, ensure_embeddings, real_file
-from dire_plug.stages.evaluate import STUDENT, evaluate, name_students
+from dire_plug.stages.evaluate import STUDENT, evaluate
 from dire_plug.stages.images import ImageSet, read_saved, read_tensors, save_images
 from dire_plug.stages.measure import measure
 from dire_plug.stages.real_images import select_random

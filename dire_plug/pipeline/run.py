@@ -12,21 +12,27 @@ from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.stages.artefacts import (
+    FULL,
     Networks,
+    embeddings_of,
     name_collapse,
     name_inputs,
+    name_measured,
     name_networks,
     name_radii,
     name_reference,
+    name_source,
+    name_students,
+    name_term_embeddings,
 )
 from dire_plug.stages.collapse import check_collapse
-from dire_plug.stages.embed import embed, embeddings_of, name_term_embeddings
-from dire_plug.stages.evaluate import evaluate, name_students
+from dire_plug.stages.embed import embed
+from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.measure import measure, name_measured
+from dire_plug.stages.measure import measure
 from dire_plug.stages.prepare import prepare
-from dire_plug.stages.real_images import FULL, plan_budget, with_budget
-from dire_plug.stages.recover import name_source, recover
+from dire_plug.stages.real_images import plan_budget, with_budget
+from dire_plug.stages.recover import recover
 from dire_plug.stages.squeeze import squeeze
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences

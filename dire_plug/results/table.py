@@ -27,8 +27,8 @@ from dire_plug.results.statistics import (
     paired_difference,
     summarise,
 )
+from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.images import TENSORS, read_tensors
-from dire_plug.stages.real_images import FULL
 from dire_plug.tables import Table
 
 CHOSEN = ("herding", "k-center", "k-means")

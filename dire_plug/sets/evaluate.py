@@ -19,8 +19,8 @@ from dire_plug.models.architectures import torchvision_name
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.sets.opened import OpenedSet, SetRequest, fit_protocol, open_set
-from dire_plug.stages.artefacts import Networks
-from dire_plug.stages.evaluate import evaluate, name_students
+from dire_plug.stages.artefacts import Networks, name_students
+from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store import provenance

@@ -14,10 +14,10 @@ from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSe
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.opened import SetRequest, fit_protocol, open_set
 from dire_plug.sets.robust_scores import RATE, WEIGHT, RankedSet, Rate, check_weight
-from dire_plug.stages.artefacts import Networks, Source
+from dire_plug.stages.artefacts import FULL, Networks, Source
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.real_images import FULL, plan_budget, select_random, with_budget
+from dire_plug.stages.real_images import plan_budget, select_random, with_budget
 from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store.runs import Run
 

@@ -16,6 +16,7 @@ from dire_plug import plugins
 from dire_plug.data import normalisation_of
 from dire_plug.files import digest, digest_file
 from dire_plug.models import stem_like
+from dire_plug.models.pretrained import Pretrained
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.recipe.model import TrainingSection
 from dire_plug.recipe.weight import KEY as WEIGHT
@@ -23,7 +24,9 @@ from dire_plug.recipe.weight import PLAIN
 from dire_plug.seeding import derive
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
-from dire_plug.types import LoopInputs, Slot
+from dire_plug.types import LOOP, LoopInputs, Slot
+from dire_plug.upstream.source.patching import patch_digest
+from dire_plug.upstream.source.vendor import patch_files
 
 REVISIONS = {
     "network": 1,
@@ -62,6 +65,9 @@ EXPERT = "expert"
 """The key of an expert's last snapshot, where the terms work in that."""
 DRAWS = 5
 """Sets of real test images whose mean is the reference of the diversity metrics."""
+
+
+FULL = "full"
 SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
 """The protocols that ask all networks in the loop; the others ask the first alone, or none."""
 _PER_STUDENT = {"students", "per_synthesis"}
@@ -206,6 +212,15 @@ def name_published_embeddings(run: Run, network: str, *, split: SplitName) -> Ar
     return _artefact("embeddings", {**_embedded(run, which, "eval"), "network": network})
 
 
+def embeddings_of(
+    run: Run, network: Artefact | Pretrained, *, split: SplitName = "train", mode: Mode = "eval"
+) -> Artefact:
+    """Return the artefact that `ensure_embeddings` makes."""
+    if isinstance(network, Pretrained):
+        return name_published_embeddings(run, f"{network.name} {network.digest}", split=split)
+    return name_embeddings(run, network, split=split, mode=mode)
+
+
 def _embedded(run: Run, split: str, mode: str) -> dict[str, Any]:
     return {"dataset": run.dataset.digest, "split": split, "mode": mode}
 
@@ -218,6 +233,25 @@ def name_real(run: Run, network: Artefact) -> Artefact:
         return embedded
     settings = {"per_class": section.per_class, "order": section.order, "coreset": section.coreset}
     return _artefact("real", {**settings, "classes": run.classes}, {"embeddings": embedded})
+
+
+def name_term_embeddings(run: Run, networks: Networks, inputs: Inputs) -> dict[str, Artefact]:
+    """Return key of a network → the real rows that the run's terms see in it; empty without a term."""
+    if not run.regularizers:
+        return {}
+    in_loop = embedding_networks(run, networks, inputs)
+    files = {**{key: one for key, one in in_loop.items() if one is not None}, **networks.frozen}
+    return {key: name_real(run, one) for key, one in files.items()}
+
+
+def embedding_networks(run: Run, networks: Networks, inputs: Inputs) -> Mapping[str, Artefact | None]:
+    """Return key → network of those in the loop in which terms work; the loop's own untrained one is no artefact."""
+    section = run.recipe.recover.embedder
+    if section is None:
+        return networks.in_loop
+    if section.network == EXPERT:
+        return {EXPERT: inputs.expert or networks.teacher}
+    return {LOOP: None} if section.network == LOOP else {MAIN: networks.teacher}
 
 
 # Inputs of the loop.
@@ -364,6 +398,15 @@ def name_passes(run: Run, synthesis: Artefact) -> list[Artefact]:
     return found
 
 
+def name_recovered(
+    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]
+) -> tuple[Artefact, list[Artefact]]:
+    """Return what a run's passes have in common, and the passes in order."""
+    patch = patch_digest(patch_files(run.adapter)) if run.engine == "upstream" else None
+    synthesis = name_synthesis(run, networks, inputs, embeddings, patch=patch)
+    return synthesis, name_passes(run, synthesis)
+
+
 def keeps_state(run: Run) -> bool:
     """Tell whether a plugin may keep something from pass to pass: the bank, or a third party's term."""
     return bool(run.regularizers) and (run.recipe.recover.bank or _third_party(run))
@@ -391,6 +434,15 @@ def name_subset(run: Run, networks: Networks) -> Artefact:
         "suffix": run.script.suffix,
     }
     return _artefact("subset", decided_by, {"embeddings": name_embeddings(run, networks.teacher)} if chooses else {})
+
+
+def name_source(run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]) -> Source:
+    """Return what tells a run's images from others, before they are made."""
+    if run.arm == FULL and run.engine == "none":
+        return Source(digest=FULL)
+    if run.engine == "none":
+        return Source({"subset": name_subset(run, networks)})
+    return Source({"images": name_images(name_recovered(run, networks, inputs, embeddings)[1])})
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -430,6 +482,17 @@ def name_student(
     return _artefact("student", decided_by, {**_asked(networks, section), **source.artefacts})
 
 
+def name_students(run: Run, networks: Networks, source: Source, section: EvaluateSection) -> dict[str, list[Artefact]]:
+    """Return architecture → its students, in the order of the recipe."""
+    return {
+        architecture: [
+            name_student(run, networks, source, section, architecture=architecture, k=k)
+            for k in range(section.per_synthesis)
+        ]
+        for architecture in section.students
+    }
+
+
 def name_labels(run: Run, networks: Networks, source: Source, section: EvaluateSection) -> Artefact:
     """Return the stored labels that all students of a set of images share, whatever their architecture."""
     decided_by = {
@@ -461,6 +524,11 @@ def name_diversity(run: Run, embedded: Artefact, held_out: Artefact, source: Sou
     settings = {"nearest_k": run.recipe.measure.nearest_k, "draws": DRAWS, "images": source.digest}
     settings |= {"source": run.recipe.evaluate.source}
     return _artefact("diversity", settings, {"embeddings": embedded, "held out": held_out, **source.artefacts})
+
+
+def name_measured(run: Run, network: Artefact | Pretrained, source: Source) -> Artefact:
+    """Return the artefact of a set's diversity in one network."""
+    return name_diversity(run, embeddings_of(run, network), embeddings_of(run, network, split="test"), source)
 
 
 def name_collapse(run: Run, networks: Networks, source: Source) -> Artefact:

@@ -4,7 +4,7 @@ A term may see a part of them: the first rows of each class, the authors' chunks
 stands for all in EDM's sums of distances.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,18 @@ from dire_plug.models import embed as embed_batch
 from dire_plug.models.checkpoint import load
 from dire_plug.models.pretrained import Pretrained
 from dire_plug.stages.artefacts import (
-    EXPERT,
-    MAIN,
     Inputs,
     Mode,
     Networks,
     SplitName,
-    name_embeddings,
-    name_published_embeddings,
-    name_real,
+    embeddings_of,
+    name_term_embeddings,
 )
 from dire_plug.stages.squeeze import FILE as NETWORK
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.training.transforms import BATCH, raw_batches
-from dire_plug.types import CORESET, LOOP
+from dire_plug.types import CORESET
 
 FILE = "embeddings.safetensors"
 SEED = 0
@@ -58,25 +55,6 @@ class EmbeddedReal:
     values: Tensor
     labels: Tensor
     indices: Tensor
-
-
-def name_term_embeddings(run: Run, networks: Networks, inputs: Inputs) -> dict[str, Artefact]:
-    """Return key of a network → the real rows that the run's terms see in it; empty without a term."""
-    if not run.regularizers:
-        return {}
-    in_loop = embedding_networks(run, networks, inputs)
-    files = {**{key: one for key, one in in_loop.items() if one is not None}, **networks.frozen}
-    return {key: name_real(run, one) for key, one in files.items()}
-
-
-def embedding_networks(run: Run, networks: Networks, inputs: Inputs) -> Mapping[str, Artefact | None]:
-    """Return key → network of those in the loop in which terms work; the loop's own untrained one is no artefact."""
-    section = run.recipe.recover.embedder
-    if section is None:
-        return networks.in_loop
-    if section.network == EXPERT:
-        return {EXPERT: inputs.expert or networks.teacher}
-    return {LOOP: None} if section.network == LOOP else {MAIN: networks.teacher}
 
 
 def embed(run: Run, networks: Networks, inputs: Inputs) -> dict[str, Artefact]:
@@ -142,15 +120,6 @@ def make_embeddings(
         _write(folder / FILE, _embed_split(run, see, split=split))
 
     return run.store.ensure(embeddings_of(run, network, split=split, mode=mode), make) / FILE
-
-
-def embeddings_of(
-    run: Run, network: Artefact | Pretrained, *, split: SplitName = "train", mode: Mode = "eval"
-) -> Artefact:
-    """Return the artefact that `ensure_embeddings` makes."""
-    if isinstance(network, Pretrained):
-        return name_published_embeddings(run, f"{network.name} {network.digest}", split=split)
-    return name_embeddings(run, network, split=split, mode=mode)
 
 
 def embed_images(run: Run, network: Artefact | Pretrained, images: Tensor) -> Tensor:

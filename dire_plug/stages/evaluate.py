@@ -19,11 +19,10 @@ from dire_plug.models import build, stem_like
 from dire_plug.models.checkpoint import Network, load
 from dire_plug.recipe.evaluate import EvaluateSection, FkdEnsembleSection, FkdSection
 from dire_plug.seeding import derive
-from dire_plug.stages.artefacts import SEVERAL, Networks, Source, name_labels, name_student
+from dire_plug.stages.artefacts import SEVERAL, Networks, name_labels, name_students
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import network_file
 from dire_plug.stages.student_data import prepare_lesson, with_rate
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import initialised
 from dire_plug.training.protocols import train_student
@@ -66,17 +65,6 @@ def evaluate(
             found[architecture] = summarise_students([read_json(entry / STUDENT) for entry in entries])
     mode = section.model_dump(include={"teacher_mode"})
     return {"protocol": section.protocol, **mode, "source": section.source, "students": found}
-
-
-def name_students(run: Run, networks: Networks, source: Source, section: EvaluateSection) -> dict[str, list[Artefact]]:
-    """Return architecture → its students, in the order of the recipe."""
-    return {
-        architecture: [
-            name_student(run, networks, source, section, architecture=architecture, k=k)
-            for k in range(section.per_synthesis)
-        ]
-        for architecture in section.students
-    }
 
 
 @contextlib.contextmanager

@@ -20,15 +20,15 @@ from dire_plug.models.pretrained import Pretrained
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import (
     DRAWS,
+    FULL,
     Networks,
-    Source,
-    name_diversity,
+    embeddings_of,
+    name_measured,
     name_radii,
     name_reference,
 )
-from dire_plug.stages.embed import EmbeddedReal, embed_images, embeddings_of, ensure_embeddings, make_embeddings
+from dire_plug.stages.embed import EmbeddedReal, embed_images, ensure_embeddings, make_embeddings
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.real_images import FULL
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 
@@ -53,11 +53,6 @@ def measure(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
         if not run.store.has(embeddings_of(run, network)):
             make_embeddings(run, network)  # a report draws the images among the real ones
     return result
-
-
-def name_measured(run: Run, network: Artefact | Pretrained, source: Source) -> Artefact:
-    """Return the artefact of a set's diversity in one network."""
-    return name_diversity(run, embeddings_of(run, network), embeddings_of(run, network, split="test"), source)
 
 
 def measure_in(run: Run, network: Artefact | Pretrained, images: ImageSet) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from dire_plug.stages.embed import ensure_embeddings
 from dire_plug.stages.images import TENSORS, save_images
 from dire_plug.store.runs import Run
 
-FULL = "full"
 LEAST_EPOCHS = 20
 """The fewest epochs that `full` takes, unless the recipe itself has fewer."""
 MOST_BYTES = 16 << 30

@@ -24,17 +24,18 @@ from dire_plug.models.checkpoint import load
 from dire_plug.native import load_native
 from dire_plug.seeding import seed_everything
 from dire_plug.stages.artefacts import (
+    FULL,
     Inputs,
     Networks,
     Source,
+    embedding_networks,
     keeps_state,
     loop_inputs,
     name_images,
-    name_passes,
+    name_recovered,
     name_subset,
-    name_synthesis,
 )
-from dire_plug.stages.embed import embedding_networks, real_file
+from dire_plug.stages.embed import real_file
 from dire_plug.stages.images import (
     TENSORS,
     ImageSet,
@@ -45,7 +46,7 @@ from dire_plug.stages.images import (
     save_images,
 )
 from dire_plug.stages.prepare import load_materials, prepared_folders, start_file, whitening_file
-from dire_plug.stages.real_images import FULL, check_memory, write_subset
+from dire_plug.stages.real_images import check_memory, write_subset
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact, link
 from dire_plug.store.runs import LOSSES, Run
@@ -54,8 +55,7 @@ from dire_plug.types import EXTRAS, LOOP, Plan, Slot
 from dire_plug.ui import Advance
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
-from dire_plug.upstream.source.patching import patch_digest
-from dire_plug.upstream.source.vendor import patch_files, require_vendored
+from dire_plug.upstream.source.vendor import require_vendored
 
 IMAGES, PASSES, LOG = "images", "passes", "log.txt"
 MOST_BYTES = 4 << 30
@@ -63,24 +63,6 @@ MOST_BYTES = 4 << 30
 
 OnPass = Callable[[int], None]
 """Called with the number of a pass when it is finished."""
-
-
-def name_recovered(
-    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]
-) -> tuple[Artefact, list[Artefact]]:
-    """Return what a run's passes have in common, and the passes in order."""
-    patch = patch_digest(patch_files(run.adapter)) if run.engine == "upstream" else None
-    synthesis = name_synthesis(run, networks, inputs, embeddings, patch=patch)
-    return synthesis, name_passes(run, synthesis)
-
-
-def name_source(run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]) -> Source:
-    """Return what tells a run's images from others, before they are made."""
-    if run.arm == FULL and run.engine == "none":
-        return Source(digest=FULL)
-    if run.engine == "none":
-        return Source({"subset": name_subset(run, networks)})
-    return Source({"images": name_images(name_recovered(run, networks, inputs, embeddings)[1])})
 
 
 def recover(

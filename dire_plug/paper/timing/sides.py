@@ -20,8 +20,8 @@ from dire_plug.models.checkpoint import load
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import read_data
 from dire_plug.recipe import REAL_IMAGE_ARMS
-from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs
-from dire_plug.stages.embed import FILE, name_term_embeddings
+from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs, name_term_embeddings
+from dire_plug.stages.embed import FILE
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import synthesis_spec
 from dire_plug.stages.squeeze import network_file, write_untrained

@@ -12,8 +12,8 @@ from dire_plug.data import class_count
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.results.report.runs import ReportRun
+from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.images import read_image, read_tensors
-from dire_plug.stages.real_images import FULL
 
 CLASSES, IMAGES = 100, 50
 """Figures look at so many classes, evenly spaced, and images of each, at most."""
