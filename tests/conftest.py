@@ -1,18 +1,15 @@
 """What the tests of the command line and of whole runs share."""
 
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from third_party_plugin import ThirdParty, make_third_party
-from tiny import Answer, only_run, write_recipe
+from support.cli import Cli, install
+from support.small_run import Answer, only_run, write_recipe
+from support.third_party_plugin import ThirdParty, make_third_party
 
 from dire_plug.cli import main
 from dire_plug.pipeline import Request, run_arm
-
-Cli = Callable[..., Answer]
 
 
 @pytest.fixture
@@ -88,9 +85,3 @@ def third_party(made_third_party: ThirdParty, monkeypatch: pytest.MonkeyPatch) -
     """The third-party package, installed for this process and its children."""
     install(made_third_party.site, monkeypatch)
     return made_third_party
-
-
-def install(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the packages in `site` importable, and known, here and in child processes."""
-    monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")])))

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 from git.exc import GitCommandError
-from third_party_plugin import ThirdParty
-from tiny import read_rows
-from upstreams import vendor_or_skip
+from support.paths import ROOT
+from support.small_run import read_rows
+from support.third_party_plugin import ThirdParty
+from support.upstreams import vendor_or_skip
 
 from dire_plug.errors import DirePlugError
 from dire_plug.methods.sre2l import SRe2L
@@ -24,7 +25,7 @@ from dire_plug.plugins import known, load_adapter
 from dire_plug.types import RealEmbeddings
 from dire_plug.upstream.interleave import Reading
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 ARMS = ("without", "ours")
 STAND_IN = """\
 import torch

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Cli, install
 from safetensors.torch import load_file
-from third_party_plugin import ThirdParty, offer, write
-from tiny import only_run, outcome, read_rows, run_folders
+from support.cli import Cli, install
+from support.small_run import only_run, outcome, read_rows, run_folders
+from support.third_party_plugin import ThirdParty, offer, write
 
 from dire_plug.files import read_json
 

@@ -1,0 +1,186 @@
+"""The regularizers beside DiRe: values by an obvious loop, gradients by finite differences, degenerate rows."""
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+from support.reference_loss import draw, real_of
+from torch import Tensor
+
+from dire_plug.errors import DirePlugError
+from dire_plug.plugins import build_manager, known, load
+from dire_plug.types import Batch, RealEmbeddings, Slot, Synthesis
+
+Loop = Callable[[Tensor, Tensor], Tensor]
+"""Synthetic [n, D] and real [m, D] rows of one class → the class's part of a term."""
+LABELS = torch.tensor([3, 0, 3, 0, 3, 1])
+REAL = real_of({0: 5, 1: 4, 2: 2, 3: 7}, 4)
+
+
+class Fake:
+    """A synthesis that holds real embeddings."""
+
+    def __init__(self, real: RealEmbeddings) -> None:
+        self._real = real
+
+    def real(self, teacher: str) -> RealEmbeddings:
+        return self._real
+
+
+def term(name: str, rows: Tensor, *, labels: Tensor = LABELS, real: RealEmbeddings = REAL, **settings: Any) -> Tensor:
+    factory = load("regularizers", name)
+    plugin = factory(factory.settings_model(**settings))
+    batch = Batch(rows, torch.zeros(()), labels, rows, "teacher", 0, Slot(0, 0))
+    (found,) = build_manager({name: plugin}).hook.loss_term(synthesis=cast(Synthesis, Fake(real)), batch=batch)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    if not first.any() or not second.any():
+        return first.new_zeros(())
+    return first @ second / (first.norm() * second.norm())
+
+
+def spread(real: Tensor) -> Tensor:
+    return (real - real.mean(0)).norm(dim=1).mean()
+
+
+def loop_energy(made: Tensor, real: Tensor, cd: float = 0.5) -> Tensor:
+    n, m = len(made), len(real)
+    between = sum((made[i] - real[j]).norm() for i in range(n) for j in range(m)) / (n * m)
+    within = sum((made[i] - made[j]).norm() for i in range(n) for j in range(n) if i != j) / max(1, n * (n - 1))
+    unit = sum((real[i] - real[j]).norm() for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    spread_out = sum(cosine(made[i], made[j]) for i in range(n) for j in range(n) if i != j) / n**2
+    return cast(Tensor, (2 * between - within) / unit + cd * spread_out)
+
+
+def loop_centred(made: Tensor, real: Tensor) -> Tensor:
+    rows, n = made - real.mean(0), len(made)
+    total = sum((cosine(rows[i], rows[j]) for i in range(n) for j in range(n) if i != j), start=made.new_zeros(()))
+    return total / n**2
+
+
+def loop_chamfer(made: Tensor, real: Tensor, tau: float = 0.1) -> Tensor:
+    unit = spread(real)
+    near = [torch.stack([-(e - x).norm() / (unit * tau) for e in made]) for x in real]
+    return torch.stack([-tau * one.exp().sum().log() for one in near]).mean()
+
+
+def loop_facility(made: Tensor, real: Tensor, kernel: Loop = cosine) -> Tensor:
+    return 1 - torch.stack([torch.stack([kernel(e, x) for e in made]).max() for x in real]).mean()
+
+
+def loop_dpp(made: Tensor, real: Tensor, kernel: Loop | None = None, epsilon: float = 1e-3) -> Tensor:
+    like = kernel or rbf(spread(real))
+    matrix = torch.stack([torch.stack([like(a, b) for b in made]) for a in made])
+    return -torch.logdet(matrix + epsilon * torch.eye(len(made), dtype=made.dtype)) / len(made)
+
+
+def rbf(width: Tensor) -> Loop:
+    return lambda first, second: (-(first - second).square().sum() / (2 * width**2)).exp()
+
+
+CASES: dict[str, tuple[str, dict[str, Any], Loop]] = {
+    "energy": ("energy", {}, loop_energy),
+    "energy without cd": ("energy", {"cd": 0}, lambda made, real: loop_energy(made, real, 0)),
+    "centred-cd": ("centred-cd", {}, loop_centred),
+    "soft-chamfer": ("soft-chamfer", {}, loop_chamfer),
+    "soft-chamfer, soft": ("soft-chamfer", {"tau": 2}, lambda made, real: loop_chamfer(made, real, 2)),
+    "facility-location": ("facility-location", {}, loop_facility),
+    "facility-location, rbf": (
+        "facility-location",
+        {"kernel": "rbf"},
+        lambda made, real: loop_facility(made, real, rbf(spread(real))),
+    ),
+    "dpp": ("dpp", {}, loop_dpp),
+    "dpp, cosine": ("dpp", {"kernel": "cosine"}, lambda made, real: loop_dpp(made, real, cosine)),
+}
+every = pytest.mark.parametrize(("name", "settings", "loop"), CASES.values(), ids=CASES)
+
+
+def test_every_term_but_dire_and_the_probe_has_a_case_here() -> None:
+    assert set(known("regularizers")) - {"dire", "verify-probe"} == {name for name, _, _ in CASES.values()}
+
+
+@every
+def test_a_term_equals_the_obvious_loop(name: str, settings: dict[str, Any], loop: Loop) -> None:
+    rows = draw(len(LABELS), 4)
+    parts = [loop(rows[c == LABELS], REAL.values[REAL.labels == c]) for c in LABELS.unique()]
+    torch.testing.assert_close(term(name, rows, **settings), torch.stack(parts).sum(), rtol=1e-10, atol=1e-12)
+
+
+@every
+def test_its_gradient_equals_finite_differences(name: str, settings: dict[str, Any], loop: Loop) -> None:
+    assert torch.autograd.gradcheck(lambda rows: term(name, rows, **settings), draw(len(LABELS), 4).requires_grad_())
+
+
+@every
+@pytest.mark.parametrize("labels", [[0], [0, 3]], ids=["one image", "one image a class"])
+def test_one_image_a_class_has_a_term_with_its_true_gradient(
+    name: str, settings: dict[str, Any], loop: Loop, labels: list[int]
+) -> None:
+    of = torch.tensor(labels)
+    leaf = draw(len(labels), 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: term(name, rows, labels=of, **settings), leaf)
+
+
+@every
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(draw(1, 4).repeat(len(LABELS), 1), id="equal rows"),
+        pytest.param(torch.zeros(len(LABELS), 4, dtype=torch.float64), id="zero rows"),
+        pytest.param(REAL.values[: len(LABELS)], id="rows that equal real ones"),
+    ],
+)
+def test_degenerate_rows_give_finite_terms_and_gradients(
+    name: str, settings: dict[str, Any], loop: Loop, rows: Tensor
+) -> None:
+    leaf = rows.clone().requires_grad_()
+    found = term(name, leaf, **settings)
+    (gradient,) = torch.autograd.grad(found, leaf)
+    assert math.isfinite(found.item())
+    assert gradient.isfinite().all()
+
+
+@every
+def test_float32_agrees_with_float64(name: str, settings: dict[str, Any], loop: Loop) -> None:
+    rows = draw(len(LABELS), 4)
+    small = RealEmbeddings(REAL.values.float(), REAL.labels)
+    found = term(name, rows.float(), real=small, **settings)
+    torch.testing.assert_close(found.double(), term(name, rows, **settings), rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_a_class_without_real_embeddings_is_named(name: str, settings: dict[str, Any], loop: Loop) -> None:
+    with pytest.raises(DirePlugError, match="no real embeddings of class 9"):
+        term(name, draw(1, 4), labels=torch.tensor([9]), **settings)
+
+
+@every
+def test_another_width_is_refused(name: str, settings: dict[str, Any], loop: Loop) -> None:
+    with pytest.raises(DirePlugError, match="embeddings have 3 values, the real ones 4"):
+        term(name, draw(len(LABELS), 3), **settings)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES.values()} - {"dpp", "centred-cd"}))
+def test_a_descent_on_what_matches_brings_rows_to_the_real_ones(name: str) -> None:
+    leaf = (draw(len(LABELS), 4) + 5).requires_grad_()
+    far = term(name, leaf)
+    (gradient,) = torch.autograd.grad(far, leaf)
+    assert term(name, leaf - 0.1 * gradient) < far
+
+
+@pytest.mark.parametrize("name", ["dpp", "centred-cd", "energy"])
+def test_a_descent_on_what_spreads_moves_near_rows_apart(name: str) -> None:
+    labels = torch.zeros(2, dtype=torch.int64)
+    settings: dict[str, Any] = {"cd": 50} if name == "energy" else {}
+    leaf = (draw(1, 4) + 0.1 * draw(2, 4, seed=5)).requires_grad_()
+    (gradient,) = torch.autograd.grad(term(name, leaf, labels=labels, **settings), leaf)
+    after = leaf - 1e-3 * gradient
+    assert torch.cosine_similarity(*(after - REAL.values[:5].mean(0))[None].unbind(1)) < torch.cosine_similarity(
+        *(leaf - REAL.values[:5].mean(0))[None].unbind(1)
+    )

@@ -1,0 +1,243 @@
+"""`dire-plug new method`: facts of a script, never its text; and what is missing, said by `verify` and `run`."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from support.cli import Cli
+from support.scaffolds import VALUES, files_of, fill, forget, install_package, lint, run_tests
+from support.third_party_plugin import SCRIPT, ThirdParty
+from support.toy_upstream import git
+
+from dire_plug import home as places
+from dire_plug.api.checklist import CALLS
+from dire_plug.files import write_atomically
+from dire_plug.scaffold.package import LONGEST, Published, new_method
+
+
+@pytest.fixture
+def origin(made_third_party: ThirdParty, bare_home: Path) -> Published:
+    """The toy's published script, with a home folder of the test's own."""
+    return Published(str(made_third_party.repository), made_third_party.commit, SCRIPT)
+
+
+def line_of(origin: Published, **changes: str) -> list[str]:
+    """Return the options of `new method`."""
+    values = {"repository": origin.repository, "commit": origin.commit, "script": origin.script} | changes
+    return [word for name, value in values.items() for word in (f"--{name}", value)]
+
+
+def test_the_package_is_written_and_what_was_read_is_said(cli: Cli, origin: Published, tmp_path: Path) -> None:
+    answer = cli("new", "method", "a-toy", *line_of(origin), "--into", tmp_path / "own")
+    assert answer.code == 0, answer.err
+    folder = tmp_path / "own" / "dire-plug-a-toy"
+    assert answer.out.splitlines() == [
+        f"made: {folder}",
+        "      flags read: weights, out, steps, lr, round",
+        f"next: pip install --no-deps -e {folder}",
+        "      dire-plug verify a-toy",
+    ]
+    assert files_of(folder) == [
+        "README.md",
+        "dire_plug_a_toy/__init__.py",
+        "dire_plug_a_toy/flags.py",
+        "dire_plug_a_toy/method.py",
+        "dire_plug_a_toy/patches/bridge.patch",
+        "dire_plug_a_toy/recipes/quick.yaml",
+        "pyproject.toml",
+        "tests/test_method.py",
+    ]
+
+
+def test_no_line_of_the_script_is_in_the_package(origin: Published, tmp_path: Path) -> None:
+    folder, _ = new_method("b-toy", origin, into=tmp_path)
+    common = {"import torch", "from pathlib import Path", ""}
+    theirs = {
+        line.strip() for file in Path(origin.repository).glob("src/*.py") for line in file.read_text().splitlines()
+    }
+    ours = {line.strip().lstrip("+") for name in files_of(folder) for line in (folder / name).read_text().splitlines()}
+    assert len(theirs) > 30
+    assert theirs & ours - common == set()
+
+
+def test_what_is_written_passes_the_linter(origin: Published, tmp_path: Path) -> None:
+    folder, _ = new_method("c" * LONGEST, origin, into=tmp_path)
+    assert lint(folder) == ""
+
+
+def test_verify_and_run_say_all_that_is_missing_before_a_line_is_written(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = new_method("d-toy", origin, into=tmp_path)
+    install_package(folder, monkeypatch)
+    module = folder / "dire_plug_d_toy"
+    for line in (("verify", "d-toy"), ("run", "d-toy"), ("run", "d-toy", "--dry-run"), ("compare", "d-toy")):
+        answer = cli(*line)
+        assert answer.code == 2
+        first, *rest = answer.err.splitlines()
+        assert first == "error: d-toy isn't whole yet; 20 things are missing:"
+        assert re.findall(r"fill in (\w+): ", answer.err) == list(VALUES)
+        assert f"  {module}/method.py:36: fill in CLASSES: the number of classes that the script hard-codes" in rest
+        assert re.findall(r"no `bridge\.(\w+)`", answer.err) == list(CALLS)
+        assert rest[-6].endswith("dire-plug patch insert d-toy src/synth.py:LINE 'bridge.watch(NETWORK)'")
+    assert not (places.runs()).exists()
+
+
+def test_the_adapter_is_listed_and_vendored_before_a_line_is_written(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_package(new_method("e-toy", origin, into=tmp_path)[0], monkeypatch)
+    assert "e-toy isn't whole yet" in cli("list", "methods").out
+    answer = cli("vendor", "e-toy")
+    assert answer.code == 0, answer.err
+    patched = next(places.third_party().glob("e-toy@*")) / SCRIPT
+    assert patched.read_text().splitlines()[7] == "from dire_plug import bridge"
+
+
+def test_its_own_tests_check_the_patch_and_wait_for_the_rest(
+    origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = new_method("f-toy", origin, into=tmp_path)
+    install_package(folder, monkeypatch)
+    with pytest.raises(pytest.skip.Exception, match="f-toy isn't whole yet; 20 things are missing"):
+        run_tests(folder / "tests" / "test_method.py")
+
+
+def test_filled_in_only_the_patch_is_missing_and_then_the_code(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = new_method("g-toy", origin, into=tmp_path)
+    install_package(folder, monkeypatch)
+    file = fill(folder, VALUES)
+    assert "6 things are missing" in cli("verify", "g-toy").err
+    file.write_text(re.sub(r"    calls = .*", "    calls = ()", file.read_text(), flags=re.MULTILINE))
+    forget(folder)
+    assert "get it where the network may be used: dire-plug vendor g-toy" in cli("verify", "g-toy").err
+    answer = cli("run", "g-toy")
+    assert (answer.code, answer.err) == (
+        2,
+        "error: recipe 'quick' has 1 problem:\n"
+        "  recover.flags.steps: set it; the script has no default that could be read\n",
+    )
+    answer = cli("run", "g-toy", "--set", "recover.flags.steps=1")
+    assert "g-toy's own code is needed and isn't here; get it with: dire-plug vendor g-toy" in answer.err
+    recipe = folder / "dire_plug_g_toy" / "recipes" / "quick.yaml"
+    recipe.write_text(recipe.read_text().replace("flags: {}", "flags: {steps: 1, lr: 0.1}"))
+    assert run_tests(folder / "tests" / "test_method.py") == [
+        "test_the_patch_is_for_the_pinned_commit",
+        "test_the_recipe_fits_the_adapter",
+    ]
+
+
+def test_a_flag_that_the_script_lacks_is_missing_too(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = new_method("h-toy", origin, into=tmp_path)
+    install_package(folder, monkeypatch)
+    fill(folder, VALUES | {"TEACHER_FLAG": '"wieghts"'})
+    answer = cli("verify", "h-toy")
+    assert (
+        ": TEACHER_FLAG: the script has no flag 'wieghts' (did you mean 'weights'?); it has weights, out" in answer.err
+    )
+
+
+def test_what_the_filled_adapter_cannot_run_is_refused_by_the_recipe_check(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = new_method("i-toy", origin, into=tmp_path)
+    install_package(folder, monkeypatch)
+    file = fill(folder, VALUES)
+    file.write_text(re.sub(r"    calls = .*", "    calls = ()", file.read_text(), flags=re.MULTILINE))
+    settings = ("recover.flags.steps=1", "squeeze.teacher.architecture=convnet-small", "recover.flags.round=1")
+    line = [word for setting in settings for word in ("--set", setting)]
+    assert (
+        "recover.flags.round: can't be set in a recipe: the tool runs the passes one by one"
+        in cli("run", "i-toy", *line).err
+    )
+    answer = cli("run", "i-toy", *line[:4])
+    assert "squeeze.teacher.architecture: the script 'synth' takes resnet-18 (is 'convnet-small')" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"commit": "0606ebab"}, "--commit must be the full commit, 40 hex digits (is '0606ebab')"),
+        ({"commit": "main"}, "--commit must be the full commit, 40 hex digits (is 'main')"),
+        ({"script": "/src/synth.py"}, "--script must be a Python file's path below the root of the repository"),
+        ({"script": "../synth.py"}, "--script must be a Python file's path below the root of the repository"),
+        ({"script": "src/README"}, "--script must be a Python file's path below the root of the repository"),
+        ({"script": "src/snyth.py"}, "has no file 'src/snyth.py' (did you mean 'src/synth.py'?)"),
+        ({"script": "other/synth.py"}, "pathspec 'other' did not match any file(s) known to git"),
+        ({"repository": "nowhere/at/all"}, "repository 'nowhere/at/all' does not exist"),
+        ({"repository": "--upload-pack=x"}, "--repository must be an address or a folder that git clones"),
+        ({"repository": "ext::sh -c x"}, "--repository must be an address or a folder that git clones"),
+        ({"commit": "1" * 40}, "1111111"),
+    ],
+)
+def test_bad_input_ends_with_a_reason_and_leaves_nothing(
+    cli: Cli, origin: Published, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    answer = cli("new", "method", "j-toy", *line_of(origin, **changes), "--into", tmp_path / "own")
+    assert answer.code == 2
+    assert message in answer.err
+    assert not (tmp_path / "own").exists()
+    kept = list((places.downloads() / "published").glob("*")) if places.downloads().exists() else []
+    assert [path for path in kept if not path.is_dir() or not (path / SCRIPT).is_file()] == []
+
+
+def test_a_name_that_is_taken_or_a_folder_that_is_there_is_refused_before_anything_is_cloned(
+    cli: Cli, origin: Published, tmp_path: Path
+) -> None:
+    (tmp_path / "dire-plug-k-toy").mkdir()
+    for name, why in (("sre2l", "is taken among methods"), ("k-toy", "is there already"), ("K", "can't be a plugin's")):
+        answer = cli("new", "method", name, *line_of(origin), "--into", tmp_path)
+        assert answer.code == 2
+        assert why in answer.err
+        assert "cloning" not in answer.err
+
+
+def test_a_script_that_is_not_python_is_refused(cli: Cli, bare_home: Path, tmp_path: Path) -> None:
+    write_atomically(tmp_path / "old" / "src" / "old.py", "print 'x'\n")
+    git(tmp_path / "old", "init", "--quiet")
+    git(tmp_path / "old", "add", "--all")
+    git(tmp_path / "old", "commit", "--quiet", "--message=all")
+    origin = Published(str(tmp_path / "old"), git(tmp_path / "old", "rev-parse", "HEAD"), "src/old.py")
+    answer = cli("new", "method", "l-toy", *line_of(origin), "--into", tmp_path / "own")
+    assert answer.code == 2
+    assert "src/old.py:1: not a Python script that this Python can read" in answer.err
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_script_at_the_root_brings_the_whole_repository(bare_home: Path, tmp_path: Path) -> None:
+    write_atomically(tmp_path / "flat" / "loop.py", "import parts.one\n")
+    write_atomically(tmp_path / "flat" / "parts" / "one.py", "")
+    git(tmp_path / "flat", "init", "--quiet")
+    git(tmp_path / "flat", "add", "--all")
+    git(tmp_path / "flat", "commit", "--quiet", "--message=all")
+    origin = Published(str(tmp_path / "flat"), git(tmp_path / "flat", "rev-parse", "HEAD"), "loop.py")
+    folder, facts = new_method("m-toy", origin, into=tmp_path)
+    assert facts.packages == ()
+    assert 'paths=(".",),' in (folder / "dire_plug_m_toy" / "method.py").read_text()
+    assert [path.name for path in (places.downloads() / "published").glob("*/parts/one.py")] == ["one.py"]
+
+
+def test_a_mapped_address_is_cloned_and_then_needs_no_network(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "published"
+    shutil.copytree(origin.repository, copy)
+    settings = tmp_path / "gitconfig"
+    settings.write_text(f'[url "{copy}"]\n\tinsteadOf = https://example.org/toy-net\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    line = line_of(origin, repository="https://example.org/toy-net")
+    refused = cli("new", "method", "n-toy", *line, "--into", tmp_path, "--offline")
+    assert (refused.code, "isn't here; leave out --offline" in refused.err) == (2, True)
+    assert cli("new", "method", "n-toy", *line, "--into", tmp_path).code == 0
+    shutil.rmtree(copy)
+    again = cli("new", "method", "o-toy", *line, "--into", tmp_path, "--offline")
+    assert (again.code, again.err) == (0, "")
+    assert (
+        'repository="https://example.org/toy-net"'
+        in (tmp_path / "dire-plug-o-toy" / "dire_plug_o_toy" / "method.py").read_text()
+    )

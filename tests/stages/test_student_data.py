@@ -1,0 +1,247 @@
+"""What students of each protocol learn from, and whole evaluations of all protocols, on 60 tiny images."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+from support.stub_run import CPU, MEAN, NETWORK, STD, StubAdapter, change, make_run, random_set, with_adapter
+from torch import Generator, Tensor
+
+from dire_plug.data.augmentation.batch import normalise
+from dire_plug.data.augmentation.zca import fit, load, save
+from dire_plug.errors import DirePlugError
+from dire_plug.models.checkpoint import load as load_network
+from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate
+from dire_plug.recipe.model import SqueezeSection
+from dire_plug.stages import evaluate as stage
+from dire_plug.stages.artefacts import Networks, name_students, name_whitening
+from dire_plug.stages.evaluate import evaluate
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.prepare import WHITENING
+from dire_plug.stages.squeeze import network_file, squeeze
+from dire_plug.stages.student_data import IMAGENET_MEAN, IMAGENET_STD, prepare_lesson, with_rate
+from dire_plug.store.runs import Run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the networks, so that each test doesn't train its own."""
+    root = tmp_path_factory.mktemp("store")
+    squeeze(with_networks(make_run(root)))
+    return root
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Run:
+    shutil.copytree(trained, tmp_path / "store")
+    return with_networks(make_run(tmp_path / "store"))
+
+
+@pytest.fixture
+def networks(run: Run) -> Networks:
+    return squeeze(run)
+
+
+@pytest.fixture
+def condensed(run: Run) -> ImageSet:
+    return random_set(run, ipc=3, seed=1)
+
+
+def with_networks(run: Run) -> Run:
+    section = {"outputs": 4, "teacher": NETWORK, "independent": NETWORK, "others": {"second": {**NETWORK, "lr": 0.05}}}
+    return change(run, squeeze=SqueezeSection.model_validate(section))
+
+
+def with_section(run: Run, protocol: str, **keys: Any) -> Run:
+    values = {"protocol": protocol, "students": ["convnet-small"], **keys}
+    return change(run, evaluate=TypeAdapter[Any](Evaluate).validate_python(values))
+
+
+def lesson_of(run: Run, networks: Networks, condensed: ImageSet) -> Any:
+    return prepare_lesson(run, run.recipe.evaluate, load_network(network_file(run, networks.teacher), CPU), condensed)
+
+
+def with_loop(condensed: ImageSet, *, whitened: bool = False) -> tuple[ImageSet, Tensor]:
+    """Return the set with tensors as a loop leaves them, unbounded ones among them."""
+    loop = 3 * torch.randn(condensed.images.shape, generator=Generator().manual_seed(0))
+    return replace(condensed, read_loop=lambda: loop, whitened=whitened), loop
+
+
+FAST: dict[str, dict[str, Any]] = {
+    "sre2l-tiny": {"warmup_epochs": 1, "lr": 0.01},
+    "dwa-tiny": {"warmup_epochs": 1, "lr": 0.01},
+    "delt": {"statistics": "teacher"},
+    "on-the-fly": {"padding": 1},
+    "static-labels": {"padding": 1},
+    "dynamic-labels": {"padding": 1},
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_student_of_every_protocol_learns_more_than_chance(
+    run: Run, networks: Networks, condensed: ImageSet, protocol: str
+) -> None:
+    changed = with_section(run, protocol, epochs=30, batch_size=9, **FAST.get(protocol, {}))
+    result = evaluate(changed, networks, condensed)
+    assert result["protocol"] == protocol
+    assert result["students"]["convnet-small"]["best"][0] > 45
+
+
+def test_only_protocols_that_ask_all_networks_depend_on_the_others(
+    run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Networks(networks.teacher, networks.independent)
+    asked = watch(monkeypatch)
+    several = ("static-labels", "dynamic-labels", "ensemble-labels")
+    for protocol in ("delt", *several):
+        one = with_section(run, protocol, epochs=2, batch_size=9)
+        names = [name_students(one, loop, condensed.source, one.recipe.evaluate) for loop in (networks, alone)]
+        assert (names[0] != names[1]) == (protocol in several)
+        asked.clear()
+        evaluate(one, networks, condensed)
+        assert [teachers for teachers, _ in asked] == [2 if protocol in several else 1]
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
+    """Return a list that gets, of each student that is trained, the number of its teachers and its learning rate."""
+    train, seen = stage.train_student, list[tuple[int, Any]]()
+
+    def note(student: Any, teachers: Any, *, section: Any, **rest: Any) -> Any:
+        seen.append((len(teachers), section.lr))
+        return train(student, teachers, section=section, **rest)
+
+    monkeypatch.setattr(stage, "train_student", note)
+    return seen
+
+
+def test_delt_normalises_by_imagenets_statistics_unless_told_otherwise(
+    run: Run, networks: Networks, condensed: ImageSet
+) -> None:
+    test = run.dataset.test.images()
+    published = lesson_of(with_section(run, "delt"), networks, condensed)
+    consistent = lesson_of(with_section(run, "delt", statistics="teacher"), networks, condensed)
+    assert torch.equal(published.test_images, normalise(test, IMAGENET_MEAN, IMAGENET_STD))
+    assert torch.equal(consistent.test_images, normalise(test, MEAN, STD))
+
+
+def test_delt_changes_images_by_randaugment_before_it_crops_them_only_where_it_is_asked_to(
+    run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"operations": 3, "magnitude": 7.0, "std": 0.5}
+    seen: list[dict[str, Any]] = []
+
+    def invert(images: Tensor, *, generator: Generator, **settings: Any) -> Tensor:
+        seen.append(settings)
+        return 255 - images
+
+    monkeypatch.setattr("dire_plug.training.transforms.rand_augment", invert)
+    plain = lesson_of(with_section(run, "delt"), networks, condensed).view
+    augmented = lesson_of(with_section(run, "delt", randaugment=asked), networks, condensed).view
+    images = condensed.images
+    inverted = plain(255 - images, Generator().manual_seed(0))
+    assert seen == []
+    assert torch.equal(augmented(images, Generator().manual_seed(0)), inverted)
+    assert seen == [asked]
+
+
+def test_static_labels_are_those_of_images_that_are_only_normalised(
+    run: Run, networks: Networks, condensed: ImageSet
+) -> None:
+    lesson = lesson_of(with_section(run, "static-labels"), networks, condensed)
+    assert torch.equal(lesson.plain(condensed.images), normalise(condensed.images, MEAN, STD))
+
+
+def test_hard_labels_take_the_tensors_of_the_loop_as_they_are(
+    run: Run, networks: Networks, condensed: ImageSet
+) -> None:
+    images, loop = with_loop(condensed)
+    lesson = lesson_of(with_section(run, "hard-labels"), networks, images)
+    assert torch.equal(lesson.images, loop)
+    assert torch.equal(lesson.test_images, normalise(run.dataset.test.images(), MEAN, STD))
+
+
+def test_hard_labels_of_saved_files_are_normalised(run: Run, networks: Networks, condensed: ImageSet) -> None:
+    images, _ = with_loop(condensed)
+    lesson = lesson_of(with_section(run, "hard-labels", source="saved"), networks, images)
+    assert torch.equal(lesson.images, normalise(condensed.images, MEAN, STD))
+
+
+def test_whitened_images_are_tested_on_a_whitened_test_set(run: Run, networks: Networks, condensed: ImageSet) -> None:
+    whitened = with_adapter(with_section(run, "hard-labels", whiten=True), StubAdapter(whitened=True))
+    images, loop = with_loop(condensed, whitened=True)
+    lesson = lesson_of(whitened, networks, images)
+    transform = fit(run.dataset.train.images())
+    assert torch.equal(lesson.images, loop)
+    expected = transform.apply(run.dataset.test.images().float() / 255)
+    assert torch.allclose(lesson.test_images, expected, atol=1e-5)
+
+
+def test_pixels_are_whitened_by_what_is_fitted_on_the_training_images(
+    run: Run, networks: Networks, condensed: ImageSet
+) -> None:
+    lesson = lesson_of(with_section(run, "hard-labels", whiten=True), networks, condensed)
+    expected = fit(run.dataset.train.images()).apply(condensed.images.float() / 255)
+    assert torch.allclose(lesson.images, expected, atol=1e-6)
+    assert set(load_file(run.store.path(name_whitening(run)) / WHITENING)) == {"mean", "matrix", "inverse"}
+
+
+def test_the_stores_own_whitening_is_taken_where_there_is_one(
+    run: Run, networks: Networks, condensed: ImageSet
+) -> None:
+    run.store.ensure(name_whitening(run), lambda folder: save(folder / WHITENING, fit(run.dataset.test.images())))
+    lesson = lesson_of(with_section(run, "hard-labels", whiten=True), networks, condensed)
+    kept = load(run.store.path(name_whitening(run)) / WHITENING, CPU)
+    assert torch.allclose(lesson.images, kept.apply(condensed.images.float() / 255), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("whitened", "whiten", "message"),
+    [
+        (False, True, "loop are normalised; set evaluate.whiten=false"),
+        (True, False, "loop are whitened; set evaluate.whiten=true"),
+    ],
+)
+def test_a_loop_of_another_space_is_refused(
+    run: Run, networks: Networks, condensed: ImageSet, whitened: bool, whiten: bool, message: str
+) -> None:
+    images, _ = with_loop(condensed, whitened=whitened)
+    with pytest.raises(DirePlugError, match=message):
+        lesson_of(with_section(run, "hard-labels", whiten=whiten), networks, images)
+
+
+def rate_of(run: Run, images: ImageSet) -> Any:
+    section: Any = with_rate(run.recipe.evaluate, images)
+    return section.lr
+
+
+def test_a_learned_rate_is_that_of_the_synthesis(run: Run, condensed: ImageSet) -> None:
+    images = replace(condensed, extras={"learned_lr": 0.025})
+    assert rate_of(with_section(run, "hard-labels", lr="learned"), images) == 0.025
+    assert rate_of(with_section(run, "hard-labels", lr=0.5), images) == 0.5
+
+
+def test_a_learned_rate_that_nobody_learned_is_refused(run: Run, condensed: ImageSet) -> None:
+    with pytest.raises(DirePlugError, match=r"evaluate\.lr: is 'learned', but .*extras\.json; set evaluate\.lr to a"):
+        rate_of(with_section(run, "hard-labels", lr="learned"), condensed)
+
+
+def test_real_images_have_a_rate_of_their_own_in_the_place_of_a_learned_one(run: Run, condensed: ImageSet) -> None:
+    real = replace(condensed, synthesized=False)
+    assert rate_of(with_section(run, "hard-labels", lr="learned", lr_without=0.02), real) == 0.02
+
+
+def test_a_student_learns_at_the_learned_rate(
+    run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = watch(monkeypatch)
+    evaluate(
+        with_section(run, "hard-labels", epochs=2, lr="learned"),
+        networks,
+        replace(condensed, extras={"learned_lr": 0.025}),
+    )
+    assert [lr for _, lr in asked] == [0.025]

@@ -1,0 +1,417 @@
+"""Labels stored with what was drawn for each batch: the same bits again, whole or not at all, and gone in the end."""
+
+import shutil
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from support.stub_run import (
+    CPU,
+    MEAN,
+    NETWORK,
+    STD,
+    change,
+    image_set,
+    killing,
+    make_run,
+    random_set,
+    with_seed,
+    with_store,
+)
+from torch import Generator, Tensor
+
+from dire_plug.errors import DirePlugError
+from dire_plug.models.checkpoint import load
+from dire_plug.recipe.evaluate import Evaluate
+from dire_plug.recipe.model import SqueezeSection
+from dire_plug.stages.artefacts import Networks, name_labels, name_student
+from dire_plug.stages.evaluate import STUDENT, evaluate
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.squeeze import network_file, squeeze
+from dire_plug.stages.student_data import prepare_lesson
+from dire_plug.store.runs import Run
+from dire_plug.training import loop as training
+from dire_plug.training import soft_labels as relabel_stage
+from dire_plug.training import students
+from dire_plug.training.protocols import stored_label
+from dire_plug.training.soft_label_files import (
+    Drawn,
+    Geometry,
+    draw,
+    epoch_bytes,
+    epoch_file,
+    is_stored,
+    read_epoch,
+    rebuild,
+    write_epoch,
+)
+from dire_plug.training.soft_labels import relabel
+from dire_plug.training.transforms import mixing, training_view
+
+EPOCHS, BATCH, OUTPUTS = 3, 4, 4
+Shown = namedtuple("Shown", "augmentation mixup cutmix")
+SHOWN = [Shown("none", 0, 0), Shown("crop", 0.8, 0), Shown("crop_flip", 0, 1), Shown("resized_crop_flip", 0, 1)]
+"""How images are shown, with each way to crop and each way to mix."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the networks, so that each test doesn't train its own."""
+    root = tmp_path_factory.mktemp("store")
+    squeeze(with_networks(make_run(root)))
+    return root
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Run:
+    shutil.copytree(trained, tmp_path / "store")
+    return with_protocol(with_networks(make_run(tmp_path / "store")), "fkd")
+
+
+@pytest.fixture
+def networks(run: Run) -> Networks:
+    return squeeze(run)
+
+
+@pytest.fixture
+def condensed(run: Run) -> ImageSet:
+    return random_set(run, ipc=3, seed=1)
+
+
+def with_networks(run: Run) -> Run:
+    squeezed = {"outputs": OUTPUTS, "teacher": NETWORK, "independent": NETWORK, "others": {"second": NETWORK}}
+    return change(run, squeeze=SqueezeSection.model_validate(squeezed))
+
+
+def with_protocol(run: Run, protocol: str, **keys: Any) -> Run:
+    values = {"students": ["convnet-small"], "epochs": EPOCHS, "batch_size": BATCH, "protocol": protocol, **keys}
+    return change(run, evaluate=TypeAdapter[Any](Evaluate).validate_python(values))
+
+
+def label(run: Run, networks: Networks, condensed: ImageSet, folder: Path) -> students.Stored:
+    """Run the stage."""
+    section: Any = run.recipe.evaluate
+    loaded = [load(network_file(run, one), CPU) for one in networks.in_loop.values()]
+    data = prepare_lesson(run, section, loaded[0], condensed)
+    return relabel(run, section, loaded, data=data, folder=folder, name="set")
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [epoch_file(folder, epoch) for epoch in range(EPOCHS)]
+
+
+def labels_of(run: Run, networks: Networks, condensed: ImageSet) -> Path:
+    """Return the folder in which the labels of a set lie while its students learn."""
+    return run.store.work(name_labels(run, networks, condensed.source, run.recipe.evaluate))
+
+
+def geometry(shown: Shown) -> Geometry:
+    return Geometry(shown.augmentation, 2, shown.mixup, shown.cutmix, MEAN, STD)
+
+
+def draw_all(images: Tensor, shown: Shown, generator: Generator) -> list[Drawn]:
+    batches = training.shuffled(len(images), BATCH, generator)
+    return [draw(images, indices, geometry=geometry(shown), generator=generator) for indices in batches]
+
+
+def same(first: Drawn, second: Drawn) -> bool:
+    tensors = ("indices", "boxes", "flips", "partners")
+    equal = [torch.equal(getattr(first, name), getattr(second, name)) for name in tensors]
+    return all(equal) and (first.share, first.cut) == (second.share, second.cut)
+
+
+# What is drawn, and the batch that it makes.
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_a_rebuilt_batch_is_that_of_the_other_protocols_bit_for_bit(shown: Shown) -> None:
+    images = torch.randint(0, 256, (9, 3, 8, 8), generator=Generator().manual_seed(0)).to(torch.uint8)
+    indices = torch.tensor([7, 1, 0, 4, 2])
+    network = namedtuple("network", "mean std")(MEAN, STD)
+    view = training_view(network, augmentation=shown.augmentation, padding=2)  # type: ignore[arg-type]
+    mix = mixing(mixup_alpha=shown.mixup, cutmix_alpha=shown.cutmix)
+    for seed in range(5):
+        generator, other = Generator().manual_seed(seed), Generator().manual_seed(seed)
+        expected, partners, share = mix(view(images[indices], generator), generator)
+        drawn = draw(images, indices, geometry=geometry(shown), generator=other)
+        assert torch.equal(rebuild(images, drawn, geometry=geometry(shown), device=CPU), expected)
+        assert torch.equal(drawn.partners, partners)
+        assert drawn.share == share
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_what_is_stored_comes_back_to_the_last_bit(shown: Shown, tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (9, 3, 8, 8), generator=Generator().manual_seed(0)).to(torch.uint8)
+    drawn = draw_all(images, shown, Generator().manual_seed(1))
+    logits = [torch.randn(len(one.indices), OUTPUTS) for one in drawn]
+    write_epoch(tmp_path / "epoch", list(zip(drawn, logits, strict=True)))
+    found = list(read_epoch(tmp_path / "epoch", batch_size=BATCH))
+    assert [len(one.indices) for one, _ in found] == [4, 4, 1]
+    assert all(same(first, second) for first, (second, _) in zip(drawn, found, strict=True))
+    assert torch.equal(torch.cat([values for _, values in found]), torch.cat(logits).half())
+    for first, (second, _) in zip(drawn, found, strict=True):
+        again = rebuild(images, second, geometry=geometry(shown), device=CPU)
+        assert torch.equal(again, rebuild(images, first, geometry=geometry(shown), device=CPU))
+
+
+def test_an_epoch_takes_the_bytes_that_are_announced(tmp_path: Path) -> None:
+    drawn = draw_all(torch.zeros(9, 3, 8, 8, dtype=torch.uint8), SHOWN[3], Generator().manual_seed(1))
+    path = tmp_path / "epoch"
+    write_epoch(path, [(one, torch.zeros(len(one.indices), 100)) for one in drawn])
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    assert path.stat().st_size == header + epoch_bytes(9, 3, 100)
+
+
+# The stage.
+
+
+@pytest.mark.parametrize("protocol", ["fkd", "fkd-ensemble"])
+def test_a_stored_label_is_what_the_networks_say_of_the_batch_that_is_seen(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path, protocol: str
+) -> None:
+    run = with_protocol(run, protocol)
+    stored = label(run, networks, condensed, tmp_path / "labels")
+    models = [load(network_file(run, one), CPU).model for one in networks.in_loop.values()]
+    section: Any = run.recipe.evaluate
+    for epoch in range(EPOCHS):
+        for inputs, targets, _ in stored(epoch):
+            assert torch.equal(targets, stored_label(section, models, inputs).half().float())
+
+
+def test_each_epoch_holds_every_image_once_in_an_order_of_its_own(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path
+) -> None:
+    stored = label(with_protocol(run, "fkd", augmentation="none", cutmix=0), networks, condensed, tmp_path / "labels")
+    orders = []
+    for epoch in range(EPOCHS):
+        batches = list(stored(epoch))
+        assert [len(inputs) for inputs, _, _ in batches] == [4, 4, 1]
+        drawn = [one for one, _ in read_epoch(files_in(tmp_path / "labels")[epoch], batch_size=BATCH)]
+        order = torch.cat([one.indices for one in drawn])
+        assert order.sort().values.tolist() == list(range(9))
+        assert torch.equal(torch.cat([classes for _, _, classes in batches]), condensed.labels[order])
+        orders.append(order.tolist())
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_another_seed_of_the_run_draws_others(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path
+) -> None:
+    other = with_seed(run, 4)
+    label(run, networks, condensed, tmp_path / "3")
+    label(other, networks, condensed, tmp_path / "4")
+    assert files_in(tmp_path / "3")[0].read_bytes() != files_in(tmp_path / "4")[0].read_bytes()
+    assert labels_of(run, networks, condensed) != labels_of(other, networks, condensed)
+
+
+def test_a_teacher_in_train_mode_labels_by_its_batch(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path
+) -> None:
+    targets = {}
+    for mode in ("eval", "train"):
+        stored = label(with_protocol(run, "fkd", teacher_mode=mode), networks, condensed, tmp_path / mode)
+        targets[mode] = torch.cat([logits for _, logits, _ in stored(0)])
+    assert not torch.allclose(targets["eval"], targets["train"], atol=0.01)
+
+
+def killed_write(after: int) -> Callable[..., None]:
+    """Return a `write_epoch` that is killed instead of writing one more."""
+    left = [None] * after
+
+    def write(*arguments: Any, **named: Any) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        write_epoch(*arguments, **named)
+
+    return write
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_killed_labelling_goes_on_to_the_same_labels(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    run = with_protocol(run, "fkd", teacher_mode=mode)
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    with monkeypatch.context() as patch:
+        patch.setattr(relabel_stage, "write_epoch", killed_write(1))
+        with pytest.raises(KeyboardInterrupt):
+            label(run, networks, condensed, killed)
+    assert [path.is_file() for path in files_in(killed)] == [True, False, False]
+    made = files_in(killed)[0].stat().st_mtime_ns
+    label(run, networks, condensed, killed)
+    assert files_in(killed)[0].stat().st_mtime_ns == made
+    label(run, networks, condensed, undisturbed)
+    assert [path.read_bytes() for path in files_in(killed)] == [path.read_bytes() for path in files_in(undisturbed)]
+
+
+def test_damaged_labels_are_made_again(run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path) -> None:
+    label(run, networks, condensed, tmp_path)
+    whole = files_in(tmp_path)[1].read_bytes()
+    files_in(tmp_path)[1].write_bytes(whole[:-5])
+    assert [is_stored(path) for path in files_in(tmp_path)] == [True, False, True]
+    label(run, networks, condensed, tmp_path)
+    assert files_in(tmp_path)[1].read_bytes() == whole
+
+
+def test_a_damaged_file_is_told_with_what_to_do(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path
+) -> None:
+    stored = label(run, networks, condensed, tmp_path)
+    files_in(tmp_path)[2].write_bytes(b"not labels")
+    with pytest.raises(DirePlugError, match=r"epoch-0002\.safetensors: the soft labels cannot be read .*remove the fi"):
+        list(stored(2))
+
+
+def test_what_the_labels_take_is_said_before_they_are_made(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label(run, networks, condensed, tmp_path)
+    assert (
+        "relabel: the soft labels of 3 epochs × 9 images take 0.0 MB of disk until the students are finished; "
+        "to make them takes less than a minute" in capsys.readouterr().err
+    )
+    label(run, networks, condensed, tmp_path)
+    assert "soft labels" not in capsys.readouterr().err
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_labelled(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = EPOCHS * epoch_bytes(9, 3, OUTPUTS)
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(relabel_stage.shutil, "disk_usage", lambda path: usage(needed - 1))
+    with pytest.raises(DirePlugError, match=r"the soft labels of 3 epochs × 9 images take .* with --out, or"):
+        label(run, networks, condensed, tmp_path)
+    assert not any(path.exists() for path in files_in(tmp_path))
+    monkeypatch.setattr(relabel_stage.shutil, "disk_usage", lambda path: usage(needed))
+    label(run, networks, condensed, tmp_path)
+    assert all(path.exists() for path in files_in(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"), [(0.2, "less than a minute"), (42, "about 42 min"), (125, "about 2 h 5 min")]
+)
+def test_long_work_is_told_in_hours(
+    run: Run,
+    networks: Networks,
+    condensed: ImageSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    minutes: float,
+    words: str,
+) -> None:
+    clock = iter([0.0, minutes * 60 / EPOCHS])
+    monkeypatch.setattr(relabel_stage.time, "perf_counter", lambda: next(clock))
+    label(run, networks, condensed, tmp_path)
+    assert f"takes {words}" in capsys.readouterr().err
+
+
+# Students of one synthesis.
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the name of each file of labels is added that is written or read."""
+    seen: list[str] = []
+
+    def write(path: Path, *arguments: Any, **named: Any) -> None:
+        seen.append(f"write {path.stem}")
+        write_epoch(path, *arguments, **named)
+
+    def read(path: Path, **named: Any) -> Iterator[Any]:
+        seen.append(f"read {path.stem}")
+        return read_epoch(path, **named)
+
+    monkeypatch.setattr(relabel_stage, "write_epoch", write)
+    monkeypatch.setattr(relabel_stage, "read_epoch", read)
+    return seen
+
+
+def test_all_students_read_the_same_labels_which_are_gone_in_the_end(
+    run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watched(monkeypatch)
+    two = with_protocol(run, "fkd", per_synthesis=2, epochs=2)
+    result = evaluate(two, networks, condensed)
+    epochs = ["epoch-0000", "epoch-0001"]
+    assert seen == [f"write {name}" for name in epochs] + 2 * [f"read {name}" for name in epochs]
+    assert len(result["students"]["convnet-small"]["last"]) == 2
+    assert not list(run.store.root.rglob("*/relabel"))
+    seen.clear()
+    assert evaluate(two, networks, condensed) == result
+    assert seen == []
+
+
+def test_kept_labels_serve_students_that_come_later(
+    run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watched(monkeypatch)
+    keeping = replace(run, request=replace(run.request, keep_labels=True))
+    evaluate(keeping, networks, condensed)
+    assert len(list(run.store.root.glob("labels/*/relabel/epoch-*.safetensors"))) == EPOCHS
+    seen.clear()
+    evaluate(with_protocol(keeping, "fkd", per_synthesis=2), networks, condensed)
+    assert seen == [f"read epoch-{epoch:04d}" for epoch in range(EPOCHS)]
+
+
+def test_other_images_have_labels_of_their_own(run: Run, networks: Networks, condensed: ImageSet) -> None:
+    flipped = image_set(condensed.images.flip(2), condensed.labels)
+    folders = []
+    for images in (condensed, flipped):
+        folders.append(labels_of(run, networks, images))
+        label(run, networks, images, folders[-1])
+    assert folders[0] != folders[1]
+    assert files_in(folders[0])[0].read_bytes() != files_in(folders[1])[0].read_bytes()
+
+
+@pytest.mark.parametrize("protocol", ["fkd", "fkd-ensemble"])
+def test_a_killed_student_goes_on_to_the_same_result(
+    run: Run,
+    networks: Networks,
+    condensed: ImageSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+) -> None:
+    run = with_protocol(run, protocol)
+    undisturbed = with_store(run, tmp_path / "undisturbed")
+    shutil.copytree(run.store.root, undisturbed.store.root)
+    expected = evaluate(undisturbed, networks, condensed)
+    seen = watched(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SAVE_SECONDS", 0.0)
+        patch.setattr(students, "train", killing(2))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run, networks, condensed)
+    seen.clear()
+    assert evaluate(run, networks, condensed) == expected
+    assert seen == ["read epoch-0002"]
+    assert student_file(run, networks, condensed) == student_file(undisturbed, networks, condensed)
+
+
+def student_file(run: Run, networks: Networks, condensed: ImageSet) -> bytes:
+    section = run.recipe.evaluate
+    student = name_student(run, networks, condensed.source, section, architecture="convnet-small", k=0)
+    return (run.store.path(student) / STUDENT).read_bytes()
+
+
+def test_only_the_ensembles_labels_depend_on_the_other_networks(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path
+) -> None:
+    alone = Networks(networks.teacher, networks.independent)
+    changes = {}
+    for protocol in ("fkd", "fkd-ensemble"):
+        found = []
+        for loop in (networks, alone):
+            one = with_protocol(run, protocol)
+            names = name_labels(one, loop, condensed.source, one.recipe.evaluate).name
+            label(one, loop, condensed, folder := tmp_path / f"{protocol}-{len(loop.in_loop)}")
+            found.append((names, [path.read_bytes() for path in files_in(folder)]))
+        changes[protocol] = [before != after for before, after in zip(*found, strict=True)]
+    assert changes == {"fkd": [False, False], "fkd-ensemble": [True, True]}

@@ -1,0 +1,291 @@
+"""Shims: old upstream code runs on this machine, and reads and reaches nothing that it shouldn't."""
+
+import argparse
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+import torchvision
+from support.shim_isolation import active_modes, shims_put_back
+from torch import nn
+from torchvision.models import WeightsEnum
+
+from dire_plug.errors import DirePlugError
+from dire_plug.upstream import shims
+
+
+@pytest.fixture(autouse=True)
+def child_only() -> Iterator[None]:
+    """Put everything back that a shim replaces."""
+    with shims_put_back():
+        yield
+
+
+def test_cuda_means_the_jobs_device() -> None:
+    shims.install({"device": {}}, device="cpu")
+    made = [
+        torch.zeros(1).cuda(),
+        torch.zeros(1).to("cuda"),
+        torch.zeros(1).to(device="cuda:3"),
+        torch.zeros(1, device="cuda"),
+        torch.zeros(1, device=torch.device("cuda", 1)),
+        nn.Linear(1, 1).cuda().weight,
+        nn.Linear(1, 1).to("cuda").weight,
+        nn.CrossEntropyLoss(torch.ones(2)).cuda().weight,
+    ]
+    assert {str(tensor.device) for tensor in made if isinstance(tensor, torch.Tensor)} == {"cpu"}
+
+
+def test_devices_named_by_number_mean_the_jobs_device() -> None:
+    shims.install({"device": {}}, device="cpu")
+    gpu = 0
+    torch.cuda.set_device(gpu)
+    torch.cuda.empty_cache()
+    made = [
+        torch.from_numpy(numpy.ones(1)).cuda(gpu),
+        torch.zeros(1).cuda(gpu, non_blocking=True),
+        torch.zeros(1).cuda(device=gpu),
+        torch.zeros(1).pin_memory().cuda(gpu),
+        torch.randn((1, 3), requires_grad=True, device=f"cuda:{gpu}", dtype=torch.float),
+        torch.tensor([0.0]).to(f"cuda:{gpu}", non_blocking=True),
+        nn.DataParallel(nn.Linear(1, 1)).cuda(gpu).module.weight,
+    ]
+    assert {tensor.device.type for tensor in made} == {"cpu"}
+    assert made[4].is_leaf
+
+
+def test_a_leaf_made_on_cuda_stays_a_leaf() -> None:
+    shims.install({"device": {}}, device="cpu")
+    images = torch.randn((2, 3), requires_grad=True, device="cuda", dtype=torch.float)
+    assert images.is_leaf
+    assert images.cuda() is images
+
+
+def test_data_parallel_works_on_the_cpu_and_keeps_its_prefix() -> None:
+    shims.install({"device": {}}, device="cpu")
+    network = nn.DataParallel(nn.Linear(2, 1)).cuda()
+    assert list(network.state_dict()) == ["module.weight", "module.bias"]
+    assert network(torch.ones(1, 2)).shape == (1, 1)
+
+
+def test_on_a_cuda_device_nothing_is_replaced() -> None:
+    before = nn.Module.cuda
+    shims.install({"device": {}}, device="cuda:0")
+    assert nn.Module.cuda is before
+    assert active_modes() == 0
+
+
+def test_a_checkpoint_with_its_arguments_can_be_read(tmp_path: Path) -> None:
+    torch.save({"model": torch.ones(1), "args": argparse.Namespace(lr=0.1)}, tmp_path / "checkpoint.pth")
+    shims.install({"torch_load": {}}, device="cpu")
+    assert torch.load(tmp_path / "checkpoint.pth", weights_only=False)["args"].lr == 0.1
+
+
+def test_a_hard_coded_path_is_read_from_elsewhere(tmp_path: Path) -> None:
+    torch.save({"model": torch.ones(2)}, tmp_path / "ours.pth")
+    torch.save({"model": torch.zeros(2)}, tmp_path / "other.pth")
+    shims.install({"torch_load": {"replace": {"/nowhere/conv4.pth": str(tmp_path / "ours.pth")}}}, device="cpu")
+    assert torch.load("/nowhere/./conv4.pth", "cpu")["model"].tolist() == [1, 1]
+    assert torch.load(tmp_path / "other.pth", map_location=None)["model"].tolist() == [0, 0]
+    with pytest.raises(FileNotFoundError):
+        torch.load("/nowhere/conv3.pth")
+
+
+class Payload:
+    """Pickles as a call that writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.target,))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save(Payload(tmp_path / "ran"), tmp_path / "evil.pth")
+    shims.install({"torch_load": {}}, device="cpu")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        torch.load(tmp_path / "evil.pth", weights_only=False)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_networks_name_gives_our_architecture_with_what_the_script_replaces() -> None:
+    options = {"replace": "resnet18", "architecture": "resnet-small"}
+    shims.install({"get_model": options}, device="cpu")
+    network = torchvision.models.get_model("resnet18", num_classes=100)
+    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    assert network.eval()(torch.zeros(1, 3, 8, 8)).shape == (1, 100)
+    assert type(torchvision.models.__dict__["resnet18"](num_classes=5)) is type(network)
+    assert type(torchvision.models.get_model("squeezenet1_1", num_classes=5)).__name__ == "SqueezeNet"
+
+
+def test_a_network_named_as_an_attribute_is_ours_too_and_equal_to_itself() -> None:
+    shims.install({"get_model": {"replace": "resnet18", "architecture": "resnet-small"}}, device="cpu")
+    network = torchvision.models.resnet18(num_classes=10)
+    network.conv1, network.maxpool = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False), nn.Identity()
+    assert network.eval()(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+    assert torchvision.models.resnet18 == torchvision.models.__dict__["resnet18"]
+
+
+def test_a_network_of_ours_has_no_trained_weights_to_ask_for() -> None:
+    shims.install({"get_model": {"replace": "resnet18", "architecture": "resnet-small"}}, device="cpu")
+    with pytest.raises(DirePlugError, match="'resnet-small', which stands in for it, has none"):
+        torchvision.models.get_model("resnet18", weights="DEFAULT")
+
+
+@pytest.mark.filterwarnings("ignore:The parameter 'pretrained':UserWarning")
+@pytest.mark.filterwarnings("ignore:Arguments other than a weight enum:UserWarning")
+def test_pretrained_weights_come_from_the_given_file_and_the_verifiers_from_a_seed(tmp_path: Path) -> None:
+    teacher = torchvision.models.resnet18()
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pt")
+    shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt")}, "network": {}}, device="cpu")
+    found = torchvision.models.__dict__["resnet18"](pretrained=True)
+    assert torch.equal(found.fc.weight, teacher.fc.weight)
+    state = torch.get_rng_state()
+    verifiers = [WeightsEnum.get_state_dict(torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(verifiers[0]["fc.weight"], verifiers[1]["fc.weight"])
+
+
+def test_several_architectures_get_a_file_each(tmp_path: Path) -> None:
+    files: dict[str, str] = {}
+    names = ("resnet18", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5")
+    for number, name in enumerate(names):
+        files[name] = str(tmp_path / f"{name}.pt")
+        torch.save({"weight": torch.full((1,), float(number))}, files[name])
+    shims.install({"hub_weights": {"files": files}}, device="cpu")
+    asked = [
+        torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+        torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1,
+        torchvision.models.EfficientNet_B0_Weights.IMAGENET1K_V1,
+        torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT,
+    ]
+    assert [weights.get_state_dict(progress=True, check_hash=True)["weight"].item() for weights in asked] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    with pytest.raises(DirePlugError, match=r"trained weights of 'resnet34' \(did you mean 'resnet18'\?\); given: eff"):
+        torchvision.models.ResNet34_Weights.DEFAULT.get_state_dict()
+
+
+def test_a_shim_for_weights_without_weights_is_refused() -> None:
+    with pytest.raises(DirePlugError, match=r"shim 'hub_weights' needs the option 'teacher', 'files', or both"):
+        shims.install({"hub_weights": {}}, device="cpu")
+
+
+def test_the_verifiers_weights_do_not_seed_cuda_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt")}}, device="cpu")
+    torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.get_state_dict(progress=True)
+    assert seeds == []
+
+
+def test_weights_in_another_layout_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"weight": torch.ones(1)}}, tmp_path / "teacher.pt")
+    shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt")}}, device="cpu")
+    with pytest.raises(DirePlugError, match=r"teacher\.pt: must hold a bare state dict"):
+        torchvision.models.ResNet18_Weights.DEFAULT.get_state_dict(progress=True)
+
+
+def test_a_connection_is_refused_and_its_address_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        shims.install({"network": {}}, device="cpu")
+        with socket.socket() as client:
+            for call in (client.connect, client.connect_ex):
+                with pytest.raises(OSError, match=str(address[1])):
+                    call(address)
+    with pytest.raises(OSError, match=r"'example\.invalid', but it has no network under dire-plug"):
+        socket.create_connection(("example.invalid", 80))
+
+
+def test_an_unknown_shim_is_refused_before_any_is_installed() -> None:
+    before = torch.load
+    with pytest.raises(DirePlugError, match=r"unknown shim 'devise' \(did you mean 'device'\?\); known: device, "):
+        shims.install({"torch_load": {}, "devise": {}}, device="cpu")
+    assert torch.load is before
+
+
+def test_the_device_comes_first_and_every_module_is_known() -> None:
+    folder = Path(shims.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    known = shims.known_shims()
+    assert known[0] == "device"
+    assert set(known) == modules
+    assert list(known[1:]) == sorted(known[1:])
+    assert set(shims.ALWAYS) <= modules
+
+
+def make_shim(site: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a third-party package with one shim importable."""
+    package = site / "their_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "their_shim.py").write_text(source)
+    monkeypatch.syspath_prepend(str(site))
+    for name in ("their_package", "their_package.their_shim"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_a_third_party_shim_is_installed_after_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "import torch\nSEEN = []\ndef install(*, device, word):\n"
+    make_shim(tmp_path, source + "    SEEN.extend([torch.zeros(1, device='cuda').device.type, word])\n", monkeypatch)
+    shims.install({"their_package.their_shim": {"word": "x"}}, device="cpu")
+    assert sys.modules["their_package.their_shim"].SEEN == ["cpu", "x"]
+    assert "their_package.their_shim" not in shims.known_shims()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("their_package.no_shim", "No module named 'their_package.no_shim'; it must be a module"),
+        ("no_package.shim", "No module named 'no_package'"),
+        ("their_package.their_shim", "has no attribute 'install'"),
+    ],
+)
+def test_a_third_party_shim_that_is_none_is_refused_before_any_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    make_shim(tmp_path, "", monkeypatch)
+    before = torch.load
+    with pytest.raises(DirePlugError, match=rf"shim '{name}': .*{says}"):
+        shims.install({name: {}}, device="cpu")
+    assert torch.load is before
+
+
+def test_options_may_name_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_shim(tmp_path, "SEEN = []\ndef install(*, device, links):\n    SEEN.append(links)\n", monkeypatch)
+    options = {"their_package.their_shim": {"links": {"models": "{tree}/models", "other": ["{tree}", 3]}}}
+    shims.install(options, device="cpu", tree=tmp_path / "tree")
+    tree = str(tmp_path / "tree")
+    assert [{"models": f"{tree}/models", "other": [tree, 3]}] == sys.modules["their_package.their_shim"].SEEN
+    with pytest.raises(DirePlugError, match=r"'\{tree\}/models': \{tree\} can't be replaced"):
+        shims.install(options, device="cpu")
+
+
+def test_what_keeps_code_away_from_files_devices_and_the_network_is_installed_unasked(tmp_path: Path) -> None:
+    torch.save(Payload(tmp_path / "ran"), tmp_path / "evil.pth")
+    shims.install({}, device="cpu")
+    assert torch.zeros(1, device="cuda").device.type == "cpu"
+    with pytest.raises(Exception, match="Weights only load failed"):
+        torch.load(tmp_path / "evil.pth", weights_only=False)
+    with pytest.raises(OSError, match="it has no network under dire-plug"):
+        socket.create_connection(("example.invalid", 80))
+
+
+def test_an_adapter_cannot_choose_the_device() -> None:
+    with pytest.raises(DirePlugError, match=r"shim 'device' with options .*multiple values .*'device'"):
+        shims.install({"device": {"device": "cuda"}}, device="cpu")
+
+
+def test_an_option_that_a_shim_lacks_is_refused() -> None:
+    with pytest.raises(DirePlugError, match=r"shim 'network' with options .*unexpected keyword argument 'allow'"):
+        shims.install({"network": {"allow": "x"}}, device="cpu")
