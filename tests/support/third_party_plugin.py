@@ -1,7 +1,7 @@
 """A third-party package: a method and a regularizer that join through entry points and `dire_plug.api` alone.
 
 The method's files, and its published repository, are the code blocks of docs/adding-a-method.md. To follow that page by
-hand: `python tests/support/third_party_plugin.py FOLDER`.
+hand: `PYTHONPATH=tests python -m support.third_party_plugin FOLDER`.
 """
 
 import os
