@@ -15,9 +15,18 @@ from torchvision.utils import save_image
 from dire_plug.data import load
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.files import read_json
-from dire_plug.paper.reproduce import Order, Outcome, as_text, folder_of, load_target, reproduce, select, to_json
+from dire_plug.paper.reproduce import (
+    Order,
+    Outcome,
+    as_text,
+    folder_of,
+    load_target,
+    render,
+    reproduce,
+    select,
+    to_json,
+)
 from dire_plug.paper.reproduce import fill_runs as running
-from dire_plug.paper.reproduce import table as render
 from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.paper.reproduce.request import Answer
 from dire_plug.paper.reproduce.scales import SMOKE, Smoke
