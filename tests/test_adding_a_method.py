@@ -16,8 +16,8 @@ from dire_plug.upstream.patch_rules import bridge_functions
 
 ROOT = EXAMPLE.parents[1]
 TEXT = (ROOT / "docs" / "adapters.md").read_text()
-SESSION = (EXAMPLE / "session.txt").read_text()
-CONSOLE = re.findall(r"^\$ dire-plug ([^\n]*)\n((?:(?!\$ )[^\n]*\n)*)", SESSION, re.MULTILINE)
+TRANSCRIPT = (EXAMPLE / "transcript.txt").read_text()
+CONSOLE = re.findall(r"^\$ dire-plug ([^\n]*)\n((?:(?!\$ )[^\n]*\n)*)", TRANSCRIPT, re.MULTILINE)
 """The example's commands, without the program's name, and what each printed."""
 
 
