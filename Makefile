@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONST
 # A test calls make itself, and must not inherit what this make was called with.
 PYTEST = MAKEFLAGS= $(BIN)/python -m pytest
 
-.PHONY: run test check test-unit test-upstream test-lowest coverage lock install hooks clean
+.PHONY: run test check test-unit test-slow test-upstream test-lowest coverage lock install hooks clean
 
 run: $(VENV)/installed
 	@$(BIN)/python -c "import time; print(time.time())" > $(VENV)/started
@@ -29,6 +29,9 @@ check: $(VENV)/installed
 test-unit: $(VENV)/installed
 	$(PYTEST) -m "not slow and not upstream"
 
+test-slow: $(VENV)/installed
+	$(PYTEST) -m "slow and not upstream"
+
 test-upstream: $(VENV)/installed
 	$(PYTEST) -m upstream -rs
 
@@ -49,7 +52,7 @@ hooks: $(VENV)/installed-dev
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'dire-plug needs Python 3.11 or newer'"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) '.[test,upstreams]'
