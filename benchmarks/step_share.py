@@ -46,7 +46,7 @@ from dire_plug.models import last_linear
 from dire_plug.plugins import load_adapter
 from dire_plug.recipe.weight import AutoWeight
 from dire_plug.types import Adapter
-from dire_plug.upstream.interleave import Round, counted, play
+from dire_plug.upstream.interleave import Round, counted, interleave
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.source.vendor import vendor
@@ -142,7 +142,7 @@ def measure(
     trial = trials.set_up(sized, case.script, folder)
     real = write_real(trial, folder, per_class=options.real)
     runs = {name: partial(run_arm, trial, name, arm, tree=tree, real=real, folder=folder) for name, arm in arms.items()}
-    played = play(runs, rounds).rounds
+    played = interleave(runs, rounds).rounds
     if (left := len(counted(played, WARM_UP))) < 2:
         raise DirePlugError(f"{adapter.name}: {left} of {rounds} steps count, too few for a spread; take more --steps")
     if options.accelerate:

@@ -1,7 +1,7 @@
-"""Lets child processes work in turns: each does its step i while the others wait, then all do their step i + 1.
+"""Interleave the steps of child processes: each runs its step i while the others wait, then all run step i + 1.
 
 So a load on the machine meets all alike, and what is compared is step i with step i: of the same network, with the same
-random numbers. Every other round goes from the last child to the first. `turn.py` is a child's end of it.
+random numbers. Every other round goes from the last child to the first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
-class Reading:
+class TimedStep:
     """One step of one child.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reading:
         call: seconds of the processor in which the term was computed, forward.
         fresh: whether it is the child's first with this network, for which a term prepares its real embeddings.
         memory: the most that the child has had resident until then, in bytes.
-        card_memory: likewise, the most that torch has had allocated on the graphics card; None on the CPU.
+        gpu_memory: likewise, the most that torch has had allocated on the graphics card; None on the CPU.
     """
 
     step: int
@@ -54,7 +54,7 @@ class Reading:
     call: float
     fresh: bool
     memory: int = 0
-    card_memory: int | None = None
+    gpu_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,25 @@ class Start:
     memory: int
 
 
-Round = dict[str, Reading]
+Round = dict[str, TimedStep]
 """Arm → its reading; one step of all arms."""
 
 
 @dataclass(frozen=True)
-class Played:
-    """What a play gave: arm → its start, and the rounds in their order."""
+class Interleaved:
+    """All steps of the arms: arm → its start, and the rounds in their order."""
 
     starts: dict[str, Start]
     rounds: list[Round]
 
 
-def play(
+def interleave(
     arms: Mapping[str, Callable[[str], None]], rounds: int, *, on_round: Callable[[int], Any] = lambda done: None
-) -> Played:
+) -> Interleaved:
     """Start the arms one after the other, then run them in turns, one step at a time, to and fro.
 
     Args:
-        arms: arm → what runs its child to the end, given the address for `turn.take_turns`.
+        arms: arm → what runs its child to the end, given the address for `take_turns`.
         rounds: the steps of each arm, after which it is stopped.
         on_round: called with the number of finished rounds.
 
@@ -111,10 +111,10 @@ def play(
         played = []
         for done in range(rounds):
             order = list(children)[:: -1 if done % 2 else 1]
-            readings = {arm: children[arm].give_turn(done) for arm in order}
+            readings = {arm: children[arm].run_step(done) for arm in order}
             played.append({arm: readings[arm] for arm in children})
             on_round(done + 1)
-        return Played(starts, played)
+        return Interleaved(starts, played)
 
 
 def counted(rounds: Sequence[Round], warm_up: int) -> list[Round]:
@@ -133,13 +133,13 @@ class _Child:
     line: TextIO
     run: Future[None]
 
-    def give_turn(self, done: int) -> Reading:
+    def run_step(self, done: int) -> TimedStep:
         """Let the child do a step, the one after `done` others."""
         with contextlib.suppress(ConnectionError):
             self.line.write("go\n")
             self.line.flush()
             if answer := self.line.readline():
-                return Reading(**json.loads(answer))
+                return TimedStep(**json.loads(answer))
         _refuse_ended([(self.arm, self.run)], done=done)
         raise AssertionError("an arm that ended was refused above")
 
@@ -161,10 +161,10 @@ def _refuse_ended(runs: Iterable[tuple[str, Future[None]]], *, done: int) -> Non
         raise DirePlugError(f"the arm '{arm}' ended after {done} steps; make its script's loop longer")
 
 
-# A child's end of working in turns: it waits before each step, and then tells how long the step took.
+# The child's end: wait before each step, then report how long the step took.
 #
-# `in_turns.py` is the parent's end. It listens at the synthesis and answers no hook: where the loop holds no trained
-# network, a hook would make the synthesis embed images for it, which a loop without a term doesn't do.
+# It wraps methods of the synthesis instead of answering a hook: where the loop holds no trained network, a hook would
+# make the synthesis embed images for it, which a loop without a term doesn't do.
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -220,7 +220,7 @@ class _Turn:
             torch.cuda.synchronize(images.device)
         took = {"wall": time.perf_counter() - self._wall, "cpu": time.process_time() - self._cpu, "call": self._call}
         card = torch.cuda.max_memory_allocated(images.device) if images.is_cuda else None
-        memory = {"memory": peak_memory(), "card_memory": card, "images": len(labels)}
+        memory = {"memory": peak_memory(), "gpu_memory": card, "images": len(labels)}
         self._say({"step": step, "fresh": self._fresh, **self._sums, **took, **memory})
         self._wait()
 

@@ -29,7 +29,7 @@ class ChildJob:
         threads: of torch in the child.
         trace: a file that gets a line for every optimiser step, or None.
         stop_after_steps: end the script after so many optimiser steps, all passes together; None lets it end.
-        turns: what `turn.take_turns` gets, where each step waits for its turn; None where none does.
+        turns: what `interleave.take_turns` gets, where each step waits for its turn; None where none does.
         observed: the settings of `observe.observe`, where `verify` looks on; None where nobody does.
     """
 

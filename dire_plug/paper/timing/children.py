@@ -39,7 +39,7 @@ def run_side(side: Side, turns: Mapping[str, Any] | None) -> None:
     """Run the side's synthesis to its end, or until its line for turns is closed.
 
     Args:
-        turns: see `turn.take_turns`; None lets it run by itself.
+        turns: see `interleave.take_turns`; None lets it run by itself.
 
     Raises:
         DirePlugError: the child failed; the message has its last lines.

@@ -16,7 +16,7 @@ from dire_plug.paper.timing.estimates import SideTiming, Timing
 from dire_plug.paper.timing.sides import SEED, Side, check_engines, plan_side, set_up
 from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.store.runs import Request
-from dire_plug.upstream.interleave import Played, Start, counted, play
+from dire_plug.upstream.interleave import Interleaved, Start, counted, interleave
 
 WARM_UP = 1
 """The steps of each process that aren't counted."""
@@ -67,21 +67,21 @@ def time_arms(names: Sequence[str], how: TimingRequest) -> Timing:
         return Timing(found, engine, _about(sides, how))
 
 
-def _play(sides: Sequence[Side], rounds: int) -> Played:
+def _play(sides: Sequence[Side], rounds: int) -> Interleaved:
     """Let the processes of all sides do so many steps in turns."""
     for side in sides:
         if side.steps < rounds:
             raise DirePlugError(f"{side.name}: its synthesis has {side.steps} steps, {rounds} were asked for")
     runs = {side.name: partial(_run_in_turns, side) for side in sides}
     with ui.progress(f"steps of {', '.join(runs)}", rounds) as advance:
-        return play(runs, rounds, on_round=advance)
+        return interleave(runs, rounds, on_round=advance)
 
 
 def _run_in_turns(side: Side, address: str) -> None:
     run_side(side, {"address": address, "arm": side.name})
 
 
-def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> SideTiming:
+def _sum_up(side: Side, played: Sequence[Interleaved], wholes: Sequence[Took]) -> SideTiming:
     """Return what was read of one side.
 
     Raises:
@@ -93,7 +93,7 @@ def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> Sid
     firsts = [play.rounds[0][side.name] for play in played]
     lasts = [play.rounds[-1][side.name] for play in played]
     starts: list[Start] = [play.starts[side.name] for play in played]
-    cards = [one.card_memory for one in lasts if one.card_memory is not None]
+    cards = [one.gpu_memory for one in lasts if one.gpu_memory is not None]
     return SideTiming(
         name=side.name,
         images=readings[0].images,
@@ -105,7 +105,7 @@ def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> Sid
         first=tuple(one.wall for one in firsts),
         memory_before=max(one.memory for one in starts),
         memory=max(one.memory for one in lasts),
-        card_memory=max(cards, default=None),
+        gpu_memory=max(cards, default=None),
         whole=tuple(wholes),
     )
 
