@@ -156,7 +156,7 @@ def write_real(trial: trials.Trial, folder: Path, *, per_class: int) -> dict[str
     generator = torch.Generator().manual_seed(trials.SEED)
     labels = torch.arange(trial.inputs.classes).repeat_interleave(per_class)
     files = {}
-    for key, network in trial.materials.teachers.items():
+    for key, network in trial.script_inputs.teachers.items():
         values = torch.randn(len(labels), last_linear(network.model).in_features, generator=generator).abs()
         files[key] = str(folder / f"real-{key}.safetensors")
         save_file({"values": values, "labels": labels}, files[key])
@@ -171,7 +171,7 @@ def run_arm(
     inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
     for path in (inputs.folder, inputs.images):
         make_folder(path)
-    trial.adapter.lay_out(inputs, trial.materials)
+    trial.adapter.write_inputs(inputs, trial.script_inputs)
     call = trial.adapter.invocation(inputs)
     synthesis = trials.describe_synthesis(trial, folder, dict(arm.regularizers), accelerate=arm.accelerate)
     job = ChildJob(

@@ -45,7 +45,7 @@ from dire_plug.stages.images import (
     read_tensors,
     save_images,
 )
-from dire_plug.stages.prepare import load_materials, prepared_folders, start_file, whitening_file
+from dire_plug.stages.prepare import load_script_inputs, prepared_folders, start_file, whitening_file
 from dire_plug.stages.real_images import check_memory, write_subset
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact, link
@@ -376,7 +376,7 @@ def child_job(
     described = loop_inputs(run, folder=folder / "inputs", images=folder / IMAGES, prepared=prepared)
     shutil.rmtree(described.folder, ignore_errors=True)
     make_folder(described.folder)
-    run.adapter.lay_out(described, load_materials(run, networks, inputs))
+    run.adapter.write_inputs(described, load_script_inputs(run, networks, inputs))
     call = run.adapter.invocation(described)
     return ChildJob(
         tree=require_vendored(run.adapter),
