@@ -142,7 +142,7 @@ def measure(
     trial = trials.set_up(sized, case.script, folder)
     real = write_real(trial, folder, per_class=options.real)
     runs = {name: partial(run_arm, trial, name, arm, tree=tree, real=real, folder=folder) for name, arm in arms.items()}
-    played = interleave(runs, rounds).rounds
+    _, played = interleave(runs, rounds)
     if (left := len(counted(played, WARM_UP))) < 2:
         raise DirePlugError(f"{adapter.name}: {left} of {rounds} steps count, too few for a spread; take more --steps")
     if options.accelerate:
