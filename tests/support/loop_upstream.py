@@ -166,7 +166,7 @@ def make_loop_known(folder: Path) -> None:
     metadata = folder / "loop-0.1.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: loop\nVersion: 0.1\n")
-    (metadata / "entry_points.txt").write_text("[dire_plug.methods]\nloop = loop_upstream:LoopAdapter\n")
+    (metadata / "entry_points.txt").write_text("[dire_plug.methods]\nloop = support.loop_upstream:LoopAdapter\n")
 
 
 @contextmanager
