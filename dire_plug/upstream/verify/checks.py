@@ -1,6 +1,6 @@
-"""Judges what `observe.py` wrote down of a run: the gradient, the calls, and how a run went that was answered.
+"""Check what `observe.py` recorded of a run: the gradient, the calls, and what an answered run did.
 
-Each check returns the problems that it finds, in words; none where all is as it must be.
+Each check returns the problems that it finds as text; none where all is as it must be.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What a run of a script must do.
+class ExpectedRun:
+    """What a run of a script is expected to do.
 
     Attributes:
         plan: of its images.
@@ -48,7 +48,7 @@ class Expectation:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """Return what happened in an observed run, in its order."""
+    """Return the events of an observed run, in order."""
     return [json.loads(line) for line in (folder / CALLS).read_text().splitlines()]
 
 
@@ -128,7 +128,7 @@ def check_handed_loss(events: Iterable[Event]) -> tuple[float, list[str]]:
 # The calls.
 
 
-def check_calls(events: Sequence[Event], wanted: Expectation) -> list[str]:
+def check_calls(events: Sequence[Event], wanted: ExpectedRun) -> list[str]:
     """Check that each function of bridge is called as often, and where, the plan says."""
     found = Counter(event["call"] for event in events)
     problems = [
@@ -201,7 +201,7 @@ def _before_the_first_slot(events: Iterable[Event]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _check_slot(found: Sequence[Event], number: int, wanted: Expectation, *, finished: bool) -> Iterator[str]:
+def _check_slot(found: Sequence[Event], number: int, wanted: ExpectedRun, *, finished: bool) -> Iterator[str]:
     planned = wanted.plan.slot(Slot(0, number))
     begun, *events = found
     if begun["labels"] != list(planned.labels):
@@ -217,13 +217,13 @@ def _check_slot(found: Sequence[Event], number: int, wanted: Expectation, *, fin
     indices = {event["position"]: event["index"] for event in events if event["call"] == "image_index"}
     if "image_index" in wanted.calls and (indices or finished):
         if list(indices) != list(range(len(planned.images))):
-            yield f"bridge.image_index is asked for the positions {list(indices)} of {len(planned.images)} images"
+            yield f"bridge.image_index is called for the positions {list(indices)} of {len(planned.images)} images"
         elif list(indices.values()) != list(planned.images):
             yield "the images' numbers aren't the plan's"
 
 
 def _check_steps(
-    events: Iterable[Event], labels: Sequence[int], wanted: Expectation, *, finished: bool
+    events: Iterable[Event], labels: Sequence[int], wanted: ExpectedRun, *, finished: bool
 ) -> Iterator[str]:
     """Follow loss, the optimiser's step, step_done; loss, …"""
     losses, awaited, in_use = 0, "loss", 0
@@ -256,7 +256,7 @@ def _check_steps(
         yield f"step {losses - 1}: {awaited} doesn't follow bridge.loss"
 
 
-def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: Expectation) -> Iterator[str]:
+def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: ExpectedRun) -> Iterator[str]:
     where = f"step {number}: "
     if event["step"] != number:
         yield f"{where}bridge.loss is told that it is step {event['step']}"
@@ -274,7 +274,7 @@ def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: Expect
         yield f"{where}bridge.embedded has shown {event['shown']} of {len(event['labels'])} images"
 
 
-def _strange_images(event: Event, wanted: Expectation) -> str:
+def _strange_images(event: Event, wanted: ExpectedRun) -> str:
     if event["images"] == "leaf" or (event["images"] == "made" and not wanted.images_are_leaf):
         return ""
     return "`images` isn't what the optimiser holds and the loss depends on"
@@ -284,7 +284,7 @@ def _strange_images(event: Event, wanted: Expectation) -> str:
 
 
 def check_answered(
-    events: Sequence[Event], wanted: Expectation, *, files: Iterable[str] | None, names: Mapping[tuple[int, int], str]
+    events: Sequence[Event], wanted: ExpectedRun, *, files: Iterable[str] | None, names: Mapping[tuple[int, int], str]
 ) -> list[str]:
     """Check that a run that was answered did as it was told: start images, batches, names of files.
 

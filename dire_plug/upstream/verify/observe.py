@@ -1,4 +1,4 @@
-"""Observes a run for `verify`, from inside the child: the calls of bridge, the optimised tensors and their gradients.
+"""Observe a run for `verify`, from inside the child: the calls of bridge, the optimised tensors and their gradients.
 
 Nothing of the synthesis is trusted here. The calls are seen where the patched script makes them, the embeddings are
 kept by hooks of this module's own, and the term on them is written a second time, row by row. `checks.py` judges.
@@ -43,7 +43,7 @@ FORWARDED = ("watch", "order", "in_use", "keep")
 
 @contextlib.contextmanager
 def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder: Any) -> Iterator[None]:
-    """Write down what happens while the block runs.
+    """Record what happens while the block runs.
 
     Args:
         settings: "folder", which gets `calls.jsonl` and a file of gradients for each optimiser step; "frozen": whether
@@ -74,7 +74,7 @@ def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder
 
 
 @dataclass
-class Expected:
+class ExpectedGradients:
     """What the gradients must be of the tensors that a loss depends on and an optimiser holds.
 
     Attributes:
@@ -129,7 +129,7 @@ class _Steps:
         self._optimisers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._rates: list[Any] = []
         self._number = 0
-        self.expected: Expected | None = None
+        self.expected: ExpectedGradients | None = None
         self.on_step: Callable[[Optimizer, float | None], None] = lambda optimizer, error: None
 
     @contextlib.contextmanager
@@ -152,7 +152,7 @@ class _Steps:
             after.remove()
 
     def holds(self, tensor: Tensor) -> bool:
-        """Tell whether an optimiser has been made for this tensor."""
+        """Return whether an optimiser has been made for this tensor."""
         return any(one is tensor for optimizer in self._optimisers for one in _tensors(optimizer))
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -405,7 +405,7 @@ class _Calls:
         self._probe.weight = _norm(upstream) / alike if alike > 0 else 1.0
         total = added()
         term = self._probe.weight * self._of_chosen(embeddings, used)
-        self._steps.expected = Expected(leaves, upstream, _gradients(term, leaves))
+        self._steps.expected = ExpectedGradients(leaves, upstream, _gradients(term, leaves))
         if total.requires_grad:
             total.register_hook(self._steps.expected.begin_backward)  # type: ignore[no-untyped-call]
         return total
