@@ -39,9 +39,9 @@ from dire_plug.stages.artefacts import (
 )
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
-from dire_plug.training.loop import Epoch, Training, initialised, shuffled, train
+from dire_plug.training.loop import Training, initialised, shuffled, train
 from dire_plug.training.students import accuracy
-from dire_plug.training.transforms import plain_batches, training_view
+from dire_plug.training.transforms import plain_batches, train_transform
 
 # Weights that somebody else trained: a file, or torchvision's published ones.
 
@@ -260,19 +260,19 @@ def initial_network(run: Run, role: Role) -> Network:
 def _train(run: Run, role: Role, network: Network, folder: Path) -> None:
     """Train in place by cross-entropy on the training images."""
     section, split, model = role.section, run.dataset.train, network.model
-    view = training_view(network, augmentation=section.augmentation, padding=section.padding)
+    transform = train_transform(network, augmentation=section.augmentation, padding=section.padding)
 
-    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, None]:
         model.train()
         losses = []
         for batch in shuffled(len(split), section.batch_size, generator):
-            inputs = view(split.images(batch).to(run.device), generator)
+            inputs = transform(split.images(batch).to(run.device), generator)
             loss = F.cross_entropy(model(inputs), split.labels[batch].to(run.device))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             losses.append(loss.detach())
-        return Epoch(torch.stack(losses).mean())
+        return torch.stack(losses).mean(), None
 
     training = Training(
         epochs=section.epochs,

@@ -340,7 +340,7 @@ def _label_once(teachers: Teachers, student: nn.Module, data: StudentData) -> La
     """Return what mixes the labels of the plain images, taken here and now, as the batch is mixed."""
     device = next(student.parameters()).device
     parts = torch.split(data.images, LABELLED_AT_ONCE)
-    logits = torch.cat([mean_logits(teachers, data.plain(part.to(device))) for part in parts])
+    logits = torch.cat([mean_logits(teachers, data.plain_transform(part.to(device))) for part in parts])
 
     def label(inputs: Tensor, indices: Tensor, partners: Tensor, share: float) -> Tensor:
         own = logits[indices]

@@ -1,4 +1,4 @@
-"""What all protocols share: what a student learns from, and the loop over its epochs with its tests."""
+"""Train a student: its data, what all protocols share, and the loop over epochs with its tests."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dire_plug.recipe.evaluate import EvaluateSection
-from dire_plug.training.loop import Epoch, Progress, Training, shuffled, train
+from dire_plug.training.loop import Progress, Training, shuffled, train
 
 # The accuracy of a network, in percent.
 
@@ -43,8 +43,10 @@ def in_batches(
         yield images[start : start + batch].to(device), labels[start : start + batch].to(device)
 
 
-View = Callable[[Tensor, Generator], Tensor]
-"""Turns images as they are stored into a batch as networks see it: cropped, flipped, normalised."""
+TrainTransform = Callable[[Tensor, Generator], Tensor]
+"""From images as they are stored to a batch as networks take it: cropped, flipped, normalised."""
+EvalTransform = Callable[[Tensor], Tensor]
+"""From images as they are stored to the same images as networks take them, [n, 3, h, w]; draws nothing."""
 Mix = Callable[[Tensor, Generator], tuple[Tensor, Tensor, float]]
 """Mixes a batch: the mixed images, the partner of each (int64, [n], on the images' device), the image's own share."""
 Label = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -62,28 +64,28 @@ def unmixed(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, float
 
 @dataclass(frozen=True)
 class StudentData:
-    """What a student learns from and is tested on.
+    """The images that a student learns from and is tested on, with their transforms.
 
     Attributes:
-        images: [n, 3, H, W], uint8, or float in [0, 1]; where `view` expects it, as networks see them.
+        images: [n, 3, H, W], as `train_transform` takes them: uint8, float in [0, 1], or already normalised.
         labels: [n], int64; unused where teachers alone label.
-        view: how a batch of `images` is augmented and normalised.
-        test_images: [m, 3, H, W], as `test_view` takes them.
+        train_transform: augments and normalises a batch of `images`.
+        test_images: [m, 3, H, W], as `test_transform` takes them.
         test_labels: [m].
         mix: how an augmented batch is mixed.
-        plain: how images are only normalised, [n, 3, H, W] → same shape.
-        test_view: what brings a batch of `test_images` to what networks see; a large test set waits as grey levels.
+        plain_transform: only normalises a batch of `images`.
+        test_transform: normalises a batch of `test_images`; a large test set is kept as uint8 pixels until then.
         stored: the batches of each epoch, where they were labelled before.
     """
 
     images: Tensor
     labels: Tensor
-    view: View
+    train_transform: TrainTransform
     test_images: Tensor
     test_labels: Tensor
     mix: Mix = unmixed
-    plain: Callable[[Tensor], Tensor] = torch.Tensor.float
-    test_view: Callable[[Tensor], Tensor] = torch.Tensor.float
+    plain_transform: EvalTransform = torch.Tensor.float
+    test_transform: EvalTransform = torch.Tensor.float
     stored: Stored | None = None
 
 
@@ -146,7 +148,7 @@ def learn(
     batches = _batches(data, protocol.label, batch_size=section.batch_size, device=device)
     part = -(-section.batch_size // protocol.accumulate)
 
-    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, float | None]:
         student.train()
         seen = []
         for batch in batches(epoch, generator):
@@ -160,9 +162,9 @@ def learn(
             seen.append(torch.stack(losses).sum())
         mean = torch.stack(seen).mean()
         if not is_tested(epoch, section):
-            return Epoch(mean)
+            return mean, None
         tests = in_batches(data.test_images, data.test_labels, device=device)
-        return Epoch(mean, accuracy(student, ((data.test_view(images), labels) for images, labels in tests)))
+        return mean, accuracy(student, ((data.test_transform(images), labels) for images, labels in tests))
 
     curve = train(student, run_epoch, protocol.training, folder=folder, progress=progress)
     best_epoch, best = max(curve, key=lambda point: (point[1], -point[0]))
@@ -172,7 +174,7 @@ def learn(
 def _batches(
     data: StudentData, label: Label | None, *, batch_size: int, device: torch.device
 ) -> Callable[[int, Generator], Iterable[tuple[Tensor, Tensor, Tensor]]]:
-    """Return what gives the batches of an epoch as `Stored` does: those, or new ones in random order, labelled."""
+    """Return a function that yields an epoch's batches as `Stored` does: the stored ones, or newly drawn ones."""
     stored = data.stored
     if stored is not None:
         return lambda epoch, _: stored(epoch)
@@ -181,7 +183,7 @@ def _batches(
     def draw(epoch: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in shuffled(len(images), batch_size, generator):
             indices = batch.to(device)
-            inputs, partners, share = data.mix(data.view(images[indices], generator), generator)
+            inputs, partners, share = data.mix(data.train_transform(images[indices], generator), generator)
             classes = labels[indices]
             yield inputs, classes if label is None else label(inputs, indices, partners, share), classes
 
@@ -189,7 +191,7 @@ def _batches(
 
 
 def is_tested(epoch: int, section: EvaluateSection) -> bool:
-    """Tell whether the student is tested after `epoch`, counted from 0."""
+    """Return whether the student is tested after `epoch`, counted from 0."""
     after = epoch - section.test_from
     return epoch == section.epochs - 1 or (after >= 0 and after % section.test_every == 0)
 
