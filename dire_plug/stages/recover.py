@@ -318,7 +318,7 @@ def _start(run: Run, inputs: Inputs) -> dict[str, Any]:
 
 
 def _embedder(network: str, whitening: Path | None, *, classes_per_step: int | None = None) -> dict[str, Any]:
-    """Return what `synthesis.embedder.Embedder` is made of; without `classes_per_step` it embeds all classes."""
+    """Return what `synthesis.embeddings.FrozenNetwork` is made of; without `classes_per_step` it embeds all classes."""
     return {
         "network": network,
         "classes_per_step": classes_per_step,

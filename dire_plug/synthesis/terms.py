@@ -1,4 +1,4 @@
-"""The terms of a step: asked of each plugin in each network, checked, weighed by λ, and summed."""
+"""Compute the terms of a step: call each plugin in each network, check its term, weight it by λ, and sum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from dire_plug.errors import PluginError
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN, AutoWeight
 from dire_plug.synthesis.hooks import Hooks
-from dire_plug.synthesis.networks import Seen
 from dire_plug.synthesis.recording import LossRecord
 from dire_plug.types import Batch, Slot
 
@@ -59,7 +58,7 @@ class Weighting:
         return self._upstream[1]
 
     def step_done(self) -> None:
-        """Let go of the step's graph."""
+        """Drop the step's graph, so that its memory is freed."""
         self._upstream = None
 
 
@@ -73,7 +72,7 @@ class _Followed:
         self._known: Tensor | None = None
 
     def is_due(self) -> bool:
-        """Count a step and tell whether gradients are compared in it."""
+        """Count a step; return whether gradients are compared in it."""
         self._steps += 1
         return (self._steps - 1) % self._weight.every == 0
 
@@ -117,29 +116,40 @@ class Terms:
     """What the active plugins add to upstream's loss.
 
     Attributes:
-        place: while a plugin is asked for its term, the place of what it records; "" otherwise: see `networks.Seen`.
+        suffix: while a plugin computes its term, what follows the names that it records: `/` and the network's key
+            where there may be several networks; "" otherwise.
     """
 
-    def __init__(self, hooks: Hooks, weights: Mapping[str, float | AutoWeight], record: LossRecord) -> None:
-        """Take the weight of each plugin by its name; the weights that follow gradients go into `record`."""
+    def __init__(
+        self, hooks: Hooks, weights: Mapping[str, float | AutoWeight], record: LossRecord, *, name_networks: bool
+    ) -> None:
+        """Take the weight of each plugin by its name; the weights that follow gradients go into `record`.
+
+        Args:
+            name_networks: whether what is recorded has the network's key in its name.
+        """
         self._hooks = hooks
         self._implementations = hooks.of("loss_term")
         self._weighting = Weighting(weights)
         self._record = record
         self._all_finite: dict[str, Tensor] = {}
-        self.place = ""
+        self._name_networks = name_networks
+        self.suffix = ""
 
-    def add(self, loss: Tensor, seen: Sequence[Seen]) -> tuple[Tensor, dict[str, Tensor]]:
+    def add(self, loss: Tensor, batches: Sequence[tuple[Batch, float]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss plus all terms, the same object where there is none, and each term as it was added.
 
-        The term of a plugin is the mean over the networks in which it answers; its graph isn't handed back.
+        The term of a plugin is the mean over the networks in which it returns one; it is returned without its graph.
+
+        Args:
+            batches: the step in each network, and the factor of the terms there.
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
         """
         total, added = loss, {}
         for implementation in self._implementations:
-            answers = [self._weigh(implementation, one) for one in seen]
+            answers = [self._weight(implementation, batch, scale) for batch, scale in batches]
             weighted = [term for term, _, _ in answers if term is not None]
             for _, parts, factor in answers:
                 if parts:
@@ -151,11 +161,11 @@ class Terms:
         return total, added
 
     def step_done(self) -> None:
-        """Let go of the step's graph."""
+        """Drop the step's graph, so that its memory is freed."""
         self._weighting.step_done()
 
     def check_finite(self, slot: Slot) -> None:
-        """Look at the terms' finiteness, gathered on the device so that no step waits for it.
+        """Raise where a term wasn't finite; that is gathered on the device, so that no step waits for it.
 
         Raises:
             PluginError: a term wasn't finite; `slot` is where that is seen.
@@ -164,21 +174,24 @@ class Terms:
             if not finite:
                 raise PluginError(f"plugin '{name}': its term was not finite in {slot}")
 
-    def _weigh(self, implementation: pluggy.HookImpl, seen: Seen) -> tuple[Tensor | None, list[str], Tensor | float]:
+    def _weight(
+        self, implementation: pluggy.HookImpl, batch: Batch, scale: float
+    ) -> tuple[Tensor | None, list[str], Tensor | float]:
         """Return one plugin's weighted term in one network, None where there is none, its parts and their factor."""
-        self.place = seen.place
-        term = self._hooks.call(implementation, {"batch": seen.batch})
-        self.place = ""
+        suffix = f"/{batch.teacher}" if self._name_networks else ""
+        self.suffix = suffix
+        term = self._hooks.call(implementation, {"batch": batch})
+        self.suffix = ""
         parts = self._record.take_parts()
         if term is None:
             return None, parts, 0.0
         name = implementation.plugin_name
-        self._check(name, term, seen.batch.slot)
-        scaled = term if seen.scale == 1 else term * seen.scale
-        weighted, weight = self._weighting.apply(name, scaled, seen.batch)
+        self._check(name, term, batch.slot)
+        scaled = term if scale == 1 else term * scale
+        weighted, weight = self._weighting.apply(name, scaled, batch)
         if isinstance(weight, Tensor):
-            self._record.name(f"{name}/{WEIGHT}{seen.place}", weight)
-        return weighted, parts, seen.scale * weight
+            self._record.name(f"{name}/{WEIGHT}{suffix}", weight)
+        return weighted, parts, scale * weight
 
     def _check(self, name: str, term: object, slot: Slot) -> None:
         if not isinstance(term, Tensor) or term.ndim != 0:

@@ -1,13 +1,17 @@
-"""Embeddings where the loop holds no trained network, as in MTT and DM.
+"""Embed the images of each step in every network in which terms work.
 
-Those of a frozen network, for some classes a step: the images of all together would cost more than the loop itself, so
-each step embeds `classes_per_step` of the C classes, in an order that is drawn anew when all have had their turn, and
-the terms are multiplied by C/c. Or those that the loop's own untrained network makes anyway, as DM's.
+- `LoopNetworks`: the trained networks in the loop, whose own forward pass is watched.
+- `ShownEmbeddings`: embeddings that the loop's own untrained network makes anyway (DM), which the patch shows.
+- `FrozenNetwork`: a network outside of the loop. Where it stands for the loop's (MTT, DM), embedding all images would
+  cost more than the loop itself, so each step embeds `classes_per_step` of the C classes, in an order that is drawn
+  again when all have had their turn, and the terms are multiplied by C/c.
+
+`Embeddings` has them all, and the real embeddings beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +19,19 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dire_plug.data.augmentation import zca
-from dire_plug.data.augmentation.zca import Whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import nonnegative
 from dire_plug.models.checkpoint import load
 from dire_plug.models.whitened import Whitened
+from dire_plug.synthesis.spec import SynthesisSpec, load_real
 from dire_plug.types import LOOP, RealEmbeddings
 
-# Embeddings from upstream's own forward pass.
-#
-# A second forward pass would cost time, and would not be harmless: G-VBSM's hooks draw random numbers in each.
 
+class PenultimateHook:
+    """Keeps the input of a network's last linear layer, of the latest forward pass that builds a graph.
 
-class EmbeddingWatch:
-    """Keeps the input of a network's last linear layer, of the latest forward pass that builds a graph."""
+    A second forward pass would cost time, and would not be harmless: G-VBSM's hooks draw random numbers in each.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         """Hook the last `nn.Linear` of `network`.
@@ -47,7 +50,7 @@ class EmbeddingWatch:
             self._kept = inputs[0]
 
     def take(self) -> Tensor:
-        """Return the embeddings, [N, D] with their graph, and let go of them.
+        """Return the embeddings, [N, D] with their graph, and drop them.
 
         Raises:
             DirePlugError: no forward pass since the last call.
@@ -62,13 +65,13 @@ class EmbeddingWatch:
         self._handle.remove()
 
 
-class WatchedNetworks:
-    """The networks in the loop, each watched under its key."""
+class LoopNetworks:
+    """The trained networks in the loop, each watched under its key."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         """Take the keys in the order in which a patch hands the networks over."""
         self._keys = tuple(keys)
-        self._watches: dict[str, tuple[nn.Module, EmbeddingWatch]] = {}
+        self._hooks: dict[str, tuple[nn.Module, PenultimateHook]] = {}
         self._frozen: list[nn.Parameter] = []
 
     def watch(self, network: nn.Module | Sequence[nn.Module]) -> None:
@@ -83,10 +86,10 @@ class WatchedNetworks:
                 f"the patch watches {len(networks)} networks, but the recipe has {len(self._keys)}: "
                 f"{', '.join(self._keys)}"
             )
-        for _, watch in self._watches.values():
-            watch.close()
+        for _, hook in self._hooks.values():
+            hook.close()
         named = zip(self._keys, networks, strict=True)
-        self._watches = {name: (module, EmbeddingWatch(module)) for name, module in named}
+        self._hooks = {name: (module, PenultimateHook(module)) for name, module in named}
 
     def take(self, network: nn.Module | None) -> tuple[str, Tensor]:
         """Return the key of a network, and the embeddings [N, D] of its forward pass in this step, with their graph.
@@ -97,41 +100,34 @@ class WatchedNetworks:
         Raises:
             DirePlugError: it isn't watched, or made no forward pass since the last call.
         """
-        if not self._watches:
+        if not self._hooks:
             raise DirePlugError("the patch never handed a network to bridge.watch")
-        if network is None and len(self._watches) > 1:
+        if network is None and len(self._hooks) > 1:
             raise DirePlugError("the patch watches several networks, so bridge.loss must be told which one: network=…")
-        for name, (module, watch) in self._watches.items():
+        for name, (module, hook) in self._hooks.items():
             if network is None or module is network:
-                return name, watch.take()
+                return name, hook.take()
         raise DirePlugError("the patch hands bridge.loss a network that it never handed to bridge.watch")
 
     def freeze(self) -> None:
-        """Stop computing gradients of the networks' weights, where that isn't done already."""
+        """Stop computing gradients of the networks' weights, unless that is done already."""
         if self._frozen:
             return
-        parameters = (one for module, _ in self._watches.values() for one in module.parameters())
+        parameters = (one for module, _ in self._hooks.values() for one in module.parameters())
         self._frozen = [one for one in parameters if one.requires_grad]
         for one in self._frozen:
             one.requires_grad_(False)
             one.grad = None
 
     def unfreeze(self) -> None:
-        """Compute the gradients again that `freeze` stopped."""
+        """Undo `freeze`."""
         for one in self._frozen:
             one.requires_grad_(True)
         self._frozen = []
 
 
-def open_embedder(specification: dict[str, Any] | None, device: str) -> Embedder | LoopEmbeddings | None:
-    """Return what embeds by a synthesis's specification; None where networks in the loop are watched."""
-    if specification is None:
-        return None
-    return LoopEmbeddings() if specification["network"] == LOOP else Embedder(specification, device)
-
-
-class LoopEmbeddings:
-    """What the loop's own network makes of all images in one step, and of the real images beside them."""
+class ShownEmbeddings:
+    """Embeddings that the loop's own network makes of all images in one step, and of real images beside them."""
 
     def __init__(self) -> None:
         self._made: list[Tensor] = []
@@ -145,20 +141,20 @@ class LoopEmbeddings:
 
     @property
     def real(self) -> RealEmbeddings:
-        """The real embeddings of this step: another object in each.
+        """The real embeddings of this step: a new object in each.
 
         Raises:
             DirePlugError: no step has been embedded.
         """
         if self._of_step is None:
-            raise DirePlugError("the loop hasn't embedded any real image; ask while a term is computed")
+            raise DirePlugError("the loop hasn't embedded any real image yet; read this while a term is computed")
         return self._of_step
 
     def __call__(self, images: Tensor, labels: Tensor, *, generator: Generator) -> tuple[Tensor, Tensor, float]:
         """Return the embeddings [N, D] of this step with their graph, the labels [N] as given, and 1.
 
         Raises:
-            DirePlugError: the patch showed none, or the numbers don't fit the labels.
+            DirePlugError: the patch showed none, or their numbers don't match the labels.
         """
         if not self._made:
             raise DirePlugError("the patch never handed embeddings to bridge.embedded")
@@ -174,25 +170,25 @@ class LoopEmbeddings:
         return made, labels, 1.0
 
 
-class Embedder:
-    """A frozen network that embeds images as they are in the loop, with their graph."""
+class FrozenNetwork:
+    """A network outside of the loop that embeds images as they are in the loop, with their graph."""
 
     def __init__(self, specification: dict[str, Any], device: str) -> None:
-        """Load the network and, where the loop's images are whitened, what inverts that.
+        """Load the network and, where the loop's images are whitened, the transform to invert.
 
         Args:
             specification: `network`, a file of ours; `classes_per_step` or None; `whitening`, a file or None. Without
-                whitening the loop's images are normalised as the network's are. A network that whitens what it gets
-                lives in the loop's own space, so it gets the loop's images as they are.
+                whitening the loop's images are normalised as the network's are. A network that whitens its inputs
+                takes the loop's images as they are.
         """
         network = load(Path(specification["network"]), torch.device(device))
         self._model = network.model.eval().requires_grad_(False)
-        self._watch = EmbeddingWatch(self._model)
+        self._hook = PenultimateHook(self._model)
         self._classes_per_step: int | None = specification["classes_per_step"]
         whitening = specification["whitening"]
-        own_space = isinstance(network.model, Whitened)
-        self._seen = network.model.network if isinstance(network.model, Whitened) else network.model
-        self._whitening = _load_whitening(whitening, device) if whitening and not own_space else None
+        self._inner = network.model.network if isinstance(network.model, Whitened) else network.model
+        invert = bool(whitening) and not isinstance(network.model, Whitened)
+        self._whitening = zca.load(Path(whitening), torch.device(device)) if invert else None
         shape = (1, 3, 1, 1)
         self.nonnegative = nonnegative(network.architecture)
         self._mean = torch.tensor(network.mean, device=device).view(shape)
@@ -213,15 +209,15 @@ class Embedder:
         if len(images) != len(labels):
             raise DirePlugError(
                 f"the loop hands over {len(images)} images for {len(labels)} labels, so a network outside of it can't "
-                "embed them; take term.network=loop"
+                "embed them; set term.network=loop"
             )
         rows, scale = self._choose(labels, generator)
         chosen = images if rows is None else images[rows]
         used = labels if rows is None else labels[rows]
         if self._whitening is not None:
             chosen = (self._whitening.invert(chosen) - self._mean) / self._std
-        self._seen(chosen)
-        return self._watch.take(), used, scale
+        self._inner(chosen)
+        return self._hook.take(), used, scale
 
     def _choose(self, labels: Tensor, generator: Generator) -> tuple[Tensor | None, float]:
         classes = torch.unique(labels).tolist()
@@ -231,9 +227,79 @@ class Embedder:
         if len(self._turns) < wanted:
             self._turns += torch.randperm(len(classes), generator=generator).tolist()
         turn, self._turns = self._turns[:wanted], self._turns[wanted:]
-        mine = torch.tensor(sorted({classes[place] for place in turn}), device=labels.device)
+        mine = torch.tensor(sorted({classes[position] for position in turn}), device=labels.device)
         return torch.isin(labels, mine).nonzero().flatten(), len(classes) / len(mine)
 
 
-def _load_whitening(path: str, device: str) -> Whitening:
-    return zca.load(Path(path), torch.device(device))
+class Embeddings:
+    """The embeddings of each step in every network in which terms work, and the real embeddings beside them.
+
+    Attributes:
+        loop: the trained networks in the loop, which a patch hands over.
+    """
+
+    def __init__(self, spec: SynthesisSpec) -> None:
+        """Load the networks outside of the loop."""
+        self._spec = spec
+        self.loop = LoopNetworks(spec.networks)
+        # what stands for trained networks in a loop that holds none
+        self._instead: FrozenNetwork | ShownEmbeddings | None = None
+        if spec.embedder is not None:
+            shown = spec.embedder["network"] == LOOP
+            self._instead = ShownEmbeddings() if shown else FrozenNetwork(spec.embedder, spec.device)
+        self._outside = {name: FrozenNetwork(one, spec.device) for name, one in spec.frozen.items()}
+        self._in_loop = spec.in_loop or not self._outside
+        self._real: dict[str, RealEmbeddings] = {}
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether no network outside of the loop embeds with negative values."""
+        return all(one.nonnegative for one in self._outside.values())
+
+    @property
+    def has_outside(self) -> bool:
+        """Whether terms work in networks outside of the loop too, so that records name the network."""
+        return bool(self._outside)
+
+    def show(self, images: Tensor, real: Tensor) -> None:
+        """Keep the loop's own embeddings of synthetic and real images, where the recipe's terms work on those."""
+        if isinstance(self._instead, ShownEmbeddings) and self._in_loop:
+            self._instead.add(images, real)
+
+    def embed(
+        self, images: Tensor, part: Tensor, labels: Tensor, *, network: nn.Module | None, generator: Generator
+    ) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+        """Yield (key, embeddings [n, D] with their graph, labels [n], scale) of each network, the loop's own first.
+
+        The scale is the factor of terms: C/c where c of C classes are embedded.
+
+        Args:
+            images: the optimised leaf, [N, 3, H, W].
+            part: what of it the loss is of, [n, 3, H, W], with its graph.
+            labels: of that part, [n].
+            network: the watched one that made this step's forward pass; None where there is one.
+            generator: draws the order of the classes where a step embeds some of them.
+
+        Raises:
+            DirePlugError: the patch showed no network, no forward pass, or the numbers don't match.
+        """
+        if self._in_loop and self._instead is not None:
+            yield self._spec.networks[0], *self._instead(images, labels, generator=generator)
+        elif self._in_loop:
+            yield *self.loop.take(network), labels, 1.0
+        for key, frozen in self._outside.items():
+            yield key, *frozen(part, labels, generator=generator)
+
+    def real(self, teacher: str) -> RealEmbeddings:
+        """Return the real embeddings of one network, on the synthesis's device; of this step where the loop embeds.
+
+        Raises:
+            DirePlugError: there are none of it.
+        """
+        if isinstance(self._instead, ShownEmbeddings) and teacher not in self._outside:
+            return self._instead.real
+        if teacher not in self._real:
+            if teacher not in self._spec.real:
+                raise DirePlugError(f"no real embeddings were made for the network '{teacher}'")
+            self._real[teacher] = load_real(self._spec.real[teacher], self._spec.device)
+        return self._real[teacher]
