@@ -30,12 +30,12 @@ from dire_plug.store import provenance
 from dire_plug.store.artefacts import ENTRY, LENGTH, WORK, entry_files, hash_entry, lock_of, name_of, put, read_entry
 from dire_plug.store.keeping import KINDS, read_entries, with_inputs
 from dire_plug.store.lock import hold
-from dire_plug.store.runs import ARTEFACTS, RunFolder
+from dire_plug.store.runs import ARTEFACTS, METRICS, RunFolder
 
 FORMAT, VERSION = "dire-plug artefacts", 1
 CARD, README = "card.json", "README.md"
 ENTRIES, RUNS = "artefacts", "runs"
-OF_RUN = ("recipe.yaml", "metrics.json", ARTEFACTS)
+OF_RUN = ("recipe.yaml", METRICS, ARTEFACTS)
 """What of a run's folder goes along."""
 MOST_JSON = 64 << 20
 """Bytes of a card or an entry.json that are read into memory; 100,000 images need about 20 MB."""

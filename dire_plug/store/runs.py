@@ -25,6 +25,8 @@ Engine = Literal["upstream", "native", "none"]
 
 LOSSES = "losses.json"
 """In the run's folder: upstream's loss and each term, step by step: see `synthesis.recording`."""
+METRICS = "metrics.json"
+"""In the run's folder: accuracies, diversity, and what they were made from; written when all stages are done."""
 ARTEFACTS = "artefacts.json"
 """In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
 RERUN: dict[str, tuple[str, ...]] = {
@@ -212,7 +214,7 @@ class RunFolder:
         Raises:
             DirePlugError: it isn't there, or isn't what a run writes.
         """
-        file = self.path / "metrics.json"
+        file = self.path / METRICS
         found = read_json(file)
         if not isinstance(found, dict) or not {"arm", "seed", "accuracy", "diversity"} <= found.keys():
             raise DirePlugError(f"{file}: holds no metrics of a run; run its command again")

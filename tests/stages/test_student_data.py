@@ -142,8 +142,8 @@ def test_delt_changes_images_by_randaugment_before_it_crops_them_only_where_it_i
         return 255 - images
 
     monkeypatch.setattr("dire_plug.training.transforms.rand_augment", invert)
-    plain = student_data(with_section(run, "delt"), networks, condensed).view
-    augmented = student_data(with_section(run, "delt", randaugment=asked), networks, condensed).view
+    plain = student_data(with_section(run, "delt"), networks, condensed).train_transform
+    augmented = student_data(with_section(run, "delt", randaugment=asked), networks, condensed).train_transform
     images = condensed.images
     inverted = plain(255 - images, Generator().manual_seed(0))
     assert seen == []
