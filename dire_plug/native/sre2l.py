@@ -1,4 +1,4 @@
-"""SRe2L's recover loop for small images, in our own words: the same mathematics, the same hooks.
+"""Run SRe2L's recover loop for small images, in our own code: the same mathematics, the same hooks.
 
 Follows `recover_cifar.py` of SRe2L's small-dataset code: cross-entropy of the rolled images in the frozen teacher
 plus the distance of the batch statistics to the teacher's running ones (in every BatchNorm layer, the first one

@@ -1,6 +1,6 @@
-"""Embed: real images as a network's penultimate layer sees them, made once and shared by all runs.
+"""Embed: compute the penultimate embeddings of real images, once for all runs.
 
-A term may see a part of them: the first rows of each class, the authors' chunks, or a coreset of k-means centres that
+A term may use a part of them: the first rows of each class, the authors' chunks, or a coreset of k-means centres that
 stands for all in EDM's sums of distances.
 """
 
@@ -70,7 +70,7 @@ def embed(run: Run, networks: Networks, inputs: Inputs) -> dict[str, Artefact]:
 
 
 def real_file(run: Run, real: Artefact) -> Path:
-    """Return the file of `values` [M, D] and `labels` [M] that a term reads."""
+    """Return the file with the `values` [M, D] and `labels` [M] that a term reads."""
     return run.store.path(real) / FILE
 
 
@@ -96,7 +96,7 @@ def ensure_embeddings(
     Args:
         network: ours, whose weights are taken as they are; or a published one, in eval mode.
         mode: `eval`; or `train`: batch statistics over 500 images at a time in the dataset's order, as in the
-            authors' release, on a copy whose running statistics are thrown away.
+            authors' release; the running statistics change in this copy only.
 
     Raises:
         DirePlugError: an image or the network cannot be read.
@@ -116,16 +116,16 @@ def make_embeddings(
     """
 
     def make(folder: Path) -> None:
-        see = _embedder(run, network, mode=mode)
-        _write(folder / FILE, _embed_split(run, see, split=split))
+        function = _embedder(run, network, mode=mode)
+        _write(folder / FILE, _embed_split(run, function, split=split))
 
     return run.store.ensure(embeddings_of(run, network, split=split, mode=mode), make) / FILE
 
 
 def embed_images(run: Run, network: Artefact | Pretrained, images: Tensor) -> Tensor:
     """Return the embeddings [n, D] of images as they are stored, unaugmented, in eval mode, on the run's device."""
-    see = _embedder(run, network)
-    return torch.cat([see(part.to(run.device)) for part in torch.split(images, BATCH)])
+    function = _embedder(run, network)
+    return torch.cat([function(part.to(run.device)) for part in torch.split(images, BATCH)])
 
 
 def _embedder(run: Run, network: Artefact | Pretrained, *, mode: Mode = "eval") -> Callable[[Tensor], Tensor]:
@@ -136,7 +136,7 @@ def _embedder(run: Run, network: Artefact | Pretrained, *, mode: Mode = "eval") 
 
 
 def embedder(network: Path, device: torch.device, *, mode: Mode = "eval") -> Callable[[Tensor], Tensor]:
-    """Return what embeds images as they are stored: uint8, or float in [0, 1], [n, 3, h, w] → float32, [n, D].
+    """Return a function from images as they are stored, uint8 or float in [0, 1], [n, 3, h, w], to float32, [n, D].
 
     Args:
         network: a file of ours.
@@ -151,12 +151,12 @@ def embedder(network: Path, device: torch.device, *, mode: Mode = "eval") -> Cal
     return lambda images: embed_batch(model, normalise(images, loaded.mean, loaded.std), batch=BATCH).float()
 
 
-def _embed_split(run: Run, see: Callable[[Tensor], Tensor], *, split: SplitName) -> dict[str, Tensor]:
+def _embed_split(run: Run, function: Callable[[Tensor], Tensor], *, split: SplitName) -> dict[str, Tensor]:
     chosen = run.dataset.train if split == "train" else run.dataset.test
     parts: list[Tensor] = []
     with ui.progress(f"embed: {split} images", len(chosen)) as advance:
         for number, (images, _) in enumerate(raw_batches(chosen, device=run.device), start=1):
-            parts.append(see(images).cpu())
+            parts.append(function(images).cpu())
             advance(min(number * BATCH, len(chosen)))
     values = torch.cat(parts)
     labels, indices = torch.sort(chosen.labels, stable=True)

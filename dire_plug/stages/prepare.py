@@ -1,7 +1,7 @@
-"""Prepare: what the loop needs before it starts.
+"""Prepare: make what the loop needs before it starts.
 
 Real start images, the ZCA transform, what upstream's own code makes first (ranked selections, statistics, experts), and
-an expert as a network of ours. Each is made once and shared by the arms and seeds that it doesn't depend on.
+an expert as a network of ours. Each is made once, and shared by all arms and seeds that don't change it.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def prepare(run: Run, networks: Networks) -> Inputs:
 
     Raises:
         DirePlugError: a class has fewer real images than IPC; upstream's code isn't vendored.
-        UpstreamFailedError: upstream's code failed; what was prepared before is kept.
+        UpstreamFailedError: upstream's code failed; earlier preparations are kept.
     """
     inputs = name_inputs(run, networks)
     if inputs.start is not None:
@@ -88,7 +88,7 @@ def _write_start(run: Run, folder: Path) -> None:
         run.dataset,
         ipc=run.recipe.ipc,
         seed=derive(run.seed, "start"),
-        refuse=lambda name, count: DirePlugError(
+        too_few=lambda name, count: DirePlugError(
             f"class '{name}' of {run.dataset.name} has {count} images; IPC {run.recipe.ipc} needs as many "
             "to start from; lower the IPC or use recover.start=noise"
         ),
@@ -99,7 +99,7 @@ def _write_start(run: Run, folder: Path) -> None:
 
 
 def _prepare(run: Run, inputs: Inputs, name: str, folder: Path, script_inputs: ScriptInputs) -> None:
-    # an adapter tells by the folders that it is given what is prepared already
+    # an adapter sees from these folders what is prepared already
     before = list(inputs.prepared)[: list(inputs.prepared).index(name)]
     prepared = {one: path for one, path in prepared_folders(run, inputs).items() if one in before}
     described = loop_inputs(run, folder=folder, images=folder, prepared=prepared)

@@ -1,7 +1,7 @@
-"""Recover: the synthesis, by upstream's patched script or by the native loop, pass by pass.
+"""Recover: synthesize images, by upstream's patched script or by the native loop, pass by pass.
 
-Each finished pass becomes an entry of the store at once: what its batches ended in, in the loop's own space, the files
-that the script saved, the record of its losses. Gathered they are the images of a run.
+Each finished pass becomes an entry of the store at once: the final tensors of its batches, in the loop's own space, the
+files that the script saved, the record of its losses. Gathered, the passes are the images of a run.
 """
 
 import shutil
@@ -101,7 +101,7 @@ def recover(
 
 
 def _real_images(run: Run, networks: Networks, folder: Path) -> ImageSet:
-    """Return the real images that stand in the place of synthesized ones; `full` reads the dataset itself."""
+    """Return the real images that an arm has instead of synthesized ones; `full` reads the dataset itself."""
     if run.arm == FULL:
         check_memory(run)
         train = run.dataset.train
@@ -156,7 +156,7 @@ def _synthesize(
     passes: Sequence[Artefact],
     log: Path,
 ) -> None:
-    """Make the passes that the store lacks, in the synthesis's work folder, which goes at the end."""
+    """Make the passes that the store lacks, in the synthesis's work folder, which is removed at the end."""
     work = run.store.work(synthesis)
     for name in (PASSES, IMAGES):
         make_folder(work / name)
@@ -170,7 +170,7 @@ def _synthesize(
     spec = synthesis_spec(run, networks, inputs, embeddings, folder=work)
     plan = run.plan
     if keeps_state(run):
-        # with other bits in one pass, all that follow are others
+        # if one pass is made again, the plugins' state after it may differ, so all that follow are too
         missing = list(range(missing[0], len(passes)))
         if (before := missing[0] - 1) >= 0:
             link(pass_file(run.store.path(passes[before]), before), pass_file(work / PASSES, before))
@@ -186,32 +186,32 @@ def _synthesize(
 
 
 class PassPublisher:
-    """Makes finished passes entries of the store, each when it is told that it is finished."""
+    """Publishes passes as entries of the store, each as soon as it is finished."""
 
     def __init__(self, run: Run, inputs: Inputs, passes: Sequence[Artefact], work: Path) -> None:
-        """Begin the clock of the first pass."""
+        """Start timing the first pass."""
         self._run, self._inputs, self._passes, self._work = run, inputs, passes, work
         self._began = time.monotonic()
 
     def publish_left_behind(self) -> list[int]:
-        """Publish what a killed process finished and didn't publish; return the passes that are missing."""
+        """Publish the passes that a killed process finished but didn't publish; return the missing ones."""
         for index, one in enumerate(self._passes):
             if self._run.store.find(one) is None and self._is_whole(index):
                 self._publish(index, seconds=None)
         return [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
 
     def __call__(self, index: int) -> None:
-        """Make a finished pass an entry.
+        """Publish a finished pass.
 
         Raises:
-            UpstreamFailedError: the script saved other files than the plan has images.
+            UpstreamFailedError: the script saved fewer files than the plan has images.
         """
         now = time.monotonic()
         self._publish(index, seconds=now - self._began)
         self._began = now
 
     def _is_whole(self, index: int) -> bool:
-        """Tell whether a pass lies finished in the work folder, and not just what plugins kept after it."""
+        """Return whether a whole finished pass is in the work folder, and not just what plugins kept after it."""
         made = self._work / PASSES
         batches = list(made.glob(f"pass-{index:03d}-batch-*.safetensors"))
         return pass_file(made, index).is_file() and len(batches) == self._run.plan.slots_per_pass
@@ -249,7 +249,7 @@ class PassPublisher:
 
 
 class _Progress:
-    """Turns the events of a synthesis into the progress of a bar."""
+    """Shows the events of a synthesis as a progress bar."""
 
     def __init__(self, plan: Plan, steps: int, advance: Advance) -> None:
         self._slots, self._steps, self._advance = plan.slots_per_pass, steps, advance
@@ -263,7 +263,7 @@ class _Progress:
 def synthesis_spec(
     run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, folder: Path
 ) -> SynthesisSpec:
-    """Return what makes this run's synthesis.
+    """Return the specification of this run's synthesis.
 
     Args:
         folder: where it works; the passes lie in it.
@@ -383,7 +383,7 @@ def child_job(
         folder: where it works: `inputs/` and `images/` lie in it.
 
     Raises:
-        DirePlugError: upstream's code isn't here.
+        DirePlugError: upstream's code isn't vendored.
     """
     prepared = prepared_folders(run, inputs)
     described = loop_inputs(run, folder=folder / "inputs", images=folder / IMAGES, prepared=prepared)
@@ -422,7 +422,7 @@ def _gather(run: Run, inputs: Inputs, passes: Sequence[Artefact], folder: Path) 
         write_json(folder / EXTRAS, read_json(extras))
     if (losses := gather_losses(folders)) is not None:
         write_json(folder / LOSSES, losses)
-        _tell_of_coreset(run, losses["mean"])
+        _report_coreset_error(run, losses["mean"])
     files = [file for one in folders.values() for file in one.glob("pass-*.safetensors")]
     if sum(file.stat().st_size for file in files) > MOST_BYTES:
         ui.say(f"recover: the tensors stay with the passes: more than {MOST_BYTES >> 30} GiB")
@@ -455,8 +455,8 @@ def _link_tree(source: Path, target: Path) -> None:
             link(path, target / path.relative_to(source))
 
 
-def _tell_of_coreset(run: Run, curves: Mapping[str, Sequence[float | None]]) -> None:
-    """Say how far EDM through the recipe's coreset is from the exact one, at the first and the last step."""
+def _report_coreset_error(run: Run, curves: Mapping[str, Sequence[float | None]]) -> None:
+    """Print how far EDM with the recipe's coreset is from the exact one, at the first and the last step."""
     errors = next((curve for name, curve in curves.items() if "/edm error" in name), None)
     cosines = next((curve for name, curve in curves.items() if "/edm gradient" in name), None)
     if errors is None or cosines is None:

@@ -1,4 +1,4 @@
-"""Squeeze: the teacher T, and the independent network I in which the images are judged too; trained or loaded.
+"""Squeeze: train or load the teacher T, and the independent network I in which the images are judged too.
 
 The seeds of both are fixed (0 and 1), not the run's: runs of all seeds and arms share one teacher, so that what
 differs between them is the synthesis.
@@ -43,7 +43,7 @@ from dire_plug.training.loop import Training, initialised, shuffled, train
 from dire_plug.training.students import accuracy
 from dire_plug.training.transforms import plain_batches, train_transform
 
-# Weights that somebody else trained: a file, or torchvision's published ones.
+# Checkpoints: a file, or torchvision's published weights.
 
 
 PREFIX = "torchvision:"
@@ -111,7 +111,7 @@ def _fetch(checkpoint: str, url: str, *, offline: bool) -> Path:
 
 
 def _read_published(path: Path, url: str) -> dict[str, Tensor]:
-    """Read a file that torchvision publishes, after a look at its digest: it may have been put there by hand."""
+    """Read a file that torchvision publishes, after checking its digest: the user may have put it there."""
     if not digest_file(path).startswith(_digest_in(url)):
         raise DirePlugError(f"{path}: is not the file of {url}, whose name holds its sha256; remove it or get it again")
     try:
@@ -142,7 +142,7 @@ def squeeze(run: Run) -> Networks:
 
 
 def squeeze_loop(run: Run) -> Networks:
-    """Return the networks in the loop, made where they aren't there, and I only named: students need no other.
+    """Return the networks in the loop, made where they aren't there, and I only named: students need no others.
 
     Raises:
         DirePlugError: see `squeeze`.
@@ -226,7 +226,7 @@ def _make(run: Run, role: Role, folder: Path) -> None:
 
 
 def write_untrained(run: Run) -> Networks:
-    """Put all networks but I into the run's store with seeded initial weights: for a store that is thrown away.
+    """Put all networks but I into the run's store with seeded initial weights: for a temporary store.
 
     A step in them takes as long as in trained ones, so that a loop can be timed.
     """

@@ -1,8 +1,8 @@
-"""Entries of the store in one file, for another machine or other people: `export` writes it, `import` reads it.
+"""Write and read archives: entries of the store in one file, for another machine or other people.
 
-It is a plain tar of plain files: card.json, which says what is in it, README.md, which says so to people,
+An archive is a plain tar of plain files: card.json, a list of its contents, README.md, the same for people,
 `artefacts/<kind>/<digest>/…`, and of each run `runs/<method>/<recipe>/<run>/` with its resolved recipe and its metrics.
-It holds no time of its own, so the same entries give the same bytes.
+It has no timestamp of its own, so the same entries give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shutil
 import tarfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated, Any, TypeVar
 
@@ -36,12 +36,12 @@ FORMAT, VERSION = "dire-plug artefacts", 1
 CARD, README = "card.json", "README.md"
 ENTRIES, RUNS = "artefacts", "runs"
 OF_RUN = ("recipe.yaml", METRICS, ARTEFACTS)
-"""What of a run's folder goes along."""
+"""Files of a run's folder that are archived with it."""
 MOST_JSON = 64 << 20
 """Bytes of a card or an entry.json that are read into memory; 100,000 images need about 20 MB."""
 PIECE = 1 << 20
 OUTCOMES = ("imported", "replaced", "the same", "kept ours", "left out")
-"""What may become of an entry of an archive."""
+"""The outcomes of importing an entry."""
 TAKEN = OUTCOMES[:2]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -124,7 +124,7 @@ def write_archive(
         DirePlugError: the file is there already or can't be written; nothing is left to write; an entry was damaged.
     """
     if target.exists():
-        raise DirePlugError(f"{target}: is there already; remove it, or give --to another name")
+        raise DirePlugError(f"{target}: already exists; remove it, or give --to another name")
     entries = read_entries(store)
     of_runs = {label: run.artefacts() for label, run in runs.items()}
     wanted = [*names, *(name for named in of_runs.values() for name in named)]
@@ -203,7 +203,7 @@ def _as_json(content: Any) -> bytes:
 def _add(
     tar: tarfile.TarFile, name: str, *, contents: bytes | None = None, path: Path | None = None, sha256: str = ""
 ) -> None:
-    """Add a file, with contents or from a path, whose sha256 is looked at while it is copied."""
+    """Add a file, with contents or from a path, whose sha256 is checked while it is copied."""
     member = tarfile.TarInfo(name)  # its time is 0 and its owner nobody
     member.mode = 0o644
     if path is None:
@@ -220,7 +220,7 @@ def _add(
 
 
 class _Hashing:
-    """A file that is read through, with the sha256 of what was read."""
+    """A file that computes the sha256 of what is read from it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._found = file, hashlib.sha256()
@@ -285,7 +285,7 @@ def _commands(card: Card) -> list[str]:
 
 @dataclass(frozen=True)
 class Arrival:
-    """What became of an entry of an archive: one of `OUTCOMES`; and why."""
+    """An imported entry, and its outcome: `what` is one of `OUTCOMES`."""
 
     name: str
     bytes: int
@@ -293,28 +293,19 @@ class Arrival:
     why: str = ""
 
 
-@dataclass
-class Imported:
-    """What an archive held, and what became of it.
-
-    Attributes:
-        outdated: entries here that were made from what was replaced; they are made again when they are wanted.
-    """
-
-    card: Card
-    arrivals: list[Arrival] = field(default_factory=list)
-    outdated: list[str] = field(default_factory=list)
-
-
-def read_archive(store: Path, archive: Path, *, replace: bool = False) -> Imported:
-    """Take the entries of an archive into the store; all are checked before the first one is seen there.
+def read_archive(store: Path, archive: Path, *, replace: bool = False) -> tuple[Card, list[Arrival], list[str]]:
+    """Import the entries of an archive into the store; all are checked before the first one is added.
 
     Args:
         replace: take theirs where ours has another content.
 
+    Returns:
+        the card, what became of each entry, and the names of the entries here that were made from a replaced one: they
+        are made again when a run needs them.
+
     Raises:
-        DirePlugError: it is no archive of ours, holds what isn't in its card or leads elsewhere, or was damaged; then
-            nothing was imported.
+        DirePlugError: it isn't an archive of ours, has files that its card doesn't list or whose names lead out of it,
+            or was damaged; nothing was imported then.
     """
     with _opened(archive) as tar:
         card, members = _check_members(archive, tar)
@@ -338,7 +329,7 @@ def read_archive(store: Path, archive: Path, *, replace: bool = False) -> Import
         for name, entry in read_entries(store).items()
         if any(entry.record.get("made_from", {}).get(one, now) != now for one, now in replaced.items())
     ]
-    return Imported(card, arrivals, outdated)
+    return card, arrivals, outdated
 
 
 @contextlib.contextmanager
@@ -366,7 +357,7 @@ def _check_members(archive: Path, tar: tarfile.TarFile) -> tuple[Card, dict[str,
         sizes |= {f"{RUNS}/{label}/{file}": facts.bytes for file, facts in run.files.items()}
     members: dict[str, tarfile.TarInfo] = {}
     for member in tar:
-        name = repr(member.name)[1:-1]  # of a stranger's file, so without what would move the cursor
+        name = repr(member.name)[1:-1]  # of a third-party file: repr escapes characters that would move the cursor
         if not _is_safe(member.name):
             raise DirePlugError(f"{archive}: {name}: leads out of the archive, or is no name; nothing was imported")
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
@@ -422,14 +413,14 @@ def _parse(model: type[Model], content: bytes, where: str) -> Model:
 
 
 def _is_safe(name: str) -> bool:
-    """Tell whether a file's name stays in its folder, and has nothing that a terminal or another system reads."""
+    """Return whether a file's name stays in its folder and is printable, without a backslash."""
     parts = name.split("/")
     return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
 
 
 def _read_json(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > MOST_JSON:
-        raise DirePlugError(f"{archive}: {member.name}: {format_bytes(member.size)} are more than such a file has")
+        raise DirePlugError(f"{archive}: {member.name}: {format_bytes(member.size)} is too large for such a file")
     file = tar.extractfile(member)
     assert file is not None  # it is a plain file
     return file.read()
@@ -458,9 +449,9 @@ def _read_record(
 
 
 def _decide(store: Path, card: Card, records: Mapping[str, _Record], *, replace: bool) -> list[Arrival]:
-    """Return what is to become of each entry, inputs first.
+    """Return the outcome planned for each entry, inputs first.
 
-    An entry that was made from another input than the one that will be here would be made again, so it is left out.
+    An entry whose input has another content here would be made again anyway, so it is left out.
     """
     here: dict[str, str] = {}
     left_out: set[str] = set()
@@ -492,7 +483,7 @@ def _decide(store: Path, card: Card, records: Mapping[str, _Record], *, replace:
 
 
 def _sound_content(entry: Path) -> str | None:
-    """Return the digest of the content of an entry that is here and is what it was; else None."""
+    """Return the digest of the content of an entry that is here and undamaged; else None."""
     if (record := read_entry(entry)) is None:
         return None
     with contextlib.suppress(OSError):

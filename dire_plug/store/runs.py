@@ -1,4 +1,4 @@
-"""A run: one arm of one recipe with one seed. What the command line asks for, what it becomes, and its folder."""
+"""Describe a run, one arm of one recipe with one seed: the request, the checked run, and its folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RERUN: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line says; the defaults are those of `dire-plug run METHOD`."""
+    """The options of a command line; the defaults are those of `dire-plug run METHOD`."""
 
     method: str
     recipe: str = "quick"
@@ -60,9 +60,9 @@ class Request:
     rerun: tuple[str, ...] = ()
     """Stages whose artefacts are made again."""
     keep_labels: bool = False
-    """Whether stored labels stay in the store when no student needs them any more."""
+    """Whether stored labels are kept in the store when no student needs them any more."""
     wait: bool = True
-    """Whether another process is waited for that works on the same run, or on an entry of the store."""
+    """Whether to wait for another process that works on the same run, or on an entry of the store."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Run:
     Attributes:
         source: the recipe's file.
         resolved: the recipe for this arm, with the origin of each value.
-        engine: who synthesizes; `none` where images are real ones, or come from outside.
-        ready: whether the engine is here; only a dry run gets a run whose engine isn't.
+        engine: what synthesizes; `none` where images are real ones, or come from outside.
+        ready: whether the engine is available; only a dry run gets a run without.
         data: the real images, once they are loaded.
         own_store: the store, where it isn't the home's.
     """
@@ -148,7 +148,7 @@ class Run:
 
 @lru_cache(maxsize=8)
 def open_store(root: Path, device: str, stages: tuple[str, ...] = (), wait: bool = True) -> Store:
-    """Return the store at `root`, one for all runs of this process: what one of them made is known to the next.
+    """Return the store at `root`, one for all runs of this process, so that each knows what the others made.
 
     Args:
         device: where entries are made.

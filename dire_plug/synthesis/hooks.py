@@ -1,4 +1,4 @@
-"""Calls the hooks of a synthesis's plugins one by one, so that an error carries the plugin's name."""
+"""Call the hooks of a synthesis's plugins one by one, so that an error has the plugin's name."""
 
 from __future__ import annotations
 

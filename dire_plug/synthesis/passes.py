@@ -1,4 +1,4 @@
-"""Finished passes on disk: what a resumed run goes on from."""
+"""Write and read finished passes, from which an interrupted synthesis resumes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise DirePlugError(f"{path}: a finished pass cannot be read ({error}); remove it to run it again") from error
 
 
-# The pass that runs: where the loop is in it, and what it leaves on disk.
+# The running pass.
 
 
 class CurrentPass:
@@ -120,7 +120,7 @@ class CurrentPass:
         self.slot = Slot(self.slot.pass_index, self.slot.batch_index + 1)
 
     def hold(self, images: Tensor, labels: Tensor) -> None:
-        """Remember the optimised leaf [N, 3, H, W] of the slot, whose values go on changing, and its labels [N]."""
+        """Remember the optimised leaf [N, 3, H, W] of the slot, whose values still change, and its labels [N]."""
         self._leaf = (images, labels)
 
     @property
@@ -129,7 +129,7 @@ class CurrentPass:
         return self._leaf is not None
 
     def take_images(self) -> tuple[Tensor, Tensor]:
-        """Return copies of the slot's images and labels as they are now, and let go of them.
+        """Return copies of the slot's images and labels as they are now, and drop them.
 
         Raises:
             DivergedError: the images aren't finite.

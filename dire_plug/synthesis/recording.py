@@ -1,4 +1,4 @@
-"""The loss of each slot, term by term, at some hundred of its steps: for the curves of a report.
+"""Record the loss of each slot, term by term, at up to a hundred of its steps: for the curves of a report.
 
 Which steps are kept follows from their number alone, so two runs keep the same ones. Values stay on the device until
 their slot is over: no step waits for them, and nothing here changes a bit of the images.
@@ -141,7 +141,7 @@ def _mean(slots: list[dict[str, Any]], name: str, step: int) -> float | None:
     return float(f"{sum(known) / len(known):.7g}") if known else None
 
 
-# Tells the parent how far a synthesis is, now and then.
+# Progress events for the parent process.
 
 
 Emit = Callable[[dict[str, Any]], None]
@@ -152,13 +152,13 @@ class StepEvents:
     """The events `step` of a synthesis: at most two a second, and one at the end of each slot."""
 
     def __init__(self, emit: Emit, steps: int) -> None:
-        """Take where events go, and the number of steps of a slot."""
+        """Take the function that sends events, and the number of steps of a slot."""
         self._emit = emit
         self._steps = steps
         self._last = 0.0
 
     def is_due(self, step: int, *, force: bool = False) -> bool:
-        """Tell whether an event is to be sent after `step` steps of the slot; the next is due some time after that."""
+        """Return whether an event is due after `step` steps of the slot; if so, the next is due some time later."""
         now = time.monotonic()
         if not force and step < self._steps and now - self._last < SECONDS_BETWEEN_EVENTS:
             return False

@@ -20,7 +20,7 @@ from dire_plug.types import Batch, Slot
 # With g_L and g_R the gradients of upstream's loss and of a term, every `every` steps of a slot,
 # the first among them, m ← average · m + (1 − average) · log(‖g_L‖/‖g_R‖), where the first value is
 # taken as it is, and λ = ratio · eᵐ. Nothing is run forward again: both gradients come from the
-# graphs that the loop has built anyway. Each slot begins anew, and so does each network in it. λ
+# graphs that the loop has built anyway. Each slot starts again, and so does each network in it. λ
 # stays on the device: no step waits for it.
 
 
@@ -113,7 +113,7 @@ def _norm(name: str, what: str, value: Tensor, batch: Batch) -> Tensor:
 
 
 class Terms:
-    """What the active plugins add to upstream's loss.
+    """Computes what the active plugins add to upstream's loss.
 
     Attributes:
         suffix: while a plugin computes its term, what follows the names that it records: `/` and the network's key

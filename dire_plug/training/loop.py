@@ -28,7 +28,7 @@ SAVE_SECONDS = 20.0
 WARMUP_START = 0.01
 """Learning rate of the first warm-up epoch as a share of the full one, as in torchvision's reference training."""
 STEP = 0.1
-"""What the schedule `step` leaves of the learning rate."""
+"""The factor of the learning rate in the schedule `step`."""
 
 Progress = Callable[..., None]
 Made = TypeVar("Made")
@@ -49,7 +49,7 @@ class Training:
         schedule: `cosine` falls to 0 by half a cosine over the epochs, `half-cosine` by its first half to lr/2,
             `step` to a tenth at `step_at`; `constant` doesn't fall.
         step_at: the first epoch, from 0, at a tenth.
-        forget_momentum: whether the optimiser starts anew at `step_at`.
+        forget_momentum: whether the optimiser's state is cleared at `step_at`.
         decay: `all`, or `matrices`: weights with more than one axis, so neither norms nor biases.
     """
 
@@ -188,7 +188,7 @@ def _groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
 
 
 def _identity(model: nn.Module, training: Training) -> str:
-    """Return a digest of what a checkpoint must share with a training that goes on from it."""
+    """Return a digest of what a checkpoint must share with a training that resumes from it."""
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     return digest({"training": asdict(training), "shapes": shapes})
 
@@ -211,7 +211,7 @@ def _resume(path: Path, model: nn.Module, optimiser: Optimizer, training: Traini
     if not path.is_file():
         return 0, []
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # AdamW's `step` must stay on the CPU
+        state = torch.load(path, map_location="cpu", weights_only=True)  # onto the CPU: AdamW's `step` must stay there
         if state["identity"] != _identity(model, training):
             return 0, []
         model.load_state_dict(state["model"])

@@ -1,4 +1,4 @@
-"""The published protocols: what labels a batch, the loss, and how the student is optimised.
+"""Set up the published protocols: what labels a batch, the loss, and how the student is optimised.
 
 Each function sets one protocol up for one student, from the section of the recipe, which has its numbers
 (`recipe.evaluate`); docs/protocols.md has them all in a table. No protocol multiplies its divergence by T² unless it
@@ -50,9 +50,9 @@ def train_student(
     Args:
         student: arrives with its initial weights, on the device where it is trained.
         teachers: the networks that label, the first of which is the teacher; they stay as they are.
-        section: its learning rate is a number: one that the synthesis learned has taken the place of `learned`.
+        section: its learning rate is a number: `learned` was replaced before.
         seed: of order, augmentation and mixing.
-        folder: for checkpoints; a training that was killed goes on from there.
+        folder: for checkpoints; a training that was killed resumes from there.
         progress: see `training.train`.
 
     Raises:
@@ -62,7 +62,7 @@ def train_student(
     return learn(student, data, section=section, protocol=protocol, folder=folder, progress=progress)
 
 
-# What a teacher says of each mixed batch.
+# A teacher labels each mixed batch.
 
 
 def on_the_fly(
@@ -143,7 +143,7 @@ def delt(student: nn.Module, teachers: Teachers, *, data: StudentData, section: 
     )
 
 
-# What several networks say in the mean.
+# The mean of several networks labels.
 
 
 def mean_labels(
@@ -204,7 +204,7 @@ def ensemble_labels(
     )
 
 
-# The classes.
+# The classes are the labels.
 
 
 def hard_labels(

@@ -1,4 +1,4 @@
-"""The child process: verifies the tree, installs shims, opens the synthesis, runs upstream's script pass by pass.
+"""Run a job in the child process: verify the tree, install shims, open the synthesis, run upstream's script.
 
 Run as `python -P -m dire_plug.upstream.child JOB EVENTS LIFE`: the job file, the pipe for events (JSON lines), and a
 pipe whose other end the parent holds.
@@ -20,7 +20,7 @@ from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.source.tree import verify_tree
 
 ORPHANED = 70
-"""Exit status of a child whose parent is gone."""
+"""Exit status of a child whose parent has ended."""
 REPORTED = 71
 """Exit status after an error that the child reported as an event."""
 
@@ -28,7 +28,7 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 class Passes(Protocol):
-    """What the child calls of a synthesis."""
+    """The methods of a synthesis that the child calls."""
 
     def begin_pass(self, pass_index: int) -> None:
         """Begin a pass."""
@@ -38,7 +38,7 @@ class Passes(Protocol):
 
 
 def main(arguments: list[str]) -> int:
-    """Run a job; return the exit status. An error of upstream's own goes through, for Python to print."""
+    """Run a job; return the exit status. An error of upstream's own is not caught, so that Python prints it."""
     job_file, events, life = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     for handle in (events, life):
         os.set_inheritable(handle, False)
@@ -125,7 +125,7 @@ def _run_pass(job: ChildJob, pass_index: int, synthesis: Passes | None) -> None:
 
 
 def _forget_modules(tree: Path) -> None:
-    """Drop upstream's own modules: what one keeps from a pass must not reach the next, as it can't after a resume."""
+    """Unload upstream's own modules: state that one keeps must not reach the next pass, as it can't after a resume."""
     below = tuple(f"{root.absolute()}{os.sep}" for root in (tree, tree.resolve()))
     for name, module in list(sys.modules.items()):
         known = getattr(module, "__dict__", {})  # not getattr: some of torch's modules answer every name

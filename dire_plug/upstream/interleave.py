@@ -28,7 +28,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.upstream.trace import StopScriptError
 
 POLL_SECONDS = 0.5
-"""Between two looks at whether a child has ended before it asked for a turn."""
+"""Between two checks that a child hasn't ended before it asked for a turn."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def take_turns(synthesis: Any, turns: Mapping[str, Any] | None) -> None:
 
     Args:
         synthesis: a `RunningSynthesis`.
-        turns: {"address" of a Unix socket, "arm", who waits, "keep_memory": see `keep_freed_memory`}.
+        turns: {"address" of a Unix socket, "arm", "keep_memory": see `keep_freed_memory`}.
 
     Raises:
         StopScriptError: the parent wants no more steps.
@@ -170,7 +170,7 @@ def take_turns(synthesis: Any, turns: Mapping[str, Any] | None) -> None:
 
 class _Turn:
     def __init__(self, synthesis: Any, *, address: str, arm: str) -> None:
-        """Say who waits, and wait for the first turn: what comes before the first step has its turn too."""
+        """Register the arm, and wait for the first turn: the work before the first step has its turn too."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(address)
         self._lines = connection.makefile("rw", encoding="utf-8")
@@ -183,7 +183,7 @@ class _Turn:
         self._wait()
 
     def loss(self, loss: Tensor, **arguments: Any) -> Tensor:
-        """Return what the synthesis returns; note what it added, its time, and whether the network is a new one."""
+        """Return the synthesis's own loss; record what it added, its time, and whether the network is a new one."""
         began = time.process_time()
         total: Tensor = self._loss(loss, **arguments)
         self._call = time.process_time() - began
@@ -194,7 +194,7 @@ class _Turn:
         return total
 
     def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
-        """Tell the synthesis; then tell how long the step took, in seconds, and wait for the next turn."""
+        """Call the synthesis's own; then report how long the step took, in seconds, and wait for the next turn."""
         self._step_done(loss, images=images, labels=labels, step=step)
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
@@ -219,9 +219,9 @@ class _Turn:
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has had resident, in bytes.
+    """Return the peak resident memory of this process, in bytes.
 
-    Linux's `ru_maxrss` also counts what the parent had when it started this process, so its own record is read there.
+    Linux's `ru_maxrss` also counts what the parent had when it started this process, so /proc is read there.
     """
     try:
         with open("/proc/self/status") as file:
@@ -234,7 +234,7 @@ def peak_memory() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc give no memory back, so that a step's time isn't that of page faults, whose number differs widely."""
+    """Keep glibc from returning memory, so that a step's time isn't that of page faults, whose number varies widely."""
     libc: Any = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):

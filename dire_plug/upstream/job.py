@@ -1,4 +1,4 @@
-"""job.json: all that the child process is told."""
+"""Write and read job.json: all that the child process gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dire_plug.files import read_json, write_json
 
 @dataclass(frozen=True)
 class ChildJob:
-    """One run of one upstream script.
+    """One run of one upstream script in a child process.
 
     Attributes:
         tree: the vendored tree; it is verified again by the child.

@@ -1,4 +1,4 @@
-"""What upstream's own, unpatched code makes before the loop: ranked selections, statistics, expert trajectories."""
+"""Run upstream's own, unpatched code before the loop: ranked selections, statistics, expert trajectories."""
 
 import shutil
 from dataclasses import replace
@@ -12,7 +12,7 @@ from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy
 
 MADE = "made"
-"""In the folder of a preparation: what upstream's code wrote, and nothing else is left there."""
+"""In the folder of a preparation: what upstream's code wrote; nothing else remains there."""
 SEED = 0
 """Fixed, as the teachers' seeds are: runs of all seeds and arms share what is prepared."""
 
@@ -27,7 +27,7 @@ def run_preparation(
     device: str = "cpu",
     threads: int = 1,
 ) -> Path:
-    """Run one preparation of a method in `folder`; return the folder of what it made, which is all that is left.
+    """Run one preparation of a method in `folder`; return the folder of its results, which is all that remains.
 
     Args:
         inputs: of the loop, with the folders of the preparations before.

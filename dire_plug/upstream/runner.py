@@ -1,4 +1,4 @@
-"""Runs one upstream script in a child process, and draws no conclusion that the child didn't report."""
+"""Run an upstream script in a child process; it succeeded only if the child reports so."""
 
 import contextlib
 import json
@@ -26,9 +26,8 @@ TAIL = 15
 PATIENCE = 5.0
 """Seconds between asking the child to end and killing it."""
 AT_ONCE = 2
-"""Children that `run_together` has running, at most: each holds the networks of its script."""
-LOOK_AGAIN = 0.05
-"""Seconds."""
+"""Children that `run_together` runs at a time, at most: each holds the networks of its script."""
+POLL_SECONDS = 0.05
 _alive: set[subprocess.Popen[bytes]] = set()
 """The children of this process."""
 
@@ -41,11 +40,11 @@ _KEPT_PREFIXES = ("LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NVIDIA_", "PYTORC
 def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) -> None:
     """Run the job in a child process; hand its events to `on_event` as they come and its output to `log`.
 
-    When this process dies, however it dies, the child ends; when the block is left by an exception, it is stopped.
+    When this process dies, however it dies, the child ends; an exception here stops it too.
 
     Raises:
         UpstreamFailedError: the script failed; the message has its last lines and the log's path.
-        PluginError, DirePlugError: a plugin, or something that the user can mend, failed in the child.
+        PluginError, DirePlugError: a plugin, or something that the user can fix, failed in the child.
     """
     scratch = _make_scratch(job.folder)
     make_folder(log.parent)
@@ -84,12 +83,12 @@ def run_together(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
             while not all(one.done() for one in running):  # a thread may be starting another child just now
                 for process in list(_alive):
                     _stop(process)
-                time.sleep(LOOK_AGAIN)
+                time.sleep(POLL_SECONDS)
             raise
 
 
 def _drop(event: Event) -> None:
-    """Let an event go."""
+    """Ignore an event."""
 
 
 def visible_device(device: str) -> tuple[str, str]:
@@ -108,7 +107,7 @@ def visible_device(device: str) -> tuple[str, str]:
 def _child(
     job_file: Path, environment: dict[str, str], *, cwd: Path, log: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
-    """Start the child; yield it and the lines of its events; whatever happens, it is gone and reaped at the end."""
+    """Start the child; yield it and the lines of its events; at the end it is stopped and reaped, whatever happens."""
     events_read, events_write = os.pipe()
     life_read, life_write = os.pipe()  # nobody writes; the child sees it close when this process is gone
     try:
@@ -164,7 +163,7 @@ def _make_scratch(folder: Path) -> Path:
 
 
 def _environment(job: ChildJob, scratch: Path, visible: str) -> dict[str, str]:
-    """Return the child's whole environment: what Python and torch need of ours, and nothing else, so no credentials."""
+    """Return the child's whole environment: only what Python and torch need of ours, so no credentials."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
     return kept | {
         "HOME": str(scratch / "home"),

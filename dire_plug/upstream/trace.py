@@ -1,4 +1,4 @@
-"""A trace: the hash of every optimised tensor after every optimiser step, of patched and unpatched scripts alike."""
+"""Trace a script, patched or not: the hash of every optimised tensor after every optimiser step."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Random crops of the dataset's own size, where a script hard-codes another.
+"""Make random crops of the dataset's own size where a script hard-codes another.
 
 Needed by CDA `recover_cda_tiny.py` 70 (64) for CIFAR-100, and by recipes at other sizes through that script, SRe2L
 `recover_tiny.py` 50 and DWA `distillation_tiny.py` 82 (64), and G-VBSM (CIFAR 73, 138: 32 with padding 4; Tiny 126: 64
@@ -14,7 +14,7 @@ from dire_plug.upstream.shims._sizes import read_sizes
 
 
 def install(*, device: str, **sizes: int) -> None:
-    """Have `RandomResizedCrop` and `RandomCrop` made for size `from` crop to size `to`; other sizes stay.
+    """Let `RandomResizedCrop` and `RandomCrop` of size `from` crop to size `to`; other sizes stay.
 
     A padding is scaled by the same ratio and rounded, to 1 at least.
 

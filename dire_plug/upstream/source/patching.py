@@ -1,4 +1,4 @@
-"""Applies patches, and makes sure that they did what they say: git exits 0 where it did nothing, or the wrong thing."""
+"""Apply patches and check the result: git exits 0 even where it did nothing, or the wrong thing."""
 
 import ast
 import inspect
@@ -71,7 +71,7 @@ def _problems(hunk: Hunk, *, repair: bool) -> Iterator[tuple[int, str]]:
 
 
 def line_problem(line: str, *, repair: bool) -> str | None:
-    """Say what is wrong with one inserted line, without its indentation, or return None."""
+    """Return the problem of one inserted line, without its indentation; None where there is none."""
     try:
         body = ast.parse(line).body
     except SyntaxError:

@@ -1,4 +1,4 @@
-"""Fetches a method's published code: the pinned commit, the needed paths, our patches; whole or not at all."""
+"""Fetch a method's published code: the pinned commit, the needed paths, our patches; whole or not at all."""
 
 import contextlib
 import importlib.util
@@ -48,7 +48,7 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
 
     Raises:
         DirePlugError: the pinned commit is no full hash, the repository or the commit cannot be reached, a patch
-            doesn't fit, an existing tree was changed, or the tree is absent and `offline`.
+            doesn't apply, an existing tree was changed, or `offline` is set and the tree isn't vendored.
     """
     if offline:
         return require_vendored(adapter)
@@ -69,10 +69,10 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
 
 
 def find_vendored(adapter: Adapter) -> Path | None:
-    """Return the patched tree where it is already there, verified; None where it is not. Nothing is written.
+    """Return the patched tree, verified, if it is vendored; else None. Nothing is written.
 
-    The patches are checked first, and the tree against them and the adapter's pins too: its own manifest lies where it
-    could be changed.
+    The patches are checked first, and the tree against them and the adapter's pins too: its own manifest could have
+    been changed with it.
 
     Raises:
         DirePlugError: a patch breaks the rule, or the tree isn't as it was vendored.
@@ -87,7 +87,7 @@ def find_vendored(adapter: Adapter) -> Path | None:
     check_patched(folder, patches)
     _verify_pins(folder, adapter, patches)
     if read_manifest(folder).commit != adapter.upstream.commit:
-        raise DirePlugError(f"{folder}: holds another commit than its name says; remove it and vendor again")
+        raise DirePlugError(f"{folder}: holds another commit than its name says; remove it and vendor it again")
     return folder
 
 
@@ -110,10 +110,10 @@ def require_vendored(adapter: Adapter) -> Path:
 
 
 def require_packages(adapter: Adapter) -> None:
-    """Refuse to go on without the packages that upstream's code imports.
+    """Raise where packages are missing that upstream's code imports.
 
     Raises:
-        DirePlugError: some aren't installed; it says how to install them.
+        DirePlugError: some aren't installed; the message says how to install them.
     """
     missing = [name for name in adapter.upstream.packages if importlib.util.find_spec(name) is None]
     if missing:

@@ -247,7 +247,7 @@ def _check_steps(
                     yield f"step {losses - 1}: bridge.step_done comes before {awaited}"
                 if event["step"] != losses - 1:
                     yield f"step {losses - 1}: bridge.step_done is told that it is step {event['step']}"
-                if why := _strange_images(event, wanted):
+                if why := _find_wrong_images(event, wanted):
                     yield f"step {losses - 1}: bridge.step_done: {why}"
                 awaited = "loss"
     if finished and losses not in (0, wanted.steps):
@@ -260,7 +260,7 @@ def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: Expect
     where = f"step {number}: "
     if event["step"] != number:
         yield f"{where}bridge.loss is told that it is step {event['step']}"
-    if why := _strange_images(event, wanted):
+    if why := _find_wrong_images(event, wanted):
         yield f"{where}bridge.loss: {why}"
     if event["outside"]:
         yield f"{where}what is optimised has changed since bridge.step_done"
@@ -274,7 +274,7 @@ def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: Expect
         yield f"{where}bridge.embedded has shown {event['shown']} of {len(event['labels'])} images"
 
 
-def _strange_images(event: Event, wanted: ExpectedRun) -> str:
+def _find_wrong_images(event: Event, wanted: ExpectedRun) -> str:
     if event["images"] == "leaf" or (event["images"] == "made" and not wanted.images_are_leaf):
         return ""
     return "`images` isn't what the optimiser holds and the loss depends on"

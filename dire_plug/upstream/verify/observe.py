@@ -75,7 +75,7 @@ def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder
 
 @dataclass
 class ExpectedGradients:
-    """What the gradients must be of the tensors that a loss depends on and an optimiser holds.
+    """The gradients expected of the tensors that a loss depends on and an optimiser holds.
 
     Attributes:
         leaves: those tensors.
@@ -92,7 +92,7 @@ class ExpectedGradients:
     scale: float = 1.0
 
     def begin_backward(self, gradient: Tensor) -> None:
-        """Note that `backward` has reached the loss; DWA's tensors have another gradient by then, which stays in."""
+        """Record that `backward` has reached the loss; DWA's tensors have another gradient by then, which stays."""
         self.base = [None if leaf.grad is None else leaf.grad.detach().clone() for leaf in self.leaves]
         self.scale = float(gradient)
 
@@ -134,7 +134,7 @@ class _Steps:
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
-        """Follow every optimiser that is made, and every step, while the block runs."""
+        """Watch every optimiser that is made, and every step, while the block runs."""
         add_group = Optimizer.add_param_group
 
         def noting(optimizer: Optimizer, group: dict[str, Any]) -> None:
@@ -166,7 +166,7 @@ class _Steps:
         save_file(kept, self._folder / f"{self._number:04d}.safetensors")
         self._number += 1
         self.on_step(optimizer, error)
-        if self._frozen:  # here, not in the flags: scripts set it anew in each iteration
+        if self._frozen:  # here, not in the flags: scripts set the rate again in each iteration
             self._rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 group["lr"] = 0.0
@@ -194,7 +194,7 @@ def leaves_of(value: Tensor) -> list[Tensor]:
     return found
 
 
-# The term, a second time.
+# The term, written a second time.
 
 
 class KeptEmbeddings:
@@ -204,7 +204,7 @@ class KeptEmbeddings:
     """
 
     def __init__(self, embedder: Mapping[str, Any] | None) -> None:
-        """Take what embeds where no trained network is in the loop, as `SynthesisSpec.embedder` has it."""
+        """Take the network that embeds where no trained one is in the loop, as in `SynthesisSpec.embedder`."""
         self._latest: Tensor | None = None
         self._shown: list[Tensor] = []
         self._from_loop = embedder is not None and embedder["network"] == LOOP
@@ -234,7 +234,7 @@ class KeptEmbeddings:
         self._shown.append(images)
 
     def shown(self) -> int:
-        """Return of how many images `show` was told since the last `take`."""
+        """Return how many images `show` has got since the last `take`."""
         return sum(map(len, self._shown))
 
     def take(self, images: Tensor) -> Tensor | None:
@@ -273,7 +273,7 @@ def reference_term(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass
 class _Slot:
-    """What is known of the running slot: the values that it started from, and the leaves after their last change."""
+    """The running slot: the values that it started from, and the leaves after their last change."""
 
     start: Tensor | None = None
     leaves: list[Tensor] = field(default_factory=list)
@@ -288,7 +288,7 @@ class _Slot:
 
 
 class _Calls:
-    """Stands between a patched script and bridge, hands everything on, and tells `emit` what it saw."""
+    """Wraps bridge for a patched script: forwards every call, and passes `emit` what it saw."""
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ class _Calls:
 
     @contextlib.contextmanager
     def in_place_of_bridge(self, tree: Path) -> Iterator[None]:
-        """Make the script call this object in the place of bridge, while the block runs."""
+        """Make the script call this object instead of bridge while the block runs."""
         own = ("labels", "start", "embedded", "loss", "step_done", "image_index")
         self._real = {name: getattr(bridge, name) for name in (*own, *FORWARDED)}
         stopped = False
@@ -325,7 +325,7 @@ class _Calls:
                 setattr(bridge, name, function)
 
     def _located(self, name: str, answer: Callable[..., Any], tree: Path) -> Callable[..., Any]:
-        """Return a function that tells the line from which it is called, and then what `answer` saw."""
+        """Return a function that emits the line from which it is called, and what `answer` saw."""
 
         def called(*args: Any, **kwargs: Any) -> Any:
             frame = inspect.currentframe()
@@ -420,7 +420,7 @@ class _Calls:
         return len(classes) / len(mine) * reference_term(embeddings[rows], labels[rows])
 
     def _step(self, optimizer: Optimizer, error: float | None) -> None:
-        """Tell of an optimiser's step, of one that holds what the last loss depended on."""
+        """Emit a step of an optimiser, if it holds what the last loss depended on."""
         if any(leaf is tensor for leaf in self._slot.leaves for tensor in _tensors(optimizer)):
             self._emit({"call": "step", "expected": self._steps.expected is not None, "error": error})
 
@@ -442,7 +442,7 @@ def _below(tree: Path, file: str) -> str:
 
 
 def _kind(images: Tensor, leaves: Sequence[Tensor]) -> str:
-    """Tell what the script hands over as images: `leaf`, which is optimised, `made` of it, or `other`."""
+    """Return what the script hands over as images: `leaf`, which is optimised, `made` of it, or `other`."""
     if any(images is leaf for leaf in leaves):
         return "leaf"
     of = leaves_of(images)
