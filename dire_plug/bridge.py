@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dire_plug.synthesis import RunningSynthesis
 
+# of the process: a patched script can only call functions of a module
 _synthesis: RunningSynthesis | None = None
 
 

@@ -123,6 +123,7 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
     Raises:
         DirePlugError: the method has no native engine and the request wants it, or the vendored code was changed.
     """
+    # real images need no loop, so neither engine has to be here
     if request.arm in REAL_IMAGE_ARMS:
         return "none", True
     recipe = resolved.recipe
@@ -137,6 +138,7 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
             )
         return "native", True
     vendored = find_vendored(adapter) is not None
+    # demonstrations only: a figure of the paper stands for upstream's own code
     if not vendored and request.engine == "auto" and recipe.demonstration and has_native:
         ui.say_once(
             f"{adapter.title}'s own code isn't vendored, so the native engine runs, which is the same mathematics; "

@@ -76,8 +76,10 @@ def run_arm(request: Request) -> FinishedRun:
         hold(folder.lock, wait=float("inf") if request.wait else 0, what=f"the run {folder.path}"),
         _following(folder, run, roles) as begin,
     ):
+        # before the first write: `begin` changes the state
         finished = folder.state() == "finished"
         _record(run, roles, folder)
+        # before anything is used: from here on `clean` keeps what this run names
         register(run.store.root, run.root, folder.artefacts())
         begin("squeeze")
         networks = squeeze(run)
@@ -131,6 +133,7 @@ def name_artefacts(run: Run) -> dict[str, Artefact]:
     inputs = name_inputs(run, networks)
     embeddings = name_term_embeddings(run, networks, inputs)
     source = name_source(run, networks, inputs, embeddings)
+    # with the budget's epochs: they decide the students of `full`
     students = name_students(run, networks, source, _section_and_budget(run)[0])
     found: dict[str, Artefact] = {**networks.all, **source.artefacts}
     if run.engine != "none":
@@ -200,9 +203,11 @@ def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
         "classes": list(run.dataset.classes),
     }
     if folder.state() != "finished":
+        # only of sessions that worked on the run: showing a finished one is no work
         provenance.record(folder.path / "provenance.json", facts, device=str(run.device))
     write_json(folder.path / "plan.json", run.plan.to_json())
     named = {one.name: role for role, one in roles.items()}
+    # an entry that no role names is listed with its kind
     behind = {name: one.kind for end in roles.values() for name, one in end.closure().items()}
     write_json(folder.path / ARTEFACTS, dict(sorted((behind | named).items())))
 
@@ -218,6 +223,7 @@ def _seconds(run: Run, images: ImageSet) -> dict[str, Any] | None:
     made = [found for one in gathered.inputs.values() if (found := run.store.how_made(one)) is not None]
     seconds = [one["seconds"] for one in made]
     hardware = {str(one["hardware"]): one["hardware"] for one in made}
+    # passes of several machines have no common clock, and those of a killed process none at all
     if None in seconds or len(hardware) != 1:
         return {"seconds": None, "hardware": None}
     return {"seconds": round(sum(seconds), 3), "hardware": next(iter(hardware.values()))}

@@ -158,6 +158,7 @@ def name_network(run: Run, role: Role) -> Artefact:
     """Return one network, decided by its training or by a checkpoint's content."""
     settings = role.section.model_dump(mode="json")
     if role.section.checkpoint is not None:
+        # by content and not by path: the same file elsewhere is the same network
         content = checkpoint_content(role.section.checkpoint)
         settings = {"architecture": role.section.architecture, "checkpoint": content}
     decided_by = {
@@ -306,6 +307,7 @@ def name_inputs(run: Run, networks: Networks) -> Inputs:
 
 
 def _name_prepared(run: Run, networks: Networks) -> dict[str, Artefact]:
+    # only names are wanted; a preparation's key must not depend on folders
     nowhere = Path("nowhere")
     found: dict[str, Artefact] = {}
     for one in run.adapter.preparations(loop_inputs(run, folder=nowhere, images=nowhere)):
@@ -354,6 +356,7 @@ def name_synthesis(
         patch: the digest of upstream's patches; None where the native engine runs.
     """
     recipe, adapter = run.recipe, run.adapter
+    # a third party's term may depend on IPC, so its passes aren't shared between IPCs
     grows = adapter.grows and not _third_party(run)
     recover = recipe.recover.model_dump(mode="json")
     decided_by: dict[str, Any] = {

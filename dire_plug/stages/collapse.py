@@ -46,6 +46,7 @@ class CollapseReport:
     @property
     def problem(self) -> str | None:
         """The problem in words; None where there is none, or the independent network is too weak to tell."""
+        # a judge that hardly beats guessing can't tell collapsed images from others
         if self.recognised_real < 2 * self.chance:
             return None
         if self.recognised < LEAST_SHARE * self.recognised_real:

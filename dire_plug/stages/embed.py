@@ -77,6 +77,7 @@ def real_file(run: Run, real: Artefact) -> Path:
 def _ensure_real(run: Run, real: Artefact) -> None:
     embedded = real.inputs.get("embeddings", real)
     network = embedded.inputs["network"]
+    # all rows as they are: a further file would only copy them
     if real is embedded:
         make_embeddings(run, network, mode=run.recipe.real.mode)
         return
@@ -159,6 +160,7 @@ def _embed_split(run: Run, function: Callable[[Tensor], Tensor], *, split: Split
             parts.append(function(images).cpu())
             advance(min(number * BATCH, len(chosen)))
     values = torch.cat(parts)
+    # stable: within a class the dataset's own order, by which `per_class` takes the first
     labels, indices = torch.sort(chosen.labels, stable=True)
     return {"values": values[indices], "labels": labels, "indices": indices}
 
@@ -167,6 +169,7 @@ def _choose(run: Run, embedded: EmbeddedReal) -> dict[str, Tensor]:
     """Return the rows that the `real` section asks for, and their labels."""
     section, values, labels = run.recipe.real, embedded.values, embedded.labels
     if section.order == "as_released":
+        # back in the dataset's own order, which the authors' code cuts
         values, labels = chunks_as_released(values[torch.argsort(embedded.indices)], run.classes)
     if section.per_class is not None:
         values, labels = _first(run, values, labels, section.per_class)
@@ -185,6 +188,7 @@ def _first(run: Run, values: Tensor, labels: Tensor, per_class: int) -> tuple[Te
             f"real.per_class: class '{run.dataset.classes[label]}' of {run.dataset.name} has {int(counts[label])} real "
             f"images, {per_class} were asked for; lower it to {int(counts.min())}"
         )
+    # the position of each row within its class, without a loop over classes
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
     kept = rank < per_class
     return values[kept], labels[kept]
@@ -231,7 +235,9 @@ def _cluster(rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         centres, owner = torch.unique(rows, dim=0, return_inverse=True)
     else:
         fitted = KMeans(k, n_init=1, random_state=SEED).fit(rows.numpy())
+        # numbered without gaps: k-means may leave a cluster empty
         _, owner = torch.unique(torch.from_numpy(fitted.labels_).long(), return_inverse=True)
+        # recomputed in float32 from the rows, so that weights × centres are the sums of the rows
         centres = rows.new_zeros(int(owner.max()) + 1, rows.shape[1]).index_add_(0, owner, rows)
         centres /= torch.bincount(owner).unsqueeze(1)
     weights = torch.bincount(owner).to(rows.dtype)

@@ -54,6 +54,7 @@ def evaluate(
     """
     section = section or run.recipe.evaluate
     students = name_students(run, networks, images.source, section)
+    # lazily: where the store has every student, no network is loaded and no image decoded
     context = cache(partial(EvaluationContext, run, networks, images, section))
     found: dict[str, Any] = {}
     with _holding_labels(run, networks, images, section):
@@ -82,6 +83,7 @@ def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: Eva
         yield
         work = run.store.work(labels)
         if run.request.keep_labels and (work / FOLDER).is_dir():
+            # the time was spent in the work folder, perhaps by several processes; 0 is not a measurement
             run.store.publish(labels, work, seconds=0)
         else:
             run.store.drop_work(labels)
@@ -95,10 +97,12 @@ class EvaluationContext:
         _check_range(images.images)
         self._run, self._section, self._name = run, section, images.name
         self._networks = _load(run, networks, several=section.protocol in SEVERAL)
+        # its rate is a number; `section`, with `learned` in it, is what names students and labels
         self._protocol = with_rate(section, images)
         self._data: StudentData = build_student_data(run, section, self._networks[0], images)
         if isinstance(section, FkdSection | FkdEnsembleSection):
             labels = name_labels(run, networks, images.source, section)
+            # kept labels of an earlier run, or the work folder, in which a killed process may have left some
             folder = run.store.find(labels) or run.store.work(labels)
             stored = relabel(run, section, self._networks, data=self._data, folder=folder, name=images.name)
             self._data = replace(self._data, stored=stored)
@@ -107,6 +111,7 @@ class EvaluationContext:
         """Train one student; write student.json."""
         run, section, network = self._run, self._section, self._networks[0]
         seed = derive(run.seed, "student", k)
+        # the teacher's stem, where the architecture has it, as in upstream's validation
         stem, size = stem_like(architecture, network.stem), run.dataset.size
         model = initialised(lambda: build(architecture, outputs=network.outputs, stem=stem, size=size), seed)
         label = f"student {architecture} {k + 1}/{section.per_synthesis} ({self._name})"

@@ -79,6 +79,7 @@ def save_images(
     Raises:
         DirePlugError: a file cannot be written.
     """
+    # `.to(uint8)` truncates, as upstream's does: rounding would give other files
     pixels = images if images.dtype == torch.uint8 else (images * 255).to(torch.uint8)
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
     for array, label, number in zip(arrays, labels, numbers, strict=True):

@@ -64,6 +64,7 @@ def measure_in(run: Run, network: Artefact | Pretrained, images: ImageSet) -> di
     def make(folder: Path) -> None:
         real = ensure_embeddings(run, network)
         near = _neighbourhoods(run, real)
+        # the condensed set is the real one, so coverage and its like would be trivial
         if images.source.digest == FULL:
             found, per_class = _diversity_of_all(near), run.recipe.ipc
         else:

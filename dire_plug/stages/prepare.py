@@ -44,6 +44,7 @@ def prepare(run: Run, networks: Networks) -> Inputs:
         run.store.ensure(inputs.start, partial(_write_start, run))
     if inputs.whitening is not None:
         ensure_whitening(run)
+    # loaded for the first preparation that is made, if any, and then shared
     script_inputs = cache(lambda: load_script_inputs(run, networks, inputs))
     for name, one in inputs.prepared.items():
         run.store.ensure(one, lambda folder, name=name: _prepare(run, inputs, name, folder, script_inputs()))  # type: ignore[misc]
@@ -119,6 +120,7 @@ def _write_expert(run: Run, inputs: Inputs, folder: Path) -> None:
     described = loop_inputs(run, folder=folder, images=folder, prepared=prepared_folders(run, inputs))
     architecture, parameters = run.adapter.expert(described)
     model: nn.Module = build(architecture, outputs=run.classes, stem="small", size=run.dataset.size)
+    # upstream keeps bare parameter lists without names, so order and shapes are all there is to compare
     fill(model, parameters)
     mean, std = run.script.mean, run.script.std
     if (file := whitening_file(run, inputs)) is not None:

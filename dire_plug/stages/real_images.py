@@ -116,6 +116,7 @@ def draw_per_class(dataset: Dataset, *, ipc: int, seed: int, too_few: Callable[[
         members = torch.nonzero(dataset.train.labels == label).flatten()
         if len(members) < ipc:
             raise too_few(name, len(members))
+        # one generator for all classes, in their order: another order would draw other images
         chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
     return torch.cat(chosen)
 
@@ -160,6 +161,7 @@ def plan_budget(run: Run, section: EvaluateSection, *, ipc: int) -> Budget:
     images = len(run.dataset.train)
     subset_steps = section.epochs * math.ceil(run.classes * ipc / section.batch_size)
     per_epoch = math.ceil(images / section.batch_size)
+    # never more epochs than the recipe's: a small training set needs no cut
     epochs = min(section.epochs, max(LEAST_EPOCHS, math.ceil(subset_steps / per_epoch)))
     return Budget(images, epochs, epochs * per_epoch, subset_steps)
 

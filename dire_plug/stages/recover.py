@@ -83,6 +83,7 @@ def recover(
         return _real_images(run, networks, folder)
     check_paths(run)
     synthesis, passes = name_recovered(run, networks, inputs, embeddings)
+    # under the lock of the synthesis: two runs may share it, and one makes it for both
     if any(run.store.find(one) is None for one in passes):
         with run.store.holding(synthesis):
             _synthesize(run, networks, inputs, embeddings, synthesis=synthesis, passes=passes, log=folder / LOG)
@@ -273,6 +274,7 @@ def synthesis_spec(
     embedder = None
     if (section := recipe.recover.embedder) is not None:
         (network,) = embedding.values()
+        # no artefact stands for the loop's own untrained network
         file = LOOP if network is None else str(network_file(run, network))
         embedder = _embedder(file, whitening, classes_per_step=section.classes_per_step)
     names = {"methods": [run.adapter.name], "regularizers": list(run.regularizers)}
@@ -387,6 +389,7 @@ def child_job(
     """
     prepared = prepared_folders(run, inputs)
     described = loop_inputs(run, folder=folder / "inputs", images=folder / IMAGES, prepared=prepared)
+    # files of an interrupted attempt may be older than today's inputs
     shutil.rmtree(described.folder, ignore_errors=True)
     make_folder(described.folder)
     run.adapter.write_inputs(described, load_script_inputs(run, networks, inputs))
@@ -424,6 +427,7 @@ def _gather(run: Run, inputs: Inputs, passes: Sequence[Artefact], folder: Path) 
         write_json(folder / LOSSES, losses)
         _report_coreset_error(run, losses["mean"])
     files = [file for one in folders.values() for file in one.glob("pass-*.safetensors")]
+    # gathering holds them several times: read, sorted, as pixels, and in the file that is written
     if sum(file.stat().st_size for file in files) > MOST_BYTES:
         ui.say(f"recover: the tensors stay with the passes: more than {MOST_BYTES >> 30} GiB")
         return
@@ -434,6 +438,7 @@ def _gather(run: Run, inputs: Inputs, passes: Sequence[Artefact], folder: Path) 
         "numbers": numbers,
     }
     if not run.adapter.saves_images:
+        # students of such methods learn from these and not from files, which would be clipped and rounded
         tensors[LOOP] = images.contiguous()
     write_atomically(folder / TENSORS, save(tensors))
 

@@ -61,6 +61,7 @@ def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
     checkpoint, architecture = str(role.section.checkpoint), role.section.architecture
     outputs, stem = role.outputs, role.stem
     if checkpoint.startswith(PREFIX):
+        # torchvision's weights have one shape; a head or stem of another can't take them
         if outputs != IMAGENET_OUTPUTS or stem != "imagenet":
             raise DirePlugError(
                 f"checkpoint: {checkpoint} has {IMAGENET_OUTPUTS} outputs and the imagenet stem, "
@@ -198,6 +199,7 @@ def ensure_network(run: Run, role: Role) -> Artefact:
 
 
 def _check_outputs(run: Run) -> None:
+    # more outputs than classes are fine: a script for 100 classes also takes 10
     if (outputs := run.recipe.squeeze.outputs) < run.classes:
         raise DirePlugError(
             f"squeeze.outputs: {outputs} outputs can't tell the {run.classes} classes of {run.dataset.name} "
@@ -221,6 +223,7 @@ def _make(run: Run, role: Role, folder: Path) -> None:
         "accuracy": tested,
         "judged": run.dataset.judged,
     }
+    # after the weights: what has the facts has both
     write_json(folder / FACTS, facts)
     shutil.rmtree(folder / "training", ignore_errors=True)
 
@@ -271,6 +274,7 @@ def _train(run: Run, role: Role, network: Network, folder: Path) -> None:
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+            # on the device: `.item()` would wait for each step
             losses.append(loss.detach())
         return torch.stack(losses).mean(), None
 

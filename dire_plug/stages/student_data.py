@@ -50,6 +50,7 @@ def build_student_data(run: Run, section: EvaluateSection, network: Network, ima
         augmentation = {"augmentation": "resized_crop_flip", "padding": 0, "least_scale": section.min_scale}
         enlarge = section.test_crop
         before = rand_augment_transform(**section.randaugment.model_dump()) if section.randaugment else None
+        # as DELT's validation scripts normalise, whatever the dataset
         if section.statistics == "imagenet":
             network = replace(network, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     tests, test_transform = _test_set(run, network, enlarge=enlarge)
@@ -71,6 +72,7 @@ def _test_set(run: Run, network: Network, *, enlarge: bool) -> tuple[Tensor, Eva
     if 4 * len(split) * 3 * size**2 <= MOST_TEST_BYTES:
         batches = plain_batches(split, network, device=run.device, enlarge=enlarge)
         return torch.cat([batch for batch, _ in batches]), torch.Tensor.float
+    # one tensor, filled batch by batch: a list of all batches would take as much again
     images = torch.empty(len(split), 3, size, size, dtype=torch.uint8)
     start = 0
     for batch, _ in raw_batches(split, device=images.device):

@@ -146,12 +146,14 @@ def write_archive(
     make_folder(target.absolute().parent)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
+        # said and not left to Python's default, so that the bytes stay the same
         with tarfile.open(temporary, "x", format=tarfile.PAX_FORMAT) as tar:
             for member, content in contents.items():
                 _add(tar, member, contents=content)
             for name in found:
                 for file, path in entry_files(entries[name].path):
                     _add(tar, f"{ENTRIES}/{name}/{file}", path=path, sha256=card.entries[name].files[file].sha256)
+        # only now, so that an archive of this name is always whole
         os.rename(temporary, target)
     except OSError as error:
         raise DirePlugError(f"{target}: cannot be written: {error}; nothing is left of it") from error
@@ -360,6 +362,7 @@ def _check_members(archive: Path, tar: tarfile.TarFile) -> tuple[Card, dict[str,
         name = repr(member.name)[1:-1]  # of a third-party file: repr escapes characters that would move the cursor
         if not _is_safe(member.name):
             raise DirePlugError(f"{archive}: {name}: leads out of the archive, or is no name; nothing was imported")
+        # links could point out of the store, and sparse files claim more than the archive holds
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
             raise DirePlugError(
                 f"{archive}: {name}: is no plain file, as a link or a device isn't; nothing was imported"
@@ -456,6 +459,7 @@ def _decide(store: Path, card: Card, records: Mapping[str, _Record], *, replace:
     here: dict[str, str] = {}
     left_out: set[str] = set()
     found = []
+    # inputs first: what becomes of them decides what becomes of an entry
     for name in with_inputs({one: record.inputs.values() for one, record in records.items()}, records):
         ours = _sound_content(store / name)
         record = records.get(name)

@@ -102,6 +102,7 @@ class Store:
     def find(self, artefact: Artefact) -> Path | None:
         """Return the folder of an undamaged entry; None where there is none, or it must be made again."""
         entry = self.path(artefact)
+        # hashed before by this process; looked for all the same, since `clean` may have removed it
         if artefact.name in self._sound and entry.is_dir():
             return entry
         if not self.has(artefact):
@@ -144,6 +145,7 @@ class Store:
         if (found := self.find(artefact)) is not None:
             return found
         with self.holding(artefact):
+            # again: another process may have made it while this one waited
             if (found := self.find(artefact)) is not None:
                 return found
             work, began = self.work(artefact), time.monotonic()
@@ -192,6 +194,7 @@ class Store:
         """
         entry = self.path(artefact)
         (folder / MADE_FROM).unlink(missing_ok=True)
+        # before entry.json is written, which isn't part of the content: it holds times
         files = {name: digest_file(path) for name, path in entry_files(folder)}
         content: dict[str, Any] = {
             "kind": artefact.kind,
@@ -257,6 +260,7 @@ def link(source: Path, target: Path) -> None:
     """
     make_folder(target.parent)
     with contextlib.suppress(FileNotFoundError):
+        # a link to itself would first be removed
         if os.path.samefile(source, target):
             return
         target.unlink()
@@ -277,6 +281,7 @@ def differences(made: Made, here: Made) -> list[str]:
 def name_of(kind: str, decided_by: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Return the name of an entry; `inputs` is role → name."""
     content = {"kind": kind, "decided_by": dict(decided_by), "inputs": dict(inputs)}
+    # 80 bits: no two artefacts of one store will share them by chance
     return f"{kind}/{digest(content)[:LENGTH]}"
 
 
@@ -303,10 +308,12 @@ def put(folder: Path, entry: Path) -> None:
         DirePlugError: the entry cannot be written.
     """
     for _, path in entry_files(folder):
+        # run folders link to these files: an edit there would change the store
         path.chmod(0o444)
     make_folder(entry.parent)
     try:
         if entry.exists():
+            # two renames, since a folder can't replace one that isn't empty; `clean` removes what a kill leaves
             old = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
             os.rename(entry, old)
             os.rename(folder, entry)
@@ -327,6 +334,7 @@ def hash_entry(entry: Path) -> str:
 
 def _signature(entry: Path) -> tuple[Any, ...]:
     stats = [(name, path.stat()) for name, path in entry_files(entry)]
+    # the inode too: a file that was replaced by another may keep size and time
     return tuple((name, found.st_size, found.st_mtime_ns, found.st_ino) for name, found in stats)
 
 

@@ -121,6 +121,7 @@ def register(store: Path, root: Path, names: Iterable[str]) -> None:
             known = roots.get(str(root))
             before, troubles = (set(known), []) if known is not None else _read_runs(_run_folders(root))
             told = None if troubles else sorted(before.union(names))
+            # a mount point without its disk is an empty folder; the mark tells it from a folder without runs
             if not (root / MARK).is_file():
                 write_atomically(
                     root / MARK, f"The runs here name entries of a store; its {ROOTS} names this folder.\n"
@@ -305,6 +306,7 @@ def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cl
         for name, size in planned.entries.items():
             try:
                 with hold(lock_of(store, name), what=name):
+                    # a rename under the lock: a run that begins now finds the entry whole, or not at all
                     os.rename(store / name, trash / name.replace("/", "-"))
                 gone[name] = size
             except RunBusyError as error:
@@ -332,6 +334,7 @@ def _plan(store: Path, names: Collection[str], notes: Sequence[str], *, days: fl
     """
     entries = read_entries(store)
     stay = set(with_inputs({name: one.inputs for name, one in entries.items()}, names))
+    # `issuperset` of no inputs is true, but both kinds have some
     stay |= {name for name, one in entries.items() if one.kind in SERVING and stay.issuperset(one.inputs)}
     others = [one for name, one in entries.items() if name not in stay]
     young = [one for one in others if one.days < days]

@@ -46,6 +46,7 @@ def hold(path: Path, *, wait: float = 0, what: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(ValueError, OSError):
+            # another process may have broken the lock; then it isn't ours to remove
             if _read(path) == me:
                 path.unlink()
         mine.unlink(missing_ok=True)
@@ -100,6 +101,7 @@ class _Holder:
 
     def is_dead(self) -> bool:
         """Return whether the holder ran on this host and has ended (or its pid belongs to a later process)."""
+        # a process on another host can't be asked, so it counts as alive
         if self.host != socket.gethostname():
             return False
         try:
@@ -153,7 +155,9 @@ def _own_file(path: Path, holder: _Holder) -> Path:
 
 def _link(mine: Path, path: Path) -> bool:
     with contextlib.suppress(FileExistsError):
+        # atomic on NFS too, where opening with O_EXCL wasn't always
         os.link(mine, path)
+    # NFS may report an error for a link that was made, so the count of links decides
     return os.stat(mine).st_nlink == 2
 
 

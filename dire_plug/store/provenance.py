@@ -55,6 +55,7 @@ def code() -> Code:
     root = checkout()
     if root is None or not (root / ".git").exists():
         return Code(None, None)
+    # inside a hook of git these name the caller's repository
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     answers = []
     for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", *SHIPPED)):

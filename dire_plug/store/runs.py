@@ -239,6 +239,7 @@ def run_folder(run: Run, artefacts: list[Artefact]) -> RunFolder:
     The id is 8 hex of a hash of the names of the artefacts that the run ends in: of all that decides what comes out,
     so not of device, threads, paths or time.
     """
+    # sorted: the id must not depend on the order in which artefacts are named
     name = digest([run.arm, run.seed, sorted(one.name for one in artefacts)])[:8]
     # a recipe file may be called "..yaml", whose stem would lead out of the folder
     recipe = run.source.stem.lstrip(".") or "recipe"

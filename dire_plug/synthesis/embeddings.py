@@ -43,9 +43,11 @@ class PenultimateHook:
         if not linear:
             raise DirePlugError(f"{type(network).__name__} has no linear layer, so it has no penultimate embedding")
         self._kept: Tensor | None = None
+        # the head: all architectures here end in one linear layer, and what it gets is the penultimate embedding
         self._handle = linear[-1].register_forward_pre_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        # a verifier's forward pass, as some scripts have it, builds no graph and must not replace the embeddings
         if inputs[0].requires_grad:
             self._kept = inputs[0]
 
@@ -57,6 +59,7 @@ class PenultimateHook:
         """
         if self._kept is None:
             raise DirePlugError("the watched network made no forward pass in this step")
+        # dropped at once: kept, the graph of the whole step would stay in memory until the next forward pass
         kept, self._kept = self._kept, None
         return kept.flatten(1)
 
@@ -86,6 +89,7 @@ class LoopNetworks:
                 f"the patch watches {len(networks)} networks, but the recipe has {len(self._keys)}: "
                 f"{', '.join(self._keys)}"
             )
+        # scripts hand their networks over again in each pass; the hooks of the old ones must not stay
         for _, hook in self._hooks.values():
             hook.close()
         named = zip(self._keys, networks, strict=True)
@@ -117,6 +121,7 @@ class LoopNetworks:
         self._frozen = [one for one in parameters if one.requires_grad]
         for one in self._frozen:
             one.requires_grad_(False)
+            # the last gradient would go on taking as much memory as the weights
             one.grad = None
 
     def unfreeze(self) -> None:
@@ -137,6 +142,7 @@ class ShownEmbeddings:
     def add(self, images: Tensor, real: Tensor) -> None:
         """Keep the embeddings of the next classes, in ascending order: [n, …] with their graph, and [m, …]."""
         self._made.append(images.flatten(1))
+        # real images are targets only: no gradient flows through their embeddings
         self._real.append(real.detach().flatten(1))
 
     @property
@@ -158,6 +164,7 @@ class ShownEmbeddings:
         """
         if not self._made:
             raise DirePlugError("the patch never handed embeddings to bridge.embedded")
+        # the patch shows class by class, in ascending order, so rows come in the order of the sorted labels
         made, real = torch.cat(self._made), torch.cat(self._real)
         self._made, self._real = [], []
         classes = torch.unique(labels)
@@ -182,6 +189,7 @@ class FrozenNetwork:
                 takes the loop's images as they are.
         """
         network = load(Path(specification["network"]), torch.device(device))
+        # only the images need gradients; for those of the weights autograd would keep more activations
         self._model = network.model.eval().requires_grad_(False)
         self._hook = PenultimateHook(self._model)
         self._classes_per_step: int | None = specification["classes_per_step"]
@@ -215,6 +223,7 @@ class FrozenNetwork:
         chosen = images if rows is None else images[rows]
         used = labels if rows is None else labels[rows]
         if self._whitening is not None:
+            # differentiable, so the term's gradient reaches the whitened pixels that the loop optimises
             chosen = (self._whitening.invert(chosen) - self._mean) / self._std
         self._inner(chosen)
         return self._hook.take(), used, scale
@@ -224,9 +233,11 @@ class FrozenNetwork:
         wanted = self._classes_per_step
         if wanted is None or wanted >= len(classes):
             return None, 1.0
+        # a new permutation is appended: every class has its turn before one comes again
         if len(self._turns) < wanted:
             self._turns += torch.randperm(len(classes), generator=generator).tolist()
         turn, self._turns = self._turns[:wanted], self._turns[wanted:]
+        # a set: at the seam of two permutations a class may be drawn twice, and counts once
         mine = torch.tensor(sorted({classes[position] for position in turn}), device=labels.device)
         return torch.isin(labels, mine).nonzero().flatten(), len(classes) / len(mine)
 
@@ -284,6 +295,7 @@ class Embeddings:
             DirePlugError: the patch showed no network, no forward pass, or the numbers don't match.
         """
         if self._in_loop and self._instead is not None:
+            # the whole leaf and not `part`: what the loop shows, or what is chosen by class, is of all images
             yield self._spec.networks[0], *self._instead(images, labels, generator=generator)
         elif self._in_loop:
             yield *self.loop.take(network), labels, 1.0

@@ -88,6 +88,7 @@ class LossRecord:
 
 def kept_steps(steps: int) -> list[int]:
     """Return which of `steps` iterations are kept: all, or `POINTS` evenly spaced with the first and the last."""
+    # by number and not by time: records of two runs can be compared step by step
     if steps <= POINTS:
         return list(range(steps))
     return [number * (steps - 1) // (POINTS - 1) for number in range(POINTS)]
@@ -132,6 +133,7 @@ def _fetch(values: list[Tensor | float]) -> list[float | None]:
     """Return values as numbers of seven digits, which is what float32 has; None where one isn't finite."""
     device = next((value.device for value in values if isinstance(value, Tensor)), torch.device("cpu"))
     scalars = [torch.as_tensor(value, device=device).detach().reshape(()).float() for value in values]
+    # one transfer for all values of a slot: each alone would wait for the device
     numbers: list[float] = torch.stack(scalars).tolist() if scalars else []
     return [float(f"{number:.7g}") if abs(number) < float("inf") else None for number in numbers]
 
@@ -160,6 +162,7 @@ class StepEvents:
     def is_due(self, step: int, *, force: bool = False) -> bool:
         """Return whether an event is due after `step` steps of the slot; if so, the next is due some time later."""
         now = time.monotonic()
+        # `send` reads losses from the device, which waits for it, so at most twice a second
         if not force and step < self._steps and now - self._last < SECONDS_BETWEEN_EVENTS:
             return False
         self._last = now

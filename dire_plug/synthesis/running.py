@@ -44,6 +44,7 @@ class RunningSynthesis:
         self._pass = CurrentPass(spec.passes, self._plan)
         self._generator = torch.Generator()
         self._hooks = Hooks(manager, self)
+        # without a plugin that looks at steps, nothing is embedded: a baseline runs at upstream's own speed
         self._follows_steps = bool(self._hooks.of("loss_term") or self._hooks.of("step_done"))
         self._record = LossRecord(spec.steps)
         weights = {name: take_weight(one)[0] for name, one in spec.regularizers.items()}
@@ -135,10 +136,12 @@ class RunningSynthesis:
 
     def begin_pass(self, pass_index: int) -> None:
         """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
+        # from the file and not from memory, so that a resumed run and an uninterrupted one start the pass alike
         kept = load_state(self._spec.passes, pass_index - 1, self._spec.device) if self._spec.chained else {}
         self._pass = CurrentPass(self._spec.passes, self._plan, index=pass_index, state=kept)
         self._in_use = None
         self._record.begin_pass()
+        # a generator of its own: a plugin that draws must not shift upstream's random numbers
         self._generator.manual_seed(derive(self.seed, "plugins", pass_index))
         self._report(force=True)
 
@@ -160,6 +163,7 @@ class RunningSynthesis:
     def labels(self, labels: Tensor) -> Tensor:
         """Begin the next slot; return its labels, [N]: the same object where nobody answers."""
         self._finish_slot()
+        # the first step of a slot needs the gradients again: upstream's code may use them there
         self._embeddings.loop.unfreeze()
         self._pass.next_slot()
         return self._ask("plan_labels", labels, labels=labels)
@@ -178,6 +182,7 @@ class RunningSynthesis:
             if answer.shape[0] != labels.shape[0]:
                 given = f"{answer.shape[0]} rows for {labels.shape[0]} labels"
                 raise PluginError(f"start images: {given} in {self._pass.slot}")
+            # a new leaf: the script makes its optimiser of what it gets back
             answer = answer.detach().to(images.device, images.dtype).clone().requires_grad_(images.requires_grad)
         self._pass.hold(answer, labels)
         return answer
@@ -208,6 +213,7 @@ class RunningSynthesis:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
         """
         self._losses, self._batch = {"upstream": loss.detach()}, None
+        # used once: the next step says again which part it sees
         (used, rows), self._in_use = self._in_use or (labels, None), None
         if not self._follows_steps:
             return loss
@@ -222,6 +228,7 @@ class RunningSynthesis:
         total, terms = self._terms.add(loss, batches)
         self._losses |= terms
         first, _ = batches[0]
+        # for `step_done`, when the graph is gone; with it, the step's memory would be kept alive
         self._batch = replace(first, loss=loss.detach(), embeddings=first.embeddings.detach())
         return total
 
@@ -277,7 +284,9 @@ def open_synthesis(spec: Mapping[str, Any], emit: Emit) -> RunningSynthesis:
     """
     known = SynthesisSpec(**spec)
     _check_code(known)
+    # after the check: code that was edited since isn't loaded
     adapter = plugins.load_adapter(known.adapter)
+    # the adapter first: it answers the plan and start hooks, and hooks run in the order of registration
     active: dict[str, object] = {known.adapter: adapter}
     for name, settings in known.regularizers.items():
         factory, (_, own) = plugins.load("regularizers", name), take_weight(settings)

@@ -43,16 +43,19 @@ class Weighting:
         weight = self._weights.get(name, PLAIN)
         if not isinstance(weight, AutoWeight):
             return (term if weight == PLAIN else weight * term), weight
+        # a slot starts from new images, whose gradients have nothing to do with those of the last slot
         if batch.slot != self._slot:
             self._slot, self._followed = batch.slot, {}
         followed = self._followed.setdefault((name, batch.teacher), _Followed(weight))
         if followed.is_due():
             followed.compare(self._norm_of_upstream(name, batch), _norm(name, "the term", term, batch))
         value = followed.value
+        # λ has no graph of its own: no gradient flows through it
         return value * term, value
 
     def _norm_of_upstream(self, name: str, batch: Batch) -> Tensor:
         """Return ‖g_L‖ of a step, computed once for all terms."""
+        # by identity: a step has one Batch for each network, and all terms of it share this norm
         if self._upstream is None or self._upstream[0] is not batch:
             self._upstream = (batch, _norm(name, "upstream's loss", batch.loss, batch))
         return self._upstream[1]
@@ -79,6 +82,7 @@ class _Followed:
     def compare(self, upstream: Tensor, term: Tensor) -> None:
         """Take the norms of a step; one that is zero or not finite changes nothing."""
         seen = (upstream / term).log()
+        # a gradient of 0, as of a term that is constant here, would make λ infinite
         usable = torch.isfinite(seen)
         if self._mean is None or self._known is None:
             self._mean, self._known = torch.where(usable, seen, 0), usable
@@ -155,6 +159,7 @@ class Terms:
                 if parts:
                     self._record.scale(dict.fromkeys(parts, factor / max(len(weighted), 1)))
             if weighted:
+                # the usual case: no further nodes in the graph
                 term = weighted[0] if len(weighted) == 1 else torch.stack(weighted).mean()
                 added[implementation.plugin_name] = term.detach()
                 total = total + term
@@ -182,11 +187,13 @@ class Terms:
         self.suffix = suffix
         term = self._hooks.call(implementation, {"batch": batch})
         self.suffix = ""
+        # taken for each plugin and network: the factors of their terms differ
         parts = self._record.take_parts()
         if term is None:
             return None, parts, 0.0
         name = implementation.plugin_name
         self._check(name, term, batch.slot)
+        # times 1 changes no value but adds a node to the graph
         scaled = term if scale == 1 else term * scale
         weighted, weight = self._weighting.apply(name, scaled, batch)
         if isinstance(weight, Tensor):
@@ -200,6 +207,7 @@ class Terms:
         if not term.requires_grad:
             raise PluginError(f"plugin '{name}': loss_term returned a tensor without a graph; don't detach embeddings")
         finite = torch.isfinite(term.detach())
+        # on the GPU reading `finite` would wait for the step, so it is gathered and read at the end of the slot
         if term.device.type == "cpu" and not finite:
             raise PluginError(f"plugin '{name}': its term is {term.item()} in {slot}")
         self._all_finite[name] = self._all_finite[name] & finite if name in self._all_finite else finite

@@ -94,10 +94,12 @@ def train(
     optimiser = _optimiser(model, training)
     finished, curve = _resume(folder / CHECKPOINT, model, optimiser, training)
     saved = time.monotonic()
+    # epochs and not steps: the draws of an epoch come from its number, so it can only be redone whole
     for epoch in range(finished, training.epochs):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(training, epoch)
         if training.schedule == "step" and training.forget_momentum and epoch == training.step_at:
+            # what a new optimiser would do, as MTT's evaluation makes one there
             optimiser.state.clear()
         loss, accuracy = _run_seeded(epoch, run_epoch, optimiser, training)
         if accuracy is not None:
@@ -135,6 +137,7 @@ def initialised(make: Callable[[], Made], seed: int) -> Made:
     `torch.manual_seed` would seed those of CUDA devices too, which `fork_rng(devices=[])` doesn't put back.
     """
     with torch.random.fork_rng(devices=[]):
+        # on the CPU whatever the device: a network starts alike on every machine
         torch.default_generator.manual_seed(derive(seed, "weights"))
         return make()
 
@@ -162,6 +165,7 @@ def _run_seeded(
     device = optimiser.param_groups[0]["params"][0].device
     with seeded(seed, device):
         mean, accuracy = run_epoch(epoch, optimiser, Generator().manual_seed(seed))
+    # waits for the device, once an epoch
     loss = float(mean)
     if not math.isfinite(loss):
         raise DivergedError(
@@ -182,6 +186,7 @@ def _groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
     if training.decay == "all":
         return [{"params": list(model.parameters())}]
     named = list(model.named_parameters())
+    # as upstream's scripts tell norms and biases: by name and number of axes
     decaying = [parameter for name, parameter in named if "weight" in name and parameter.dim() > 1]
     others = [parameter for name, parameter in named if "weight" not in name or parameter.dim() <= 1]
     return [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
@@ -202,6 +207,7 @@ def _save(path: Path, model: nn.Module, optimiser: Optimizer, training: Training
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
+    # into memory first: a kill while writing must leave the old checkpoint whole
     torch.save(state, content)
     write_atomically(path, content.getvalue())
 
@@ -212,6 +218,7 @@ def _resume(path: Path, model: nn.Module, optimiser: Optimizer, training: Traini
         return 0, []
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # onto the CPU: AdamW's `step` must stay there
+        # of another training, as after a change of the recipe: it starts again instead of mixing both
         if state["identity"] != _identity(model, training):
             return 0, []
         model.load_state_dict(state["model"])

@@ -144,6 +144,7 @@ def epoch_bytes(images: int, batches: int, outputs: int) -> int:
 def is_stored(path: Path) -> bool:
     """Return whether `path` holds a whole epoch."""
     try:
+        # the header has the size of all tensors, so a file that was cut off doesn't open
         with safe_open(path, framework="pt"):
             return True
     except (OSError, SafetensorError):
@@ -162,6 +163,7 @@ def write_epoch(path: Path, batches: Sequence[tuple[TransformParams, Tensor]]) -
         "boxes": torch.cat([one.boxes for one in params]).short(),
         "flips": torch.cat([one.flips for one in params]),
         "partners": torch.cat([one.partners for one in params]).int(),
+        # Python floats: float32 would change the last bits of mixup's λ
         "shares": torch.tensor([one.share for one in params], dtype=torch.float64),
         "cuts": torch.tensor([one.cut for one in params], dtype=torch.int16),
         "logits": torch.cat([logits.half() for _, logits in batches]),

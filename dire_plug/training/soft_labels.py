@@ -91,6 +91,7 @@ def relabel(
         ui.say(f"relabel: {cost} of disk until the students are finished; making them takes {took}")
         with ui.progress(f"relabel ({name})", section.epochs) as advance:
             for epoch, path in missing.items():
+                # for each epoch its own: those that a killed process stored stay as they are
                 seed = derive(run.seed, FOLDER, epoch)
                 generator = Generator().manual_seed(seed)
                 with seeded(seed, run.device):
@@ -114,6 +115,7 @@ def _placed(images: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return images
     free, _ = torch.cuda.mem_get_info(device)
+    # half: the other half is for the networks and their activations
     return images.to(device) if images.nbytes < free // 2 else images
 
 

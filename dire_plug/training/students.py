@@ -26,6 +26,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
     """
     training = model.training
     model.eval()
+    # a tensor after the first batch, so that no batch waits for the device
     correct: Tensor | int = 0
     total = 0
     for images, labels in batches:
@@ -146,6 +147,7 @@ def learn(
     """
     device = next(student.parameters()).device
     batches = _batches(data, protocol.label, batch_size=section.batch_size, device=device)
+    # rounded up; a smaller last part still counts by 1/accumulate
     part = -(-section.batch_size // protocol.accumulate)
 
     def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, float | None]:
@@ -160,6 +162,7 @@ def learn(
                 losses.append(loss.detach())
             optimiser.step()
             seen.append(torch.stack(losses).sum())
+        # of the device's values at once: `.item()` in each step would wait for it
         mean = torch.stack(seen).mean()
         if not is_tested(epoch, section):
             return mean, None
@@ -167,6 +170,7 @@ def learn(
         return mean, accuracy(student, ((data.test_transform(images), labels) for images, labels in tests))
 
     curve = train(student, run_epoch, protocol.training, folder=folder, progress=progress)
+    # of equal accuracies the first epoch
     best_epoch, best = max(curve, key=lambda point: (point[1], -point[0]))
     return StudentResult(last=curve[-1][1], best=best, best_epoch=best_epoch, curve=tuple(curve))
 
@@ -178,6 +182,7 @@ def _batches(
     stored = data.stored
     if stored is not None:
         return lambda epoch, _: stored(epoch)
+    # all at once: a condensed set is small, and a batch is then one indexing on the device
     images, labels = data.images.to(device), data.labels.to(device)
 
     def draw(epoch: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -202,4 +207,5 @@ def own_copies(teachers: Sequence[nn.Module], student: nn.Module, *, training: b
     In train mode the running statistics of BatchNorm layers drift, and no student may see what another one left.
     """
     device = next(student.parameters()).device
+    # copies even in eval mode: the caller's networks stay on their device and in their mode
     return [copy.deepcopy(teacher).to(device).train(training) for teacher in teachers]

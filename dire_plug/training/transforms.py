@@ -40,6 +40,7 @@ def train_transform(
     def transform(images: Tensor, generator: Generator) -> Tensor:
         if before is not None:
             images = before(images, generator)
+        # pixels are cropped before they are normalised, so padding is black
         if augmentation == "resized_crop_flip":
             images = resized_crop_flip(images, generator=generator, scale=(least_scale, 1.0))
         elif augmentation != "none":
@@ -59,6 +60,7 @@ def rand_augment_transform(*, operations: int, magnitude: float, std: float) -> 
 
 def mixing(*, mixup_alpha: float = 0, cutmix_alpha: float = 0) -> Mix:
     """Return what mixes an augmented batch: see `students.Mix`. A batch has one λ; 0 mixes nothing."""
+    # at most one of the two isn't 0
     if cutmix_alpha:
         return lambda images, generator: cutmix(images, alpha=cutmix_alpha, generator=generator)
     if mixup_alpha:
@@ -86,5 +88,6 @@ def plain_batches(
 
 def raw_batches(split: Split, *, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images as they are, uint8, labels) of a split in its own order, on `device`, 500 at a time."""
+    # by index: a split may decode files, and holds no tensor of all images
     for indices in torch.split(torch.arange(len(split)), BATCH):
         yield split.images(indices).to(device), split.labels[indices].to(device)

@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
     job_file, events, life = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     for handle in (events, life):
         os.set_inheritable(handle, False)
+    # a thread and not a signal: the parent may be killed by SIGKILL, and then closes its pipes only
     threading.Thread(target=_die_with_parent, args=(life,), daemon=True).start()
     emit = _emitter(events)
     try:
@@ -56,12 +57,14 @@ def main(arguments: list[str]) -> int:
 
 def run_job(job: ChildJob, emit: Emit) -> None:
     """Verify, prepare, and run every pass of the job."""
+    # again, although the parent did: this process runs the code, and the tree may have changed in between
     verify_tree(job.tree)
     _prepare_torch(job)
     from dire_plug.upstream import shims
     from dire_plug.upstream.interleave import take_turns
     from dire_plug.upstream.trace import StopScriptError, trace_steps
 
+    # before the synthesis and the script import anything that the shims replace
     shims.install(job.shims, device=job.device, tree=job.tree)
     synthesis = _open_synthesis(job, emit)
     try:
@@ -78,6 +81,7 @@ def _prepare_torch(job: ChildJob) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
+    # warnings only: some operations of upstream have no deterministic version
     torch.use_deterministic_algorithms(True, warn_only=True)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (it costs time)
     torch.backends.cudnn.benchmark = False
@@ -112,9 +116,11 @@ def _run_pass(job: ChildJob, pass_index: int, synthesis: Passes | None) -> None:
         sys.path.insert(0, str(script.parent))  # run_path doesn't, and the scripts import their neighbours
     if synthesis is not None:
         synthesis.begin_pass(pass_index)
+    # after `begin_pass`, which may draw: the script's random numbers must not depend on a synthesis
     seed_everything(job.seed, pass_index)
     try:
         runpy.run_path(str(script), run_name="__main__")
+    # a script that ends by sys.exit(0) has finished its pass
     except SystemExit as end:
         if end.code not in (None, 0):
             raise

@@ -97,6 +97,7 @@ def interleave(
             children[arm] = line, future
         played = []
         for done in range(rounds):
+            # to and fro: whoever runs first after a pause meets colder caches, so both directions alternate
             order = list(children)[:: -1 if done % 2 else 1]
             timings = {arm: _run_step(arm, *children[arm], done=done) for arm in order}
             played.append({arm: timings[arm] for arm in children})
@@ -197,6 +198,7 @@ class _Turn:
         """Call the synthesis's own; then report how long the step took, in seconds, and wait for the next turn."""
         self._step_done(loss, images=images, labels=labels, step=step)
         if images.is_cuda:
+            # kernels are queued: without waiting, a step's time would be that of launching it
             torch.cuda.synchronize(images.device)
         took = {"wall": time.perf_counter() - self._wall, "cpu": time.process_time() - self._cpu, "call": self._call}
         on_gpu = torch.cuda.max_memory_allocated(images.device) if images.is_cuda else None
@@ -213,6 +215,7 @@ class _Turn:
             answer = self._lines.readline()
         except ConnectionError:
             answer = ""
+        # a closed line means the same: the parent has all steps it wants, or is gone
         if answer != "go\n":
             raise StopScriptError
         self._wall, self._cpu = time.perf_counter(), time.process_time()

@@ -46,6 +46,7 @@ def run_preparation(
     ui.say("; ".join(filter(None, [f"prepare: {name} by {adapter.title}'s own code", wanted.estimate])))
     adapter.write_inputs(inner, script_inputs)
     child = ChildJob(
+        # unpatched: what is prepared is upstream's own, and the bridge needs a synthesis
         tree=unpatched_copy(adapter, require_vendored(adapter), folder / "tree"),
         script=wanted.invocation.script,
         arguments=wanted.invocation.arguments,
@@ -54,6 +55,7 @@ def run_preparation(
         seed=SEED,
         device=device,
         threads=threads,
+        # some scripts make files first and then go on; after so many steps all is there
         stop_after_steps=wanted.stop_after_steps,
     )
     run_child(child, log=folder / "log.txt", on_event=lambda event: None)

@@ -50,9 +50,11 @@ def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) ->
     make_folder(log.parent)
     visible, device = visible_device(job.device)
     job_file = replace(job, device=device).write()
+    # a resumed run adds to its log; an error shows lines of this attempt only
     began = log.stat().st_size if log.exists() else 0
     last: Event = {}
     with _child(job_file, _environment(job, scratch, visible), cwd=scratch / "cwd", log=log) as (process, events):
+        # iterated and then waited for: a reader that polls can miss the last lines
         for line in events:
             last = json.loads(line)
             if last["event"] not in ("error", "finished"):
@@ -120,6 +122,7 @@ def _child(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=(events_write, life_read),
+                # a group of its own, so that it can be stopped with all that it started
                 start_new_session=True,
             )
     except BaseException:
@@ -128,6 +131,7 @@ def _child(
         raise
     os.close(events_write)
     os.close(life_read)
+    # from here on `run_together` can stop it from another thread
     _alive.add(process)
     try:
         with os.fdopen(events_read, encoding="utf-8") as events:
@@ -150,6 +154,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE)
+        # the group, even after the child itself has ended: what it started may still run
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -199,9 +204,15 @@ def _failure(job: ChildJob, status: int, log: Path, began: int) -> str:
         how += " (the machine may be out of memory)" if -status == signal.SIGKILL else ""
     elif status == 0:
         how = "ended the process before its last pass was done"
+    return "\n".join([f"upstream's {job.script} {how}; its last lines:", *read_tail(log, since=began), f"log: {log}"])
+
+
+def read_tail(log: Path, *, since: int = 0) -> list[str]:
+    """Return the last lines of a log, indented, as an error shows them.
+
+    Args:
+        since: the byte from which to read.
+    """
     with log.open("rb") as file:
-        file.seek(began)
-        lines = file.read().decode(errors="replace").splitlines()[-TAIL:]
-    return "\n".join(
-        [f"upstream's {job.script} {how}; its last lines:", *(f"  {line}" for line in lines), f"log: {log}"]
-    )
+        file.seek(since)
+        return [f"  {line}" for line in file.read().decode(errors="replace").splitlines()[-TAIL:]]

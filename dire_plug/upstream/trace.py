@@ -50,5 +50,6 @@ class _StepHook:
 def hash_tensor(tensor: Tensor) -> str:
     """Return the sha256, in hex, of a tensor's dtype, shape and bytes."""
     values = tensor.detach().cpu().contiguous()
+    # two tensors of the same bytes and another shape are not the same
     described = f"{values.dtype} {tuple(values.shape)} ".encode()
     return hashlib.sha256(described + values.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()

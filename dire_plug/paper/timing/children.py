@@ -24,11 +24,9 @@ from dire_plug.stages.recover import child_job, run_native_pass
 from dire_plug.stages.squeeze import network_file
 from dire_plug.synthesis import SynthesisSpec, open_synthesis
 from dire_plug.upstream.interleave import take_turns
-from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.runner import read_tail, run_child
 from dire_plug.upstream.trace import StopScriptError
 
-TAIL = 15
-"""Lines of the child's output that an error shows."""
 FOLDERS = ("images", "passes")
 
 
@@ -102,9 +100,7 @@ def _run_native(side: Side, turns: Mapping[str, Any] | None) -> None:
 
 
 def _failure(name: str, status: int, log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-TAIL:]
-    told = "\n".join(f"  {line}" for line in lines)
-    return f"{name}: the native loop ended with status {status}; its last lines:\n{told}"
+    return "\n".join([f"{name}: the native loop ended with status {status}; its last lines:", *read_tail(log)])
 
 
 # The native loop in a process of its own, so that it can take turns: `python -m dire_plug.paper.timing.children JOB`.

@@ -49,6 +49,7 @@ def install(shims: Mapping[str, Mapping[str, Any]], *, device: str, tree: Path |
             raise DirePlugError(f"unknown shim '{name}'{nearest(name, known)}; known: {', '.join(known)}")
     ours = [name for name in known if name in shims or name in ALWAYS]
     third_party = [name for name in shims if "." in name]
+    # all are prepared before the first is installed: an error leaves nothing replaced
     for call in [_prepare(name, _with_tree(shims.get(name, {}), tree), device) for name in (*ours, *third_party)]:
         call()
 

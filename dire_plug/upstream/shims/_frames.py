@@ -24,6 +24,7 @@ def is_upstreams(frame: FrameType, files: Sequence[str] = ()) -> bool:
 def _is_upstreams(name: str, files: tuple[str, ...]) -> bool:
     if name.startswith("<"):  # frozen or made from a string
         return False
+    # scripts may be run through a link, as in a temporary folder on macOS
     path = os.path.realpath(name)
     if any(path.startswith(folder) for folder in _not_upstreams()):
         return False

@@ -66,6 +66,7 @@ class Cifar(Dataset[tuple[Any, Any]]):
         """Read one split; `root` and `download` are ignored."""
         images, labels = _read(self.source, "train" if train else "test")
         self.root, self.train, self.transform, self.target_transform = root, train, transform, target_transform
+        # as torchvision keeps it: scripts read `.data` and index it themselves
         self.data = images.permute(0, 2, 3, 1).contiguous().numpy()
         self.targets: list[int] = labels.tolist()
         self.classes = list(self.names) or [str(label) for label in range(max(self.targets, default=-1) + 1)]

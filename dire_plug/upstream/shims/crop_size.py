@@ -31,6 +31,7 @@ def _replace(transform: Any, old: int, new: int) -> None:
 
     @functools.wraps(original)
     def init(self: Any, size: Any, *args: Any, **kwargs: Any) -> None:
+        # RandomResizedCrop has no padding; its second argument is a scale
         if transform is transforms.RandomCrop and _is(size, old):
             args = tuple(_scale(value, old, new) if place == 0 else value for place, value in enumerate(args))
             kwargs |= {"padding": _scale(kwargs["padding"], old, new)} if "padding" in kwargs else {}

@@ -24,8 +24,10 @@ def install(*, device: str) -> None:
         return self.to(device)
 
     setattr(nn.Module, "cuda", cuda)  # noqa: B010 (mypy refuses the assignment)
+    # no function of tensors, so the mode below doesn't reach it
     torch.cuda.set_device = lambda device: None
     mode = OtherDevice(torch.device(device))
+    # never left: the child ends with the script
     mode.__enter__()  # type: ignore[no-untyped-call]
 
 

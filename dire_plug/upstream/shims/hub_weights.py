@@ -58,11 +58,13 @@ def install(
             raise DirePlugError(f"upstream asks for trained weights of '{name}'{nearest(name, known)}; given: {listed}")
         return _untrained(name)
 
+    # in the base class: every way of asking for weights, by name or by enum, ends here
     WeightsEnum.get_state_dict = read_known
 
 
 def _read(path: Path, device: str) -> dict[str, Any]:
     try:
+        # checkpoints of torchvision's reference scripts hold their arguments beside the weights
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:

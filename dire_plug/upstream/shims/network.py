@@ -34,6 +34,7 @@ def install(*, device: str) -> None:
 
 
 def _refuse_remote(own: socket.socket, address: object) -> None:
+    # Unix sockets stay: the parent's turns and torch's own workers use them
     if own.family != getattr(socket, "AF_UNIX", None):
         _refuse(address)
 

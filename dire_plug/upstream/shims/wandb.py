@@ -30,6 +30,7 @@ class Config:
 
     def __init__(self, values: Any = None) -> None:
         """Take a mapping, or an object with attributes such as an `argparse.Namespace`."""
+        # past our own __setattr__, which would look for `_items` to write into
         super().__setattr__("_items", {})
         self.update(values)
 

@@ -107,6 +107,7 @@ def object_hash(tree: Path, path: str, *, patched: Mapping[str, str] | None = No
     if not found.is_dir():
         return "nothing"
     entries = []
+    # git sorts folders as if their names ended in a slash
     for entry in sorted(found.iterdir(), key=lambda one: f"{one.name}/" if one.is_dir() else one.name):
         name = entry.relative_to(tree).as_posix()
         if name == MANIFEST:
@@ -121,6 +122,7 @@ def object_hash(tree: Path, path: str, *, patched: Mapping[str, str] | None = No
 def _digests(tree: Path) -> dict[str, str]:
     files = (path for path in tree.rglob("*") if path.is_symlink() or not path.is_dir())
     return {
+        # a link's target counts and not what it points to, which may lie outside
         path.relative_to(tree).as_posix(): f"link to {path.readlink()}" if path.is_symlink() else digest_file(path)
         for path in sorted(files)
         if path != tree / MANIFEST

@@ -53,6 +53,7 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
     if offline:
         return require_vendored(adapter)
     folder = vendored_folder(adapter)
+    # two commands may want the same tree at once; the second finds it
     with hold(folder.with_name(f".{folder.name}.lock"), wait=600, what=f"the vendored tree {folder}"):
         if found := find_vendored(adapter):
             return found
@@ -128,6 +129,7 @@ def vendored_folder(adapter: Adapter) -> Path:
     commit = adapter.upstream.commit
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise DirePlugError(f"{adapter.name}: upstream's commit must be 40 hexadecimal digits, not {commit!r}")
+    # the patches' digest in the name: trees of two versions of a patch stand side by side
     return home.third_party() / f"{adapter.name}@{commit[:12]}+{patch_digest(patch_files(adapter))[:8]}"
 
 
@@ -148,6 +150,7 @@ def unpatched_copy(adapter: Adapter, tree: Path, folder: Path) -> Path:
     with new_folder(folder) as copy:
         shutil.copytree(tree, copy, dirs_exist_ok=True)
         patches = patch_files(adapter)
+        # in reverse: a later patch may have moved an earlier one's lines
         for path in reversed([path for path in patches if path.name != REPAIR]):
             remove_patch(copy, read_patch(path))
         _record(copy, adapter, [path for path in patches if path.name == REPAIR])
@@ -188,9 +191,11 @@ def fetch(upstream: Upstream, tree: Path) -> None:
                     repo.git.config(name, value)
                 repo.git.update_environment(**_GIT)
                 _require_commit(repo, upstream)
+                # only the needed paths: some repositories hold large files beside
                 repo.git.checkout(upstream.commit, "--", *upstream.paths)
         except git.exc.GitCommandError as error:
             raise DirePlugError(f"{upstream.repository} at {upstream.commit}: {_last_line(error)}") from error
+    # without history the tree is files only, and all of them are in the manifest
     shutil.rmtree(clone / ".git")
     for path in clone.iterdir():
         path.rename(tree / path.name)

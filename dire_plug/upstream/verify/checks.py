@@ -93,6 +93,7 @@ def _gradient_error(probed: Mapping[str, Tensor], published: Mapping[str, Tensor
             return math.inf
         zero = values[0].new_zeros(values[0].shape)
         left, right, wanted = (zero if one is None else one.double() for one in (with_term, without, term))
+        # where the term has no gradient there, upstream's is the unit
         unit = next((float(one.norm()) for one in (wanted, right) if float(one.norm()) > 0), 1.0)
         error = float((left - right - wanted).norm()) / unit
         errors.append(error if math.isfinite(error) else math.inf)
@@ -138,6 +139,7 @@ def check_calls(events: Sequence[Event], wanted: ExpectedRun) -> list[str]:
         problems.append("bridge.watch isn't called before the first bridge.loss")
     if "order" in wanted.calls and (found["order"] != 1 or not _comes_before(events, "order", "labels")):
         problems.append(f"bridge.order must be called once, before the first slot; it is called {found['order']} times")
+    # a run that is stopped may end between the two calls
     if "keep" in wanted.calls and found["keep"] not in (found["step_done"], found["step_done"] - 1):
         problems.append(f"bridge.keep is called {found['keep']} times in {found['step_done']} steps")
     slots = list(_by_slot(events))

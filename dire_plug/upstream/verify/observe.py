@@ -58,6 +58,7 @@ def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder
         steps = _Steps(folder / GRADIENTS, frozen=settings["frozen"])
         stack.enter_context(steps.hooked())
         if synthesis is not None:
+            # line by line: a script that crashes leaves the events up to there
             file = stack.enter_context((folder / CALLS).open("w", encoding="utf-8", buffering=1))
             calls = _Calls(
                 steps,
@@ -126,6 +127,7 @@ class _Steps:
     def __init__(self, folder: Path, *, frozen: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._frozen = folder, frozen
+        # weak: watching must not keep alive what the script drops, or memory would grow from slot to slot
         self._optimisers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._rates: list[Any] = []
         self._number = 0
@@ -264,6 +266,7 @@ def reference_term(embeddings: Tensor, labels: Tensor) -> Tensor:
         angle = 1.3 * label + 2.1 * row
         direction = embedding.new_tensor([math.cos(angle + 0.7 * column) for column in range(width)])
         unit = embedding / largest
+        # linear and quadratic: a term with a constant gradient couldn't tell detached embeddings from others
         total = total + (direction * (unit + unit**2)).sum()
     return total / (count * width)
 
@@ -402,6 +405,7 @@ class _Calls:
         except RuntimeError:  # `backward` was called before, and has let go of the graph
             return added()
         alike = _norm(_gradients(reference_term(embeddings, used), leaves))
+        # as strong as upstream's gradient: neither drowns in the other's rounding
         self._probe.weight = _norm(upstream) / alike if alike > 0 else 1.0
         total = added()
         term = self._probe.weight * self._of_chosen(embeddings, used)

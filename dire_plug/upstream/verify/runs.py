@@ -99,6 +99,7 @@ def set_up_answered(setup: Setup, folder: Path) -> Setup:
     }
     for key in ("start", "plan"):
         if f"recover.{key}" in refused:
+            # a method that can't start otherwise, or regroup, is tested with its own start or plan
             del recover[key]
             recover |= {key: case.recover[key]} if key in case.recover else {}
     recipe = _recipe(adapter, case, recover, ipc=case.answered_ipc)
@@ -169,6 +170,7 @@ def generate(per_class: int, *, classes: int, size: int) -> Dataset:
 
 def _teacher(script: Script, architecture: str) -> Network:
     """Return a seeded, untrained network."""
+    # not every architecture has the script's stem; any will do, since only runs with the same one are compared
     stem = script.stem if script.stem in stems(architecture) else "small"
     model = initialised(lambda: build(architecture, outputs=script.classes, stem=stem, size=script.size), SEED)
     return Network(model.eval(), architecture, script.classes, stem, script.mean, script.std)
@@ -241,8 +243,10 @@ def describe_synthesis(
         ipc=recipe.ipc,
         steps=setup.adapter.steps(recipe.recover),
         seed=SEED,
+        # on the CPU alone the same script gives the same bits twice, so that runs can be compared
         device="cpu",
         start=setup.start,
+        # the test term needs no real embeddings
         real={},
         passes=str(folder / "passes"),
         networks=tuple(setup.case.teachers),

@@ -119,8 +119,10 @@ def _verify_script(
     other, term = set_up_answered(setup, folder), {PROBE: dict[str, Any]()}
     jobs = {
         "unpatched-1": write_job(setup, folder / "unpatched-1", pristine),
+        # twice: where upstream's own runs differ, the patch can't be judged
         "unpatched-2": write_job(setup, folder / "unpatched-2", pristine),
         "patched": write_job(setup, folder / "patched", tree, regularizers={}),
+        # at the learning rate 0 both runs stay at the same images, so their gradients can be subtracted
         "frozen": write_job(setup, folder / "frozen", pristine, observed=FROZEN),
         "frozen-with-term": write_job(setup, folder / "frozen-with-term", tree, regularizers=term, observed=FROZEN),
         "answered": write_job(other, folder / "answered", tree, regularizers=term, observed=ANSWERED),
@@ -176,6 +178,7 @@ def _judge(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder
             problems["accelerated"] = [f"{difference} differs in the answered run"]
     return ScriptVerdict(
         script=name,
+        # not a problem of the patch, so it isn't among the problems
         repeats=published == found["unpatched-2"],
         steps=len(published.steps),
         tensors=sum(map(len, published.steps)),
