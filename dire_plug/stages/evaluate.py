@@ -28,7 +28,7 @@ from dire_plug.training.loop import initialised
 from dire_plug.training.protocols import train_student
 from dire_plug.training.soft_label_files import FOLDER
 from dire_plug.training.soft_labels import relabel
-from dire_plug.training.students import StudentData
+from dire_plug.training.students import StudentData, find_best
 
 STUDENT = "student.json"
 
@@ -116,7 +116,7 @@ class EvaluationContext:
         model = initialised(lambda: build(architecture, outputs=network.outputs, stem=stem, size=size), seed)
         label = f"student {architecture} {k + 1}/{section.per_synthesis} ({self._name})"
         with ui.progress(label, section.epochs) as advance:
-            result = train_student(
+            curve = train_student(
                 model.to(run.device),
                 [teacher.model for teacher in self._networks],
                 data=self._data,
@@ -125,14 +125,15 @@ class EvaluationContext:
                 folder=folder / "training",
                 progress=advance,
             )
+        best_epoch, best = find_best(curve)
         found = {
             "architecture": architecture,
             "k": k,
             "seed": seed,
-            "last": result.last,
-            "best": result.best,
-            "best_epoch": result.best_epoch,
-            "curve": [list(point) for point in result.curve],
+            "last": curve[-1][1],
+            "best": best,
+            "best_epoch": best_epoch,
+            "curve": [list(point) for point in curve],
         }
         write_json(folder / STUDENT, found)
         shutil.rmtree(folder / "training", ignore_errors=True)

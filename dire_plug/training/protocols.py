@@ -26,8 +26,8 @@ from dire_plug.recipe.evaluate import (
     Sre2lTinySection,
     StaticLabelsSection,
 )
-from dire_plug.training.loop import Progress, Training
-from dire_plug.training.students import Label, Loss, Protocol, StudentData, StudentResult, learn, own_copies
+from dire_plug.training.loop import Curve, Progress, Training
+from dire_plug.training.students import Label, Loss, Protocol, StudentData, learn, own_copies
 
 LABELLED_AT_ONCE = 500
 """Images in a batch whose static labels are taken."""
@@ -44,8 +44,8 @@ def train_student(
     seed: int,
     folder: Path,
     progress: Progress | None = None,
-) -> StudentResult:
-    """Train `student` in place under the protocol that `section` names, and return its accuracies.
+) -> Curve:
+    """Train `student` in place under the protocol that `section` names; return the (epoch, accuracy) of each test.
 
     Args:
         student: arrives with its initial weights, on the device where it is trained.

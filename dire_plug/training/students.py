@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dire_plug.recipe.evaluate import EvaluateSection
-from dire_plug.training.loop import Progress, Training, shuffled, train
+from dire_plug.training.loop import Curve, Progress, Training, shuffled, train
 
 # The accuracy of a network, in percent.
 
@@ -108,23 +108,6 @@ class Protocol:
     accumulate: int = 1
 
 
-@dataclass(frozen=True)
-class StudentResult:
-    """Test accuracies in percent.
-
-    Attributes:
-        last: after the last epoch.
-        best: the highest of all tests: chosen on the test set, as some published numbers are.
-        best_epoch: the first epoch, from 0, that reached it.
-        curve: (epoch, accuracy) of every test.
-    """
-
-    last: float
-    best: float
-    best_epoch: int
-    curve: tuple[tuple[int, float], ...]
-
-
 def learn(
     student: nn.Module,
     data: StudentData,
@@ -133,8 +116,8 @@ def learn(
     protocol: Protocol,
     folder: Path,
     progress: Progress | None = None,
-) -> StudentResult:
-    """Train `student` in place, on its device, and return its accuracies.
+) -> Curve:
+    """Train `student` in place, on its device, and return the (epoch, accuracy) of each test; the last is of the end.
 
     Batches come in random order, `section.batch_size` at a time; or they are the stored ones, where `data` has some.
 
@@ -169,10 +152,15 @@ def learn(
         tests = in_batches(data.test_images, data.test_labels, device=device)
         return mean, accuracy(student, ((data.test_transform(images), labels) for images, labels in tests))
 
-    curve = train(student, run_epoch, protocol.training, folder=folder, progress=progress)
-    # of equal accuracies the first epoch
-    best_epoch, best = max(curve, key=lambda point: (point[1], -point[0]))
-    return StudentResult(last=curve[-1][1], best=best, best_epoch=best_epoch, curve=tuple(curve))
+    return train(student, run_epoch, protocol.training, folder=folder, progress=progress)
+
+
+def find_best(curve: Curve) -> tuple[int, float]:
+    """Return the epoch and accuracy of the best test, of equal ones the first.
+
+    It is chosen on the test set, as some published numbers are.
+    """
+    return max(curve, key=lambda point: (point[1], -point[0]))
 
 
 def _batches(

@@ -125,8 +125,8 @@ def _data() -> StudentData:
 
 def test_the_student_is_tested_every_ten_epochs_and_in_the_end(tmp_path: Path) -> None:
     section = section_of("fkd", epochs=13, batch_size=6)
-    result = train_student(without_dropout(0), [], data=_data(), section=section, seed=0, folder=tmp_path)
-    assert [epoch for epoch, _ in result.curve] == [0, 10, 12]
+    curve = train_student(without_dropout(0), [], data=_data(), section=section, seed=0, folder=tmp_path)
+    assert [epoch for epoch, _ in curve] == [0, 10, 12]
 
 
 # Whole runs.

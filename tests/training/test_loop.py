@@ -20,9 +20,9 @@ from dire_plug.errors import DirePlugError
 from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, EvaluateSection, check_protocol
 from dire_plug.training import loop as training
 from dire_plug.training import students
-from dire_plug.training.loop import Training, learning_rate, shuffled, train
+from dire_plug.training.loop import Curve, Training, learning_rate, shuffled, train
 from dire_plug.training.protocols import SET_UP, divergence, train_student
-from dire_plug.training.students import StudentData, StudentResult, accuracy, in_batches, is_tested
+from dire_plug.training.students import StudentData, accuracy, find_best, in_batches, is_tested
 
 
 class KilledError(Exception):
@@ -61,7 +61,7 @@ def section_of(protocol: str, **keys: Any) -> EvaluateSection:
 
 def run(
     data: StudentData, folder: Path, *, seed: int = 1, progress: Callable[..., None] | None = None, **keys: Any
-) -> tuple[nn.Module, StudentResult]:
+) -> tuple[nn.Module, Curve]:
     section = section_of("on-the-fly", **{"epochs": 6, "batch_size": 4, "lr": 0.01, "teacher_mode": "train", **keys})
     student = make_network(seed)
     result = train_student(
@@ -299,14 +299,14 @@ def test_the_authors_test_every_epoch_from_201_on_with_adamw_at_a_thousandth() -
     assert (section.lr, section.weight_decay, section.batch_size, section.temperature) == (1e-3, 0.01, 128, 30)
 
 
-def test_last_and_best_are_both_given_and_the_first_best_epoch_is_named(
+def test_a_curve_has_every_test_and_the_first_of_the_best_ones_is_found(
     data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([10.0, 30.0, 30.0, 20.0])
     monkeypatch.setattr(students, "accuracy", lambda *_: next(answers))
-    _, result = run(data, tmp_path, epochs=4)
-    assert (result.last, result.best, result.best_epoch) == (20.0, 30.0, 1)
-    assert result.curve == ((0, 10.0), (1, 30.0), (2, 30.0), (3, 20.0))
+    _, curve = run(data, tmp_path, epochs=4)
+    assert curve == [(0, 10.0), (1, 30.0), (2, 30.0), (3, 20.0)]
+    assert find_best(curve) == (1, 30.0)
 
 
 def test_a_teacher_in_train_mode_is_not_shared_between_students(data: StudentData, tmp_path: Path) -> None:
