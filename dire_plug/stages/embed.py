@@ -224,7 +224,7 @@ def choose_centres(values: Tensor, labels: Tensor, k: int) -> dict[str, Tensor]:
     found = [_cluster(rows, k) for rows in torch.split(values, counts.tolist())]
     kept = torch.tensor([len(centres) for centres, _, _ in found])
     names = ("centres", "weights", "variances")
-    parts = {name: torch.cat([one[place] for one in found]) for place, name in enumerate(names)}
+    parts = {name: torch.cat([one[at] for one in found]) for at, name in enumerate(names)}
     return {**parts, "labels": classes.repeat_interleave(kept)}
 
 

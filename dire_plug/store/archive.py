@@ -261,13 +261,13 @@ def describe(card: Card, name: str) -> str:
     ]
     for entry, one in card.entries.items():
         versions, hardware = (one.made.get(group, {}) for group in ("versions", "hardware"))
-        told = ", ".join(f"{package} {versions.get(package, '?')}" for package in ("dire-plug", "torch", "python"))
+        made_with = ", ".join(f"{package} {versions.get(package, '?')}" for package in ("dire-plug", "torch", "python"))
         cells = [
             entry,
             ", ".join(one.roles) or entry.partition("/")[0],
             one.made.get("when", "?"),
             one.made.get("seconds", "?"),
-            told,
+            made_with,
             hardware.get("card") or hardware.get("processor") or hardware.get("device", "?"),
             hardware.get("threads", "?"),
             format_bytes(sum(file.bytes for file in one.files.values())),
@@ -371,9 +371,9 @@ def _check_members(archive: Path, tar: tarfile.TarFile) -> tuple[Card, dict[str,
             raise DirePlugError(f"{archive}: {name}: isn't in its card; nothing was imported")
         if member.name in members:
             raise DirePlugError(f"{archive}: {name}: is in it twice; nothing was imported")
-        if (told := sizes[member.name]) not in (None, member.size):
+        if (listed := sizes[member.name]) not in (None, member.size):
             raise DirePlugError(
-                f"{archive}: {name}: has {member.size} bytes, and {told} in its card; nothing was imported"
+                f"{archive}: {name}: has {member.size} bytes, and {listed} in its card; nothing was imported"
             )
         members[member.name] = member
     if lacking := sorted(sizes.keys() - members.keys()):
@@ -383,14 +383,14 @@ def _check_members(archive: Path, tar: tarfile.TarFile) -> tuple[Card, dict[str,
 
 def _read_card(archive: Path, content: bytes) -> Card:
     try:
-        told = json.loads(content)
+        parsed = json.loads(content)
     except ValueError as error:
         raise DirePlugError(f"{archive}: {CARD} cannot be read as JSON: {error}") from error
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    if not isinstance(parsed, dict) or parsed.get("format") != FORMAT:
         raise DirePlugError(f"{archive}: is no archive of `dire-plug export`: {CARD} names another format")
-    if told.get("version") != VERSION:
+    if parsed.get("version") != VERSION:
         raise DirePlugError(
-            f"{archive}: is of version {told.get('version')!r} of the format, and this dire-plug reads {VERSION}; "
+            f"{archive}: is of version {parsed.get('version')!r} of the format, and this dire-plug reads {VERSION}; "
             "use the dire-plug that wrote it"
         )
     card = _parse(Card, content, f"{archive}: {CARD}")
@@ -411,8 +411,8 @@ def _parse(model: type[Model], content: bytes, where: str) -> Model:
         return model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DirePlugError(f"{where}: {place}: {first['msg']}; the file was damaged or edited") from error
+        location = ".".join(map(str, first["loc"]))
+        raise DirePlugError(f"{where}: {location}: {first['msg']}; the file was damaged or edited") from error
 
 
 def _is_safe(name: str) -> bool:

@@ -120,14 +120,14 @@ def register(store: Path, root: Path, names: Iterable[str]) -> None:
             roots = _read_roots(store)
             known = roots.get(str(root))
             before, troubles = (set(known), []) if known is not None else _read_runs(_run_folders(root))
-            told = None if troubles else sorted(before.union(names))
+            named = None if troubles else sorted(before.union(names))
             # a mount point without its disk is an empty folder; the mark tells it from a folder without runs
             if not (root / MARK).is_file():
                 write_atomically(
                     root / MARK, f"The runs here name entries of a store; its {ROOTS} names this folder.\n"
                 )
-            if str(root) not in roots or told != known:
-                _write_roots(store, {**roots, str(root): told})
+            if str(root) not in roots or named != known:
+                _write_roots(store, {**roots, str(root): named})
     except (DirePlugError, OSError) as error:
         ui.say_once(f"store: this folder of runs isn't registered, so `clean` may remove what it names: {error}")
 

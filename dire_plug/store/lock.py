@@ -114,7 +114,7 @@ class _Holder:
 
 
 def _acquire(path: Path, mine: Path, *, wait: float, what: str) -> None:
-    began, told = time.monotonic(), False
+    began, announced = time.monotonic(), False
     while not _link(mine, path):
         try:
             found = _read(path)
@@ -130,9 +130,9 @@ def _acquire(path: Path, mine: Path, *, wait: float, what: str) -> None:
         waited = time.monotonic() - began
         if waited >= wait:
             raise RunBusyError(trouble)
-        if waited >= SAY_AFTER and not told:
+        if waited >= SAY_AFTER and not announced:
             ui.say(f"waiting: {trouble}")
-            told = True
+            announced = True
         time.sleep(0.1)
 
 

@@ -236,7 +236,7 @@ class RunFolder:
 def run_folder(run: Run, artefacts: list[Artefact]) -> RunFolder:
     """Return a run's folder: `<root>/<method>/<recipe>/<arm>-<seed>-<id>`.
 
-    The id is 8 hex of a hash of the names of the artefacts that the run ends in: of all that decides what comes out,
+    The id is 8 hex of a hash of the names of the artefacts that the run ends in: of all that decides the results,
     so not of device, threads, paths or time.
     """
     # sorted: the id must not depend on the order in which artefacts are named

@@ -107,7 +107,7 @@ class LoopNetworks:
         if not self._hooks:
             raise DirePlugError("the patch never handed a network to bridge.watch")
         if network is None and len(self._hooks) > 1:
-            raise DirePlugError("the patch watches several networks, so bridge.loss must be told which one: network=…")
+            raise DirePlugError("the patch watches several networks, so bridge.loss needs to know which one: network=…")
         for name, (module, hook) in self._hooks.items():
             if network is None or module is network:
                 return name, hook.take()

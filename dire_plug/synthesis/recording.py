@@ -74,9 +74,9 @@ class LossRecord:
 
     def slot_done(self, slot: Slot) -> None:
         """Fetch the values of a finished slot from the device, all at once."""
-        places = [(name, step) for step, values in self._kept.items() for name in values]
+        points = [(name, step) for step, values in self._kept.items() for name in values]
         curves: Curves = {}
-        for (name, step), value in zip(places, _fetch([self._kept[step][name] for name, step in places]), strict=True):
+        for (name, step), value in zip(points, _fetch([self._kept[step][name] for name, step in points]), strict=True):
             curves.setdefault(name, {})[step] = value
         self._kept = {}
         self._slots.append({"batch": slot.batch_index, "curves": curves})

@@ -41,7 +41,7 @@ def test_a_batch_is_told_which_of_several_networks_made_it(tmp_path: Path) -> No
         loss = nn.functional.cross_entropy(chosen(images), labels)
         synthesis.loss(loss, images=images, labels=labels, step=step, network=chosen)
     assert [batch.teacher for batch in seen] == ["second", "teacher"]
-    with pytest.raises(DirePlugError, match="must be told which one: network="):
+    with pytest.raises(DirePlugError, match="needs to know which one: network="):
         synthesis.loss(loss, images=images, labels=labels, step=2)
     with pytest.raises(DirePlugError, match="a network that it never handed to"):
         synthesis.loss(loss, images=images, labels=labels, step=2, network=nn.Linear(1, 1))

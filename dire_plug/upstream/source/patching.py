@@ -192,10 +192,10 @@ def remove_patch(tree: Path, patch: Patch) -> None:
 
 
 def remake(tree: Path, patch: Patch) -> str:
-    """Return the text of the patch that inserts the same lines at the same places of an unpatched tree."""
+    """Return the text of the patch that inserts the same lines after the same lines of an unpatched tree."""
     contents = {file.path: _read(tree, file, patch) for file in patch.files}
-    places = {file.path: {hunk.after: hunk.inserted for hunk in file.hunks} for file in patch.files}
-    return make_patch(contents, places, commit=patch.commit)
+    insertions = {file.path: {hunk.after: hunk.inserted for hunk in file.hunks} for file in patch.files}
+    return make_patch(contents, insertions, commit=patch.commit)
 
 
 def _read(tree: Path, file: PatchedFile, patch: Patch) -> bytes:

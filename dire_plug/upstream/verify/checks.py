@@ -288,7 +288,7 @@ def _find_wrong_images(event: Event, wanted: ExpectedRun) -> str:
 def check_answered(
     events: Sequence[Event], wanted: ExpectedRun, *, files: Iterable[str] | None, names: Mapping[tuple[int, int], str]
 ) -> list[str]:
-    """Check that a run that was answered did as it was told: start images, batches, names of files.
+    """Check that an answered run used the answers: start images, batches, names of files.
 
     Args:
         files: those that the script saved; None where it saves no images.

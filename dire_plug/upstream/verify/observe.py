@@ -160,11 +160,11 @@ class _Steps:
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         error, factor = (None, 1.0) if self.expected is None else self.expected.compare()
         kept = {}
-        for place, tensor in enumerate(_tensors(optimizer)):
+        for number, tensor in enumerate(_tensors(optimizer)):
             if tensor.grad is not None:
-                kept[f"{GRADIENT}{place}"] = tensor.grad.detach().clone().contiguous()
+                kept[f"{GRADIENT}{number}"] = tensor.grad.detach().clone().contiguous()
             if self.expected is not None and (term := self.expected.term_of(tensor)) is not None:
-                kept[f"{TERM}{place}"] = (factor * term).contiguous()
+                kept[f"{TERM}{number}"] = (factor * term).contiguous()
         save_file(kept, self._folder / f"{self._number:04d}.safetensors")
         self._number += 1
         self.on_step(optimizer, error)
@@ -333,8 +333,8 @@ class _Calls:
         def called(*args: Any, **kwargs: Any) -> Any:
             frame = inspect.currentframe()
             caller = frame.f_back if frame else None
-            place = {} if caller is None else {"file": _below(tree, caller.f_code.co_filename), "line": caller.f_lineno}
-            seen: dict[str, Any] = {"call": name, **place}
+            line = {} if caller is None else {"file": _below(tree, caller.f_code.co_filename), "line": caller.f_lineno}
+            seen: dict[str, Any] = {"call": name, **line}
             try:
                 return answer(seen, *args, **kwargs)
             finally:

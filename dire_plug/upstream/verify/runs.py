@@ -106,9 +106,9 @@ def set_up_answered(setup: Setup, folder: Path) -> Setup:
     start_images, file = setup.script_inputs.start, None
     if recipe.recover.start == "real":
         shape = (classes, case.answered_ipc, 3, script.size, script.size)
-        start_images, told = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
+        start_images, answered = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
         make_folder(folder)
-        write_atomically(file := folder / "start-answered.safetensors", save({"images": told}))
+        write_atomically(file := folder / "start-answered.safetensors", save({"images": answered}))
     return replace(
         setup,
         inputs=replace(setup.inputs, recipe=recipe, classes=classes),
@@ -198,7 +198,7 @@ def write_job(
         tree: patched or not.
         regularizers: of a patched run, where none may be active; None: the run is unpatched.
         accelerate: as `--accelerate exact`.
-        observed: what `observe` is told beside its folder; None: the run isn't observed.
+        observed: the settings of `observe` but for its folder; None: the run isn't observed.
     """
     inputs = replace(setup.inputs, folder=folder / "inputs", images=folder / "images")
     for path in (inputs.folder, inputs.images):

@@ -4,7 +4,7 @@ Six runs of a script, at reduced size:
 
 - unpatched, twice, and patched: the same bits in every optimised tensor after every step, and in every file;
 - unpatched, and patched with a test term, both at the learning rate 0: the gradients differ by λ · ∂term;
-- patched with the term, the hooks answered: the images start where they are told, and move.
+- patched with the term, the hooks answered: the images start as answered, and move.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _judge(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder
     published = found["unpatched-1"]
     check_something_to_compare(name, published)
     with_term, answered = (checks.read_events(folder / kind) for kind in ("frozen-with-term", "answered"))
-    wanted, told = (_expect(one, patch) for one in (setup, other))
+    expected, answered_expected = (_expect(one, patch) for one in (setup, other))
     frozen_error, gradient = checks.compare_gradients(
         folder / "frozen", folder / "frozen-with-term", steps=setup.case.comparable_steps
     )
@@ -160,20 +160,20 @@ def _judge(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder
         "inert": [f"{difference} differs"] if difference else [],
         "gradient": gradient,
         "calls": [
-            *checks.check_calls(with_term, wanted),
-            *(f"answered: {one}" for one in checks.check_calls(answered, told)),
+            *checks.check_calls(with_term, expected),
+            *(f"answered: {one}" for one in checks.check_calls(answered, answered_expected)),
             *checks.check_lines([with_term, answered], patch, adapter.scripts[name].path),
         ],
         "answered": checks.check_answered(
             answered,
-            told,
+            answered_expected,
             files=found["answered"].files if adapter.saves_images else None,
             names=_names(other),
         ),
     }
     accelerated = None
     if "accelerated" in found:
-        accelerated = _reaches_last_batch(answered, told)
+        accelerated = _reaches_last_batch(answered, answered_expected)
         if difference := first_difference(found["answered"], found["accelerated"]):
             problems["accelerated"] = [f"{difference} differs in the answered run"]
     return ScriptVerdict(
