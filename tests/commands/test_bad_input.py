@@ -310,7 +310,7 @@ def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
         answer = cli("vendor", "toy-net")
         assert answer.code == 2
         assert "bridge.patch the file must have the blob hash " in answer.err
-        assert "isn't here; get it with: dire-plug vendor toy-net" in cli(*line).err
+        assert "isn't vendored; get it with: dire-plug vendor toy-net" in cli(*line).err
     finally:
         third_party.patch.write_text(patch)
     assert cli("vendor", "toy-net", "--offline").code == 0

@@ -121,7 +121,7 @@ def test_filled_in_only_the_patch_is_missing_and_then_the_code(
         "  recover.flags.steps: set it; the script has no default that could be read\n",
     )
     answer = cli("run", "g-toy", "--set", "recover.flags.steps=1")
-    assert "g-toy's own code is needed and isn't here; get it with: dire-plug vendor g-toy" in answer.err
+    assert "g-toy's own code is needed and isn't vendored; get it with: dire-plug vendor g-toy" in answer.err
     recipe = folder / "dire_plug_g_toy" / "recipes" / "quick.yaml"
     recipe.write_text(recipe.read_text().replace("flags: {}", "flags: {steps: 1, lr: 0.1}"))
     assert run_tests(folder / "tests" / "test_method.py") == [

@@ -79,7 +79,7 @@ def test_what_the_loop_embeds_is_let_go_where_no_term_works_in_it(tmp_path: Path
     frozen = {} if in_loop else outside(tmp_path)[0]
     synthesis = varied(make(tmp_path), terms=terms, in_loop=in_loop, frozen=frozen, embedder={"network": LOOP})
     synthesis.embedded(torch.ones(1, 4), torch.ones(1, 4))
-    assert len(synthesis._networks._embedder._made) == in_loop
+    assert len(synthesis._embeddings._instead._made) == in_loop
 
 
 def run(cli: Cli, recipe: Path, network: str, *more: str) -> Any:

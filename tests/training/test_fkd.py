@@ -125,8 +125,8 @@ def _data() -> StudentData:
 
 def test_the_student_is_tested_every_ten_epochs_and_in_the_end(tmp_path: Path) -> None:
     section = section_of("fkd", epochs=13, batch_size=6)
-    result = train_student(without_dropout(0), [], data=_data(), section=section, seed=0, folder=tmp_path)
-    assert [epoch for epoch, _ in result.curve] == [0, 10, 12]
+    curve = train_student(without_dropout(0), [], data=_data(), section=section, seed=0, folder=tmp_path)
+    assert [epoch for epoch, _ in curve] == [0, 10, 12]
 
 
 # Whole runs.
@@ -184,20 +184,20 @@ def test_a_run_that_was_killed_while_labelling_ends_as_an_undisturbed_one(
     assert outcome(only_run(home)) == outcome(run(recipe_fkd).folder.path)
 
 
-def test_a_test_set_that_is_too_large_waits_as_grey_levels(
+def test_a_test_set_that_is_too_large_stays_uint8_until_it_is_used(
     home: Path, recipe_fkd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = run(recipe_fkd)
     seen = []
-    genuine = evaluate_stage.prepare_lesson
+    genuine = evaluate_stage.build_student_data
 
     def watched(*arguments: Any) -> StudentData:
-        lesson = genuine(*arguments)
-        seen.append(lesson.test_images.dtype)
-        return lesson
+        data = genuine(*arguments)
+        seen.append(data.test_images.dtype)
+        return data
 
     monkeypatch.setattr(lessons, "MOST_TEST_BYTES", 0)
-    monkeypatch.setattr(evaluate_stage, "prepare_lesson", watched)
+    monkeypatch.setattr(evaluate_stage, "build_student_data", watched)
     shutil.rmtree(home / "store" / "student")
     large = run(recipe_fkd)
     assert seen == [torch.uint8]

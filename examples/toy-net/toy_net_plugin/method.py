@@ -14,9 +14,9 @@ from dire_plug.api.method import (
     Flags,
     Invocation,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Script,
+    ScriptInputs,
     Upstream,
     VerifyCase,
     build_plan,
@@ -88,8 +88,8 @@ class Toy(PlannedAdapter):
         per_class = 1 if recover.plan == "keep" else recover.plan.per_class
         return build_plan(classes=classes, ipc=ipc, slots_per_pass=1, per_class=per_class)
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
-        write_network(materials.teachers["teacher"], inputs.folder / WEIGHTS, "bare")
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
+        write_network(script_inputs.teachers["teacher"], inputs.folder / WEIGHTS, "bare")
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         recipe = inputs.recipe

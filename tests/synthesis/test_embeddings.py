@@ -24,7 +24,7 @@ from dire_plug.stages.artefacts import Networks, embedding_networks, name_networ
 from dire_plug.stages.prepare import fill, prepare
 from dire_plug.stages.squeeze import FILE, network_file
 from dire_plug.store.artefacts import Artefact, Store
-from dire_plug.synthesis.embedder import Embedder, LoopEmbeddings
+from dire_plug.synthesis.embeddings import FrozenNetwork, ShownEmbeddings
 
 CPU = torch.device("cpu")
 NO_SHIFT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -57,7 +57,7 @@ def test_a_network_of_the_loops_own_space_gets_the_loops_images_as_they_are(tmp_
     file, model = whitened(tmp_path)
     given = {"network": str(file), "classes_per_step": None, "whitening": str(tmp_path / "whitening.safetensors")}
     white = torch.randn(4, 3, 8, 8, requires_grad=True)
-    embeddings, _, _ = Embedder(given, "cpu")(white, torch.zeros(4), generator=torch.Generator())
+    embeddings, _, _ = FrozenNetwork(given, "cpu")(white, torch.zeros(4), generator=torch.Generator())
     assert torch.equal(embeddings.detach(), embed(model.network, white.detach()))
 
 
@@ -109,7 +109,7 @@ def test_a_method_without_experts_says_so(tmp_path: Path) -> None:
 
 
 def test_the_loops_own_embeddings_come_class_by_class_or_all_at_once() -> None:
-    parts, whole = LoopEmbeddings(), LoopEmbeddings()
+    parts, whole = ShownEmbeddings(), ShownEmbeddings()
     made, real = torch.rand(4, 2, 3, requires_grad=True), torch.rand(6, 2, 3)
     for label in range(2):
         parts.add(made[2 * label : 2 * label + 2], real[3 * label : 3 * label + 3])
@@ -124,7 +124,7 @@ def test_the_loops_own_embeddings_come_class_by_class_or_all_at_once() -> None:
 
 
 def test_the_real_embeddings_of_a_step_are_another_object_in_each() -> None:
-    embedder, labels = LoopEmbeddings(), torch.tensor([0])
+    embedder, labels = ShownEmbeddings(), torch.tensor([0])
     seen = []
     for _ in range(2):
         embedder.add(torch.rand(1, 3), torch.rand(2, 3))
@@ -135,12 +135,12 @@ def test_the_real_embeddings_of_a_step_are_another_object_in_each() -> None:
 
 def test_a_loop_that_shows_no_embedding_is_an_error() -> None:
     with pytest.raises(DirePlugError, match=r"the patch never handed embeddings to bridge\.embedded"):
-        LoopEmbeddings()(torch.zeros(1), torch.zeros(1), generator=torch.Generator())
+        ShownEmbeddings()(torch.zeros(1), torch.zeros(1), generator=torch.Generator())
 
 
 def test_real_embeddings_before_the_first_step_are_an_error() -> None:
     with pytest.raises(DirePlugError, match="hasn't embedded any real image"):
-        _ = LoopEmbeddings().real
+        _ = ShownEmbeddings().real
 
 
 @pytest.mark.parametrize(
