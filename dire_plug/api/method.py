@@ -51,16 +51,16 @@ __all__ = [
     "FILL_IN",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "OWNED_DATASET",
-    "OWNED_DEVICE",
-    "OWNED_IMAGES",
-    "OWNED_IPC",
-    "OWNED_PASSES",
-    "OWNED_PATHS",
-    "OWNED_START",
-    "OWNED_TEACHER",
-    "OWNED_UNREAD",
-    "OWNED_VERIFIER",
+    "RESERVED_DATASET",
+    "RESERVED_DEVICE",
+    "RESERVED_IMAGES",
+    "RESERVED_IPC",
+    "RESERVED_PASSES",
+    "RESERVED_PATHS",
+    "RESERVED_START",
+    "RESERVED_TEACHER",
+    "RESERVED_UNREAD",
+    "RESERVED_VERIFIER",
     "Adapter",
     "ChunkedPlan",
     "DirePlugError",
@@ -102,17 +102,17 @@ __all__ = [
 CIFAR_10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR_100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 """Mean and standard deviation, as most scripts round them."""
-OWNED_PATHS = "the tool chooses where files lie"
-OWNED_IMAGES = "images are always stored"
-OWNED_IPC = "set `ipc`"
-OWNED_PASSES = f"the tool runs the passes one by one; {OWNED_IPC}"
-OWNED_TEACHER = "the teacher is set in `squeeze.teacher`"
-OWNED_DATASET = "it goes with `recover.script`"
-OWNED_START = "set `recover.start` to real or noise"
-OWNED_DEVICE = "the run's --device chooses the device"
-OWNED_VERIFIER = "the verifier only prints; `measure` judges the images in an independent network"
-OWNED_UNREAD = "the script never reads it"
-"""Reasons why a recipe can't set a flag, for `owned_flags`."""
+RESERVED_PATHS = "the tool chooses where files lie"
+RESERVED_IMAGES = "images are always stored"
+RESERVED_IPC = "set `ipc`"
+RESERVED_PASSES = f"the tool runs the passes one by one; {RESERVED_IPC}"
+RESERVED_TEACHER = "the teacher is set in `squeeze.teacher`"
+RESERVED_DATASET = "it goes with `recover.script`"
+RESERVED_START = "set `recover.start` to real or noise"
+RESERVED_DEVICE = "the run's --device chooses the device"
+RESERVED_VERIFIER = "the verifier only prints; `measure` judges the images in an independent network"
+RESERVED_UNREAD = "the script never reads it"
+"""Reasons why a recipe can't set a flag, for `reserved_flags`."""
 
 
 class Flags(BaseModel):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_DEVICE,
+    RESERVED_DEVICE,
     Invocation,
     LoopInputs,
     Script,
@@ -24,7 +24,7 @@ from dire_plug.api.method import (
     tiny_script,
     to_arguments,
 )
-from dire_plug.methods.sre2l_family import OWNED as FAMILY_OWNED
+from dire_plug.methods.sre2l_family import RESERVED as FAMILY_RESERVED
 from dire_plug.methods.sre2l_family import (
     TEACHER,
     FamilyAdapter,
@@ -34,13 +34,13 @@ from dire_plug.methods.sre2l_family import (
     saving_arguments,
 )
 
-# The flags of CDA's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+# The flags of CDA's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
 
 
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        **FAMILY_OWNED,
-        "G": OWNED_DEVICE,
+        **FAMILY_RESERVED,
+        "G": RESERVED_DEVICE,
         "wandb-key": "nothing is logged to wandb",
     }
 )
@@ -101,7 +101,7 @@ class CDA(FamilyAdapter):
             "imagenet": imagenet_script("CDA/recover_cda_in1k.py"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     flags = MODELS
     architectures = MappingProxyType(
         {

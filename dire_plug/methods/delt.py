@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from dire_plug.api.method import (
-    OWNED_DATASET,
-    OWNED_DEVICE,
-    OWNED_IMAGES,
-    OWNED_IPC,
-    OWNED_PATHS,
-    OWNED_TEACHER,
+    RESERVED_DATASET,
+    RESERVED_DEVICE,
+    RESERVED_IMAGES,
+    RESERVED_IPC,
+    RESERVED_PATHS,
+    RESERVED_TEACHER,
     DirePlugError,
     Flags,
     Invocation,
@@ -120,20 +120,20 @@ def _write_images(folder: Path, images: Tensor, numbers: list[int]) -> None:
 # What a recipe may set of DELT's scripts, in upstream's spelling and with upstream's defaults; what it may not.
 
 
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        "exp-name": OWNED_PATHS,
-        "syn-data-path": OWNED_PATHS,
-        "arch-name": OWNED_TEACHER,
-        "arch-path": OWNED_TEACHER,
-        "store-best-images": OWNED_IMAGES,
+        "exp-name": RESERVED_PATHS,
+        "syn-data-path": RESERVED_PATHS,
+        "arch-name": RESERVED_TEACHER,
+        "arch-path": RESERVED_TEACHER,
+        "store-best-images": RESERVED_IMAGES,
         "init-data-path": "upstream's own selection makes the start images; see `prepare`",
-        "ipc": OWNED_IPC,
-        "dataset": OWNED_DATASET,
-        "input-size": OWNED_DATASET,
-        "num-classes": OWNED_DATASET,
+        "ipc": RESERVED_IPC,
+        "dataset": RESERVED_DATASET,
+        "input-size": RESERVED_DATASET,
+        "num-classes": RESERVED_DATASET,
         "workers": "images are loaded in the process itself",
-        "gpu-device": OWNED_DEVICE,
+        "gpu-device": RESERVED_DEVICE,
         "min-iterations": "the published script reads past its rounds where no class of a batch draws all of them",
         "round-lr-reset": "it changes nothing: the published script overwrites the rate in its next line",
     }
@@ -223,7 +223,7 @@ class DELT(PlannedAdapter):
             "imagenet-1k": imagenet_script(RECOVER, checkpoint="model"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     flags = MappingProxyType(dict.fromkeys(scripts, RecoverFlags))
     embeddings_are_nonnegative = True
     architectures: Mapping[str, Sequence[str]] = MappingProxyType(

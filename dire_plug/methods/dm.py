@@ -13,9 +13,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_PATHS,
-    OWNED_START,
-    OWNED_UNREAD,
+    RESERVED_PATHS,
+    RESERVED_START,
+    RESERVED_UNREAD,
     Flags,
     Invocation,
     LoopInputs,
@@ -28,24 +28,24 @@ from dire_plug.api.method import (
 from dire_plug.methods.matching_family import (
     DSA,
     OWN_FILES,
-    OWNED_EVALUATION,
+    RESERVED_EVALUATION,
     MatchingAdapter,
     common_arguments,
     common_shims,
 )
-from dire_plug.methods.matching_family import OWNED as FAMILY_OWNED
+from dire_plug.methods.matching_family import RESERVED as FAMILY_RESERVED
 
-# The flags of DM's script: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+# The flags of DM's script: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
 
 
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        **FAMILY_OWNED,
+        **FAMILY_RESERVED,
         "num_exp": "a run is one experiment; `--seeds` runs several",
-        "lr_net": OWNED_EVALUATION,
-        "init": OWNED_START,
-        "save_path": OWNED_PATHS,
-        "dis_metric": OWNED_UNREAD,
+        "lr_net": RESERVED_EVALUATION,
+        "init": RESERVED_START,
+        "save_path": RESERVED_PATHS,
+        "dis_metric": RESERVED_UNREAD,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -99,7 +99,7 @@ class DM(MatchingAdapter):
             "cifar-100": cifar_script(_FILE, 100, checkpoint="bare", statistics=_CIFAR_100),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     flags = MODELS
     embedders = ("teacher", "loop")
 

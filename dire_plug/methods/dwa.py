@@ -38,11 +38,11 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_DATASET,
-    OWNED_PATHS,
+    RESERVED_DATASET,
+    RESERVED_PATHS,
     ChunkedPlan,
 )
-from dire_plug.methods.sre2l_family import OWNED as FAMILY_OWNED
+from dire_plug.methods.sre2l_family import RESERVED as FAMILY_RESERVED
 from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags
 
 # The start images as DWA's scripts read them: a tensor for each pass, or a folder of files for each class.
@@ -106,14 +106,14 @@ def is_own(plan: ChunkedPlan, script: Script) -> bool:
     return plan.per_class == 1 and plan.chunks[-1][1] == script.classes
 
 
-# The flags of DWA's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+# The flags of DWA's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
 
 
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        **FAMILY_OWNED,
-        "init-path": OWNED_PATHS,
-        "dataset": OWNED_DATASET,
+        **FAMILY_RESERVED,
+        "init-path": RESERVED_PATHS,
+        "dataset": RESERVED_DATASET,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -199,7 +199,7 @@ class DWA(FamilyAdapter):
             "imagenet": imagenet_script("distillation/distillation_imgnet.py"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     flags = MODELS
     freezes_after_first_step = True
     architectures = MappingProxyType(

@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_IMAGES,
-    OWNED_IPC,
-    OWNED_PATHS,
-    OWNED_VERIFIER,
+    RESERVED_IMAGES,
+    RESERVED_IPC,
+    RESERVED_PATHS,
+    RESERVED_VERIFIER,
     Flags,
     cut_plan,
 )
@@ -106,23 +106,23 @@ def _check_reshape(plan: ListedPlan, script: Script, batch_size: int) -> None:
         )
 
 
-# The flags of G-VBSM's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+# The flags of G-VBSM's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
 
 
 _RANKS = "the tool runs the script in one process, on the run's device"
 _TEACHERS = "the teachers are set in `squeeze.teacher` and `squeeze.others`"
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        "exp-name": OWNED_PATHS,
-        "syn-data-path": OWNED_PATHS,
-        "train-data-path": OWNED_PATHS,
-        "statistic-path": OWNED_PATHS,
+        "exp-name": RESERVED_PATHS,
+        "syn-data-path": RESERVED_PATHS,
+        "train-data-path": RESERVED_PATHS,
+        "statistic-path": RESERVED_PATHS,
         "pre-train-path": _TEACHERS,
         "arch-name": _TEACHERS,
-        "ipc-number": OWNED_IPC,
-        "store-best-images": OWNED_IMAGES,
+        "ipc-number": RESERVED_IPC,
+        "store-best-images": RESERVED_IMAGES,
         "verifier": "the script never reads it; its verifier only prints",
-        "verifier-arch": OWNED_VERIFIER,
+        "verifier-arch": RESERVED_VERIFIER,
         "gpu-id": _RANKS,
         "world-size": _RANKS,
         "rank": _RANKS,
@@ -221,7 +221,7 @@ class GVBSM(PlannedAdapter):
             "imagenet": imagenet_script(f"Branch_full_ImageNet_1k/recover/{FILE}", suffix=".jpg"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     flags = MODELS
     embeddings_are_nonnegative = False
     """Those of EfficientNet, one of the four on ImageNet-1K, have both signs."""
@@ -348,7 +348,7 @@ class GVBSM(PlannedAdapter):
 
 
 def _paths(inputs: LoopInputs, *, ipc: int) -> list[str]:
-    """Return the arguments that the tool owns, but for the statistics' folder."""
+    """Return the arguments that the tool reserves, but for the statistics' folder."""
     arguments = ["--ipc-number", str(ipc), "--store-best-images", "--gpu-id", "0"]
     arguments += ["--syn-data-path", str(inputs.images.parent), "--exp-name", inputs.images.name]
     if inputs.recipe.recover.script != "imagenet":

@@ -36,10 +36,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dire_plug.api.method import (
-    OWNED_DATASET,
-    OWNED_IMAGES,
-    OWNED_IPC,
-    OWNED_PATHS,
+    RESERVED_DATASET,
+    RESERVED_IMAGES,
+    RESERVED_IPC,
+    RESERVED_PATHS,
 )
 from dire_plug.files import make_folder
 from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags
@@ -104,18 +104,18 @@ def write_files(folder: Path, start: Tensor) -> None:
             Image.fromarray(pixels).save(of_class / f"{image:05d}.png", compress_level=_COMPRESSION)
 
 
-# The flags of INFER's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+# The flags of INFER's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
 
 
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        "exp-name": OWNED_PATHS,
-        "wandb-name": OWNED_PATHS,
-        "syn-data-path": OWNED_PATHS,
-        "init_path": OWNED_PATHS,
-        "store-best-images": OWNED_IMAGES,
-        "ipc": OWNED_IPC,
-        "dataset": OWNED_DATASET,
+        "exp-name": RESERVED_PATHS,
+        "wandb-name": RESERVED_PATHS,
+        "syn-data-path": RESERVED_PATHS,
+        "init_path": RESERVED_PATHS,
+        "store-best-images": RESERVED_IMAGES,
+        "ipc": RESERVED_IPC,
+        "dataset": RESERVED_DATASET,
         "M": "the networks are fixed: four on CIFAR, three on ImageNet-1K",
     }
 )
@@ -163,7 +163,7 @@ class INFER(PlannedAdapter):
             "imagenet": imagenet_script(_IMAGENET),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     flags = MODELS
     architectures: ClassVar[Mapping[str, Sequence[Sequence[str]]]] = MappingProxyType(
         {"cifar-10": _SMALL, "cifar-100": _SMALL, "imagenet": _LARGE}

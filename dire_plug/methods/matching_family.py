@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from dire_plug.api.method import (
-    OWNED_DATASET,
-    OWNED_IPC,
-    OWNED_PATHS,
+    RESERVED_DATASET,
+    RESERVED_IPC,
+    RESERVED_PATHS,
     DirePlugError,
     ListedPlan,
     LoopInputs,
@@ -40,16 +40,16 @@ EMBEDDERS = ("convnet-3", "resnet-18", "convnet-3-w32", "resnet-small")
 DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "CIFAR10", "cifar-100": "CIFAR100"})
 """Script → upstream's name of its dataset."""
 
-OWNED_EVALUATION = "upstream's evaluations in the loop are off; `evaluate` trains students on the last images"
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED_EVALUATION = "upstream's evaluations in the loop are off; `evaluate` trains students on the last images"
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        "dataset": OWNED_DATASET,
-        "ipc": OWNED_IPC,
-        "data_path": OWNED_PATHS,
-        "eval_mode": OWNED_EVALUATION,
-        "num_eval": OWNED_EVALUATION,
-        "epoch_eval_train": OWNED_EVALUATION,
-        "batch_train": OWNED_EVALUATION,
+        "dataset": RESERVED_DATASET,
+        "ipc": RESERVED_IPC,
+        "data_path": RESERVED_PATHS,
+        "eval_mode": RESERVED_EVALUATION,
+        "num_eval": RESERVED_EVALUATION,
+        "epoch_eval_train": RESERVED_EVALUATION,
+        "batch_train": RESERVED_EVALUATION,
     }
 )
 """Flag → why a recipe can't set it."""

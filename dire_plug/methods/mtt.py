@@ -40,15 +40,15 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dire_plug.api.method import (
-    OWNED_IMAGES,
-    OWNED_PATHS,
-    OWNED_START,
-    OWNED_UNREAD,
+    RESERVED_IMAGES,
+    RESERVED_PATHS,
+    RESERVED_START,
+    RESERVED_UNREAD,
     Flags,
 )
 from dire_plug.files import read_json, write_json
-from dire_plug.methods.matching_family import DSA, OWNED_EVALUATION, SIZE
-from dire_plug.methods.matching_family import OWNED as FAMILY_OWNED
+from dire_plug.methods.matching_family import DSA, RESERVED_EVALUATION, SIZE
+from dire_plug.methods.matching_family import RESERVED as FAMILY_RESERVED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,28 +183,28 @@ def _read_first(path: Path) -> Any:
         raise DirePlugError(f"prepare.buffers: {path}: isn't a file of MTT's buffer.py: {error}") from error
 
 
-# The flags of MTT's scripts, in upstream's spelling with upstream's defaults; those that the tool owns; `prepare`.
+# The flags of MTT's scripts, in upstream's spelling with upstream's defaults; those that the tool reserves; `prepare`.
 
 
 _DSA = "set `dsa_strategy`; none turns it off"
 _TEXTURE = "the tool condenses images, not textures"
 _IMAGENET = "for upstream's ImageNet subsets, which the tool doesn't run"
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        **FAMILY_OWNED,
+        **FAMILY_RESERVED,
         "subset": _IMAGENET,
         "res": _IMAGENET,
-        "eval_it": OWNED_EVALUATION,
-        "lr_init": OWNED_UNREAD,
+        "eval_it": RESERVED_EVALUATION,
+        "lr_init": RESERVED_UNREAD,
         "batch_real": "the script reads it for its ImageNet subsets alone",
-        "pix_init": OWNED_START,
+        "pix_init": RESERVED_START,
         "dsa": _DSA,
         "no_aug": _DSA,
-        "buffer_path": f"{OWNED_PATHS}; `prepare.buffers` names a folder with experts",
+        "buffer_path": f"{RESERVED_PATHS}; `prepare.buffers` names a folder with experts",
         "texture": _TEXTURE,
         "canvas_size": _TEXTURE,
         "canvas_samples": _TEXTURE,
-        "force_save": OWNED_IMAGES,
+        "force_save": RESERVED_IMAGES,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -303,7 +303,7 @@ class MTT(MatchingAdapter):
         }
     )
     """Upstream normalises CIFAR-100 by CIFAR-10's numbers."""
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     flags = MODELS
     embedders = ("teacher", "expert")
 

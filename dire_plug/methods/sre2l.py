@@ -14,8 +14,8 @@ from pydantic import Field
 
 from dire_plug.api.method import (
     CIFAR_10,
-    OWNED_IMAGES,
-    OWNED_VERIFIER,
+    RESERVED_IMAGES,
+    RESERVED_VERIFIER,
     ChunkedPlan,
     DirePlugError,
     Invocation,
@@ -29,7 +29,7 @@ from dire_plug.api.method import (
     tiny_script,
     to_arguments,
 )
-from dire_plug.methods.sre2l_family import OWNED as FAMILY_OWNED
+from dire_plug.methods.sre2l_family import RESERVED as FAMILY_RESERVED
 from dire_plug.methods.sre2l_family import (
     TEACHER,
     FamilyAdapter,
@@ -39,14 +39,14 @@ from dire_plug.methods.sre2l_family import (
     saving_arguments,
 )
 
-# The flags of SRe2L's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+# The flags of SRe2L's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
 
 
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        **FAMILY_OWNED,
-        "store-last-images": OWNED_IMAGES,
-        "verifier-arch-path": OWNED_VERIFIER,
+        **FAMILY_RESERVED,
+        "store-last-images": RESERVED_IMAGES,
+        "verifier-arch-path": RESERVED_VERIFIER,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -110,7 +110,7 @@ class SRe2L(FamilyAdapter):
             "imagenet": imagenet_script(f"{IMAGENET}/data_synthesis.py"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     flags = MODELS
     architectures = MappingProxyType(
         {"cifar": ("resnet-18", "resnet-small"), "tiny": ("resnet-18",), "imagenet": ("resnet-18",)}

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_IMAGES,
-    OWNED_PASSES,
-    OWNED_PATHS,
-    OWNED_TEACHER,
-    OWNED_VERIFIER,
+    RESERVED_IMAGES,
+    RESERVED_PASSES,
+    RESERVED_PATHS,
+    RESERVED_TEACHER,
+    RESERVED_VERIFIER,
     ChunkedPlan,
     DirePlugError,
     Flags,
@@ -33,17 +33,17 @@ from dire_plug.api.method import (
     write_network,
 )
 
-OWNED: Mapping[str, str] = MappingProxyType(
+RESERVED: Mapping[str, str] = MappingProxyType(
     {
-        "exp-name": OWNED_PATHS,
-        "syn-data-path": OWNED_PATHS,
-        "arch-path": OWNED_TEACHER,
-        "arch-name": OWNED_TEACHER,
-        "ipc-start": OWNED_PASSES,
-        "ipc-end": OWNED_PASSES,
-        "store-best-images": OWNED_IMAGES,
-        "verifier": OWNED_VERIFIER,
-        "verifier-arch": OWNED_VERIFIER,
+        "exp-name": RESERVED_PATHS,
+        "syn-data-path": RESERVED_PATHS,
+        "arch-path": RESERVED_TEACHER,
+        "arch-name": RESERVED_TEACHER,
+        "ipc-start": RESERVED_PASSES,
+        "ipc-end": RESERVED_PASSES,
+        "store-best-images": RESERVED_IMAGES,
+        "verifier": RESERVED_VERIFIER,
+        "verifier-arch": RESERVED_VERIFIER,
     }
 )
 """Flag → why a recipe can't set it."""
@@ -76,7 +76,7 @@ class FamilyAdapter(PlannedAdapter):
 
     title: str
     scripts: Mapping[str, Script]
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = RESERVED
     architectures: ClassVar[Mapping[str, Sequence[str]]]
     """Script → the teachers that it can be given."""
     embeddings_are_nonnegative = True

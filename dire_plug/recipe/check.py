@@ -32,8 +32,8 @@ class Method(Protocol):
     name: str
     upstream: Upstream
     scripts: Mapping[str, Script]
-    owned_flags: Mapping[str, str]
-    """Flag of upstream's that the tool sets itself → the reason, and what to do instead."""
+    reserved_flags: Mapping[str, str]
+    """Upstream flag that the tool sets itself → the reason, and what to do instead."""
 
     def flags_model(self, script: str) -> type[BaseModel]:
         """Return the model of the flags that a recipe may set for a script."""
@@ -182,13 +182,13 @@ def _script_problems(tree: Tree, adapter: Method) -> list[Problem]:
         return [Problem("recover.script", message)]
     flags = mapping(recover, "flags")
     problems = [
-        Problem(f"recover.flags.{flag}", f"can't be set in a recipe: {adapter.owned_flags[flag]}")
+        Problem(f"recover.flags.{flag}", f"can't be set in a recipe: {adapter.reserved_flags[flag]}")
         for flag in flags
-        if flag in adapter.owned_flags
+        if flag in adapter.reserved_flags
     ]
     model = adapter.flags_model(name)
     try:
-        model.model_validate({flag: value for flag, value in flags.items() if flag not in adapter.owned_flags})
+        model.model_validate({flag: value for flag, value in flags.items() if flag not in adapter.reserved_flags})
     except ValidationError as error:
         problems += describe(error, model, prefix="recover.flags")
     outputs, expected = mapping(tree, "squeeze").get("outputs"), adapter.scripts[name].classes

@@ -174,7 +174,7 @@ class Adapter(Protocol):
     upstream: Upstream
     scripts: Mapping[str, Script]
     """By the name that a recipe gives; two names may stand for one file, with another dataset."""
-    owned_flags: Mapping[str, str]
+    reserved_flags: Mapping[str, str]
     embeddings_are_nonnegative: bool
     """Of all networks in the loop, as after ReLU and average pooling."""
     freezes_after_first_step: bool
