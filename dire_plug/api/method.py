@@ -23,8 +23,8 @@ from dire_plug.seeding import derive
 from dire_plug.types import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    TINY_MEAN,
-    TINY_STD,
+    TINY_IMAGENET_MEAN,
+    TINY_IMAGENET_STD,
     Adapter,
     Invocation,
     LoopInputs,
@@ -94,7 +94,7 @@ __all__ = [
     "read_yaml",
     "require_whole",
     "teacher_problems",
-    "tiny_script",
+    "tiny_imagenet_script",
     "to_arguments",
     "write_network",
 ]
@@ -231,9 +231,9 @@ def cifar_scripts(path: str) -> dict[str, Script]:
     return {"cifar-10": cifar_script(path, 10), "cifar-100": cifar_script(path, 100)}
 
 
-def tiny_script(path: str, *, checkpoint: str = "model") -> Script:
+def tiny_imagenet_script(path: str, *, checkpoint: str = "model") -> Script:
     """Return a script of Tiny-ImageNet: 200 classes at 64 pixels, as SRe2L, CDA, DWA and DELT normalise them."""
-    return Script(path, 200, 64, TINY_MEAN, TINY_STD, stem="small", checkpoint=checkpoint)
+    return Script(path, 200, 64, TINY_IMAGENET_MEAN, TINY_IMAGENET_STD, stem="small", checkpoint=checkpoint)
 
 
 def imagenet_script(path: str, *, checkpoint: str = "bare", suffix: str | None = None) -> Script:

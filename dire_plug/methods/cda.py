@@ -21,7 +21,7 @@ from dire_plug.api.method import (
     Upstream,
     VerifyCase,
     imagenet_script,
-    tiny_script,
+    tiny_imagenet_script,
     to_arguments,
 )
 from dire_plug.methods.sre2l_family import RESERVED as FAMILY_RESERVED
@@ -56,7 +56,7 @@ class _CurriculumFlags(FamilyFlags):
     """The share of the iterations in which it falls; 0 begins with the whole range, as SRe2L does."""
 
 
-class TinyFlags(_CurriculumFlags):
+class TinyImageNetFlags(_CurriculumFlags):
     """`CDA/recover_cda_tiny.py`."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
@@ -67,15 +67,15 @@ class In1kFlags(ImageNetFlags, _CurriculumFlags):
 
 
 MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"tiny": TinyFlags, "cifar-100": TinyFlags, "imagenet": In1kFlags}
+    {"tiny": TinyImageNetFlags, "cifar-100": TinyImageNetFlags, "imagenet": In1kFlags}
 )
 """Script → the model of its flags."""
 
 
-_TINY = tiny_script("CDA/recover_cda_tiny.py")
+_TINY_IMAGENET = tiny_imagenet_script("CDA/recover_cda_tiny.py")
 
 _PINS = {
-    _TINY.path: "21584febd851710350b7c9fa263d751b63b4351f",
+    _TINY_IMAGENET.path: "21584febd851710350b7c9fa263d751b63b4351f",
     "CDA/recover_cda_in1k.py": "321ab3bc6f22ebc0cccc2ce671676384b9c1e14e",
     "CDA/utils.py": "7f9e6923e6a6f15324c168bef50c5445073b1292",
 }
@@ -96,8 +96,8 @@ class CDA(FamilyAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "tiny": _TINY,
-            "cifar-100": _TINY,
+            "tiny": _TINY_IMAGENET,
+            "cifar-100": _TINY_IMAGENET,
             "imagenet": imagenet_script("CDA/recover_cda_in1k.py"),
         }
     )

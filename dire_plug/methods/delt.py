@@ -38,7 +38,7 @@ from dire_plug.api.method import (
     image_path,
     imagenet_script,
     teacher_problems,
-    tiny_script,
+    tiny_imagenet_script,
     to_arguments,
     write_network,
 )
@@ -219,7 +219,7 @@ class DELT(PlannedAdapter):
     scripts: Mapping[str, Script] = MappingProxyType(
         {
             "cifar-10": cifar_script(RECOVER, 10, checkpoint="model"),
-            "tiny-imagenet": tiny_script(RECOVER),
+            "tiny-imagenet": tiny_imagenet_script(RECOVER),
             "imagenet-1k": imagenet_script(RECOVER, checkpoint="model"),
         }
     )

@@ -23,7 +23,7 @@ from dire_plug.api.method import (
     cifar_scripts,
     hookimpl,
     imagenet_script,
-    tiny_script,
+    tiny_imagenet_script,
     to_arguments,
 )
 from dire_plug.files import make_folder
@@ -131,7 +131,7 @@ class CifarFlags(FamilyFlags):
     """The weight of the variances against the means in the loss of batch statistics."""
 
 
-class TinyFlags(CifarFlags):
+class TinyImageNetFlags(CifarFlags):
     """`distillation/distillation_tiny.py`."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
@@ -145,7 +145,7 @@ class ImgnetFlags(ImageNetFlags, CifarFlags):
 
 
 MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar-10": CifarFlags, "cifar-100": CifarFlags, "tiny": TinyFlags, "imagenet": ImgnetFlags}
+    {"cifar-10": CifarFlags, "cifar-100": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": ImgnetFlags}
 )
 """Script → the model of its flags."""
 
@@ -195,7 +195,7 @@ class DWA(FamilyAdapter):
     scripts: Mapping[str, Script] = MappingProxyType(
         {
             **cifar_scripts(_CIFAR),
-            "tiny": tiny_script("distillation/distillation_tiny.py"),
+            "tiny": tiny_imagenet_script("distillation/distillation_tiny.py"),
             "imagenet": imagenet_script("distillation/distillation_imgnet.py"),
         }
     )

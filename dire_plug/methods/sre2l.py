@@ -26,7 +26,7 @@ from dire_plug.api.method import (
     VerifyCase,
     cifar_script,
     imagenet_script,
-    tiny_script,
+    tiny_imagenet_script,
     to_arguments,
 )
 from dire_plug.methods.sre2l_family import RESERVED as FAMILY_RESERVED
@@ -58,7 +58,7 @@ class CifarFlags(FamilyFlags):
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=100)
 
 
-class TinyFlags(FamilyFlags):
+class TinyImageNetFlags(FamilyFlags):
     """`*small_dataset/recover_tiny.py`."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
@@ -72,7 +72,7 @@ class DataSynthesisFlags(ImageNetFlags):
 
 
 MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar": CifarFlags, "tiny": TinyFlags, "imagenet": DataSynthesisFlags}
+    {"cifar": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": DataSynthesisFlags}
 )
 """Script → the model of its flags."""
 
@@ -106,7 +106,7 @@ class SRe2L(FamilyAdapter):
     scripts: Mapping[str, Script] = MappingProxyType(
         {
             "cifar": cifar_script(f"{SMALL}/recover_cifar.py", 100, statistics=CIFAR_10),
-            "tiny": tiny_script(f"{SMALL}/recover_tiny.py"),
+            "tiny": tiny_imagenet_script(f"{SMALL}/recover_tiny.py"),
             "imagenet": imagenet_script(f"{IMAGENET}/data_synthesis.py"),
         }
     )
