@@ -120,7 +120,7 @@ Places = dict[str, dict[int, list[str]]]
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchLocation:
     """A line of a published file, from 1; lines are inserted after it."""
 
     file: str
@@ -141,13 +141,13 @@ class Inserted:
         outer: indents of blocks that end there, behind which it could stand too; none where the indent was given.
     """
 
-    place: Place
+    place: PatchLocation
     number: int
     text: str
     outer: tuple[int, ...] = ()
 
 
-def read_place(text: str) -> Place:
+def parse_location(text: str) -> PatchLocation:
     """Read `FILE:LINE`.
 
     Raises:
@@ -158,7 +158,7 @@ def read_place(text: str) -> Place:
         raise DirePlugError(
             f"'{text}' is no place; write FILE:LINE, the line of the published file after which it stands"
         )
-    return Place(str(PurePosixPath(file)), int(line))
+    return PatchLocation(str(PurePosixPath(file)), int(line))
 
 
 def show_lines(adapter: Adapter) -> list[Inserted]:
@@ -166,7 +166,9 @@ def show_lines(adapter: Adapter) -> list[Inserted]:
     return list(_inserted_lines(read_patch(adapter.patches() / NAME)))
 
 
-def insert_line(adapter: Adapter, tree: Path, place: Place, call: str, *, indent: int | None = None) -> Inserted:
+def insert_line(
+    adapter: Adapter, tree: Path, place: PatchLocation, call: str, *, indent: int | None = None
+) -> Inserted:
     """Insert a line into a method's patch, and the import of bridge into a file that lacks it; write the patch anew.
 
     Args:
@@ -196,7 +198,7 @@ def insert_line(adapter: Adapter, tree: Path, place: Place, call: str, *, indent
     return Inserted(place, number, text, tuple(outer_indents(content, place.line)) if indent is None else ())
 
 
-def remove_lines(adapter: Adapter, tree: Path, place: Place, call: str | None = None) -> list[Inserted]:
+def remove_lines(adapter: Adapter, tree: Path, place: PatchLocation, call: str | None = None) -> list[Inserted]:
     """Take the lines after a place, or the one of them that is `call`, out of a patch; return them.
 
     Raises:
@@ -278,4 +280,4 @@ def _inserted_lines(patch: Patch) -> Iterator[Inserted]:
     for file in patch.files:
         for hunk in file.hunks:
             for number, text in enumerate(hunk.inserted, start=hunk.new):
-                yield Inserted(Place(file.path, hunk.after), number, text)
+                yield Inserted(PatchLocation(file.path, hunk.after), number, text)
