@@ -36,7 +36,7 @@ OPTIONAL = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Kind:
+class NetworkSpec:
     """What a network is, but for its weights."""
 
     architecture: str
@@ -48,21 +48,21 @@ class Kind:
         return f"{self.architecture} with {self.outputs} outputs and the {self.stem} stem"
 
 
-def recognise(state: Mapping[str, Tensor]) -> Kind | None:
+def identify(state: Mapping[str, Tensor]) -> NetworkSpec | None:
     """Return what `state` is of, whatever code named its weights; None where it is nothing that we build."""
     linear = [tensor for tensor in state.values() if tensor.dim() == 2]  # the rest has 1, 3 or 4 axes
     heads = dict.fromkeys(tensor.shape[0] for tensor in reversed(linear))  # the head is mostly the last
     known = [name for name in architectures() if is_buildable(name)]
-    kinds = (Kind(name, outputs, stem) for outputs in heads for name in known for stem in stems(name))
-    return next((kind for kind in kinds if not differences(translate(state, kind), kind)), None)
+    specs = (NetworkSpec(name, outputs, stem) for outputs in heads for name in known for stem in stems(name))
+    return next((spec for spec in specs if not differences(translate(state, spec), spec)), None)
 
 
-def translate(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Tensor]:
+def translate(state: Mapping[str, Tensor], spec: NetworkSpec) -> dict[str, Tensor]:
     """Return `state` with our keys where it has those that some method's code gives to a network of this kind."""
-    return our_keys(kind.architecture, state, _state_of(kind, None))
+    return our_keys(spec.architecture, state, _state_of(spec, None))
 
 
-def check(state: Mapping[str, Tensor], expected: Kind, path: Path) -> None:
+def check(state: Mapping[str, Tensor], expected: NetworkSpec, path: Path) -> None:
     """Refuse a state dict that isn't of the expected kind.
 
     Raises:
@@ -70,16 +70,16 @@ def check(state: Mapping[str, Tensor], expected: Kind, path: Path) -> None:
     """
     if not (found := differences(state, expected)):
         return
-    other = recognise(state)
+    other = identify(state)
     if other is not None:
         raise DirePlugError(f"{path}: holds a {other}; expected {expected}. Use another file, or change the recipe")
     shown = "\n".join(f"  {line}" for line in found[:5]) + ("\n  …" if len(found) > 5 else "")
     raise DirePlugError(f"{path}: doesn't hold a {expected}, nor another network that is known here:\n{shown}")
 
 
-def differences(state: Mapping[str, Tensor], kind: Kind) -> list[str]:
-    """Return how keys and shapes of `state` differ from those of `kind`, one `key: what` a line."""
-    wanted = _state_of(kind, size_of(kind.architecture, state))
+def differences(state: Mapping[str, Tensor], spec: NetworkSpec) -> list[str]:
+    """Return how keys and shapes of `state` differ from those of `spec`, one `key: what` a line."""
+    wanted = _state_of(spec, size_of(spec.architecture, state))
     lines = [f"{key}: not in the file" for key in wanted if key not in state and not key.endswith(OPTIONAL)]
     lines += [f"{key}: in the file, but not in the network" for key in state if key not in wanted]
     lines += [
@@ -91,10 +91,10 @@ def differences(state: Mapping[str, Tensor], kind: Kind) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _state_of(kind: Kind, size: int | None) -> Mapping[str, Tensor]:
+def _state_of(spec: NetworkSpec, size: int | None) -> Mapping[str, Tensor]:
     """Return the state dict of a network of this kind, without memory behind it."""
     with torch.device("meta"):
-        return build(kind.architecture, outputs=kind.outputs, stem=kind.stem, size=size).state_dict()
+        return build(spec.architecture, outputs=spec.outputs, stem=spec.stem, size=size).state_dict()
 
 
 Layout = Literal["state_dict.module", "model", "bare"]
@@ -136,7 +136,7 @@ def save(path: Path, network: Network) -> None:
     described = _Description(network.architecture, network.outputs, network.stem, network.mean, network.std)
     whitened = network.model if isinstance(network.model, Whitened) else None
     state = _plain_state(network.model if whitened is None else whitened.network)
-    check(state, Kind(network.architecture, network.outputs, network.stem), path)
+    check(state, NetworkSpec(network.architecture, network.outputs, network.stem), path)
     if whitened is not None:
         state |= {key: value.detach().cpu().contiguous() for key, value in whitened.whitening().items()}
     metadata = {DESCRIPTION: json.dumps(asdict(described))}
@@ -151,7 +151,7 @@ def load(path: Path, device: torch.device) -> Network:
     """
     state, described = _read_ours(path)
     whitening = {key.removeprefix(WHITENING): state.pop(key) for key in list(state) if key.startswith(WHITENING)}
-    check(state, Kind(described.architecture, described.outputs, described.stem), path)
+    check(state, NetworkSpec(described.architecture, described.outputs, described.stem), path)
     size = size_of(described.architecture, state)
     model = build(described.architecture, outputs=described.outputs, stem=described.stem, size=size)
     model.load_state_dict(state)
@@ -183,9 +183,9 @@ def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> d
     state = _read_ours(path)[0] if path.suffix == ".safetensors" else _find_state(_read_torch(path), path)
     if state and all(key.startswith(PREFIX) for key in state):
         state = {key.removeprefix(PREFIX): value for key, value in state.items()}
-    kind = Kind(architecture, outputs, stem)
-    state = translate(state, kind)
-    check(state, kind, path)
+    spec = NetworkSpec(architecture, outputs, stem)
+    state = translate(state, spec)
+    check(state, spec, path)
     return _with_counters(state)
 
 
