@@ -169,7 +169,7 @@ class Read(Protocol):
 
 
 @dataclass(frozen=True)
-class Family:
+class DatasetSpec:
     """One dataset by name.
 
     Attributes:
@@ -207,7 +207,7 @@ class Family:
         )
 
     def check_size(self, size: int | None) -> None:
-        """Refuse a size that the family doesn't offer."""
+        """Raise for a size that the dataset isn't offered at."""
         least, greatest = self.sizes
         if size is not None and not least <= size <= greatest:
             raise DirePlugError(f"dataset {self.name}: size {size} is not offered; use {least} to {greatest}")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
+from dire_plug.data.dataset import Dataset, DatasetSpec, make_tensor_dataset
 from dire_plug.data.subsample import first_of_each_class, resize
 
 CLASSES = 10
@@ -56,7 +56,7 @@ def missing(folder: Path) -> tuple[str, ...]:
     return () if (folder / "digits.csv.gz").is_file() else ("digits.csv.gz",)
 
 
-FAMILY = Family(
+SPEC = DatasetSpec(
     name="digits",
     classes=CLASSES,
     sizes=(8, 32),

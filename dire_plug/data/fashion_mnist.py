@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
-from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
+from dire_plug.data.dataset import Dataset, DatasetSpec, make_tensor_dataset
 from dire_plug.data.subsample import first_of_each_class, resize
 from dire_plug.errors import DirePlugError
 
@@ -107,7 +107,7 @@ def download(root: Path) -> None:
     FashionMNIST(str(root), download=True)
 
 
-FAMILY = Family(
+SPEC = DatasetSpec(
     name="fashion-mnist",
     classes=len(CLASSES),
     sizes=(8, 64),
