@@ -25,8 +25,6 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.models.architectures import architectures, build, is_buildable, size_of, stems
 from dire_plug.models.upstream_keys import Rename, our_keys
-from dire_plug.models.whitened import PREFIX as WHITENING
-from dire_plug.models.whitened import Whitened
 
 # What a state dict is of: architecture, outputs and stem, told from its keys and shapes alone.
 
@@ -100,6 +98,7 @@ def _state_of(spec: NetworkSpec, size: int | None) -> Mapping[str, Tensor]:
 Layout = Literal["state_dict.module", "model", "bare"]
 DESCRIPTION = "dire-plug"
 PREFIX = "module."
+Triple = tuple[float, float, float]
 
 
 @dataclass
@@ -116,31 +115,52 @@ class Network:
     architecture: str
     outputs: int
     stem: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
 
 
-@dataclass(frozen=True)
-class _Description:
-    """What the metadata of our files say."""
+WHITENING = "whitening."
+"""The beginning of the keys of what whitens, in a file of ours."""
 
-    architecture: str
-    outputs: int
-    stem: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+
+class Whitened(nn.Module):
+    """Whitens images, [N, 3, H, W] in [0, 1], and classifies them.
+
+    Args:
+        network: takes whitened images of that shape.
+        mean: [D], with D = 3·H·W, of the flattened pixels.
+        matrix: [D, D], symmetric.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, network: nn.Module, *, mean: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's outputs, [N, K]."""
+        outputs: Tensor = self.network(((images.flatten(1) - self.mean) @ self.matrix).reshape(images.shape))
+        return outputs
+
+    def whitening(self) -> dict[str, Tensor]:
+        """Return what whitens, by the keys of a file."""
+        return {f"{WHITENING}mean": self.mean, f"{WHITENING}matrix": self.matrix}
 
 
 def save(path: Path, network: Network) -> None:
     """Write a network with its description as safetensors, atomically; `Whitened` ones with what whitens."""
-    described = _Description(network.architecture, network.outputs, network.stem, network.mean, network.std)
     whitened = network.model if isinstance(network.model, Whitened) else None
     state = _plain_state(network.model if whitened is None else whitened.network)
-    check(state, NetworkSpec(network.architecture, network.outputs, network.stem), path)
+    spec = NetworkSpec(network.architecture, network.outputs, network.stem)
+    check(state, spec, path)
     if whitened is not None:
         state |= {key: value.detach().cpu().contiguous() for key, value in whitened.whitening().items()}
-    metadata = {DESCRIPTION: json.dumps(asdict(described))}
-    write_atomically(path, safetensors.torch.save(state, metadata=metadata))
+    description = {**asdict(spec), "mean": network.mean, "std": network.std}
+    write_atomically(path, safetensors.torch.save(state, metadata={DESCRIPTION: json.dumps(description)}))
 
 
 def load(path: Path, device: torch.device) -> Network:
@@ -149,22 +169,15 @@ def load(path: Path, device: torch.device) -> Network:
     Raises:
         DirePlugError: the file isn't one of ours, or is damaged.
     """
-    state, described = _read_ours(path)
+    state, spec, (mean, std) = _read_ours(path)
     whitening = {key.removeprefix(WHITENING): state.pop(key) for key in list(state) if key.startswith(WHITENING)}
-    check(state, NetworkSpec(described.architecture, described.outputs, described.stem), path)
-    size = size_of(described.architecture, state)
-    model = build(described.architecture, outputs=described.outputs, stem=described.stem, size=size)
+    check(state, spec, path)
+    size = size_of(spec.architecture, state)
+    model = build(spec.architecture, outputs=spec.outputs, stem=spec.stem, size=size)
     model.load_state_dict(state)
     if whitening:
         model = Whitened(model, **whitening)
-    return Network(
-        model=model.to(device).eval(),
-        architecture=described.architecture,
-        outputs=described.outputs,
-        stem=described.stem,
-        mean=described.mean,
-        std=described.std,
-    )
+    return Network(model.to(device).eval(), spec.architecture, spec.outputs, spec.stem, mean, std)
 
 
 def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> dict[str, Tensor]:
@@ -223,7 +236,8 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone().contiguous() for key, value in inner.state_dict().items()}
 
 
-def _read_ours(path: Path) -> tuple[dict[str, Tensor], _Description]:
+def _read_ours(path: Path) -> tuple[dict[str, Tensor], NetworkSpec, tuple[Triple, Triple]]:
+    """Return the weights of a file that `save` wrote, what they are of, and the mean and standard deviation."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -231,10 +245,10 @@ def _read_ours(path: Path) -> tuple[dict[str, Tensor], _Description]:
         found = json.loads(metadata.get(DESCRIPTION, "null"))
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise DirePlugError(f"{path}: cannot be read as safetensors: {error}. Make or get the file again") from error
-    if not isinstance(found, dict) or set(found) != set(_Description.__dataclass_fields__):
+    if not isinstance(found, dict) or set(found) != {*NetworkSpec.__dataclass_fields__, "mean", "std"}:
         raise DirePlugError(f"{path}: carries no description of dire-plug's, so its architecture and stem are unknown")
-    mean, std = tuple(found["mean"]), tuple(found["std"])
-    return state, _Description(found["architecture"], found["outputs"], found["stem"], mean, std)
+    mean, std = tuple(found.pop("mean")), tuple(found.pop("std"))
+    return state, NetworkSpec(**found), (mean, std)
 
 
 def _read_torch(path: Path) -> Any:

@@ -18,8 +18,7 @@ from dire_plug.data.augmentation import zca
 from dire_plug.data.augmentation.zca import Whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import nonnegative
-from dire_plug.models.checkpoint import load
-from dire_plug.models.whitened import Whitened
+from dire_plug.models.checkpoint import Whitened, load
 from dire_plug.types import LOOP, RealEmbeddings
 
 # Embeddings from upstream's own forward pass.

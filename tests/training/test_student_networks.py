@@ -15,7 +15,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.models import architectures, build, check_architecture, embed, last_linear, stem_like, stems
 from dire_plug.models.architectures import is_made_for_a_size, size_of
 from dire_plug.models.checkpoint import Network, NetworkSpec, identify, load, save
-from dire_plug.models.vit_small import HEAD_WIDTH, HEADS, LocalityAttention, ShiftedPatches, VitSmall, patch_of
+from dire_plug.models.vit import HEAD_WIDTH, HEADS, LocalityAttention, ShiftedPatches, VitSmall, patch_of
 from dire_plug.recipe.model import Recipe, SqueezeSection
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.squeeze import network_file, squeeze
@@ -139,7 +139,7 @@ def test_without_timm_its_student_is_refused_and_other_weights_are_still_identif
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setattr("dire_plug.models.vit_tiny.find_spec", lambda name: None)
+    monkeypatch.setattr("dire_plug.models.vit.find_spec", lambda name: None)
     with pytest.raises(DirePlugError, match=r"needs the package timm; .*pip install 'dire-plug\[students\]'"):
         check_architecture("vit-tiny")
     assert identify({"somebody.weight": torch.zeros(7, 3)}) is None
