@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from dire_plug.api.checklist import FILL_IN, require_whole
+from dire_plug.api.checklist import FILL_IN, require_complete
 from dire_plug.api.patch_file import make_patch, read_patch
 from dire_plug.api.plans import ChunkedPlan, ListedPlan, build_plan, check_in_one_pass, class_by_class, cut_plan
 from dire_plug.errors import DirePlugError
@@ -92,7 +92,7 @@ __all__ = [
     "make_patch",
     "read_patch",
     "read_yaml",
-    "require_whole",
+    "require_complete",
     "teacher_problems",
     "tiny_imagenet_script",
     "to_arguments",

@@ -1,7 +1,6 @@
 """Load a dataset by name."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from dire_plug.data import cifar, digits, fashion_mnist, imagenet, tiny_imagenet
@@ -29,9 +28,18 @@ def names() -> tuple[str, ...]:
 
 
 def default_root() -> Path:
-    """Return the data folder: DIRE_PLUG_DATA, or `data` in the home folder."""
+    """Return the data folder: DIRE_PLUG_DATA, or `data` in the home folder.
+
+    Raises:
+        DirePlugError: DIRE_PLUG_DATA names no folder. It is never made: a typo would fetch the datasets again.
+    """
     chosen = os.environ.get("DIRE_PLUG_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else home() / "data"
+    if not chosen:
+        return home() / "data"
+    root = Path(chosen).expanduser().absolute()
+    if not root.is_dir():
+        raise DirePlugError(f"DIRE_PLUG_DATA: Directory '{root}' does not exist. Make it, or correct the variable")
+    return root
 
 
 def class_count(name: str) -> int:
@@ -92,29 +100,7 @@ def _download(spec: DatasetSpec, root: Path) -> None:
         raise DirePlugError(f"{spec.absence(root)}\nFetching it failed: {error}") from error
 
 
-@dataclass(frozen=True)
-class DataStatus:
-    """Whether one dataset is here.
-
-    Attributes:
-        name: as `load` takes it.
-        found: whether its files are there, by name; they aren't read.
-        where: the folder, or where `load` would look first.
-        how: how to get it.
-    """
-
-    name: str
-    found: bool
-    where: str
-    how: str
-
-
-def status(root: Path | None = None) -> list[DataStatus]:
-    """Return what is here of every dataset; read names only, fetch nothing."""
+def find_all(root: Path | None = None) -> list[tuple[DatasetSpec, Path | None]]:
+    """Return every dataset with the folder that holds it, or None; read names only, fetch nothing."""
     root = default_root() if root is None else root
-    answers = []
-    for spec in DATASETS.values():
-        place = spec.find(root)
-        first = next(iter(spec.places(root)), root)
-        answers.append(DataStatus(spec.name, place is not None, str(place or first), spec.how))
-    return answers
+    return [(spec, spec.find(root)) for spec in DATASETS.values()]

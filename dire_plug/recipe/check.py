@@ -6,6 +6,7 @@ Everything that is wrong is found at once, one `location: message` a line.
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -14,7 +15,7 @@ from dire_plug.errors import DirePlugError, nearest
 from dire_plug.recipe.layers import Tree, flatten, mapping, merge
 from dire_plug.recipe.messages import Problem, describe
 from dire_plug.recipe.model import Recipe
-from dire_plug.types import Script, Upstream
+from dire_plug.types import IMAGE_SUFFIXES, Script, Upstream
 
 REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
@@ -37,6 +38,9 @@ class Method(Protocol):
 
     def flags_model(self, script: str) -> type[BaseModel]:
         """Return the model of the flags that a recipe may set for a script."""
+
+    def image_path(self, label: int, image: int) -> str:
+        """Return where, below the image folder, one image lies."""
 
     def problems(self, recipe: Recipe, *, classes: int | None = None) -> Sequence[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together; `classes` of the dataset, where known."""
@@ -191,11 +195,22 @@ def _script_problems(tree: Tree, adapter: Method) -> list[Problem]:
         model.model_validate({flag: value for flag, value in flags.items() if flag not in adapter.reserved_flags})
     except ValidationError as error:
         problems += describe(error, model, prefix="recover.flags")
+    # otherwise only the saving of the first image would fail, after its whole synthesis
+    if adapter.scripts[name].suffix is None and (wrong := suffix_problem(adapter.image_path(0, 0))):
+        problems.append(Problem("recover.script", f"image_path of {adapter.name}'s adapter: {wrong}"))
     outputs, expected = mapping(tree, "squeeze").get("outputs"), adapter.scripts[name].classes
     if isinstance(outputs, int) and outputs != expected:
         message = f"the script '{name}' builds a network with {expected} outputs, so this must be {expected}"
         problems.append(Problem("squeeze.outputs", f"{message} (is {outputs})"))
     return problems
+
+
+def suffix_problem(path: str) -> str | None:
+    """Return what is wrong with the suffix of an image's file, or None."""
+    suffix = PurePath(path).suffix
+    if suffix.lower() in IMAGE_SUFFIXES:
+        return None
+    return f"'{path}' ends in no format of images{nearest(suffix, IMAGE_SUFFIXES)}; use {', '.join(IMAGE_SUFFIXES)}"
 
 
 def _arm_problems(tree: Tree) -> list[Problem]:

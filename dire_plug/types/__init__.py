@@ -15,6 +15,7 @@ from dire_plug.types.loop import (
     Synthesis,
 )
 from dire_plug.types.method import (
+    IMAGE_SUFFIXES,
     IMAGENET_MEAN,
     IMAGENET_STD,
     TINY_IMAGENET_MEAN,
@@ -34,6 +35,7 @@ __all__ = [
     "EXTRAS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "IMAGE_SUFFIXES",
     "LEARNED_LR",
     "LOOP",
     "TINY_IMAGENET_MEAN",

@@ -20,6 +20,10 @@ TINY_IMAGENET_MEAN, TINY_IMAGENET_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.226
 """Of Tiny-ImageNet, as SRe2L, CDA, DWA and DELT normalise it."""
 
 
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+"""Of the formats in which images are saved and opened again."""
+
+
 @dataclass(frozen=True)
 class Upstream:
     """A published repository at one commit, what of it is needed, and the packages that it imports beside torch.
@@ -222,7 +226,7 @@ class Adapter(Protocol):
         """Return the arguments that make the script run one pass alone."""
 
     def image_path(self, label: int, image: int) -> str:
-        """Return where, below the image folder, one image lies; the suffix is its format."""
+        """Return where, below the image folder, one image lies; its suffix, one of `IMAGE_SUFFIXES`, is its format."""
 
     def expert(self, inputs: LoopInputs) -> tuple[str, Sequence[Tensor]]:
         """Return the architecture and the parameters, in its order, of a network that a preparation trained.

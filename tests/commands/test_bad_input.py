@@ -273,6 +273,17 @@ def test_a_data_root_that_does_not_exist_is_not_made(cli: Cli, bare_home: Path, 
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.parametrize("command", ["run sre2l --recipe tiny-imagenet --arm random", "doctor"])
+def test_a_data_folder_of_the_environment_is_not_made_either(
+    cli: Cli, bare_home: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIRE_PLUG_DATA", str(tmp_path / "typo"))
+    answer = cli(*command.split())
+    assert (answer.code, answer.out) == (2, "")
+    assert f"DIRE_PLUG_DATA: Directory '{tmp_path / 'typo'}' does not exist." in answer.err
+    assert not (tmp_path / "typo").exists()
+
+
 def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, recipe: Path) -> None:
     answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "random", "--ipc", "11")
     assert answer.code == 2

@@ -121,6 +121,15 @@ def test_the_data_folder_is_taken_from_the_environment(monkeypatch: pytest.Monke
     assert default_root() == tmp_path / "home" / "data"
 
 
+def test_a_data_folder_of_the_environment_that_does_not_exist_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DIRE_PLUG_DATA", str(tmp_path / "typo"))
+    with pytest.raises(DirePlugError, match=rf"DIRE_PLUG_DATA: Directory '{tmp_path / 'typo'}' does not exist\."):
+        load("fashion-mnist")
+    assert not (tmp_path / "typo").exists()
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_idx_files_are_read_gzipped_or_not(tmp_path: Path, packed: bool) -> None:
     values = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 4)

@@ -244,6 +244,13 @@ def test_a_valid_recipe_passes() -> None:
     check_recipe(recipe(), adapter=SRe2L(), catalogue=CATALOGUE)
 
 
+def test_an_adapter_that_names_images_with_an_unknown_suffix_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = SRe2L()
+    monkeypatch.setattr(adapter, "image_path", lambda label, image: f"{label}/{image}.bmpp")
+    with pytest.raises(DirePlugError, match=r"recover\.script: image_path of sre2l's adapter: '0/0\.bmpp' ends in no"):
+        check_recipe(recipe(), adapter=adapter, catalogue=CATALOGUE)
+
+
 def test_all_problems_are_found_at_once() -> None:
     tree = recipe(
         evaluate__epochs=0,
