@@ -81,7 +81,8 @@ class PreparedReal:
         self.nonnegative = bool((self.values >= 0).all())
         self.mean_norm = norms / len(self.values)
         self.coreset = real.coreset
-        self._kept: tuple[_Request, ClassBlock] | None = None
+        self._block: ClassBlock | None = None
+        self._block_labels = (real.labels, real.labels, -1)  # as given, a copy, the version of its content
 
     def block(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
         """Return the arrangement of a batch with these labels; it is kept until the labels change.
@@ -94,10 +95,20 @@ class PreparedReal:
         Raises:
             DirePlugError: a class has no real embedding.
         """
-        if self._kept is None or not self._kept[0].equals(labels, paired, distances):
-            block = self._arrange(labels, paired=paired, distances=distances)
-            self._kept = (_Request(labels, labels.clone(), labels._version, paired, distances), block)
-        return self._kept[1]
+        block = self._block
+        if (
+            block is None
+            or (block.paired, block.real is not None) != (paired, distances)
+            or not self._are_block_labels(labels)
+        ):
+            block = self._block = self._arrange(labels, paired=paired, distances=distances)
+            self._block_labels = (labels, labels.clone(), labels._version)
+        return block
+
+    def _are_block_labels(self, labels: Tensor) -> bool:
+        given, copy, version = self._block_labels
+        # values are compared only where it isn't the same tensor, unwritten since: that waits for the GPU
+        return (labels is given and labels._version == version) or torch.equal(labels, copy)
 
     def _arrange(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
         groups = group_rows(labels)
@@ -181,23 +192,6 @@ def _mean_distance(rows: Tensor) -> Tensor:
     """Return the mean distance between two different rows of [m, D], a scalar; 0 where there is one."""
     sums = [torch.cdist(part, rows).sum() for part in torch.split(rows, max(1, (CHUNK << 8) // len(rows)))]
     return torch.stack(sums).sum() / max(1, len(rows) * (len(rows) - 1))
-
-
-@dataclass(frozen=True, eq=False)
-class _Request:
-    """What a kept block was asked for with."""
-
-    labels: Tensor
-    copy: Tensor
-    version: int
-    paired: bool
-    distances: bool
-
-    def equals(self, labels: Tensor, paired: bool, distances: bool) -> bool:
-        """Compare; values are looked at only where it isn't the same tensor, unwritten since: that waits for a GPU."""
-        if (paired, distances) != (self.paired, self.distances):
-            return False
-        return (labels is self.labels and labels._version == self.version) or torch.equal(labels, self.copy)
 
 
 def _exclude_padding(groups: Groups, present: Tensor) -> Tensor | None:

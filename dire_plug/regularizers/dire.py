@@ -72,9 +72,10 @@ class DiRe(Term[DiReSettings]):
         """
         settings, real = self.settings, self.real(synthesis, batch)
         if real.coreset is not None and "edm" in settings.components and batch.step in (0, synthesis.steps - 1):
-            found = compare_coreset(batch.embeddings, batch.labels, real, paired=settings.variant == "released")
-            synthesis.record(EDM_ERROR, found.value)
-            synthesis.record(EDM_GRADIENT, found.gradient)
+            paired = settings.variant == "released"
+            error, cosine = compare_coreset(batch.embeddings, batch.labels, real, paired=paired)
+            synthesis.record(EDM_ERROR, error)
+            synthesis.record(EDM_GRADIENT, cosine)
         return diversity_loss(
             batch.embeddings,
             batch.labels,

@@ -31,7 +31,7 @@ from dire_plug.api.bank import MemoryBank
 from dire_plug.api.real import ClassBlock, PreparedReal, prepare_real
 from dire_plug.api.rows import Groups, unit_rows
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.regularizers.coreset import Disagreement, disagreement, sum_by_coreset, sum_of_partners
+from dire_plug.regularizers.coreset import compare_sums, sum_by_coreset, sum_of_partners
 from dire_plug.regularizers.distance import sum_distances
 from dire_plug.types import RealEmbeddings
 
@@ -151,12 +151,16 @@ def _distances_by_coreset(rows: Tensor, block: ClassBlock, real: PreparedReal) -
     return sums - sum_of_partners(rows, block.groups, real) if block.paired else sums
 
 
-def compare_coreset(embeddings: Tensor, labels: Tensor, real: PreparedReal, *, paired: bool) -> Disagreement:
-    """Return how far EDM through the coreset is from the exact one at these embeddings, [N, D] with labels [N]."""
+def compare_coreset(embeddings: Tensor, labels: Tensor, real: PreparedReal, *, paired: bool) -> tuple[Tensor, Tensor]:
+    """Compare EDM through the coreset with the exact one at these embeddings, [N, D] with labels [N].
+
+    Returns:
+        The relative error of the value, and the cosine between the two gradients.
+    """
     with torch.enable_grad(), torch.autocast(embeddings.device.type, enabled=False):
         leaf = embeddings.detach().to(real.values.dtype).requires_grad_()
         block = real.block(labels, paired=paired, distances=True)
-        return disagreement(_distances_by_coreset(leaf, block, real), _distances(leaf, block), leaf)
+        return compare_sums(_distances_by_coreset(leaf, block, real), _distances(leaf, block), leaf)
 
 
 def _scale_relative(r_e: float, mean_norm: float) -> float:
