@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and digests."""
+"""Write files and folders atomically, and hash their contents."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise DirePlugError(f"{path}: cannot be written: {error.strerror}. What was there before is kept.") from error
+        raise DirePlugError(f"{path}: cannot be written: {error.strerror}. The previous content is kept.") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -71,7 +71,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         os.rename(temporary, path)
     except OSError as error:
-        raise DirePlugError(f"{path}: cannot be written: {error}. Nothing was left half done.") from error
+        raise DirePlugError(f"{path}: cannot be written: {error}. Nothing was left behind.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

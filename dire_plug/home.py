@@ -1,4 +1,4 @@
-"""Where dire-plug keeps its files: the home folder and the patches and recipes that ship with it."""
+"""Locate the home folder, and the patches and recipes that ship with dire-plug."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Finds methods and regularizers by entry point, and builds the PluginManager of one synthesis.
+"""Find methods and regularizers by entry point, and build the PluginManager of one synthesis.
 
 Known is not active: an entry point makes a name known; only the plugins that a synthesis is given are registered.
 """
@@ -94,7 +94,7 @@ def settings_model(name: str) -> type[BaseModel]:
 
 
 def is_built_in(kind: Kind, name: str) -> bool:
-    """Tell whether a plugin is one of ours."""
+    """Return whether a plugin is one of ours."""
     return _point(kind, name).module.split(".")[0] == __package__
 
 
@@ -112,7 +112,7 @@ def code_of(kind: Kind, name: str) -> str:
     top = point.module.split(".")[0]
     files = _own_files(point.module) if is_built_in(kind, name) else _package_files(top)
     if not files:
-        raise PluginError(f"plugin '{name}' ({point.value}): its code can't be found; install its package again")
+        raise PluginError(f"plugin '{name}' ({point.value}): its code can't be found; reinstall its package")
     seen = hashlib.sha256()
     for where, path in files:
         content = path.read_bytes()

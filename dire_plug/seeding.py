@@ -1,4 +1,4 @@
-"""One seed for everything: each use derives its own from it by name."""
+"""Derive every seed from one, by the name of its use."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""The bank: embeddings of finished images, which CD compares later images of their class with."""
+"""Keep embeddings of finished images, with which CD compares later images of their class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MemoryBank:
-    """Embeddings of finished images in one network, which CD compares later images of their class with."""
+    """Embeddings of finished images in one network, with which CD compares later images of their class."""
 
     def __init__(self) -> None:
         self._held: tuple[Tensor, Tensor] | None = None

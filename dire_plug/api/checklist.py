@@ -42,7 +42,7 @@ _CALL = re.compile(r"\bbridge\.(\w+)\(")
 FILL_IN: Any = "FILL_IN"
 """Stands for a value that only a reader of the published script knows."""
 FLAG, FILE_NAME = "_FLAG", "FILE_NAME"
-"""Ends the names of the constants that name a flag, or a file of an image."""
+"""The ends of the names of constants that hold a flag, or the name of an image file."""
 
 
 def require_complete(module: str, *, method: str, patch: Path, calls: Sequence[str], flags: type[BaseModel]) -> None:

@@ -1,4 +1,4 @@
-"""Write a method's adapter with a base that answers what all answer alike, and with plans, flags and scripts.
+"""Write a method's adapter: a base with the answers that all have in common, plans, flags and scripts.
 
 Importing it imports no torch: an adapter is made wherever a recipe is read.
 """
@@ -157,11 +157,11 @@ class PlannedAdapter:
         return ()
 
     def has_native(self, script: str) -> bool:
-        """Tell that the native engine doesn't know this method."""
+        """Return False: the native engine has no loop of this method."""
         return False
 
     def whitens(self, recover: Any) -> bool:
-        """Tell that images are normalised, not whitened."""
+        """Return False: images are normalised, not whitened."""
         return False
 
     def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
@@ -169,7 +169,7 @@ class PlannedAdapter:
         return ()
 
     def expert(self, inputs: LoopInputs) -> tuple[str, Sequence[Tensor]]:
-        """Refuse: nothing trained by upstream's own code can embed.
+        """Raise: upstream's own code trains no network that could embed.
 
         Raises:
             DirePlugError: always.

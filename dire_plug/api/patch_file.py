@@ -1,4 +1,4 @@
-"""Patch files: insert-only diffs without context, whose header pins one commit and the hash of every file touched."""
+"""Read and write patch files: insert-only diffs without context; the header pins a commit and each file's hash."""
 
 import hashlib
 import re

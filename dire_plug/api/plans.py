@@ -1,4 +1,4 @@
-"""Which class, and which image of it, each position of each slot of a synthesis holds."""
+"""Build plans: which class, and which image of it, each position of each slot of a synthesis holds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ class ListedPlan:
 
 
 def check_in_one_pass(slot: Slot, *, batches: int) -> None:
-    """Refuse a slot that a plan of one pass with so many batches doesn't have.
+    """Raise for a slot that a plan of one pass with `batches` batches doesn't have.
 
     Raises:
         DirePlugError: there is no such slot.

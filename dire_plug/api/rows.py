@@ -1,4 +1,4 @@
-"""Rows of embeddings: brought to length 1, grouped by class, padded to equal numbers."""
+"""Normalise rows of embeddings, group them by class, pad the classes to equal numbers."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """What a recipe may say of a term; the key `weight` is the tool's own."""
+    """The base of a term's settings in a recipe; the key `weight` is the tool's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -82,7 +82,7 @@ class Term(Generic[SettingsT]):
         self._last: dict[str, tuple[Slot, Tensor, Tensor]] = {}
 
     def real(self, synthesis: Synthesis, batch: Batch) -> PreparedReal:
-        """Return the prepared real rows of the batch's network; anew where the synthesis gives another object."""
+        """Return the prepared real rows of the batch's network; prepare them again where the synthesis has new ones."""
         given = synthesis.real(batch.teacher)
         if batch.teacher not in self._real or self._real[batch.teacher][0] is not given:
             self._real[batch.teacher] = (given, prepare_real(given))

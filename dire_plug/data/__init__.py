@@ -1,4 +1,4 @@
-"""Real images: the datasets by name, and what is here of them."""
+"""Load real images: datasets by name, and where they are found."""
 
 from dire_plug.data.dataset import Dataset, Split, normalisation_of, on_device
 from dire_plug.data.loading import class_count, default_root, find_all, load, names

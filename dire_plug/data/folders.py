@@ -1,4 +1,4 @@
-"""Folders of image files, one per class: found, decoded in memory, or read on demand."""
+"""Read folders of image files, one per class: decoded in memory, or on demand."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,9 @@ def list_classes(folder: Path, *, expected: int) -> tuple[str, ...]:
     """
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if len(names) != expected:
-        raise DirePlugError(f"{folder}: holds {len(names)} class folders, expected {expected}. The set isn't whole")
+        raise DirePlugError(
+            f"{folder}: holds {len(names)} class folders, expected {expected}. The dataset is incomplete"
+        )
     return tuple(names)
 
 

@@ -30,7 +30,7 @@ def read(folder: Path, *, size: int | None, limit: int | None, expected: int = C
 
 
 def _check_val(val: Path, classes: tuple[str, ...]) -> None:
-    """Refuse validation images that lie unsorted, or are sorted into other classes."""
+    """Raise for validation images that lie unsorted, or are sorted into other classes."""
     flat = sum(1 for path in val.iterdir() if path.suffix.lower() in SUFFIXES)
     if flat:
         raise DirePlugError(

@@ -1,4 +1,4 @@
-"""Fewer training images, class-balanced, and smaller ones."""
+"""Subsample training images, class-balanced, and resize them."""
 
 import torch
 from torch import Tensor

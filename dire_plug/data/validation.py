@@ -1,4 +1,4 @@
-"""Validation images: held out of the training images, so that a setting can be chosen without the test set.
+"""Hold validation images out of the training images, so that a setting can be chosen without the test set.
 
 Of each class as many are drawn, by numpy's `RandomState` (whose stream is frozen) with a fixed seed: every method, arm
 and run seed of a dataset holds out the same ones. What is left is the training set of everything: the networks, the

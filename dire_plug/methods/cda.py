@@ -48,10 +48,10 @@ RESERVED: Mapping[str, str] = MappingProxyType(
 
 
 class _CurriculumFlags(FamilyFlags):
-    """What both files take: the curriculum of the random crops."""
+    """The flags that both files have: the curriculum of the random crops."""
 
     easy2hard_mode: Literal["step", "linear", "cosine"] = Field(default="cosine", alias="easy2hard-mode")
-    """How the least share of the image in a crop falls from 1 to .08; `step`: it falls at the milestone."""
+    """The schedule by which the least crop falls from the whole image to 8 % of it; `step`: at the milestone."""
     milestone: float = Field(default=0, ge=0, le=1)
     """The share of the iterations in which it falls; 0 begins with the whole range, as SRe2L does."""
 
@@ -79,7 +79,7 @@ _PINS = {
     "CDA/recover_cda_in1k.py": "321ab3bc6f22ebc0cccc2ce671676384b9c1e14e",
     "CDA/utils.py": "7f9e6923e6a6f15324c168bef50c5445073b1292",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class CDA(FamilyAdapter):

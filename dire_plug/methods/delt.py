@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 COMPRESSION = 1
-"""Of PNG: the least, since the files live until the selection is made."""
+"""The least compression of PNG: the files are deleted once the selection is made."""
 
 
 def candidates_needed(ipc: int, criteria: str) -> int:
@@ -69,7 +69,7 @@ def candidates_needed(ipc: int, criteria: str) -> int:
 
 
 def candidates_problem(name: str, count: int, *, ipc: int, criteria: str) -> str | None:
-    """Say what is wrong where a class has `count` images, or return None."""
+    """Return what is wrong where a class has `count` images, or None."""
     if count >= (needed := candidates_needed(ipc, criteria)):
         return None
     return (
@@ -79,7 +79,7 @@ def candidates_problem(name: str, count: int, *, ipc: int, criteria: str) -> str
 
 
 def check_candidates(dataset: Dataset, *, ipc: int, criteria: str) -> None:
-    """Refuse a dataset that is short of candidates in some class.
+    """Raise for a dataset that has too few candidates in some class.
 
     Raises:
         DirePlugError: one line for each such class.
@@ -151,7 +151,7 @@ class RecoverFlags(FamilyFlags):
     """Whether the images of a class join round by round, so that the first are optimised longest."""
     round_iterations: int = Field(default=0, alias="round-iterations", ge=0)
     easy2hard_mode: Literal["step", "linear", "cosine"] = Field(default="cosine", alias="easy2hard-mode")
-    """How the least crop falls from the whole image to 8 % of it, until `milestone`."""
+    """The schedule by which the least crop falls from the whole image to 8 % of it, until `milestone`."""
     milestone: float = Field(default=0.0, ge=0, le=1)
     """The share of the iterations until which the least crop falls."""
 
@@ -200,7 +200,7 @@ _PINS = {
     "recover/models.py": "7e33cff245b22ea294e405a475e7b239c76c554f",
     "recover/utils.py": "f302f40440effb5c799391e75d4c188111730f7e",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class DELT(PlannedAdapter):

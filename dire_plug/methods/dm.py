@@ -78,7 +78,7 @@ _PINS = {
     "methods/dc/utils.py": "2fc134f88fc77c5dc6bb8833f7a88392f549da6a",
     "methods/dc/networks.py": "cdebf2ea016b337517d419301e6996c096b777ba",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class DM(MatchingAdapter):

@@ -102,7 +102,7 @@ def write_folders(folder: Path, start: Tensor, *, plan: ChunkedPlan, script: Scr
 
 
 def is_own(plan: ChunkedPlan, script: Script) -> bool:
-    """Tell whether a plan is the script's own: all its classes, an image of each in a pass."""
+    """Return whether a plan is the script's own: all its classes, an image of each in a pass."""
     return plan.per_class == 1 and plan.chunks[-1][1] == script.classes
 
 
@@ -153,7 +153,7 @@ MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
 START = "start"
 """The folder of start images among the inputs."""
 SAME = 1e-4
-"""How far apart, in normalised values, two readings of one image may be; a grey level is some .015."""
+"""The largest difference, in normalised values, between two readings of one image; a step of uint8 is about .015."""
 _CIFAR = "distillation/distillation_cifar.py"
 _CIFAR_LOOP = 100
 """The CIFAR script counts its batches to 100, with CIFAR-10 too."""
@@ -177,7 +177,7 @@ _PINS = {
     "distillation/perterb.py": "b17e731e5363e13941ab9bb6092d46451f19bd08",
     "distillation/utils.py": "6963270e153301ff1e18007f65bf59a9d2992949",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class DWA(FamilyAdapter):

@@ -134,13 +134,13 @@ RESERVED: Mapping[str, str] = MappingProxyType(
 
 
 class SmallFlags(Flags):
-    """What the scripts of the CIFAR branches and of Tiny-ImageNet read; they take `tv-l2` and `l2-scale` unread."""
+    """The flags of the CIFAR branches' scripts and of Tiny-ImageNet's; they ignore `tv-l2` and `l2-scale`."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1)
     """Images in a batch."""
     iteration: int = Field(default=1000, ge=1)
     training_momentum: float = Field(default=0.8, alias="training-momentum", ge=0, le=1)
-    """Of the moving averages of the batches' statistics, α in the paper."""
+    """The momentum of the moving averages of the batches' statistics, α in the paper."""
     drop_rate: float = Field(default=0.4, alias="drop-rate", ge=0, le=1)
     """The share of convolutions that a step leaves out of the matching."""
     lr: float = Field(default=0.1, gt=0)
@@ -197,7 +197,7 @@ _PINS = {
     f"Branch_full_ImageNet_1k/recover/{FILE}": "c493e996dba61b711464d62aff4f588a1e51e1f6",
     "Branch_full_ImageNet_1k/recover/utils.py": "388ecdeaeef83283d3c776c8ca74253d81cb37c4",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class GVBSM(PlannedAdapter):

@@ -51,7 +51,7 @@ PRETRAINED = "pretrained"
 START = "start"
 """Folders among the inputs."""
 _COMPRESSION = 0
-"""Of PNG: none, since the files live for one run."""
+"""No compression of PNG: the files are deleted after one run."""
 NETWORKS: Mapping[str, str] = MappingProxyType(
     {
         "resnet-18": "resnet18",
@@ -142,7 +142,7 @@ _PINS = {
     "models/efficientnet.py": "cc0d27d9ab8305c628a522fc457bc49e9d21e705",
     "models/shufflenet.py": "02350ab0b75b6777d634a3f6f7a0dc535a95196b",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class INFER(PlannedAdapter):

@@ -1,4 +1,4 @@
-"""What the scripts of MTT and DM share: all images in one batch, real images read as CIFAR, no trained network.
+"""The base of the adapters of MTT and DM: all images in one batch, real images read as CIFAR, no trained network.
 
 Both take their start from real images that they draw themselves, in every arm the same ones for one seed, so no hook is
 answered: the plan is theirs. The embedding is that of a frozen network, beside the loop.
@@ -63,7 +63,7 @@ class MatchingAdapter(PlannedAdapter):
     title: str
     scripts: Mapping[str, Script]
     embedders: Sequence[str]
-    """What the recipe's `recover.embedder.network` may name."""
+    """The values that a recipe's `recover.embedder.network` may have."""
     saves_images = False
     embeddings_are_nonnegative = True
 

@@ -75,7 +75,7 @@ OURS: Mapping[str, str] = MappingProxyType(
 """Model → our name of the same network, whose parameters come in the same order."""
 MOST_IN_A_FILE = 10
 SECONDS = {"ConvNet": 1.1e-2, "ConvNetD3": 1.1e-2, "ConvNetW32": 1.5e-3, "ConvNetW64": 3.5e-3}
-"""Of one training image in one epoch, on one thread: measured on a busy CPU, for the estimate alone."""
+"""Model → seconds for one training image in one epoch, on one thread of a busy CPU; for the estimate alone."""
 
 
 def expert_folder(script: str, flags: MTTFlags) -> str:
@@ -98,7 +98,7 @@ def parameter_shapes(model: str, classes: int) -> list[tuple[int, ...]]:
 
 
 def estimate(flags: MTTFlags, *, classes: int, experts: int, epochs: int, images: int) -> str:
-    """Say how much disk and time the experts take; the time on one thread, where the number of images is known."""
+    """Return how much disk and, if the number of images is known, time on one thread the experts take, in words."""
     numbers = sum(math.prod(shape) for shape in parameter_shapes(flags.model, classes))
     size = numbers * 4 * (epochs + 1) * experts
     disk = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
@@ -118,7 +118,7 @@ def label(folder: Path, *, dataset: Any, flags: MTTFlags) -> None:
 
 
 def label_problem(folder: Path, *, dataset: str, flags: MTTFlags) -> str | None:
-    """Say what is wrong with a folder of experts as its files and its label tell; None where nothing is."""
+    """Return what is wrong with a folder of experts, by its files and its label, or None."""
     if not (folder / FIRST_FILE).is_file():
         return f"{folder}: holds no {FIRST_FILE}; name the folder that MTT's buffer.py wrote its files into"
     wanted = {"dataset": dataset, "zca": flags.zca, "model": flags.model}
@@ -217,12 +217,12 @@ class MTTFlags(Flags):
     """`distill.py`."""
 
     model: Literal["ConvNet", "ConvNetD3", "ConvNetW32", "ConvNetW64"] = "ConvNet"
-    """Of the experts, and of the student in the loop."""
+    """The network of the experts, and of the student in the loop."""
     Iteration: int = Field(default=5000, ge=1)
     lr_img: Rate = 1000.0
     lr_lr: Rate = 1e-5
     lr_teacher: Rate = 0.01
-    """Where the learned learning rate starts."""
+    """The initial value of the learned learning rate."""
     batch_syn: int | None = Field(default=None, ge=1)
     """None takes all images in each step of the student."""
     expert_epochs: int = Field(default=3, ge=1)
@@ -280,7 +280,7 @@ _PINS = {
     "networks.py": "7139ba82103837025717663ec173bf978df87f74",
     "reparam_module.py": "ddd3bd9a9f4e7e0fcca293124298d24159423310",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class MTT(MatchingAdapter):
@@ -322,7 +322,7 @@ class MTT(MatchingAdapter):
         return found
 
     def whitens(self, recover: Any) -> bool:
-        """Tell whether the loop's images live in ZCA space."""
+        """Return whether the loop's images live in ZCA space."""
         flags: MTTFlags = self.read_flags(recover)
         return flags.zca
 

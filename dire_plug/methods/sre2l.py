@@ -88,7 +88,7 @@ _PINS = {
     f"{IMAGENET}/data_synthesis.py": "ca00fda4300aadbda8a3e49ed32b5d622299553c",
     f"{IMAGENET}/utils.py": "4755153c673a80b495a0c3ab98809bde1188e4c2",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class SRe2L(FamilyAdapter):
@@ -119,7 +119,7 @@ class SRe2L(FamilyAdapter):
     `conv1` and `maxpool`."""
 
     def has_native(self, script: str) -> bool:
-        """Tell whether the native engine has this script's loop."""
+        """Return whether the native engine has this script's loop."""
         return script == "cifar"
 
     def plan(self, recover: Any, *, classes: int, ipc: int) -> ChunkedPlan:

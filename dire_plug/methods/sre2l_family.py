@@ -1,4 +1,4 @@
-"""What the scripts of SRe2L, CDA and DWA share: a pass for each image of a class, over the classes in batches.
+"""The base of the adapters of SRe2L, CDA and DWA: a pass for each image of a class, over the classes in batches.
 
 The label hook is answered where the plan differs from that: where several images of a class share a batch, or the
 dataset has fewer classes than the number that a script hard-codes. The scripts size their images by the labels, so a
@@ -52,7 +52,7 @@ TEACHER = "teacher.pt"
 
 
 class FamilyFlags(Flags):
-    """What all scripts of the family take; the defaults are upstream's."""
+    """The flags of all scripts of the family; the defaults are upstream's."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1)
     """Classes in a batch; with a regrouped plan each holds several images."""
@@ -65,7 +65,7 @@ class FamilyFlags(Flags):
 
 
 class ImageNetFlags(FamilyFlags):
-    """What all scripts for ImageNet-1K take; INFER's takes nothing else."""
+    """The flags of all scripts for ImageNet-1K; INFER's has no others."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=1000)
     jitter: int = Field(default=32, ge=0)

@@ -1,4 +1,4 @@
-"""All diversity metrics of one set of condensed images, and what as many real images would score."""
+"""Compute all diversity metrics of one set of condensed images, and those of as many real images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Diversity:
 
 @dataclass(frozen=True)
 class RealReference(Diversity):
-    """What real images that the metrics don't take as reference score: means over draws.
+    """The metrics of held-out real images: means over draws.
 
     Attributes:
         draws: the number of draws.

@@ -1,4 +1,4 @@
-"""Networks by name.
+"""Build networks by name.
 
 | name | of | for | embedding |
 |---|---|---|---|
@@ -63,7 +63,7 @@ NAMES = {
     "shufflenet-v2-x1.0": "shufflenet_v2_x1_0",
     "vgg-16": "vgg16",
 }
-"""What torchvision calls the architectures that it has, with the imagenet stem."""
+"""Architecture → torchvision's name of it, with the imagenet stem."""
 
 
 def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
@@ -72,7 +72,7 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
     The small stem of a ResNet is a 3×3 convolution with stride 1, of ShuffleNetV2 a 1×1 one (G-VBSM's
     recover/models/ShuffleNetv2.py); neither is followed by pooling.
     """
-    # torchvision's registry, for a shim may have put a network of ours in the place of its functions
+    # torchvision's registry, for a shim may have replaced its functions by networks of ours
     model: nn.Module = get_model_builder(NAMES[architecture])(weights=None, num_classes=outputs)
     if stem == "small":
         convolve = partial(nn.Conv2d, 3, bias=False)  # as the scripts do it: with nn.Conv2d's own initialisation
@@ -137,7 +137,7 @@ def build(architecture: str, *, outputs: int, stem: str = "small", size: int | N
 
 
 def check_architecture(name: str) -> None:
-    """Refuse an architecture that `build` doesn't know, or whose package isn't installed."""
+    """Raise for an architecture that `build` doesn't know, or whose package isn't installed."""
     if name not in (known := architectures()):
         raise DirePlugError(f"architecture: '{name}' is unknown{nearest(name, known)}; known: {', '.join(known)}")
     if name == _VIT_TINY:
@@ -145,12 +145,12 @@ def check_architecture(name: str) -> None:
 
 
 def is_buildable(architecture: str) -> bool:
-    """Tell whether the package that an architecture comes from is installed."""
+    """Return whether the package that an architecture comes from is installed."""
     return architecture != _VIT_TINY or vit.has_timm()
 
 
 def check_size(architecture: str, size: int) -> None:
-    """Refuse images of a height and width that an architecture doesn't take."""
+    """Raise for images of a height and width that an architecture doesn't take."""
     if size < (least := least_size(architecture)):
         raise DirePlugError(f"size: {architecture} needs images of {least} pixels or more, not {size}")
     patch = {_VIT_SMALL: vit.patch_of(size), _VIT_TINY: vit.VIT_TINY_PATCH}.get(architecture, 1)

@@ -1,7 +1,8 @@
-"""Networks on disk: our own files, which carry their description, and those of others.
+"""Save and load networks: our own files, which carry their description, and third-party ones.
 
 Our own are safetensors: the weights, and in the metadata the architecture, outputs, stem and normalisation, so that no
-later stage has to guess the stem. Others' are read with `weights_only=True`, and refused if they aren't what was asked.
+later stage has to guess the stem. Third-party
+files are read with `weights_only=True`, and rejected where they hold another network than expected.
 """
 
 import argparse
@@ -35,7 +36,7 @@ OPTIONAL = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What a network is, but for its weights."""
+    """A network without its weights: architecture, width of the head, stem."""
 
     architecture: str
     outputs: int
@@ -61,7 +62,7 @@ def translate(state: Mapping[str, Tensor], spec: NetworkSpec) -> dict[str, Tenso
 
 
 def check(state: Mapping[str, Tensor], expected: NetworkSpec, path: Path) -> None:
-    """Refuse a state dict that isn't of the expected kind.
+    """Raise for a state dict that isn't of the expected kind.
 
     Raises:
         DirePlugError: it says what the file holds and what was expected.

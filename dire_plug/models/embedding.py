@@ -1,4 +1,4 @@
-"""Penultimate embeddings: what reaches the last linear layer of a network."""
+"""Embed images: return the input of a network's last linear layer."""
 
 from typing import Any
 

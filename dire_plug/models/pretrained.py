@@ -1,4 +1,4 @@
-"""Networks that others trained on much more than the data at hand, and that judge images without being of the method.
+"""Load networks pretrained on far larger datasets, which judge images independently of the method.
 
 | name | network | embedding | weights |
 |---|---|---|---|
@@ -47,7 +47,7 @@ class Pretrained:
 
 
 def check_pretrained(name: str) -> None:
-    """Refuse a name that `load_pretrained` doesn't know.
+    """Raise for a name that `load_pretrained` doesn't know.
 
     Raises:
         DirePlugError: with the nearest name.
@@ -79,7 +79,7 @@ def load_pretrained(
         random: a seed of random weights, for tests.
 
     Raises:
-        DirePlugError: the name is unknown, a package is missing, or the weights can't be had, read, or don't fit.
+        DirePlugError: the name is unknown, a package is missing, or the weights can't be fetched or read, or don't fit.
     """
     check_pretrained(name)
     source = clip() if name == CLIP else torchvision_classifier(name.removeprefix(TORCHVISION))

@@ -1,4 +1,4 @@
-"""Published networks as their libraries have them: how one is built, what it takes and gives, where its weights are."""
+"""Build published networks with their libraries, preprocess their images, and find their weights."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class Preprocessing:
 
 
 CLIP_MODEL, CLIP_WEIGHTS = "ViT-B-32", "laion2b_s34b_b79k"
-"""As open_clip names the ViT-B/32 of LAION-2B; of its two sets of weights the one trained for longer."""
+"""open_clip's names of the ViT-B/32 of LAION-2B; of its two sets of weights, the one trained for longer."""
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Where its weights lie in their repository; the first is taken where it exists."""
+"""The files of its weights in their repository, the preferred one first."""
 _AS_PUBLISHED = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
-"""What these two are built with when torchvision loads their published weights."""
+"""Arguments with which torchvision builds these two when it loads their published weights."""
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ EFFICIENTNET_STAGES = (
 )
 """Expansion, kernel, stride of the first block, channels, number of blocks."""
 EFFICIENTNET_DROPOUT = 0.2
-"""Of the embedding, and (rising with the depth from 0) of whole branches."""
+"""The dropped share of the embedding and, rising with the depth from 0, of whole branches."""
 
 
 def efficientnet_b0(outputs: int) -> Averaged:

@@ -1,4 +1,4 @@
-"""How the methods' code names the weights of the networks that we have too: facts about its state dicts.
+"""Translate between our keys of weights and those of the methods' code: facts about its state dicts.
 
 | method | architectures whose keys differ from ours |
 |---|---|

@@ -26,14 +26,14 @@ from torch.nn import functional as F
 from dire_plug.errors import DirePlugError
 
 WIDTH = 512
-"""Of a token, and of the embedding."""
+"""The width of a token, and of the embedding."""
 DEPTH = 6
 HEADS = 8
 HEAD_WIDTH = 64
 HIDDEN = 512
 """Width of the MLP's hidden layer."""
 DROPOUT = 0.1
-"""Of the first tokens, and of what attention and MLP give."""
+"""The dropped share of the first tokens, and of the outputs of attention and MLP."""
 VIEWS = 5
 """The image and its four shifted copies."""
 VIT_SMALL_SIZE = 32

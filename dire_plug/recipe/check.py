@@ -1,6 +1,6 @@
-"""The check of a recipe, in two steps: its frame, then what the method's adapter and the regularizers say of it.
+"""Check a recipe, in two steps: its frame, then by the method's adapter and the regularizers.
 
-Everything that is wrong is found at once, one `location: message` a line.
+All problems are reported at once, one `location: message` a line.
 """
 
 import re
@@ -20,7 +20,7 @@ from dire_plug.types import IMAGE_SUFFIXES, Script, Upstream
 REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
 DEFAULT_ARMS = ("baseline", "control", "dire", "random")
-"""What `compare` puts side by side."""
+"""The arms that `compare` shows side by side."""
 RESERVED_ARMS = ("baseline", "control", *REAL_IMAGE_ARMS)
 FIXED = ("name", "title", "method", "demonstration", "by_ipc", "presets", "paper", "sources")
 """Keys that describe the recipe itself; no arm, preset or `--set` changes them."""
@@ -28,7 +28,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Method(Protocol):
-    """What the check asks of an adapter."""
+    """The part of an adapter that the check needs."""
 
     name: str
     upstream: Upstream
@@ -131,7 +131,7 @@ def regularizer_problems(settings: Mapping[str, Any], catalogue: Catalogue, *, p
     for name, values in settings.items():
         if name not in catalogue.names:
             known = ", ".join(catalogue.names)
-            message = f"no regularizer of this name is installed{nearest(name, catalogue.names)}; there is {known}"
+            message = f"no regularizer of this name is installed{nearest(name, catalogue.names)}; known: {known}"
             problems.append(Problem(f"{prefix}.{name}", message))
             continue
         model = catalogue.settings_model(name)
@@ -218,7 +218,7 @@ def _arm_problems(tree: Tree) -> list[Problem]:
     for name in mapping(tree, "arms"):
         arm = mapping(tree, "arms", name)
         if name in RESERVED_ARMS:
-            problems.append(Problem(f"arms.{name}", "this arm is defined by the tool; choose another name"))
+            problems.append(Problem(f"arms.{name}", "this name is reserved; choose another"))
         if name != "dire" and name in mapping(arm, "regularizers") and mapping(arm, "overrides"):
             message = (
                 f"the arm of a regularizer shares dire's overrides and control; move them to an arm not named {name}"

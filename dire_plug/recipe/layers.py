@@ -1,4 +1,4 @@
-"""Layers of a recipe: mappings laid one over another, and which layer each value came from."""
+"""Merge the layers of a recipe, and remember which layer each value comes from."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Recipe files: found by glob, read as YAML 1.2 would (1e-7 is a number, `no` is text), each key once."""
+"""Find recipe files by glob; read them as YAML 1.2 (1e-7 is a number, `no` is text), each key once."""
 
 import re
 from collections.abc import Hashable
@@ -32,10 +32,10 @@ class _Loader(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {line}: aliases (*name) aren't read; write the value out")
+            raise yaml.YAMLError(f"line {line}: aliases (*name) aren't supported; write the value out")
         if event.tag is not None:  # a value that isn't what it looks like, such as a commit in !!binary
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise yaml.YAMLError(f"line {line}: tags ({tag}) aren't read; write the plain value, text in quotes")
+            raise yaml.YAMLError(f"line {line}: tags ({tag}) aren't supported; write the plain value, text in quotes")
         if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value):
             raise yaml.YAMLError(f"line {line}: {event.value!a} isn't Unicode text; write the character itself")
         return super().compose_node(parent, index)
@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, (str, int)) or isinstance(key, bool):
                 raise yaml.YAMLError(f"line {line}: a key must be text or a whole number (is {key!r})")
             if str(key) in seen:
-                raise yaml.YAMLError(f"line {line}: the key '{key}' stands there twice; keep one")
+                raise yaml.YAMLError(f"line {line}: the key '{key}' appears twice; keep one")
             seen.add(str(key))
         return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
@@ -76,7 +76,7 @@ def recipe_path(folder: Path, name: str) -> Path:
     names = recipe_names(folder)
     if name not in names:
         raise DirePlugError(
-            f"no recipe '{name}' in {folder}{nearest(name, names)}; there is {', '.join(names) or 'none at all'}"
+            f"no recipe '{name}' in {folder}{nearest(name, names)}; known: {', '.join(names) or 'none'}"
         )
     return folder / f"{name}.yaml"
 

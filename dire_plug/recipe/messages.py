@@ -31,7 +31,7 @@ _WORDS = {
     "list_type": "must be a list",
     "too_short": "needs at least {min_length}",
 }
-"""Where pydantic speaks of Python's types and a recipe's author of YAML; else its own words are taken."""
+"""Type of error → message, where pydantic's own is worded for Python's types rather than for YAML's."""
 _WITHOUT_VALUE = {"missing", "extra_forbidden", "too_short", "two_mixes"}
 _NO_VARIANT = {"union_tag_not_found", "union_tag_invalid"}
 

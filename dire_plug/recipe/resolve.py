@@ -1,4 +1,4 @@
-"""From a recipe file to one arm: defaults, file, by_ipc, preset, the arm's overrides and `--set`, in this order."""
+"""Resolve a recipe for one arm: defaults, file, by_ipc, preset, the arm's overrides and `--set`, in this order."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -25,7 +25,7 @@ from dire_plug.recipe.weight import PLAIN
 SUM = "+"
 """Joins the names of regularizers to that of an arm which has them all."""
 DEFINITIONS = {"by_ipc", "arms", "presets", "paper", "sources"}
-"""What a resolved recipe has already used, or only tells."""
+"""Keys that a resolved recipe has used already, or that only describe it."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +169,12 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
     if name not in definitions:
         known = [*RESERVED_ARMS, *definitions, *(catalogue.names if catalogue else ())]
         hint = " (it takes the settings of the arm `dire`, which this recipe lacks)" if name != arm else ""
-        raise DirePlugError(f"no arm '{arm}'{hint or nearest(arm, known)}; there is {', '.join(dict.fromkeys(known))}")
+        raise DirePlugError(f"no arm '{arm}'{hint or nearest(arm, known)}; known: {', '.join(dict.fromkeys(known))}")
     return [Layer(f"arm {name}", mapping(definitions, name, "overrides"), f"arms.{name}.overrides")]
 
 
 def _is_regularizer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> bool:
-    """Tell whether an arm is `dire` with the regularizers of the arm's name, joined by `+`, in the place of its own."""
+    """Return whether an arm is `dire` with the regularizers of the arm's name, joined by `+`, instead of its own."""
     if arm in definitions:
         return arm != "dire" and arm in mapping(definitions, arm, "regularizers")
     return catalogue is not None and all(name in catalogue.names for name in arm.split(SUM))
@@ -211,7 +211,7 @@ def _change_problems(changes: Sequence[Layer], definitions: Tree, catalogue: Cat
 
 
 def _with_layer(problem: Problem, layer_of: Mapping[str, Layer]) -> Problem:
-    """Say where a faulty value came from, if not from the recipe file."""
+    """Add where an invalid value comes from, unless from the recipe file."""
     layer = layer_of.get(problem.location)
     if layer is None or layer.place == "":
         return problem

@@ -98,5 +98,5 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
-        """Refuse, rather than leave a part of the second derivative out."""
+        """Raise, rather than leave out a part of the second derivative."""
         raise DirePlugError("edm: a second derivative was asked for; it has the first only, so leave edm out there")

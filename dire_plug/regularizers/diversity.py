@@ -39,7 +39,7 @@ VARIANTS = ("released", "paper")
 REDUCTIONS = ("sum", "mean")
 COMPONENTS = ("cd", "cdm", "edm")
 MULTIPLIERS = {"released": 0.1, "paper": 1.0}
-"""What the whole term is multiplied by unless the caller says otherwise; Algorithm 1 has no multiplier."""
+"""The default factor of the whole term; Algorithm 1 has none."""
 
 
 def diversity_loss(
@@ -59,7 +59,7 @@ def diversity_loss(
     bank_weight: float = 2.0,
     record: Callable[[str, Tensor], None] | None = None,
 ) -> Tensor:
-    """Return multiplier · Σ_c [r_c · (CD + CDM) + r_e · EDM] over the classes of `labels`, a scalar with its graph.
+    """Return multiplier · Σ_c [r_c · (CD + CDM) + r_e · EDM] over the classes of `labels`, a differentiable scalar.
 
     With a bank of B finished images b of the class, CD also counts the pairs between the batch and the bank:
 
@@ -75,12 +75,12 @@ def diversity_loss(
         real: embeddings of real images; classes that `labels` lacks are ignored. Prepare them once for many calls.
         r_e_relative: EDM counts in units of the mean norm of all of `real`, of classes that `labels` lacks too: scaling
             both sides' embeddings changes nothing then.
-        multiplier: of the whole term; None takes 0.1 (released) or 1 (paper).
-        reduction: of the variant `paper`: sums as printed, or means over the n², nm and nm pairs.
+        multiplier: the factor of the whole term; None takes 0.1 (released) or 1 (paper).
+        reduction: for the variant `paper`: sums as printed, or means over the n², nm and nm pairs.
         components: which of cd, cdm and edm are summed (Table 14).
         nonnegative: promises that no embedding has a negative value; saves the n×n matrix of CD.
         bank: finished images, whose embeddings take part in CD without gradient.
-        record: is told each component's share of the term, its weights included, without a graph.
+        record: called with each component and its share of the term, weights included, detached.
 
     Raises:
         DirePlugError: shapes don't fit, a class has no real embedding, a name is unknown, or r_e has no unit.

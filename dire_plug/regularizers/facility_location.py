@@ -17,7 +17,7 @@ from dire_plug.api.term import ClassRows, ClassTerm, Settings, cosine_kernel, rb
 
 
 class FacilityLocationSettings(Settings):
-    """What a recipe may say of it."""
+    """The settings of the term in a recipe."""
 
     kernel: Literal["cosine", "rbf"] = "cosine"
 

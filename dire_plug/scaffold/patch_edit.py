@@ -1,4 +1,4 @@
-"""`dire-plug patch`: lines of a patch, put in, shown and taken out by their place in the published file."""
+"""Insert, show and remove lines of a patch, by the line of the published file after which they stand."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -156,7 +156,7 @@ def parse_location(text: str) -> PatchLocation:
     file, _, line = text.rpartition(":")
     if not file or not line.isascii() or not line.isdigit():
         raise DirePlugError(
-            f"'{text}' is no place; write FILE:LINE, the line of the published file after which it stands"
+            f"'{text}' is no location; write FILE:LINE, the line of the published file after which to insert"
         )
     return PatchLocation(str(PurePosixPath(file)), int(line))
 
@@ -169,7 +169,7 @@ def show_lines(adapter: Adapter) -> list[Inserted]:
 def insert_line(
     adapter: Adapter, tree: Path, place: PatchLocation, call: str, *, indent: int | None = None
 ) -> Inserted:
-    """Insert a line into a method's patch, and the import of bridge into a file that lacks it; write the patch anew.
+    """Insert a line into a method's patch, and the import of bridge into a file that lacks it; write the patch again.
 
     Args:
         tree: the published code, unpatched.
@@ -189,7 +189,7 @@ def insert_line(
     own = places.setdefault(place.file, _import_of(content))
     before = insert_lines(content, own, path=place.file)
     if call in (line.strip() for line in own.get(place.line, ())):
-        raise DirePlugError(f"{place}: {call!r} stands there already")
+        raise DirePlugError(f"{place}: {call!r} is there already")
     text = (indentation(content, place.line) if indent is None else " " * indent) + call
     own.setdefault(place.line, []).append(text)
     number = place.line + sum(len(lines) for line, lines in own.items() if line <= place.line)
@@ -199,7 +199,7 @@ def insert_line(
 
 
 def remove_lines(adapter: Adapter, tree: Path, place: PatchLocation, call: str | None = None) -> list[Inserted]:
-    """Take the lines after a place, or the one of them that is `call`, out of a patch; return them.
+    """Remove the lines after a place, or the one of them that is `call`, from a patch; return them.
 
     Raises:
         DirePlugError: there is none, or it is the import, which goes by itself. Nothing is changed then.
@@ -218,7 +218,7 @@ def remove_lines(adapter: Adapter, tree: Path, place: PatchLocation, call: str |
     own[place.line] = [text for text in own[place.line] if text not in texts]
     if IMPORT in texts:
         raise DirePlugError(
-            f"{place}: the import goes by itself, with a file's last call; a patch's first file keeps it"
+            f"{place}: the import is removed automatically, with a file's last call; a patch's first file keeps it"
         )
     if not own[place.line]:
         del own[place.line]
@@ -230,7 +230,7 @@ def remove_lines(adapter: Adapter, tree: Path, place: PatchLocation, call: str |
 
 def _check_call(call: str) -> None:
     if call == IMPORT:
-        raise DirePlugError(f"'{call}' is put in by itself, into each file that the patch touches")
+        raise DirePlugError(f"'{call}' is inserted automatically, into each file that the patch touches")
     problem = "one line, please" if len(call.splitlines()) > 1 else line_problem(call, repair=False)
     if problem:
         raise DirePlugError(f"{call!r}: {problem}")

@@ -1,4 +1,4 @@
-"""Whose patch is edited: that of an installed package, or of one in a folder; never dire-plug's own by accident."""
+"""Find the adapter whose patch is edited: installed, or in a folder; never dire-plug's own by accident."""
 
 import importlib
 import sys

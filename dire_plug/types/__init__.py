@@ -1,4 +1,4 @@
-"""What plugins see in the loop (`loop`), and what adapters must offer (`method`)."""
+"""Define what plugins see in the loop (`loop`), and what adapters must offer (`method`)."""
 
 from dire_plug.types.loop import (
     CORESET,

@@ -201,7 +201,7 @@ def test_a_name_that_is_taken_or_a_folder_that_is_there_is_refused_before_anythi
     cli: Cli, origin: Published, tmp_path: Path
 ) -> None:
     (tmp_path / "dire-plug-k-toy").mkdir()
-    for name, why in (("sre2l", "is taken among methods"), ("k-toy", "is there already"), ("K", "can't be a plugin's")):
+    for name, why in (("sre2l", "is taken among methods"), ("k-toy", "exists already"), ("K", "can't be a plugin's")):
         answer = cli("new", "method", name, *line_of(origin), "--into", tmp_path)
         assert answer.code == 2
         assert why in answer.err
@@ -243,7 +243,7 @@ def test_a_mapped_address_is_cloned_and_then_needs_no_network(
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
     line = line_of(origin, repository="https://example.org/toy-net")
     refused = cli("new", "method", "n-toy", *line, "--into", tmp_path, "--offline")
-    assert (refused.code, "isn't here; leave out --offline" in refused.err) == (2, True)
+    assert (refused.code, "isn't downloaded, and --offline forbids cloning" in refused.err) == (2, True)
     assert cli("new", "method", "n-toy", *line, "--into", tmp_path).code == 0
     shutil.rmtree(copy)
     again = cli("new", "method", "o-toy", *line, "--into", tmp_path, "--offline")
