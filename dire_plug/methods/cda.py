@@ -24,7 +24,6 @@ from dire_plug.api.method import (
     tiny_imagenet_script,
     to_arguments,
 )
-from dire_plug.methods.sre2l_family import RESERVED as FAMILY_RESERVED
 from dire_plug.methods.sre2l_family import (
     TEACHER,
     FamilyAdapter,
@@ -34,17 +33,7 @@ from dire_plug.methods.sre2l_family import (
     saving_arguments,
 )
 
-# The flags of CDA's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
-
-
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_RESERVED,
-        "G": RESERVED_DEVICE,
-        "wandb-key": "nothing is logged to wandb",
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of CDA's scripts: in upstream's spelling, with upstream's defaults.
 
 
 class _CurriculumFlags(FamilyFlags):
@@ -64,12 +53,6 @@ class TinyImageNetFlags(_CurriculumFlags):
 
 class In1kFlags(ImageNetFlags, _CurriculumFlags):
     """`CDA/recover_cda_in1k.py`."""
-
-
-MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"tiny": TinyImageNetFlags, "cifar-100": TinyImageNetFlags, "imagenet": In1kFlags}
-)
-"""Script → the model of its flags."""
 
 
 _TINY_IMAGENET = tiny_imagenet_script("CDA/recover_cda_tiny.py")
@@ -101,8 +84,14 @@ class CDA(FamilyAdapter):
             "imagenet": imagenet_script("CDA/recover_cda_in1k.py"),
         }
     )
-    reserved_flags: Mapping[str, str] = RESERVED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **FamilyAdapter.reserved_flags,
+            "G": RESERVED_DEVICE,
+            "wandb-key": "nothing is logged to wandb",
+        }
+    )
+    flags = MappingProxyType({"tiny": TinyImageNetFlags, "cifar-100": TinyImageNetFlags, "imagenet": In1kFlags})
     architectures = MappingProxyType(
         {
             "tiny": ("resnet-18", "resnet-small"),

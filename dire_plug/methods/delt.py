@@ -43,12 +43,10 @@ from dire_plug.api.method import (
     write_network,
 )
 from dire_plug.files import make_folder
-from dire_plug.methods.sre2l_family import TEACHER, FamilyFlags, common_shims, saving_arguments
+from dire_plug.methods.sre2l_family import TEACHER, FamilyFlags, common_shims, saving_arguments, write_images
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dire_plug.data import Dataset
 
 
@@ -100,45 +98,19 @@ def write_candidates(folder: Path, dataset: Dataset) -> None:
 
     split = dataset.train
     for label in range(len(dataset.classes)):
-        make_folder(class_folder := folder / f"{label:05d}")
+        class_folder = folder / f"{label:05d}"
         indices = (split.labels == label).nonzero().squeeze(1)
         if isinstance(split, FolderSplit):
+            make_folder(class_folder)
             for index in indices.tolist():
                 path = split.files[index].path.absolute()
                 (class_folder / f"{index:07d}{path.suffix}").symlink_to(path)
         else:
-            _write_images(class_folder, split.images(indices).cpu(), indices.tolist())
+            names = [f"{index:07d}.png" for index in indices.tolist()]
+            write_images(class_folder, split.images(indices).cpu(), names, compress_level=COMPRESSION)
 
 
-def _write_images(folder: Path, images: Tensor, numbers: list[int]) -> None:
-    from PIL import Image
-
-    for number, pixels in zip(numbers, images.permute(0, 2, 3, 1).numpy(), strict=True):
-        Image.fromarray(pixels).save(folder / f"{number:07d}.png", compress_level=COMPRESSION)
-
-
-# What a recipe may set of DELT's scripts, in upstream's spelling and with upstream's defaults; what it may not.
-
-
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        "exp-name": RESERVED_PATHS,
-        "syn-data-path": RESERVED_PATHS,
-        "arch-name": RESERVED_TEACHER,
-        "arch-path": RESERVED_TEACHER,
-        "store-best-images": RESERVED_IMAGES,
-        "init-data-path": "upstream's own selection makes the start images; see `prepare`",
-        "ipc": RESERVED_IPC,
-        "dataset": RESERVED_DATASET,
-        "input-size": RESERVED_DATASET,
-        "num-classes": RESERVED_DATASET,
-        "workers": "images are loaded in the process itself",
-        "gpu-device": RESERVED_DEVICE,
-        "min-iterations": "the published script reads past its rounds where no class of a batch draws all of them",
-        "round-lr-reset": "it changes nothing: the published script overwrites the rate in its next line",
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of DELT's scripts: in upstream's spelling, with upstream's defaults.
 
 
 class RecoverFlags(FamilyFlags):
@@ -223,7 +195,24 @@ class DELT(PlannedAdapter):
             "imagenet-1k": imagenet_script(RECOVER, checkpoint="model"),
         }
     )
-    reserved_flags: Mapping[str, str] = RESERVED
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "exp-name": RESERVED_PATHS,
+            "syn-data-path": RESERVED_PATHS,
+            "arch-name": RESERVED_TEACHER,
+            "arch-path": RESERVED_TEACHER,
+            "store-best-images": RESERVED_IMAGES,
+            "init-data-path": "upstream's own selection makes the start images; see `prepare`",
+            "ipc": RESERVED_IPC,
+            "dataset": RESERVED_DATASET,
+            "input-size": RESERVED_DATASET,
+            "num-classes": RESERVED_DATASET,
+            "workers": "images are loaded in the process itself",
+            "gpu-device": RESERVED_DEVICE,
+            "min-iterations": "the published script reads past its rounds where no class of a batch draws all of them",
+            "round-lr-reset": "it changes nothing: the published script overwrites the rate in its next line",
+        }
+    )
     flags = MappingProxyType(dict.fromkeys(scripts, RecoverFlags))
     embeddings_are_nonnegative = True
     architectures: Mapping[str, Sequence[str]] = MappingProxyType(

@@ -33,22 +33,8 @@ from dire_plug.methods.matching_family import (
     common_arguments,
     common_shims,
 )
-from dire_plug.methods.matching_family import RESERVED as FAMILY_RESERVED
 
-# The flags of DM's script: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
-
-
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_RESERVED,
-        "num_exp": "a run is one experiment; `--seeds` runs several",
-        "lr_net": RESERVED_EVALUATION,
-        "init": RESERVED_START,
-        "save_path": RESERVED_PATHS,
-        "dis_metric": RESERVED_UNREAD,
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of DM's script: in upstream's spelling, with upstream's defaults.
 
 
 class DMFlags(Flags):
@@ -61,10 +47,6 @@ class DMFlags(Flags):
     batch_real: int = Field(default=256, ge=1)
     """Real images of a class in one iteration."""
     dsa_strategy: str = DSA
-
-
-MODELS: Mapping[str, type[DMFlags]] = MappingProxyType({"cifar-10": DMFlags, "cifar-100": DMFlags})
-"""Script → the model of its flags."""
 
 
 IPC = (1, 10, 20, 30, 40, 50)
@@ -99,8 +81,17 @@ class DM(MatchingAdapter):
             "cifar-100": cifar_script(_FILE, 100, checkpoint="bare", statistics=_CIFAR_100),
         }
     )
-    reserved_flags: Mapping[str, str] = RESERVED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **MatchingAdapter.reserved_flags,
+            "num_exp": "a run is one experiment; `--seeds` runs several",
+            "lr_net": RESERVED_EVALUATION,
+            "init": RESERVED_START,
+            "save_path": RESERVED_PATHS,
+            "dis_metric": RESERVED_UNREAD,
+        }
+    )
+    flags = MappingProxyType({"cifar-10": DMFlags, "cifar-100": DMFlags})
     embedders = ("teacher", "loop")
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:

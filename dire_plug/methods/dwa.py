@@ -6,11 +6,18 @@ loss; it reads the teacher anew in each pass. Every image starts from a real one
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from dire_plug.api.method import (
+    RESERVED_DATASET,
+    RESERVED_PATHS,
+    ChunkedPlan,
     DirePlugError,
     Invocation,
     LoopInputs,
@@ -27,23 +34,18 @@ from dire_plug.api.method import (
     to_arguments,
 )
 from dire_plug.files import make_folder
-from dire_plug.methods.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
+from dire_plug.methods.sre2l_family import (
+    TEACHER,
+    FamilyAdapter,
+    FamilyFlags,
+    ImageNetFlags,
+    common_shims,
+    saving_arguments,
+    write_images,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import Field
-
-from dire_plug.api.method import (
-    RESERVED_DATASET,
-    RESERVED_PATHS,
-    ChunkedPlan,
-)
-from dire_plug.methods.sre2l_family import RESERVED as FAMILY_RESERVED
-from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags
 
 # The start images as DWA's scripts read them: a tensor for each pass, or a folder of files for each class.
 
@@ -88,14 +90,13 @@ def write_folders(folder: Path, start: Tensor, *, plan: ChunkedPlan, script: Scr
     from PIL import Image
 
     if is_own(plan, script):
+        names = [f"{image:05d}{SUFFIX}" for image in range(plan.passes)]
         for label, images in enumerate(start):
-            make_folder(class_folder := folder / f"{label:05d}")
-            for image, pixels in enumerate(images[: plan.passes]):
-                Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(class_folder / f"{image:05d}{SUFFIX}")
+            write_images(folder / f"{label:05d}", images[: plan.passes], names)
         return
     make_folder(shared := folder.parent / PLACEHOLDER)
     Image.new("RGB", (8, 8)).save(shared / f"00000{SUFFIX}")
-    for index in range(1, plan.passes):
+    for index in range(1, plan.passes):  # hard links: the script counts the files of a class, and reads each
         os.link(shared / f"00000{SUFFIX}", shared / f"{index:05d}{SUFFIX}")
     for label in range(script.classes):
         (folder / f"{label:05d}").symlink_to(shared, target_is_directory=True)
@@ -106,17 +107,7 @@ def is_own(plan: ChunkedPlan, script: Script) -> bool:
     return plan.per_class == 1 and plan.chunks[-1][1] == script.classes
 
 
-# The flags of DWA's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
-
-
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_RESERVED,
-        "init-path": RESERVED_PATHS,
-        "dataset": RESERVED_DATASET,
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of DWA's scripts: in upstream's spelling, with upstream's defaults.
 
 
 class CifarFlags(FamilyFlags):
@@ -142,12 +133,6 @@ class ImgnetFlags(ImageNetFlags, CifarFlags):
     """`distillation/distillation_imgnet.py`."""
 
     r_bn: float = Field(default=0.01, alias="r-bn", ge=0)
-
-
-MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar-10": CifarFlags, "cifar-100": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": ImgnetFlags}
-)
-"""Script → the model of its flags."""
 
 
 START = "start"
@@ -199,8 +184,16 @@ class DWA(FamilyAdapter):
             "imagenet": imagenet_script("distillation/distillation_imgnet.py"),
         }
     )
-    reserved_flags: Mapping[str, str] = RESERVED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **FamilyAdapter.reserved_flags,
+            "init-path": RESERVED_PATHS,
+            "dataset": RESERVED_DATASET,
+        }
+    )
+    flags = MappingProxyType(
+        {"cifar-10": CifarFlags, "cifar-100": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": ImgnetFlags}
+    )
     freezes_after_first_step = True
     architectures = MappingProxyType(
         {

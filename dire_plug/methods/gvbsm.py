@@ -10,13 +10,18 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dire_plug.api.method import (
     CIFAR_100,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    RESERVED_IMAGES,
+    RESERVED_IPC,
+    RESERVED_PATHS,
+    RESERVED_VERIFIER,
     DirePlugError,
+    Flags,
     Invocation,
     ListedPlan,
     LoopInputs,
@@ -28,6 +33,7 @@ from dire_plug.api.method import (
     Synthesis,
     Upstream,
     VerifyCase,
+    cut_plan,
     hookimpl,
     image_path,
     imagenet_script,
@@ -46,16 +52,6 @@ from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
     from torch import Tensor
-from pydantic import Field
-
-from dire_plug.api.method import (
-    RESERVED_IMAGES,
-    RESERVED_IPC,
-    RESERVED_PATHS,
-    RESERVED_VERIFIER,
-    Flags,
-    cut_plan,
-)
 
 # The order in which G-VBSM's scripts go through all images, and others that they can be given.
 
@@ -106,31 +102,11 @@ def _check_reshape(plan: ListedPlan, script: Script, batch_size: int) -> None:
         )
 
 
-# The flags of G-VBSM's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
+# The flags of G-VBSM's scripts: in upstream's spelling, with upstream's defaults.
 
 
 _RANKS = "the tool runs the script in one process, on the run's device"
 _TEACHERS = "the teachers are set in `squeeze.teacher` and `squeeze.others`"
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        "exp-name": RESERVED_PATHS,
-        "syn-data-path": RESERVED_PATHS,
-        "train-data-path": RESERVED_PATHS,
-        "statistic-path": RESERVED_PATHS,
-        "pre-train-path": _TEACHERS,
-        "arch-name": _TEACHERS,
-        "ipc-number": RESERVED_IPC,
-        "store-best-images": RESERVED_IMAGES,
-        "verifier": "the script never reads it; its verifier only prints",
-        "verifier-arch": RESERVED_VERIFIER,
-        "gpu-id": _RANKS,
-        "world-size": _RANKS,
-        "rank": _RANKS,
-        "dist-backend": _RANKS,
-        "average_grad_ratio": "above 0 the script crashes as published",
-    }
-)
-"""Flag → why a recipe can't set it."""
 
 
 class SmallFlags(Flags):
@@ -161,12 +137,6 @@ class FullImageNetFlags(SmallFlags):
     drop_rate: float = Field(default=0.0, alias="drop-rate", ge=0, le=1)
     tv_l2: float = Field(default=0.0001, alias="tv-l2", ge=0)
     l2_scale: float = Field(default=0.00001, alias="l2-scale", ge=0)
-
-
-MODELS: Mapping[str, type[SmallFlags]] = MappingProxyType(
-    {"cifar-10": SmallFlags, "cifar-100": SmallFlags, "tiny": SmallFlags, "imagenet": FullImageNetFlags}
-)
-"""Script → the model of its flags."""
 
 
 FILE = "data_synthesis_with_svd_with_db_with_all_statistic.py"
@@ -221,8 +191,28 @@ class GVBSM(PlannedAdapter):
             "imagenet": imagenet_script(f"Branch_full_ImageNet_1k/recover/{FILE}", suffix=".jpg"),
         }
     )
-    reserved_flags: Mapping[str, str] = RESERVED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "exp-name": RESERVED_PATHS,
+            "syn-data-path": RESERVED_PATHS,
+            "train-data-path": RESERVED_PATHS,
+            "statistic-path": RESERVED_PATHS,
+            "pre-train-path": _TEACHERS,
+            "arch-name": _TEACHERS,
+            "ipc-number": RESERVED_IPC,
+            "store-best-images": RESERVED_IMAGES,
+            "verifier": "the script never reads it; its verifier only prints",
+            "verifier-arch": RESERVED_VERIFIER,
+            "gpu-id": _RANKS,
+            "world-size": _RANKS,
+            "rank": _RANKS,
+            "dist-backend": _RANKS,
+            "average_grad_ratio": "above 0 the script crashes as published",
+        }
+    )
+    flags = MappingProxyType(
+        {"cifar-10": SmallFlags, "cifar-100": SmallFlags, "tiny": SmallFlags, "imagenet": FullImageNetFlags}
+    )
     embeddings_are_nonnegative = False
     """Those of EfficientNet, one of the four on ImageNet-1K, have both signs."""
 

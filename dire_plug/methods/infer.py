@@ -7,10 +7,15 @@ passes: it can't start in the middle.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dire_plug.api.method import (
+    RESERVED_DATASET,
+    RESERVED_IMAGES,
+    RESERVED_IPC,
+    RESERVED_PATHS,
     DirePlugError,
     Invocation,
     LoopInputs,
@@ -28,21 +33,12 @@ from dire_plug.api.method import (
     to_arguments,
     write_network,
 )
+from dire_plug.files import make_folder
 from dire_plug.methods.infer_plan import PerturbationPlan, check_rows, count_originals, cut_classes, ipc_argument
+from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags, write_images
 
 if TYPE_CHECKING:
     from torch import Tensor
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from dire_plug.api.method import (
-    RESERVED_DATASET,
-    RESERVED_IMAGES,
-    RESERVED_IPC,
-    RESERVED_PATHS,
-)
-from dire_plug.files import make_folder
-from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags
 
 # What INFER's scripts read: checkpoints at paths of their own, and real images as tensors or as files.
 
@@ -96,36 +92,12 @@ def write_files(folder: Path, start: Tensor) -> None:
         folder: is made.
         start: [C, n, 3, H, W], uint8.
     """
-    from PIL import Image
-
+    names = [f"{image:05d}.png" for image in range(start.shape[1])]
     for label, images in enumerate(start):
-        make_folder(of_class := folder / f"{label:05d}")
-        for image, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(pixels).save(of_class / f"{image:05d}.png", compress_level=_COMPRESSION)
+        write_images(folder / f"{label:05d}", images, names, compress_level=_COMPRESSION)
 
 
-# The flags of INFER's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
-
-
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        "exp-name": RESERVED_PATHS,
-        "wandb-name": RESERVED_PATHS,
-        "syn-data-path": RESERVED_PATHS,
-        "init_path": RESERVED_PATHS,
-        "store-best-images": RESERVED_IMAGES,
-        "ipc": RESERVED_IPC,
-        "dataset": RESERVED_DATASET,
-        "M": "the networks are fixed: four on CIFAR, three on ImageNet-1K",
-    }
-)
-"""Flag → why a recipe can't set it."""
-
-
-MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar-10": FamilyFlags, "cifar-100": FamilyFlags, "imagenet": ImageNetFlags}
-)
-"""Script → the model of its flags."""
+# The flags of INFER's scripts: in upstream's spelling, with upstream's defaults.
 
 
 _CIFAR, _IMAGENET = "ufc_generation/ufc_cifar.py", "ufc_generation/ufc_imgnet.py"
@@ -163,8 +135,19 @@ class INFER(PlannedAdapter):
             "imagenet": imagenet_script(_IMAGENET),
         }
     )
-    reserved_flags: Mapping[str, str] = RESERVED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "exp-name": RESERVED_PATHS,
+            "wandb-name": RESERVED_PATHS,
+            "syn-data-path": RESERVED_PATHS,
+            "init_path": RESERVED_PATHS,
+            "store-best-images": RESERVED_IMAGES,
+            "ipc": RESERVED_IPC,
+            "dataset": RESERVED_DATASET,
+            "M": "the networks are fixed: four on CIFAR, three on ImageNet-1K",
+        }
+    )
+    flags = MappingProxyType({"cifar-10": FamilyFlags, "cifar-100": FamilyFlags, "imagenet": ImageNetFlags})
     architectures: ClassVar[Mapping[str, Sequence[Sequence[str]]]] = MappingProxyType(
         {"cifar-10": _SMALL, "cifar-100": _SMALL, "imagenet": _LARGE}
     )

@@ -41,18 +41,6 @@ DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "CIFAR10", "cifar-10
 """Script → upstream's name of its dataset."""
 
 RESERVED_EVALUATION = "upstream's evaluations in the loop are off; `evaluate` trains students on the last images"
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        "dataset": RESERVED_DATASET,
-        "ipc": RESERVED_IPC,
-        "data_path": RESERVED_PATHS,
-        "eval_mode": RESERVED_EVALUATION,
-        "num_eval": RESERVED_EVALUATION,
-        "epoch_eval_train": RESERVED_EVALUATION,
-        "batch_train": RESERVED_EVALUATION,
-    }
-)
-"""Flag → why a recipe can't set it."""
 DSA = "color_crop_cutout_flip_scale_rotate"
 """Upstream's default of `dsa_strategy`: all of its operations."""
 
@@ -62,6 +50,17 @@ class MatchingAdapter(PlannedAdapter):
 
     title: str
     scripts: Mapping[str, Script]
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "dataset": RESERVED_DATASET,
+            "ipc": RESERVED_IPC,
+            "data_path": RESERVED_PATHS,
+            "eval_mode": RESERVED_EVALUATION,
+            "num_eval": RESERVED_EVALUATION,
+            "epoch_eval_train": RESERVED_EVALUATION,
+            "batch_train": RESERVED_EVALUATION,
+        }
+    )
     embedders: Sequence[str]
     """The values that a recipe's `recover.embedder.network` may have."""
     saves_images = False

@@ -7,16 +7,23 @@ Upstream keeps the images that were best on the test set; the tool keeps the las
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from dire_plug.api.method import (
     CIFAR_10,
+    RESERVED_IMAGES,
+    RESERVED_PATHS,
+    RESERVED_START,
+    RESERVED_UNREAD,
     DirePlugError,
+    Flags,
     Invocation,
     LoopInputs,
     Materials,
@@ -27,32 +34,20 @@ from dire_plug.api.method import (
     cifar_script,
     to_arguments,
 )
-from dire_plug.files import make_folder
-from dire_plug.methods.matching_family import DATASETS, OWN_FILES, MatchingAdapter, common_arguments, common_shims
+from dire_plug.files import make_folder, read_json, write_json
+from dire_plug.methods.matching_family import (
+    DATASETS,
+    DSA,
+    OWN_FILES,
+    RESERVED_EVALUATION,
+    SIZE,
+    MatchingAdapter,
+    common_arguments,
+    common_shims,
+)
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-import math
-from typing import Annotated, Literal, Self
-
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
-
-from dire_plug.api.method import (
-    RESERVED_IMAGES,
-    RESERVED_PATHS,
-    RESERVED_START,
-    RESERVED_UNREAD,
-    Flags,
-)
-from dire_plug.files import read_json, write_json
-from dire_plug.methods.matching_family import DSA, RESERVED_EVALUATION, SIZE
-from dire_plug.methods.matching_family import RESERVED as FAMILY_RESERVED
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
 
@@ -183,31 +178,12 @@ def _read_first(path: Path) -> Any:
         raise DirePlugError(f"prepare.buffers: {path}: isn't a file of MTT's buffer.py: {error}") from error
 
 
-# The flags of MTT's scripts, in upstream's spelling with upstream's defaults; those that the tool reserves; `prepare`.
+# The flags of MTT's scripts: in upstream's spelling, with upstream's defaults; and the section `prepare`.
 
 
 _DSA = "set `dsa_strategy`; none turns it off"
 _TEXTURE = "the tool condenses images, not textures"
 _IMAGENET = "for upstream's ImageNet subsets, which the tool doesn't run"
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_RESERVED,
-        "subset": _IMAGENET,
-        "res": _IMAGENET,
-        "eval_it": RESERVED_EVALUATION,
-        "lr_init": RESERVED_UNREAD,
-        "batch_real": "the script reads it for its ImageNet subsets alone",
-        "pix_init": RESERVED_START,
-        "dsa": _DSA,
-        "no_aug": _DSA,
-        "buffer_path": f"{RESERVED_PATHS}; `prepare.buffers` names a folder with experts",
-        "texture": _TEXTURE,
-        "canvas_size": _TEXTURE,
-        "canvas_samples": _TEXTURE,
-        "force_save": RESERVED_IMAGES,
-    }
-)
-"""Flag → why a recipe can't set it."""
 
 Rate = Annotated[float, Field(gt=0)]
 Strategy = Annotated[str, Field(pattern=r"^[a-z_]+$")]
@@ -263,10 +239,6 @@ class Prepare(Flags):
         return self
 
 
-MODELS: Mapping[str, type[MTTFlags]] = MappingProxyType({"cifar-10": MTTFlags, "cifar-100": MTTFlags})
-"""Script → the model of its flags."""
-
-
 EXPERTS = "experts"
 BUFFERS = "buffers"
 """The folder of experts among the inputs."""
@@ -303,8 +275,25 @@ class MTT(MatchingAdapter):
         }
     )
     """Upstream normalises CIFAR-100 by CIFAR-10's numbers."""
-    reserved_flags: Mapping[str, str] = RESERVED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **MatchingAdapter.reserved_flags,
+            "subset": _IMAGENET,
+            "res": _IMAGENET,
+            "eval_it": RESERVED_EVALUATION,
+            "lr_init": RESERVED_UNREAD,
+            "batch_real": "the script reads it for its ImageNet subsets alone",
+            "pix_init": RESERVED_START,
+            "dsa": _DSA,
+            "no_aug": _DSA,
+            "buffer_path": f"{RESERVED_PATHS}; `prepare.buffers` names a folder with experts",
+            "texture": _TEXTURE,
+            "canvas_size": _TEXTURE,
+            "canvas_samples": _TEXTURE,
+            "force_save": RESERVED_IMAGES,
+        }
+    )
+    flags = MappingProxyType({"cifar-10": MTTFlags, "cifar-100": MTTFlags})
     embedders = ("teacher", "expert")
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:

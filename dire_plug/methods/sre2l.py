@@ -29,7 +29,6 @@ from dire_plug.api.method import (
     tiny_imagenet_script,
     to_arguments,
 )
-from dire_plug.methods.sre2l_family import RESERVED as FAMILY_RESERVED
 from dire_plug.methods.sre2l_family import (
     TEACHER,
     FamilyAdapter,
@@ -39,17 +38,7 @@ from dire_plug.methods.sre2l_family import (
     saving_arguments,
 )
 
-# The flags of SRe2L's scripts: in upstream's spelling, with upstream's defaults, and those that the tool reserves.
-
-
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_RESERVED,
-        "store-last-images": RESERVED_IMAGES,
-        "verifier-arch-path": RESERVED_VERIFIER,
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of SRe2L's scripts: in upstream's spelling, with upstream's defaults.
 
 
 class CifarFlags(FamilyFlags):
@@ -69,12 +58,6 @@ class DataSynthesisFlags(ImageNetFlags):
 
     tv_l2: float = Field(default=1e-4, alias="tv-l2", ge=0)
     l2_scale: float = Field(default=1e-5, alias="l2-scale", ge=0)
-
-
-MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": DataSynthesisFlags}
-)
-"""Script → the model of its flags."""
 
 
 SMALL = "SRe2L/*small_dataset"
@@ -110,8 +93,14 @@ class SRe2L(FamilyAdapter):
             "imagenet": imagenet_script(f"{IMAGENET}/data_synthesis.py"),
         }
     )
-    reserved_flags: Mapping[str, str] = RESERVED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **FamilyAdapter.reserved_flags,
+            "store-last-images": RESERVED_IMAGES,
+            "verifier-arch-path": RESERVED_VERIFIER,
+        }
+    )
+    flags = MappingProxyType({"cifar": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": DataSynthesisFlags})
     architectures = MappingProxyType(
         {"cifar": ("resnet-18", "resnet-small"), "tiny": ("resnet-18",), "imagenet": ("resnet-18",)}
     )

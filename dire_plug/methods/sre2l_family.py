@@ -7,10 +7,10 @@ batch may be longer than upstream's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -32,21 +32,11 @@ from dire_plug.api.method import (
     teacher_problems,
     write_network,
 )
+from dire_plug.files import make_folder
 
-RESERVED: Mapping[str, str] = MappingProxyType(
-    {
-        "exp-name": RESERVED_PATHS,
-        "syn-data-path": RESERVED_PATHS,
-        "arch-path": RESERVED_TEACHER,
-        "arch-name": RESERVED_TEACHER,
-        "ipc-start": RESERVED_PASSES,
-        "ipc-end": RESERVED_PASSES,
-        "store-best-images": RESERVED_IMAGES,
-        "verifier": RESERVED_VERIFIER,
-        "verifier-arch": RESERVED_VERIFIER,
-    }
-)
-"""Flag → why a recipe can't set it."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TEACHER = "teacher.pt"
 """The teacher's checkpoint among the inputs."""
 
@@ -76,7 +66,19 @@ class FamilyAdapter(PlannedAdapter):
 
     title: str
     scripts: Mapping[str, Script]
-    reserved_flags: Mapping[str, str] = RESERVED
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "exp-name": RESERVED_PATHS,
+            "syn-data-path": RESERVED_PATHS,
+            "arch-path": RESERVED_TEACHER,
+            "arch-name": RESERVED_TEACHER,
+            "ipc-start": RESERVED_PASSES,
+            "ipc-end": RESERVED_PASSES,
+            "store-best-images": RESERVED_IMAGES,
+            "verifier": RESERVED_VERIFIER,
+            "verifier-arch": RESERVED_VERIFIER,
+        }
+    )
     architectures: ClassVar[Mapping[str, Sequence[str]]]
     """Script → the teachers that it can be given."""
     embeddings_are_nonnegative = True
@@ -136,6 +138,15 @@ class FamilyAdapter(PlannedAdapter):
 def saving_arguments(images: Path, switch: str = "--store-best-images") -> list[str]:
     """Return the arguments that make a script save its images below the folder `images`."""
     return ["--syn-data-path", str(images.parent), "--exp-name", images.name, switch]
+
+
+def write_images(folder: Path, images: Tensor, names: Iterable[str], **options: Any) -> None:
+    """Write images, [n, 3, H, W], uint8, into a new folder, by the names of their files; `options` are Pillow's."""
+    from PIL import Image
+
+    make_folder(folder)
+    for name, pixels in zip(names, images.permute(0, 2, 3, 1).numpy(), strict=True):
+        Image.fromarray(pixels).save(folder / name, **options)
 
 
 def network_shims(inputs: LoopInputs) -> dict[str, dict[str, Any]]:
