@@ -17,12 +17,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to a temporary sibling of `path`, flush it to disk and rename it into place."""
     data = content.encode() if isinstance(content, str) else content
     make_folder(path.parent)
+    # a sibling: a rename is atomic within one file system only
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        # mkstemp's 0600 would hide results from the group that shares them
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
@@ -64,6 +66,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     try:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        # mkdtemp's 0700 likewise
         temporary.chmod(0o755)
     except OSError as error:
         raise DirePlugError(f"{path}: the folder cannot be made: {error.strerror}") from error

@@ -32,6 +32,7 @@ def known(kind: Kind) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"dire_plug.{kind}"):
         other = found.setdefault(point.name, point)
+        # one distribution may be listed twice, by its folder and by its metadata; that is no conflict
         if other.value != point.value:
             raise DirePlugError(
                 f"the name '{point.name}' is offered twice among {kind}: by {other.value} and by {point.value}; "
@@ -116,6 +117,7 @@ def code_of(kind: Kind, name: str) -> str:
     seen = hashlib.sha256()
     for where, path in files:
         content = path.read_bytes()
+        # the length keeps two files apart from one that is both
         seen.update(f"{where} {len(content)} ".encode() + content)
     return seen.hexdigest()
 
@@ -145,6 +147,7 @@ def _package_files(top: str) -> list[tuple[str, Path]]:
 
 def _own_files(module: str) -> list[tuple[str, Path]]:
     """Return a module of ours and, with their own, the modules of the same folder and of `api` that it imports."""
+    # what lies elsewhere changes no formula, and would make every edit another synthesis
     rooms = module.rpartition(".")[0], f"{__package__}.api"
     found, waiting = dict[str, Path](), [module]
     while waiting:
@@ -172,6 +175,7 @@ def build_manager(plugins: Mapping[str, object]) -> pluggy.PluginManager:
     for name, plugin in plugins.items():
         try:
             manager.register(plugin, name=name)
+            # right after each registration, so that the error names the plugin
             manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise PluginError(f"plugin '{name}': {str(error).strip()}") from error

@@ -39,6 +39,7 @@ class MemoryBank:
                 f"bank: embeddings {list(embeddings.shape)} and labels {list(labels.shape)} don't fit; "
                 "[N, D] and [N] are needed"
             )
+        # cloned: the caller may write into its tensors afterwards
         embeddings, labels = embeddings.detach().clone(), labels.detach().clone()
         if self._held is not None:
             held, held_labels = self._held
@@ -88,6 +89,7 @@ class MemoryBank:
                 f"bank: it holds embeddings of width {embeddings.shape[1]}, the batch's have "
                 f"{like.shape[1]}; keep one bank for each network"
             )
+        # sorted here and not in `add`: images come once a slot, lookups once a step, and the result is kept
         labels, order = labels.to(groups.classes).sort(stable=True)
         starts = torch.searchsorted(labels, groups.classes)
         counts = torch.searchsorted(labels, groups.classes, right=True) - starts

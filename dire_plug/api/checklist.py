@@ -78,6 +78,7 @@ def _constant_gaps(module: Path, flags: type[BaseModel]) -> Iterator[str]:
         where, name = f"{module}:{node.lineno}", node.target.id
         if _is_to_fill(node.value):
             yield f"{where}: fill in {name}: {lines[node.lineno - 1].partition('#')[2].strip() or 'its value'}"
+        # only literals are checked: a computed name can't be read without running the module
         elif name.endswith(FLAG) and isinstance(flag := literal(node.value), str) and flag not in known:
             yield f"{where}: {name}: the script has no flag '{flag}'{nearest(flag, known)}; it has {', '.join(known)}"
         elif (

@@ -179,6 +179,7 @@ class PlannedAdapter:
     @hookimpl
     def plan_labels(self, synthesis: Synthesis, slot: Slot, labels: Tensor) -> Tensor | None:
         """Return the plan's labels, [N]; None where they are upstream's own."""
+        # upstream's own tensor is left alone where it agrees, so that a kept plan changes no bit
         planned = list(synthesis.plan.slot(slot).labels)
         return None if labels.tolist() == planned else labels.new_tensor(planned)
 
@@ -193,6 +194,7 @@ class PlannedAdapter:
 
         Noise of another size is a function of (seed, class, image), whatever the plan, so that arms start alike.
         """
+        # adapters are made wherever a recipe is read, so torch is imported in the loop only
         import torch
 
         from dire_plug.data.augmentation.batch import normalise
@@ -206,6 +208,7 @@ class PlannedAdapter:
         if start.shape is None or start.shape == tuple(images.shape[1:]):
             return None
         pairs = zip(planned.labels, planned.images, strict=True)
+        # drawn image by image on the CPU: the same noise whatever the batch, the device and the IPC
         noise = [_noise(synthesis.seed, label, image, start.shape) for label, image in pairs]
         return torch.stack(noise).to(images.device, images.dtype)
 
@@ -250,6 +253,7 @@ def to_arguments(flags: BaseModel) -> list[str]:
     """Return a command line in upstream's spelling: `--name value`; a switch stands alone; None is left out."""
     arguments: list[str] = []
     for name, value in flags.model_dump(by_alias=True, exclude_none=True).items():
+        # store_true flags: False can only be said by leaving the flag out
         if isinstance(value, bool):
             arguments += [f"--{name}"] if value else []
         else:

@@ -35,6 +35,7 @@ def _open(folder: Path, classes: int, *, train: bool) -> Any:
         with warnings.catch_warnings():
             # The published pickles state numpy dtypes in a way that numpy deprecates.
             warnings.simplefilter("ignore", category=_numpy_deprecation())
+            # torchvision compares the files' MD5 sums here, and raises RuntimeError where they differ
             return _kind(classes)(str(folder), train=train, download=False)
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         where = folder / _kind(classes).base_folder

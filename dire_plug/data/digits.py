@@ -38,6 +38,7 @@ def read(folder: Path, *, size: int | None, limit: int | None) -> Dataset:
 
 def _draw_test(labels: "np.typing.NDArray[np.int64]") -> torch.Tensor:
     """Return a mask, [N], bool, of the test images."""
+    # the legacy generator: numpy promises that its stream never changes
     random = np.random.RandomState(0)
     mask = np.zeros(len(labels), dtype=bool)
     for label in range(CLASSES):

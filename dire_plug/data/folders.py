@@ -75,6 +75,7 @@ def list_images(folder: Path, label: int, *, limit: int | None = None) -> list[F
         raise DirePlugError(f"{place}: the class folder cannot be read: {error.strerror}") from error
     if not entries:
         raise DirePlugError(f"{place}: the class folder holds no image ({', '.join(SUFFIXES)}); unpack the set again")
+    # scandir's order is the file system's, and `limit` takes the first ones
     entries.sort(key=lambda entry: entry.name)
     return [File(Path(entry.path), label, entry.stat().st_size) for entry in entries[:limit]]
 
@@ -113,6 +114,7 @@ def open_image(path: Path) -> Image.Image:
     with image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"more than {MOST_PIXELS:,} pixels")
+        # Pillow's conversion to RGB would cut such values off at 255 without a warning
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"its grey levels have more than 8 bits (Pillow's mode {image.mode}); save it with 8")
         return image.convert("RGB")

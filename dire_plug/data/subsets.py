@@ -45,6 +45,7 @@ def choose_by_herding(values: Tensor, count: int) -> Tensor:
     for place in range(count):
         row = scores.argmin()
         chosen[place] = row
+        # ‖Σ + c‖² without the common ‖Σ‖², so one product a step instead of a new mean
         scores += 2 * (centred @ centred[row])
         scores[row] = torch.inf
     return chosen

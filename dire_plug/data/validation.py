@@ -46,6 +46,7 @@ def hold_out(dataset: Dataset, count: int, *, judge: Judge) -> Dataset:
     held_out = draw_validation(labels, count, classes=dataset.classes)
     kept = torch.ones(len(labels), dtype=torch.bool)
     kept[held_out] = False
+    # what is left is another training set, whose networks must not be mixed up with the whole one's
     seen = hashlib.sha256(f"{dataset.digest} without".encode())
     seen.update(held_out.numpy().tobytes())
     return replace(

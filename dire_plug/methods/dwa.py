@@ -227,6 +227,7 @@ class DWA(FamilyAdapter):
         planned = super().initial_images(synthesis, slot, images, labels)
         if planned is None or planned.shape != images.shape:
             return planned
+        # upstream's own reading is kept where it agrees up to rounding, so that a kept plan changes no bit
         return None if torch.allclose(planned, images.detach(), rtol=0, atol=SAME) else planned
 
     def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
@@ -255,6 +256,7 @@ class DWA(FamilyAdapter):
         arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images)
         arguments += ["--dataset", _NAMES[recover.script], "--init-path", str(inputs.folder / START)]
         shims = common_shims(inputs, script)
+        # os.listdir has no order of its own, and the script takes it for that of the classes
         if script.path != _CIFAR:
             shims["sorted_listing"] = {}
         if recover.script == "imagenet":

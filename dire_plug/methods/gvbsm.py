@@ -79,6 +79,7 @@ def build_order(name: str, script: Script, *, ipc: int, per_class: int | None, b
             f"ipc: the script 'tiny' splits the images of a class into {GROUPS} groups, so IPC must be a multiple of "
             f"{GROUPS}: {f'{below} or {above}' if below else above} (is {ipc})"
         )
+    # its loop over groups is outside of that over classes
     own = ipc // GROUPS if name == "tiny" else ipc
     order = _group_by_group(script.classes, ipc, per_class or own)
     plan = cut_plan(order, classes=script.classes, batch_size=batch_size)

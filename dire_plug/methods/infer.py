@@ -263,6 +263,7 @@ class INFER(PlannedAdapter):
         else:
             links = {"models": "{tree}/models", PRETRAINED: str(inputs.folder / PRETRAINED)}
             shims["files"] = {"links": links}
+        # quick recipes train a small ResNet, which the script must get where it builds ResNet-18
         if (architecture := inputs.recipe.squeeze.teacher.architecture) != known[0]:
             shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
         return Invocation(script.path, tuple(arguments), shims)

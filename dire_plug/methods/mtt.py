@@ -352,6 +352,7 @@ class MTT(MatchingAdapter):
             return
         link = inputs.folder / BUFFERS / folder
         make_folder(link.parent)
+        # linked, not copied: a set of experts is several GB
         link.symlink_to(source, target_is_directory=True)
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
@@ -362,6 +363,7 @@ class MTT(MatchingAdapter):
         recover = inputs.recipe.recover
         flags: MTTFlags = self.read_flags(recover)
         arguments = [*to_arguments(flags), *common_arguments(recover, inputs.recipe.ipc)]
+        # one more than the iterations, so that its evaluation runs at iteration 0 alone
         arguments += ["--eval_it", str(flags.Iteration + 1), "--pix_init", recover.start, "--dsa", "True"]
         arguments += ["--data_path", str(inputs.folder), "--buffer_path", str(inputs.folder / BUFFERS)]
         links = {"logged_files": str(inputs.images / OWN_FILES)}

@@ -152,6 +152,7 @@ class SRe2L(FamilyAdapter):
 
 
 def _check_reshape(plan: ChunkedPlan, script: Script, batch_size: int) -> None:
+    # passes between these are alike; only the last may be shorter
     for pass_index in {0, plan.passes - 1}:
         for batch_index in range(plan.slots_per_pass):
             images = len(plan.slot(Slot(pass_index, batch_index)).labels)

@@ -108,6 +108,7 @@ class FamilyAdapter(PlannedAdapter):
         if classes > script.classes:
             raise DirePlugError(f"plan: the script '{recover.script}' knows {script.classes} classes, not {classes}")
         length = self.loop_length(recover.script)
+        # with fewer classes the script still counts its own batches, so the classes are spread evenly over them
         own = classes == length
         return build_plan(
             classes=classes,

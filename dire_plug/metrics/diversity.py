@@ -145,6 +145,7 @@ def real_reference(
     check_labels(labels, held_out, "held-out features")
     if missing := sorted(set(real.labels.tolist()) - set(labels.tolist())):
         raise DirePlugError(f"held-out features: none of class {', '.join(map(str, missing))}; hold images of each out")
+    # on the CPU, so that every device draws the same images
     generator = torch.Generator().manual_seed(seed)
     drawn = [_draw(labels, ipc, generator) for _ in range(draws)]
     scores = [diversity(real, held_out[rows], labels[rows]) for rows in drawn]

@@ -63,6 +63,7 @@ def prdc_metrics(
         check_neighbours(len(real), nearest_k, "real features")
         radii = radii_of(rows, nearest_k=nearest_k, block=block)
     check_radii(radii, real)
+    # with k or fewer synthetic rows there is no k-th neighbour, and recall isn't defined
     own = radii_of(made, nearest_k=nearest_k, block=block) if len(made) > nearest_k else None
     held, precise, recalled = match_balls(rows, made, radii, made_radii=own, block=block)
     return Prdc(

@@ -87,6 +87,7 @@ def _candidates(rows: Rows, count: int, block: int | None) -> tuple[Tensor, Tens
     for number, part in enumerate(parts):
         for other in parts[number:]:
             bounds = lower_bounds(rows, part, rows, other)
+            # a row isn't its own neighbour
             if other == part:
                 bounds.fill_diagonal_(torch.inf)
             else:

@@ -36,6 +36,7 @@ def intra_class_similarity(features: Tensor, labels: Tensor) -> Tensor:
     for rows, owners in zip(torch.split(features, ROWS), torch.split(owner, ROWS), strict=True):
         unit = unit_rows(rows)
         sums.index_add_(0, owners, unit)
+        # the diagonal, taken off below; it is 1 for each row, and 0 for a row of zeros
         own.index_add_(0, owners, torch.linalg.vecdot(unit, unit))
     pairs = (counts * (counts - 1)).to(sums.dtype)
     return torch.where(pairs > 0, (sums.square().sum(1) - own) / pairs.clamp(min=1), torch.nan)

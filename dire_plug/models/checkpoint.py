@@ -51,6 +51,7 @@ def identify(state: Mapping[str, Tensor]) -> NetworkSpec | None:
     """Return what `state` is of, whatever code named its weights; None where it is nothing that we build."""
     linear = [tensor for tensor in state.values() if tensor.dim() == 2]  # the rest has 1, 3 or 4 axes
     heads = dict.fromkeys(tensor.shape[0] for tensor in reversed(linear))  # the head is mostly the last
+    # sketches on the meta device: trying every architecture costs no memory
     known = [name for name in architectures() if is_buildable(name)]
     specs = (NetworkSpec(name, outputs, stem) for outputs in heads for name in known for stem in stems(name))
     return next((spec for spec in specs if not differences(translate(state, spec), spec)), None)
@@ -195,6 +196,7 @@ def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> d
         DirePlugError: the file can't be read safely, or holds something else; it says what.
     """
     state = _read_ours(path)[0] if path.suffix == ".safetensors" else _find_state(_read_torch(path), path)
+    # saved from DataParallel
     if state and all(key.startswith(PREFIX) for key in state):
         state = {key.removeprefix(PREFIX): value for key, value in state.items()}
     spec = NetworkSpec(architecture, outputs, stem)
@@ -255,6 +257,7 @@ def _read_ours(path: Path) -> tuple[dict[str, Tensor], NetworkSpec, tuple[Triple
 def _read_torch(path: Path) -> Any:
     """Load a file of torch.save's without running code; torchvision's reference scripts keep an argparse Namespace."""
     try:
+        # allowed for this load alone: unpickling a Namespace runs no code
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

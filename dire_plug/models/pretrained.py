@@ -84,6 +84,7 @@ def load_pretrained(
     check_pretrained(name)
     source = clip() if name == CLIP else torchvision_classifier(name.removeprefix(TORCHVISION))
     path = None if random is not None else weights or _get(name, source, offline)
+    # building draws random numbers; the caller's stream stays as it is
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random or 0)
         model = source.build()

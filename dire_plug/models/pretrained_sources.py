@@ -46,6 +46,7 @@ class Preprocessing:
         levels = images.float() if images.dtype == torch.uint8 else images.float() * 255
         height, width = (side * self.resize for side in levels.shape[2:])
         short = min(levels.shape[2:])
+        # one axis after the other, each rounded, as Pillow does; one bilinear call gives other pixels
         levels = self._resize(levels, levels.shape[2], width // short)
         levels = self._resize(levels, height // short, levels.shape[3])
         cut = functional.center_crop(levels, [self.crop, self.crop])

@@ -128,6 +128,7 @@ class LocalityAttention(nn.Module):
         images, count, _ = tokens.shape
         parts = self.read(tokens).view(images, count, 3, HEADS, HEAD_WIDTH)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
+        # locality self-attention: a token never attends to itself
         others = ~torch.eye(count, dtype=torch.bool, device=tokens.device)
         query = query * self.scale[:, None, None]
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=others, scale=1.0)
@@ -150,6 +151,7 @@ def vit_small_size(state: Mapping[str, Tensor]) -> int:
 
 def _with_shifted(images: Tensor, shift: int) -> Tensor:
     """Return images [N, 3, H, W] beside copies shifted along the diagonals, zeros moving in: [N, 15, H, W]."""
+    # shifts by cropping a padded copy: `roll` would wrap the other border in
     padded = F.pad(images, (shift, shift, shift, shift))
     height, width = images.shape[-2:]
     places = [(0, 0), (0, 2 * shift), (2 * shift, 0), (2 * shift, 2 * shift)]

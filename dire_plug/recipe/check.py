@@ -74,6 +74,7 @@ def check_recipe(tree: Tree, *, adapter: Method, catalogue: Catalogue | None = N
         DirePlugError: all that is wrong, one `location: message` a line.
     """
     problems = find_problems(tree, adapter=adapter, catalogue=catalogue)
+    # an overlay inherits the recipe's own problems, which are reported once only
     known = set(map(str, problems))
     for place, values in _overlays(tree):
         problems += overlay_problems(values, prefix=f"{place}.", catalogue=catalogue)
@@ -96,6 +97,7 @@ def find_problems(
     tree: Tree, *, adapter: Method, catalogue: Catalogue | None = None, classes: int | None = None
 ) -> list[Problem]:
     """Return all that is wrong with a recipe; without a catalogue, regularizers aren't looked at."""
+    # every check works on the raw tree, so that one bad section doesn't hide the problems of another
     problems = [_reword(problem) for problem in _frame_problems(tree)]
     problems += _upstream_problems(tree, adapter) + _script_problems(tree, adapter)
     problems += _arm_problems(tree) + _source_problems(tree)
@@ -103,6 +105,7 @@ def find_problems(
         for arm in mapping(tree, "arms"):
             settings = mapping(tree, "arms", arm, "regularizers")
             problems += regularizer_problems(settings, catalogue, prefix=f"arms.{arm}.regularizers")
+    # the adapter gets a validated recipe, never a half-typed tree
     if not problems:
         found = adapter.problems(Recipe.model_validate(tree), classes=classes)
         problems = [Problem(location, message) for location, message in found]
@@ -192,6 +195,7 @@ def _script_problems(tree: Tree, adapter: Method) -> list[Problem]:
     ]
     model = adapter.flags_model(name)
     try:
+        # reserved flags have their own message above; they would be unknown keys here
         model.model_validate({flag: value for flag, value in flags.items() if flag not in adapter.reserved_flags})
     except ValidationError as error:
         problems += describe(error, model, prefix="recover.flags")

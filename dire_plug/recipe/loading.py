@@ -29,6 +29,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own way)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        # checked at the event, before any node is composed: an alias would already be resolved in the node
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
@@ -47,6 +48,7 @@ class _Loader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if not isinstance(key, (str, int)) or isinstance(key, bool):
                 raise yaml.YAMLError(f"line {line}: a key must be text or a whole number (is {key!r})")
+            # PyYAML keeps the last of two equal keys without a word
             if str(key) in seen:
                 raise yaml.YAMLError(f"line {line}: the key '{key}' appears twice; keep one")
             seen.add(str(key))
@@ -57,6 +59,7 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
 
+# PyYAML follows YAML 1.1, where 1e-7 is text and `no` is false; these patterns replace its own
 for _tag, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
@@ -105,6 +108,7 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise DirePlugError(f"{where}: {line}{error.problem or error.context or 'not YAML'}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise DirePlugError(f"{where}: {error}") from error
+    # PyYAML recurses into nested lists; a file of brackets would end in a traceback
     except RecursionError as error:
         raise DirePlugError(f"{where}: nested too deeply to be a recipe") from error
 

@@ -82,6 +82,7 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     problems += [_with_layer(found, layer_of) for found in find_problems(tree, adapter=adapter, catalogue=catalogue)]
     raise_problems(problems, name=tree.get("name"))
     if catalogue is not None:
+        # filled-in defaults belong to the run's identity: a later default must not change old runs
         terms = {name: catalogue.settings_model(name)(**terms[name]).model_dump(mode="json") for name in terms}
     recipe = fill_recipe(tree, adapter=adapter)
     values = flatten(recipe.model_dump(mode="json", exclude=DEFINITIONS))
@@ -245,6 +246,7 @@ def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree
         unused |= {"recover", "prepare", "upstream"}
     content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
     if not regularizers:
+        # frozen networks only embed for a term, so a baseline with and without them is one run
         content.get("squeeze", {}).pop("frozen", None)
     return content | {"regularizers": {name: _own(terms) for name, terms in regularizers.items()}}
 

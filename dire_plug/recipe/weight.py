@@ -45,6 +45,7 @@ def _read(value: object) -> object:
         return AutoWeight()
     if isinstance(value, dict | AutoWeight):
         return value
+    # bool is an int in Python: `weight: true` would be 1
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
     raise PydanticCustomError("weight", "must be a finite number from 0 up, 'auto', or a mapping of auto's settings")

@@ -32,6 +32,7 @@ def sum_by_coreset(rows: Tensor, groups: Groups, coreset: Coreset) -> Tensor:
     starts = counts.cumsum(0) - counts
     index, present = index_runs(starts[found], counts[found], rows=len(coreset.labels))
     means = (coreset.centres[index] * present.unsqueeze(2)).sum(1, keepdim=True) / present.sum(1)[:, None, None]
+    # centred on the class for the digits, as in the exact sum
     centres, made = coreset.centres[index] - means, groups.pad(rows) - means
     squared = squared_distances(made, centres) + coreset.variances[index].unsqueeze(1)
     counted = groups.here.unsqueeze(2) & present.unsqueeze(1) & (squared > 0)

@@ -90,10 +90,12 @@ def diversity_loss(
     _check_shapes(embeddings, labels, prepared)
     if r_e_relative:
         r_e = _scale_relative(r_e, prepared.mean_norm)
+    # a zero that still hangs on the graph: upstream calls backward on the sum
     if not len(labels):
         return embeddings.sum()
     released = variant == "released"
     means = released or reduction == "mean"
+    # under autocast the products would be half precision, and the distances noise
     with torch.autocast(embeddings.device.type, enabled=False):
         rows = embeddings.to(prepared.values.dtype)
         by_coreset = prepared.coreset is not None
@@ -123,6 +125,7 @@ def diversity_loss(
 
 def _cosines_within(unit: Tensor, groups: Groups, *, absolute: bool, nonnegative: bool) -> Tensor:
     """Sum, [C], the cosines between the rows of each class: as they are, or absolute and without the diagonal."""
+    # without the absolute value ‖s‖² − Σ‖x̂‖² does without the n×n matrix
     if absolute and not nonnegative:
         padded = groups.pad(unit)
         cosines = torch.bmm(padded, padded.transpose(1, 2)).abs()

@@ -148,6 +148,7 @@ def _check(origin: Published) -> Published:
             f"--commit must be the full commit, 40 hex digits (is '{origin.commit}'); in a clone: git rev-parse HEAD"
         )
     repository, script = origin.repository.rstrip("/"), PurePosixPath(origin.script)
+    # git would take the first for an option, the second for a remote helper that runs a command
     if not repository or repository.startswith("-") or "::" in repository:
         raise DirePlugError(f"--repository must be an address or a folder that git clones (is '{origin.repository}')")
     if script.is_absolute() or ".." in script.parts or script.suffix != ".py":

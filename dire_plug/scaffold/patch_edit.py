@@ -76,6 +76,7 @@ def check_statement(before: bytes, after: bytes, *, line: int, where: str) -> No
         raise DirePlugError(f"{where}: the line would stand within a text, and never be called; nothing was changed")
     if line < _import_line(tree):
         raise DirePlugError(f"{where}: the line would stand before bridge is imported; nothing was changed")
+    # names are compared before anything runs: a typo would otherwise fail in the middle of a synthesis
     known = set(_names(parse(before, where=where))) | {"bridge"}
     for name in sorted(set(_loaded(found[0])) - known):
         if "*" not in known:

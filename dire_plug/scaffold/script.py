@@ -39,6 +39,7 @@ def parse(source: bytes, *, where: str) -> ast.Module:
     Raises:
         DirePlugError: it isn't Python as this Python reads it.
     """
+    # invalid escapes in published code warn at each parse
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
