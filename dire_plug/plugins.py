@@ -5,7 +5,8 @@ Known is not active: an entry point makes a name known; only the plugins that a 
 
 import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,6 +93,11 @@ def settings_model(name: str) -> type[BaseModel]:
             "regularizer gets from the tool; rename it, or remove it and let the tool weigh the term"
         )
     return with_weight(model)
+
+
+def regularizer_models() -> dict[str, Callable[[], type[BaseModel]]]:
+    """Return the installed regularizers by name, each with the function that loads the model of its settings."""
+    return {name: partial(settings_model, name) for name in known("regularizers")}
 
 
 def is_built_in(kind: Kind, name: str) -> bool:

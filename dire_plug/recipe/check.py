@@ -4,8 +4,7 @@ All problems are reported at once, one `location: message` a line.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Protocol
 
@@ -46,17 +45,8 @@ class Method(Protocol):
         """Return (dotted key, message) of what doesn't fit together; `classes` of the dataset, where known."""
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """The regularizers that are installed.
-
-    Attributes:
-        names: of their entry points.
-        settings_model: name → the model of its settings; called for known names only.
-    """
-
-    names: Collection[str]
-    settings_model: Callable[[str], type[BaseModel]]
+Catalogue = Mapping[str, Callable[[], type[BaseModel]]]
+"""Installed regularizer → the function that loads the model of its settings; called for those that a recipe names."""
 
 
 def fill_recipe(tree: Tree, *, adapter: Method) -> Recipe:
@@ -132,12 +122,12 @@ def regularizer_problems(settings: Mapping[str, Any], catalogue: Catalogue, *, p
     """Return what is wrong with the regularizers named in `settings` and with their settings."""
     problems: list[Problem] = []
     for name, values in settings.items():
-        if name not in catalogue.names:
-            known = ", ".join(catalogue.names)
-            message = f"no regularizer of this name is installed{nearest(name, catalogue.names)}; known: {known}"
+        if name not in catalogue:
+            known = ", ".join(catalogue)
+            message = f"no regularizer of this name is installed{nearest(name, catalogue)}; known: {known}"
             problems.append(Problem(f"{prefix}.{name}", message))
             continue
-        model = catalogue.settings_model(name)
+        model = catalogue[name]()
         try:
             model.model_validate(values)
         except ValidationError as error:

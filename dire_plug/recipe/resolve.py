@@ -83,7 +83,7 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     raise_problems(problems, name=tree.get("name"))
     if catalogue is not None:
         # filled-in defaults belong to the run's identity: a later default must not change old runs
-        terms = {name: catalogue.settings_model(name)(**terms[name]).model_dump(mode="json") for name in terms}
+        terms = {name: catalogue[name]()(**terms[name]).model_dump(mode="json") for name in terms}
     recipe = fill_recipe(tree, adapter=adapter)
     values = flatten(recipe.model_dump(mode="json", exclude=DEFINITIONS))
     sources = mapping(raw, "sources")
@@ -145,7 +145,7 @@ def _recipe_part(layer: Layer) -> Layer:
 def _definitions(raw: Tree, overlays: Sequence[Layer], catalogue: Catalogue | None) -> Tree:
     """Return the definitions of arms with what overlays change in them; an overlay can't invent an arm."""
     definitions = mapping(raw, "arms")
-    known = {*definitions, *(catalogue.names if catalogue else ())}
+    known = {*definitions, *(catalogue or ())}
     for layer in overlays:
         changes = mapping(layer.values, "arms")
         for name in changes:
@@ -168,7 +168,7 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
         raise DirePlugError(f"arm '{arm}': names {twice[0]} twice; each regularizer is added once")
     name = "dire" if arm == "control" or _is_regularizer(arm, definitions, catalogue) else arm
     if name not in definitions:
-        known = [*RESERVED_ARMS, *definitions, *(catalogue.names if catalogue else ())]
+        known = [*RESERVED_ARMS, *definitions, *(catalogue or ())]
         hint = " (it takes the settings of the arm `dire`, which this recipe lacks)" if name != arm else ""
         raise DirePlugError(f"no arm '{arm}'{hint or nearest(arm, known)}; known: {', '.join(dict.fromkeys(known))}")
     return [Layer(f"arm {name}", mapping(definitions, name, "overrides"), f"arms.{name}.overrides")]
@@ -178,7 +178,7 @@ def _is_regularizer(arm: str, definitions: Tree, catalogue: Catalogue | None) ->
     """Return whether an arm is `dire` with the regularizers of the arm's name, joined by `+`, instead of its own."""
     if arm in definitions:
         return arm != "dire" and arm in mapping(definitions, arm, "regularizers")
-    return catalogue is not None and all(name in catalogue.names for name in arm.split(SUM))
+    return catalogue is not None and all(name in catalogue for name in arm.split(SUM))
 
 
 def _terms(
@@ -199,7 +199,7 @@ def _terms(
 def _change_problems(changes: Sequence[Layer], definitions: Tree, catalogue: Catalogue | None) -> list[Problem]:
     """Return what a by_ipc, preset or `--set` may not say, whichever arm runs."""
     known = {name for arm in definitions for name in mapping(definitions, arm, "regularizers")}
-    known |= set(catalogue.names) if catalogue else set()
+    known |= set(catalogue or ())
     problems = []
     for layer in changes:
         values = {key: value for key, value in layer.values.items() if layer.place is not None or key != "ipc"}

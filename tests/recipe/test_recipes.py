@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class EnergySettings(BaseModel):
 
 
 SETTINGS: dict[str, type[BaseModel]] = {"dire": DireSettings, "energy": EnergySettings}
-CATALOGUE = Catalogue(tuple(SETTINGS), SETTINGS.__getitem__)
+CATALOGUE: Catalogue = {name: partial(SETTINGS.__getitem__, name) for name in SETTINGS}
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -607,7 +608,7 @@ def test_merging_leaves_its_inputs_alone() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_is_valid_in_every_arm_preset_and_ipc(name: str) -> None:
     tree, adapter = read_yaml(RECIPES / f"{name}.yaml"), SRe2L()
-    installed = Catalogue(tuple(plugins.known("regularizers")), plugins.settings_model)
+    installed = plugins.regularizer_models()
     check_recipe(tree, adapter=adapter, catalogue=installed)
     for arm in arm_names(tree):
         for preset in (None, *tree.get("presets", {})):
