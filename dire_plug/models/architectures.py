@@ -28,7 +28,7 @@ Students of the DiRe paper's tables: 10 (CIFAR-100) resnet-50, resnet-101, vgg-1
 It names families only: which VGG-16, MobileNetV2 and ShuffleNet these are is read off the methods' scripts.
 
 The methods' code averages INFER's last maps by a fixed window, so that it takes 32 px alone (its VGG-16 likewise);
-ours average whatever they get, which is the same at 32 px. The module `keys` knows how that code names the weights.
+ours average whatever they get, which is the same at 32 px. `upstream_keys` has their keys of weights.
 """
 
 from collections.abc import Callable, Mapping

@@ -5,7 +5,7 @@
 | `clip` | CLIP ViT-B/32 of LAION-2B, through open_clip (extra `clip`) | the image's, 512, unnormalised | open_clip's |
 | `torchvision:<model>` | any classifier of torchvision with a linear head | what reaches that head | its default ones |
 
-Each has the preprocessing that its library tells (module `preprocessing`).
+Each has the preprocessing that its library tells (`pretrained_sources`).
 """
 
 from __future__ import annotations
