@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dire_plug.errors import DirePlugError
-from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD, TINY_MEAN, TINY_STD
+from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD, TINY_IMAGENET_MEAN, TINY_IMAGENET_STD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,6 +109,6 @@ def std_of(dataset: str) -> Any:
 
 
 _NORMALISATION = {
-    "tiny": (list(TINY_MEAN), list(TINY_STD)),
+    "tiny": (list(TINY_IMAGENET_MEAN), list(TINY_IMAGENET_STD)),
     "imagenet": (list(IMAGENET_MEAN), list(IMAGENET_STD)),
 }

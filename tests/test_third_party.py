@@ -58,7 +58,7 @@ def test_without_the_package_its_name_is_unknown(cli: Cli, home: Path, recipe: P
     answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "spread")
     assert answer.code == 2
     assert answer.err.startswith("error: no arm 'spread' (")
-    assert "; there is baseline, control, random" in answer.err
+    assert "; known: baseline, control, random" in answer.err
 
 
 def test_a_name_that_two_packages_offer_is_an_error_that_names_both(

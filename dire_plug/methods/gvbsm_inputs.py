@@ -1,4 +1,4 @@
-"""What G-VBSM's scripts read: teachers, training images, statistics of the convolutions of these teachers."""
+"""Write what G-VBSM's scripts read: teachers, training images, statistics of these teachers' convolutions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class StatisticsSection(Flags):
     """`prepare.statistics`: from which training images the statistics of the convolutions are taken."""
 
     images: int | None = Field(default=None, ge=1)
-    """So many, at equal distances in the dataset's order; None takes all, as upstream does."""
+    """The number of images, at equal distances in the dataset's order; None takes all, as upstream does."""
 
 
 class PrepareSection(Flags):

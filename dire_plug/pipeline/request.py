@@ -9,7 +9,7 @@ from dire_plug import plugins, ui
 from dire_plug.data import Dataset, class_count, hold_out, load, on_device, validation_problems
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models import check_architecture, check_size
-from dire_plug.recipe import REAL_IMAGE_ARMS, Catalogue, Resolved, read_yaml, recipe_path, resolve
+from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
@@ -40,7 +40,7 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
         preset=request.preset,
         settings=list(request.settings),
         adapter=adapter,
-        catalogue=Catalogue(tuple(plugins.known("regularizers")), plugins.settings_model),
+        catalogue=plugins.regularizer_models(),
     )
     check_names(resolved)
     check_classes(resolved, adapter)

@@ -17,8 +17,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.models import build
 from dire_plug.models import checkpoint as checkpoints
-from dire_plug.models.checkpoint import Network
-from dire_plug.models.whitened import Whitened
+from dire_plug.models.checkpoint import Network, Whitened
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs, name_inputs, name_whitening
 from dire_plug.stages.real_images import draw_per_class

@@ -21,8 +21,7 @@ from torch import Generator, Tensor, nn
 from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import nonnegative
-from dire_plug.models.checkpoint import load
-from dire_plug.models.whitened import Whitened
+from dire_plug.models.checkpoint import Whitened, load
 from dire_plug.synthesis.spec import SynthesisSpec, load_real
 from dire_plug.types import LOOP, RealEmbeddings
 

@@ -119,14 +119,14 @@ class RunningSynthesis:
             raise DirePlugError(f"{name}: asked for its state, but the passes of this synthesis are independent")
         return self._pass.state.setdefault(name, {})
 
-    def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
+    def record(self, name: str, value: Tensor | float, *, component: bool = False) -> None:
         """Keep a scalar of this step as `<plugin>/<name>` beside the losses, at the steps that the record keeps.
 
         Where a term works in networks outside of the loop too, the network's key follows: `<plugin>/<name>/<key>`.
         """
         if isinstance(value, Tensor) and value.numel() != 1:
             raise DirePlugError(f"record '{name}': a scalar is needed, not a tensor of shape {tuple(value.shape)}")
-        self._record.name(f"{self._hooks.asked}/{name}{self._terms.suffix}", value, part=part)
+        self._record.name(f"{self._hooks.asked}/{name}{self._terms.suffix}", value, part=component)
 
     # For the engines.
 

@@ -92,7 +92,7 @@ class LoopAdapter(PlannedAdapter):
     name = "loop"
     title = "A loop"
     embeddings_are_nonnegative = True
-    owned_flags: Mapping[str, str] = MappingProxyType({})
+    reserved_flags: Mapping[str, str] = MappingProxyType({})
     flags = MappingProxyType({"synth": Flags})
     scripts: Mapping[str, Script] = MappingProxyType(
         {"synth": Script(SCRIPT, CLASSES, SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "small", "bare")}

@@ -17,8 +17,7 @@ from dire_plug.methods.matching_family import MatchingAdapter
 from dire_plug.methods.mtt import MTT
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.models import build, embed
-from dire_plug.models.checkpoint import Network, load, save
-from dire_plug.models.whitened import Whitened
+from dire_plug.models.checkpoint import Network, Whitened, load, save
 from dire_plug.pipeline import Request, plan_run, run_arm
 from dire_plug.stages.artefacts import Networks, embedding_networks, name_network, roles_in_loop
 from dire_plug.stages.prepare import fill, prepare

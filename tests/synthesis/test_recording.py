@@ -72,7 +72,7 @@ def test_a_term_is_recorded_as_it_was_added(tmp_path: Path, monkeypatch: pytest.
         @hookimpl
         def loss_term(self, synthesis: Synthesis, batch: Batch) -> Tensor:
             seen.append(float(batch.embeddings.detach().sum()))
-            synthesis.record("part", batch.embeddings.sum(), part=True)
+            synthesis.record("part", batch.embeddings.sum(), component=True)
             synthesis.record("other", 3.0)
             return batch.embeddings.sum()
 

@@ -61,7 +61,7 @@ class Toy(PlannedAdapter):
         )
     }
     flags = {"synth": ToyFlags}
-    owned_flags = {
+    reserved_flags = {
         "weights": OWNED_TEACHER,
         "out": OWNED_PATHS,
         "round": OWNED_PASSES,

@@ -1,7 +1,7 @@
-"""A vision transformer for small images: shifted patches and locality self-attention (Lee et al., 2021, 2112.13492).
+"""Vision transformers: one for small images (Lee et al., 2021, 2112.13492), and timm's ViT-Tiny.
 
-It differs from the plain one (Dosovitskiy et al., 2021) in two places, as in the authors' code (models/SPT.py and
-models/vit.py of aanna0701/SPT_LSA_ViT):
+The first differs from the plain one (Dosovitskiy et al., 2021) in two places, as in the authors' code (models/SPT.py
+and models/vit.py of aanna0701/SPT_LSA_ViT):
 - shifted patch tokenization: a patch is read with the same place in four copies of the image, each shifted by half a
   patch along a diagonal, so 5·3 channels of patch² pixels;
 - locality self-attention: the weight of token j for token i is the softmax over j ≠ i of s·(q_i · k_j), where s, the
@@ -16,6 +16,7 @@ vit-pytorch has this network too, but shifts by one pixel along the axes, and le
 """
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from math import isqrt
 
 import torch
@@ -25,17 +26,17 @@ from torch.nn import functional as F
 from dire_plug.errors import DirePlugError
 
 WIDTH = 512
-"""Of a token, and of the embedding."""
+"""The width of a token, and of the embedding."""
 DEPTH = 6
 HEADS = 8
 HEAD_WIDTH = 64
 HIDDEN = 512
 """Width of the MLP's hidden layer."""
 DROPOUT = 0.1
-"""Of the first tokens, and of what attention and MLP give."""
+"""The dropped share of the first tokens, and of the outputs of attention and MLP."""
 VIEWS = 5
 """The image and its four shifted copies."""
-DEFAULT_SIZE = 32
+VIT_SMALL_SIZE = 32
 
 
 class VitSmall(nn.Module):
@@ -46,7 +47,7 @@ class VitSmall(nn.Module):
         size: height and width of the images, a multiple of `patch_of(size)`.
     """
 
-    def __init__(self, outputs: int, *, size: int = DEFAULT_SIZE) -> None:
+    def __init__(self, outputs: int, *, size: int = VIT_SMALL_SIZE) -> None:
         super().__init__()
         patch = patch_of(size)
         self.size = size
@@ -127,6 +128,7 @@ class LocalityAttention(nn.Module):
         images, count, _ = tokens.shape
         parts = self.read(tokens).view(images, count, 3, HEADS, HEAD_WIDTH)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
+        # locality self-attention: a token never attends to itself
         others = ~torch.eye(count, dtype=torch.bool, device=tokens.device)
         query = query * self.scale[:, None, None]
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=others, scale=1.0)
@@ -139,16 +141,17 @@ def patch_of(size: int) -> int:
     return 4 if size <= 32 else 8
 
 
-def size_of(state: Mapping[str, Tensor]) -> int:
+def vit_small_size(state: Mapping[str, Tensor]) -> int:
     """Return the size that the weights `state` were built for; the default where they are of another network."""
     positions, project = state.get("positions"), state.get("patches.project.weight")
     if positions is None or project is None:
-        return DEFAULT_SIZE
+        return VIT_SMALL_SIZE
     return isqrt(positions.shape[1] - 1) * isqrt(project.shape[1] // (VIEWS * 3))
 
 
 def _with_shifted(images: Tensor, shift: int) -> Tensor:
     """Return images [N, 3, H, W] beside copies shifted along the diagonals, zeros moving in: [N, 15, H, W]."""
+    # shifts by cropping a padded copy: `roll` would wrap the other border in
     padded = F.pad(images, (shift, shift, shift, shift))
     height, width = images.shape[-2:]
     places = [(0, 0), (0, 2 * shift), (2 * shift, 0), (2 * shift, 2 * shift)]
@@ -162,3 +165,40 @@ def _initialise(module: nn.Module) -> None:
         nn.init.xavier_normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+_VIT_TINY_NAME = "vit_tiny_patch16_224"
+VIT_TINY_PATCH = 16
+VIT_TINY_SIZE = 224
+
+
+def build_vit_tiny(outputs: int, *, size: int = VIT_TINY_SIZE) -> nn.Module:
+    """Build timm's ViT-Tiny, untrained, a student of DWA's (validation/validation_imgnet.py).
+
+    Images [N, 3, size, size] to outputs [N, `outputs`]; the embedding has 192 dimensions.
+
+    Raises:
+        DirePlugError: timm isn't installed.
+    """
+    check_timm()
+    import timm
+
+    model: nn.Module = timm.create_model(_VIT_TINY_NAME, pretrained=False, num_classes=outputs, img_size=size)
+    return model
+
+
+def has_timm() -> bool:
+    """Return whether timm is installed, without importing it."""
+    return find_spec("timm") is not None
+
+
+def check_timm() -> None:
+    """Raise a DirePlugError where timm is missing."""
+    if not has_timm():
+        raise DirePlugError("vit-tiny: needs the package timm; install it with: pip install 'dire-plug[students]'")
+
+
+def vit_tiny_size(state: Mapping[str, Tensor]) -> int:
+    """Return the size that the weights `state` were built for; the default where they are of another network."""
+    positions = state.get("pos_embed")
+    return VIT_TINY_SIZE if positions is None else isqrt(positions.shape[1] - 1) * VIT_TINY_PATCH
