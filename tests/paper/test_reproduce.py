@@ -30,8 +30,7 @@ from dire_plug.paper.reproduce import fill_runs as running
 from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.paper.reproduce.request import Answer
 from dire_plug.paper.reproduce.scales import SMOKE, Smoke
-from dire_plug.paper.timing import SideTiming, Timing, TimingRequest
-from dire_plug.paper.timing.children import Took
+from dire_plug.paper.timing import ArmTiming, Timing
 from dire_plug.pipeline import Request
 from dire_plug.results.statistics import Summary
 from dire_plug.sets.opened import SetRequest
@@ -301,8 +300,8 @@ def test_components_are_placed_between_the_least_and_the_greatest_of_all_seven(
     assert "the images collapsed" in found["cdm", "vendi"].reason
 
 
-def canned_side(name: str, *, steps: int, wall: tuple[float, ...], whole: tuple[float, ...] = ()) -> SideTiming:
-    return SideTiming(
+def canned_arm(name: str, *, steps: int, wall: tuple[float, ...], whole: tuple[float, ...] = ()) -> ArmTiming:
+    return ArmTiming(
         name=name,
         images=10,
         steps=steps,
@@ -313,17 +312,17 @@ def canned_side(name: str, *, steps: int, wall: tuple[float, ...], whole: tuple[
         first=(2.0 + wall[0],),
         memory_before=1,
         memory=2,
-        whole=tuple(Took(seconds, seconds) for seconds in whole),
+        whole=tuple((seconds, seconds) for seconds in whole),
     )
 
 
-def test_a_time_is_extrapolated_at_the_smoke_scale_and_rows_that_are_here_are_timed_without_the_others(
+def test_smoke_times_are_extrapolated_and_rows_without_code_left_out(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def canned(names: list[str], how: TimingRequest) -> Timing:
-        assert (names, how.whole) == (["sre2l", "sre2l+dire"], 0)
-        sides = [canned_side(name, steps=100, wall=(0.5,) if "+" in name else (0.25,)) for name in names]
-        return Timing(tuple(sides), "native", {"hardware": {}})
+    def canned(names: list[str], request: Request, *, steps: int, whole: int) -> Timing:
+        assert (names, whole) == (["sre2l", "sre2l+dire"], 0)
+        arms = [canned_arm(name, steps=100, wall=(0.5,) if "+" in name else (0.25,)) for name in names]
+        return Timing(tuple(arms), "native", {"hardware": {}})
 
     monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.time_arms", canned)
     outcome = reproduce(replace(order_of("table-15"), base=Request("", offline=True)))
@@ -335,9 +334,9 @@ def test_a_time_is_extrapolated_at_the_smoke_scale_and_rows_that_are_here_are_ti
 
 
 def test_a_time_is_that_of_whole_syntheses_at_the_papers_scale(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def canned(names: list[str], how: TimingRequest) -> Timing:
-        assert (how.whole, how.request.recipe, how.request.ipc) == (2, "cifar-100", 50)
-        return Timing((canned_side("sre2l", steps=9, wall=(0.5,), whole=(100.0, 110.0)),), "upstream", {"hardware": {}})
+    def canned(names: list[str], request: Request, *, steps: int, whole: int) -> Timing:
+        assert (whole, request.recipe, request.ipc) == (2, "cifar-100", 50)
+        return Timing((canned_arm("sre2l", steps=9, wall=(0.5,), whole=(100.0, 110.0)),), "upstream", {"hardware": {}})
 
     monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.time_arms", canned)
     monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.plan_run", lambda request: None)

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from dire_plug.paper.reproduce.fill_runs import Runs
 from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.paper.reproduce.request import Answer, Order, attempt
-from dire_plug.paper.timing import Timing, TimingRequest, time_arms
+from dire_plug.paper.timing import Timing, time_arms
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.results.statistics import Summary, summarise
 
@@ -27,16 +27,16 @@ def fill_from_timing(cell: Cell, runs: Runs) -> Answer:
     order = runs.order
     plan_run(_request(order, cell))
     found: Timing = runs.once("timing", lambda: _time(order))
-    number = [side.name for side in found.sides].index(_name(cell))
-    side = found.sides[number]
-    whole = [took.wall for took in side.whole]
+    number = [arm.name for arm in found.arms].index(_name(cell))
+    arm = found.arms[number]
+    whole = [wall for wall, _ in arm.whole]
     summary = summarise(whole) or Summary(found.whole(number).value, None, 1)
     more = {
         "steps counted": found.rounds,
         "step, seconds": asdict(found.step(number, "wall")),
         "ratio of steps to the first row": asdict(found.ratio(number, "wall")),
         "whole, extrapolated": asdict(found.whole(number)),
-        "memory, bytes": side.gpu_memory or side.memory,
+        "memory, bytes": arm.gpu_memory or arm.memory,
         "engine": found.engine,
         "hardware": found.about["hardware"],
     }
@@ -46,10 +46,9 @@ def fill_from_timing(cell: Cell, runs: Runs) -> Answer:
 def _time(order: Order) -> Timing:
     """Time every row of the order that can be run here."""
     here = [cell for cell in order.cells if not attempt(lambda cell=cell: _check(order, cell)).reason]  # type: ignore[misc]
-    how = TimingRequest(
-        _request(order, here[0]), steps=STEPS[order.scale], whole=order.seeds if order.scale == "paper" else 0
-    )
-    return time_arms([_name(cell) for cell in here], how)
+    whole = order.seeds if order.scale == "paper" else 0
+    names = [_name(cell) for cell in here]
+    return time_arms(names, _request(order, here[0]), steps=STEPS[order.scale], whole=whole)
 
 
 def _check(order: Order, cell: Cell) -> Answer:
