@@ -367,7 +367,7 @@ def test_a_setting_that_fails_or_collapses_is_told_and_never_the_best(
     found = swept(recipe, 2, "r_c=2,3,4")
     assert found.best == DEFAULT
     assert ranked(found) == [DEFAULT, "r_c 4", "r_c 2", "r_c 3"]
-    assert found.tried["r_c 3"].trouble == "collapsed: 24.0 % accuracy, below half of its control's 50.0 %"
+    assert found.tried["r_c 3"].problem == "collapsed: 24.0 % accuracy, below half of its control's 50.0 %"
     assert len([asking for asking in asked if has(asking, "r_c=2")]) == 1  # its other seed isn't tried
     assert verdict(found)[0] == "best of 2 on validation images: default"
     told = as_text(render_sweep(found))
@@ -378,7 +378,7 @@ def test_a_setting_that_fails_or_collapses_is_told_and_never_the_best(
 
 def test_below_twice_chance_nothing_counts_as_collapsed(scored: Callable[[Score], list[Request]], recipe: Path) -> None:
     scored(lambda asking: 5.0 if has(asking, "r_c=2") else 20.0)
-    assert swept(recipe).tried["r_c 2"].trouble is None
+    assert swept(recipe).tried["r_c 2"].problem is None
 
 
 def test_a_best_setting_that_fails_with_the_new_seeds_is_told(
@@ -447,8 +447,8 @@ def test_a_picture_is_drawn_of_settings_that_failed_too(tmp_path: Path) -> None:
     control = Trial(Setting("control", arm="control"), (canned("control", 0, 40.0),))
     trials = {
         "good": Trial(Setting("good"), (canned("dire", 0, 50.0), canned("dire", 1, 60.0))),
-        "bad": Trial(Setting("bad"), (), trouble="failed"),
-        "poor": Trial(Setting("poor"), (canned("dire", 0, 5.0),), trouble="collapsed"),
+        "bad": Trial(Setting("bad"), (), problem="failed"),
+        "poor": Trial(Setting("poor"), (canned("dire", 0, 5.0),), problem="collapsed"),
     }
     draw_trials(trials, control, tmp_path / "new" / "picture.png", title="settings", accuracy="accuracy %")
     assert (tmp_path / "new" / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -22,7 +22,7 @@ from support.small_run import only_run, outcome, read_rows
 
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import digest, format_bytes, read_json, write_json
-from dire_plug.paper.reproduce.request import attempt
+from dire_plug.paper.reproduce.result import attempt
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline import run as pipeline
 from dire_plug.results import table

@@ -178,7 +178,7 @@ def component_notes(components: Components) -> list[str]:
     ]
     if _judged(components.control) == "validation":
         lines[-1] = "tested on the recipe's validation images, not on the test set"
-    return lines + [f"{name}: {trial.trouble}" for name, trial in components.trials.items() if trial.trouble]
+    return lines + [f"{name}: {trial.problem}" for name, trial in components.trials.items() if trial.problem]
 
 
 def spread_notes(n: int) -> list[str]:
@@ -217,7 +217,7 @@ def components_json(components: Components) -> dict[str, Any]:
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
-    """Return a trial's setting, runs, trouble, values by seed and their summaries."""
+    """Return a trial's setting, runs, problem, values by seed and their summaries."""
     named = {"accuracy": ACCURACY[0]}
     for space in SPACES:
         named |= {f"{space}/{key}": measure for key, measure in table_measures(space).items()}
@@ -227,7 +227,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
         "changes": list(trial.setting.changes),
         "runs": [run.folder.path.name for run in trial.runs],
         "same_as": trial.same_as,
-        "trouble": trial.trouble,
+        "trouble": trial.problem,
         "values": {key: trial.column(measure) for key, measure in named.items()},
         "summary": {key: None if summary is None else vars(summary) for key, summary in summaries.items()},
     }

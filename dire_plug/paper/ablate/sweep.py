@@ -106,7 +106,7 @@ def choose(tried: dict[str, Trial]) -> str:
     Raises:
         DirePlugError: none has an accuracy.
     """
-    known = {name: trial.accuracy for name, trial in tried.items() if trial.trouble is None}
+    known = {name: trial.accuracy for name, trial in tried.items() if trial.problem is None}
     accuracies = {name: accuracy for name, accuracy in known.items() if accuracy is not None}
     if not accuracies:
         raise DirePlugError("no setting has an accuracy to choose by; see the warnings above")
@@ -153,8 +153,8 @@ def _try(
 
 
 def mark_collapse(trial: Trial, control: Trial, *, chance: float) -> Trial:
-    """Return the trial, with a trouble where it has collapsed; `chance` is the accuracy of guessing, in percent."""
+    """Return the trial, with a problem where it has collapsed; `chance` is the accuracy of guessing, in percent."""
     ours, theirs = trial.accuracy, control.accuracy
-    if trial.trouble or ours is None or theirs is None or theirs <= 2 * chance or ours >= COLLAPSED * theirs:
+    if trial.problem or ours is None or theirs is None or theirs <= 2 * chance or ours >= COLLAPSED * theirs:
         return trial
-    return replace(trial, trouble=f"collapsed: {ours:.1f} % accuracy, below half of its control's {theirs:.1f} %")
+    return replace(trial, problem=f"collapsed: {ours:.1f} % accuracy, below half of its control's {theirs:.1f} %")

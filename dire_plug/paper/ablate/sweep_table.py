@@ -41,11 +41,11 @@ def render_sweep(sweep: Sweep) -> RenderableType:
 
 
 def ranked(sweep: Sweep) -> list[str]:
-    """Return the names of the settings, the best on validation images first, those in trouble last."""
+    """Return the names of the settings, the best on validation images first, those in problem last."""
 
     def rank(name: str) -> float:
         trial = sweep.tried[name]
-        return math.inf if trial.trouble or trial.accuracy is None else -trial.accuracy
+        return math.inf if trial.problem or trial.accuracy is None else -trial.accuracy
 
     return sorted(sweep.tried, key=rank)
 
@@ -65,7 +65,7 @@ def _tried_table(sweep: Sweep) -> Table:
     for name in ranked(sweep):
         trial = sweep.tried[name]
         label = f"{name} ← best" if name == sweep.best else name
-        label = f"{label}, collapsed" if trial.trouble and trial.runs else label
+        label = f"{label}, collapsed" if trial.problem and trial.runs else label
         gaps = gap_between(trial, None if name == DEFAULT else default), gap_between(trial, sweep.controls[name])
         table.add_row(label, *(_cells(trial, *gaps) if trial.runs else ["failed"]))
     table.add_section()
@@ -105,7 +105,7 @@ def _cells(trial: Trial, *gaps: Difference | None) -> list[str]:
 
 def verdict(sweep: Sweep) -> list[str]:
     """Return what came out, in sentences; a best setting that loses on the test set is said to lose."""
-    tried = len([trial for trial in sweep.tried.values() if trial.trouble is None])
+    tried = len([trial for trial in sweep.tried.values() if trial.problem is None])
     best, control = sweep.tried[sweep.best], sweep.controls[sweep.best]
     lines = [f"best of {tried} on validation images: {sweep.best}"]
     if best.accuracy is not None and control.accuracy is not None and best.accuracy <= control.accuracy:
@@ -138,7 +138,7 @@ def sweep_notes(sweep: Sweep) -> list[str]:
         "validation images, so they aren't those of `compare`",
     ]
     troubled = {**sweep.tried, **{f"{name}, tested": trial for name, trial in sweep.final.items()}}
-    lines += [f"{name}: {trial.trouble}" for name, trial in troubled.items() if trial.trouble]
+    lines += [f"{name}: {trial.problem}" for name, trial in troubled.items() if trial.problem]
     return lines + [f"not tried: {line}" for line in sweep.left_out]
 
 
@@ -250,6 +250,6 @@ def _widen(axes: Axes) -> None:
 
 
 def _label(name: str, trial: Trial) -> str:
-    if trial.trouble is None:
+    if trial.problem is None:
         return name
     return f"{name} (collapsed)" if trial.runs else f"{name} (failed)"

@@ -43,13 +43,13 @@ class Trial:
 
     Attributes:
         runs: one a seed, in the order of the seeds; none where the setting failed.
-        trouble: why it failed, if it did.
+        problem: why it failed, if it did.
         same_as: the name of the setting whose runs these are, where both are one and the same.
     """
 
     setting: Setting
     runs: tuple[FinishedRun, ...]
-    trouble: str | None = None
+    problem: str | None = None
     same_as: str | None = None
 
     def column(self, measure: Measure) -> list[float | None]:
@@ -116,7 +116,7 @@ def _run(base: Request, setting: Setting, *, seeds: Sequence[int], needed: bool)
             if needed:
                 raise
             ui.warn(f"{setting.name}, seed {seed} failed: {error}")
-            return Trial(setting, (), trouble=f"failed with seed {seed}: {last_line(error)}")
+            return Trial(setting, (), problem=f"failed with seed {seed}: {last_line(error)}")
     return Trial(setting, tuple(runs))
 
 
