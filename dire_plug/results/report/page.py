@@ -149,7 +149,7 @@ def _provenance(run: ReportRun) -> dict[str, Any]:
         "seconds": "" if took is None else f"{took:.0f}",
         "hardware": _hardware(session["hardware"]),
         "versions": ", ".join(f"{name} {version}" for name, version in session["versions"].items()),
-        "code": str(Code(**session["code"])),
+        "code": str(Code(session["code"]["commit"], session["code"]["changed"])),
     }
 
 

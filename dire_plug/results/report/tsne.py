@@ -141,7 +141,7 @@ def _scatter(axes: Axes, projection: Projection, label: str, runs: Mapping[str, 
 
 
 def _alt(projection: Projection, label: str, run: ReportRun) -> str:
-    coverage = run.metrics["diversity"]["T"]["coverage"]
+    coverage = run.metrics["diversity"]["T"].get("coverage")
     text = f"Scatter plot: {len(projection.runs[label])} condensed images of {label} among {len(projection.real)} real"
     return f"{text} ones; coverage in T {100 * coverage:.1f} %." if coverage is not None else f"{text} ones."
 
@@ -155,7 +155,7 @@ def _numbers(projection: Projection, runs: Mapping[str, ReportRun]) -> dict[str,
         "runs": {
             name: {
                 "run": run.name,
-                "coverage": run.metrics["diversity"]["T"]["coverage"],
+                "coverage": run.metrics["diversity"]["T"].get("coverage"),
                 "points": _points(projection.runs[name]),
             }
             for name, run in runs.items()

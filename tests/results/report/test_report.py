@@ -22,6 +22,7 @@ from support.terminal import as_text
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.pipeline import Request, run_arm
+from dire_plug.recipe import read_yaml
 from dire_plug.results import render
 from dire_plug.results.report import (
     ReportRun,
@@ -359,13 +360,58 @@ def write_comparison(folder: Path, runs: list[str]) -> Path:
     return path
 
 
+DAMAGE: dict[str, tuple[str, Any]] = {
+    "no JSON": ("metrics.json", "{"),
+    "another kind": ("metrics.json", []),
+    "no accuracy": ("metrics.json", {"accuracy": {"students": {"a": {"last": ["x"], "best": []}}}}),
+    "no measure": ("metrics.json", {"diversity": {"T": {"coverage": 0.5}}}),
+    "no network": ("metrics.json", {"networks": {}}),
+    "no session": ("provenance.json", {"sessions": []}),
+    "no threads": ("provenance.json", {"sessions": [{"command": [], "versions": {}, "hardware": {}, "code": {}}]}),
+    "no dataset": ("recipe.yaml", {"dataset": None}),
+    "no regularizers": ("recipe.yaml", {"arms": {"dire": []}}),
+    "short curve": ("losses.json", {"mean": {"upstream": [1.0]}}),
+    "no plan": ("plan.json", {"ipc": "two"}),
+    "no mapping": ("recipe.yaml", "- 1"),
+    "no bytes of text": ("provenance.json", b"\xff\xfe"),
+    "no file": ("provenance.json", None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(
+    cli: Cli, runs: list[ReportRun], tmp_path: Path, damage: str
+) -> None:
+    run = one(runs, "dire")
+    folder = tmp_path / "sre2l" / "tiny" / run.name
+    shutil.copytree(run.folder.path, folder)
+    (name, content), shown = DAMAGE[damage], tmp_path / "report.html"
+    path = folder / name
+    if isinstance(content, dict):
+        whole = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
+        write_json(path, {**whole, **content})  # JSON is YAML too
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
+    answer = cli("report", folder, "--to", shown)
+    if name == "plan.json":  # only figures need it, and the page says why they are missing
+        assert answer.code == 0
+        assert "plan.json: damaged: ipc" in shown.read_text()
+        return
+    assert answer.code == 2
+    assert str(path) in answer.err
+    assert "run its command again" in answer.err
+    assert not shown.exists()
+
+
 def test_a_comparison_stands_for_its_runs_each_once(home_of_runs: Path, runs: list[ReportRun], tmp_path: Path) -> None:
     path = write_comparison(runs[0].folder.path.parent, [runs[0].name, runs[1].name])
     root = home_of_runs / "runs"
     for name in (str(path), str(path.parent), "compare-0a0b0c0d"):
         assert [run.name for run in find_runs([name, runs[1].name], root)] == [runs[0].name, runs[1].name]
     gone = write_comparison(tmp_path, ["dire-0-gone"])
-    with pytest.raises(DirePlugError, match=r"its run .*dire-0-gone isn't there any more"):
+    with pytest.raises(DirePlugError, match=r"its run .*dire-0-gone is missing"):
         find_runs([str(gone)], root)
     gone.write_text("[]")
     with pytest.raises(DirePlugError, match="not a comparison of ours"):
