@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from dire_plug.files import make_folder
 from dire_plug.results.arms import Comparison
+from dire_plug.results.figures import new_figure, save_png
 from dire_plug.results.statistics import (
     ACCURACY,
     FEW,
@@ -256,14 +254,12 @@ def draw(comparison: Comparison, path: Path) -> None:
     arms = [arm for arm in comparison.runs if arm not in comparison.same and arm != FULL]
     if not arms or not all((comparison.runs[arm][0].folder.path / TENSORS).is_file() for arm in arms):
         return
-    figure = Figure(figsize=(INCHES * len(arms), INCHES + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, arm in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms, strict=True):
+    figure, panels = new_figure(INCHES * len(arms), INCHES + 0.4, panels=len(arms))
+    for axes, arm in zip(panels, arms, strict=True):
         axes.imshow(_grid(comparison.runs[arm][0].folder.path).permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(arm)
         axes.set_axis_off()
-    make_folder(path.parent)
-    figure.savefig(path, dpi=120)
+    save_png(figure, path, dpi=120)
 
 
 def _grid(folder: Path) -> Tensor:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dire_plug.files import make_folder
 from dire_plug.paper.ablate.axes import DEFAULT
 from dire_plug.paper.ablate.components import spread_notes, table_measures, trial_json
 from dire_plug.paper.ablate.sweep import BEST, Sweep
 from dire_plug.paper.ablate.trials import Trial
+from dire_plug.results.figures import new_figure, save_png
 from dire_plug.results.statistics import ACCURACY, Difference, Measure, paired_difference
 from dire_plug.results.table import format_difference, format_summary
 from dire_plug.tables import Table
@@ -191,15 +188,6 @@ def _json(gaps: Mapping[str, Difference | None]) -> dict[str, Any]:
 INK, SOFT, ACCENT, OTHER = "#222222", "#9a9a9a", "#b5382a", "#2f6690"
 
 
-@dataclass(frozen=True)
-class Series:
-    """One measure of all rows: dots with bars of one standard deviation, and a dashed line where the control is."""
-
-    label: str
-    measure: Measure
-    colour: str
-
-
 def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, title: str, accuracy: str) -> None:
     """Draw a PNG file: a row a setting, with accuracy on the left and coverage in T and I on the right.
 
@@ -208,12 +196,10 @@ def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, titl
         control: drawn as lines.
         accuracy: what the left axis is called.
     """
-    figure = Figure(figsize=(9.0, 1.6 + 0.32 * len(trials)), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = new_figure(9.0, 1.6 + 0.32 * len(trials), panels=2, sharey=True)
     coverages = {space: table_measures(space)["coverage"] for space in ("T", "I")}
-    _panel(left, trials, control, [Series("accuracy", ACCURACY[0], INK)])
-    _panel(right, trials, control, [Series(f"in {s}", coverages[s], c) for s, c in (("T", ACCENT), ("I", OTHER))])
+    _panel(left, trials, control, [("accuracy", ACCURACY[0], INK)])
+    _panel(right, trials, control, [("in T", coverages["T"], ACCENT), ("in I", coverages["I"], OTHER)])
     left.set_xlabel(accuracy)
     right.set_xlabel("coverage %")
     right.legend(frameon=False, fontsize=8, loc="best")
@@ -221,20 +207,22 @@ def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, titl
     left.invert_yaxis()
     shown = "mean ± standard deviation" if len(control.runs) > 1 else "one synthesis"
     figure.suptitle(f"{title}\n{shown}; dashed: control", fontsize=10, x=0.01, ha="left")
-    make_folder(path.parent)
-    figure.savefig(path, dpi=130)
+    save_png(figure, path, dpi=130)
 
 
-def _panel(axes: Axes, trials: Mapping[str, Trial], control: Trial, series: Sequence[Series]) -> None:
-    """Draw the measures of one panel, those of several side by side within a row."""
-    for number, one in enumerate(series):
+def _panel(axes: Axes, trials: Mapping[str, Trial], control: Trial, series: Sequence[tuple[str, Measure, str]]) -> None:
+    """Draw label, measure and colour of each series: dots ± one standard deviation, and a dashed line for the control.
+
+    Several series stand side by side within a row.
+    """
+    for number, (label, measure, colour) in enumerate(series):
         shift = 0.18 * (number - (len(series) - 1) / 2)
-        if (own := control.summary(one.measure)) is not None:
-            axes.axvline(own.mean, color=one.colour, linewidth=0.9, linestyle="--", alpha=0.6)
-        axes.plot([], [], color=one.colour, marker="o", markersize=4, linestyle="", label=one.label)
+        if (own := control.summary(measure)) is not None:
+            axes.axvline(own.mean, color=colour, linewidth=0.9, linestyle="--", alpha=0.6)
+        axes.plot([], [], color=colour, marker="o", markersize=4, linestyle="", label=label)
         for row, trial in enumerate(trials.values()):
-            if (found := trial.summary(one.measure)) is not None:
-                axes.errorbar(found.mean, row + shift, xerr=found.std, color=one.colour, marker="o", markersize=4)
+            if (found := trial.summary(measure)) is not None:
+                axes.errorbar(found.mean, row + shift, xerr=found.std, color=colour, marker="o", markersize=4)
     _widen(axes)
     axes.grid(axis="y", color=SOFT, linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.results.report.drawing import INK, GivenRun, PageFigure, Panel, new_figure, read_given, save, to_image
+from dire_plug.results.figures import INK, new_figure
+from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, read_given, save, to_image
 from dire_plug.results.report.embedded import MISSING
 from dire_plug.results.report.images import count_classes, read_condensed, shown_classes
 from dire_plug.results.report.runs import ReportRun
@@ -41,9 +42,8 @@ def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> 
     if not 0 <= label < count_classes(first):
         raise DirePlugError(f"class {label}: {first.dataset} has the classes 0 to {count_classes(first) - 1}")
     rows = {name: _row(run, label) for name, run in named.items()}
-    figure, _ = new_figure(7.2, 0.95 * len(rows))
-    figure.clear()
-    for axes, (name, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+    figure, panels = new_figure(7.2, 0.95 * len(rows), rows=len(rows))
+    for axes, (name, images) in zip(panels, rows.items(), strict=True):
         axes.imshow(join([images]).permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK, loc="left")
         axes.set_axis_off()

@@ -8,7 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from dire_plug.results.report.drawing import INK, MARKERS, PageFigure, Panel, colour, listed, new_figure, plain, to_svg
+from dire_plug.results.figures import INK, MARKERS, colour, new_figure, plain
+from dire_plug.results.report.drawing import PageFigure, Panel, listed, to_svg
 from dire_plug.results.report.groups import Group
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.results.statistics import ACCURACY, Measure, diversity_measures

@@ -14,10 +14,11 @@ import yaml
 from dire_plug import __version__
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
+from dire_plug.results.figures import COLOURS, colour
 from dire_plug.results.report import similarity, tsne
 from dire_plug.results.report.class_grid import class_figure, sheet_figure
 from dire_plug.results.report.curves import curves_figure, strips_figure
-from dire_plug.results.report.drawing import COLOURS, PageFigure, colour, label_runs, listed
+from dire_plug.results.report.drawing import PageFigure, label_runs, listed
 from dire_plug.results.report.embedded import embed_runs
 from dire_plug.results.report.groups import Group, group
 from dire_plug.results.report.images import find_class, has_images

@@ -10,20 +10,8 @@ import torch
 from matplotlib.axes import Axes
 
 from dire_plug.metrics import intra_class_similarity
-from dire_plug.results.report.drawing import (
-    INK,
-    MARKERS,
-    GivenRun,
-    PageFigure,
-    Panel,
-    colours,
-    listed,
-    new_figure,
-    plain,
-    read_given,
-    save,
-    to_svg,
-)
+from dire_plug.results.figures import INK, MARKERS, colours, new_figure, plain
+from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, listed, read_given, save, to_svg
 from dire_plug.results.report.embedded import Embedded, Space, embed_runs
 from dire_plug.results.report.images import CLASSES, count_classes
 from dire_plug.results.report.runs import ReportRun

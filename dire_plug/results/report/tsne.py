@@ -17,20 +17,8 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.results.report.drawing import (
-    INK,
-    MARKERS,
-    REAL,
-    SIDE,
-    GivenRun,
-    PageFigure,
-    Panel,
-    colours,
-    new_figure,
-    read_given,
-    save,
-    to_svg,
-)
+from dire_plug.results.figures import INK, MARKERS, REAL, colours, new_figure
+from dire_plug.results.report.drawing import SIDE, GivenRun, PageFigure, Panel, read_given, save, to_svg
 from dire_plug.results.report.embedded import Embedded, Space, embed_runs
 from dire_plug.results.report.runs import ReportRun
 

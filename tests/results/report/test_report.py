@@ -24,6 +24,7 @@ from dire_plug.files import read_json, write_json
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.recipe import read_yaml
 from dire_plug.results import render
+from dire_plug.results.figures import COLOURS, colour, colours
 from dire_plug.results.report import (
     ReportRun,
     draw_class_grid,
@@ -35,7 +36,7 @@ from dire_plug.results.report import (
 )
 from dire_plug.results.report.class_grid import join, to_bytes
 from dire_plug.results.report.curves import curves_figure
-from dire_plug.results.report.drawing import COLOURS, colour, colours, label_runs
+from dire_plug.results.report.drawing import label_runs
 from dire_plug.results.report.embedded import Embedded, embed_runs
 from dire_plug.results.report.groups import group
 from dire_plug.results.report.images import find_class
