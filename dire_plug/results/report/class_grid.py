@@ -1,4 +1,4 @@
-"""Figure 3: the condensed images of one class, a row a run."""
+"""Draw Figure 3: the condensed images of one class, a row for each run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ IMAGES = 10
 SHEET_CLASSES = 10
 """Rows of a sheet of several classes, at most."""
 SHEET_SIZE = 64
-"""Larger images make no sheet: a page would be too heavy."""
+"""Larger images make no sheet: the page would be too large."""
 WIDTH = 560
 """Of a row or a sheet, in CSS pixels."""
 
 
 def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> dict[str, Any]:
-    """Draw Figure 3 as a PNG file, and write what it shows beside it as JSON; return that.
+    """Draw Figure 3 as a PNG file, and write its content beside it as JSON; return that.
 
     Args:
         label: the class.
@@ -87,7 +87,7 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
 
 
 def join(rows: Sequence[Tensor]) -> Tensor:
-    """Return images, [n, 3, h, w] in uint8 a row, as one with clear gaps: [4, H, W], the last channel is opacity."""
+    """Join rows of images, each [n, 3, h, w] in uint8, with clear gaps: [4, H, W], the last channel is opacity."""
     height, width = rows[0].shape[-2:]
     gap = max(1, height // 16)
     most = max(len(row) for row in rows)
@@ -101,7 +101,7 @@ def join(rows: Sequence[Tensor]) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Return images as uint8; those in [0, 1] are rounded."""
+    """Convert images to uint8; those in [0, 1] are rounded."""
     return images if not images.is_floating_point() else (images.clamp(0, 1) * 255).round().byte()
 
 

@@ -227,7 +227,7 @@ class ReportRun:
 
     @property
     def engine(self) -> str:
-        """Who synthesized; `none` for real images."""
+        """The engine of the synthesis; `none` for real images."""
         return str(self.metrics["engine"])
 
     @property

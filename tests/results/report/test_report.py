@@ -250,9 +250,9 @@ def test_every_arm_with_a_term_is_paired_with_control_by_itself(runs: list[Repor
 
 def test_the_head_tells_differences_and_what_real_images_reach(runs: list[ReportRun]) -> None:
     (found,) = group(runs)
-    sentences = {sentence.words: sentence for sentence in sum_up(found)}
+    sentences = {words: shown for words, *shown in sum_up(found)}
     assert list(sentences) == ["accuracy", "coverage in T", "coverage in I", "similarity in T"]
-    assert sentences["accuracy"].gap.endswith(" points")
+    assert sentences["accuracy"][0].endswith(" points")
     assert "n = 2 syntheses of each arm, paired by seed" in caution(found)
     assert "As many random real images reach" in caution(found)
     (alone,) = group([one(runs, "baseline")])
@@ -423,7 +423,7 @@ def test_a_comparison_stands_for_its_runs_each_once(home_of_runs: Path, runs: li
 
 
 def test_similarities_by_class_have_the_mean_of_the_table(runs: list[ReportRun]) -> None:
-    found = class_similarities(embed_runs({run.arm: run for run in runs if run.seed == 0}))
+    found = class_similarities(*embed_runs({run.arm: run for run in runs if run.seed == 0}))
     for arm in SEEDS:
         mean = sum(found[arm].values()) / 10
         assert mean == pytest.approx(one(runs, arm).metrics["diversity"]["T"]["similarity"], abs=1e-6)
@@ -433,10 +433,10 @@ def test_similarities_by_class_have_the_mean_of_the_table(runs: list[ReportRun])
 def test_the_projection_repeats_itself() -> None:
     torch.manual_seed(0)
     real, mine = torch.randn(40, 8), torch.randn(10, 8)
-    one, other = (project(real, {"dire": mine}) for _ in range(2))
-    assert torch.equal(one.real, other.real)
-    assert torch.equal(one.runs["dire"], other.runs["dire"])
-    assert (one.real.shape, one.runs["dire"].shape) == ((40, 2), (10, 2))
+    (plane, points), (other_plane, other_points) = (project(real, {"dire": mine}) for _ in range(2))
+    assert torch.equal(plane, other_plane)
+    assert torch.equal(points["dire"], other_points["dire"])
+    assert (plane.shape, points["dire"].shape) == ((40, 2), (10, 2))
     with pytest.raises(DirePlugError, match="t-SNE of 3 images: four are needed"):
         project(real[:2], {"dire": mine[:1]})
 
