@@ -58,12 +58,20 @@ def rank(  # what a set is ranked by, each with its option
     PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
     set, on as many random real images, and on all of them; those that are there are found again.
     """
-    from dire_plug.sets.rank import Ranking, rank_set
+    from dire_plug.sets.rank import rank_set
 
     check_settings(options["settings"], {"evaluate.per_synthesis": ("--per-set", per_set)})
     started = time.monotonic()
-    how = Ranking(rates, weight, full_accuracy, per_set)
-    ranked = [rank_set(make_set_request(path, seed=seed, **options), how) for path in paths]
+    ranked = [
+        rank_set(
+            make_set_request(path, seed=seed, **options),
+            rates=rates,
+            weight=weight,
+            full_accuracy=full_accuracy,
+            per_set=per_set,
+        )
+        for path in paths
+    ]
     ui.show(render(ranked))
     if file is not None:
         write_json(file, [one.to_json() for one in ranked])

@@ -1,4 +1,4 @@
-"""The space that the numbers of stored images live in, and the way back to pixels.
+"""Convert stored images to pixels, from the space that their numbers are in.
 
 Files of images are pixels. Tensors that a loop saved are often what its network saw: normalised (MTT, DM), or whitened
 (MTT with `--zca`). Such values have no bounds; as pixels they are cut off at 0 and 1.
@@ -15,16 +15,15 @@ from dire_plug.data.augmentation.zca import fit
 from dire_plug.data.dataset import STATISTICS, Dataset, Triple
 from dire_plug.errors import DirePlugError, nearest
 
-Kind = Literal["pixels", "normalised", "zca"]
 SLACK = 1e-4
-"""What float arithmetic may leave outside of [0, 1]."""
+"""How far rounding errors may leave [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Space:
     """What the numbers of an image are; mean and std where it is normalised."""
 
-    kind: Kind
+    kind: Literal["pixels", "normalised", "zca"]
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
 
@@ -83,5 +82,5 @@ def to_pixels(images: Tensor, space: Space, dataset: Dataset) -> tuple[Tensor, f
 
 
 def are_pixels(images: Tensor) -> bool:
-    """Tell whether float images lie in [0, 1]."""
+    """Return whether float images lie in [0, 1]."""
     return float(images.min()) >= -SLACK and float(images.max()) <= 1 + SLACK
