@@ -142,7 +142,7 @@ def measure(
     trial = trials.set_up(sized, case.script, folder)
     real = write_real(trial, folder, per_class=options.real)
     runs = {name: partial(run_arm, trial, name, arm, tree=tree, real=real, folder=folder) for name, arm in arms.items()}
-    played = interleave(runs, rounds).rounds
+    _, played = interleave(runs, rounds)
     if (left := len(counted(played, WARM_UP))) < 2:
         raise DirePlugError(f"{adapter.name}: {left} of {rounds} steps count, too few for a spread; take more --steps")
     if options.accelerate:
@@ -156,7 +156,7 @@ def write_real(trial: trials.Trial, folder: Path, *, per_class: int) -> dict[str
     generator = torch.Generator().manual_seed(trials.SEED)
     labels = torch.arange(trial.inputs.classes).repeat_interleave(per_class)
     files = {}
-    for key, network in trial.materials.teachers.items():
+    for key, network in trial.script_inputs.teachers.items():
         values = torch.randn(len(labels), last_linear(network.model).in_features, generator=generator).abs()
         files[key] = str(folder / f"real-{key}.safetensors")
         save_file({"values": values, "labels": labels}, files[key])
@@ -171,7 +171,7 @@ def run_arm(
     inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
     for path in (inputs.folder, inputs.images):
         make_folder(path)
-    trial.adapter.lay_out(inputs, trial.materials)
+    trial.adapter.write_inputs(inputs, trial.script_inputs)
     call = trial.adapter.invocation(inputs)
     synthesis = trials.describe_synthesis(trial, folder, dict(arm.regularizers), accelerate=arm.accelerate)
     job = ChildJob(

@@ -28,10 +28,10 @@ from dire_plug.types import (
     Adapter,
     Invocation,
     LoopInputs,
-    Materials,
     Plan,
     Preparation,
     Script,
+    ScriptInputs,
     Slot,
     SlotPlan,
     StartImages,
@@ -68,11 +68,11 @@ __all__ = [
     "Invocation",
     "ListedPlan",
     "LoopInputs",
-    "Materials",
     "Plan",
     "PlannedAdapter",
     "Preparation",
     "Script",
+    "ScriptInputs",
     "Slot",
     "SlotPlan",
     "StartImages",
@@ -270,7 +270,7 @@ def teacher_problems(recipe: Any, known: Sequence[str]) -> list[tuple[str, str]]
 
 
 def write_network(network: Network, path: Path, layout: str, *, keys: Callable[[str], str] | None = None) -> None:
-    """Write the weights of one of `Materials.teachers` as upstream's script reads them; makes the folder.
+    """Write the weights of one of `ScriptInputs.teachers` as upstream's script reads them; makes the folder.
 
     Args:
         layout: `state_dict.module`: {"state_dict": …} with the prefix "module."; `model`: {"model": …}; `bare`: the

@@ -26,10 +26,10 @@ from dire_plug.api.method import (
     Invocation,
     ListedPlan,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Preparation,
     Script,
+    ScriptInputs,
     Upstream,
     VerifyCase,
     cifar_script,
@@ -281,7 +281,7 @@ class DELT(PlannedAdapter):
             ),
         )
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teacher in upstream's layout and, before the selection is made, the images to select from.
 
         Raises:
@@ -291,9 +291,9 @@ class DELT(PlannedAdapter):
         layout = self.scripts[recipe.recover.script].checkpoint
         if SELECTION not in inputs.prepared:
             criteria = _read_selection(recipe).selection_criteria
-            check_candidates(materials.dataset, ipc=recipe.ipc, criteria=criteria)
-            write_candidates(inputs.folder / CANDIDATES, materials.dataset)
-        write_network(materials.teachers["teacher"], inputs.folder / TEACHER, layout)
+            check_candidates(script_inputs.dataset, ipc=recipe.ipc, criteria=criteria)
+            write_candidates(inputs.folder / CANDIDATES, script_inputs.dataset)
+        write_network(script_inputs.teachers["teacher"], inputs.folder / TEACHER, layout)
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs.

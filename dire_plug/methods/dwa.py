@@ -14,8 +14,8 @@ from dire_plug.api.method import (
     DirePlugError,
     Invocation,
     LoopInputs,
-    Materials,
     Script,
+    ScriptInputs,
     Slot,
     Synthesis,
     Upstream,
@@ -236,7 +236,7 @@ class DWA(FamilyAdapter):
             return planned
         return None if torch.allclose(planned, images.detach(), rtol=0, atol=SAME) else planned
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teacher in the script's own layout, and the start images.
 
         Raises:
@@ -244,13 +244,13 @@ class DWA(FamilyAdapter):
         """
         recover = inputs.recipe.recover
         script = self.scripts[recover.script]
-        if materials.start is None:
+        if script_inputs.start is None:
             raise DirePlugError("recover.start: DWA's scripts need real images to start from; set it to 'real'")
-        super().lay_out(inputs, materials)
+        super().write_inputs(inputs, script_inputs)
         plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
         make_folder(folder := inputs.folder / START)
         write = write_tensors if script.path == _CIFAR else write_folders
-        write(folder, materials.start, plan=plan, script=script)
+        write(folder, script_inputs.start, plan=plan, script=script)
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, without the arguments of a pass, and the shims that it needs.

@@ -20,10 +20,10 @@ from dire_plug.api.method import (
     Invocation,
     ListedPlan,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Preparation,
     Script,
+    ScriptInputs,
     Slot,
     Synthesis,
     Upstream,
@@ -38,9 +38,9 @@ from dire_plug.methods.gvbsm_inputs import (
     TEACHERS,
     TRAINING,
     PrepareSection,
-    lay_out,
     teacher_path,
     teacher_problems,
+    write_inputs,
 )
 from dire_plug.recipe.messages import describe
 
@@ -281,7 +281,7 @@ class GVBSM(PlannedAdapter):
             ),
         )
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teachers in the script's layout, and the statistics, or the images to take them from.
 
         Raises:
@@ -293,7 +293,7 @@ class GVBSM(PlannedAdapter):
                 f"dataset.size: the script '{name}' hard-codes {size} pixels, but the images have {inputs.size}; "
                 f"set dataset.size={size}"
             )
-        lay_out(inputs, materials, TEACHERS[name])
+        write_inputs(inputs, script_inputs, TEACHERS[name])
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs.

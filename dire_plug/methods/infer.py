@@ -14,9 +14,9 @@ from dire_plug.api.method import (
     DirePlugError,
     Invocation,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Script,
+    ScriptInputs,
     Slot,
     Synthesis,
     Upstream,
@@ -232,7 +232,7 @@ class INFER(PlannedAdapter):
         rows = torch.tensor(planned.labels), torch.tensor([plan.original(image) for image in planned.images])
         return normalise(start.images[rows].to(images.device), start.mean, start.std).to(images.dtype)
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the networks' checkpoints with upstream's keys, and the real images.
 
         Raises:
@@ -243,17 +243,17 @@ class INFER(PlannedAdapter):
         recover = inputs.recipe.recover
         script, dataset = self.scripts[recover.script], _DATASETS.get(recover.script)
         plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
-        if materials.start is None:
+        if script_inputs.start is None:
             raise DirePlugError("recover.start: INFER perturbs real images; set it to 'real'")
         if inputs.size != script.size:
             raise DirePlugError(
                 f"dataset.size: the perturbation of '{recover.script}' has {script.size} pixels, the images have "
                 f"{inputs.size}; set dataset.size={script.size}"
             )
-        for network in materials.teachers.values():
+        for network in script_inputs.teachers.values():
             path, keys = checkpoint_path(network.architecture, dataset), upstream_keys(network.architecture, self.name)
             write_network(network, inputs.folder / path, script.checkpoint, keys=keys)
-        start = materials.start[:, : plan.originals]
+        start = script_inputs.start[:, : plan.originals]
         if dataset is None:
             write_files(inputs.folder / START, start)
         else:

@@ -18,9 +18,9 @@ from dire_plug.api.method import (
     DirePlugError,
     ListedPlan,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Script,
+    ScriptInputs,
     Slot,
     Synthesis,
     class_by_class,
@@ -120,20 +120,20 @@ class MatchingAdapter(PlannedAdapter):
         """Return where, below the image folder, the tool saves one image."""
         return image_path(label, image, ".png")
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the dataset for the shim `cifar`, and the folder that gets upstream's own files.
 
         Raises:
             DirePlugError: the images aren't of the size that the script reads.
         """
-        if materials.dataset.size != SIZE:
+        if script_inputs.dataset.size != SIZE:
             raise DirePlugError(
-                f"dataset.size: the images of {materials.dataset.name} are {materials.dataset.size} pixels wide, "
-                f"{self.title}'s script reads {SIZE}; set dataset.size={SIZE}"
+                f"dataset.size: the images of {script_inputs.dataset.name} are {script_inputs.dataset.size} pixels "
+                f"wide, {self.title}'s script reads {SIZE}; set dataset.size={SIZE}"
             )
         make_folder(inputs.images / OWN_FILES)
         make_folder(inputs.folder)
-        write_atomically(inputs.folder / DATA, _pack(materials.dataset))
+        write_atomically(inputs.folder / DATA, _pack(script_inputs.dataset))
 
 
 def _loop_problems(recipe: Any) -> list[tuple[str, str]]:

@@ -19,9 +19,9 @@ from dire_plug.api.method import (
     DirePlugError,
     Invocation,
     LoopInputs,
-    Materials,
     Preparation,
     Script,
+    ScriptInputs,
     Upstream,
     VerifyCase,
     cifar_script,
@@ -343,23 +343,23 @@ class MTT(MatchingAdapter):
         call = _buffer_call(inputs, prepare, flags)
         return (Preparation(EXPERTS, call, settings, estimate=size, asks_teachers=False),)
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the dataset; link the experts to where the script looks for them, or label those that it will make.
 
         Raises:
             DirePlugError: given experts don't fit, or images have another size.
         """
-        super().lay_out(inputs, materials)
+        super().write_inputs(inputs, script_inputs)
         recover = inputs.recipe.recover
         flags, folder = self.read_flags(recover), expert_folder(recover.script, self.read_flags(recover))
         given = Prepare.model_validate(inputs.recipe.prepare).buffers
         if given is not None:
             source = Path(given).expanduser().absolute()
-            check_experts(source, dataset=materials.dataset, flags=flags)
+            check_experts(source, dataset=script_inputs.dataset, flags=flags)
         elif EXPERTS in inputs.prepared:
             source = inputs.prepared[EXPERTS].absolute() / folder
         else:
-            label(inputs.images / folder, dataset=materials.dataset, flags=flags)
+            label(inputs.images / folder, dataset=script_inputs.dataset, flags=flags)
             return
         link = inputs.folder / BUFFERS / folder
         make_folder(link.parent)

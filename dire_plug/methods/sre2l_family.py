@@ -24,9 +24,9 @@ from dire_plug.api.method import (
     DirePlugError,
     Flags,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Script,
+    ScriptInputs,
     build_plan,
     image_path,
     teacher_problems,
@@ -127,10 +127,10 @@ class FamilyAdapter(PlannedAdapter):
         """Return where, below the image folder, the script saves one image."""
         return image_path(label, image)
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teacher in the script's own layout."""
         layout = self.scripts[inputs.recipe.recover.script].checkpoint
-        write_network(materials.teachers["teacher"], inputs.folder / TEACHER, layout)
+        write_network(script_inputs.teachers["teacher"], inputs.folder / TEACHER, layout)
 
 
 def saving_arguments(images: Path, switch: str = "--store-best-images") -> list[str]:

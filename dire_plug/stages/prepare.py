@@ -25,7 +25,7 @@ from dire_plug.stages.real_images import draw_per_class
 from dire_plug.stages.squeeze import FILE as NETWORK
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.runs import Run
-from dire_plug.types import Materials
+from dire_plug.types import ScriptInputs
 from dire_plug.upstream.preparations import MADE, run_preparation
 
 START = "start.safetensors"
@@ -44,9 +44,9 @@ def prepare(run: Run, networks: Networks) -> Inputs:
         run.store.ensure(inputs.start, partial(_write_start, run))
     if inputs.whitening is not None:
         ensure_whitening(run)
-    materials = cache(lambda: load_materials(run, networks, inputs))
+    script_inputs = cache(lambda: load_script_inputs(run, networks, inputs))
     for name, one in inputs.prepared.items():
-        run.store.ensure(one, lambda folder, name=name: _prepare(run, inputs, name, folder, materials()))  # type: ignore[misc]
+        run.store.ensure(one, lambda folder, name=name: _prepare(run, inputs, name, folder, script_inputs()))  # type: ignore[misc]
     if inputs.expert is not None:
         run.store.ensure(inputs.expert, partial(_write_expert, run, inputs))
     return inputs
@@ -75,11 +75,11 @@ def prepared_folders(run: Run, inputs: Inputs) -> dict[str, Path]:
     return {name: (run.store.path(one) / MADE).absolute() for name, one in inputs.prepared.items()}
 
 
-def load_materials(run: Run, networks: Networks, inputs: Inputs) -> Materials:
+def load_script_inputs(run: Run, networks: Networks, inputs: Inputs) -> ScriptInputs:
     """Load what an adapter writes for its script, on the CPU."""
     cpu, start = torch.device("cpu"), start_file(run, inputs)
     teachers = {name: checkpoints.load(network_file(run, one), cpu) for name, one in networks.in_loop.items()}
-    return Materials(teachers, run.dataset, load_file(start)["images"] if start else None)
+    return ScriptInputs(teachers, run.dataset, load_file(start)["images"] if start else None)
 
 
 def _write_start(run: Run, folder: Path) -> None:
@@ -98,13 +98,13 @@ def _write_start(run: Run, folder: Path) -> None:
     write_atomically(folder / START, save({"images": images.reshape(shape).contiguous()}))
 
 
-def _prepare(run: Run, inputs: Inputs, name: str, folder: Path, materials: Materials) -> None:
+def _prepare(run: Run, inputs: Inputs, name: str, folder: Path, script_inputs: ScriptInputs) -> None:
     # an adapter tells by the folders that it is given what is prepared already
     before = list(inputs.prepared)[: list(inputs.prepared).index(name)]
     prepared = {one: path for one, path in prepared_folders(run, inputs).items() if one in before}
     described = loop_inputs(run, folder=folder, images=folder, prepared=prepared)
     threads = torch.get_num_threads()
-    run_preparation(run.adapter, name, described, materials, folder=folder, device=str(run.device), threads=threads)
+    run_preparation(run.adapter, name, described, script_inputs, folder=folder, device=str(run.device), threads=threads)
 
 
 def _write_expert(run: Run, inputs: Inputs, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from dire_plug import plugins, ui
 from dire_plug.data.augmentation import zca
@@ -45,13 +45,13 @@ from dire_plug.stages.images import (
     read_tensors,
     save_images,
 )
-from dire_plug.stages.prepare import load_materials, prepared_folders, start_file, whitening_file
+from dire_plug.stages.prepare import load_script_inputs, prepared_folders, start_file, whitening_file
 from dire_plug.stages.real_images import check_memory, write_subset
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact, link
 from dire_plug.store.runs import LOSSES, Run
-from dire_plug.synthesis import SynthesisSpec, collect, gather_losses, open_synthesis, pass_file
-from dire_plug.types import EXTRAS, LOOP, Plan, Slot
+from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, gather_losses, open_synthesis, pass_file
+from dire_plug.types import EXTRAS, LOOP, Adapter, Plan, Slot
 from dire_plug.ui import Advance
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
@@ -338,16 +338,29 @@ def _run_native(
 ) -> None:
     """Run passes in this process, in our own loop."""
     network = load(network_file(run, networks.teacher), run.device).model.eval().requires_grad_(False)
-    native = load_native(run.adapter.name)
-    settings = native.read_settings(run.script, run.recipe.recover.flags)
     synthesis = open_synthesis(spec.to_json(), on_event)
     for index in passes:
-        seed_everything(run.seed, index)
-        synthesis.begin_pass(index)
-        for images, labels, numbers in native.recover_pass(synthesis, network, settings):
-            save_images(folder / IMAGES, run.adapter, images=images, labels=labels, numbers=numbers)
-        synthesis.end_pass()
+        run_native_pass(synthesis, network, run.adapter, spec, index=index, images=folder / IMAGES)
         on_pass(index)
+
+
+def run_native_pass(
+    synthesis: RunningSynthesis,
+    network: nn.Module,
+    adapter: Adapter,
+    spec: SynthesisSpec,
+    *,
+    index: int,
+    images: Path,
+) -> None:
+    """Run one pass of the native loop in the frozen `network`, and save its images into the folder `images`."""
+    native = load_native(adapter.name)
+    settings = native.read_settings(adapter.scripts[spec.recover["script"]], spec.recover["flags"])
+    seed_everything(spec.seed, index)
+    synthesis.begin_pass(index)
+    for made, labels, numbers in native.recover_pass(synthesis, network, settings):
+        save_images(images, adapter, images=made, labels=labels, numbers=numbers)
+    synthesis.end_pass()
 
 
 def _run_upstream(job: ChildJob, *, log: Path, on_event: Callable[[dict[str, Any]], None], on_pass: OnPass) -> None:
@@ -376,7 +389,7 @@ def child_job(
     described = loop_inputs(run, folder=folder / "inputs", images=folder / IMAGES, prepared=prepared)
     shutil.rmtree(described.folder, ignore_errors=True)
     make_folder(described.folder)
-    run.adapter.lay_out(described, load_materials(run, networks, inputs))
+    run.adapter.write_inputs(described, load_script_inputs(run, networks, inputs))
     call = run.adapter.invocation(described)
     return ChildJob(
         tree=require_vendored(run.adapter),

@@ -70,7 +70,7 @@ class LoopInputs:
         recipe: a `recipe.model.Recipe`, resolved.
         classes, size: of the dataset; size is the height and width.
         seed: of the run.
-        folder: the adapter's own, absolute: `lay_out` writes there what the script reads.
+        folder: the adapter's own, absolute: `write_inputs` writes there what the script reads.
         images: the folder, absolute, that receives what the script saves.
         prepared: name of a preparation → its folder.
         training_images: of the dataset; 0 where it isn't known.
@@ -87,8 +87,8 @@ class LoopInputs:
 
 
 @dataclass(frozen=True)
-class Materials:
-    """What an adapter can lay out for its script.
+class ScriptInputs:
+    """Networks, data and start images that an adapter writes for its script.
 
     Attributes:
         teachers: key → `models.checkpoint.Network` on the CPU, in the recipe's order; `teacher` is the first.
@@ -212,7 +212,7 @@ class Adapter(Protocol):
     def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
         """Return what upstream's own code makes before the loop, in order."""
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write what the script reads into `inputs.folder`: teachers in upstream's layout, start images, data."""
 
     def invocation(self, inputs: LoopInputs) -> Invocation:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dire_plug import ui
 from dire_plug.files import make_folder
-from dire_plug.types import Adapter, LoopInputs, Materials
+from dire_plug.types import Adapter, LoopInputs, ScriptInputs
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy
@@ -21,7 +21,7 @@ def run_preparation(
     adapter: Adapter,
     name: str,
     inputs: LoopInputs,
-    materials: Materials,
+    script_inputs: ScriptInputs,
     *,
     folder: Path,
     device: str = "cpu",
@@ -44,7 +44,7 @@ def run_preparation(
         make_folder(path)
     wanted = next(one for one in adapter.preparations(inner) if one.name == name)
     ui.say("; ".join(filter(None, [f"prepare: {name} by {adapter.title}'s own code", wanted.estimate])))
-    adapter.lay_out(inner, materials)
+    adapter.write_inputs(inner, script_inputs)
     child = ChildJob(
         tree=unpatched_copy(adapter, require_vendored(adapter), folder / "tree"),
         script=wanted.invocation.script,

@@ -47,7 +47,7 @@ def test_every_member_of_an_adapter_and_every_call_of_a_patch_is_explained() -> 
     shown = set(re.findall(r"`(?:\w+ = )?(?:bridge\.)?(\w+)", TEXT))
     members = {name for name in (*Adapter.__annotations__, *vars(Adapter)) if name[0] != "_"}
     hooks = {name for name, _ in inspect.getmembers(PlannedAdapter) if name[0] != "_" and hasattr(hookspecs, name)}
-    assert {"lay_out", "scripts"} < members
+    assert {"write_inputs", "scripts"} < members
     assert {"plan_labels"} < hooks
     assert sorted((members | hooks | set(bridge_functions())) - shown) == []
 

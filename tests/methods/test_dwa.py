@@ -25,7 +25,7 @@ from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import recipe_names
 from dire_plug.recipe.model import RecoverSection, RegroupSection
-from dire_plug.types import LoopInputs, Materials, Script, Slot, StartImages, Synthesis
+from dire_plug.types import LoopInputs, Script, ScriptInputs, Slot, StartImages, Synthesis
 
 CLASSES = {"quick": 10, "cifar-10": 10, "cifar-100": 100, "tiny-imagenet": 200, "imagenet-1k": 1000}
 TINY = ("--set", "dataset.limit=100", "--set", "squeeze.teacher.epochs=1", "--set", "squeeze.independent.epochs=1")
@@ -142,7 +142,7 @@ def test_a_regrouped_batch_gathers_its_start_images() -> None:
 def test_laying_out_without_start_images_is_refused(tmp_path: Path) -> None:
     network = Network(build("resnet-small", outputs=10), "resnet-small", 10, "small", SMALL.mean, SMALL.std)
     with pytest.raises(DirePlugError, match=r"recover\.start: DWA's scripts need real images"):
-        DWA().lay_out(inputs_of(recover(), folder=tmp_path), Materials({"teacher": network}, None))
+        DWA().write_inputs(inputs_of(recover(), folder=tmp_path), ScriptInputs({"teacher": network}, None))
 
 
 @pytest.mark.parametrize("name", recipe_names(DWA().recipes()))

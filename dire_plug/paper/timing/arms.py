@@ -25,17 +25,14 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
 from dire_plug.models import last_linear
 from dire_plug.models.checkpoint import load
-from dire_plug.native import load_native
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import read_data
 from dire_plug.plugins import load_adapter
 from dire_plug.recipe import REAL_IMAGE_ARMS
-from dire_plug.seeding import seed_everything
 from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs, name_term_embeddings
 from dire_plug.stages.embed import FILE
-from dire_plug.stages.images import save_images
 from dire_plug.stages.prepare import prepare
-from dire_plug.stages.recover import child_job, synthesis_spec
+from dire_plug.stages.recover import child_job, run_native_pass, synthesis_spec
 from dire_plug.stages.squeeze import network_file, write_untrained
 from dire_plug.store.artefacts import Artefact, Store
 from dire_plug.synthesis import SynthesisSpec, open_synthesis
@@ -244,25 +241,15 @@ def main(file: Path) -> None:
     """Run all passes of a native job, `python -m dire_plug.paper.timing.arms JOB`; stop when the parent says so."""
     job = read_json(file)
     torch.set_num_threads(job["threads"])
+    spec = SynthesisSpec(**job["spec"])
+    adapter = load_adapter(spec.adapter)
     synthesis = open_synthesis(job["spec"], lambda event: None)
     with contextlib.suppress(StopScriptError):
         take_turns(synthesis, job["turns"])
         for index in range(job["passes"]):
-            _run_pass(synthesis, job, index)
-
-
-def _run_pass(synthesis: Any, job: dict[str, Any], index: int) -> None:
-    """Run one pass and save its images, as `stages.recover` does."""
-    spec, adapter = job["spec"], load_adapter(job["spec"]["adapter"])
-    native = load_native(adapter.name)
-    # loaded for each pass, since upstream's script is started for each and loads it too
-    network = load(Path(job["network"]), torch.device(spec["device"])).model.eval().requires_grad_(False)
-    settings = native.read_settings(adapter.scripts[spec["recover"]["script"]], spec["recover"]["flags"])
-    seed_everything(spec["seed"], index)
-    synthesis.begin_pass(index)
-    for images, labels, numbers in native.recover_pass(synthesis, network, settings):
-        save_images(Path(job["images"]), adapter, images=images, labels=labels, numbers=numbers)
-    synthesis.end_pass()
+            # loaded for each pass, since upstream's script is started for each and loads it too
+            network = load(Path(job["network"]), torch.device(spec.device)).model.eval().requires_grad_(False)
+            run_native_pass(synthesis, network, adapter, spec, index=index, images=Path(job["images"]))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.paper.timing.arms import SEED, TimedArm, check_engines, plan_arm, run_synthesis, set_up
 from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.store.runs import Request
-from dire_plug.upstream.interleave import Interleaved, counted, interleave
+from dire_plug.upstream.interleave import Round, Starts, counted, interleave
 
 WARM_UP = 1
 """The steps of each process that aren't counted."""
@@ -205,7 +205,7 @@ def time_arms(
         return Timing(tuple(_sum_up(arm, measured, wholes[arm.name]) for arm in arms), engine, about)
 
 
-def _interleave(arms: Sequence[TimedArm], steps: int) -> Interleaved:
+def _interleave(arms: Sequence[TimedArm], steps: int) -> tuple[Starts, list[Round]]:
     """Run so many steps of every arm, interleaved."""
     for arm in arms:
         if arm.steps < steps:
@@ -232,17 +232,17 @@ def _children_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def _sum_up(arm: TimedArm, measured: Sequence[Interleaved], wholes: Sequence[WholeRun]) -> ArmTiming:
+def _sum_up(arm: TimedArm, measured: Sequence[tuple[Starts, list[Round]]], wholes: Sequence[WholeRun]) -> ArmTiming:
     """Return the measurements of one arm.
 
     Raises:
         DirePlugError: every step began a slot or a network.
     """
-    steps = [one[arm.name] for part in measured for one in counted(part.rounds, WARM_UP)]
+    steps = [one[arm.name] for _, rounds in measured for one in counted(rounds, WARM_UP)]
     if not steps:
         raise DirePlugError(f"{arm.name}: no step counts, since each begins a slot or a network; take more --steps")
-    starts = [part.starts[arm.name] for part in measured]
-    firsts, lasts = ([part.rounds[at][arm.name] for part in measured] for at in (0, -1))
+    starts = [found[arm.name] for found, _ in measured]
+    firsts, lasts = ([rounds[at][arm.name] for _, rounds in measured] for at in (0, -1))
     return ArmTiming(
         name=arm.name,
         images=steps[0].images,
@@ -250,9 +250,9 @@ def _sum_up(arm: TimedArm, measured: Sequence[Interleaved], wholes: Sequence[Who
         passes=arm.run.plan.passes,
         wall=tuple(one.wall for one in steps),
         cpu=tuple(one.cpu for one in steps),
-        start=tuple(one.seconds for one in starts),
+        start=tuple(seconds for seconds, _ in starts),
         first=tuple(one.wall for one in firsts),
-        memory_before=max(one.memory for one in starts),
+        memory_before=max(memory for _, memory in starts),
         memory=max(one.memory for one in lasts),
         gpu_memory=max((one.gpu_memory for one in lasts if one.gpu_memory is not None), default=None),
         whole=tuple(wholes),

@@ -22,7 +22,7 @@ from dire_plug.models.checkpoint import save as save_network
 from dire_plug.recipe.model import Recipe
 from dire_plug.synthesis import SynthesisSpec
 from dire_plug.training.loop import initialised
-from dire_plug.types import LOOP, Adapter, LoopInputs, Materials, Script, VerifyCase
+from dire_plug.types import LOOP, Adapter, LoopInputs, Script, ScriptInputs, VerifyCase
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.preparations import run_preparation
 from dire_plug.upstream.runner import run_together
@@ -60,7 +60,7 @@ class Trial:
     adapter: Adapter
     case: VerifyCase
     inputs: LoopInputs
-    materials: Materials
+    script_inputs: ScriptInputs
     start: dict[str, Any]
     steps: int | None
 
@@ -77,11 +77,11 @@ def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
         start, file = dataset.train.images().reshape(shape), folder / "start.safetensors"
         write_atomically(file, save({"images": start}))
     inputs = LoopInputs(recipe, classes, script.size, SEED, folder / "inputs", folder / "images")
-    materials = Materials(teachers, dataset, start)
+    script_inputs = ScriptInputs(teachers, dataset, start)
     for one in adapter.preparations(inputs):
-        made = run_preparation(adapter, one.name, inputs, materials, folder=folder / "prepared" / one.name)
+        made = run_preparation(adapter, one.name, inputs, script_inputs, folder=folder / "prepared" / one.name)
         inputs = replace(inputs, prepared={**inputs.prepared, one.name: made})
-    return Trial(adapter, case, inputs, materials, _describe_start(script, recipe.recover.start, file), case.steps)
+    return Trial(adapter, case, inputs, script_inputs, _describe_start(script, recipe.recover.start, file), case.steps)
 
 
 def set_up_answered(trial: Trial, folder: Path) -> Trial:
@@ -102,16 +102,16 @@ def set_up_answered(trial: Trial, folder: Path) -> Trial:
             del recover[key]
             recover |= {key: case.recover[key]} if key in case.recover else {}
     recipe = _recipe(adapter, case, recover, ipc=case.answered_ipc)
-    laid_out, file = trial.materials.start, None
+    start_images, file = trial.script_inputs.start, None
     if recipe.recover.start == "real":
         shape = (classes, case.answered_ipc, 3, script.size, script.size)
-        laid_out, told = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
+        start_images, told = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
         make_folder(folder)
         write_atomically(file := folder / "start-answered.safetensors", save({"images": told}))
     return replace(
         trial,
         inputs=replace(trial.inputs, recipe=recipe, classes=classes),
-        materials=replace(trial.materials, start=laid_out),
+        script_inputs=replace(trial.script_inputs, start=start_images),
         start=_describe_start(script, recipe.recover.start, file),
         steps=case.answered_steps or case.steps,
     )
@@ -196,18 +196,18 @@ class Kind:
 def run_trials(folder: Path, kinds: Mapping[str, Kind], *, run: Run = run_together) -> dict[str, Evidence]:
     """Run one script for a few steps in each way, in `folder/<name>`; return what each left, by name."""
     folders = {name: (folder / name).absolute() for name in kinds}
-    jobs = [_lay_out(folders[name], kind) for name, kind in kinds.items()]
+    jobs = [_write_job(folders[name], kind) for name, kind in kinds.items()]
     run(jobs, logs=[place / "log.txt" for place in folders.values()])
     return {name: read_evidence(place / "trace.jsonl", place / "images") for name, place in folders.items()}
 
 
-def _lay_out(folder: Path, kind: Kind) -> ChildJob:
+def _write_job(folder: Path, kind: Kind) -> ChildJob:
     """Write what a run needs, and return it."""
     trial = kind.trial
     inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
     for path in (inputs.folder, inputs.images):
         make_folder(path)
-    trial.adapter.lay_out(inputs, trial.materials)
+    trial.adapter.write_inputs(inputs, trial.script_inputs)
     call = trial.adapter.invocation(inputs)
     synthesis = None
     if kind.regularizers is not None:
@@ -235,7 +235,7 @@ def describe_synthesis(
     embedder = None
     if recipe.recover.embedder is not None:
         network = folder / "embedder.safetensors"
-        save_network(network, next(iter(trial.materials.teachers.values())))
+        save_network(network, next(iter(trial.script_inputs.teachers.values())))
         embedder = recipe.recover.embedder.model_dump() | {"whitening": _whitening(trial, folder)}
         if embedder["network"] != LOOP:
             embedder["network"] = str(network)
@@ -260,7 +260,7 @@ def describe_synthesis(
 def _whitening(trial: Trial, folder: Path) -> str | None:
     if not trial.adapter.whitens(trial.inputs.recipe.recover):
         return None
-    return str(zca.ensure(folder / "whitening.safetensors", trial.materials.dataset.train))
+    return str(zca.ensure(folder / "whitening.safetensors", trial.script_inputs.dataset.train))
 
 
 def read_evidence(trace: Path, saved: Path) -> Evidence:
