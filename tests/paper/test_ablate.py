@@ -186,7 +186,7 @@ def test_components_are_run_drawn_stored_and_found_again(cli: Cli, home: Path, r
 
 
 def names(recipe: Path, *texts: str, **more: Any) -> list[str]:
-    return [setting.name for setting in make_grid(request(recipe, **more), texts).settings]
+    return [setting.name for setting in make_grid(request(recipe, **more), texts)[0]]
 
 
 def test_the_default_grids_lie_around_the_recipes_own_values(bare_home: Path, recipe: Path) -> None:
@@ -208,7 +208,7 @@ def test_the_default_grids_lie_around_the_recipes_own_values(bare_home: Path, re
 
 def test_each_setting_differs_from_the_recipes_own_in_one_thing(bare_home: Path, recipe: Path) -> None:
     own, *others = (
-        plan_run(setting.of(request(recipe), seed=0)).resolved for setting in make_grid(request(recipe), ()).settings
+        plan_run(setting.of(request(recipe), seed=0)).resolved for setting in make_grid(request(recipe), ())[0]
     )
     for found in others:
         term, ours = found.regularizers["dire"], own.regularizers["dire"]
@@ -220,25 +220,25 @@ def test_each_setting_differs_from_the_recipes_own_in_one_thing(bare_home: Path,
 def test_a_grid_takes_the_place_of_the_default_ones_and_equal_settings_are_tried_once(
     bare_home: Path, recipe: Path
 ) -> None:
-    found = make_grid(request(recipe), ("r_c=0.3, 1,2", "plan=2,1"))
-    assert [setting.name for setting in found.settings] == [DEFAULT, "r_c 0.3", "r_c 2", "plan 1"]
-    assert found.left_out == ["r_c 1: is the same as default", "plan 2: is the same as default"]
+    settings, left_out = make_grid(request(recipe), ("r_c=0.3, 1,2", "plan=2,1"))
+    assert [setting.name for setting in settings] == [DEFAULT, "r_c 0.3", "r_c 2", "plan 1"]
+    assert left_out == ["r_c 1: the same as default", "plan 2: the same as default"]
 
 
 def test_what_the_method_refuses_of_a_default_grid_is_left_out_with_the_reason(bare_home: Path) -> None:
-    found = make_grid(Request("delt"), (), dry=True)
-    assert "plan keep" not in [setting.name for setting in found.settings]
-    assert [line.partition(": ")[0] for line in found.left_out] == ["plan 10"]
-    assert "recover.plan: must be 'keep'" in found.left_out[0]
+    settings, left_out = make_grid(Request("delt"), (), dry=True)
+    assert "plan keep" not in [setting.name for setting in settings]
+    assert [line.partition(": ")[0] for line in left_out] == ["plan 10"]
+    assert "recover.plan: must be 'keep'" in left_out[0]
 
 
 def test_weights_of_the_printed_sums_have_no_other_variant(bare_home: Path, recipe: Path) -> None:
     sums = ("regularizers.dire.variant=paper", "regularizers.dire.r_c=0")
-    found = make_grid(request(recipe, *sums), ())
+    _, left_out = make_grid(request(recipe, *sums), ())
     assert {
         "variant: no default grid here; give one with --grid",
         "r_c: no default grid here; give one with --grid",
-    } == {*found.left_out}
+    } == {*left_out}
 
 
 @pytest.mark.parametrize(

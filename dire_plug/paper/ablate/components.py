@@ -1,7 +1,7 @@
-"""The seven combinations of CD, CDM and EDM with the control beside them: Table 14.
+"""Ablate the seven combinations of CD, CDM and EDM against the control: Table 14.
 
 The paper gives Vendi, similarity and coverage "normalized". Each printed column has one 0.00 and one 1.00, so x becomes
-(x − least) / (greatest − least) over the seven rows. Similarity isn't turned round: its 0.00 stands at CD, the part
+(x − least) / (greatest − least) over the seven rows. Similarity isn't inverted: its 0.00 stands at CD, the component
 that makes images of a class unlike each other, so 0 is the least similar, and the best.
 
 Nothing is chosen here, so students are tested as the recipe says, on the test set, and the runs are those of `compare`.
@@ -100,7 +100,7 @@ def normalise(values: Sequence[float | None]) -> list[float | None]:
     known = [value for value in values if value is not None]
     if not known or max(known) == min(known):
         return [None for _ in values]
-    return [None if value is None else _place(value, known) for value in values]
+    return [None if value is None else _scale(value, known) for value in values]
 
 
 def normalised_columns(components: Components, space: str) -> dict[str, dict[str, float | None]]:
@@ -111,11 +111,11 @@ def normalised_columns(components: Components, space: str) -> dict[str, dict[str
         column = dict(zip(means, normalise(list(means.values())), strict=True))
         control, known = _mean(components.control, measure), [mean for mean in means.values() if mean is not None]
         spread = known and max(known) > min(known)
-        columns[key] = {CONTROL: _place(control, known) if spread and control is not None else None, **column}
+        columns[key] = {CONTROL: _scale(control, known) if spread and control is not None else None, **column}
     return columns
 
 
-def _place(value: float, known: Sequence[float]) -> float:
+def _scale(value: float, known: Sequence[float]) -> float:
     return (value - min(known)) / (max(known) - min(known))
 
 
@@ -124,7 +124,7 @@ def _mean(trial: Trial, measure: Measure) -> float | None:
     return None if found is None else found.mean
 
 
-# The seven combinations as they are shown and stored.
+# The tables and the JSON file of the seven combinations.
 
 
 TITLES = {"vendi": "Ven ↑", "similarity": "Sim ↓", "coverage": "Cov ↑"}
@@ -171,10 +171,10 @@ def component_notes(components: Components) -> list[str]:
     lines = [
         *spread_notes(len(components.seeds)),
         "control: the same plan, start and learning rate without the term",
-        "0…1: (x − least) / (greatest − least) over the seven rows, so a scale says nothing of how far apart they are; "
+        "0…1: (x − least) / (greatest − least) over the seven rows, which hides how far apart they are; "
         "control on the same scale",
-        "paper's: Table 14, Tiny-ImageNet, IPC 10; whichever the data here, it is that",
-        "tested on the test set, and nothing is chosen by it: choose a setting by the sweep",
+        "paper's: Table 14, Tiny-ImageNet, IPC 10, whatever the data of this run",
+        "tested on the test set, so don't choose a setting by it: the sweep chooses on validation images",
     ]
     if _judged(components.control) == "validation":
         lines[-1] = "tested on the recipe's validation images, not on the test set"
@@ -182,7 +182,7 @@ def component_notes(components: Components) -> list[str]:
 
 
 def spread_notes(n: int) -> list[str]:
-    """Return what the figures after ± are, for `n` syntheses of each setting."""
+    """Return the notes on the figures after ±, for `n` syntheses of each setting."""
     if n == 1:
         return ["one synthesis of each setting: no spread; --seeds 5 gives one"]
     lines = [
@@ -193,7 +193,7 @@ def spread_notes(n: int) -> list[str]:
 
 
 def components_json(components: Components) -> dict[str, Any]:
-    """Return what ablate.json holds of the combinations: every value of every run, and the statistics."""
+    """Return the combinations for ablate.json: every value of every run, and the statistics."""
     columns = {space: normalised_columns(components, space) for space in SPACES}
     own = components.control.column(ACCURACY[0])
     rows = {}
@@ -217,7 +217,7 @@ def components_json(components: Components) -> dict[str, Any]:
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
-    """Return a trial's setting, runs, problem, values by seed and their summaries."""
+    """Return a trial's setting, runs, problem, values by seed and summaries, by the keys of ablate.json."""
     named = {"accuracy": ACCURACY[0]}
     for space in SPACES:
         named |= {f"{space}/{key}": measure for key, measure in table_measures(space).items()}

@@ -1,4 +1,4 @@
-"""The sweep: settings one at a time around the recipe's own, ranked on validation images; then one test of the best.
+"""Sweep settings one at a time around the recipe's own, ranked on validation images; then test the best once.
 
 Everything here holds the same validation images out of the training set. Settings are judged on those, with the seeds
 s … s + n − 1; the test set isn't used. Then the best setting, the recipe's own, their controls and the baseline are
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from dire_plug import ui
 from dire_plug.data import class_count, default_count
 from dire_plug.errors import DirePlugError
-from dire_plug.paper.ablate.axes import DEFAULT, Grid, control_of, make_grid
+from dire_plug.paper.ablate.axes import DEFAULT, control_of, make_grid
 from dire_plug.paper.ablate.trials import Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request, Run
 from dire_plug.pipeline.request import read_data
@@ -27,7 +27,7 @@ is better than twice chance."""
 
 @dataclass(frozen=True)
 class Sweep:
-    """What came of a sweep.
+    """The trials of a sweep and the test of its best setting.
 
     Attributes:
         validation: the number of validation images.
@@ -70,13 +70,13 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
     numbers = tuple(range(request.seed, request.seed + seeds))
     held_out = with_settings(request, f"dataset.validation={count}", "evaluate.judge=test")
     judged = with_settings(held_out, "evaluate.judge=validation")
-    found = make_grid(judged, grid)
-    tried, controls = _try(judged, found, seeds=numbers, chance=_chance(planned))
+    settings, left_out = make_grid(judged, grid)
+    tried, controls = _try(judged, settings, seeds=numbers, chance=_chance(planned))
     best = choose(tried)
     ui.say(f"best on validation images: {best}; now the test")
-    settings, final_controls = final_settings(tried[best], controls[best])
+    last, final_controls = final_settings(tried[best], controls[best])
     later = tuple(number + seeds for number in numbers)
-    final = run_settings(held_out, settings, seeds=later, needed=(BASELINE, CONTROL, DEFAULT))
+    final = run_settings(held_out, last, seeds=later, needed=(BASELINE, CONTROL, DEFAULT))
     return Sweep(
         method=request.method,
         recipe=planned.source.stem,
@@ -86,7 +86,7 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
         validation=count,
         tried=tried,
         controls=controls,
-        left_out=found.left_out,
+        left_out=left_out,
         best=best,
         final_seeds=later,
         final=final,
@@ -114,7 +114,7 @@ def choose(tried: dict[str, Trial]) -> str:
 
 
 def final_settings(best: Trial, control: Trial) -> tuple[list[Setting], dict[str, str]]:
-    """Return what is tested at the end, and for default and best the name of the control among them."""
+    """Return the settings of the final test, and for default and best the name of the control among them."""
     settings = [Setting(BASELINE, arm="baseline"), Setting(CONTROL, arm="control"), Setting(DEFAULT)]
     controls = {DEFAULT: CONTROL}
     if best.setting.name == DEFAULT:
@@ -138,22 +138,22 @@ def _chance(planned: Run) -> float:
 
 
 def _try(
-    base: Request, grid: Grid, *, seeds: Sequence[int], chance: float
+    base: Request, settings: Sequence[Setting], *, seeds: Sequence[int], chance: float
 ) -> tuple[dict[str, Trial], dict[str, Trial]]:
     """Run the settings and their controls; mark those that collapsed."""
-    default, *others = grid.settings
+    default, *others = settings
     controls = {setting.name: control_of(setting) for setting in others}
-    settings = [Setting(CONTROL, arm="control"), default, *controls.values(), *others]
-    trials = run_settings(base, settings, seeds=seeds, needed=(CONTROL, DEFAULT))
+    ordered = [Setting(CONTROL, arm="control"), default, *controls.values(), *others]
+    trials = run_settings(base, ordered, seeds=seeds, needed=(CONTROL, DEFAULT))
     own = {name: trials[control.name] for name, control in controls.items()} | {DEFAULT: trials[CONTROL]}
     tried = {
-        setting.name: mark_collapse(trials[setting.name], own[setting.name], chance=chance) for setting in grid.settings
+        setting.name: mark_collapse(trials[setting.name], own[setting.name], chance=chance) for setting in settings
     }
     return tried, {name: own[name] for name in tried}
 
 
 def mark_collapse(trial: Trial, control: Trial, *, chance: float) -> Trial:
-    """Return the trial, with a problem where it has collapsed; `chance` is the accuracy of guessing, in percent."""
+    """Return the trial, marked where it has collapsed; `chance` is the accuracy of guessing, in percent."""
     ours, theirs = trial.accuracy, control.accuracy
     if trial.problem or ours is None or theirs is None or theirs <= 2 * chance or ours >= COLLAPSED * theirs:
         return trial

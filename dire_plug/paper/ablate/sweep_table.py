@@ -1,4 +1,4 @@
-"""The sweep as it is shown and stored: the ranking on validation images, and the test of the best."""
+"""Show, store and draw a sweep: the ranking on validation images, and the test of the best."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS: dict[str, Measure] = {
 
 
 def render_sweep(sweep: Sweep) -> RenderableType:
-    """Return the table of settings on validation images, that of the test, and what one must know to read them."""
+    """Return the table of settings on validation images, that of the test, and the caveats."""
     title = f"{sweep.method} · {sweep.recipe} · IPC {sweep.ipc} · engine {sweep.engine} · settings of DiRe"
     parts: list[RenderableType] = [Text(title, style="bold"), _tried_table(sweep), _final_table(sweep)]
     parts += [Text(f"  {line}") for line in verdict(sweep)]
@@ -56,7 +56,7 @@ def gap_between(first: Trial | None, second: Trial | None) -> Difference | None:
 
 def _tried_table(sweep: Sweep) -> Table:
     table = _table(
-        f"on {sweep.validation} validation images, {_tell_seeds(sweep.seeds)}", "setting", "accuracy, last %"
+        f"on {sweep.validation} validation images, {_seeds_in_words(sweep.seeds)}", "setting", "accuracy, last %"
     )
     default = sweep.tried[DEFAULT]
     for name in ranked(sweep):
@@ -72,12 +72,12 @@ def _tried_table(sweep: Sweep) -> Table:
     return table
 
 
-def _tell_seeds(seeds: tuple[int, ...]) -> str:
+def _seeds_in_words(seeds: tuple[int, ...]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
 
 
 def _final_table(sweep: Sweep) -> Table:
-    table = _table(f"on the test set, {_tell_seeds(sweep.final_seeds)}", "arm", "accuracy, last %")
+    table = _table(f"on the test set, {_seeds_in_words(sweep.final_seeds)}", "arm", "accuracy, last %")
     for name, trial in sweep.final.items():
         label = f"{name}: {sweep.best}" if name == BEST else name
         label = f"{label} = {trial.same_as}" if trial.same_as else label
@@ -101,7 +101,7 @@ def _cells(trial: Trial, *gaps: Difference | None) -> list[str]:
 
 
 def verdict(sweep: Sweep) -> list[str]:
-    """Return what came out, in sentences; a best setting that loses on the test set is said to lose."""
+    """Return the outcome in sentences, also where the best setting loses on the test set."""
     tried = len([trial for trial in sweep.tried.values() if trial.problem is None])
     best, control = sweep.tried[sweep.best], sweep.controls[sweep.best]
     lines = [f"best of {tried} on validation images: {sweep.best}"]
@@ -119,7 +119,7 @@ def _against(sweep: Sweep, name: str, other: str) -> str:
     if found is None:
         return f"can't be compared with {other}"
     word = "gains on" if found.mean > 0 else "loses to" if found.mean < 0 else "equals"
-    doubt = "; the interval holds 0" if found.half_width and abs(found.mean) < found.half_width else ""
+    doubt = "; the interval includes 0" if found.half_width and abs(found.mean) < found.half_width else ""
     return f"{word} {other} ({format_difference(found, LAST)} points{doubt})"
 
 
@@ -127,15 +127,15 @@ def sweep_notes(sweep: Sweep) -> list[str]:
     """Return the lines below the tables."""
     lines = [
         *spread_notes(len(sweep.seeds)),
-        "each setting differs from the recipe's own in one thing; its control is the same without the term, so it "
+        "each setting changes one thing of the recipe's own; its control is the same without the term, so it "
         "differs from `control` only where the plan does",
-        f"the best of {len(sweep.tried)} settings looks better on validation images than it is, by what luck "
-        f"adds{_luck(sweep)}",
-        "the test isn't so flattered: new seeds, and images that chose nothing; its rows all learned without the "
-        "validation images, so they aren't those of `compare`",
+        f"the best of {len(sweep.tried)} settings looks better on validation images than it is, since the luckiest "
+        f"is chosen{_luck(sweep)}",
+        "the test has no such bias: new seeds, and images by which nothing was chosen; all its rows learned without "
+        "the validation images, so they aren't the runs of `compare`",
     ]
-    troubled = {**sweep.tried, **{f"{name}, tested": trial for name, trial in sweep.final.items()}}
-    lines += [f"{name}: {trial.problem}" for name, trial in troubled.items() if trial.problem]
+    tested = {**sweep.tried, **{f"{name}, tested": trial for name, trial in sweep.final.items()}}
+    lines += [f"{name}: {trial.problem}" for name, trial in tested.items() if trial.problem]
     return lines + [f"not tried: {line}" for line in sweep.left_out]
 
 
@@ -149,7 +149,7 @@ def _luck(sweep: Sweep) -> str:
 
 
 def sweep_json(sweep: Sweep) -> dict[str, Any]:
-    """Return what ablate.json holds of the sweep: every value of every run, the ranking, the test."""
+    """Return the sweep for ablate.json: every value of every run, the ranking, the test."""
     tried, final = sweep.tried, sweep.final
     gaps = {name: gap_between(trial, sweep.controls[name]) for name, trial in tried.items()}
     final_gaps = {f"{BEST} − {DEFAULT}": gap_between(final.get(BEST), final[DEFAULT])}
@@ -194,7 +194,7 @@ def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, titl
     Args:
         trials: the first one at the top; one without runs has an empty row that says so.
         control: drawn as lines.
-        accuracy: what the left axis is called.
+        accuracy: the label of the left axis.
     """
     figure, (left, right) = new_figure(9.0, 1.6 + 0.32 * len(trials), panels=2, sharey=True)
     coverages = {space: table_measures(space)["coverage"] for space in ("T", "I")}

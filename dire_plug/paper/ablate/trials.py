@@ -1,4 +1,4 @@
-"""Settings of the term, each run with every seed; one that fails is kept with its reason where others can go on."""
+"""Run settings of the term with every seed; keep one that fails with its reason, so that the others go on."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of one setting.
+    """The runs of one setting, or why it failed.
 
     Attributes:
         runs: one a seed, in the order of the seeds; none where the setting failed.
-        problem: why it failed, if it did.
+        problem: why it failed, or that it collapsed.
         same_as: the name of the setting whose runs these are, where both are one and the same.
     """
 
@@ -83,10 +83,10 @@ def run_settings(
 ) -> dict[str, Trial]:
     """Run every setting with every seed (finished runs are reused); return the trials by name.
 
-    Settings that are one and the same run are run once. One that fails is told and left behind, unless it is needed.
+    Settings that come to the same run are run once. A setting that fails is reported and skipped, unless it is needed.
 
     Args:
-        needed: names of settings whose failure is the end.
+        needed: names of settings whose failure ends the command.
 
     Raises:
         DirePlugError: see `plan_settings`; a needed setting failed, another process works on a run, or teachers differ.
