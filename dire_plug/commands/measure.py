@@ -1,4 +1,4 @@
-"""`dire-plug measure PATH`: the diversity of a condensed set, whoever made it."""
+"""`dire-plug measure PATH`: measure the diversity of a condensed set from any source."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     "embeddings",
     multiple=True,
     metavar="NAME",
-    help="teacher, independent (both by default), clip or torchvision:MODEL; may be given several times.",
+    help="teacher, independent (both by default), clip or torchvision:MODEL; may be repeated.",
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="A file of weights for clip or torchvision:MODEL.")
 @click.option("--nearest-k", type=click.IntRange(min=1), help="k of the neighbourhoods; default: the recipe's.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all values to this file.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="A file for all values.")
 @set_options
 def measure(
     path: Path,

@@ -1,4 +1,4 @@
-"""Tables that several commands show."""
+"""Make the tables that several commands show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run_summary(finished: FinishedRun) -> RenderableType:
-    """Return what one run gave: accuracy, and diversity in T and I with the real reference beside."""
+    """Return the tables of one run: accuracy, and diversity in T and I with the real reference."""
     from dire_plug.results.statistics import diversity_measures
     from dire_plug.results.table import JUDGED_ON_VALIDATION, full_notes
 
