@@ -13,7 +13,7 @@ from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -144,3 +144,9 @@ def _longest(texts: Iterable[str]) -> int:
 def _total(widths: Sequence[int]) -> int:
     """Return the width of a table whose columns have these."""
     return sum(widths) + GAP * max(0, len(widths) - 1) + EDGES
+
+
+def with_notes(*parts: RenderableType, notes: Iterable[str], title: str = "") -> Group:
+    """Put a bold title above tables, and dim notes below them."""
+    heading = [Text(title, style="bold")] if title else []
+    return Group(*heading, *parts, *(Text(f"  {note}", style="dim") for note in notes))

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug import ui
 from dire_plug.commands.options import (
@@ -22,7 +21,7 @@ from dire_plug.commands.options import (
     set_options,
 )
 from dire_plug.commands.tables import mean_and_spread
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.sets.evaluate import EvaluatedSet
@@ -77,4 +76,4 @@ def _render(found: EvaluatedSet) -> RenderableType:
         table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in ("last", "best")))
     several = any(len(student["last"]) > 1 for student in found.accuracy["students"].values())
     lines = [*found.condensed["notes"], *found.notes, SPREAD if several else ONE]
-    return Group(Text(title, style="bold"), table, *(Text(f"  {line}", style="dim") for line in lines))
+    return with_notes(table, title=title, notes=lines)

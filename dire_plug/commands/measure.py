@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug import ui
 from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
 from dire_plug.files import write_json
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.sets.measure import MeasuredSet
@@ -78,7 +77,7 @@ def _render(found: MeasuredSet) -> RenderableType:
         table.add_row(f"{name}, real reference", *(_cell(values["real"], column) for column in columns), style="dim")
     networks = f"networks and real data: recipe {found.recipe}"
     lines = [*found.condensed["notes"], networks, *found.notes]
-    return Group(Text(title, style="bold"), table, *(Text(f"  {line}", style="dim") for line in lines))
+    return with_notes(table, title=title, notes=lines)
 
 
 def _cell(values: dict[str, Any], column: tuple[str, str, float, int]) -> str:

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug import ui
 from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
 from dire_plug.sets.robust_scores import RATE, WEIGHT
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.sets.robust_scores import RankedSet
@@ -97,9 +96,7 @@ def render(ranked: Sequence[RankedSet]) -> RenderableType:
             accuracies.add_row(name, architecture, *(_accuracy(one, architecture, kind) for kind in CONDITIONS))
         lines += [f"{describe_set(one.condensed)} · recipe {one.recipe}", *one.condensed["notes"], *one.notes]
         lines += _about_hard_labels(one)
-    return Group(
-        scores, accuracies, *(Text(f"  {line}", style="dim") for line in dict.fromkeys([*lines, *_caveats(ranked)]))
-    )
+    return with_notes(scores, accuracies, notes=dict.fromkeys([*lines, *_caveats(ranked)]))
 
 
 def _about_hard_labels(one: RankedSet) -> list[str]:

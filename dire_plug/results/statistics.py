@@ -1,4 +1,4 @@
-"""What is read from finished runs, and the statistics.
+"""Read measures from the metrics of finished runs, and compute their statistics.
 
 The spread is over syntheses; students of one synthesis are averaged first. An arm's difference from control is paired
 by seed; its interval is that of a paired t test.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from scipy import stats
 
 FEW = 5
-"""Below this number of pairs an interval says little, and the table says so."""
+"""Below this number of pairs an interval says little, which the tables note."""
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug.paper.ablate.trials import TERM, Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request
 from dire_plug.results.statistics import ACCURACY, FEW, Measure, diversity_measures, paired_difference
 from dire_plug.results.table import SPACES, format_difference, format_summary
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 CONTROL = "control"
 COMBINATIONS: dict[str, tuple[str, ...]] = {
@@ -137,9 +136,8 @@ def render_components(components: Components) -> RenderableType:
         f"{components.method} · {components.recipe} · IPC {components.ipc} · engine {components.engine} · "
         "components of DiRe"
     )
-    parts: list[RenderableType] = [Text(title, style="bold"), _accuracy_table(components)]
-    parts += [_diversity_table(components, space) for space in SPACES]
-    return Group(*parts, *(Text(f"  {line}", style="dim") for line in component_notes(components)))
+    tables = [_accuracy_table(components), *(_diversity_table(components, space) for space in SPACES)]
+    return with_notes(*tables, title=title, notes=component_notes(components))
 
 
 def _accuracy_table(components: Components) -> Table:

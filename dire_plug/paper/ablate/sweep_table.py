@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from dire_plug.paper.ablate.axes import DEFAULT
@@ -18,7 +18,7 @@ from dire_plug.paper.ablate.trials import Trial
 from dire_plug.results.figures import new_figure, save_png
 from dire_plug.results.statistics import ACCURACY, Difference, Measure, paired_difference
 from dire_plug.results.table import format_difference, format_summary
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 LAST = ACCURACY[0]
 COLUMNS: dict[str, Measure] = {
@@ -32,9 +32,8 @@ COLUMNS: dict[str, Measure] = {
 def render_sweep(sweep: Sweep) -> RenderableType:
     """Return the table of settings on validation images, that of the test, and the caveats."""
     title = f"{sweep.method} · {sweep.recipe} · IPC {sweep.ipc} · engine {sweep.engine} · settings of DiRe"
-    parts: list[RenderableType] = [Text(title, style="bold"), _tried_table(sweep), _final_table(sweep)]
-    parts += [Text(f"  {line}") for line in verdict(sweep)]
-    return Group(*parts, *(Text(f"  {line}", style="dim") for line in sweep_notes(sweep)))
+    sentences = [Text(f"  {line}") for line in verdict(sweep)]
+    return with_notes(_tried_table(sweep), _final_table(sweep), *sentences, title=title, notes=sweep_notes(sweep))
 
 
 def ranked(sweep: Sweep) -> list[str]:

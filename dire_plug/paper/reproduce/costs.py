@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug.data import Dataset
 from dire_plug.errors import DirePlugError
@@ -30,7 +29,7 @@ from dire_plug.pipeline.run import name_artefacts
 from dire_plug.stages.squeeze import missing_networks
 from dire_plug.store.provenance import hardware
 from dire_plug.store.runs import RunFolder, choose_device, list_runs, run_folder, runs_root
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 # Seconds per operation: of a finished synthesis of the same recipe, else of a few steps run here.
 
@@ -304,12 +303,11 @@ def show_costs(request: TableRequest, estimates: Sequence[Estimate]) -> Renderab
     reasons = list(dict.fromkeys(one.reason for one in estimates if one.reason))
     for one in estimates:
         table.add_row(*_row(one, reasons))
-    heading = Text(heading_of(request), style="bold")
     if not estimates:
-        return Group(heading, *map(Text, ("  no run is needed", *(f"  {line}" for line in left_out(request)))))
+        return with_notes(title=heading_of(request), notes=["no run is needed", *left_out(request)])
     lines = [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
     lines += [*_totals(estimates), *left_out(request), *describe(estimates)]
-    return Group(heading, table, *(Text(f"  {line}", style="dim") for line in lines))
+    return with_notes(table, title=heading_of(request), notes=lines)
 
 
 def _row(one: Estimate, reasons: Sequence[str]) -> list[str]:

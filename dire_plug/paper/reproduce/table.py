@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from dire_plug import ui
@@ -17,7 +17,7 @@ from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.paper.reproduce.result import CellResult, TableResult
 from dire_plug.paper.reproduce.scales import SMOKE_IPCS, ipcs_of, smoke_ipcs
 from dire_plug.results.statistics import Summary
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 TIMED = {
     "paper": "ours: whole syntheses, one after the other (their number)",
@@ -28,12 +28,9 @@ NOT_THE_PAPER = "smoke scale: handwritten digits, short loops; not the paper's s
 
 def render(result: TableResult) -> RenderableType:
     """Return the table with its title and notes."""
-    parts: list[RenderableType] = [Text(heading_of(result.request), style="bold")]
-    if result.request.target.draw is None:
-        parts.append(_table(result))
-    else:
-        parts += [Text(f"  {line}") for line in _drawn(result)]
-    return Group(*parts, *(Text(f"  {line}", style="dim") for line in notes(result)))
+    is_table = result.request.target.draw is None
+    parts = [_table(result)] if is_table else [Text(f"  {line}") for line in _drawn(result)]
+    return with_notes(*parts, title=heading_of(result.request), notes=notes(result))
 
 
 def as_text(content: RenderableType) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug.paper.timing.measure import ArmTiming, Interval, Timing
 from dire_plug.results.statistics import FEW
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 MEBI = 2**20
 
@@ -19,12 +18,7 @@ def render(timing: Timing) -> RenderableType:
     first = timing.arms[0].name
     about = timing.about
     title = f"time · {about['recipe']} · engine {timing.engine} · {about['hardware']['device']}"
-    return Group(
-        Text(title, style="bold"),
-        _steps(timing, first),
-        _wholes(timing, first),
-        *(Text(f"  {line}", style="dim") for line in notes(timing)),
-    )
+    return with_notes(_steps(timing, first), _wholes(timing, first), title=title, notes=notes(timing))
 
 
 def _steps(timing: Timing, first: str) -> Table:

@@ -415,7 +415,7 @@ def test_a_comparison_stands_for_its_runs_each_once(home_of_runs: Path, runs: li
     with pytest.raises(DirePlugError, match=r"its run .*dire-0-gone is missing"):
         find_runs([str(gone)], root)
     gone.write_text("[]")
-    with pytest.raises(DirePlugError, match="not a comparison of ours"):
+    with pytest.raises(DirePlugError, match="holds no comparison"):
         find_runs([str(gone)], root)
 
 
@@ -489,7 +489,7 @@ def test_without_the_store_the_rest_of_the_page_is_there(
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "empty"))
     write_report([one(runs, "baseline"), one(runs, "dire")], tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
-    assert text.count("make the report where the run was made") == 2
+    assert text.count("make the report on the machine of the run") == 2
     assert len(Reader(text).all("img")) == 4
     with pytest.raises(DirePlugError, match="isn't in this store"):
         draw_tsne([one(runs, "dire")], tmp_path / "figure.png")
