@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +146,47 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
 def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *, space: str | None = None) -> Table:
     table = Table("arm", title=title)
     table.add_numbers(*(measure.title for measure in measures))
-    for arm in comparison.runs:
-        cells = [format_summary(summarise(read_column(comparison, arm, measure)), measure) for measure in measures]
-        table.add_row(f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm, *cells)
-    if space is not None:
-        table.add_row("real reference", *reference_cells(comparison, space), style="dim")
+    rows = make_rows(comparison, measures, space=space)
+    for kind, label, cells in rows:
+        if kind != DIFFERENCE:
+            table.add_row(label, *cells, style="dim" if kind == REFERENCE else "")
     table.add_section()
-    for arm in comparison.controlled:
-        if gaps := difference_cells(comparison, measures, arm):
-            table.add_row(f"{arm} − control", *gaps)
+    for kind, label, cells in rows:
+        if kind == DIFFERENCE:
+            table.add_row(label, *cells)
     return table
+
+
+REFERENCE, DIFFERENCE = "reference", "difference"
+
+
+def make_rows(
+    comparison: Comparison,
+    measures: Sequence[Measure],
+    *,
+    space: str | None = None,
+    pair: Callable[[str], Comparison] | None = None,
+) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return the rows of a table: the kind (an arm, `REFERENCE` or `DIFFERENCE`), the label, the cells.
+
+    Args:
+        space: T or I, where the measures are of an embedding, which has a real reference.
+        pair: an arm → the comparison that its difference from control is of; None: `comparison` for all.
+    """
+    rows = []
+    for arm in comparison.runs:
+        label = f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm
+        summaries = [summarise(read_column(comparison, arm, measure)) for measure in measures]
+        cells = (format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
+        rows.append((arm, label, tuple(cells)))
+    if space is not None:
+        real = next(iter(comparison.runs.values()))[0].metrics["diversity"][space]["real"]
+        rows.append((REFERENCE, "real reference", tuple(diversity_cells(space, real))))
+    for arm in comparison.controlled:
+        paired = comparison if pair is None else pair(arm)
+        if gaps := difference_cells(paired, measures, arm):
+            rows.append((DIFFERENCE, f"{arm} − control", gaps))
+    return rows
 
 
 def difference_cells(comparison: Comparison, measures: Sequence[Measure], arm: str) -> tuple[str, ...] | None:
@@ -164,12 +195,6 @@ def difference_cells(comparison: Comparison, measures: Sequence[Measure], arm: s
     if not any(gaps):
         return None
     return tuple(format_difference(gap, one) for gap, one in zip(gaps, measures, strict=True))
-
-
-def reference_cells(comparison: Comparison, space: str) -> list[str]:
-    """Return what as many real held-out images score in each column of one embedding."""
-    run = next(iter(comparison.runs.values()))[0]
-    return diversity_cells(space, run.metrics["diversity"][space]["real"])
 
 
 def diversity_cells(space: str, values: Mapping[str, Any]) -> list[str]:

@@ -18,12 +18,11 @@ from dire_plug.results.table import (
     SPACES,
     count_pairs,
     difference,
-    difference_cells,
     format_difference,
     format_summary,
+    make_rows,
     notes,
     read_column,
-    reference_cells,
     student_columns,
 )
 
@@ -119,18 +118,12 @@ def _real_images(group: Group) -> str:
 
 def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> PageTable:
     comparison = group.comparison()
-    rows = []
-    found = {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}
-    best = _best(found, measures)
-    for arm, summaries in found.items():
-        label = f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm
-        rows.append(PageRow(label, _cells(summaries, measures), arm, best[arm]))
-    if space is not None:
-        rows.append(PageRow("real reference", tuple(reference_cells(comparison, space)), "reference"))
-    for arm in comparison.controlled:
-        if cells := difference_cells(group.paired(arm), measures, arm):
-            rows.append(PageRow(f"{arm} − control", cells, "difference"))
-    return PageTable(title, tuple(measure.title for measure in measures), tuple(rows))
+    best = _best(
+        {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}, measures
+    )
+    rows = make_rows(comparison, measures, space=space, pair=group.paired)
+    shown = tuple(PageRow(label, cells, kind, best.get(kind, frozenset())) for kind, label, cells in rows)
+    return PageTable(title, tuple(measure.title for measure in measures), shown)
 
 
 def _best(found: Mapping[str, Sequence[Summary | None]], measures: Sequence[Measure]) -> dict[str, frozenset[int]]:
@@ -143,7 +136,3 @@ def _best(found: Mapping[str, Sequence[Summary | None]], measures: Sequence[Meas
             for arm in (arm for arm, value in shown.items() if value == max(shown.values())):
                 best[arm].add(index)
     return {arm: frozenset(columns) for arm, columns in best.items()}
-
-
-def _cells(summaries: Sequence[Summary | None], measures: Sequence[Measure]) -> tuple[str, ...]:
-    return tuple(format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
