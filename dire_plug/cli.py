@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit 0 on success, 1 on failure, 2 on bad input, 130 when interrupted."""
     ui.configure(verbose=False)
     try:
+        # standalone_mode would print errors and exit by click's own rules
         sys.exit(group.main(arguments, prog_name="dire-plug", standalone_mode=False) or 0)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _end("interrupted; finished stages are kept, and the same command resumes", INTERRUPTED)
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except DirePlugError as error:
         _end(f"error: {error}", error.exit_code)
+    # a full disk, or a folder that can't be read
     except OSError as error:
         _show_traceback()
         where, what = error.filename or type(error).__name__, error.strerror or str(error) or "no reason was given"

@@ -68,6 +68,7 @@ class Table:
         """Add a row; missing cells are empty."""
         if len(cells) > len(self._columns):
             raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
+        # file names may hold bytes that aren't UTF-8, which no terminal prints
         cells = tuple(cell.encode("utf-8", "backslashreplace").decode() for cell in cells)
         padded = [*cells, *[""] * (len(self._columns) - len(cells))]
         for column, cell in zip(self._columns, padded, strict=True):

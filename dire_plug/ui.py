@@ -66,6 +66,7 @@ def show(content: RenderableType) -> None:
     stream is no terminal; a terminal that is too narrow gets several.
     """
     console = Console(highlight=False, markup=False, emoji=False)
+    # a file or a pipe must not cut tables at 80 columns
     if not console.is_terminal:
         wide = console.options.update(width=WIDE)
         console.width = max(console.width, Measurement.get(console, wide, content).maximum)
@@ -109,6 +110,7 @@ def _lines(description: str, total: int) -> Iterator[Advance]:
 
     def advance(done: int, **values: float) -> None:
         nonlocal printed
+        # a log file must not fill with lines
         if time.monotonic() - printed >= 10:
             printed = time.monotonic()
             say(f"{description}: {done}/{total} {_format(values)}".rstrip())

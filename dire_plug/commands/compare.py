@@ -43,6 +43,7 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     from dire_plug.results import draw, render, to_json
 
     request = make_request(method, **options)
+    # each arm once, in the order given
     names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
     if not names:
         raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
@@ -53,6 +54,7 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     started = time.monotonic()
     comparison = run_comparison(request, arms=names, seeds=seeds)
     content = to_json(comparison)
+    # the same runs are the same comparison, whatever the command line
     runs = [name for arm in content["arms"].values() for name in arm["runs"]]
     folder = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}"
     write_json(folder / "compare.json", content)

@@ -38,6 +38,7 @@ def show_plan(planned: Run) -> None:
     table.add_prose("value", "from", "source")
     content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
     for key, value in flatten(content):
+        # an origin is "layer; source"
         layer, _, source = resolved.origin.get(key, "default").partition("; ")
         table.add_row(key, _short(value), layer, source)
     ui.show(table)

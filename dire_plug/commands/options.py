@@ -94,6 +94,7 @@ def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[Function], Fun
     """Return a decorator that adds options to a command, in this order."""
 
     def add(function: Function) -> Function:
+        # decorators apply from the last to the first
         for option in reversed(options):
             function = option(function)
         return function

@@ -64,6 +64,7 @@ def _sum(regularizers: tuple[str, ...], arm: str | None, settings: tuple[str, ..
     """Return the arm of these terms, and the settings of their weights."""
     if arm not in (None, "dire"):
         raise contradiction(f"--regularizer {regularizers[0]}", f"--arm {arm}")
+    # NAME=WEIGHT
     pairs = [one.partition("=") for one in regularizers]
     weights = [f"regularizers.{name}.weight={weight}" for name, given, weight in pairs if given]
     for text in weights:

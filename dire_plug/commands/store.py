@@ -89,6 +89,7 @@ def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Pat
     store, root = home.store(), (out or home.runs()).absolute()
     names, runs = set[str](), dict[str, RunFolder]()
     for one in what:
+        # a run's path begins with its method, which is no kind
         if one.partition("/")[0] in keeping.KINDS:
             names.add(_find_entry(store, one))
         else:

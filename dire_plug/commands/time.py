@@ -56,6 +56,7 @@ def time_(
     if verbose:
         ui.configure(verbose=True)
     check_settings(settings, {"ipc": ("--ipc", options["ipc"])})
+    # the method is that of each arm
     request = Request("", settings=settings, **options)
     timing = time_arms(arms, request, steps=steps, rounds=rounds, whole=whole, real=real)
     ui.show(render(timing))

@@ -43,6 +43,7 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
         ui.configure(verbose=True)
     adapter = plugins.load_adapter(method)
     folder = home.store() / "work" / f"verify-{method}"
+    # two verifications of a method would share the folder
     with hold(folder.with_name(f".{method}.lock"), what=f"the folder of verify, {folder},"):
         shutil.rmtree(folder, ignore_errors=True)
         verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)

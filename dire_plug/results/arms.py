@@ -59,6 +59,7 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
         for seed in numbers:
             ui.say(f"{arm}, seed {seed}")
             runs[arm].append(run_arm(same_but_arm(request, arm, seed)))
+    # after the loop, since `same` names arms that ran
     for arm, other in same.items():
         runs[arm] = runs[other]
     check_teachers(runs)
@@ -100,6 +101,7 @@ def check_teachers(runs: dict[str, list[FinishedRun]]) -> None:
     for arm, finished in runs.items():
         for run in finished:
             found = run.metrics["networks"]
+            # arms may have further networks, of their terms alone
             if any(found[name] != expected[name] for name in found.keys() & expected.keys()):
                 raise DirePlugError(
                     f"arms {first_arm} and {arm} were made with different teachers, so they can't be compared "
@@ -113,6 +115,7 @@ def equal_arms(planned: dict[str, Run]) -> dict[str, str]:
     seen: dict[str, Any] = {}
     for arm, one in planned.items():
         recipe = counted(one.recipe.model_dump(mode="json"), arm=arm, regularizers=one.regularizers)
+        # arms of real images are told apart by name: their recipes are equal
         what = recipe | {"engine": one.engine, "arm": arm if one.engine == "none" else "synthesis"}
         equal = next((other for other, content in seen.items() if content == what), None)
         if equal is None:

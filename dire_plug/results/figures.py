@@ -35,6 +35,7 @@ def colours(sets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     taken: dict[tuple[str, str], str] = {}
     for one in dict.fromkeys(sets.values()):
         own = colour(one[1], arms)
+        # an arm keeps its colour where no second method has taken it
         free = [other for other in (own, *OTHERS, *COLOURS.values()) if other not in taken.values()]
         taken[one] = free[0] if free else own
     return {label: taken[one] for label, one in sets.items()}

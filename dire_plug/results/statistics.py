@@ -90,6 +90,7 @@ class Summary:
 def summarise(values: Sequence[float | None]) -> Summary | None:
     """Return mean and spread; None where a value is missing."""
     known = [value for value in values if value is not None and not math.isnan(value)]
+    # a mean without the missing seeds would compare other seeds
     if not known or len(known) < len(values):
         return None
     return Summary(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
@@ -112,5 +113,6 @@ def paired_difference(first: Sequence[float | None], second: Sequence[float | No
     n = len(differences)
     if n < 2:
         return Difference(differences[0], None, n)
+    # the standard error of the mean difference
     error = statistics.stdev(differences) / math.sqrt(n)
     return Difference(statistics.fmean(differences), float(stats.t.ppf(0.975, n - 1)) * error, n)

@@ -191,6 +191,7 @@ def make_rows(
 
 def difference_cells(comparison: Comparison, measures: Sequence[Measure], arm: str) -> tuple[str, ...] | None:
     """Return the cells of arm − control; None where no measure can be compared."""
+    # a difference of spreads has no meaning
     gaps = [None if one in STUDENTS else difference(comparison, one, arm=arm) for one in measures]
     if not any(gaps):
         return None

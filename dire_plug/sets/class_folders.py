@@ -73,6 +73,7 @@ def read_folders(
             check_size(image, dataset, where=path)
         return resize_pixels(image[None], size)[0]
 
+    # decoding releases the interpreter's lock
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for index, image in enumerate(pool.map(read, paths)):
             images[index] = image
@@ -104,6 +105,7 @@ def _list_files(folder: Path, ipc: int | None) -> list[Path]:
 def _by_number(names: Sequence[str]) -> list[str] | None:
     """Sort names of one prefix and consecutive numbers by their numbers; return None for other names."""
     found = [_NUMBERED.fullmatch(name) for name in names]
+    # as numbers: 10 comes after 2
     parts = sorted((int(match[2]), match[1], match[0]) for match in found if match)
     first = parts[0][0] if parts else 0
     alike = len({prefix for _, prefix, _ in parts}) == 1 and len(parts) == len(names)

@@ -138,11 +138,13 @@ def _read_file(path: Path, dataset: Dataset, *, space: Space | None, ipc: int | 
     images = given
     if given.is_floating_point():
         images, outside = to_pixels(given, space, dataset)
+        # normalised or whitened tensors are what the loop had
         loop = loop if space.kind == "pixels" else given
         if outside:
             notes.append(f"{outside:.1%} of the values lay outside [0, 1] as pixels and were clipped")
     if tuple(images.shape[-2:]) != (dataset.size, dataset.size):
         notes.append(f"resized from {images.shape[-1]}×{images.shape[-2]} to {dataset.size}×{dataset.size}")
+        # whitening and statistics don't survive resizing
         images, loop = resize_pixels(images, dataset.size), None
     return CondensedSet(path, images, labels, tuple(notes), loop)
 
@@ -167,6 +169,7 @@ def _choose_rows(labels: Tensor, dataset: Dataset, *, ipc: int | None, where: Pa
             found = f"{int((counts > 0).sum())} classes, {dataset.name} has {classes}"
             raise DirePlugError(f"{where}: no image of {name}: it holds {found}; is it a set of another dataset?")
         raise DirePlugError(f"{where}: {name} has {int(counts[fewest])} images, --ipc {ipc} were asked for; lower it")
+    # stable: the file's order within a class stays
     order = torch.argsort(labels, stable=True)
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
     return order if ipc is None else order[rank < ipc]

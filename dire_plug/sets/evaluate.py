@@ -87,8 +87,10 @@ def evaluate_set(
     run = opened.run
     networks = squeeze_loop(run)
     folder, made_before = _folder(opened, section, images, networks), len(run.store.made)
+    # the lock is held to the end: two processes would train the same students
     wait = float("inf") if request.wait else 0
     with hold(folder.lock, wait=wait, what=f"the set {folder.path}"):
+        # before training, so that `clean` keeps the students of an interrupted evaluation
         _register(run, networks, name_students(run, networks, images.source, section), folder)
         accuracy = evaluate(run, networks, images, section=section)
         reused = len(run.store.made) == made_before
@@ -119,6 +121,7 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
     """Return the folder of this set under this protocol and seed."""
     run = opened.run
     content = {
+        # more students of another kind belong into the same folder
         "protocol": section.model_dump(mode="json", exclude={"students", "per_synthesis"}),
         "networks": [one.name for one in networks.in_loop.values()],
         "images": images.source.digest or sorted(one.name for one in images.source.artefacts.values()),

@@ -77,6 +77,7 @@ def to_pixels(images: Tensor, space: Space, dataset: Dataset) -> tuple[Tensor, f
     elif space.kind == "zca":
         train = dataset.train.images().cpu()
         pixels = fit(normalise(train, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))).invert(images)
+    # measured before clipping, for the note
     outside = (pixels < -SLACK) | (pixels > 1 + SLACK)
     return pixels.clamp(0, 1), float(outside.double().mean())
 

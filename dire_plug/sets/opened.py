@@ -117,10 +117,12 @@ def open_set(request: SetRequest) -> OpenedSet:
     made_by = find_own_run(request.path)
     if made_by is None:
         require_set(request.path)
+    # the dataset says how many classes and pixels the set must have
     run = with_data(_plan(request, made_by))
     condensed = read_condensed(
         _images_of(made_by, request.path), run.dataset, space=space, ipc=request.ipc, resize=request.resize
     )
+    # again, since the recipe may have other settings for so many images per class
     run = replace(_plan(request, made_by, ipc=condensed.per_class), data=run.data)
     complete = space is None and request.ipc is None and not request.resize
     return OpenedSet(condensed, space, complete, run, made_by)
@@ -173,6 +175,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
     plain = Request(
         method,
         recipe=recipe,
+        # plans without upstream's code
         arm="random",
         settings=tuple(settings),
         seed=seed,
@@ -271,6 +274,7 @@ def find_own_source(opened: OpenedSet) -> Source | None:
     if folder is None or not opened.complete:
         return None
     own = read_yaml(folder.path / "recipe.yaml")
+    # another recipe may read the tensors where the run's read the files
     if (own.get("method"), _source_in(own)) != (run.adapter.name, run.recipe.evaluate.source):
         return None
     named = {role: name for name, role in folder.artefacts().items() if role in OWN_IMAGES}

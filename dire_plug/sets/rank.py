@@ -128,6 +128,7 @@ def with_hard_labels(section: EvaluateSection, *, lr: float = RATE) -> EvaluateS
     """
     if isinstance(section, HardLabelsSection):
         return section.model_copy(update={"dsa": "none"})
+    # students, epochs, batches and tests of the recipe
     shared = section.model_dump(include=set(EvaluateSection.model_fields) - {"protocol"})
     return HardLabelsSection(protocol="hard-labels", lr=lr, dsa="none", **shared)
 

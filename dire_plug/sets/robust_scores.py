@@ -133,6 +133,7 @@ class RankedSet:
             return [value / 100 for value in self.accuracies[condition][architecture][kind]]
 
         own, hard = _improvements(read("set own"), read("random own")), read("set hard")
+        # a given accuracy stands for every student
         full = read("full hard") if self.full_accuracy is None else [self.full_accuracy / 100] * len(hard)
         recovery = [hard_label_recovery(full_hard=a, set_hard=b) for a, b in zip(full, hard, strict=True)]
         both = zip(recovery, own, strict=True)

@@ -129,6 +129,7 @@ def _require_plain(tensor: Tensor, what: str, path: Path) -> None:
 def _shape_images(images: Tensor, path: Path) -> Tensor:
     _require_plain(images, "images", path)
     shape = list(images.shape)
+    # only if the first reading is impossible: [n, 3, h, 3] is channels first
     if len(shape) == 4 and shape[1] not in (1, 3) and shape[-1] in (1, 3):
         images = images.permute(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
@@ -145,6 +146,7 @@ def _shape_images(images: Tensor, path: Path) -> Tensor:
                 f"{path}: {images.dtype} images with values outside 0 … 255; save them as uint8, or as floats"
             )
         images = images.to(torch.uint8)
+    # three equal channels of a grey image
     return images.detach().expand(-1, 3, -1, -1).contiguous()
 
 

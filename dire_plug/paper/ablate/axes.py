@@ -45,10 +45,12 @@ def make_grid(request: Request, texts: Sequence[str], *, dry: bool = False) -> t
         try:
             found = plan_run(setting.of(request, seed=request.seed), dry=dry)
         except DirePlugError as error:
+            # what the user named must fail; of the default grid it is left out
             if texts:
                 raise DirePlugError(f"--grid {axis}={value}: {error}") from error
             left_out.append(f"{setting.name}: {last_line(error)}")
             continue
+        # a value may be the recipe's own, written in another way
         if (other := equal_arms({**planned, setting.name: found}).get(setting.name)) is not None:
             left_out.append(f"{setting.name}: the same as {other}")
             continue
@@ -90,6 +92,7 @@ def _read(text: str) -> tuple[str, list[str]]:
 
 
 def _weight(name: str) -> Change:
+    # the recipe's model checks the value
     return lambda value, own: (f"regularizers.{TERM}.{name}={value}",)
 
 

@@ -90,6 +90,7 @@ def ablate_components(request: Request, seeds: int) -> Components:
 
 def table_measures(space: str) -> dict[str, Measure]:
     """Return the columns of Table 14, in its order, by their key in metrics.json; `space` is T or I."""
+    # over all classes; the two left out are the means of the classes
     coverage, _, vendi, _, similarity = diversity_measures(space)
     return {"vendi": vendi, "similarity": similarity, "coverage": coverage}
 

@@ -68,6 +68,7 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
     planned = require_term(request)
     count = count_validation(planned)
     numbers = tuple(range(request.seed, request.seed + seeds))
+    # also for the final test: its students must have learned from the same images
     held_out = with_settings(request, f"dataset.validation={count}", "evaluate.judge=test")
     judged = with_settings(held_out, "evaluate.judge=validation")
     settings, left_out = make_grid(judged, grid)
@@ -75,6 +76,7 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
     best = choose(tried)
     ui.say(f"best on validation images: {best}; now the test")
     last, final_controls = final_settings(tried[best], controls[best])
+    # seeds of which none chose the setting
     later = tuple(number + seeds for number in numbers)
     final = run_settings(held_out, last, seeds=later, needed=(BASELINE, CONTROL, DEFAULT))
     return Sweep(
@@ -121,6 +123,7 @@ def final_settings(best: Trial, control: Trial) -> tuple[list[Setting], dict[str
         return settings, controls
     settings.append(replace(best.setting, name=BEST))
     controls[BEST] = CONTROL
+    # only where the plan differs is the control of the best another run
     if control.same_as != CONTROL:
         settings.insert(2, replace(control_of(best.setting), name=f"control of {BEST}"))
         controls[BEST] = f"control of {BEST}"

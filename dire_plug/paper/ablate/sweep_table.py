@@ -143,6 +143,7 @@ def _luck(sweep: Sweep) -> str:
     if accuracy is None:
         return ""
     share = accuracy / 100
+    # binomial: each validation image is right or wrong
     error = 100 * math.sqrt(share * (1 - share) / sweep.validation)
     return f" (one accuracy on {sweep.validation} images is uncertain by ± {error:.1f} points, binomial)"
 
@@ -203,6 +204,7 @@ def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, titl
     right.set_xlabel("coverage %")
     right.legend(frameon=False, fontsize=8, loc="best")
     left.set_yticks(range(len(trials)), [_label(name, trial) for name, trial in trials.items()], fontsize=9)
+    # the first setting at the top
     left.invert_yaxis()
     shown = "mean ± standard deviation" if len(control.runs) > 1 else "one synthesis"
     figure.suptitle(f"{title}\n{shown}; dashed: control", fontsize=10, x=0.01, ha="left")
@@ -218,6 +220,7 @@ def _panel(axes: Axes, trials: Mapping[str, Trial], control: Trial, series: Sequ
         shift = 0.18 * (number - (len(series) - 1) / 2)
         if (own := control.summary(measure)) is not None:
             axes.axvline(own.mean, color=colour, linewidth=0.9, linestyle="--", alpha=0.6)
+        # an empty curve for the legend: error bars would have one entry a row
         axes.plot([], [], color=colour, marker="o", markersize=4, linestyle="", label=label)
         for row, trial in enumerate(trials.values()):
             if (found := trial.summary(measure)) is not None:

@@ -91,6 +91,7 @@ def run_settings(
     Raises:
         DirePlugError: see `plan_settings`; a needed setting failed, another process works on a run, or teachers differ.
     """
+    # an invalid last setting must fail before the first has run for hours
     planned = plan_settings(base, settings)
     same = equal_arms(planned)
     base = replace(base, engine=_engine(planned))  # what `auto` stands for may change while settings run
@@ -100,6 +101,7 @@ def run_settings(
             trials[setting.name] = replace(trials[other], setting=setting, same_as=other)
         else:
             trials[setting.name] = _run(base, setting, seeds=seeds, needed=setting.name in needed)
+    # a teacher trained by another torch, as in an older run, would decide the comparison
     check_teachers({name: list(trial.runs) for name, trial in trials.items() if trial.runs})
     return trials
 
@@ -110,6 +112,7 @@ def _run(base: Request, setting: Setting, *, seeds: Sequence[int], needed: bool)
         ui.say(f"{setting.name}, seed {seed}")
         try:
             runs.append(run_arm(setting.of(base, seed=seed)))
+        # the user asked not to wait
         except RunBusyError:
             raise
         except DirePlugError as error:

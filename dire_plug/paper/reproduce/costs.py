@@ -65,6 +65,7 @@ class Rate:
 def find_rate(planned: Run) -> Rate:
     """Return the rate of the recipe's largest finished synthesis, or that of some steps run here."""
     found = [rate for run in list_runs(runs_root(planned.request)) if (rate := _rate_of(run, planned)) is not None]
+    # the largest one, since fixed costs weigh least in it
     return max(found, key=lambda rate: rate.operations, default=None) or _measure(planned)
 
 
@@ -74,6 +75,7 @@ def _rate_of(run: RunFolder, planned: Run) -> Rate | None:
     if (method, recipe) != (planned.adapter.name, planned.source.stem) or run.state() != "finished":
         return None
     took = run.metrics().get("recover")
+    # passes of several machines have no common rate
     if not took or took["hardware"] is None:
         return None
     try:
@@ -88,6 +90,7 @@ def _rate_of(run: RunFolder, planned: Run) -> Rate | None:
 @lru_cache(maxsize=256)
 def _operations(run: Path) -> float | None:
     """Return the operations of a finished synthesis, by its own resolved recipe."""
+    # the stored recipe is resolved for its arm already, so any arm gives the same counts
     planned = plan_run(Request(run.parts[-3], recipe=str(run / "recipe.yaml"), arm="baseline"), dry=True)
     return count_work(planned).recover
 
@@ -124,6 +127,7 @@ def _clock(step: Callable[[], None]) -> float:
 
 
 def _device(planned: Run) -> str:
+    # other devices have no number of images in IMAGES
     device = choose_device(planned.request.device)
     return device if device.split(":")[0] in IMAGES else "cpu"
 
@@ -182,6 +186,7 @@ def estimate(request: TableRequest) -> list[Estimate]:
     for planned in plans:
         state, reason, to_train = states[planned.request]
         networks = _networks(planned)
+        # runs of one dataset share their networks, whose training counts once
         trains = to_train != () and networks not in counted
         counted.add(networks)
         cost = count_work(planned)
@@ -223,6 +228,7 @@ def _networks(planned: Run) -> str:
 
 def _states(plans: Sequence[Run]) -> dict[Request, _State]:
     """Return the state of each run; each dataset is loaded once, and one is held at a time."""
+    # groupby joins neighbours only
     groups = groupby(sorted(plans, key=_data), key=_data)
     return {request: state for _, group in groups for request, state in _states_of(list(group)).items()}
 
@@ -249,6 +255,7 @@ def _state(planned: Run, dataset: Dataset) -> _State:
         state = run_folder(loaded, list(name_artefacts(loaded).values())).state()
     except DirePlugError as error:
         return ABSENT, one_line(str(error)), None
+    # also where upstream is missing: teachers can be trained without its code
     to_train = tuple(missing_networks(loaded))
     if not planned.ready:
         return ABSENT, absence(planned.adapter), to_train

@@ -64,6 +64,7 @@ class Runs:
             try:
                 self._found[key] = make()
             except Exception as error:
+                # an error is kept too, so that a broken run is tried once, not for each of its cells
                 self._found[key] = error
         found = self._found[key]
         if isinstance(found, Exception):
@@ -192,6 +193,7 @@ def fill_from_timing(cell: Cell, runs: Runs) -> CellResult:
         DirePlugError: this row can't be run here, or the timing failed.
     """
     request = runs.request
+    # raises for a row without code before all rows are timed together
     plan_run(_timed_run(request, cell))
     found: Timing = runs.once("timing", lambda: _time(request))
     number = [arm.name for arm in found.arms].index(_arm_name(cell))
@@ -203,6 +205,7 @@ def fill_from_timing(cell: Cell, runs: Runs) -> CellResult:
         "step, seconds": asdict(found.step(number, "wall")),
         "ratio of steps to the first row": asdict(found.ratio(number, "wall")),
         "whole, extrapolated": asdict(found.whole(number)),
+        # on a GPU the memory of the process says little
         "memory, bytes": arm.gpu_memory or arm.memory,
         "engine": found.engine,
         "hardware": found.about["hardware"],

@@ -92,6 +92,7 @@ def count_work(planned: Run) -> RunCost:
     plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
     steps = plan.passes * plan.slots_per_pass * adapter.steps(recipe.recover)
     images = classes * plan.ipc
+    # rounded up: the last batch may be smaller, memory needs the largest
     in_batch = -(-images // (plan.passes * plan.slots_per_pass))
     recover = None
     if recipe.recover.embedder is None:
@@ -104,6 +105,7 @@ def count_work(planned: Run) -> RunCost:
         evaluate=evaluate,
         steps=steps,
         memory=max(*(in_batch * one.kept + one.weights for one in loop), student),
+        # a byte a value in the file, four in the float32 tensors
         disk=images * pixels * (1 + 4) + sum(one.weights for one in loop) + _labels(recipe, images),
     )
 
@@ -148,6 +150,7 @@ def _count_batch(model: nn.Module, images: Tensor) -> tuple[int, int, int]:
 def _evaluate(planned: Run, loop: list[ImageCost], *, images: int) -> tuple[float, int]:
     """Return the operations of all students with their labels and tests, and the bytes of the largest one's batch."""
     section: Any = planned.resolved.recipe.evaluate
+    # the last epoch is always tested
     tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
     judging = _test_images(planned.resolved.recipe)
     labels = 0.0

@@ -86,6 +86,7 @@ class Target:
 def target_names() -> list[str]:
     """Return the names of all tables and figures, in the paper's order."""
     stems = [path.stem for path in TABLES.glob("*.yaml")]
+    # by number: table-2 comes before table-10
     return sorted(stems, key=lambda stem: (not stem.startswith("table"), int(stem.rpartition("-")[2])))
 
 
@@ -105,6 +106,7 @@ def load_target(name: str) -> Target:
 
 
 def _read(name: str, raw: Mapping[str, Any]) -> Target:
+    # a figure of the paper has no columns: each row is a set of images
     columns = raw.get("columns") or [{"printed": "images", "read": "images"}]
     cells = [
         Cell(
@@ -112,6 +114,7 @@ def _read(name: str, raw: Mapping[str, Any]) -> Target:
             column=position,
             row_name=row["row"],
             column_name=column.get("column", ""),
+            # figures are drawn, so there is no number to compare with
             figure=row["figures"][position] if "figures" in row else NOT_PRINTED,
             **_content({**row, **column}),
         )

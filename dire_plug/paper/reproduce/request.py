@@ -82,6 +82,7 @@ def column_names(target: Target) -> list[str]:
 
 def _select_row(target: Target, row: str) -> tuple[Cell, ...]:
     """Return the cells of a row by its name, or else of all rows of a method."""
+    # a name of its own goes first: a method may have several rows
     named = tuple(cell for cell in target.cells if cell.row_name == row)
     found = named or tuple(cell for cell in target.cells if cell.method == row)
     if not found:

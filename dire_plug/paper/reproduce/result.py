@@ -83,6 +83,7 @@ def attempt(fill: Callable[[], CellResult]) -> CellResult:
         return CellResult(reason=one_line(str(error)), failed=broke)
     except Exception as error:
         if ui.is_verbose():
+            # the other cells go on, so this is the only place that can show it
             traceback.print_exc()
         reason = f"unexpected error ({type(error).__name__}: {one_line(str(error))})"
         return CellResult(reason=reason, failed=True)

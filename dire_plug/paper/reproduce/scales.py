@@ -89,6 +89,7 @@ def smoke_ipc(cell: Cell, ipcs: Sequence[int]) -> int:
     Raises:
         DirePlugError: the table has more IPCs than the smoke scale.
     """
+    # the least IPC stands for a table that names none
     rank = 0 if cell.ipc is None else list(ipcs).index(cell.ipc)
     numbers = smoke_ipcs(cell)
     if rank >= len(numbers):

@@ -53,6 +53,7 @@ def _table(result: TableResult) -> Table:
     by_position = {(cell.row, cell.column): cell for cell in request.cells}
     apart = request.scale == "smoke"
     kinds = [(column, kind) for column in columns for kind in ("paper", "ours")]
+    # digits say nothing beside CIFAR, so the two are kept apart
     if apart:
         kinds = [(column, kind) for kind in ("ours", "paper") for column in columns]
     table = Table("")
@@ -82,6 +83,7 @@ def _text(cell: Cell, kind: str, found: CellResult, reasons: Sequence[str]) -> s
 def _figure(cell: Cell, summary: Summary) -> str:
     """Return `mean ± standard deviation (n)` in the unit of the printed figure, with as many decimals, one at least."""
     factor, unit = (100.0, "%") if cell.read == "coverage" and "%" in cell.figure else (1.0, "")
+    # the paper prints "33.8 ± 0.4" and "12.1%": the first number decides
     decimals = re.match(r"\d+\.?(\d*)", cell.figure)
     digits = max(1, len(decimals.group(1)) if decimals else 1)
     spread = "" if summary.std is None else f" ± {factor * summary.std:.{digits}f}"

@@ -83,6 +83,7 @@ class ArmTiming:
 
     def set_up(self) -> float:
         """Return the seconds that all passes and the start of the process take besides their steps."""
+        # a first step that happens to be fast must not make the set-up negative
         before_a_step = max(0.0, statistics.median(self.first) - statistics.median(self.wall))
         return statistics.median(self.start) + self.passes * before_a_step
 
@@ -111,6 +112,7 @@ class Timing:
 
     def ratio(self, at: int, clock: Clock) -> Interval:
         """Return the median seconds of arm `at` divided by those of the first arm, for as many images."""
+        # a regrouped batch holds more images, and takes fewer steps
         images = self.arms[0].images / self.arms[at].images
         return self._interval(lambda drawn: images * _median(drawn[at]) / _median(drawn[0]), clock)
 
@@ -146,6 +148,7 @@ class Timing:
         rounds = seconds.shape[1]
         if rounds < 2:
             return Interval(statistic(seconds))
+        # seeded, so that the same measurements give the same interval
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         drawn = [statistic(seconds[:, generator.integers(0, rounds, rounds)]) for _ in range(RESAMPLES)]
         low, high = np.quantile(drawn, [0.025, 0.975])
@@ -174,6 +177,7 @@ def time_arms(
     if len(set(names)) < len(names) or not names:
         raise DirePlugError(f"arms: {', '.join(names) or 'none'}; name at least one, and each once")
     planned = {name: plan_arm(name, request) for name in names}
+    # before anything is set up: networks and images take minutes
     engine = check_engines(planned)
     with tempfile.TemporaryDirectory() as folder:
         arms = []

@@ -61,6 +61,7 @@ def notes(timing: Timing) -> list[str]:
     lines = [f"median [95 % interval, bootstrapped] of n = {n}: {counted}; the first {about['warm_up']} doesn't count"]
     if n < FEW:
         lines.append(f"n = {n}: below {FEW} steps the interval says little")
+    # such as control, which regroups, beside the baseline
     if len({arm.images for arm in timing.arms}) > 1:
         lines.append("arms have different numbers of images in a step, so ratios of steps are per image")
     lines += [

@@ -76,6 +76,7 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
     try:
         for name, run in runs.items():
             rows = [to_bytes(images[:IMAGES]) for images in read_condensed(run, labels)]
+            # known only now: images are read class by class
             if rows[0].shape[-1] > SHEET_SIZE:
                 return None
             alt = f"{len(rows)} classes, a row each with {len(rows[0])} images, of the arm {name}"

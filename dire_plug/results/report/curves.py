@@ -50,6 +50,7 @@ def curves_figure(runs: Mapping[str, ReportRun], *, name: str) -> PageFigure:
 
 def _draw(axes: Axes, record: Mapping[str, Any], term: str, tint: str, label: str) -> None:
     steps = record["steps"]
+    # one batch is its own mean
     if record["slots_run"] > 1:
         for slot in record["slots"]:
             axes.plot(steps, _gaps(slot["values"].get(term, [])), color=tint, alpha=0.15, linewidth=0.6)

@@ -56,13 +56,16 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
         alt: what the figure shows, in words.
     """
     buffer = io.StringIO()
+    # text stays text, and the salt makes identifiers repeatable
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}
     with matplotlib.rc_context(settings):
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # identifiers of several drawings on one page must differ
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
+    # the page's colours follow the light or dark mode
     text = text.replace(INK, "var(--ink)").replace(LINE, "var(--line)").replace("'DejaVu Sans'", "system-ui")
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda found: _opening(found[1], alt), text, count=1)
     return Markup(text)

@@ -60,6 +60,7 @@ class Group:
     def of_one_seed(self) -> list[ReportRun]:
         """Return one run an arm: of the first seed that most arms have."""
         counts = {seed: sum(seed in {run.seed for run in runs} for runs in self.arms.values()) for seed in self.seeds}
+        # most arms, then the least seed
         best = max(self.seeds, key=lambda seed: (counts[seed], -seed))
         return [next((run for run in runs if run.seed == best), runs[0]) for runs in self.arms.values()]
 
@@ -88,6 +89,7 @@ class Group:
         }
         same = {"control": "baseline"} if self.control_is_baseline else {}
         if same:
+            # in the order of a table
             runs = {"baseline": runs["baseline"], "control": runs["baseline"], **runs}
         recipes = {arm: of_arm[0].recipe for arm, of_arm in self.arms.items()}
         with_term = [arm for arm, of_arm in self.arms.items() if of_arm[0].terms]
@@ -138,6 +140,7 @@ def group(runs: Sequence[ReportRun]) -> list[Group]:
     found = []
     for key, names in engines.items():
         for engine in names or ["none"]:
+            # real images belong to each engine's table
             mine = [run for run in runs if _key(run) == key and run.engine in (engine, "none")]
             found.append(_arrange(mine))
     return found
@@ -163,6 +166,7 @@ def _key(run: ReportRun) -> str:
     recipe = without_terms(run.recipe)
     alike = {part: recipe.get(part) for part in ALIKE}
     judged = run.metrics.get("judged", "test")
+    # networks that only terms see don't change the evaluation
     networks = {name: one for name, one in run.metrics["networks"].items() if not name.startswith(FROZEN)}
     return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged])
 

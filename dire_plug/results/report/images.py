@@ -68,6 +68,7 @@ def read_condensed(run: ReportRun, labels: Sequence[int]) -> Iterator[Tensor]:
     if (script := run.recipe["recover"]["script"]) not in adapter.scripts:
         raise DirePlugError(f"{run.folder.path / 'recipe.yaml'}: {run.method} has no script '{script}'; {ADVICE}")
     suffix = adapter.scripts[script].suffix
+    # the plan decides how many are saved
     numbers = range(min(_saved_per_class(run), IMAGES))
     for label in labels:
         yield torch.stack([read_image(folder, adapter, label=label, number=one, suffix=suffix) for one in numbers])

@@ -104,7 +104,9 @@ def name_groups(groups: Sequence[Group]) -> str:
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        # names of classes and recipes may hold markup
         autoescape=True,
+        # a misspelt name in the template must fail, not vanish
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

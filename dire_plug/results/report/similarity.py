@@ -74,6 +74,7 @@ def _by_class(embedded: Embedded) -> dict[int, float]:
 
 def _draw(axes: Axes, found: Mapping[str, Mapping[int, float]], runs: Mapping[str, ReportRun]) -> None:
     order = _order(found)
+    # marks and names only where there is room
     few, tints = len(order) <= NAMED, colours({label: (run.method, run.arm) for label, run in runs.items()})
     for name, values in found.items():
         arm = runs[name].arm if name in runs else REAL

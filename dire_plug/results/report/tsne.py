@@ -41,8 +41,10 @@ def project(real: Tensor, sets: Mapping[str, Tensor]) -> tuple[Tensor, Points]:
     rows = torch.cat([real, *sets.values()])
     if len(rows) < 4:
         raise DirePlugError(f"t-SNE of {len(rows)} images: four are needed at least")
+    # t-SNE needs more points than three times the perplexity
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     model = TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=SEED, method="barnes_hut")
+    # in double precision the picture depends less on the machine
     points = torch.from_numpy(model.fit_transform(rows.double().numpy()))
     first, *others = torch.split(points, [len(real), *map(len, sets.values())])
     return first, dict(zip(sets, others, strict=True))
@@ -122,6 +124,7 @@ def _scatter(axes: Axes, real: Tensor, points: Points, label: str, runs: Mapping
         linewidths=0.4,
     )
     axes.set_axis_off()
+    # distances in both directions are comparable in t-SNE
     axes.set_aspect("equal", adjustable="datalim")
 
 
