@@ -429,7 +429,7 @@ def test_the_notes_say_how_many_were_tried_and_how_sure_an_accuracy_is(
     scored(lambda asking: 50.0)
     (line,) = [line for line in sweep_notes(swept(recipe)) if "luck" in line]
     assert line == (
-        "the best of 3 settings looks better on validation images than it is, by what luck adds "
+        "the best of 3 settings looks better on validation images than it is, since the luckiest is chosen "
         "(one accuracy on 20 images is uncertain by ± 11.2 points, binomial)"  # 100·√(.25/20)
     )
 

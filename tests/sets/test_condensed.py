@@ -67,7 +67,7 @@ def refusal(path: Path, real: Dataset, **options: Any) -> str:
 @pytest.mark.parametrize(
     ("names", "rule"),
     [
-        (["cat", "dog", "ship"], "folders are named as the classes"),
+        (["cat", "dog", "ship"], "folders are named after the classes"),
         (["new000", "new001", "new002"], "folders are labelled by their numbers: new000 is cat, new002 ship"),
         (["00000", "00001", "00002"], "folders are labelled by their numbers: 00000 is cat, 00002 ship"),
         (["1", "2", "3"], "folders are labelled by their numbers: 1 is cat, 3 ship"),
@@ -264,7 +264,7 @@ def test_normalised_images_become_pixels_and_their_own_values_are_kept(tmp_path:
     by_hand = (loop[ORDER][:, 2] * STD[2] + MEAN[2]).clamp(0, 1)
     torch.testing.assert_close(found.images[:, 2], by_hand)
     outside = (loop * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None] - 0.5).abs() > 0.5
-    assert found.notes[-1].startswith(f"{float(outside.double().mean()):.1%} of the values lay outside of [0, 1]")
+    assert found.notes[-1].startswith(f"{float(outside.double().mean()):.1%} of the values lay outside [0, 1]")
 
 
 def test_whitened_images_are_inverted_by_the_whitening_of_the_real_ones(tmp_path: Path, real: Dataset) -> None:
@@ -277,19 +277,19 @@ def test_whitened_images_are_inverted_by_the_whitening_of_the_real_ones(tmp_path
 def test_pixels_out_of_range_are_refused_with_the_options_or_cut_off(tmp_path: Path, real: Dataset) -> None:
     path = save_mtt(tmp_path, torch.linspace(-1, 2, 6 * 3 * SIZE**2).reshape(6, 3, SIZE, SIZE))
     message = refusal(path, real)
-    assert "values from -1 to 2 are no pixels in [0, 1]. In which space are they? Say --normalised-by" in message
+    assert "values from -1 to 2 aren't pixels in [0, 1]. Name their space: --normalised-by" in message
     found = read_condensed(path, real, space=Space("pixels"))
     assert (float(found.images.min()), float(found.images.max()), found.loop) == (0, 1, None)
     assert found.notes[-1].startswith("66.7% of the values lay outside")
 
 
 def test_grey_levels_as_floats_are_refused_with_a_hint(tmp_path: Path, real: Dataset) -> None:
-    assert "Grey levels up to 255? Save them as uint8." in refusal(save_mtt(tmp_path, draw(6).float()), real)
+    assert "Pixels from 0 to 255? Save them as uint8." in refusal(save_mtt(tmp_path, draw(6).float()), real)
 
 
 def test_grey_levels_have_no_other_space_than_pixels(tmp_path: Path, real: Dataset) -> None:
     message = refusal(save_mtt(tmp_path, draw(6)), real, space=Space("normalised", MEAN, STD))
-    assert "holds grey levels of 8 bits, which are pixels; leave it out" in message
+    assert "holds uint8 images, which are pixels; leave it out" in message
 
 
 def test_spaces_are_read_from_a_dataset_or_from_numbers() -> None:
@@ -465,5 +465,5 @@ def test_a_set_tells_what_it_is_as_json(tree: Path, real: Dataset) -> None:
         "classes": 3,
         "per_class": {"least": 2, "most": 2},
         "digest": found.digest,
-        "notes": ["folders are named as the classes"],
+        "notes": ["folders are named after the classes"],
     }
