@@ -71,10 +71,10 @@ def refusal(path: Path, real: Dataset, **options: Any) -> str:
         (["new000", "new001", "new002"], "folders are labelled by their numbers: new000 is cat, new002 ship"),
         (["00000", "00001", "00002"], "folders are labelled by their numbers: 00000 is cat, 00002 ship"),
         (["1", "2", "3"], "folders are labelled by their numbers: 1 is cat, 3 ship"),
-        (["a", "b", "x1"], "folders are labelled by their names, whatever these mean: a is cat, x1 ship"),
+        (["a", "b", "x1"], "folders are labelled by their names in alphabetical order: a is cat, x1 ship"),
         (
             ["new000", "new001", "new003"],
-            "folders are labelled by their names, whatever these mean: new000 is cat, new003 ship",
+            "folders are labelled by their names in alphabetical order: new000 is cat, new003 ship",
         ),
     ],
 )
@@ -347,7 +347,7 @@ def with_labels(labels: Any, images: Tensor | None = None) -> Any:
         (with_labels(LABELS, draw(6)[:, 0]), "the images' shape is [6, 8, 8]; expected [n, 3, h, w]"),
         (with_labels(LABELS[:0], draw(0)), "the images' shape is [0, 3, 8, 8]"),
         (with_labels(LABELS, draw(6) / torch.zeros(())), "6 of 6 images hold NaN or infinity"),
-        (with_labels(LABELS, draw(6).int() * 2), "images of torch.int32 outside of 0 … 255"),
+        (with_labels(LABELS, draw(6).int() * 2), "torch.int32 images with values outside 0 … 255"),
         (with_labels(LABELS, draw(6, size=9)), "9×9 pixels, the real images of pets are 8×8 here"),
         (lambda path: path.write_bytes(b"no tensors"), "isn't a file of torch.save's"),
         (lambda path: path.touch(), "cannot be read"),
