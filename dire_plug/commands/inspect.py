@@ -136,9 +136,9 @@ def _artefacts(kind: str | None) -> RenderableType:
     counts = runs_naming(store, [home.runs()])
     for one in found:
         versions, hardware = one.made.get("versions", {}), one.made.get("hardware", {})
-        told = versions.get("torch", "?"), hardware.get("threads", "?"), hardware.get("device", "?")
+        machine = versions.get("torch", "?"), hardware.get("threads", "?"), hardware.get("device", "?")
         cells = one.kind, one.path.name, format_bytes(one.bytes), counts.get(one.name, 0), one.made.get("when", "?")
-        table.add_row(*map(str, (*cells, *told)))
+        table.add_row(*map(str, (*cells, *machine)))
     freed, linked = weigh(one.path for one in found)
     count = f"{len(found)} artefact{'' if len(found) == 1 else 's'}"
     return Group(table, f"{count}, {format_bytes(freed + linked)} in {store}")

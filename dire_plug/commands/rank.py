@@ -106,10 +106,10 @@ def _about_hard_labels(one: RankedSet) -> list[str]:
     if one.budget is None:
         return [*lines, f"full hard: {one.full_accuracy:g} %, as it was given"]
     budget = one.budget
-    told = (
+    length = (
         f"{budget['epochs']} epochs, {budget['steps']:,} steps; a student of the set takes {budget['subset_steps']:,}"
     )
-    return [*lines, f"full hard: all {budget['images']:,} training images in {told}"]
+    return [*lines, f"full hard: all {budget['images']:,} training images in {length}"]
 
 
 def _caveats(ranked: Sequence[RankedSet]) -> list[str]:

@@ -148,5 +148,5 @@ def import_(archive: Path, replace: bool) -> None:
         ui.show(f"{count} here, made from what was replaced, will be made again when a run needs it")
     taken = [one for one in found.arrivals if one.what in archives.TAKEN]
     counts = {what: sum(one.what == what for one in found.arrivals) for what in archives.OUTCOMES}
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    ui.show(f"{told}; {format_bytes(sum(one.bytes for one in taken))} added to {home.store()}")
+    summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    ui.show(f"{summary}; {format_bytes(sum(one.bytes for one in taken))} added to {home.store()}")

@@ -21,7 +21,7 @@ SLACK = 1e-4
 
 @dataclass(frozen=True)
 class Space:
-    """What the numbers of an image are; mean and std where it is normalised."""
+    """The space of an image's numbers, with mean and std where it is normalised."""
 
     kind: Literal["pixels", "normalised", "zca"]
     mean: Triple = (0.0, 0.0, 0.0)
@@ -29,7 +29,7 @@ class Space:
 
 
 def read_space(kind: str | None, normalised_by: str | None) -> Space | None:
-    """Return the space that a user names; None where nothing is said, so that only pixels fit.
+    """Return the space that a user names; None where none is named, so that only pixels fit.
 
     Args:
         normalised_by: a dataset of `STATISTICS`, or six numbers by comma: means, then standard deviations.

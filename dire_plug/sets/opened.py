@@ -194,8 +194,8 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
             f"--real {request.real}: the recipe {method}/{planned.source.stem} is of {name}; leave one of them out, or "
             f"take a recipe of {request.real}"
         )
-    said = any(one.startswith("ipc=") for one in settings)
-    return planned if said or ipc not in planned.recipe.by_ipc else plan_run(replace(plain, ipc=ipc))
+    given = any(one.startswith("ipc=") for one in settings)
+    return planned if given or ipc not in planned.recipe.by_ipc else plan_run(replace(plain, ipc=ipc))
 
 
 def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str]:

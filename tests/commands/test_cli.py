@@ -89,7 +89,10 @@ def test_help_lists_every_command_in_the_order_of_a_users_way(cli: Cli) -> None:
         ("run sre2l --engine cuda", "'cuda' is not one of 'auto', 'upstream', 'native'."),
         ("run sre2l --drie", "--drie"),
         ("list teachers", "'teachers' is not one of 'methods', 'recipes', 'plugins', 'runs', 'artefacts'."),
-        ("compare sre2l --arms ,", "--arms: names no arm; name some, separated by commas, such as baseline,control,dire,random"),
+        (
+            "compare sre2l --arms ,",
+            "--arms: names no arm; name some, separated by commas, such as baseline,control,dire,random",
+        ),
         ("compare sre2l --seeds 0", "0 is not in the range x>=1."),
     ],
 )

@@ -536,7 +536,12 @@ def test_clean_says_what_would_go_and_yes_removes_it(
     counts = f"2 artefacts, 1 unfinished folder, 0 dead lock files; {format_bytes(sum(sizes.values()))}"
     stay = "kept: 3 that runs name, 1 younger than 7 days"
     dry = cli("clean")
-    assert dry.out.splitlines() == [*lines, f"would be removed: {counts}", stay, "nothing was removed; --yes removes it"]
+    assert dry.out.splitlines() == [
+        *lines,
+        f"would be removed: {counts}",
+        stay,
+        "nothing was removed; --yes removes it",
+    ]
     wet = cli("clean", "--yes")
     assert wet.out.splitlines() == [*lines, f"removed: {counts}", stay]
     assert (dry.code, wet.code) == (0, 0)

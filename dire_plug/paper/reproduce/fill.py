@@ -30,7 +30,7 @@ from dire_plug.store.runs import choose_device
 DIVERSITY: Mapping[str, str] = MappingProxyType(
     {"coverage": "coverage", "similarity": "similarity", "vendi": "class_vendi"}
 )
-"""What a table reads → the key in metrics.json: coverage of all classes pooled, Vendi as the mean over classes."""
+"""The measure of a table → the key in metrics.json: coverage of all classes pooled, Vendi as the mean over classes."""
 
 
 def reproduce(request: TableRequest) -> TableResult:

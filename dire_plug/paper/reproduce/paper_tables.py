@@ -16,7 +16,7 @@ from dire_plug.recipe import read_yaml
 
 TABLES = Path(__file__).parent / "tables"
 NOT_PRINTED = "-"
-"""What the paper prints where it has no figure."""
+"""Printed by the paper where it has no figure."""
 
 CONTENT = ("method", "recipe", "arm", "ipc", "read", "student", "components", "embedding", "set")
 """The keys of a row or a column that say what fills its cells: fields of `Cell`."""

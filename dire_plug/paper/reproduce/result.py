@@ -17,7 +17,7 @@ from dire_plug.results.statistics import Summary, summarise
 
 @dataclass(frozen=True)
 class CellResult:
-    """What fills a cell, or why it is empty.
+    """The content of a cell, or why it is empty.
 
     Attributes:
         summary: mean, spread and number of syntheses.
