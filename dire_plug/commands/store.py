@@ -33,7 +33,7 @@ from dire_plug.tables import Table
     type=click.Path(path_type=Path),
     help="First forget a folder of runs that no longer exists; needs --yes.",
 )
-@click.option("--yes", is_flag=True, help="Remove; otherwise only list.")
+@click.option("--yes", is_flag=True, help="Remove them; otherwise only list them.")
 def clean(days: float, forget: Path | None, yes: bool) -> None:
     """Remove artefacts that no run names any more, and unfinished ones that no process works on.
 
