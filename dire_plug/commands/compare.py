@@ -1,4 +1,4 @@
-"""`dire-plug compare METHOD`: arms side by side."""
+"""`dire-plug compare METHOD`: compare arms side by side."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     "--arms",
     default=",".join(DEFAULT_ARMS),
     show_default=True,
-    help="Which arms, by comma; of real images there are also herding, k-center, k-means and full, the ceiling.",
+    help="Arms, separated by commas; of real images also herding, k-center, k-means and full, the ceiling.",
 )
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )
 @run_options
 def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
-    """Put baseline, control, +DiRe and real images side by side: accuracy and diversity.
+    """Compare accuracy and diversity of baseline, control, +DiRe and real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
     """
@@ -43,9 +43,10 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     from dire_plug.results import draw, render, to_json
 
     request = make_request(method, **options)
+    # each arm once, in the order given
     names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
     if not names:
-        raise DirePlugError(f"--arms: names no arm; give some by comma, such as {','.join(DEFAULT_ARMS)}")
+        raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
     if options["dry_run"]:
         for arm in names:
             show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
@@ -53,6 +54,7 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     started = time.monotonic()
     comparison = run_comparison(request, arms=names, seeds=seeds)
     content = to_json(comparison)
+    # the same runs are the same comparison, whatever the command line
     runs = [name for arm in content["arms"].values() for name in arm["runs"]]
     folder = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}"
     write_json(folder / "compare.json", content)

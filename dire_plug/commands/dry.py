@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: the resolved recipe with the source of each value, upstream's command line, the plan."""
+"""Print a dry run: the resolved recipe with the source of each value, upstream's command line, the plan."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ REAL_PLANS = {
     "k-means": "the real images nearest to the centres of k-means in the teacher's embeddings are chosen",
     "full": "students learn from every training image, in about as many steps as from IPC images per class",
 }
-"""Arm of real images → where they come from."""
+"""Arm of real images → how they are chosen."""
 HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 
 
 def show_plan(planned: Run) -> None:
-    """Print what a run would do; nothing of it needs data, or upstream's code."""
+    """Print what a run would do, without data or upstream's code."""
     from dire_plug.data import class_count
     from dire_plug.pipeline.request import absence
 
@@ -38,6 +38,7 @@ def show_plan(planned: Run) -> None:
     table.add_prose("value", "from", "source")
     content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
     for key, value in flatten(content):
+        # an origin is "layer; source"
         layer, _, source = resolved.origin.get(key, "default").partition("; ")
         table.add_row(key, _short(value), layer, source)
     ui.show(table)
@@ -64,7 +65,7 @@ def show_plan(planned: Run) -> None:
     ui.show(f"  python {shlex.quote(invocation.script)} {shlex.join(arguments)}")
     plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
     ui.show(f"plan: {plan.passes} passes × {plan.slots_per_pass} batches × {adapter.steps(recipe.recover)} steps")
-    ui.show(f"what runs share: {home.store()}")
+    ui.show(f"store: {home.store()}")
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
