@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dire_plug import home, ui
+from dire_plug.errors import DirePlugError
 from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
 
 if TYPE_CHECKING:
-    from dire_plug.pipeline import Run
+    from dire_plug.pipeline import Request, Run
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
@@ -76,6 +78,30 @@ def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             rows.append((f"{prefix}{key}", value))
     return rows
+
+
+def show_units(requests: Sequence[Request]) -> None:
+    """Print the units of work that the store lacks for some runs, and what each waits for.
+
+    Their names follow from the data and from upstream's code, so nothing is listed where one of them isn't here.
+    """
+    from dire_plug.pipeline.units import plan_units
+
+    try:
+        units = plan_units(requests)
+    except DirePlugError as error:
+        ui.show(f"units of work: not known yet: {error}")
+        return
+    makers = {made: unit.title for unit in units for made in unit.makes}
+    table = Table("unit of work", title="units of work that the store lacks")
+    table.add_prose("waits for")
+    for unit in units:
+        waits = dict.fromkeys(makers[one] for one in sorted(unit.needs) if one in makers)
+        table.add_row(unit.title, ", ".join(waits) or "nothing")
+    if units:
+        ui.show(table)
+    else:
+        ui.show("units of work: none; the store has all of it")
 
 
 def _short(value: Any) -> str:
