@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dire_plug import home, ui
+from dire_plug.errors import DirePlugError
 from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
 
 if TYPE_CHECKING:
-    from dire_plug.pipeline import Run
+    from dire_plug.pipeline import Request, Run
+    from dire_plug.pipeline.units import Unit
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
@@ -77,6 +80,52 @@ def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             rows.append((f"{prefix}{key}", value))
     return rows
+
+
+def show_units(requests: Sequence[Request]) -> None:
+    """Print the units of work that the store lacks for some runs, and what each waits for.
+
+    Their names follow from the data and from upstream's code, so nothing is listed where one of them isn't here.
+    """
+    from dire_plug.pipeline.units import plan_units
+
+    try:
+        units = plan_units(requests)
+    except DirePlugError as error:
+        ui.show(f"units of work: not known yet: {error}")
+        return
+    by_name = {unit.name: unit for unit in units}
+    makers = {made: unit.name for unit in units for made in unit.makes}
+    needs = {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
+    table = Table("unit of work", title=f"{len(units)} units of work that the store lacks")
+    table.add_prose("waits for")
+    for titles, waits in _fold(units, needs, by_name):
+        table.add_row(titles, ", ".join(waits) or "nothing")
+    if units:
+        ui.show(table)
+    else:
+        ui.show("units of work: none; the store has all of it")
+
+
+def _fold(
+    units: Sequence[Unit], needs: Mapping[str, set[str]], by_name: Mapping[str, Unit]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield a row for each unit, or for the passes of one synthesis: its title, and the titles that it waits for.
+
+    What a unit waits for because another one that it waits for does isn't repeated.
+    """
+
+    def title(unit: Unit) -> str:
+        return unit.title.partition(": pass ")[0] + (": passes" if ": pass " in unit.title else "")
+
+    rows: dict[str, tuple[int, list[str]]] = {}
+    for unit in units:
+        behind = {other for name in needs[unit.name] for other in needs[name]}
+        waits = [title(by_name[name]) for name in sorted(needs[unit.name] - behind)]
+        count, known = rows.get(title(unit), (0, []))
+        rows[title(unit)] = count + 1, list(dict.fromkeys([*known, *waits]))
+    for name, (count, waits) in rows.items():
+        yield f"{name} ({count})" if name.endswith(": passes") else name, waits
 
 
 def _short(value: Any) -> str:

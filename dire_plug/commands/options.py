@@ -106,6 +106,27 @@ run_options = _adding(RUN_OPTIONS)
 """Add the options of `RUN_OPTIONS` to a command."""
 
 
+EXECUTOR_OPTIONS = (
+    click.option(
+        "--executor",
+        type=click.Choice(["inline", "local"]),
+        default="inline",
+        show_default=True,
+        help="inline: one stage after another in this process; local: several processes, each on a GPU of its own.",
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        default=2,
+        show_default=True,
+        help="The number of processes of --executor local; they divide the cores unless OMP_NUM_THREADS is set.",
+    ),
+)
+
+executor_options = _adding(EXECUTOR_OPTIONS)
+"""Add the options of `EXECUTOR_OPTIONS` to a command."""
+
+
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
     """Return the request that the shared options describe."""
     if options.pop("verbose"):

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.dry import show_plan
-from dire_plug.commands.options import check_settings, contradiction, make_request, run_options
+from dire_plug.commands.dry import show_plan, show_units
+from dire_plug.commands.options import check_settings, contradiction, executor_options, make_request, run_options
 from dire_plug.commands.tables import run_summary
 from dire_plug.recipe.layers import split_setting
 from dire_plug.recipe.resolve import SUM
@@ -31,7 +31,16 @@ from dire_plug.recipe.resolve import SUM
     help="A term instead of DiRe in its arm; several are summed. WEIGHT is a number, or auto.",
 )
 @run_options
-def run(method: str, dire: bool, arm: str | None, regularizers: tuple[str, ...], **options: Any) -> None:
+@executor_options
+def run(
+    method: str,
+    dire: bool,
+    arm: str | None,
+    regularizers: tuple[str, ...],
+    executor: str,
+    jobs: int,
+    **options: Any,
+) -> None:
     """Synthesize with METHOD, train students on the images, measure their diversity.
 
     Without --dire: the method as published. The same command shows its finished run, or resumes it.
@@ -47,8 +56,13 @@ def run(method: str, dire: bool, arm: str | None, regularizers: tuple[str, ...],
     request = make_request(method, arm=chosen or "baseline", **options)
     if options["dry_run"]:
         show_plan(plan_run(request, dry=True))
+        show_units([request])
         return
     started = time.monotonic()
+    if executor == "local":
+        from dire_plug.executors.local import run_units
+
+        run_units([request], jobs=jobs)
     finished = run_arm(request)
     ui.show(run_summary(finished))
     ui.show(f"\nrun folder: {finished.folder.path}")

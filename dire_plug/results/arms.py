@@ -78,6 +78,19 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
     )
 
 
+def comparison_requests(request: Request, *, arms: Sequence[str], seeds: int) -> list[Request]:
+    """Return the requests of a comparison's runs: each arm that isn't another one under a second name, by seed.
+
+    Raises:
+        DirePlugError: see `compare`.
+    """
+    planned = {arm: plan_run(same_but_arm(request, arm, request.seed)) for arm in arms}
+    check_alike(planned)
+    same = equal_arms(planned)
+    numbers = range(request.seed, request.seed + seeds)
+    return [same_but_arm(request, arm, seed) for seed in numbers for arm in arms if arm not in same]
+
+
 def _changes(request: Request) -> tuple[str, ...]:
     preset = () if request.preset is None else (f"--preset {request.preset}",)
     return (*preset, *(f"--set {setting}" for setting in request.settings))
