@@ -8,6 +8,7 @@ others than those it was asked for, because the code or the data changed in betw
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def _make_with_images(
     run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, stage: str, part: str
 ) -> None:
     """Make what needs the images of a run; their files are linked into a folder that is removed at the end."""
-    folder = run.store.root / "work" / f"images-{digest([run.request.arm, run.seed, stage, part, str(id(run))])[:12]}"
+    folder = run.store.root / "work" / f"images-{uuid.uuid4().hex[:12]}"
     make_folder(folder)
     try:
         images: ImageSet = recover(run, networks, inputs, embeddings, folder=folder)
