@@ -10,7 +10,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import executor_options, make_request, run_options
+from dire_plug.commands.options import check_executor, executor_options, make_request, run_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.recipe import DEFAULT_ARMS
@@ -56,6 +56,7 @@ def compare(method: str, arms: str, seeds: int, executor: str, jobs: int, **opti
         return
     started = time.monotonic()
     if executor == "local":
+        check_executor(request)
         from dire_plug.executors.local import run_units
 
         run_units(comparison_requests(request, arms=names, seeds=seeds), jobs=jobs)

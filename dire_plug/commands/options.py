@@ -127,6 +127,16 @@ executor_options = _adding(EXECUTOR_OPTIONS)
 """Add the options of `EXECUTOR_OPTIONS` to a command."""
 
 
+def check_executor(request: Request) -> None:
+    """Raise for a request that units of work can't serve.
+
+    Raises:
+        DirePlugError: `--rerun`: each process would make again what another one has just made again.
+    """
+    if request.rerun:
+        raise DirePlugError("--rerun and --executor local can't be combined; give --rerun with --executor inline")
+
+
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
     """Return the request that the shared options describe."""
     if options.pop("verbose"):

@@ -9,7 +9,14 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import check_settings, contradiction, executor_options, make_request, run_options
+from dire_plug.commands.options import (
+    check_executor,
+    check_settings,
+    contradiction,
+    executor_options,
+    make_request,
+    run_options,
+)
 from dire_plug.commands.tables import run_summary
 from dire_plug.recipe.layers import split_setting
 from dire_plug.recipe.resolve import SUM
@@ -60,6 +67,7 @@ def run(
         return
     started = time.monotonic()
     if executor == "local":
+        check_executor(request)
         from dire_plug.executors.local import run_units
 
         run_units([request], jobs=jobs)

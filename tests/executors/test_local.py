@@ -96,3 +96,9 @@ def test_a_dry_run_lists_units_and_what_they_wait_for(bare_home: Path, recipe: P
     assert f"{len(units)} units of work that the store lacks" in answer.out
     assert "recover baseline, seed 0: passes (2)" in answer.out
     assert not (bare_home / "store").exists()
+
+
+def test_rerun_and_several_processes_are_refused_together(bare_home: Path, recipe: Path, cli: Cli) -> None:
+    answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--executor", "local", "--rerun", "squeeze")
+    assert answer.code == 2
+    assert "--rerun and --executor local can't be combined" in answer.err
