@@ -1,8 +1,6 @@
 """What MTT and DM share, and what sets them apart: plans, flags, command lines, inputs, and bad recipes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +8,16 @@ import pytest
 import torch
 from safetensors import safe_open
 from support.matching_family import generated, inputs_of, options, problems_of, recover
-from support.shipped import SECTIONS, keys_without_source
 
 from dire_plug.errors import DirePlugError
 from dire_plug.methods.dm import DM
 from dire_plug.methods.matching_family import DATA, MatchingAdapter
 from dire_plug.methods.mtt import MTT
-from dire_plug.recipe import check_recipe, header, read_yaml, recipe_names
+from dire_plug.recipe import read_yaml
 from dire_plug.types import Materials, Slot
 
 BOTH = [MTT(), DM()]
 either = pytest.mark.parametrize("adapter", BOTH, ids=lambda adapter: adapter.name)
-SHIPPED = [(adapter, name) for adapter in BOTH for name in recipe_names(adapter.recipes())]
-shipped = pytest.mark.parametrize(("adapter", "name"), SHIPPED, ids=lambda value: getattr(value, "name", value))
-
-
-@either
-def test_importing_the_adapter_does_not_import_torch(adapter: MatchingAdapter) -> None:
-    code = f"import sys, dire_plug.methods.{adapter.name}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @either
@@ -98,26 +87,6 @@ def test_what_does_not_fit_is_told_with_its_place(adapter: MatchingAdapter, chan
     found = problems_of(adapter, **changes)
     assert len(found) == 1
     assert found[0].startswith(line)
-
-
-@shipped
-def test_a_shipped_recipe_is_valid(adapter: MatchingAdapter, name: str) -> None:
-    check_recipe(read_yaml(adapter.recipes() / f"{name}.yaml"), adapter=adapter)
-
-
-@shipped
-def test_every_value_of_a_shipped_recipe_has_a_source(adapter: MatchingAdapter, name: str) -> None:
-    tree = read_yaml(adapter.recipes() / f"{name}.yaml")
-    assert keys_without_source(tree, sections=(*SECTIONS, "prepare")) == []
-
-
-@shipped
-def test_a_shipped_recipe_says_how_to_run_it_and_what_to_expect(adapter: MatchingAdapter, name: str) -> None:
-    said, tree = header(adapter.recipes() / f"{name}.yaml"), read_yaml(adapter.recipes() / f"{name}.yaml")
-    assert f"dire-plug compare {adapter.name}" + ("" if name == "quick" else f" --recipe {name}") in said
-    assert "Expected" in said
-    for figures in tree.get("paper", {}).get("figures", {}).values():
-        assert all(figure in said for figure in figures.values())
 
 
 @pytest.mark.parametrize("name", ["cifar-10", "cifar-100"])

@@ -7,7 +7,6 @@ import pytest
 from support import toy_upstream
 from support.toy_upstream import INSERTIONS, SCRIPT, SYNTH
 
-from dire_plug import home
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream.source.patching import (
     apply_patch,
@@ -44,18 +43,6 @@ def write_hunk(folder: Path, body: str, heading: str = "") -> Path:
     hunk = f"@@ -3,0 +4,{count} @@{heading}\n{body}\n"
     path.write_text(f"{header}diff --git a/f.py b/f.py\n--- a/f.py\n+++ b/f.py\n{hunk}")
     return path
-
-
-SHIPPED = sorted(home.resource("patches").glob("*/*.patch"))
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_shipped_patch_keeps_the_rule(path: Path) -> None:
-    check_rules(read_patch(path))
-
-
-def test_there_is_a_shipped_patch() -> None:
-    assert any(path.parent.name == "sre2l" for path in SHIPPED)
 
 
 def test_every_inserted_line_stands_where_the_patch_says(tree: Path, patch_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from support.toy_upstream import FOLDER, INSERTIONS, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, make_adapter, make_toy
 
-from dire_plug import plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.upstream.source.patching import make_patch, read_patch, remake
@@ -329,18 +328,6 @@ def test_a_file_system_that_keeps_no_modes_is_no_change(adapter: Any, mode: int)
     for path in (tree / FOLDER).iterdir():
         path.chmod(mode)
     assert require_vendored(adapter) == tree
-
-
-@pytest.mark.parametrize("name", plugins.known("methods"))
-def test_every_path_of_a_shipped_method_is_pinned_as_its_patches_say(name: str) -> None:
-    adapter = plugins.load_adapter(name)
-    upstream = adapter.upstream
-    assert set(upstream.pins) == set(upstream.paths)
-    assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in upstream.pins.values())
-    first = {file.path: file.before for path in reversed(patch_files(adapter)) for file in read_patch(path).files}
-    alone = first.keys() & upstream.pins.keys()
-    assert alone
-    assert {path: first[path] for path in alone} == {path: upstream.pins[path] for path in alone}
 
 
 @pytest.mark.upstream
