@@ -220,8 +220,7 @@ def arrange(embeddings: Tensor, labels: Tensor, real: PreparedReal) -> ClassRows
     groups, means = block.groups, block.means.unsqueeze(1)
     here = groups.here
     made = (groups.pad(embeddings.to(real.values.dtype)) - means) * here.unsqueeze(2)
-    places = real.places(groups.classes)
-    return ClassRows(made, here, block.real[..., :-2], block.real[..., -1] > 0, means, real, places)
+    return ClassRows(made, here, block.real[..., :-2], block.real[..., -1] > 0, means, real, block.places)
 
 
 def distances(first: Tensor, second: Tensor) -> Tensor:
