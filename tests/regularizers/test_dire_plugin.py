@@ -10,7 +10,6 @@ from torch import Tensor
 from dire_plug.api import term
 from dire_plug.api.real import PreparedReal
 from dire_plug.api.term import MemoryBank
-from dire_plug.errors import DirePlugError
 from dire_plug.plugins import build_manager
 from dire_plug.regularizers import diversity_loss
 from dire_plug.regularizers.dire import DiRe, DiReSettings
@@ -167,11 +166,6 @@ def test_signed_and_nonnegative_embeddings_are_told_apart(positive: bool, monkey
     monkeypatch.setattr("dire_plug.regularizers.dire.diversity_loss", record)
     run(dire(), Fake(positive=positive), step())
     assert seen == [positive]
-
-
-def test_a_class_without_real_embeddings_is_named() -> None:
-    with pytest.raises(DirePlugError, match="class 7"):
-        run(dire(), Fake(), step(labels=torch.tensor([0, 7])))
 
 
 def test_without_a_bank_a_plugin_keeps_nothing() -> None:
