@@ -28,11 +28,12 @@ WAITS = {aten._local_scalar_dense, aten.equal, aten.is_nonzero, aten.nonzero, at
 
 
 def choices(name: str) -> Iterator[dict[str, Any]]:
-    """Yield the defaults, and each other value of a setting that has a few, where it goes with the defaults."""
+    """Yield the defaults, and changes of one setting that go with them: each other literal, another number."""
     model = load("regularizers", name).settings_model
     yield {}
     for key, field in model.model_fields.items():
         values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        values = (2.0,) if field.annotation is float else values
         for value in values:
             try:
                 model(**{key: value})
@@ -45,12 +46,16 @@ def choices(name: str) -> Iterator[dict[str, Any]]:
 CHOICES = [(name, settings) for name in REGULARIZERS for settings in choices(name)]
 TERMS = [(name, settings) for name, settings in CHOICES if name != PROBE]
 
-PAIRED: list[tuple[str, dict[str, Any]]] = [("dire", {})]
+PAIRED = [(name, settings) for name, settings in TERMS if name == "dire" and settings.get("variant") != "paper"]
 """The release leaves out the pair of the i-th synthetic and the i-th real row of a class."""
 
 
 def label(value: object) -> str:
-    return ", ".join(map(str, value.values())) or "defaults" if isinstance(value, dict) else str(value)
+    return (
+        (" ".join(f"{key}={one}" for key, one in value.items()) or "defaults")
+        if isinstance(value, dict)
+        else str(value)
+    )
 
 
 every_regularizer = pytest.mark.parametrize("name", REGULARIZERS)
