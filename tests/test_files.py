@@ -34,6 +34,15 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_replaced_and_never_written_into(tmp_path: Path) -> None:
+    path, opened_before = tmp_path / "metrics.json", tmp_path / "the same file"
+    path.write_text("old")
+    os.link(path, opened_before)
+    write_atomically(path, "new")
+    assert (path.read_text(), opened_before.read_text()) == ("new", "old")
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_folder_below_a_regular_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DirePlugError, match=f"at {tmp_path / 'file'}"):

@@ -440,7 +440,7 @@ def test_a_recipes_own_number_of_validation_images_is_kept(
     asked = scored(lambda asking: 50.0)
     found = sweep(request(recipe, "dataset.validation=30"), 1, grid=("r_c=2",))
     assert found.validation == 30
-    assert all(asking.settings.count("dataset.validation=30") == 2 for asking in asked)
+    assert {asking.settings.count("dataset.validation=30") for asking in asked} == {2}
 
 
 def test_a_picture_is_drawn_of_settings_that_failed_too(tmp_path: Path) -> None:
