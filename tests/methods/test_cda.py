@@ -44,7 +44,7 @@ def test_a_kept_plan_has_upstreams_own_batches() -> None:
     assert CDA().plan(recover(batch_size=150), classes=200, ipc=2).chunks == ((0, 150), (150, 200))
 
 
-def test_cifar_100_has_its_hundred_classes_in_the_batches_of_the_tiny_script() -> None:
+def test_cifar_100_has_the_batches_of_the_tiny_script() -> None:
     plan = CDA().plan(recover("cifar-100", batch_size=100, per_class=10), classes=100, ipc=50)
     assert (plan.chunks, plan.passes) == (((0, 50), (50, 100)), 5)
     assert len(plan.slot(Slot(0, 1)).labels) == 500

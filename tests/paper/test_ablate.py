@@ -217,15 +217,13 @@ def test_each_setting_differs_from_the_recipes_own_in_one_thing(bare_home: Path,
         assert len(changed) == 1
 
 
-def test_a_grid_takes_the_place_of_the_default_ones_and_equal_settings_are_tried_once(
-    bare_home: Path, recipe: Path
-) -> None:
+def test_a_grid_replaces_the_default_ones_and_tries_equal_settings_once(bare_home: Path, recipe: Path) -> None:
     found = make_grid(request(recipe), ("r_c=0.3, 1,2", "plan=2,1"))
     assert [setting.name for setting in found.settings] == [DEFAULT, "r_c 0.3", "r_c 2", "plan 1"]
     assert found.left_out == ["r_c 1: is the same as default", "plan 2: is the same as default"]
 
 
-def test_what_the_method_refuses_of_a_default_grid_is_left_out_with_the_reason(bare_home: Path) -> None:
+def test_what_a_method_refuses_of_a_default_grid_is_left_out_and_said(bare_home: Path) -> None:
     found = make_grid(Request("delt"), (), dry=True)
     assert "plan keep" not in [setting.name for setting in found.settings]
     assert [line.partition(": ")[0] for line in found.left_out] == ["plan 10"]
@@ -299,7 +297,7 @@ def swept(recipe: Path, seeds: int = 2, *texts: str) -> Sweep:
     return sweep(request(recipe), seeds, grid=texts or ("r_c=2,3",))
 
 
-def test_the_best_on_validation_is_reported_even_if_it_loses_on_the_test_set(
+def test_the_best_on_validation_is_reported_even_if_it_loses_in_the_test(
     scored: Callable[[Score], list[Request]], recipe: Path
 ) -> None:
     def score(asking: Request) -> float:

@@ -54,10 +54,7 @@ NATIVE = ("--scale", "smoke", "--engine", "native", "--offline")
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
     """A home with the tiny recipe's teachers, where the smoke scale of SRe2L is the tiny recipe."""
-    smoke = {**SMOKE, "sre2l": TINY}
-    monkeypatch.setattr("dire_plug.paper.reproduce.scales.SMOKE", smoke)
-    monkeypatch.setattr("dire_plug.paper.reproduce.fill_sets.SMOKE", smoke)
-    monkeypatch.setattr("dire_plug.paper.reproduce.render.SMOKE", smoke)
+    monkeypatch.setitem(SMOKE, "sre2l", TINY)  # type: ignore[arg-type]
     return home
 
 
@@ -155,7 +152,7 @@ def test_a_set_of_rdeds_is_measured_where_it_lies(tiny: Path, tmp_path: Path) ->
 # Cells that can't be filled.
 
 
-def test_a_row_without_its_code_is_empty_with_the_reason_and_the_rest_goes_on(cli: Cli, tiny: Path) -> None:
+def test_a_row_without_its_code_has_the_reason_and_the_rest_goes_on(cli: Cli, tiny: Path) -> None:
     answer = cli("reproduce", "figure-2", *NATIVE[:2], "--offline")
     assert answer.code == 0, answer.err
     assert "SRe2L + DiRe: drawn" in answer.out
@@ -270,7 +267,7 @@ def test_a_choice_of_rows_is_stored_apart_from_the_whole_table(tmp_path: Path) -
 # Runs that a test doesn't make.
 
 
-def test_components_are_placed_between_the_least_and_the_greatest_of_all_seven(
+def test_components_are_scaled_between_least_and_greatest_of_all_seven(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -317,7 +314,7 @@ def canned_side(name: str, *, steps: int, wall: tuple[float, ...], whole: tuple[
     )
 
 
-def test_a_time_is_extrapolated_at_the_smoke_scale_and_rows_that_are_here_are_timed_without_the_others(
+def test_a_time_is_extrapolated_and_rows_that_are_here_are_timed_alone(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def canned(names: list[str], how: TimingRequest) -> Timing:
@@ -346,9 +343,7 @@ def test_a_time_is_that_of_whole_syntheses_at_the_papers_scale(tiny: Path, monke
     assert answer.summary == Summary(105.0, pytest.approx(50**0.5), 2)  # type: ignore[arg-type]
 
 
-def test_another_network_measures_the_runs_images_with_the_weights_that_are_given(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_network_measures_a_runs_images_with_given_weights(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def canned(request: SetRequest, **more: Any) -> Any:

@@ -66,7 +66,7 @@ def test_the_whole_is_start_passes_and_steps() -> None:
     assert timing.whole_ratio(1).value == pytest.approx(104 / 2009)
 
 
-def test_intervals_come_from_rounds_drawn_again_with_all_sides_of_a_round_together() -> None:
+def test_intervals_come_from_whole_rounds_drawn_again() -> None:
     steady = make_timing(make_side("a", 2, 2, 2), make_side("b", 3, 3, 3))
     assert (steady.step(0, "wall").low, steady.step(0, "wall").high) == (2, 2)
     noisy = make_timing(make_side("a", 1, 2, 4, 8, 16), make_side("b", 2, 4, 8, 16, 32))

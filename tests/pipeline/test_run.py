@@ -60,7 +60,7 @@ def test_images_and_tensors_hold_each_image_of_each_class(baseline: Path) -> Non
     assert saved == sorted(SRe2L().image_path(label, image) for label in range(10) for image in range(2))
 
 
-def test_metrics_have_accuracies_and_diversity_in_both_networks_beside_real_images(baseline: Path) -> None:
+def test_metrics_have_accuracies_and_diversity_beside_real_images(baseline: Path) -> None:
     metrics = read_json(baseline / "metrics.json")
     student = metrics["accuracy"]["students"]["resnet-small"]
     assert len(student["last"]) == len(student["best"]) == 1
@@ -170,7 +170,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", list(STAGES))
-def test_a_stage_that_fails_is_named_and_the_rerun_ends_as_if_nothing_had_been(
+def test_a_failing_stage_is_named_and_the_rerun_ends_as_if_undisturbed(
     home: Path, recipe: Path, baseline: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     do = getattr(pipeline, STAGES[stage])

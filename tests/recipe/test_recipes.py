@@ -414,7 +414,7 @@ def test_definitions_do_not_make_recipes_differ() -> None:
     assert names(one) == names(resolved())
 
 
-def test_an_arm_named_after_a_regularizer_is_dire_with_that_one_in_its_place() -> None:
+def test_an_arm_named_after_a_regularizer_is_dire_with_that_one_instead() -> None:
     energy = resolved(None, "energy", "regularizers.energy.weight=.7")
     assert energy.regularizers == {"energy": {"weight": 0.7}}
     assert energy.recipe == resolved(None, "dire").recipe

@@ -175,7 +175,7 @@ def test_without_a_bank_a_plugin_keeps_nothing() -> None:
     assert synthesis.kept == {}
 
 
-def test_a_finished_slot_leaves_its_last_embeddings_and_later_slots_see_them() -> None:
+def test_later_slots_see_the_last_embeddings_of_a_finished_one() -> None:
     synthesis, plugin = Fake(bank=True), dire()
     first, last, later = step(0), step(1), step(2, slot=Slot(1, 0))
     for batch in (first, last):

@@ -301,7 +301,7 @@ def test_more_students_go_on_in_the_same_folder(cli: Cli, home: Path, recipe: Pa
     assert [row[:2] for row in read_rows(again.out) if row[0].endswith("-small")] == [["convnet-small", "1"]]
 
 
-def test_an_interrupted_evaluation_goes_on_with_the_student_that_was_missing(
+def test_an_interrupted_evaluation_goes_on_with_the_missing_student(
     cli: Cli, home: Path, recipe: Path, made: Path
 ) -> None:
     names = ("--student", "resnet-small", "--student", "convnet-small")

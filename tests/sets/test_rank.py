@@ -199,9 +199,7 @@ def test_a_given_accuracy_stands_for_students_of_all_images(home: Path, baseline
     assert found.budget is None
 
 
-def test_students_of_all_images_learn_as_long_as_those_of_the_set_whatever_the_recipes_ipc(
-    home: Path, baseline: Path
-) -> None:
+def test_students_of_all_images_learn_as_long_as_those_of_the_set(home: Path, baseline: Path) -> None:
     settings = ("evaluate.batch_size=10", "evaluate.epochs=2")
     budgets = [rank_set(SetRequest(baseline, ipc=ipc, settings=settings)).budget for ipc in (None, 1)]
     assert [budget and budget["subset_steps"] for budget in budgets] == [4, 2]

@@ -109,7 +109,7 @@ def test_delt_normalises_by_imagenets_statistics_unless_told_otherwise(
     assert torch.equal(consistent.test_images, normalise(test, MEAN, STD))
 
 
-def test_delt_changes_images_by_randaugment_before_it_crops_them_only_where_it_is_asked_to(
+def test_delt_changes_images_by_randaugment_only_where_it_is_asked_to(
     run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"operations": 3, "magnitude": 7.0, "std": 0.5}
@@ -210,7 +210,7 @@ def test_a_learned_rate_that_nobody_learned_is_refused(run: Run, condensed: Imag
         rate_of(with_section(run, "hard-labels", lr="learned"), condensed)
 
 
-def test_real_images_have_a_rate_of_their_own_in_the_place_of_a_learned_one(run: Run, condensed: ImageSet) -> None:
+def test_real_images_have_a_rate_of_their_own_instead_of_a_learned_one(run: Run, condensed: ImageSet) -> None:
     real = replace(condensed, synthesized=False)
     assert rate_of(with_section(run, "hard-labels", lr="learned", lr_without=0.02), real) == 0.02
 

@@ -47,13 +47,13 @@ def test_a_network_that_whitens_comes_back_whole(tmp_path: Path) -> None:
     assert torch.equal(load(file, CPU).model(pixels), model(pixels))
 
 
-def test_a_network_that_whitens_embeds_pixels_as_its_inner_one_embeds_whitened_images(tmp_path: Path) -> None:
+def test_a_network_that_whitens_embeds_pixels_as_its_inner_one_whitened(tmp_path: Path) -> None:
     _, model = whitened(tmp_path)
     pixels, transform = torch.rand(4, 3, 8, 8), zca.load(tmp_path / "whitening.safetensors", CPU)
     assert torch.equal(embed(model, pixels), embed(model.network, transform.apply(pixels)))
 
 
-def test_a_network_of_the_loops_own_space_gets_the_loops_images_as_they_are(tmp_path: Path) -> None:
+def test_a_network_of_the_loops_own_space_gets_its_images_as_they_are(tmp_path: Path) -> None:
     file, model = whitened(tmp_path)
     given = {"network": str(file), "classes_per_step": None, "whitening": str(tmp_path / "whitening.safetensors")}
     white = torch.randn(4, 3, 8, 8, requires_grad=True)
@@ -177,7 +177,7 @@ def test_a_choice_of_real_images_is_refused_where_the_loop_draws_its_own() -> No
     ],
     ids=["dm", "mtt"],
 )
-def test_a_run_whose_term_works_in_the_methods_own_network_ends_with_other_images(
+def test_a_term_in_the_methods_own_network_ends_with_other_images(
     adapter: MatchingAdapter, settings: dict[str, Any], bare_home: Path
 ) -> None:
     vendor_or_skip(adapter)

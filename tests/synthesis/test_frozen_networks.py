@@ -102,9 +102,7 @@ def test_each_network_follows_its_own_gradients(cli: Cli, home: Path, recipe: Pa
     assert_parts_add_up(curves, *parts)  # what a plugin records is named by the network, too
 
 
-def test_arms_without_a_term_are_the_same_runs_whatever_network_it_would_see(
-    cli: Cli, home: Path, recipe: Path
-) -> None:
+def test_arms_without_a_term_are_the_same_whatever_network_it_would_see(cli: Cli, home: Path, recipe: Path) -> None:
     line = ("compare", "sre2l", "--recipe", recipe, "--engine", "native", "--arms", "baseline,control,dire")
     assert cli(*line).code == 0
     before = {folder.name for folder in run_folders(home) if not folder.name.startswith("dire")}

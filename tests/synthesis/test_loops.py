@@ -47,7 +47,7 @@ def test_a_batch_is_told_which_of_several_networks_made_it(tmp_path: Path) -> No
         synthesis.loss(loss, images=images, labels=labels, step=2, network=nn.Linear(1, 1))
 
 
-def test_a_patch_that_watches_another_number_of_networks_than_the_recipe_has_is_refused(tmp_path: Path) -> None:
+def test_watching_another_number_of_networks_than_the_recipes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DirePlugError, match="watches 2 networks, but the recipe has 1: teacher"):
         make(tmp_path).watch([network(), network()])
 

@@ -141,9 +141,7 @@ def run(recipe: Path, **more: Any) -> Any:
     return run_arm(Request("sre2l", recipe=str(recipe), engine="native", **more))
 
 
-def test_a_run_with_stored_labels_ends_with_an_accuracy_and_without_the_labels(
-    home: Path, recipe: Path, cli: Cli
-) -> None:
+def test_a_run_with_stored_labels_ends_with_an_accuracy_without_them(home: Path, recipe: Path, cli: Cli) -> None:
     answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--set", "evaluate.protocol=fkd")
     assert answer.code == 0, answer.err
     assert "relabel: the soft labels of 2 epochs × 20 images take 0.0 MB of disk" in answer.err

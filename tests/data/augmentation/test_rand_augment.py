@@ -77,7 +77,7 @@ def test_an_operation_on_grey_levels_is_timms_to_one_level(
 
 @pytest.mark.parametrize("level", [-10.0, -3.1, 6.3])
 @pytest.mark.parametrize("name", MOVING)
-def test_an_operation_that_moves_is_timms_but_along_the_border_of_what_moves_in(
+def test_an_operation_that_moves_is_timms_but_along_the_border(
     monkeypatch: pytest.MonkeyPatch, name: str, level: float
 ) -> None:
     found, theirs = module._BY_NAME[name](make_image(), level), ask_timm(monkeypatch, name, level)
