@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +55,9 @@ NATIVE = ("--scale", "smoke", "--engine", "native", "--offline")
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
     """A home with the tiny recipe's teachers, where the smoke scale of SRe2L is the tiny recipe."""
-    monkeypatch.setitem(SMOKE, "sre2l", TINY)  # type: ignore[arg-type]
+    for name in ("scales", "fill_sets", "render"):
+        module = import_module(f"dire_plug.paper.reproduce.{name}")  # `render` is a function of the package, too
+        monkeypatch.setattr(module, "SMOKE", {**SMOKE, "sre2l": TINY})
     return home
 
 
