@@ -13,7 +13,6 @@ from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.methods.dm import DM
-from dire_plug.methods.matching_family import MatchingAdapter
 from dire_plug.methods.mtt import MTT
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.models import build, embed
@@ -87,7 +86,11 @@ def test_an_expert_is_made_a_network_without_loading_what_the_loop_gets(bare_hom
     resolved = replace(planned.resolved, recipe=recipe)
     run = replace(planned, resolved=resolved, data=generated(), own_store=Store(tmp_path / "store"))
     teacher = name_network(run, roles_in_loop(run)[0])
-    run.store.ensure(teacher, lambda work: (work / FILE).write_bytes(b"unread") and None)
+
+    def write(work: Path) -> None:
+        (work / FILE).write_bytes(b"unread")
+
+    run.store.ensure(teacher, write)
     networks = Networks(teacher, Artefact("network", {}))
     inputs = prepare(run, networks)
     assert inputs.expert is not None
@@ -155,9 +158,7 @@ def test_real_embeddings_before_the_first_step_are_an_error() -> None:
         ),
     ],
 )
-def test_an_embedder_that_a_method_lacks_is_refused(
-    adapter: MatchingAdapter, changes: dict[str, Any], line: str
-) -> None:
+def test_an_embedder_that_a_method_lacks_is_refused(adapter: MTT | DM, changes: dict[str, Any], line: str) -> None:
     (found,) = problems_of(adapter, recover__embedder=changes)
     assert found.startswith(line)
 
@@ -178,7 +179,7 @@ def test_a_choice_of_real_images_is_refused_where_the_loop_draws_its_own() -> No
     ids=["dm", "mtt"],
 )
 def test_a_term_in_the_methods_own_network_ends_with_other_images(
-    adapter: MatchingAdapter, settings: dict[str, Any], bare_home: Path
+    adapter: MTT | DM, settings: dict[str, Any], bare_home: Path
 ) -> None:
     vendor_or_skip(adapter)
     given = tuple(f"{key}={value}" for key, value in settings.items())

@@ -1,6 +1,7 @@
 """Patches: what they may hold, and that applying one does what it says or fails."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def test_hunks_whose_line_numbers_disagree_are_refused(patch_path: Path) -> None
 def test_where_git_does_nothing_the_first_missing_line_is_named(
     tree: Path, patch_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dire_plug.upstream.source.patching._git_apply", lambda tree, patch: None)
+    monkeypatch.setattr("subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 0))
     with pytest.raises(DirePlugError, match=r"synth\.py:7: after toy\.patch, 'from dire_plug .*' must stand"):
         apply_patch(tree, read_patch(patch_path))
 
