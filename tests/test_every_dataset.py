@@ -45,7 +45,7 @@ def test_it_has_its_classes_and_an_image_of_each(name: str, dataset: Dataset) ->
     assert len(set(dataset.classes)) == len(dataset.classes) == class_count(name) == FAMILIES[name].classes
     for split in (dataset.train, dataset.test):
         assert split.labels.dtype == torch.int64
-        assert split.labels.unique().tolist() == list(range(class_count(name)))
+        assert torch.unique(split.labels).tolist() == list(range(class_count(name)))
     assert dataset.judged == "test"
 
 

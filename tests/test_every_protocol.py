@@ -3,7 +3,6 @@
 import copy
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import squeeze
 from dire_plug.store.runs import Run
 from dire_plug.training import loop, students
-from dire_plug.training.protocols import SET_UP
+from dire_plug.training.protocols import SET_UP, train_student
 
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 Weights = dict[str, Tensor]
@@ -81,12 +80,11 @@ def with_epochs(run: Run, protocol: str, epochs: int) -> Run:
 @pytest.fixture
 def finished(monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
     """A list that gets the weights of each student whose training ends, and sees that the teachers stay as they are."""
-    train: Callable[..., Any] = stage.train_student
     found = list[Weights]()
 
     def note(student: nn.Module, teachers: list[nn.Module], **rest: Any) -> Any:
         before = copy.deepcopy([teacher.state_dict() for teacher in teachers])
-        result = train(student, teachers, **rest)
+        result = train_student(student, teachers, **rest)
         assert all(map(same, before, (teacher.state_dict() for teacher in teachers)))
         found.append(copy.deepcopy(student.state_dict()))
         return result

@@ -107,7 +107,7 @@ def test_the_least_becomes_0_and_the_greatest_1() -> None:
 def test_the_papers_columns_are_normalised_over_their_seven_rows() -> None:
     """The reason for our reading of "normalized": each column has its 0 and its 1 among the seven."""
     for column in range(3):
-        values = [float(row[column]) for row in PAPER.values()]  # type: ignore[arg-type]
+        values = [float(row[column]) for row in PAPER.values()]
         assert (min(values), max(values)) == (0.0, 1.0)
     assert PAPER["CD"][1] == 0.0  # similarity isn't turned round: least where CD alone pulls images apart
 

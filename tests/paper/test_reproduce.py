@@ -34,6 +34,7 @@ from dire_plug.paper.reproduce.scales import SMOKE, Smoke
 from dire_plug.paper.timing import SideTiming, Timing, TimingRequest
 from dire_plug.paper.timing.children import Took
 from dire_plug.pipeline import Request
+from dire_plug.pipeline.run import FinishedRun
 from dire_plug.results.statistics import Summary
 from dire_plug.sets.opened import SetRequest
 from dire_plug.store.runs import RunFolder
@@ -191,10 +192,10 @@ def test_a_run_that_breaks_leaves_exit_code_1_and_is_tried_once(
 
 
 def test_runs_of_different_teachers_are_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def canned(request: Request) -> running.FinishedRun:
+    def canned(request: Request) -> FinishedRun:
         accuracy = {"students": {"net": {"last": [50.0], "best": [60.0]}}}
         metrics = {"networks": {"teacher": request.arm}, "accuracy": accuracy}
-        return running.FinishedRun(RunFolder(tiny / request.arm), metrics, reused=True)
+        return FinishedRun(RunFolder(tiny / request.arm), metrics, reused=True)
 
     monkeypatch.setattr(running, "run_arm", canned)
     (line,) = reproduce(order_of("table-2", row="sre2l", column="10")).warnings
@@ -253,7 +254,7 @@ def filled(cell: Cell, mean: float, std: float | None = None, n: int = 1) -> dic
     ],
 )
 def test_a_cell_has_the_unit_of_the_printed_figure_its_spread_and_n(
-    target: str, choice: dict[str, str], answer: tuple[float, float | None, int], text: str
+    target: str, choice: dict[str, Any], answer: tuple[float, float | None, int], text: str
 ) -> None:
     order = replace(order_of(target, **choice), scale="paper")
     cell = order.cells[-1]
@@ -287,7 +288,7 @@ def test_components_are_scaled_between_least_and_greatest_of_all_seven(
             "accuracy": {"students": {"net": {"last": [50.0 + number], "best": [60.0]}}},
             "diversity": {"T": spaces, "I": spaces},
         }
-        return running.FinishedRun(RunFolder(tiny / "runs" / f"{len(calls)}"), metrics, reused=True)
+        return FinishedRun(RunFolder(tiny / "runs" / f"{len(calls)}"), metrics, reused=True)
 
     monkeypatch.setattr("dire_plug.paper.ablate.trials.run_arm", canned)
     outcome = reproduce(order_of("table-14"))

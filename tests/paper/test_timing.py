@@ -16,7 +16,7 @@ from dire_plug.paper.timing import SideTiming, Timing, TimingRequest, children, 
 from dire_plug.paper.timing.children import Took, run_side
 from dire_plug.paper.timing.sides import SEED, check_engines, plan_side, set_up
 from dire_plug.paper.timing.table import notes, render
-from dire_plug.pipeline.request import Request, Run, plan_run
+from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.ui import show
 from dire_plug.upstream.interleave import peak_memory
 

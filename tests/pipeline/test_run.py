@@ -18,6 +18,7 @@ from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline.request import choose_engine, read_data
 from dire_plug.recipe import REAL_IMAGE_ARMS
 from dire_plug.stages import recover
+from dire_plug.stages.images import read_saved
 from dire_plug.store.provenance import code
 from dire_plug.store.runs import choose_device, run_folder
 
@@ -194,11 +195,11 @@ def test_a_failing_stage_is_named_and_the_rerun_ends_as_if_undisturbed(
 
 
 def test_images_are_decoded_once_for_all_stages(home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, decoded = recover.read_saved, []
+    decoded: list[Path] = []
 
     def count(folder: Path, *arguments: Any, **keys: Any) -> tuple[torch.Tensor, torch.Tensor]:
         decoded.append(folder)
-        return read(folder, *arguments, **keys)
+        return read_saved(folder, *arguments, **keys)
 
     monkeypatch.setattr(recover, "read_saved", count)
     run_arm(native(recipe))

@@ -138,7 +138,12 @@ def test_a_relative_r_e_is_in_units_of_each_teachers_own_mean_norm() -> None:
 
 def test_real_embeddings_are_prepared_once_per_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared: list[RealEmbeddings] = []
-    monkeypatch.setattr(term, "prepare_real", lambda given: prepared.append(given) or PreparedReal(given))
+
+    def note(given: RealEmbeddings) -> PreparedReal:
+        prepared.append(given)
+        return PreparedReal(given)
+
+    monkeypatch.setattr(term, "prepare_real", note)
     synthesis, plugin = Fake(), dire()
     for seed in range(3):
         for teacher in ("resnet", "convnet"):

@@ -39,11 +39,13 @@ def term(name: str, rows: Tensor, *, labels: Tensor = LABELS, real: RealEmbeddin
 def cosine(first: Tensor, second: Tensor) -> Tensor:
     if not first.any() or not second.any():
         return first.new_zeros(())
-    return first @ second / (first.norm() * second.norm())
+    value: Tensor = first @ second / (first.norm() * second.norm())
+    return value
 
 
 def spread(real: Tensor) -> Tensor:
-    return (real - real.mean(0)).norm(dim=1).mean()
+    distances: Tensor = torch.linalg.vector_norm(real - real.mean(0), dim=1)
+    return distances.mean()
 
 
 def loop_energy(made: Tensor, real: Tensor, cd: float = 0.5) -> Tensor:
@@ -106,7 +108,7 @@ def test_every_term_but_dire_and_the_probe_has_a_case_here() -> None:
 @every
 def test_a_term_equals_the_obvious_loop(name: str, settings: dict[str, Any], loop: Loop) -> None:
     rows = draw(len(LABELS), 4)
-    parts = [loop(rows[c == LABELS], REAL.values[REAL.labels == c]) for c in LABELS.unique()]
+    parts = [loop(rows[c == LABELS], REAL.values[REAL.labels == c]) for c in torch.unique(LABELS)]
     torch.testing.assert_close(term(name, rows, **settings), torch.stack(parts).sum(), rtol=1e-10, atol=1e-12)
 
 
@@ -125,6 +127,5 @@ def test_a_descent_on_what_spreads_moves_near_rows_apart(name: str) -> None:
     leaf = (draw(1, 4) + 0.1 * draw(2, 4, seed=5)).requires_grad_()
     (gradient,) = torch.autograd.grad(term(name, leaf, labels=labels, **settings), leaf)
     after = leaf - 1e-3 * gradient
-    assert torch.cosine_similarity(*(after - REAL.values[:5].mean(0))[None].unbind(1)) < torch.cosine_similarity(
-        *(leaf - REAL.values[:5].mean(0))[None].unbind(1)
-    )
+    before, now = (one - REAL.values[:5].mean(0) for one in (leaf, after))
+    assert torch.cosine_similarity(now[:1], now[1:]) < torch.cosine_similarity(before[:1], before[1:])

@@ -24,8 +24,10 @@ from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import WHITENING
 from dire_plug.stages.squeeze import network_file, squeeze
-from dire_plug.stages.student_data import IMAGENET_MEAN, IMAGENET_STD, prepare_lesson, with_rate
+from dire_plug.stages.student_data import prepare_lesson, with_rate
 from dire_plug.store.runs import Run
+from dire_plug.training.protocols import train_student
+from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +91,11 @@ def test_only_protocols_that_ask_all_networks_depend_on_the_others(
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
     """Return a list that gets, of each student that is trained, the number of its teachers and its learning rate."""
-    train, seen = stage.train_student, list[tuple[int, Any]]()
+    seen = list[tuple[int, Any]]()
 
     def note(student: Any, teachers: Any, *, section: Any, **rest: Any) -> Any:
         seen.append((len(teachers), section.lr))
-        return train(student, teachers, section=section, **rest)
+        return train_student(student, teachers, section=section, **rest)
 
     monkeypatch.setattr(stage, "train_student", note)
     return seen

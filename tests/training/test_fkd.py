@@ -106,7 +106,8 @@ def test_a_step_sums_the_gradients_of_its_parts_and_decays_matrices_only(protoco
         for first in range(0, len(images), 3):
             some = slice(first, first + 3)
             # A last batch of 2 is one part, and its gradient is halved none the less, as in upstream's loop.
-            (loss(expected(images[some]), targets[some], classes[some]) / 2).backward()
+            part = loss(expected(images[some]), targets[some], classes[some])
+            (part / 2).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     student = without_dropout(0)
     train_student(student, [], data=_data(), section=section, seed=0, folder=tmp_path)
@@ -187,10 +188,9 @@ def test_a_test_set_that_is_too_large_waits_as_grey_levels(
 ) -> None:
     small = run(recipe_fkd)
     seen = []
-    genuine = evaluate_stage.prepare_lesson
 
     def watched(*arguments: Any) -> StudentData:
-        lesson = genuine(*arguments)
+        lesson = lessons.prepare_lesson(*arguments)
         seen.append(lesson.test_images.dtype)
         return lesson
 

@@ -271,7 +271,7 @@ def test_a_repair_comes_first_and_stays_in_the_unpatched_copy(adapter: Any, toy:
     assert [path.name for path in patch_files(adapter)] == ["repair.patch", "a.patch", "bridge.patch"]
 
 
-def change(tree: Path, name: str, text: str) -> None:
+def change_with_record(tree: Path, name: str, text: str) -> None:
     """Change a file of a vendored tree, or add one, and its record in the tree too."""
     (tree / name).write_text(text)
     manifest = read_manifest(tree)
@@ -290,7 +290,7 @@ def change(tree: Path, name: str, text: str) -> None:
 )
 def test_a_file_changed_together_with_its_record_is_noticed(adapter: Any, name: str, message: str) -> None:
     tree = vendor(adapter)
-    change(tree, name, "print('something else')\n")
+    change_with_record(tree, name, "print('something else')\n")
     with pytest.raises(DirePlugError, match=message) as refused:
         require_vendored(adapter)
     assert str(refused.value).endswith("and run `dire-plug vendor` again.")
@@ -299,7 +299,7 @@ def test_a_file_changed_together_with_its_record_is_noticed(adapter: Any, name: 
 def test_a_missing_file_whose_record_is_gone_too_is_noticed(adapter: Any) -> None:
     tree = vendor(adapter)
     (tree / FOLDER / "neighbour.py").unlink()
-    change(tree, SCRIPT, (tree / SCRIPT).read_text())
+    change_with_record(tree, SCRIPT, (tree / SCRIPT).read_text())
     with pytest.raises(DirePlugError, match="must have git's hash"):
         require_vendored(adapter)
 
