@@ -2,8 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CONSTRAINTS :=
+INSTALL = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable
+# A test calls make itself, and must not inherit what this make was called with.
+PYTEST = MAKEFLAGS= $(BIN)/python -m pytest
 
-.PHONY: run test check test-upstream install clean
+.PHONY: run test check test-unit test-slow test-upstream test-lowest coverage lock install hooks clean
 
 run: $(VENV)/installed
 	@$(BIN)/python -c "import time; print(time.time())" > $(VENV)/started
@@ -14,7 +18,7 @@ run: $(VENV)/installed
 	@echo "      (or, in this shell as it is: $(BIN)/dire-plug vendor sre2l)"
 
 test: $(VENV)/installed check
-	$(BIN)/python -m pytest -m "not every_script"
+	$(PYTEST) -m "not every_script"
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -22,16 +26,41 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
+test-unit: $(VENV)/installed
+	$(PYTEST) -m "not slow and not upstream"
+
+test-slow: $(VENV)/installed
+	$(PYTEST) -m "slow and not upstream"
+
 test-upstream: $(VENV)/installed
-	$(BIN)/python -m pytest -m upstream -rs
+	$(PYTEST) -m upstream -rs
+
+test-lowest:
+	$(MAKE) test-unit VENV=.venv-lowest CONSTRAINTS=ci/lowest.txt
+
+coverage: $(VENV)/installed-dev
+	$(PYTEST) -m "not slow and not upstream" --cov --cov-report=term --cov-report=markdown:coverage.md
+
+lock: $(VENV)/installed-dev
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --extra upstreams --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --output-file $(VENV)/lock --upgrade
+	( echo "# Made by 'make lock' with uv, for Python 3.11 and later, whatever the platform; hashes are PyPI's."; \
+	  cat $(VENV)/lock ) > requirements-dev.lock
+
+hooks: $(VENV)/installed-dev
+	$(BIN)/pre-commit install
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'dire-plug needs Python 3.11 or newer'"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test,upstreams]'
+	$(INSTALL) '.[test,upstreams]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) '.[dev,upstreams]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .coverage coverage.md

@@ -46,11 +46,10 @@ from dire_plug.models import last_linear
 from dire_plug.plugins import load_adapter
 from dire_plug.recipe.weight import AutoWeight
 from dire_plug.types import Adapter
-from dire_plug.upstream.interleave import Round, counted, play
-from dire_plug.upstream.job import ChildJob
+from dire_plug.upstream.interleave import Round, counted, interleave
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.source.vendor import vendor
-from dire_plug.upstream.verify import runs as trials
+from dire_plug.upstream.verify import runs
 
 BASE, OURS, THEIRS = "without", "ours", "authors'"
 PLAIN, FASTER = "as it is", "accelerated"
@@ -139,24 +138,26 @@ def measure(
     sized = copy.copy(adapter)
     reduced = case.resize(adapter.verify_case(case.script), rounds=rounds, full=options.full)
     setattr(sized, "verify_case", lambda script: reduced)  # noqa: B010 (mypy lets no method be replaced)
-    trial = trials.set_up(sized, case.script, folder)
-    real = write_real(trial, folder, per_class=options.real)
-    runs = {name: partial(run_arm, trial, name, arm, tree=tree, real=real, folder=folder) for name, arm in arms.items()}
-    played = play(runs, rounds).rounds
+    setup = runs.set_up(sized, case.script, folder)
+    real = write_real(setup, folder, per_class=options.real)
+    children = {
+        name: partial(run_arm, setup, name, arm, tree=tree, real=real, folder=folder) for name, arm in arms.items()
+    }
+    _, played = interleave(children, rounds)
     if (left := len(counted(played, WARM_UP))) < 2:
         raise DirePlugError(f"{adapter.name}: {left} of {rounds} steps count, too few for a spread; take more --steps")
     if options.accelerate:
-        traces = {trials.read_evidence(folder / name / "trace.jsonl", folder).steps for name in arms}
+        traces = {runs.read_hashes(folder / name / "trace.jsonl", folder).steps for name in arms}
         return played, f"{rounds} steps {'equal' if len(traces) == 1 else 'DIFFER'}"
     return played, "" if options.terms else f"≤ {disagreement(played[0]):.0e}"
 
 
-def write_real(trial: trials.Trial, folder: Path, *, per_class: int) -> dict[str, str]:
+def write_real(setup: runs.Setup, folder: Path, *, per_class: int) -> dict[str, str]:
     """Write seeded random non-negative embeddings for each network; return key → file."""
-    generator = torch.Generator().manual_seed(trials.SEED)
-    labels = torch.arange(trial.inputs.classes).repeat_interleave(per_class)
+    generator = torch.Generator().manual_seed(runs.SEED)
+    labels = torch.arange(setup.inputs.classes).repeat_interleave(per_class)
     files = {}
-    for key, network in trial.materials.teachers.items():
+    for key, network in setup.script_inputs.teachers.items():
         values = torch.randn(len(labels), last_linear(network.model).in_features, generator=generator).abs()
         files[key] = str(folder / f"real-{key}.safetensors")
         save_file({"values": values, "labels": labels}, files[key])
@@ -164,26 +165,16 @@ def write_real(trial: trials.Trial, folder: Path, *, per_class: int) -> dict[str
 
 
 def run_arm(
-    trial: trials.Trial, name: str, arm: Arm, address: str, *, tree: Path, real: Mapping[str, str], folder: Path
+    setup: runs.Setup, name: str, arm: Arm, address: str, *, tree: Path, real: Mapping[str, str], folder: Path
 ) -> None:
     """Run upstream's patched script in a child until it is stopped."""
     folder = folder.absolute() / name
-    inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
-    for path in (inputs.folder, inputs.images):
-        make_folder(path)
-    trial.adapter.lay_out(inputs, trial.materials)
-    call = trial.adapter.invocation(inputs)
-    synthesis = trials.describe_synthesis(trial, folder, dict(arm.regularizers), accelerate=arm.accelerate)
-    job = ChildJob(
-        tree=tree,
-        script=call.script,
-        arguments=call.arguments,
-        folder=folder,
-        pass_arguments={0: tuple(trial.adapter.pass_arguments(0))},
-        shims=call.shims,
-        synthesis={**synthesis, "real": dict(real)},
-        seed=trials.SEED,
-        trace=folder / "trace.jsonl" if arm.trace else None,
+    job = runs.write_job(setup, folder, tree, regularizers=dict(arm.regularizers), accelerate=arm.accelerate)
+    job = replace(
+        job,
+        synthesis={**(job.synthesis or {}), "real": dict(real)},
+        trace=job.trace if arm.trace else None,
+        stop_after_steps=None,
         turns={"address": address, "arm": name, "keep_memory": True},
     )
     run_child(job, log=folder / "log.txt", on_event=lambda event: None)

@@ -1,6 +1,6 @@
-"""What the lines that a patch inserts call. Forwards to the running synthesis; holds no logic of its own.
+"""Forward the calls that a patch inserts to the running synthesis; this module has no logic of its own.
 
-The last functions are for repairs, and stand by themselves.
+The last functions are for repairs, and need no synthesis.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dire_plug.errors import DirePlugError
-from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD, TINY_MEAN, TINY_STD
+from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD, TINY_IMAGENET_MEAN, TINY_IMAGENET_STD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dire_plug.synthesis import RunningSynthesis
 
+# of the process: a patched script can only call functions of a module
 _synthesis: RunningSynthesis | None = None
 
 
 def attach(synthesis: RunningSynthesis | None) -> None:
-    """Make `synthesis` the one that the patched script of this process talks to."""
+    """Set the synthesis that the patched script of this process calls."""
     global _synthesis
     _synthesis = synthesis
 
@@ -52,12 +53,12 @@ def start(images: Tensor, labels: Tensor) -> Tensor:
 
 
 def embedded(images: Tensor, real: Tensor) -> None:
-    """Show what the loop's own network made of synthetic and of real images, class by class; nothing comes back."""
+    """Show the loop's own embeddings of synthetic and of real images, class by class; returns nothing."""
     _running().embedded(images, real)
 
 
 def in_use(labels: Tensor, *, images: Tensor | None = None) -> Tensor:
-    """Tell which labels, and images, the coming loss is of, where a step sees a part of the slot; return the labels."""
+    """Set the labels, and images, of the coming loss, where a step sees a part of the slot; return the labels."""
     return _running().in_use(labels, images=images)
 
 
@@ -67,7 +68,7 @@ def loss(loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn
 
 
 def step_done(loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
-    """Tell that the images have been updated and clipped."""
+    """Report that the images have been updated and clipped: call it after the optimiser's step."""
     _running().step_done(loss, images=images, labels=labels, step=step)
 
 
@@ -81,16 +82,16 @@ def image_index(index: int, position: int) -> int:
     return _running().image_index(index, position)
 
 
-# For repairs: what a script that crashes as published lacks. No synthesis is needed, since verify repairs both sides.
+# For repairs of scripts that crash as published. No synthesis is needed, since verify repairs both sides.
 
 
 def same(value: Any) -> Any:
-    """Return `value`: under the name that a script uses and never defined."""
+    """Return `value`, for a name that a script uses and never defines."""
     return value
 
 
 def with_missing(target: Any, **values: Any) -> Any:
-    """Give `target` those attributes that it lacks, and return it."""
+    """Set those attributes that `target` lacks, and return it."""
     for name, value in values.items():
         if not hasattr(target, name):
             setattr(target, name, value)
@@ -108,6 +109,6 @@ def std_of(dataset: str) -> Any:
 
 
 _NORMALISATION = {
-    "tiny": (list(TINY_MEAN), list(TINY_STD)),
+    "tiny": (list(TINY_IMAGENET_MEAN), list(TINY_IMAGENET_STD)),
     "imagenet": (list(IMAGENET_MEAN), list(IMAGENET_STD)),
 }

@@ -1,11 +1,14 @@
-"""The errors that a user may see, and the exit code of each."""
+"""Define the errors that a user may see, with their exit codes."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class DirePlugError(Exception):
-    """Say what is wrong, where, and what to do; the command line prints it and ends with `exit_code`."""
+    """The base of all errors that a user may see; the command line prints it and exits with `exit_code`.
+
+    The message says what is wrong, where, and what to do.
+    """
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and digests."""
+"""Write files and folders atomically, and hash their contents."""
 
 import contextlib
 import hashlib
@@ -17,16 +17,18 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to a temporary sibling of `path`, flush it to disk and rename it into place."""
     data = content.encode() if isinstance(content, str) else content
     make_folder(path.parent)
+    # a sibling: a rename is atomic within one file system only
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        # mkstemp's 0600 would hide results from the group that shares them
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise DirePlugError(f"{path}: cannot be written: {error.strerror}. What was there before is kept.") from error
+        raise DirePlugError(f"{path}: cannot be written: {error.strerror}. The previous content is kept.") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -64,6 +66,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     try:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        # mkdtemp's 0700 likewise
         temporary.chmod(0o755)
     except OSError as error:
         raise DirePlugError(f"{path}: the folder cannot be made: {error.strerror}") from error
@@ -71,7 +74,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         os.rename(temporary, path)
     except OSError as error:
-        raise DirePlugError(f"{path}: cannot be written: {error}. Nothing was left half done.") from error
+        raise DirePlugError(f"{path}: cannot be written: {error}. Nothing was left behind.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

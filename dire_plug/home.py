@@ -1,4 +1,4 @@
-"""Where dire-plug keeps its files: the home folder and the patches and recipes that ship with it."""
+"""Locate the home folder, and the patches and recipes that ship with dire-plug."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parent
 def checkout() -> Path | None:
     """Return the root of the checkout that this package runs from, or None for an installed wheel."""
     root = PACKAGE.parent
+    # an installed wheel lies in site-packages, which has neither
     return root if (root / "pyproject.toml").is_file() and (root / "patches").is_dir() else None
 
 

@@ -1,7 +1,7 @@
-"""The hooks. Every change of a synthesis loop goes through one of them.
+"""Define the hooks. Every change of a synthesis loop goes through one of them.
 
-Hooks that are asked: at most one plugin may answer; None means "as it was". Two answers are an error.
-`loss_term` is asked plugin by plugin and the answers are summed. Hooks that are told return nothing.
+Hooks with a result: at most one plugin may return one; None leaves upstream's. Two results are an error.
+`loss_term` is called for every plugin and the results are summed. The others return nothing.
 An implementation may leave out the arguments that it does not need.
 """
 
@@ -24,34 +24,34 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def plan_labels(synthesis: Synthesis, slot: Slot, labels: Tensor) -> Tensor | None:
-    """Asked once a slot: the class of each position, [N], in place of upstream's `labels`."""
+    """Return the class of each position, [N], instead of upstream's `labels`; called once a slot."""
 
 
 @hookspec
 def plan_order(synthesis: Synthesis, slot: Slot, order: Tensor) -> Tensor | None:
-    """Asked once a pass, before its first slot, where upstream draws an order of images: the order to use."""
+    """Return the order of the images; called once a pass, before its first slot, where upstream draws one."""
 
 
 @hookspec
 def initial_images(synthesis: Synthesis, slot: Slot, images: Tensor, labels: Tensor) -> Tensor | None:
-    """Asked once a slot: the start images, [N, 3, H, W] normalised, in place of upstream's `images`."""
+    """Return the start images, [N, 3, H, W] normalised, instead of upstream's `images`; called once a slot."""
 
 
 @hookspec
 def image_index(synthesis: Synthesis, slot: Slot, position: int) -> int | None:
-    """Asked for each saved image: which image of its class `position` of the slot is, for the file's name."""
+    """Return which image of its class `position` of the slot is, for the file's name; called for each saved image."""
 
 
 @hookspec
 def loss_term(synthesis: Synthesis, batch: Batch) -> Tensor | None:
-    """Asked every step, of every active plugin: a scalar with its graph, added to upstream's loss, or None."""
+    """Return a differentiable scalar to add to upstream's loss, or None; called in every step."""
 
 
 @hookspec
 def step_done(synthesis: Synthesis, batch: Batch, losses: Mapping[str, Tensor]) -> None:
-    """Told after the optimiser's step and upstream's clipping; `losses` holds `upstream` and each plugin's term."""
+    """Called after `optimizer.step()` and upstream's clipping; `losses` holds `upstream` and each plugin's term."""
 
 
 @hookspec
 def slot_done(synthesis: Synthesis, slot: Slot, images: Tensor, labels: Tensor) -> None:
-    """Told when a slot is finished: its final images, [N, 3, H, W] normalised, and their labels."""
+    """Called when a slot is finished, with its final images, [N, 3, H, W] normalised, and their labels."""

@@ -1,11 +1,12 @@
-"""Finds methods and regularizers by entry point, and builds the PluginManager of one synthesis.
+"""Find methods and regularizers by entry point, and build the PluginManager of one synthesis.
 
 Known is not active: an entry point makes a name known; only the plugins that a synthesis is given are registered.
 """
 
 import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,7 @@ def known(kind: Kind) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"dire_plug.{kind}"):
         other = found.setdefault(point.name, point)
+        # one distribution may be listed twice, by its folder and by its metadata; that is no conflict
         if other.value != point.value:
             raise DirePlugError(
                 f"the name '{point.name}' is offered twice among {kind}: by {other.value} and by {point.value}; "
@@ -93,8 +95,13 @@ def settings_model(name: str) -> type[BaseModel]:
     return with_weight(model)
 
 
+def regularizer_models() -> dict[str, Callable[[], type[BaseModel]]]:
+    """Return the installed regularizers by name, each with the function that loads the model of its settings."""
+    return {name: partial(settings_model, name) for name in known("regularizers")}
+
+
 def is_built_in(kind: Kind, name: str) -> bool:
-    """Tell whether a plugin is one of ours."""
+    """Return whether a plugin is one of ours."""
     return _point(kind, name).module.split(".")[0] == __package__
 
 
@@ -112,10 +119,11 @@ def code_of(kind: Kind, name: str) -> str:
     top = point.module.split(".")[0]
     files = _own_files(point.module) if is_built_in(kind, name) else _package_files(top)
     if not files:
-        raise PluginError(f"plugin '{name}' ({point.value}): its code can't be found; install its package again")
+        raise PluginError(f"plugin '{name}' ({point.value}): its code can't be found; reinstall its package")
     seen = hashlib.sha256()
     for where, path in files:
         content = path.read_bytes()
+        # the length keeps two files apart from one that is both
         seen.update(f"{where} {len(content)} ".encode() + content)
     return seen.hexdigest()
 
@@ -145,6 +153,7 @@ def _package_files(top: str) -> list[tuple[str, Path]]:
 
 def _own_files(module: str) -> list[tuple[str, Path]]:
     """Return a module of ours and, with their own, the modules of the same folder and of `api` that it imports."""
+    # what lies elsewhere changes no formula, and would make every edit another synthesis
     rooms = module.rpartition(".")[0], f"{__package__}.api"
     found, waiting = dict[str, Path](), [module]
     while waiting:
@@ -172,6 +181,7 @@ def build_manager(plugins: Mapping[str, object]) -> pluggy.PluginManager:
     for name, plugin in plugins.items():
         try:
             manager.register(plugin, name=name)
+            # right after each registration, so that the error names the plugin
             manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise PluginError(f"plugin '{name}': {str(error).strip()}") from error

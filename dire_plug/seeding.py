@@ -1,4 +1,4 @@
-"""One seed for everything: each use derives its own from it by name."""
+"""Derive every seed from one, by the name of its use."""
 
 import hashlib
 import random
@@ -7,6 +7,7 @@ import random
 def derive(seed: int, *names: str | int) -> int:
     """Return a seed in [0, 2³¹) that is a function of `seed` and `names` alone."""
     content = "/".join(map(str, (seed, *names))).encode()
+    # numpy's seeds end at 2³² − 1; 31 bits fit a signed integer too
     return int.from_bytes(hashlib.sha256(content).digest()[:4]) >> 1
 
 

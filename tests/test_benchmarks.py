@@ -23,7 +23,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.plugins import known, load_adapter
 from dire_plug.types import RealEmbeddings
-from dire_plug.upstream.interleave import Reading
+from dire_plug.upstream.interleave import TimedStep
 
 BENCHMARKS = ROOT / "benchmarks"
 ARMS = ("without", "ours")
@@ -60,7 +60,7 @@ def release(tmp_path: Path) -> Path:
 def make_rounds(*steps: tuple[int, float, float]) -> list[dict[str, Any]]:
     return [
         {
-            arm: Reading(step, images=1, loss=8.0, term=1.0, wall=seconds[at], cpu=0.0, call=0.003, fresh=False)
+            arm: TimedStep(step, images=1, loss=8.0, term=1.0, wall=seconds[at], cpu=0.0, call=0.003, fresh=False)
             for at, arm in enumerate(ARMS)
         }
         for step, *seconds in steps

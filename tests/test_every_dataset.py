@@ -8,9 +8,9 @@ import torch
 from support.dataset_files import TRAIN_PER_CLASS, WRITERS, grey
 from torch import Tensor
 
-from dire_plug.data import Dataset, class_count, load, names, normalisation_of, status
+from dire_plug.data import Dataset, class_count, find_all, load, names, normalisation_of
 from dire_plug.data.dataset import STATISTICS, Split
-from dire_plug.data.loading import FAMILIES
+from dire_plug.data.loading import DATASETS
 from dire_plug.errors import DirePlugError
 
 REAL = "digits"
@@ -42,7 +42,7 @@ def some(split: Split, count: int = 30) -> Tensor:
 
 def test_it_has_its_classes_and_an_image_of_each(name: str, dataset: Dataset) -> None:
     assert dataset.name == name
-    assert len(set(dataset.classes)) == len(dataset.classes) == class_count(name) == FAMILIES[name].classes
+    assert len(set(dataset.classes)) == len(dataset.classes) == class_count(name) == DATASETS[name].classes
     for split in (dataset.train, dataset.test):
         assert split.labels.dtype == torch.int64
         assert torch.unique(split.labels).tolist() == list(range(class_count(name)))
@@ -80,7 +80,7 @@ def test_an_image_has_the_label_of_its_file(name: str, dataset: Dataset) -> None
 
 
 def test_its_digest_is_that_of_what_is_loaded(name: str, root: Path, dataset: Dataset) -> None:
-    least, _ = FAMILIES[name].sizes
+    least, _ = DATASETS[name].sizes
     assert load(name, root=root, offline=True).digest == dataset.digest
     others = {
         load(name, root=root, size=least, offline=True).digest if least != dataset.size else "",
@@ -108,7 +108,7 @@ def test_a_limit_that_no_class_can_share_is_refused(name: str, root: Path) -> No
 
 
 def test_it_is_resized_to_what_it_offers_and_no_further(name: str, root: Path, dataset: Dataset) -> None:
-    least, greatest = FAMILIES[name].sizes
+    least, greatest = DATASETS[name].sizes
     small = load(name, root=root, size=least, offline=True)
     assert small.size == least <= dataset.size <= greatest
     assert small.test.images(some(small.test, 2)).shape == (2, 3, least, least)
@@ -130,9 +130,8 @@ def test_its_normalisation_is_published_or_that_of_its_pixels(name: str, dataset
 
 def test_it_is_told_whether_it_is_here(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def is_found(folder: Path) -> bool:
-        (found,) = (one for one in status(folder) if one.name == name)
-        assert found.how
-        return found.found
+        (place,) = (place for spec, place in find_all(folder) if spec.name == name)
+        return place is not None
 
     assert is_found(root)
     if name == REAL:
@@ -141,7 +140,7 @@ def test_it_is_told_whether_it_is_here(name: str, root: Path, tmp_path: Path, mo
     assert not is_found(tmp_path)
     with pytest.raises(DirePlugError) as caught:
         load(name, root=tmp_path, offline=True)
-    for part in (f"{name} was not found", FAMILIES[name].layout, FAMILIES[name].how, str(tmp_path)):
+    for part in (f"{name} was not found", DATASETS[name].layout, DATASETS[name].how, str(tmp_path)):
         assert part in str(caught.value)
 
 

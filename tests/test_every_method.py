@@ -20,7 +20,6 @@ from dire_plug.data import class_count
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import architectures
 from dire_plug.recipe import (
-    Catalogue,
     Recipe,
     arm_names,
     as_file,
@@ -40,7 +39,7 @@ from dire_plug.upstream.source.vendor import patch_files
 METHODS = list(plugins.known("methods"))
 SCRIPTS = [(method, script) for method in METHODS for script in plugins.load_adapter(method).scripts]
 RECIPES = [(method, name) for method in METHODS for name in recipe_names(plugins.load_adapter(method).recipes())]
-INSTALLED = Catalogue(tuple(plugins.known("regularizers")), cache(plugins.settings_model))
+INSTALLED = {name: cache(load) for name, load in plugins.regularizer_models().items()}
 SECTIONS = ("dataset", "ipc", "squeeze", "prepare", "recover", "evaluate", "arms", "presets")
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -142,13 +141,13 @@ def test_a_dataset_of_more_classes_than_the_script_is_refused(adapter: Adapter, 
 def test_a_flag_is_a_recipes_or_the_tools_and_has_a_default(adapter: Adapter, script: str) -> None:
     flags = adapter.flags_model(script)().model_dump(by_alias=True)
     assert flags
-    assert flags.keys().isdisjoint(adapter.owned_flags)
+    assert flags.keys().isdisjoint(adapter.reserved_flags)
 
 
 @every_method
 def test_a_flag_that_the_tool_sets_is_refused_with_the_reason(adapter: Adapter) -> None:
-    assert adapter.owned_flags
-    for flag, reason in adapter.owned_flags.items():
+    assert adapter.reserved_flags
+    for flag, reason in adapter.reserved_flags.items():
         tree = merge(read_recipe(adapter, "quick"), {"recover": {"flags": {flag: 1}}})
         with pytest.raises(DirePlugError, match=re.escape(f"recover.flags.{flag}: can't be set in a recipe: {reason}")):
             check_recipe(tree, adapter=adapter)

@@ -74,7 +74,7 @@ class Fake:
     def real(self, teacher: str) -> RealEmbeddings:
         return self._real
 
-    def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
+    def record(self, name: str, value: Tensor | float, *, component: bool = False) -> None:
         pass
 
 

@@ -58,7 +58,7 @@ def test_without_the_package_its_name_is_unknown(cli: Cli, home: Path, recipe: P
     answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "spread")
     assert answer.code == 2
     assert answer.err.startswith("error: no arm 'spread' (")
-    assert "; there is baseline, control, random" in answer.err
+    assert "; known: baseline, control, random" in answer.err
 
 
 def test_a_name_that_two_packages_offer_is_an_error_that_names_both(
@@ -110,7 +110,7 @@ def test_its_method_needs_its_code_and_says_how_to_get_it(cli: Cli, third_party:
     line = ("run", "toy-net", "--recipe", "small")
     refused = cli(*line)
     assert refused.code == 2
-    assert "The toy's own code is needed and isn't here; get it with: dire-plug vendor toy-net" in refused.err
+    assert "The toy's own code is needed and isn't vendored; get it with: dire-plug vendor toy-net" in refused.err
     assert cli(*line, "--dry-run").code == 0
     native = cli(*line, "--engine", "native")
     assert (native.code, native.err) == (2, "error: toy-net: no native engine for the script 'synth'\n")

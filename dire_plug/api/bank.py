@@ -1,4 +1,4 @@
-"""The bank: embeddings of finished images, which CD compares later images of their class with."""
+"""Keep embeddings of finished images, with which CD compares later images of their class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MemoryBank:
-    """Embeddings of finished images in one network, which CD compares later images of their class with."""
+    """Embeddings of finished images in one network, with which CD compares later images of their class."""
 
     def __init__(self) -> None:
         self._held: tuple[Tensor, Tensor] | None = None
@@ -39,6 +39,7 @@ class MemoryBank:
                 f"bank: embeddings {list(embeddings.shape)} and labels {list(labels.shape)} don't fit; "
                 "[N, D] and [N] are needed"
             )
+        # cloned: the caller may write into its tensors afterwards
         embeddings, labels = embeddings.detach().clone(), labels.detach().clone()
         if self._held is not None:
             held, held_labels = self._held
@@ -88,6 +89,7 @@ class MemoryBank:
                 f"bank: it holds embeddings of width {embeddings.shape[1]}, the batch's have "
                 f"{like.shape[1]}; keep one bank for each network"
             )
+        # sorted here and not in `add`: images come once a slot, lookups once a step, and the result is kept
         labels, order = labels.to(groups.classes).sort(stable=True)
         starts = torch.searchsorted(labels, groups.classes)
         counts = torch.searchsorted(labels, groups.classes, right=True) - starts

@@ -1,7 +1,7 @@
-"""List what a method's package still lacks: constants to fill in, flags that aren't there, calls in its patch.
+"""Check what a method's package still lacks: constants to fill in, flags that aren't there, calls in its patch.
 
-`dire-plug new method` writes a package with such gaps. Constants are read from its source, so that a message can name
-the line.
+`dire-plug new method` writes a package with items to fill in. Constants are read from its source, so that a message can
+name the line.
 """
 
 import ast
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from dire_plug.api.patch_file import read_patch
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.recipe.check import suffix_problem
 
 IMPORT = "from dire_plug import bridge"
 CALLS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -36,16 +37,16 @@ CALLS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
     }
 )
-"""Function → the line, in capitals what the script has names for; where it stands. docs/adding-a-method.md has more."""
+"""Function → the line, in capitals what the script has names for; where it stands. docs/adapters.md has more."""
 _CALL = re.compile(r"\bbridge\.(\w+)\(")
 FILL_IN: Any = "FILL_IN"
 """Stands for a value that only a reader of the published script knows."""
-FLAG = "_FLAG"
-"""Ends the names of the constants that name a flag."""
+FLAG, FILE_NAME = "_FLAG", "FILE_NAME"
+"""The ends of the names of constants that hold a flag, or the name of an image file."""
 
 
-def require_whole(module: str, *, method: str, patch: Path, calls: Sequence[str], flags: type[BaseModel]) -> None:
-    """Refuse to go on with an adapter in which something is missing.
+def require_complete(module: str, *, method: str, patch: Path, calls: Sequence[str], flags: type[BaseModel]) -> None:
+    """Raise where something is missing in an adapter, or can't be right.
 
     Args:
         module: the adapter's file.
@@ -57,8 +58,8 @@ def require_whole(module: str, *, method: str, patch: Path, calls: Sequence[str]
     """
     gaps = [*_constant_gaps(Path(module), flags), *_call_gaps(method, patch, calls)]
     if gaps:
-        count = "1 thing is" if len(gaps) == 1 else f"{len(gaps)} things are"
-        raise DirePlugError("\n".join([f"{method} isn't whole yet; {count} missing:", *(f"  {gap}" for gap in gaps)]))
+        count = "1 item" if len(gaps) == 1 else f"{len(gaps)} items"
+        raise DirePlugError("\n".join([f"{method} is incomplete: {count} to fill in:", *(f"  {gap}" for gap in gaps)]))
 
 
 def missing_calls(patch: Path, calls: Sequence[str]) -> list[str]:
@@ -77,12 +78,19 @@ def _constant_gaps(module: Path, flags: type[BaseModel]) -> Iterator[str]:
         where, name = f"{module}:{node.lineno}", node.target.id
         if _is_to_fill(node.value):
             yield f"{where}: fill in {name}: {lines[node.lineno - 1].partition('#')[2].strip() or 'its value'}"
+        # only literals are checked: a computed name can't be read without running the module
         elif name.endswith(FLAG) and isinstance(flag := literal(node.value), str) and flag not in known:
             yield f"{where}: {name}: the script has no flag '{flag}'{nearest(flag, known)}; it has {', '.join(known)}"
+        elif (
+            name.endswith(FILE_NAME)
+            and isinstance(file := literal(node.value), str)
+            and (wrong := suffix_problem(file))
+        ):
+            yield f"{where}: {name}: {wrong}"
 
 
 def _is_to_fill(node: ast.expr | None) -> bool:
-    """Tell whether FILL_IN, or `method.FILL_IN`, stands in a value."""
+    """Return whether FILL_IN, or `method.FILL_IN`, stands in a value."""
     names = [getattr(one, "id", getattr(one, "attr", "")) for one in ast.walk(node)] if node else []
     return "FILL_IN" in names
 
@@ -90,7 +98,7 @@ def _is_to_fill(node: ast.expr | None) -> bool:
 def _call_gaps(method: str, patch: Path, calls: Sequence[str]) -> Iterator[str]:
     file = read_patch(patch).files[0].path
     for name in missing_calls(patch, calls):
-        line, where = CALLS.get(name, (f"bridge.{name}(…)", "see docs/adding-a-method.md"))
+        line, where = CALLS.get(name, (f"bridge.{name}(…)", "see docs/adapters.md"))
         yield f"{patch}: no `bridge.{name}` ({where}): dire-plug patch insert {method} {file}:LINE '{line}'"
 
 

@@ -1,4 +1,4 @@
-"""Write a method's adapter with a base that answers what all answer alike, and with plans, flags and scripts.
+"""Write a method's adapter: a base with the answers that all have in common, plans, flags and scripts.
 
 Importing it imports no torch: an adapter is made wherever a recipe is read.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from dire_plug.api.checklist import FILL_IN, require_whole
+from dire_plug.api.checklist import FILL_IN, require_complete
 from dire_plug.api.patch_file import make_patch, read_patch
 from dire_plug.api.plans import ChunkedPlan, ListedPlan, build_plan, check_in_one_pass, class_by_class, cut_plan
 from dire_plug.errors import DirePlugError
@@ -23,15 +23,15 @@ from dire_plug.seeding import derive
 from dire_plug.types import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    TINY_MEAN,
-    TINY_STD,
+    TINY_IMAGENET_MEAN,
+    TINY_IMAGENET_STD,
     Adapter,
     Invocation,
     LoopInputs,
-    Materials,
     Plan,
     Preparation,
     Script,
+    ScriptInputs,
     Slot,
     SlotPlan,
     StartImages,
@@ -51,16 +51,16 @@ __all__ = [
     "FILL_IN",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "OWNED_DATASET",
-    "OWNED_DEVICE",
-    "OWNED_IMAGES",
-    "OWNED_IPC",
-    "OWNED_PASSES",
-    "OWNED_PATHS",
-    "OWNED_START",
-    "OWNED_TEACHER",
-    "OWNED_UNREAD",
-    "OWNED_VERIFIER",
+    "RESERVED_DATASET",
+    "RESERVED_DEVICE",
+    "RESERVED_IMAGES",
+    "RESERVED_IPC",
+    "RESERVED_PASSES",
+    "RESERVED_PATHS",
+    "RESERVED_START",
+    "RESERVED_TEACHER",
+    "RESERVED_UNREAD",
+    "RESERVED_VERIFIER",
     "Adapter",
     "ChunkedPlan",
     "DirePlugError",
@@ -68,11 +68,11 @@ __all__ = [
     "Invocation",
     "ListedPlan",
     "LoopInputs",
-    "Materials",
     "Plan",
     "PlannedAdapter",
     "Preparation",
     "Script",
+    "ScriptInputs",
     "Slot",
     "SlotPlan",
     "StartImages",
@@ -92,9 +92,9 @@ __all__ = [
     "make_patch",
     "read_patch",
     "read_yaml",
-    "require_whole",
+    "require_complete",
     "teacher_problems",
-    "tiny_script",
+    "tiny_imagenet_script",
     "to_arguments",
     "write_network",
 ]
@@ -102,17 +102,17 @@ __all__ = [
 CIFAR_10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR_100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 """Mean and standard deviation, as most scripts round them."""
-OWNED_PATHS = "the tool chooses where files lie"
-OWNED_IMAGES = "images are always stored"
-OWNED_IPC = "set `ipc`"
-OWNED_PASSES = f"the tool runs the passes one by one; {OWNED_IPC}"
-OWNED_TEACHER = "the teacher is set in `squeeze.teacher`"
-OWNED_DATASET = "it goes with `recover.script`"
-OWNED_START = "set `recover.start` to real or noise"
-OWNED_DEVICE = "the run's --device chooses the device"
-OWNED_VERIFIER = "the verifier only prints; `measure` judges the images in an independent network"
-OWNED_UNREAD = "the script never reads it"
-"""Reasons why a recipe can't set a flag, for `owned_flags`."""
+RESERVED_PATHS = "the tool chooses where files lie"
+RESERVED_IMAGES = "images are always stored"
+RESERVED_IPC = "set `ipc`"
+RESERVED_PASSES = f"the tool runs the passes one by one; {RESERVED_IPC}"
+RESERVED_TEACHER = "the teacher is set in `squeeze.teacher`"
+RESERVED_DATASET = "it goes with `recover.script`"
+RESERVED_START = "set `recover.start` to real or noise"
+RESERVED_DEVICE = "the run's --device chooses the device"
+RESERVED_VERIFIER = "the verifier only prints; `measure` judges the images in an independent network"
+RESERVED_UNREAD = "the script never reads it"
+"""Reasons why a recipe can't set a flag, for `reserved_flags`."""
 
 
 class Flags(BaseModel):
@@ -157,11 +157,11 @@ class PlannedAdapter:
         return ()
 
     def has_native(self, script: str) -> bool:
-        """Tell that the native engine doesn't know this method."""
+        """Return False: the native engine has no loop of this method."""
         return False
 
     def whitens(self, recover: Any) -> bool:
-        """Tell that images are normalised, not whitened."""
+        """Return False: images are normalised, not whitened."""
         return False
 
     def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
@@ -169,7 +169,7 @@ class PlannedAdapter:
         return ()
 
     def expert(self, inputs: LoopInputs) -> tuple[str, Sequence[Tensor]]:
-        """Refuse: nothing trained by upstream's own code can embed.
+        """Raise: upstream's own code trains no network that could embed.
 
         Raises:
             DirePlugError: always.
@@ -179,6 +179,7 @@ class PlannedAdapter:
     @hookimpl
     def plan_labels(self, synthesis: Synthesis, slot: Slot, labels: Tensor) -> Tensor | None:
         """Return the plan's labels, [N]; None where they are upstream's own."""
+        # upstream's own tensor is left alone where it agrees, so that a kept plan changes no bit
         planned = list(synthesis.plan.slot(slot).labels)
         return None if labels.tolist() == planned else labels.new_tensor(planned)
 
@@ -193,6 +194,7 @@ class PlannedAdapter:
 
         Noise of another size is a function of (seed, class, image), whatever the plan, so that arms start alike.
         """
+        # adapters are made wherever a recipe is read, so torch is imported in the loop only
         import torch
 
         from dire_plug.data.augmentation.batch import normalise
@@ -206,6 +208,7 @@ class PlannedAdapter:
         if start.shape is None or start.shape == tuple(images.shape[1:]):
             return None
         pairs = zip(planned.labels, planned.images, strict=True)
+        # drawn image by image on the CPU: the same noise whatever the batch, the device and the IPC
         noise = [_noise(synthesis.seed, label, image, start.shape) for label, image in pairs]
         return torch.stack(noise).to(images.device, images.dtype)
 
@@ -231,9 +234,9 @@ def cifar_scripts(path: str) -> dict[str, Script]:
     return {"cifar-10": cifar_script(path, 10), "cifar-100": cifar_script(path, 100)}
 
 
-def tiny_script(path: str, *, checkpoint: str = "model") -> Script:
+def tiny_imagenet_script(path: str, *, checkpoint: str = "model") -> Script:
     """Return a script of Tiny-ImageNet: 200 classes at 64 pixels, as SRe2L, CDA, DWA and DELT normalise them."""
-    return Script(path, 200, 64, TINY_MEAN, TINY_STD, stem="small", checkpoint=checkpoint)
+    return Script(path, 200, 64, TINY_IMAGENET_MEAN, TINY_IMAGENET_STD, stem="small", checkpoint=checkpoint)
 
 
 def imagenet_script(path: str, *, checkpoint: str = "bare", suffix: str | None = None) -> Script:
@@ -250,6 +253,7 @@ def to_arguments(flags: BaseModel) -> list[str]:
     """Return a command line in upstream's spelling: `--name value`; a switch stands alone; None is left out."""
     arguments: list[str] = []
     for name, value in flags.model_dump(by_alias=True, exclude_none=True).items():
+        # store_true flags: False can only be said by leaving the flag out
         if isinstance(value, bool):
             arguments += [f"--{name}"] if value else []
         else:
@@ -270,7 +274,7 @@ def teacher_problems(recipe: Any, known: Sequence[str]) -> list[tuple[str, str]]
 
 
 def write_network(network: Network, path: Path, layout: str, *, keys: Callable[[str], str] | None = None) -> None:
-    """Write the weights of one of `Materials.teachers` as upstream's script reads them; makes the folder.
+    """Write the weights of one of `ScriptInputs.teachers` as upstream's script reads them; makes the folder.
 
     Args:
         layout: `state_dict.module`: {"state_dict": …} with the prefix "module."; `model`: {"model": …}; `bare`: the

@@ -1,4 +1,4 @@
-"""Patch files: insert-only diffs without context, whose header pins one commit and the hash of every file touched."""
+"""Read and write patch files: insert-only diffs without context; the header pins a commit and each file's hash."""
 
 import hashlib
 import re
@@ -61,6 +61,7 @@ class Patch:
 
 def blob_hash(content: bytes) -> str:
     """Return git's blob hash (sha1, 40 hex) of a file's content."""
+    # git's own hash, so that a reader can check it with `git hash-object`
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -76,6 +77,7 @@ def read_patch(path: Path) -> Patch:
         DirePlugError: the file cannot be read, its header lacks the commit or a file's hashes, or it is no diff.
     """
     try:
+        # bytes, not read_text: universal newlines would hide a carriage return, which belongs to the line
         lines = path.read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DirePlugError(f"{path}: the patch cannot be read: {error}") from error
@@ -85,6 +87,7 @@ def read_patch(path: Path) -> Patch:
     if len(commits) != 1:
         raise DirePlugError(f"{path}: the header must name one commit, `commit: <40 hex>`; it names {len(commits)}")
     hunks = _read_hunks(path, lines, start)
+    # a file in the diff without hashes would be patched unchecked
     if not hunks or hashes.keys() != hunks.keys():
         listed, touched = ", ".join(sorted(hashes)) or "nothing", ", ".join(sorted(hunks)) or "nothing"
         raise DirePlugError(f"{path}: the header lists {listed}, but the diff touches {touched}; make the patch again")
@@ -141,6 +144,7 @@ def make_patch(
             count = len(places[place])
             diff.append(f"@@ -{place},0 +{place + shift + 1}{f',{count}' if count > 1 else ''} @@")
             diff += [f"+{line}{end}" for line in places[place]]
+            # later hunks start lower by what the earlier ones inserted
             shift += count
     return "\n".join([*header, "", *diff, ""])
 
@@ -150,6 +154,7 @@ def insert_lines(content: bytes, places: Mapping[int, Sequence[str]], *, path: s
     lines = content.split(b"\n")
     last = len(lines) - 1  # what follows the last line end cannot be continued without changing it
     end = _line_end(content)
+    # from the end, so that the numbers of earlier places stay right
     for place in sorted(places, reverse=True):
         if not 0 <= place <= last:
             raise DirePlugError(f"{path}: lines can be inserted after lines 0 to {last}, not after {place}")

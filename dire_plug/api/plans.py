@@ -1,4 +1,4 @@
-"""Which class, and which image of it, each position of each slot of a synthesis holds."""
+"""Build plans: which class, and which image of it, each position of each slot of a synthesis holds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +43,7 @@ class ChunkedPlan:
                 f"the plan has {self.passes} passes of {self.slots_per_pass} batches, so there is no batch "
                 f"{slot.batch_index} of pass {slot.pass_index}; does upstream's script split the classes otherwise?"
             )
+        # the last pass may hold fewer images of a class
         images = range(slot.pass_index * self.per_class, min((slot.pass_index + 1) * self.per_class, self.ipc))
         classes = range(*self.chunks[slot.batch_index])
         positions = [(label, image) for label in classes for image in images]
@@ -108,7 +109,7 @@ class ListedPlan:
 
 
 def check_in_one_pass(slot: Slot, *, batches: int) -> None:
-    """Refuse a slot that a plan of one pass with so many batches doesn't have.
+    """Raise for a slot that a plan of one pass with `batches` batches doesn't have.
 
     Raises:
         DirePlugError: there is no such slot.
@@ -161,6 +162,7 @@ def build_plan(
             f"plan: {slots_per_pass} batches a pass for {classes} classes would leave some empty; raise the batch size"
         )
     if chunk_size is None:
+        # integer arithmetic spreads the remainder: sizes differ by at most one class
         ends = [classes * (batch + 1) // slots_per_pass for batch in range(slots_per_pass)]
     else:
         ends = [min(first + chunk_size, classes) for first in range(0, classes, max(chunk_size, 1))]

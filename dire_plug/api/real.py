@@ -68,11 +68,13 @@ class PreparedReal:
     def __init__(self, real: RealEmbeddings) -> None:
         _check_real(real)
         self.values = real.values.detach()
+        # the labels ascend, so consecutive runs are the classes, and no sort is needed
         self.classes, owner, self._counts = torch.unique_consecutive(
             real.labels, return_inverse=True, return_counts=True
         )
         self._starts = self._counts.cumsum(0) - self._counts
         self._directions = self.values.new_zeros(len(self.classes), self.values.shape[1])
+        # rows are summed in chunks: normalised copies of a million rows would not fit beside them
         self._means = torch.zeros_like(self._directions)
         norms = 0.0
         for rows, classes in zip(torch.split(self.values, CHUNK), torch.split(owner, CHUNK), strict=True):
@@ -83,7 +85,8 @@ class PreparedReal:
         self.nonnegative = bool((self.values >= 0).all())
         self.mean_norm = norms / len(self.values)
         self.coreset = real.coreset
-        self._kept: tuple[_Request, ClassBlock] | None = None
+        self._block: ClassBlock | None = None
+        self._block_labels = (real.labels, real.labels, -1)  # as given, a copy, the version of its content
 
     def block(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
         """Return the arrangement of a batch with these labels; it is kept until the labels change.
@@ -96,10 +99,20 @@ class PreparedReal:
         Raises:
             DirePlugError: a class has no real embedding.
         """
-        if self._kept is None or not self._kept[0].equals(labels, paired, distances):
-            block = self._arrange(labels, paired=paired, distances=distances)
-            self._kept = (_Request(labels, labels.clone(), labels._version, paired, distances), block)
-        return self._kept[1]
+        block = self._block
+        if (
+            block is None
+            or (block.paired, block.real is not None) != (paired, distances)
+            or not self._are_block_labels(labels)
+        ):
+            block = self._block = self._arrange(labels, paired=paired, distances=distances)
+            self._block_labels = (labels, labels.clone(), labels._version)
+        return block
+
+    def _are_block_labels(self, labels: Tensor) -> bool:
+        given, copy, version = self._block_labels
+        # values are compared only where it isn't the same tensor, unwritten since: that waits for the GPU
+        return (labels is given and labels._version == version) or torch.equal(labels, copy)
 
     def _arrange(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
         groups = group_rows(labels)
@@ -107,6 +120,7 @@ class PreparedReal:
         counts, means = self._counts[found], self._means[found]
         targets = self._directions[found][groups.owner]
         if paired:
+            # the release zeroes the diagonal of the rectangular similarity matrix; taking the partner off is the same
             targets = targets - self._partners(groups, found)
         real = excluded = None
         if distances:
@@ -130,6 +144,7 @@ class PreparedReal:
 
     def _find(self, classes: Tensor) -> Tensor:
         """Return, [C], which of the prepared classes these are."""
+        # clamped, so that an unknown class beyond the last one can be compared below instead of raising IndexError
         found = torch.searchsorted(self.classes, classes).clamp_(max=len(self.classes) - 1)
         missing = classes[self.classes[found] != classes]
         if len(missing):
@@ -150,6 +165,7 @@ class PreparedReal:
 
     def _partner_rows(self, groups: Groups, found: Tensor) -> tuple[Tensor, Tensor]:
         own = found[groups.owner]
+        # the clamp only guards the gather; rows past a class's end are masked by the second result
         rows = self.values[(self._starts[own] + groups.rank).clamp_(max=len(self.values) - 1)]
         return rows, groups.rank < self._counts[own]
 
@@ -165,6 +181,7 @@ def extend_real(values: Tensor, index: Tensor, present: Tensor, *, means: Tensor
     """
     extended = values.new_empty(*index.shape, values.shape[1] + 2)
     rows = extended[..., :-2]
+    # written into its place: a concatenation would hold the real rows twice
     torch.sub(values[index], means.unsqueeze(1), out=rows)
     torch.linalg.vector_norm(rows, dim=2, out=extended[..., -2]).square_()
     extended[..., -1] = 1
@@ -173,30 +190,15 @@ def extend_real(values: Tensor, index: Tensor, present: Tensor, *, means: Tensor
 
 def _mean_distance(rows: Tensor) -> Tensor:
     """Return the mean distance between two different rows of [m, D], a scalar; 0 where there is one."""
+    # parts of rows keep the block of distances at about 16 million values
     sums = [torch.cdist(part, rows).sum() for part in torch.split(rows, max(1, (CHUNK << 8) // len(rows)))]
     return torch.stack(sums).sum() / max(1, len(rows) * (len(rows) - 1))
-
-
-@dataclass(frozen=True, eq=False)
-class _Request:
-    """What a kept block was asked for with."""
-
-    labels: Tensor
-    copy: Tensor
-    version: int
-    paired: bool
-    distances: bool
-
-    def equals(self, labels: Tensor, paired: bool, distances: bool) -> bool:
-        """Compare; values are looked at only where it isn't the same tensor, unwritten since: that waits for a GPU."""
-        if (paired, distances) != (self.paired, self.distances):
-            return False
-        return (labels is self.labels and labels._version == self.version) or torch.equal(labels, self.copy)
 
 
 def _exclude_padding(groups: Groups, present: Tensor) -> Tensor | None:
     """Return, [C, n, m], True where the row or the real row is padding; None where nothing is padded."""
     filled = groups.here
+    # one wait for the device, once per batch's labels; without padding every step saves a masked copy
     if bool(filled.all()) and bool(present.all()):
         return None
     return ~(filled.unsqueeze(2) & present.unsqueeze(1))

@@ -1,4 +1,4 @@
-"""Rows of embeddings: brought to length 1, grouped by class, padded to equal numbers."""
+"""Normalise rows of embeddings, group them by class, pad the classes to equal numbers."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def group_rows(labels: Tensor) -> Groups:
 
 
 def _rank_rows(owner: Tensor, counts: Tensor) -> Tensor:
+    # stable: the i-th row of a class in the batch stays its i-th, which decides the partners
     order = owner.argsort(stable=True)
     first = (counts.cumsum(0) - counts)[owner[order]]
     return torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=owner.device) - first)
@@ -76,6 +77,7 @@ def index_runs(starts: Tensor, counts: Tensor, *, rows: int) -> tuple[Tensor, Te
 
 def unit_rows(rows: Tensor) -> Tensor:
     """Return the rows of [N, D] at length 1; a row of zeros stays as it is, with zero gradient."""
+    # two `where`s: dividing by 0 in the branch not taken would still put NaN into the gradient
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     positive = norms > 0
     return torch.where(positive, rows / torch.where(positive, norms, 1), 0)
@@ -84,4 +86,5 @@ def unit_rows(rows: Tensor) -> Tensor:
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
     """Return, [C, n, m], the squared distances between [C, n, D] and [C, m, D], by one product; at least 0."""
     norms = first.square().sum(2, keepdim=True), second.square().sum(2, keepdim=True)
+    # cancellation may make this slightly negative, and the square root of that is NaN
     return (norms[0] + norms[1].transpose(1, 2) - 2 * torch.bmm(first, second.transpose(1, 2))).clamp_min(0)

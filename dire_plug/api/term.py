@@ -58,7 +58,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """What a recipe may say of a term; the key `weight` is the tool's own."""
+    """The base of a term's settings in a recipe; the key `weight` is the tool's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -82,7 +82,8 @@ class Term(Generic[SettingsT]):
         self._last: dict[str, tuple[Slot, Tensor, Tensor]] = {}
 
     def real(self, synthesis: Synthesis, batch: Batch) -> PreparedReal:
-        """Return the prepared real rows of the batch's network; anew where the synthesis gives another object."""
+        """Return the prepared real rows of the batch's network; prepare them again where the synthesis has new ones."""
+        # compared by identity: DM's loop network makes new real embeddings in each step
         given = synthesis.real(batch.teacher)
         if batch.teacher not in self._real or self._real[batch.teacher][0] is not given:
             self._real[batch.teacher] = (given, prepare_real(given))
@@ -95,12 +96,14 @@ class Term(Generic[SettingsT]):
         """
         if not synthesis.bank:
             return None
+        # only the last step of a slot counts: earlier embeddings are of unfinished images
         self._last[batch.teacher] = (batch.slot, batch.embeddings.detach(), batch.labels)
         return self._restore(synthesis, batch.teacher)
 
     @hookimpl
     def slot_done(self, synthesis: Synthesis, slot: Slot) -> None:
         """Put the embeddings of the slot's last step in each network into that network's bank."""
+        # emptied first: a term that raises must not leave a slot behind for the next pass
         last, self._last = self._last, {}
         for teacher, (seen, embeddings, labels) in last.items():
             if seen == slot:
@@ -114,6 +117,7 @@ class Term(Generic[SettingsT]):
         state = synthesis.state(self)
         kept = {name: state[f"{teacher}.{name}"] for name in ("embeddings", "labels") if f"{teacher}.{name}" in state}
         bank = self._banks.get(teacher)
+        # by identity again: a resumed synthesis replaces the tensors, and the bank must follow
         if bank is None or bank.tensors().get("embeddings") is not kept.get("embeddings"):
             bank = self._banks[teacher] = MemoryBank.restore(kept)
         return bank
@@ -219,12 +223,14 @@ def arrange(embeddings: Tensor, labels: Tensor, real: PreparedReal) -> ClassRows
     assert block.real is not None
     groups, means = block.groups, block.means.unsqueeze(1)
     here = groups.here
+    # centred on the real mean: distances and kernels are computed from small differences, and keep their digits
     made = (groups.pad(embeddings.to(real.values.dtype)) - means) * here.unsqueeze(2)
     return ClassRows(made, here, block.real[..., :-2], block.real[..., -1] > 0, means, real, block.places)
 
 
 def distances(first: Tensor, second: Tensor) -> Tensor:
     """Return, [C, n, m], the distances between [C, n, D] and [C, m, D]; a pair that coincides has no gradient."""
+    # the root's gradient is infinite at 0, so coinciding pairs are masked before and after it
     squared = squared_distances(first, second)
     apart = squared > COINCIDING * torch.finfo(first.dtype).eps * first.detach().square().sum(2, keepdim=True)
     return torch.where(apart, squared.where(apart, 1).sqrt(), 0)

@@ -17,7 +17,7 @@ from dire_plug.tables import Table
 @DATA_ROOT
 def doctor(data_root: Path | None) -> None:
     """Print versions, the device, which data and upstreams are here, and how to get each missing one."""
-    from dire_plug.data import default_root, status
+    from dire_plug.data import default_root, find_all
     from dire_plug.store.runs import choose_device
 
     table = Table("what")
@@ -34,8 +34,8 @@ def doctor(data_root: Path | None) -> None:
 
     data = Table("dataset")
     data.add_prose("here", "where, or how to get it")
-    for one in status(data_root):
-        data.add_row(one.name, "yes" if one.found else "no", one.where if one.found else one.how)
+    for spec, folder in find_all(data_root):
+        data.add_row(spec.name, "yes" if folder else "no", str(folder) if folder else spec.how)
     ui.show(data)
 
     upstreams = Table("method")

@@ -41,11 +41,11 @@ def patch() -> None:
 @offline_option
 def insert(method: str, place: str, call: str, indent: int | None, package: Path | None, offline: bool) -> None:
     """Insert CALL, one call of bridge, after PLACE into the patch of METHOD."""
-    from dire_plug.scaffold.patch_edit import insert_line, read_place
+    from dire_plug.scaffold.patch_edit import insert_line, parse_location
     from dire_plug.scaffold.patch_owner import find_owner
     from dire_plug.scaffold.script import published
 
-    where, adapter = read_place(place), find_owner(method, package=package)
+    where, adapter = parse_location(place), find_owner(method, package=package)
     done = insert_line(adapter, published(adapter.upstream, offline=offline), where, call, indent=indent)
     ui.show(f"{where}: inserted, as line {done.number} of the patched file:")
     ui.show(f"  {done.text}")
@@ -76,11 +76,11 @@ def show(method: str, package: Path | None) -> None:
 @offline_option
 def remove(method: str, place: str, call: str | None, package: Path | None, offline: bool) -> None:
     """Take what stands after PLACE, or of it the line CALL, out of the patch of METHOD."""
-    from dire_plug.scaffold.patch_edit import read_place, remove_lines
+    from dire_plug.scaffold.patch_edit import parse_location, remove_lines
     from dire_plug.scaffold.patch_owner import find_owner
     from dire_plug.scaffold.script import published
 
-    where, adapter = read_place(place), find_owner(method, package=package)
+    where, adapter = parse_location(place), find_owner(method, package=package)
     for line in remove_lines(adapter, published(adapter.upstream, offline=offline), where, call):
         ui.show(f"{where}: removed: {line.text.strip()}")
     _show_missing(adapter, method)

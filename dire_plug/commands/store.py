@@ -59,7 +59,7 @@ def _removed(found: keeping.Cleaning, store: Path, *, days: float, done: bool) -
     ]
     lines.append(f"{verb}: {', '.join(counts)}; {keeping.in_words(found)}")
     lines.append(f"stay: {found.named} that runs name, {found.young} younger than {days:g} days")
-    lines += found.words
+    lines += found.notes
     if not done and (found.entries or found.folders or found.locks):
         lines.append("nothing was removed; --yes removes it")
     return "\n".join(lines)
@@ -132,20 +132,20 @@ def _find_entry(store: Path, name: str) -> str:
 @click.option("--replace", is_flag=True, help="Take theirs where the store has an artefact with another content.")
 def import_(archive: Path, replace: bool) -> None:
     """Take the artefacts of an archive that `export` wrote into the store."""
-    found = archives.read_archive(home.store(), archive, replace=replace)
+    card, arrivals, outdated = archives.read_archive(home.store(), archive, replace=replace)
     table = Table("artefact")
     table.add_prose("what", "outcome")
     table.add_numbers("size")
-    for one in found.arrivals:
-        roles = ", ".join(found.card.entries[one.name].roles)
+    for one in arrivals:
+        roles = ", ".join(card.entries[one.name].roles)
         table.add_row(one.name, roles, f"{one.what}: {one.why}" if one.why else one.what, format_bytes(one.bytes))
     ui.show(table)
-    for label, run in found.card.runs.items():
+    for label, run in card.runs.items():
         ui.show(f"of the run {label} ({run.state}); its recipe: tar -xOf {archive} {archives.RUNS}/{label}/recipe.yaml")
-    if found.outdated:
-        count = _count(len(found.outdated), "artefact")
+    if outdated:
+        count = _count(len(outdated), "artefact")
         ui.show(f"{count} here, made from what was replaced, will be made again when a run needs it")
-    taken = [one for one in found.arrivals if one.what in archives.TAKEN]
-    counts = {what: sum(one.what == what for one in found.arrivals) for what in archives.OUTCOMES}
+    taken = [one for one in arrivals if one.what in archives.TAKEN]
+    counts = {what: sum(one.what == what for one in arrivals) for what in archives.OUTCOMES}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     ui.show(f"{told}; {format_bytes(sum(one.bytes for one in taken))} came into {home.store()}")

@@ -1,21 +1,20 @@
-"""Real images: the datasets by name, and what is here of them."""
+"""Load real images: datasets by name, and where they are found."""
 
 from dire_plug.data.dataset import Dataset, Split, normalisation_of, on_device
-from dire_plug.data.loading import DataStatus, class_count, default_root, load, names, status
+from dire_plug.data.loading import class_count, default_root, find_all, load, names
 from dire_plug.data.validation import default_count, hold_out, validation_problems
 
 __all__ = [
-    "DataStatus",
     "Dataset",
     "Split",
     "class_count",
     "default_count",
     "default_root",
+    "find_all",
     "hold_out",
     "load",
     "names",
     "normalisation_of",
     "on_device",
-    "status",
     "validation_problems",
 ]

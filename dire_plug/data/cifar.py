@@ -11,7 +11,7 @@ from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
 from torchvision import datasets
 
-from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
+from dire_plug.data.dataset import Dataset, DatasetSpec, make_tensor_dataset
 from dire_plug.data.subsample import first_of_each_class, resize
 from dire_plug.errors import DirePlugError
 
@@ -35,6 +35,7 @@ def _open(folder: Path, classes: int, *, train: bool) -> Any:
         with warnings.catch_warnings():
             # The published pickles state numpy dtypes in a way that numpy deprecates.
             warnings.simplefilter("ignore", category=_numpy_deprecation())
+            # torchvision compares the files' MD5 sums here, and raises RuntimeError where they differ
             return _kind(classes)(str(folder), train=train, download=False)
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         where = folder / _kind(classes).base_folder
@@ -69,9 +70,9 @@ def _download(root: Path, *, classes: int) -> None:
     _kind(classes)(str(root), download=True)
 
 
-def _family(classes: int, inside: str) -> Family:
+def _spec(classes: int, inside: str) -> DatasetSpec:
     download: Callable[[Path], None] = partial(_download, classes=classes)
-    return Family(
+    return DatasetSpec(
         name=f"cifar-{classes}",
         classes=classes,
         sizes=(8, 64),
@@ -87,5 +88,5 @@ def _family(classes: int, inside: str) -> Family:
     )
 
 
-CIFAR_10 = _family(10, "cifar-10-batches-py")
-CIFAR_100 = _family(100, "cifar-100-python")
+CIFAR_10 = _spec(10, "cifar-10-batches-py")
+CIFAR_100 = _spec(100, "cifar-100-python")

@@ -121,6 +121,7 @@ def on_device(dataset: Dataset, device: torch.device) -> Dataset:
 def _moved(split: Split, device: torch.device) -> Split:
     if device.type != "cuda" or not isinstance(split, TensorSplit):
         return split
+    # half of what is free: the training beside it needs the rest
     free, _ = torch.cuda.mem_get_info(device)
     fits = split.pixels.numel() < free // 2
     return TensorSplit(split.pixels.to(device), split.labels) if fits else split
@@ -136,6 +137,7 @@ class Described(Split, Protocol):
 def make_dataset(name: str, *, train: Described, test: Described, classes: Iterable[str], size: int) -> Dataset:
     """Put a dataset together and take its digest."""
     names = tuple(classes)
+    # names and size too: the same pixels under other classes are another dataset
     seen = hashlib.sha256(repr((names, size)).encode())
     for split in (train, test):
         for part in split.describe():
@@ -169,7 +171,7 @@ class Read(Protocol):
 
 
 @dataclass(frozen=True)
-class Family:
+class DatasetSpec:
     """One dataset by name.
 
     Attributes:
@@ -207,7 +209,7 @@ class Family:
         )
 
     def check_size(self, size: int | None) -> None:
-        """Refuse a size that the family doesn't offer."""
+        """Raise for a size that the dataset isn't offered at."""
         least, greatest = self.sizes
         if size is not None and not least <= size <= greatest:
             raise DirePlugError(f"dataset {self.name}: size {size} is not offered; use {least} to {greatest}")

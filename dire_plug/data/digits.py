@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
+from dire_plug.data.dataset import Dataset, DatasetSpec, make_tensor_dataset
 from dire_plug.data.subsample import first_of_each_class, resize
 
 CLASSES = 10
@@ -38,6 +38,7 @@ def read(folder: Path, *, size: int | None, limit: int | None) -> Dataset:
 
 def _draw_test(labels: "np.typing.NDArray[np.int64]") -> torch.Tensor:
     """Return a mask, [N], bool, of the test images."""
+    # the legacy generator: numpy promises that its stream never changes
     random = np.random.RandomState(0)
     mask = np.zeros(len(labels), dtype=bool)
     for label in range(CLASSES):
@@ -56,7 +57,7 @@ def missing(folder: Path) -> tuple[str, ...]:
     return () if (folder / "digits.csv.gz").is_file() else ("digits.csv.gz",)
 
 
-FAMILY = Family(
+SPEC = DatasetSpec(
     name="digits",
     classes=CLASSES,
     sizes=(8, 32),

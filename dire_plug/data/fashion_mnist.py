@@ -2,8 +2,6 @@
 
 import gzip
 import hashlib
-import math
-import struct
 import zlib
 from pathlib import Path
 
@@ -11,50 +9,16 @@ import torch
 from torch import Tensor
 from torchvision.datasets import FashionMNIST
 
-from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
+from dire_plug.data.dataset import Dataset, DatasetSpec, make_tensor_dataset
 from dire_plug.data.subsample import first_of_each_class, resize
 from dire_plug.errors import DirePlugError
 
-AGAIN = "The file is damaged or another one: remove it and get it again"
+AGAIN = "The file is damaged or another one: remove it and download it again"
 
 
 def find_file(folder: Path, name: str) -> Path | None:
     """Return `folder/name`, or the same with .gz; None where neither is."""
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-
-
-def read_idx(path: Path, *, sha256: str | None = None) -> Tensor:
-    """Read an IDX file of unsigned bytes, gzipped (.gz) or not.
-
-    Args:
-        path: the file.
-        sha256: the digest that its uncompressed content must have; None checks nothing.
-
-    Returns:
-        Tensor: uint8, of the shape that the header states.
-
-    Raises:
-        DirePlugError: the file is truncated, isn't IDX, or isn't the one with that digest.
-    """
-    content = _read_bytes(path)
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise DirePlugError(
-            f"{path}: not an IDX file of bytes (it starts with {content[:4].hex() or 'nothing'}). {AGAIN}"
-        )
-    start = 4 + 4 * content[3]
-    shape = struct.unpack(f">{content[3]}I", content[4:start]) if len(content) >= start else ()
-    if not shape or 0 in shape or len(content) - start != math.prod(shape):
-        raise DirePlugError(f"{path}: holds {len(content)} bytes, where its header says {shape or 'more'}. {AGAIN}")
-    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise DirePlugError(f"{path}: sha256 of the content is {found}, expected {sha256}. {AGAIN}")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(shape)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DirePlugError(f"{path}: cannot be read: {error}. {AGAIN}") from error
 
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -69,7 +33,7 @@ SHA256 = {
 
 
 def read(folder: Path, *, size: int | None, limit: int | None) -> Dataset:
-    """Read the four IDX files; refuse files that aren't the published ones."""
+    """Read the four IDX files; raise for files that aren't the published ones."""
     pixels, labels = _read_half(folder, "train")
     kept = first_of_each_class(labels, limit=limit, classes=len(CLASSES))
     test_pixels, test_labels = _read_half(folder, "t10k")
@@ -83,13 +47,27 @@ def read(folder: Path, *, size: int | None, limit: int | None) -> Dataset:
 
 def _read_half(folder: Path, half: str) -> tuple[Tensor, Tensor]:
     """Return pixels, uint8 [N, 1, 28, 28], and labels, int64 [N]."""
-    content = []
-    for name in (f"{half}-images-idx3-ubyte", f"{half}-labels-idx1-ubyte"):
-        path = find_file(folder, name)
-        if path is None:
-            raise DirePlugError(f"{folder / name}: no such file, gzipped or not")
-        content.append(read_idx(path, sha256=SHA256[name]))
-    return content[0][:, None], content[1].long()
+    pixels = _read(folder, f"{half}-images-idx3-ubyte", header=16)
+    return pixels.reshape(-1, 1, 28, 28), _read(folder, f"{half}-labels-idx1-ubyte", header=8).long()
+
+
+def _read(folder: Path, name: str, *, header: int) -> Tensor:
+    """Return the bytes behind the header of an IDX file, gzipped or not: uint8, [n].
+
+    Raises:
+        DirePlugError: the file is missing, truncated, or isn't the published one.
+    """
+    path = find_file(folder, name)
+    if path is None:
+        raise DirePlugError(f"{folder / name}: no such file, gzipped or not")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DirePlugError(f"{path}: cannot be read: {error}. {AGAIN}") from error
+    # the digest vouches for the header too, so nothing of it is parsed
+    if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
+        raise DirePlugError(f"{path}: sha256 of the content is {found}, expected {SHA256[name]}. {AGAIN}")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
 
 
 def places(root: Path) -> tuple[Path, ...]:
@@ -107,7 +85,7 @@ def download(root: Path) -> None:
     FashionMNIST(str(root), download=True)
 
 
-FAMILY = Family(
+SPEC = DatasetSpec(
     name="fashion-mnist",
     classes=len(CLASSES),
     sizes=(8, 64),

@@ -1,4 +1,4 @@
-"""Folders of image files, one per class: found, decoded in memory, or read on demand."""
+"""Read folders of image files, one per class: decoded in memory, or on demand."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,9 @@ def list_classes(folder: Path, *, expected: int) -> tuple[str, ...]:
     """
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if len(names) != expected:
-        raise DirePlugError(f"{folder}: holds {len(names)} class folders, expected {expected}. The set isn't whole")
+        raise DirePlugError(
+            f"{folder}: holds {len(names)} class folders, expected {expected}. The dataset is incomplete"
+        )
     return tuple(names)
 
 
@@ -73,6 +75,7 @@ def list_images(folder: Path, label: int, *, limit: int | None = None) -> list[F
         raise DirePlugError(f"{place}: the class folder cannot be read: {error.strerror}") from error
     if not entries:
         raise DirePlugError(f"{place}: the class folder holds no image ({', '.join(SUFFIXES)}); unpack the set again")
+    # scandir's order is the file system's, and `limit` takes the first ones
     entries.sort(key=lambda entry: entry.name)
     return [File(Path(entry.path), label, entry.stat().st_size) for entry in entries[:limit]]
 
@@ -111,6 +114,7 @@ def open_image(path: Path) -> Image.Image:
     with image:
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"more than {MOST_PIXELS:,} pixels")
+        # Pillow's conversion to RGB would cut such values off at 255 without a warning
         if image.mode.startswith(("I", "F")):
             raise ValueError(f"its grey levels have more than 8 bits (Pillow's mode {image.mode}); save it with 8")
         return image.convert("RGB")

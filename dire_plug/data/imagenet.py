@@ -6,7 +6,7 @@ the transform of evaluation and of embeddings.
 
 from pathlib import Path
 
-from dire_plug.data.dataset import Dataset, Family, make_dataset
+from dire_plug.data.dataset import Dataset, DatasetSpec, make_dataset
 from dire_plug.data.folders import SUFFIXES, list_classes, list_images, list_training, make_folder_split
 from dire_plug.errors import DirePlugError
 
@@ -30,7 +30,7 @@ def read(folder: Path, *, size: int | None, limit: int | None, expected: int = C
 
 
 def _check_val(val: Path, classes: tuple[str, ...]) -> None:
-    """Refuse validation images that lie unsorted, or are sorted into other classes."""
+    """Raise for validation images that lie unsorted, or are sorted into other classes."""
     flat = sum(1 for path in val.iterdir() if path.suffix.lower() in SUFFIXES)
     if flat:
         raise DirePlugError(
@@ -49,7 +49,7 @@ def _missing(folder: Path) -> tuple[str, ...]:
     return tuple(f"{part}/" for part in ("train", "val") if not (folder / part).is_dir())
 
 
-FAMILY = Family(
+SPEC = DatasetSpec(
     name="imagenet-1k",
     classes=CLASSES,
     sizes=(64, 512),

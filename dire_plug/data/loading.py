@@ -1,37 +1,45 @@
 """Load a dataset by name."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from dire_plug.data import cifar, digits, fashion_mnist, imagenet, tiny_imagenet
-from dire_plug.data.dataset import Dataset, Family
+from dire_plug.data.dataset import Dataset, DatasetSpec
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import make_folder
 from dire_plug.home import home
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        digits.FAMILY,
-        fashion_mnist.FAMILY,
+DATASETS: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        digits.SPEC,
+        fashion_mnist.SPEC,
         cifar.CIFAR_10,
         cifar.CIFAR_100,
-        tiny_imagenet.FAMILY,
-        imagenet.FAMILY,
+        tiny_imagenet.SPEC,
+        imagenet.SPEC,
     )
 }
 
 
 def names() -> tuple[str, ...]:
     """Return the names that `load` takes."""
-    return tuple(FAMILIES)
+    return tuple(DATASETS)
 
 
 def default_root() -> Path:
-    """Return the data folder: DIRE_PLUG_DATA, or `data` in the home folder."""
+    """Return the data folder: DIRE_PLUG_DATA, or `data` in the home folder.
+
+    Raises:
+        DirePlugError: DIRE_PLUG_DATA names no folder. It is never made: a typo would fetch the datasets again.
+    """
     chosen = os.environ.get("DIRE_PLUG_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else home() / "data"
+    if not chosen:
+        return home() / "data"
+    root = Path(chosen).expanduser().absolute()
+    if not root.is_dir():
+        raise DirePlugError(f"DIRE_PLUG_DATA: Directory '{root}' does not exist. Make it, or correct the variable")
+    return root
 
 
 def class_count(name: str) -> int:
@@ -40,7 +48,7 @@ def class_count(name: str) -> int:
     Raises:
         DirePlugError: the name is unknown.
     """
-    return _family(name).classes
+    return _spec(name).classes
 
 
 def load(
@@ -63,58 +71,36 @@ def load(
     Raises:
         DirePlugError: the name or size is unknown, the dataset is missing or damaged, or the limit can't be met.
     """
-    family = _family(name)
-    family.check_size(size)
+    spec = _spec(name)
+    spec.check_size(size)
     root = default_root() if root is None else root
-    place = family.find(root)
+    place = spec.find(root)
     if place is None and not offline:
-        _download(family, root)
-        place = family.find(root)
+        _download(spec, root)
+        place = spec.find(root)
     if place is None:
-        raise family.absence(root)
-    return family.read(place, size=size, limit=limit)
+        raise spec.absence(root)
+    return spec.read(place, size=size, limit=limit)
 
 
-def _family(name: str) -> Family:
-    if name not in FAMILIES:
-        raise DirePlugError(f"dataset: '{name}' is unknown{nearest(name, FAMILIES)}; known: {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+def _spec(name: str) -> DatasetSpec:
+    if name not in DATASETS:
+        raise DirePlugError(f"dataset: '{name}' is unknown{nearest(name, DATASETS)}; known: {', '.join(DATASETS)}")
+    return DATASETS[name]
 
 
-def _download(family: Family, root: Path) -> None:
+def _download(spec: DatasetSpec, root: Path) -> None:
     """Fetch a dataset where that is possible; say what was looked for when it fails."""
-    if family.download is None:
+    if spec.download is None:
         return
     make_folder(root)
     try:
-        family.download(root)
+        spec.download(root)
     except (OSError, RuntimeError) as error:
-        raise DirePlugError(f"{family.absence(root)}\nFetching it failed: {error}") from error
+        raise DirePlugError(f"{spec.absence(root)}\nFetching it failed: {error}") from error
 
 
-@dataclass(frozen=True)
-class DataStatus:
-    """Whether one dataset is here.
-
-    Attributes:
-        name: as `load` takes it.
-        found: whether its files are there, by name; they aren't read.
-        where: the folder, or where `load` would look first.
-        how: how to get it.
-    """
-
-    name: str
-    found: bool
-    where: str
-    how: str
-
-
-def status(root: Path | None = None) -> list[DataStatus]:
-    """Return what is here of every dataset; read names only, fetch nothing."""
+def find_all(root: Path | None = None) -> list[tuple[DatasetSpec, Path | None]]:
+    """Return every dataset with the folder that holds it, or None; read names only, fetch nothing."""
     root = default_root() if root is None else root
-    answers = []
-    for family in FAMILIES.values():
-        place = family.find(root)
-        first = next(iter(family.places(root)), root)
-        answers.append(DataStatus(family.name, place is not None, str(place or first), family.how))
-    return answers
+    return [(spec, spec.find(root)) for spec in DATASETS.values()]

@@ -1,4 +1,4 @@
-"""Fewer training images, class-balanced, and smaller ones."""
+"""Subsample training images, class-balanced, and resize them."""
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ def first_of_each_class(labels: Tensor, *, limit: int | None, classes: int) -> T
             f"limit: {limit} asks for {per_class} images of each class, but class {label} has {int(counts[label])}; "
             f"use at most {int(counts.min()) * classes}"
         )
+    # stable, so that the chosen images are the first of each class in the dataset's order
     order = torch.argsort(labels, stable=True)
     starts = counts.cumsum(0) - counts
     chosen = order[(starts[:, None] + torch.arange(per_class)).flatten()]

@@ -1,4 +1,4 @@
-"""Real images that stand for their class, chosen by their embeddings: herding, k-center and k-means.
+"""Choose real images that represent their class, by their embeddings: herding, k-center and k-means.
 
 x̄ is the mean of the class's N embeddings, S what is chosen so far. No image is chosen twice, embeddings are taken as
 they are (not normalised), and distances are Euclidean. Of one image, all three choose the one nearest to x̄.
@@ -45,6 +45,7 @@ def choose_by_herding(values: Tensor, count: int) -> Tensor:
     for place in range(count):
         row = scores.argmin()
         chosen[place] = row
+        # ‖Σ + c‖² without the common ‖Σ‖², so one product a step instead of a new mean
         scores += 2 * (centred @ centred[row])
         scores[row] = torch.inf
     return chosen

@@ -5,7 +5,7 @@ Both layouts of `val` are read: as published (val/images and val_annotations.txt
 
 from pathlib import Path
 
-from dire_plug.data.dataset import Dataset, Family, make_tensor_dataset
+from dire_plug.data.dataset import Dataset, DatasetSpec, make_tensor_dataset
 from dire_plug.data.folders import SUFFIXES, File, decode_all, label_tensor, list_classes, list_images, list_training
 from dire_plug.data.subsample import resize
 from dire_plug.errors import DirePlugError
@@ -64,7 +64,7 @@ def _missing(folder: Path) -> tuple[str, ...]:
     return tuple(f"{part}/" for part in ("train", "val") if not (folder / part).is_dir())
 
 
-FAMILY = Family(
+SPEC = DatasetSpec(
     name="tiny-imagenet",
     classes=CLASSES,
     sizes=(8, 64),

@@ -1,4 +1,4 @@
-"""Validation images: held out of the training images, so that a setting can be chosen without the test set.
+"""Hold validation images out of the training images, so that a setting can be chosen without the test set.
 
 Of each class as many are drawn, by numpy's `RandomState` (whose stream is frozen) with a fixed seed: every method, arm
 and run seed of a dataset holds out the same ones. What is left is the training set of everything: the networks, the
@@ -46,6 +46,7 @@ def hold_out(dataset: Dataset, count: int, *, judge: Judge) -> Dataset:
     held_out = draw_validation(labels, count, classes=dataset.classes)
     kept = torch.ones(len(labels), dtype=torch.bool)
     kept[held_out] = False
+    # what is left is another training set, whose networks must not be mixed up with the whole one's
     seen = hashlib.sha256(f"{dataset.digest} without".encode())
     seen.update(held_out.numpy().tobytes())
     return replace(

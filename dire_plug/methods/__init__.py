@@ -1,1 +1,1 @@
-"""The eight methods: an adapter and its flags in a module each, and what families of methods share."""
+"""The eight methods: a module with adapter and flags for each, and the bases of two families of them."""

@@ -14,17 +14,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_DEVICE,
+    RESERVED_DEVICE,
     Invocation,
     LoopInputs,
     Script,
     Upstream,
     VerifyCase,
     imagenet_script,
-    tiny_script,
+    tiny_imagenet_script,
     to_arguments,
 )
-from dire_plug.methods.sre2l_family import OWNED as FAMILY_OWNED
 from dire_plug.methods.sre2l_family import (
     TEACHER,
     FamilyAdapter,
@@ -34,29 +33,19 @@ from dire_plug.methods.sre2l_family import (
     saving_arguments,
 )
 
-# The flags of CDA's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
-
-
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_OWNED,
-        "G": OWNED_DEVICE,
-        "wandb-key": "nothing is logged to wandb",
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of CDA's scripts: in upstream's spelling, with upstream's defaults.
 
 
 class _CurriculumFlags(FamilyFlags):
-    """What both files take: the curriculum of the random crops."""
+    """The flags that both files have: the curriculum of the random crops."""
 
     easy2hard_mode: Literal["step", "linear", "cosine"] = Field(default="cosine", alias="easy2hard-mode")
-    """How the least share of the image in a crop falls from 1 to .08; `step`: it falls at the milestone."""
+    """The schedule by which the least crop falls from the whole image to 8 % of it; `step`: at the milestone."""
     milestone: float = Field(default=0, ge=0, le=1)
     """The share of the iterations in which it falls; 0 begins with the whole range, as SRe2L does."""
 
 
-class TinyFlags(_CurriculumFlags):
+class TinyImageNetFlags(_CurriculumFlags):
     """`CDA/recover_cda_tiny.py`."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
@@ -66,20 +55,14 @@ class In1kFlags(ImageNetFlags, _CurriculumFlags):
     """`CDA/recover_cda_in1k.py`."""
 
 
-MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"tiny": TinyFlags, "cifar-100": TinyFlags, "imagenet": In1kFlags}
-)
-"""Script → the model of its flags."""
-
-
-_TINY = tiny_script("CDA/recover_cda_tiny.py")
+_TINY_IMAGENET = tiny_imagenet_script("CDA/recover_cda_tiny.py")
 
 _PINS = {
-    _TINY.path: "21584febd851710350b7c9fa263d751b63b4351f",
+    _TINY_IMAGENET.path: "21584febd851710350b7c9fa263d751b63b4351f",
     "CDA/recover_cda_in1k.py": "321ab3bc6f22ebc0cccc2ce671676384b9c1e14e",
     "CDA/utils.py": "7f9e6923e6a6f15324c168bef50c5445073b1292",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class CDA(FamilyAdapter):
@@ -96,13 +79,19 @@ class CDA(FamilyAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            "tiny": _TINY,
-            "cifar-100": _TINY,
+            "tiny": _TINY_IMAGENET,
+            "cifar-100": _TINY_IMAGENET,
             "imagenet": imagenet_script("CDA/recover_cda_in1k.py"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **FamilyAdapter.reserved_flags,
+            "G": RESERVED_DEVICE,
+            "wandb-key": "nothing is logged to wandb",
+        }
+    )
+    flags = MappingProxyType({"tiny": TinyImageNetFlags, "cifar-100": TinyImageNetFlags, "imagenet": In1kFlags})
     architectures = MappingProxyType(
         {
             "tiny": ("resnet-18", "resnet-small"),

@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from dire_plug.api.method import (
-    OWNED_DATASET,
-    OWNED_DEVICE,
-    OWNED_IMAGES,
-    OWNED_IPC,
-    OWNED_PATHS,
-    OWNED_TEACHER,
+    RESERVED_DATASET,
+    RESERVED_DEVICE,
+    RESERVED_IMAGES,
+    RESERVED_IPC,
+    RESERVED_PATHS,
+    RESERVED_TEACHER,
     DirePlugError,
     Flags,
     Invocation,
     ListedPlan,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Preparation,
     Script,
+    ScriptInputs,
     Upstream,
     VerifyCase,
     cifar_script,
@@ -38,17 +38,15 @@ from dire_plug.api.method import (
     image_path,
     imagenet_script,
     teacher_problems,
-    tiny_script,
+    tiny_imagenet_script,
     to_arguments,
     write_network,
 )
 from dire_plug.files import make_folder
-from dire_plug.methods.sre2l_family import TEACHER, FamilyFlags, common_shims, saving_arguments
+from dire_plug.methods.sre2l_family import TEACHER, FamilyFlags, common_shims, saving_arguments, write_images
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dire_plug.data import Dataset
 
 
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
 
 
 COMPRESSION = 1
-"""Of PNG: the least, since the files live until the selection is made."""
+"""The least compression of PNG: the files are deleted once the selection is made."""
 
 
 def candidates_needed(ipc: int, criteria: str) -> int:
@@ -69,7 +67,7 @@ def candidates_needed(ipc: int, criteria: str) -> int:
 
 
 def candidates_problem(name: str, count: int, *, ipc: int, criteria: str) -> str | None:
-    """Say what is wrong where a class has `count` images, or return None."""
+    """Return what is wrong where a class has `count` images, or None."""
     if count >= (needed := candidates_needed(ipc, criteria)):
         return None
     return (
@@ -79,7 +77,7 @@ def candidates_problem(name: str, count: int, *, ipc: int, criteria: str) -> str
 
 
 def check_candidates(dataset: Dataset, *, ipc: int, criteria: str) -> None:
-    """Refuse a dataset that is short of candidates in some class.
+    """Raise for a dataset that has too few candidates in some class.
 
     Raises:
         DirePlugError: one line for each such class.
@@ -100,45 +98,19 @@ def write_candidates(folder: Path, dataset: Dataset) -> None:
 
     split = dataset.train
     for label in range(len(dataset.classes)):
-        make_folder(class_folder := folder / f"{label:05d}")
+        class_folder = folder / f"{label:05d}"
         indices = (split.labels == label).nonzero().squeeze(1)
         if isinstance(split, FolderSplit):
+            make_folder(class_folder)
             for index in indices.tolist():
                 path = split.files[index].path.absolute()
                 (class_folder / f"{index:07d}{path.suffix}").symlink_to(path)
         else:
-            _write_images(class_folder, split.images(indices).cpu(), indices.tolist())
+            names = [f"{index:07d}.png" for index in indices.tolist()]
+            write_images(class_folder, split.images(indices).cpu(), names, compress_level=COMPRESSION)
 
 
-def _write_images(folder: Path, images: Tensor, numbers: list[int]) -> None:
-    from PIL import Image
-
-    for number, pixels in zip(numbers, images.permute(0, 2, 3, 1).numpy(), strict=True):
-        Image.fromarray(pixels).save(folder / f"{number:07d}.png", compress_level=COMPRESSION)
-
-
-# What a recipe may set of DELT's scripts, in upstream's spelling and with upstream's defaults; what it may not.
-
-
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        "exp-name": OWNED_PATHS,
-        "syn-data-path": OWNED_PATHS,
-        "arch-name": OWNED_TEACHER,
-        "arch-path": OWNED_TEACHER,
-        "store-best-images": OWNED_IMAGES,
-        "init-data-path": "upstream's own selection makes the start images; see `prepare`",
-        "ipc": OWNED_IPC,
-        "dataset": OWNED_DATASET,
-        "input-size": OWNED_DATASET,
-        "num-classes": OWNED_DATASET,
-        "workers": "images are loaded in the process itself",
-        "gpu-device": OWNED_DEVICE,
-        "min-iterations": "the published script reads past its rounds where no class of a batch draws all of them",
-        "round-lr-reset": "it changes nothing: the published script overwrites the rate in its next line",
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of DELT's scripts: in upstream's spelling, with upstream's defaults.
 
 
 class RecoverFlags(FamilyFlags):
@@ -151,7 +123,7 @@ class RecoverFlags(FamilyFlags):
     """Whether the images of a class join round by round, so that the first are optimised longest."""
     round_iterations: int = Field(default=0, alias="round-iterations", ge=0)
     easy2hard_mode: Literal["step", "linear", "cosine"] = Field(default="cosine", alias="easy2hard-mode")
-    """How the least crop falls from the whole image to 8 % of it, until `milestone`."""
+    """The schedule by which the least crop falls from the whole image to 8 % of it, until `milestone`."""
     milestone: float = Field(default=0.0, ge=0, le=1)
     """The share of the iterations until which the least crop falls."""
 
@@ -200,7 +172,7 @@ _PINS = {
     "recover/models.py": "7e33cff245b22ea294e405a475e7b239c76c554f",
     "recover/utils.py": "f302f40440effb5c799391e75d4c188111730f7e",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class DELT(PlannedAdapter):
@@ -219,11 +191,28 @@ class DELT(PlannedAdapter):
     scripts: Mapping[str, Script] = MappingProxyType(
         {
             "cifar-10": cifar_script(RECOVER, 10, checkpoint="model"),
-            "tiny-imagenet": tiny_script(RECOVER),
+            "tiny-imagenet": tiny_imagenet_script(RECOVER),
             "imagenet-1k": imagenet_script(RECOVER, checkpoint="model"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "exp-name": RESERVED_PATHS,
+            "syn-data-path": RESERVED_PATHS,
+            "arch-name": RESERVED_TEACHER,
+            "arch-path": RESERVED_TEACHER,
+            "store-best-images": RESERVED_IMAGES,
+            "init-data-path": "upstream's own selection makes the start images; see `prepare`",
+            "ipc": RESERVED_IPC,
+            "dataset": RESERVED_DATASET,
+            "input-size": RESERVED_DATASET,
+            "num-classes": RESERVED_DATASET,
+            "workers": "images are loaded in the process itself",
+            "gpu-device": RESERVED_DEVICE,
+            "min-iterations": "the published script reads past its rounds where no class of a batch draws all of them",
+            "round-lr-reset": "it changes nothing: the published script overwrites the rate in its next line",
+        }
+    )
     flags = MappingProxyType(dict.fromkeys(scripts, RecoverFlags))
     embeddings_are_nonnegative = True
     architectures: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -281,7 +270,7 @@ class DELT(PlannedAdapter):
             ),
         )
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teacher in upstream's layout and, before the selection is made, the images to select from.
 
         Raises:
@@ -291,9 +280,9 @@ class DELT(PlannedAdapter):
         layout = self.scripts[recipe.recover.script].checkpoint
         if SELECTION not in inputs.prepared:
             criteria = _read_selection(recipe).selection_criteria
-            check_candidates(materials.dataset, ipc=recipe.ipc, criteria=criteria)
-            write_candidates(inputs.folder / CANDIDATES, materials.dataset)
-        write_network(materials.teachers["teacher"], inputs.folder / TEACHER, layout)
+            check_candidates(script_inputs.dataset, ipc=recipe.ipc, criteria=criteria)
+            write_candidates(inputs.folder / CANDIDATES, script_inputs.dataset)
+        write_network(script_inputs.teachers["teacher"], inputs.folder / TEACHER, layout)
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs.

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_PATHS,
-    OWNED_START,
-    OWNED_UNREAD,
+    RESERVED_PATHS,
+    RESERVED_START,
+    RESERVED_UNREAD,
     Flags,
     Invocation,
     LoopInputs,
@@ -28,27 +28,13 @@ from dire_plug.api.method import (
 from dire_plug.methods.matching_family import (
     DSA,
     OWN_FILES,
-    OWNED_EVALUATION,
+    RESERVED_EVALUATION,
     MatchingAdapter,
     common_arguments,
     common_shims,
 )
-from dire_plug.methods.matching_family import OWNED as FAMILY_OWNED
 
-# The flags of DM's script: in upstream's spelling, with upstream's defaults, and those that the tool owns.
-
-
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_OWNED,
-        "num_exp": "a run is one experiment; `--seeds` runs several",
-        "lr_net": OWNED_EVALUATION,
-        "init": OWNED_START,
-        "save_path": OWNED_PATHS,
-        "dis_metric": OWNED_UNREAD,
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of DM's script: in upstream's spelling, with upstream's defaults.
 
 
 class DMFlags(Flags):
@@ -63,10 +49,6 @@ class DMFlags(Flags):
     dsa_strategy: str = DSA
 
 
-MODELS: Mapping[str, type[DMFlags]] = MappingProxyType({"cifar-10": DMFlags, "cifar-100": DMFlags})
-"""Script → the model of its flags."""
-
-
 IPC = (1, 10, 20, 30, 40, 50)
 """The only ones that the script starts with (`get_loops`, utils.py 275), although its loop doesn't need them."""
 _FILE = "methods/dc/main_DM.py"
@@ -78,7 +60,7 @@ _PINS = {
     "methods/dc/utils.py": "2fc134f88fc77c5dc6bb8833f7a88392f549da6a",
     "methods/dc/networks.py": "cdebf2ea016b337517d419301e6996c096b777ba",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class DM(MatchingAdapter):
@@ -99,8 +81,17 @@ class DM(MatchingAdapter):
             "cifar-100": cifar_script(_FILE, 100, checkpoint="bare", statistics=_CIFAR_100),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **MatchingAdapter.reserved_flags,
+            "num_exp": "a run is one experiment; `--seeds` runs several",
+            "lr_net": RESERVED_EVALUATION,
+            "init": RESERVED_START,
+            "save_path": RESERVED_PATHS,
+            "dis_metric": RESERVED_UNREAD,
+        }
+    )
+    flags = MappingProxyType({"cifar-10": DMFlags, "cifar-100": DMFlags})
     embedders = ("teacher", "loop")
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:

@@ -6,16 +6,23 @@ loss; it reads the teacher anew in each pass. Every image starts from a real one
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from dire_plug.api.method import (
+    RESERVED_DATASET,
+    RESERVED_PATHS,
+    ChunkedPlan,
     DirePlugError,
     Invocation,
     LoopInputs,
-    Materials,
     Script,
+    ScriptInputs,
     Slot,
     Synthesis,
     Upstream,
@@ -23,27 +30,22 @@ from dire_plug.api.method import (
     cifar_scripts,
     hookimpl,
     imagenet_script,
-    tiny_script,
+    tiny_imagenet_script,
     to_arguments,
 )
 from dire_plug.files import make_folder
-from dire_plug.methods.sre2l_family import TEACHER, FamilyAdapter, common_shims, saving_arguments
+from dire_plug.methods.sre2l_family import (
+    TEACHER,
+    FamilyAdapter,
+    FamilyFlags,
+    ImageNetFlags,
+    common_shims,
+    saving_arguments,
+    write_images,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import Field
-
-from dire_plug.api.method import (
-    OWNED_DATASET,
-    OWNED_PATHS,
-    ChunkedPlan,
-)
-from dire_plug.methods.sre2l_family import OWNED as FAMILY_OWNED
-from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags
 
 # The start images as DWA's scripts read them: a tensor for each pass, or a folder of files for each class.
 
@@ -88,35 +90,24 @@ def write_folders(folder: Path, start: Tensor, *, plan: ChunkedPlan, script: Scr
     from PIL import Image
 
     if is_own(plan, script):
+        names = [f"{image:05d}{SUFFIX}" for image in range(plan.passes)]
         for label, images in enumerate(start):
-            make_folder(class_folder := folder / f"{label:05d}")
-            for image, pixels in enumerate(images[: plan.passes]):
-                Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(class_folder / f"{image:05d}{SUFFIX}")
+            write_images(folder / f"{label:05d}", images[: plan.passes], names)
         return
     make_folder(shared := folder.parent / PLACEHOLDER)
     Image.new("RGB", (8, 8)).save(shared / f"00000{SUFFIX}")
-    for index in range(1, plan.passes):
+    for index in range(1, plan.passes):  # hard links: the script counts the files of a class, and reads each
         os.link(shared / f"00000{SUFFIX}", shared / f"{index:05d}{SUFFIX}")
     for label in range(script.classes):
         (folder / f"{label:05d}").symlink_to(shared, target_is_directory=True)
 
 
 def is_own(plan: ChunkedPlan, script: Script) -> bool:
-    """Tell whether a plan is the script's own: all its classes, an image of each in a pass."""
+    """Return whether a plan is the script's own: all its classes, an image of each in a pass."""
     return plan.per_class == 1 and plan.chunks[-1][1] == script.classes
 
 
-# The flags of DWA's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
-
-
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_OWNED,
-        "init-path": OWNED_PATHS,
-        "dataset": OWNED_DATASET,
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of DWA's scripts: in upstream's spelling, with upstream's defaults.
 
 
 class CifarFlags(FamilyFlags):
@@ -131,7 +122,7 @@ class CifarFlags(FamilyFlags):
     """The weight of the variances against the means in the loss of batch statistics."""
 
 
-class TinyFlags(CifarFlags):
+class TinyImageNetFlags(CifarFlags):
     """`distillation/distillation_tiny.py`."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
@@ -144,16 +135,10 @@ class ImgnetFlags(ImageNetFlags, CifarFlags):
     r_bn: float = Field(default=0.01, alias="r-bn", ge=0)
 
 
-MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar-10": CifarFlags, "cifar-100": CifarFlags, "tiny": TinyFlags, "imagenet": ImgnetFlags}
-)
-"""Script → the model of its flags."""
-
-
 START = "start"
 """The folder of start images among the inputs."""
 SAME = 1e-4
-"""How far apart, in normalised values, two readings of one image may be; a grey level is some .015."""
+"""The largest difference, in normalised values, between two readings of one image; a step of uint8 is about .015."""
 _CIFAR = "distillation/distillation_cifar.py"
 _CIFAR_LOOP = 100
 """The CIFAR script counts its batches to 100, with CIFAR-10 too."""
@@ -177,7 +162,7 @@ _PINS = {
     "distillation/perterb.py": "b17e731e5363e13941ab9bb6092d46451f19bd08",
     "distillation/utils.py": "6963270e153301ff1e18007f65bf59a9d2992949",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class DWA(FamilyAdapter):
@@ -195,12 +180,20 @@ class DWA(FamilyAdapter):
     scripts: Mapping[str, Script] = MappingProxyType(
         {
             **cifar_scripts(_CIFAR),
-            "tiny": tiny_script("distillation/distillation_tiny.py"),
+            "tiny": tiny_imagenet_script("distillation/distillation_tiny.py"),
             "imagenet": imagenet_script("distillation/distillation_imgnet.py"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **FamilyAdapter.reserved_flags,
+            "init-path": RESERVED_PATHS,
+            "dataset": RESERVED_DATASET,
+        }
+    )
+    flags = MappingProxyType(
+        {"cifar-10": CifarFlags, "cifar-100": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": ImgnetFlags}
+    )
     freezes_after_first_step = True
     architectures = MappingProxyType(
         {
@@ -234,9 +227,10 @@ class DWA(FamilyAdapter):
         planned = super().initial_images(synthesis, slot, images, labels)
         if planned is None or planned.shape != images.shape:
             return planned
+        # upstream's own reading is kept where it agrees up to rounding, so that a kept plan changes no bit
         return None if torch.allclose(planned, images.detach(), rtol=0, atol=SAME) else planned
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teacher in the script's own layout, and the start images.
 
         Raises:
@@ -244,13 +238,13 @@ class DWA(FamilyAdapter):
         """
         recover = inputs.recipe.recover
         script = self.scripts[recover.script]
-        if materials.start is None:
+        if script_inputs.start is None:
             raise DirePlugError("recover.start: DWA's scripts need real images to start from; set it to 'real'")
-        super().lay_out(inputs, materials)
+        super().write_inputs(inputs, script_inputs)
         plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
         make_folder(folder := inputs.folder / START)
         write = write_tensors if script.path == _CIFAR else write_folders
-        write(folder, materials.start, plan=plan, script=script)
+        write(folder, script_inputs.start, plan=plan, script=script)
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, without the arguments of a pass, and the shims that it needs.
@@ -262,6 +256,7 @@ class DWA(FamilyAdapter):
         arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images)
         arguments += ["--dataset", _NAMES[recover.script], "--init-path", str(inputs.folder / START)]
         shims = common_shims(inputs, script)
+        # os.listdir has no order of its own, and the script takes it for that of the classes
         if script.path != _CIFAR:
             shims["sorted_listing"] = {}
         if recover.script == "imagenet":

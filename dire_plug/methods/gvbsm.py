@@ -10,24 +10,30 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from dire_plug.api.method import (
     CIFAR_100,
     IMAGENET_MEAN,
     IMAGENET_STD,
+    RESERVED_IMAGES,
+    RESERVED_IPC,
+    RESERVED_PATHS,
+    RESERVED_VERIFIER,
     DirePlugError,
+    Flags,
     Invocation,
     ListedPlan,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Preparation,
     Script,
+    ScriptInputs,
     Slot,
     Synthesis,
     Upstream,
     VerifyCase,
+    cut_plan,
     hookimpl,
     image_path,
     imagenet_script,
@@ -38,24 +44,14 @@ from dire_plug.methods.gvbsm_inputs import (
     TEACHERS,
     TRAINING,
     PrepareSection,
-    lay_out,
     teacher_path,
     teacher_problems,
+    write_inputs,
 )
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
     from torch import Tensor
-from pydantic import Field
-
-from dire_plug.api.method import (
-    OWNED_IMAGES,
-    OWNED_IPC,
-    OWNED_PATHS,
-    OWNED_VERIFIER,
-    Flags,
-    cut_plan,
-)
 
 # The order in which G-VBSM's scripts go through all images, and others that they can be given.
 
@@ -83,6 +79,7 @@ def build_order(name: str, script: Script, *, ipc: int, per_class: int | None, b
             f"ipc: the script 'tiny' splits the images of a class into {GROUPS} groups, so IPC must be a multiple of "
             f"{GROUPS}: {f'{below} or {above}' if below else above} (is {ipc})"
         )
+    # its loop over groups is outside of that over classes
     own = ipc // GROUPS if name == "tiny" else ipc
     order = _group_by_group(script.classes, ipc, per_class or own)
     plan = cut_plan(order, classes=script.classes, batch_size=batch_size)
@@ -106,41 +103,21 @@ def _check_reshape(plan: ListedPlan, script: Script, batch_size: int) -> None:
         )
 
 
-# The flags of G-VBSM's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
+# The flags of G-VBSM's scripts: in upstream's spelling, with upstream's defaults.
 
 
 _RANKS = "the tool runs the script in one process, on the run's device"
 _TEACHERS = "the teachers are set in `squeeze.teacher` and `squeeze.others`"
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        "exp-name": OWNED_PATHS,
-        "syn-data-path": OWNED_PATHS,
-        "train-data-path": OWNED_PATHS,
-        "statistic-path": OWNED_PATHS,
-        "pre-train-path": _TEACHERS,
-        "arch-name": _TEACHERS,
-        "ipc-number": OWNED_IPC,
-        "store-best-images": OWNED_IMAGES,
-        "verifier": "the script never reads it; its verifier only prints",
-        "verifier-arch": OWNED_VERIFIER,
-        "gpu-id": _RANKS,
-        "world-size": _RANKS,
-        "rank": _RANKS,
-        "dist-backend": _RANKS,
-        "average_grad_ratio": "above 0 the script crashes as published",
-    }
-)
-"""Flag → why a recipe can't set it."""
 
 
 class SmallFlags(Flags):
-    """What the scripts of the CIFAR branches and of Tiny-ImageNet read; they take `tv-l2` and `l2-scale` unread."""
+    """The flags of the CIFAR branches' scripts and of Tiny-ImageNet's; they ignore `tv-l2` and `l2-scale`."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1)
     """Images in a batch."""
     iteration: int = Field(default=1000, ge=1)
     training_momentum: float = Field(default=0.8, alias="training-momentum", ge=0, le=1)
-    """Of the moving averages of the batches' statistics, α in the paper."""
+    """The momentum of the moving averages of the batches' statistics, α in the paper."""
     drop_rate: float = Field(default=0.4, alias="drop-rate", ge=0, le=1)
     """The share of convolutions that a step leaves out of the matching."""
     lr: float = Field(default=0.1, gt=0)
@@ -161,12 +138,6 @@ class FullImageNetFlags(SmallFlags):
     drop_rate: float = Field(default=0.0, alias="drop-rate", ge=0, le=1)
     tv_l2: float = Field(default=0.0001, alias="tv-l2", ge=0)
     l2_scale: float = Field(default=0.00001, alias="l2-scale", ge=0)
-
-
-MODELS: Mapping[str, type[SmallFlags]] = MappingProxyType(
-    {"cifar-10": SmallFlags, "cifar-100": SmallFlags, "tiny": SmallFlags, "imagenet": FullImageNetFlags}
-)
-"""Script → the model of its flags."""
 
 
 FILE = "data_synthesis_with_svd_with_db_with_all_statistic.py"
@@ -197,7 +168,7 @@ _PINS = {
     f"Branch_full_ImageNet_1k/recover/{FILE}": "c493e996dba61b711464d62aff4f588a1e51e1f6",
     "Branch_full_ImageNet_1k/recover/utils.py": "388ecdeaeef83283d3c776c8ca74253d81cb37c4",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class GVBSM(PlannedAdapter):
@@ -221,8 +192,28 @@ class GVBSM(PlannedAdapter):
             "imagenet": imagenet_script(f"Branch_full_ImageNet_1k/recover/{FILE}", suffix=".jpg"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "exp-name": RESERVED_PATHS,
+            "syn-data-path": RESERVED_PATHS,
+            "train-data-path": RESERVED_PATHS,
+            "statistic-path": RESERVED_PATHS,
+            "pre-train-path": _TEACHERS,
+            "arch-name": _TEACHERS,
+            "ipc-number": RESERVED_IPC,
+            "store-best-images": RESERVED_IMAGES,
+            "verifier": "the script never reads it; its verifier only prints",
+            "verifier-arch": RESERVED_VERIFIER,
+            "gpu-id": _RANKS,
+            "world-size": _RANKS,
+            "rank": _RANKS,
+            "dist-backend": _RANKS,
+            "average_grad_ratio": "above 0 the script crashes as published",
+        }
+    )
+    flags = MappingProxyType(
+        {"cifar-10": SmallFlags, "cifar-100": SmallFlags, "tiny": SmallFlags, "imagenet": FullImageNetFlags}
+    )
     embeddings_are_nonnegative = False
     """Those of EfficientNet, one of the four on ImageNet-1K, have both signs."""
 
@@ -281,7 +272,7 @@ class GVBSM(PlannedAdapter):
             ),
         )
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teachers in the script's layout, and the statistics, or the images to take them from.
 
         Raises:
@@ -293,7 +284,7 @@ class GVBSM(PlannedAdapter):
                 f"dataset.size: the script '{name}' hard-codes {size} pixels, but the images have {inputs.size}; "
                 f"set dataset.size={size}"
             )
-        lay_out(inputs, materials, TEACHERS[name])
+        write_inputs(inputs, script_inputs, TEACHERS[name])
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs.
@@ -348,7 +339,7 @@ class GVBSM(PlannedAdapter):
 
 
 def _paths(inputs: LoopInputs, *, ipc: int) -> list[str]:
-    """Return the arguments that the tool owns, but for the statistics' folder."""
+    """Return the arguments that the tool reserves, but for the statistics' folder."""
     arguments = ["--ipc-number", str(ipc), "--store-best-images", "--gpu-id", "0"]
     arguments += ["--syn-data-path", str(inputs.images.parent), "--exp-name", inputs.images.name]
     if inputs.recipe.recover.script != "imagenet":

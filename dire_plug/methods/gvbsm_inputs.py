@@ -1,4 +1,4 @@
-"""What G-VBSM's scripts read: teachers, training images, statistics of the convolutions of these teachers."""
+"""Write what G-VBSM's scripts read: teachers, training images, statistics of these teachers' convolutions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from dire_plug.api.method import (
     Flags,
     LoopInputs,
-    Materials,
+    ScriptInputs,
     write_network,
 )
 
@@ -57,7 +57,7 @@ class StatisticsSection(Flags):
     """`prepare.statistics`: from which training images the statistics of the convolutions are taken."""
 
     images: int | None = Field(default=None, ge=1)
-    """So many, at equal distances in the dataset's order; None takes all, as upstream does."""
+    """The number of images, at equal distances in the dataset's order; None takes all, as upstream does."""
 
 
 class PrepareSection(Flags):
@@ -94,21 +94,21 @@ def teacher_path(script: str, architecture: str) -> str:
     return f"{_FOLDERS[script]}/{name}/squeeze_{name}.pth"
 
 
-def lay_out(inputs: LoopInputs, materials: Materials, architectures: Sequence[str]) -> None:
+def write_inputs(inputs: LoopInputs, script_inputs: ScriptInputs, architectures: Sequence[str]) -> None:
     """Write the teachers; then the statistics where they are made already, else the images to take them from."""
     from dire_plug.models.upstream_keys import upstream_keys
 
     script = inputs.recipe.recover.script
-    for network, architecture in zip(materials.teachers.values(), architectures, strict=True):
+    for network, architecture in zip(script_inputs.teachers.values(), architectures, strict=True):
         keys = None if script == "imagenet" else upstream_keys(architecture, "g-vbsm")
         write_network(network, inputs.folder / teacher_path(script, architecture), "bare", keys=keys)
     chosen = _choose(
-        len(materials.dataset.train), PrepareSection.model_validate(inputs.recipe.prepare).statistics.images
+        len(script_inputs.dataset.train), PrepareSection.model_validate(inputs.recipe.prepare).statistics.images
     )
     if STATISTICS in inputs.prepared:
         _write_statistics(inputs.prepared[STATISTICS], inputs.folder / STATISTICS, IMAGES[script] / len(chosen))
     else:
-        _write_training(inputs.folder / TRAINING, materials.dataset.train, chosen)
+        _write_training(inputs.folder / TRAINING, script_inputs.dataset.train, chosen)
 
 
 def _choose(available: int, wanted: int | None) -> Tensor:

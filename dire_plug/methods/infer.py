@@ -7,16 +7,21 @@ passes: it can't start in the middle.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dire_plug.api.method import (
+    RESERVED_DATASET,
+    RESERVED_IMAGES,
+    RESERVED_IPC,
+    RESERVED_PATHS,
     DirePlugError,
     Invocation,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Script,
+    ScriptInputs,
     Slot,
     Synthesis,
     Upstream,
@@ -28,21 +33,12 @@ from dire_plug.api.method import (
     to_arguments,
     write_network,
 )
+from dire_plug.files import make_folder
 from dire_plug.methods.infer_plan import PerturbationPlan, check_rows, count_originals, cut_classes, ipc_argument
+from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags, write_images
 
 if TYPE_CHECKING:
     from torch import Tensor
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from dire_plug.api.method import (
-    OWNED_DATASET,
-    OWNED_IMAGES,
-    OWNED_IPC,
-    OWNED_PATHS,
-)
-from dire_plug.files import make_folder
-from dire_plug.methods.sre2l_family import FamilyFlags, ImageNetFlags
 
 # What INFER's scripts read: checkpoints at paths of their own, and real images as tensors or as files.
 
@@ -51,7 +47,7 @@ PRETRAINED = "pretrained"
 START = "start"
 """Folders among the inputs."""
 _COMPRESSION = 0
-"""Of PNG: none, since the files live for one run."""
+"""No compression of PNG: the files are deleted after one run."""
 NETWORKS: Mapping[str, str] = MappingProxyType(
     {
         "resnet-18": "resnet18",
@@ -96,36 +92,12 @@ def write_files(folder: Path, start: Tensor) -> None:
         folder: is made.
         start: [C, n, 3, H, W], uint8.
     """
-    from PIL import Image
-
+    names = [f"{image:05d}.png" for image in range(start.shape[1])]
     for label, images in enumerate(start):
-        make_folder(of_class := folder / f"{label:05d}")
-        for image, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(pixels).save(of_class / f"{image:05d}.png", compress_level=_COMPRESSION)
+        write_images(folder / f"{label:05d}", images, names, compress_level=_COMPRESSION)
 
 
-# The flags of INFER's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
-
-
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        "exp-name": OWNED_PATHS,
-        "wandb-name": OWNED_PATHS,
-        "syn-data-path": OWNED_PATHS,
-        "init_path": OWNED_PATHS,
-        "store-best-images": OWNED_IMAGES,
-        "ipc": OWNED_IPC,
-        "dataset": OWNED_DATASET,
-        "M": "the networks are fixed: four on CIFAR, three on ImageNet-1K",
-    }
-)
-"""Flag → why a recipe can't set it."""
-
-
-MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar-10": FamilyFlags, "cifar-100": FamilyFlags, "imagenet": ImageNetFlags}
-)
-"""Script → the model of its flags."""
+# The flags of INFER's scripts: in upstream's spelling, with upstream's defaults.
 
 
 _CIFAR, _IMAGENET = "ufc_generation/ufc_cifar.py", "ufc_generation/ufc_imgnet.py"
@@ -142,7 +114,7 @@ _PINS = {
     "models/efficientnet.py": "cc0d27d9ab8305c628a522fc457bc49e9d21e705",
     "models/shufflenet.py": "02350ab0b75b6777d634a3f6f7a0dc535a95196b",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class INFER(PlannedAdapter):
@@ -163,8 +135,19 @@ class INFER(PlannedAdapter):
             "imagenet": imagenet_script(_IMAGENET),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "exp-name": RESERVED_PATHS,
+            "wandb-name": RESERVED_PATHS,
+            "syn-data-path": RESERVED_PATHS,
+            "init_path": RESERVED_PATHS,
+            "store-best-images": RESERVED_IMAGES,
+            "ipc": RESERVED_IPC,
+            "dataset": RESERVED_DATASET,
+            "M": "the networks are fixed: four on CIFAR, three on ImageNet-1K",
+        }
+    )
+    flags = MappingProxyType({"cifar-10": FamilyFlags, "cifar-100": FamilyFlags, "imagenet": ImageNetFlags})
     architectures: ClassVar[Mapping[str, Sequence[Sequence[str]]]] = MappingProxyType(
         {"cifar-10": _SMALL, "cifar-100": _SMALL, "imagenet": _LARGE}
     )
@@ -232,7 +215,7 @@ class INFER(PlannedAdapter):
         rows = torch.tensor(planned.labels), torch.tensor([plan.original(image) for image in planned.images])
         return normalise(start.images[rows].to(images.device), start.mean, start.std).to(images.dtype)
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the networks' checkpoints with upstream's keys, and the real images.
 
         Raises:
@@ -243,17 +226,17 @@ class INFER(PlannedAdapter):
         recover = inputs.recipe.recover
         script, dataset = self.scripts[recover.script], _DATASETS.get(recover.script)
         plan = self.plan(recover, classes=inputs.classes, ipc=inputs.recipe.ipc)
-        if materials.start is None:
+        if script_inputs.start is None:
             raise DirePlugError("recover.start: INFER perturbs real images; set it to 'real'")
         if inputs.size != script.size:
             raise DirePlugError(
                 f"dataset.size: the perturbation of '{recover.script}' has {script.size} pixels, the images have "
                 f"{inputs.size}; set dataset.size={script.size}"
             )
-        for network in materials.teachers.values():
+        for network in script_inputs.teachers.values():
             path, keys = checkpoint_path(network.architecture, dataset), upstream_keys(network.architecture, self.name)
             write_network(network, inputs.folder / path, script.checkpoint, keys=keys)
-        start = materials.start[:, : plan.originals]
+        start = script_inputs.start[:, : plan.originals]
         if dataset is None:
             write_files(inputs.folder / START, start)
         else:
@@ -280,6 +263,7 @@ class INFER(PlannedAdapter):
         else:
             links = {"models": "{tree}/models", PRETRAINED: str(inputs.folder / PRETRAINED)}
             shims["files"] = {"links": links}
+        # quick recipes train a small ResNet, which the script must get where it builds ResNet-18
         if (architecture := inputs.recipe.squeeze.teacher.architecture) != known[0]:
             shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
         return Invocation(script.path, tuple(arguments), shims)

@@ -1,4 +1,4 @@
-"""INFER's plan: untouched real images first, then the same ones once more with the perturbations of each network.
+"""Lay out INFER's plan: untouched real images first, then the same ones with the perturbations of each network.
 
 With M networks and C classes, upstream takes ipc_init = int(IPC / (M/C + 1)) real images a class, and saves
 (M + 1)·ipc_init files a class (`ufc_cifar.py` 252-253). Needed to make them again are ipc_init·C images and M·ipc_init
@@ -111,7 +111,7 @@ def cut_classes(classes: int, batch_size: int) -> tuple[tuple[int, int], ...]:
 
 
 def check_rows(chunks: Sequence[tuple[int, int]], classes: int, batch_size: int) -> None:
-    """Refuse batches of a part of the classes where the script reads a start tensor that holds all of them.
+    """Raise for batches of a part of the classes where the script reads a start tensor that holds all of them.
 
     Raises:
         DirePlugError: there is more than one batch.

@@ -1,4 +1,4 @@
-"""What the scripts of MTT and DM share: all images in one batch, real images read as CIFAR, no trained network.
+"""The base of the adapters of MTT and DM: all images in one batch, real images read as CIFAR, no trained network.
 
 Both take their start from real images that they draw themselves, in every arm the same ones for one seed, so no hook is
 answered: the plan is theirs. The embedding is that of a frozen network, beside the loop.
@@ -12,15 +12,15 @@ from types import MappingProxyType
 from typing import Any
 
 from dire_plug.api.method import (
-    OWNED_DATASET,
-    OWNED_IPC,
-    OWNED_PATHS,
+    RESERVED_DATASET,
+    RESERVED_IPC,
+    RESERVED_PATHS,
     DirePlugError,
     ListedPlan,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Script,
+    ScriptInputs,
     Slot,
     Synthesis,
     class_by_class,
@@ -40,19 +40,7 @@ EMBEDDERS = ("convnet-3", "resnet-18", "convnet-3-w32", "resnet-small")
 DATASETS: Mapping[str, str] = MappingProxyType({"cifar-10": "CIFAR10", "cifar-100": "CIFAR100"})
 """Script → upstream's name of its dataset."""
 
-OWNED_EVALUATION = "upstream's evaluations in the loop are off; `evaluate` trains students on the last images"
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        "dataset": OWNED_DATASET,
-        "ipc": OWNED_IPC,
-        "data_path": OWNED_PATHS,
-        "eval_mode": OWNED_EVALUATION,
-        "num_eval": OWNED_EVALUATION,
-        "epoch_eval_train": OWNED_EVALUATION,
-        "batch_train": OWNED_EVALUATION,
-    }
-)
-"""Flag → why a recipe can't set it."""
+RESERVED_EVALUATION = "upstream's evaluations in the loop are off; `evaluate` trains students on the last images"
 DSA = "color_crop_cutout_flip_scale_rotate"
 """Upstream's default of `dsa_strategy`: all of its operations."""
 
@@ -62,8 +50,19 @@ class MatchingAdapter(PlannedAdapter):
 
     title: str
     scripts: Mapping[str, Script]
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "dataset": RESERVED_DATASET,
+            "ipc": RESERVED_IPC,
+            "data_path": RESERVED_PATHS,
+            "eval_mode": RESERVED_EVALUATION,
+            "num_eval": RESERVED_EVALUATION,
+            "epoch_eval_train": RESERVED_EVALUATION,
+            "batch_train": RESERVED_EVALUATION,
+        }
+    )
     embedders: Sequence[str]
-    """What the recipe's `recover.embedder.network` may name."""
+    """The values that a recipe's `recover.embedder.network` may have."""
     saves_images = False
     embeddings_are_nonnegative = True
 
@@ -120,20 +119,20 @@ class MatchingAdapter(PlannedAdapter):
         """Return where, below the image folder, the tool saves one image."""
         return image_path(label, image, ".png")
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the dataset for the shim `cifar`, and the folder that gets upstream's own files.
 
         Raises:
             DirePlugError: the images aren't of the size that the script reads.
         """
-        if materials.dataset.size != SIZE:
+        if script_inputs.dataset.size != SIZE:
             raise DirePlugError(
-                f"dataset.size: the images of {materials.dataset.name} are {materials.dataset.size} pixels wide, "
-                f"{self.title}'s script reads {SIZE}; set dataset.size={SIZE}"
+                f"dataset.size: the images of {script_inputs.dataset.name} are {script_inputs.dataset.size} pixels "
+                f"wide, {self.title}'s script reads {SIZE}; set dataset.size={SIZE}"
             )
         make_folder(inputs.images / OWN_FILES)
         make_folder(inputs.folder)
-        write_atomically(inputs.folder / DATA, _pack(materials.dataset))
+        write_atomically(inputs.folder / DATA, _pack(script_inputs.dataset))
 
 
 def _loop_problems(recipe: Any) -> list[tuple[str, str]]:

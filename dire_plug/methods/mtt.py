@@ -7,52 +7,47 @@ Upstream keeps the images that were best on the test set; the tool keeps the las
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from dire_plug.api.method import (
     CIFAR_10,
+    RESERVED_IMAGES,
+    RESERVED_PATHS,
+    RESERVED_START,
+    RESERVED_UNREAD,
     DirePlugError,
+    Flags,
     Invocation,
     LoopInputs,
-    Materials,
     Preparation,
     Script,
+    ScriptInputs,
     Upstream,
     VerifyCase,
     cifar_script,
     to_arguments,
 )
-from dire_plug.files import make_folder
-from dire_plug.methods.matching_family import DATASETS, OWN_FILES, MatchingAdapter, common_arguments, common_shims
+from dire_plug.files import make_folder, read_json, write_json
+from dire_plug.methods.matching_family import (
+    DATASETS,
+    DSA,
+    OWN_FILES,
+    RESERVED_EVALUATION,
+    SIZE,
+    MatchingAdapter,
+    common_arguments,
+    common_shims,
+)
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-import math
-from typing import Annotated, Literal, Self
-
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
-
-from dire_plug.api.method import (
-    OWNED_IMAGES,
-    OWNED_PATHS,
-    OWNED_START,
-    OWNED_UNREAD,
-    Flags,
-)
-from dire_plug.files import read_json, write_json
-from dire_plug.methods.matching_family import DSA, OWNED_EVALUATION, SIZE
-from dire_plug.methods.matching_family import OWNED as FAMILY_OWNED
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
 
@@ -75,7 +70,7 @@ OURS: Mapping[str, str] = MappingProxyType(
 """Model → our name of the same network, whose parameters come in the same order."""
 MOST_IN_A_FILE = 10
 SECONDS = {"ConvNet": 1.1e-2, "ConvNetD3": 1.1e-2, "ConvNetW32": 1.5e-3, "ConvNetW64": 3.5e-3}
-"""Of one training image in one epoch, on one thread: measured on a busy CPU, for the estimate alone."""
+"""Model → seconds for one training image in one epoch, on one thread of a busy CPU; for the estimate alone."""
 
 
 def expert_folder(script: str, flags: MTTFlags) -> str:
@@ -98,7 +93,7 @@ def parameter_shapes(model: str, classes: int) -> list[tuple[int, ...]]:
 
 
 def estimate(flags: MTTFlags, *, classes: int, experts: int, epochs: int, images: int) -> str:
-    """Say how much disk and time the experts take; the time on one thread, where the number of images is known."""
+    """Return how much disk and, if the number of images is known, time on one thread the experts take, in words."""
     numbers = sum(math.prod(shape) for shape in parameter_shapes(flags.model, classes))
     size = numbers * 4 * (epochs + 1) * experts
     disk = f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
@@ -118,7 +113,7 @@ def label(folder: Path, *, dataset: Any, flags: MTTFlags) -> None:
 
 
 def label_problem(folder: Path, *, dataset: str, flags: MTTFlags) -> str | None:
-    """Say what is wrong with a folder of experts as its files and its label tell; None where nothing is."""
+    """Return what is wrong with a folder of experts, by its files and its label, or None."""
     if not (folder / FIRST_FILE).is_file():
         return f"{folder}: holds no {FIRST_FILE}; name the folder that MTT's buffer.py wrote its files into"
     wanted = {"dataset": dataset, "zca": flags.zca, "model": flags.model}
@@ -183,31 +178,12 @@ def _read_first(path: Path) -> Any:
         raise DirePlugError(f"prepare.buffers: {path}: isn't a file of MTT's buffer.py: {error}") from error
 
 
-# The flags of MTT's scripts, in upstream's spelling with upstream's defaults; those that the tool owns; `prepare`.
+# The flags of MTT's scripts: in upstream's spelling, with upstream's defaults; and the section `prepare`.
 
 
 _DSA = "set `dsa_strategy`; none turns it off"
 _TEXTURE = "the tool condenses images, not textures"
 _IMAGENET = "for upstream's ImageNet subsets, which the tool doesn't run"
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_OWNED,
-        "subset": _IMAGENET,
-        "res": _IMAGENET,
-        "eval_it": OWNED_EVALUATION,
-        "lr_init": OWNED_UNREAD,
-        "batch_real": "the script reads it for its ImageNet subsets alone",
-        "pix_init": OWNED_START,
-        "dsa": _DSA,
-        "no_aug": _DSA,
-        "buffer_path": f"{OWNED_PATHS}; `prepare.buffers` names a folder with experts",
-        "texture": _TEXTURE,
-        "canvas_size": _TEXTURE,
-        "canvas_samples": _TEXTURE,
-        "force_save": OWNED_IMAGES,
-    }
-)
-"""Flag → why a recipe can't set it."""
 
 Rate = Annotated[float, Field(gt=0)]
 Strategy = Annotated[str, Field(pattern=r"^[a-z_]+$")]
@@ -217,12 +193,12 @@ class MTTFlags(Flags):
     """`distill.py`."""
 
     model: Literal["ConvNet", "ConvNetD3", "ConvNetW32", "ConvNetW64"] = "ConvNet"
-    """Of the experts, and of the student in the loop."""
+    """The network of the experts, and of the student in the loop."""
     Iteration: int = Field(default=5000, ge=1)
     lr_img: Rate = 1000.0
     lr_lr: Rate = 1e-5
     lr_teacher: Rate = 0.01
-    """Where the learned learning rate starts."""
+    """The initial value of the learned learning rate."""
     batch_syn: int | None = Field(default=None, ge=1)
     """None takes all images in each step of the student."""
     expert_epochs: int = Field(default=3, ge=1)
@@ -263,10 +239,6 @@ class Prepare(Flags):
         return self
 
 
-MODELS: Mapping[str, type[MTTFlags]] = MappingProxyType({"cifar-10": MTTFlags, "cifar-100": MTTFlags})
-"""Script → the model of its flags."""
-
-
 EXPERTS = "experts"
 BUFFERS = "buffers"
 """The folder of experts among the inputs."""
@@ -280,7 +252,7 @@ _PINS = {
     "networks.py": "7139ba82103837025717663ec173bf978df87f74",
     "reparam_module.py": "ddd3bd9a9f4e7e0fcca293124298d24159423310",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class MTT(MatchingAdapter):
@@ -303,8 +275,25 @@ class MTT(MatchingAdapter):
         }
     )
     """Upstream normalises CIFAR-100 by CIFAR-10's numbers."""
-    owned_flags: Mapping[str, str] = OWNED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **MatchingAdapter.reserved_flags,
+            "subset": _IMAGENET,
+            "res": _IMAGENET,
+            "eval_it": RESERVED_EVALUATION,
+            "lr_init": RESERVED_UNREAD,
+            "batch_real": "the script reads it for its ImageNet subsets alone",
+            "pix_init": RESERVED_START,
+            "dsa": _DSA,
+            "no_aug": _DSA,
+            "buffer_path": f"{RESERVED_PATHS}; `prepare.buffers` names a folder with experts",
+            "texture": _TEXTURE,
+            "canvas_size": _TEXTURE,
+            "canvas_samples": _TEXTURE,
+            "force_save": RESERVED_IMAGES,
+        }
+    )
+    flags = MappingProxyType({"cifar-10": MTTFlags, "cifar-100": MTTFlags})
     embedders = ("teacher", "expert")
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
@@ -322,7 +311,7 @@ class MTT(MatchingAdapter):
         return found
 
     def whitens(self, recover: Any) -> bool:
-        """Tell whether the loop's images live in ZCA space."""
+        """Return whether the loop's images live in ZCA space."""
         flags: MTTFlags = self.read_flags(recover)
         return flags.zca
 
@@ -343,26 +332,27 @@ class MTT(MatchingAdapter):
         call = _buffer_call(inputs, prepare, flags)
         return (Preparation(EXPERTS, call, settings, estimate=size, asks_teachers=False),)
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the dataset; link the experts to where the script looks for them, or label those that it will make.
 
         Raises:
             DirePlugError: given experts don't fit, or images have another size.
         """
-        super().lay_out(inputs, materials)
+        super().write_inputs(inputs, script_inputs)
         recover = inputs.recipe.recover
         flags, folder = self.read_flags(recover), expert_folder(recover.script, self.read_flags(recover))
         given = Prepare.model_validate(inputs.recipe.prepare).buffers
         if given is not None:
             source = Path(given).expanduser().absolute()
-            check_experts(source, dataset=materials.dataset, flags=flags)
+            check_experts(source, dataset=script_inputs.dataset, flags=flags)
         elif EXPERTS in inputs.prepared:
             source = inputs.prepared[EXPERTS].absolute() / folder
         else:
-            label(inputs.images / folder, dataset=materials.dataset, flags=flags)
+            label(inputs.images / folder, dataset=script_inputs.dataset, flags=flags)
             return
         link = inputs.folder / BUFFERS / folder
         make_folder(link.parent)
+        # linked, not copied: a set of experts is several GB
         link.symlink_to(source, target_is_directory=True)
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
@@ -373,6 +363,7 @@ class MTT(MatchingAdapter):
         recover = inputs.recipe.recover
         flags: MTTFlags = self.read_flags(recover)
         arguments = [*to_arguments(flags), *common_arguments(recover, inputs.recipe.ipc)]
+        # one more than the iterations, so that its evaluation runs at iteration 0 alone
         arguments += ["--eval_it", str(flags.Iteration + 1), "--pix_init", recover.start, "--dsa", "True"]
         arguments += ["--data_path", str(inputs.folder), "--buffer_path", str(inputs.folder / BUFFERS)]
         links = {"logged_files": str(inputs.images / OWN_FILES)}

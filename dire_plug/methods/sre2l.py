@@ -14,8 +14,8 @@ from pydantic import Field
 
 from dire_plug.api.method import (
     CIFAR_10,
-    OWNED_IMAGES,
-    OWNED_VERIFIER,
+    RESERVED_IMAGES,
+    RESERVED_VERIFIER,
     ChunkedPlan,
     DirePlugError,
     Invocation,
@@ -26,10 +26,9 @@ from dire_plug.api.method import (
     VerifyCase,
     cifar_script,
     imagenet_script,
-    tiny_script,
+    tiny_imagenet_script,
     to_arguments,
 )
-from dire_plug.methods.sre2l_family import OWNED as FAMILY_OWNED
 from dire_plug.methods.sre2l_family import (
     TEACHER,
     FamilyAdapter,
@@ -39,17 +38,7 @@ from dire_plug.methods.sre2l_family import (
     saving_arguments,
 )
 
-# The flags of SRe2L's scripts: in upstream's spelling, with upstream's defaults, and those that the tool owns.
-
-
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        **FAMILY_OWNED,
-        "store-last-images": OWNED_IMAGES,
-        "verifier-arch-path": OWNED_VERIFIER,
-    }
-)
-"""Flag → why a recipe can't set it."""
+# The flags of SRe2L's scripts: in upstream's spelling, with upstream's defaults.
 
 
 class CifarFlags(FamilyFlags):
@@ -58,7 +47,7 @@ class CifarFlags(FamilyFlags):
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=100)
 
 
-class TinyFlags(FamilyFlags):
+class TinyImageNetFlags(FamilyFlags):
     """`*small_dataset/recover_tiny.py`."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=200)
@@ -69,12 +58,6 @@ class DataSynthesisFlags(ImageNetFlags):
 
     tv_l2: float = Field(default=1e-4, alias="tv-l2", ge=0)
     l2_scale: float = Field(default=1e-5, alias="l2-scale", ge=0)
-
-
-MODELS: Mapping[str, type[FamilyFlags]] = MappingProxyType(
-    {"cifar": CifarFlags, "tiny": TinyFlags, "imagenet": DataSynthesisFlags}
-)
-"""Script → the model of its flags."""
 
 
 SMALL = "SRe2L/*small_dataset"
@@ -88,7 +71,7 @@ _PINS = {
     f"{IMAGENET}/data_synthesis.py": "ca00fda4300aadbda8a3e49ed32b5d622299553c",
     f"{IMAGENET}/utils.py": "4755153c673a80b495a0c3ab98809bde1188e4c2",
 }
-"""What is fetched, and git's hash of each at the pinned commit."""
+"""Path to fetch → git's hash of it at the pinned commit."""
 
 
 class SRe2L(FamilyAdapter):
@@ -106,12 +89,18 @@ class SRe2L(FamilyAdapter):
     scripts: Mapping[str, Script] = MappingProxyType(
         {
             "cifar": cifar_script(f"{SMALL}/recover_cifar.py", 100, statistics=CIFAR_10),
-            "tiny": tiny_script(f"{SMALL}/recover_tiny.py"),
+            "tiny": tiny_imagenet_script(f"{SMALL}/recover_tiny.py"),
             "imagenet": imagenet_script(f"{IMAGENET}/data_synthesis.py"),
         }
     )
-    owned_flags: Mapping[str, str] = OWNED
-    flags = MODELS
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            **FamilyAdapter.reserved_flags,
+            "store-last-images": RESERVED_IMAGES,
+            "verifier-arch-path": RESERVED_VERIFIER,
+        }
+    )
+    flags = MappingProxyType({"cifar": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": DataSynthesisFlags})
     architectures = MappingProxyType(
         {"cifar": ("resnet-18", "resnet-small"), "tiny": ("resnet-18",), "imagenet": ("resnet-18",)}
     )
@@ -119,7 +108,7 @@ class SRe2L(FamilyAdapter):
     `conv1` and `maxpool`."""
 
     def has_native(self, script: str) -> bool:
-        """Tell whether the native engine has this script's loop."""
+        """Return whether the native engine has this script's loop."""
         return script == "cifar"
 
     def plan(self, recover: Any, *, classes: int, ipc: int) -> ChunkedPlan:
@@ -163,6 +152,7 @@ class SRe2L(FamilyAdapter):
 
 
 def _check_reshape(plan: ChunkedPlan, script: Script, batch_size: int) -> None:
+    # passes between these are alike; only the last may be shorter
     for pass_index in {0, plan.passes - 1}:
         for batch_index in range(plan.slots_per_pass):
             images = len(plan.slot(Slot(pass_index, batch_index)).labels)

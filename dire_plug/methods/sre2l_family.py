@@ -1,4 +1,4 @@
-"""What the scripts of SRe2L, CDA and DWA share: a pass for each image of a class, over the classes in batches.
+"""The base of the adapters of SRe2L, CDA and DWA: a pass for each image of a class, over the classes in batches.
 
 The label hook is answered where the plan differs from that: where several images of a class share a batch, or the
 dataset has fewer classes than the number that a script hard-codes. The scripts size their images by the labels, so a
@@ -7,52 +7,42 @@ batch may be longer than upstream's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_IMAGES,
-    OWNED_PASSES,
-    OWNED_PATHS,
-    OWNED_TEACHER,
-    OWNED_VERIFIER,
+    RESERVED_IMAGES,
+    RESERVED_PASSES,
+    RESERVED_PATHS,
+    RESERVED_TEACHER,
+    RESERVED_VERIFIER,
     ChunkedPlan,
     DirePlugError,
     Flags,
     LoopInputs,
-    Materials,
     PlannedAdapter,
     Script,
+    ScriptInputs,
     build_plan,
     image_path,
     teacher_problems,
     write_network,
 )
+from dire_plug.files import make_folder
 
-OWNED: Mapping[str, str] = MappingProxyType(
-    {
-        "exp-name": OWNED_PATHS,
-        "syn-data-path": OWNED_PATHS,
-        "arch-path": OWNED_TEACHER,
-        "arch-name": OWNED_TEACHER,
-        "ipc-start": OWNED_PASSES,
-        "ipc-end": OWNED_PASSES,
-        "store-best-images": OWNED_IMAGES,
-        "verifier": OWNED_VERIFIER,
-        "verifier-arch": OWNED_VERIFIER,
-    }
-)
-"""Flag → why a recipe can't set it."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TEACHER = "teacher.pt"
 """The teacher's checkpoint among the inputs."""
 
 
 class FamilyFlags(Flags):
-    """What all scripts of the family take; the defaults are upstream's."""
+    """The flags of all scripts of the family; the defaults are upstream's."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1)
     """Classes in a batch; with a regrouped plan each holds several images."""
@@ -65,7 +55,7 @@ class FamilyFlags(Flags):
 
 
 class ImageNetFlags(FamilyFlags):
-    """What all scripts for ImageNet-1K take; INFER's takes nothing else."""
+    """The flags of all scripts for ImageNet-1K; INFER's has no others."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1, le=1000)
     jitter: int = Field(default=32, ge=0)
@@ -76,7 +66,19 @@ class FamilyAdapter(PlannedAdapter):
 
     title: str
     scripts: Mapping[str, Script]
-    owned_flags: Mapping[str, str] = OWNED
+    reserved_flags: Mapping[str, str] = MappingProxyType(
+        {
+            "exp-name": RESERVED_PATHS,
+            "syn-data-path": RESERVED_PATHS,
+            "arch-path": RESERVED_TEACHER,
+            "arch-name": RESERVED_TEACHER,
+            "ipc-start": RESERVED_PASSES,
+            "ipc-end": RESERVED_PASSES,
+            "store-best-images": RESERVED_IMAGES,
+            "verifier": RESERVED_VERIFIER,
+            "verifier-arch": RESERVED_VERIFIER,
+        }
+    )
     architectures: ClassVar[Mapping[str, Sequence[str]]]
     """Script → the teachers that it can be given."""
     embeddings_are_nonnegative = True
@@ -106,6 +108,7 @@ class FamilyAdapter(PlannedAdapter):
         if classes > script.classes:
             raise DirePlugError(f"plan: the script '{recover.script}' knows {script.classes} classes, not {classes}")
         length = self.loop_length(recover.script)
+        # with fewer classes the script still counts its own batches, so the classes are spread evenly over them
         own = classes == length
         return build_plan(
             classes=classes,
@@ -127,15 +130,24 @@ class FamilyAdapter(PlannedAdapter):
         """Return where, below the image folder, the script saves one image."""
         return image_path(label, image)
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teacher in the script's own layout."""
         layout = self.scripts[inputs.recipe.recover.script].checkpoint
-        write_network(materials.teachers["teacher"], inputs.folder / TEACHER, layout)
+        write_network(script_inputs.teachers["teacher"], inputs.folder / TEACHER, layout)
 
 
 def saving_arguments(images: Path, switch: str = "--store-best-images") -> list[str]:
     """Return the arguments that make a script save its images below the folder `images`."""
     return ["--syn-data-path", str(images.parent), "--exp-name", images.name, switch]
+
+
+def write_images(folder: Path, images: Tensor, names: Iterable[str], **options: Any) -> None:
+    """Write images, [n, 3, H, W], uint8, into a new folder, by the names of their files; `options` are Pillow's."""
+    from PIL import Image
+
+    make_folder(folder)
+    for name, pixels in zip(names, images.permute(0, 2, 3, 1).numpy(), strict=True):
+        Image.fromarray(pixels).save(folder / name, **options)
 
 
 def network_shims(inputs: LoopInputs) -> dict[str, dict[str, Any]]:

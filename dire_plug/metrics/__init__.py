@@ -1,4 +1,4 @@
-"""Diversity of condensed images: coverage and its kin, Vendi score and intra-class similarity of their embeddings."""
+"""Measure the diversity of condensed images: coverage, Vendi score and intra-class similarity of their embeddings."""
 
 from dire_plug.metrics.coverage import coverage, expected_coverage, per_class_coverage
 from dire_plug.metrics.diversity import Diversity, Neighbourhoods, RealReference, diversity, real_reference

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.metrics.distances import prepare, with_float64
-from dire_plug.metrics.prdc import check_pair, look
+from dire_plug.metrics.prdc import check_pair, match_balls
 from dire_plug.metrics.radii import check_block, check_radii, class_radii, nearest_radii
 from dire_plug.metrics.similarity import check_labels
 
@@ -93,4 +93,4 @@ def expected_coverage(real_count: int, synthetic_count: int, nearest_k: int) -> 
 
 def _covered(real: Tensor, synthetic: Tensor, radii: Tensor, block: int | None) -> Tensor:
     rows, made = prepare(real, synthetic)
-    return look(rows, made, radii, block=block).held > 0
+    return match_balls(rows, made, radii, block=block)[0] > 0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 _UNIT = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
-"""What torch may round a factor of a product by, at each precision that it can be set to."""
+"""Precision setting of torch → the relative rounding of a factor of a product."""
 _ROWS = 1 << 12
 """Rows that are centred at a time."""
 _CELLS = {"cpu": 1 << 21}

@@ -1,4 +1,4 @@
-"""All diversity metrics of one set of condensed images, and what as many real images would score."""
+"""Compute all diversity metrics of one set of condensed images, and those of as many real images."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Diversity:
 
 @dataclass(frozen=True)
 class RealReference(Diversity):
-    """What real images that the metrics don't take as reference score: means over draws.
+    """The metrics of held-out real images: means over draws.
 
     Attributes:
         draws: the number of draws.
@@ -145,6 +145,7 @@ def real_reference(
     check_labels(labels, held_out, "held-out features")
     if missing := sorted(set(real.labels.tolist()) - set(labels.tolist())):
         raise DirePlugError(f"held-out features: none of class {', '.join(map(str, missing))}; hold images of each out")
+    # on the CPU, so that every device draws the same images
     generator = torch.Generator().manual_seed(seed)
     drawn = [_draw(labels, ipc, generator) for _ in range(draws)]
     scores = [diversity(real, held_out[rows], labels[rows]) for rows in drawn]

@@ -39,21 +39,6 @@ class Prdc:
     coverage: float
 
 
-@dataclass(frozen=True)
-class Found:
-    """Which rows lie where.
-
-    Attributes:
-        held: [N], int64: how many synthetic rows each real ball holds.
-        precise: [M], bool: whether a synthetic row lies in some real ball.
-        recalled: [N], bool: whether a real row lies in some synthetic ball; None if that wasn't asked.
-    """
-
-    held: Tensor
-    precise: Tensor
-    recalled: Tensor | None
-
-
 def prdc_metrics(
     real: Tensor, synthetic: Tensor, *, nearest_k: int = 5, radii: Tensor | None = None, block: int | None = None
 ) -> Prdc:
@@ -78,23 +63,30 @@ def prdc_metrics(
         check_neighbours(len(real), nearest_k, "real features")
         radii = radii_of(rows, nearest_k=nearest_k, block=block)
     check_radii(radii, real)
+    # with k or fewer synthetic rows there is no k-th neighbour, and recall isn't defined
     own = radii_of(made, nearest_k=nearest_k, block=block) if len(made) > nearest_k else None
-    found = look(rows, made, radii, made_radii=own, block=block)
+    held, precise, recalled = match_balls(rows, made, radii, made_radii=own, block=block)
     return Prdc(
-        precision=float(found.precise.double().mean()),
-        recall=math.nan if found.recalled is None else float(found.recalled.double().mean()),
-        density=float(found.held.sum()) / (nearest_k * len(made)),
-        coverage=float((found.held > 0).double().mean()),
+        precision=float(precise.double().mean()),
+        recall=math.nan if recalled is None else float(recalled.double().mean()),
+        density=float(held.sum()) / (nearest_k * len(made)),
+        coverage=float((held > 0).double().mean()),
     )
 
 
-def look(rows: Rows, made: Rows, radii: Tensor, *, made_radii: Tensor | None = None, block: int | None = None) -> Found:
-    """Return which synthetic rows lie in which real balls, and if `made_radii` are given, the reverse.
+def match_balls(
+    rows: Rows, made: Rows, radii: Tensor, *, made_radii: Tensor | None = None, block: int | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Find which synthetic rows lie in which real balls, and if `made_radii` are given, the reverse.
 
     Args:
         rows, made: real and synthetic rows, prepared together.
         radii, made_radii: [N] and [M].
         block: real rows at a time.
+
+    Returns:
+        [N], int64: how many synthetic rows each real ball holds; [M], bool: whether a synthetic row lies in some real
+        ball; [N], bool: whether a real row lies in some synthetic ball, None without `made_radii`.
     """
     radii = radii.to(made.features.device, torch.float64)
     held = torch.zeros(len(rows), dtype=torch.int64, device=radii.device)
@@ -109,11 +101,11 @@ def look(rows: Rows, made: Rows, radii: Tensor, *, made_radii: Tensor | None = N
         precise[other] = True
         if made_radii is not None:
             recalled[part] = _in_made_balls(rows, made, made_radii, part, low)
-    return Found(held, precise, None if made_radii is None else recalled)
+    return held, precise, None if made_radii is None else recalled
 
 
 def check_pair(real: Tensor, synthetic: Tensor) -> None:
-    """Refuse features that can't be compared."""
+    """Raise for features that can't be compared."""
     check_features(real, "real features")
     check_features(synthetic, "synthetic features")
     check_widths(real, synthetic, ("real features", "synthetic features"))

@@ -87,6 +87,7 @@ def _candidates(rows: Rows, count: int, block: int | None) -> tuple[Tensor, Tens
     for number, part in enumerate(parts):
         for other in parts[number:]:
             bounds = lower_bounds(rows, part, rows, other)
+            # a row isn't its own neighbour
             if other == part:
                 bounds.fill_diagonal_(torch.inf)
             else:
@@ -124,7 +125,7 @@ def _look_again(rows: Rows, part: Tensor, limit: Tensor, nearest_k: int) -> Tens
 
 
 def check_radii(radii: Tensor, real: Tensor) -> None:
-    """Refuse radii that aren't one for each row of `real`."""
+    """Raise for radii that aren't one for each row of `real`."""
     if radii.shape != real.shape[:1]:
         raise DirePlugError(
             f"radii: {list(radii.shape)} of them for {len(real)} real rows; compute them from these rows"
@@ -132,7 +133,7 @@ def check_radii(radii: Tensor, real: Tensor) -> None:
 
 
 def check_neighbours(count: int, nearest_k: int, what: str) -> None:
-    """Refuse a k below 1, and fewer rows than have a k-th neighbour each."""
+    """Raise for a k below 1, and fewer rows than have a k-th neighbour each."""
     if nearest_k < 1:
         raise DirePlugError(f"nearest_k: {nearest_k}; at least 1 is needed")
     if count < nearest_k + 1:
@@ -143,6 +144,6 @@ def check_neighbours(count: int, nearest_k: int, what: str) -> None:
 
 
 def check_block(block: int | None) -> None:
-    """Refuse blocks without a row."""
+    """Raise for blocks without a row."""
     if block is not None and block < 1:
         raise DirePlugError(f"block: {block} rows at a time; at least 1 is needed")

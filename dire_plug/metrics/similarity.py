@@ -1,4 +1,4 @@
-"""Intra-class cosine similarity, and the checks and the normalisation that the metrics share.
+"""Compute intra-class cosine similarity; check and normalise features for all metrics.
 
 With x̂ the n normalised rows of one class and s = Σx̂, the mean over the n(n − 1) ordered pairs of different images is
 (‖s‖² − Σ‖x̂‖²) / (n(n − 1)), exactly. A mean that includes a zeroed diagonal would be low by (n − 1)/n.
@@ -36,6 +36,7 @@ def intra_class_similarity(features: Tensor, labels: Tensor) -> Tensor:
     for rows, owners in zip(torch.split(features, ROWS), torch.split(owner, ROWS), strict=True):
         unit = unit_rows(rows)
         sums.index_add_(0, owners, unit)
+        # the diagonal, taken off below; it is 1 for each row, and 0 for a row of zeros
         own.index_add_(0, owners, torch.linalg.vecdot(unit, unit))
     pairs = (counts * (counts - 1)).to(sums.dtype)
     return torch.where(pairs > 0, (sums.square().sum(1) - own) / pairs.clamp(min=1), torch.nan)
@@ -50,7 +51,7 @@ def unit_rows(features: Tensor) -> Tensor:
 
 
 def check_features(features: Tensor, what: str) -> None:
-    """Refuse features that are no [N, D] of finite numbers, N and D ≥ 1.
+    """Raise for features that are no [N, D] of finite numbers, N and D ≥ 1.
 
     Raises:
         DirePlugError: naming `what` they are.
@@ -68,7 +69,7 @@ def check_features(features: Tensor, what: str) -> None:
 
 
 def check_labels(labels: Tensor, features: Tensor, what: str) -> None:
-    """Refuse labels that aren't one integer for each row of `features`.
+    """Raise for labels that aren't one integer for each row of `features`.
 
     Raises:
         DirePlugError: naming `what` they label.
@@ -81,7 +82,7 @@ def check_labels(labels: Tensor, features: Tensor, what: str) -> None:
 
 
 def check_widths(one: Tensor, other: Tensor, what: tuple[str, str]) -> None:
-    """Refuse features of different widths.
+    """Raise for features of different widths.
 
     Raises:
         DirePlugError: naming `what` both are.

@@ -28,11 +28,13 @@ def vendi(features: Tensor) -> float:
     """
     check_features(features, "features")
     count, width = features.shape
+    # X̂X̂ᵀ and X̂ᵀX̂ have the same nonzero eigenvalues; the smaller one is decomposed
     if count <= width:
         unit = unit_rows(features)
         kernel = unit @ unit.T
     else:
         kernel = _sum_products(features)
+    # rounding makes zeros slightly negative, where the logarithm is NaN
     weights = torch.linalg.eigvalsh(kernel / count).clamp_(min=0)
     return float(torch.special.entr(weights).sum().exp())
 

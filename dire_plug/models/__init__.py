@@ -1,4 +1,4 @@
-"""Networks by name, their embeddings, and their keys in the methods' code."""
+"""Build networks by name, embed images in them, and translate their keys to those of the methods' code."""
 
 from dire_plug.models.architectures import (
     architectures,

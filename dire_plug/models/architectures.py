@@ -1,4 +1,4 @@
-"""Networks by name.
+"""Build networks by name.
 
 | name | of | for | embedding |
 |---|---|---|---|
@@ -20,7 +20,7 @@
 | mobilenet-v2 | DWA; torchvision's | 224 px; it takes 8 px and more | 1280 |
 | efficientnet-b0 | DWA; torchvision's | 224 px; it takes 8 px and more | 1280, of both signs |
 | vgg-16 | torchvision's, without batch normalisation | 64 px (Table 11), 224 px; not below 32 px | 4096 |
-| vit-small | Lee et al. (2021); settings guessed: `vit_small` | 32, 64 px; multiples of 4 or 8 | 512, of both signs |
+| vit-small | Lee et al. (2021); settings guessed: `vit` | 32, 64 px; multiples of 4 or 8 | 512, of both signs |
 | vit-tiny | DWA; timm's vit_tiny_patch16_224: extra `students` | 224 px; multiples of 16 | 192, of both signs |
 
 Students of the DiRe paper's tables: 10 (CIFAR-100) resnet-50, resnet-101, vgg-16-bn-dwa, mobilenet-v2-ufc, vit-small;
@@ -28,31 +28,30 @@ Students of the DiRe paper's tables: 10 (CIFAR-100) resnet-50, resnet-101, vgg-1
 It names families only: which VGG-16, MobileNetV2 and ShuffleNet these are is read off the methods' scripts.
 
 The methods' code averages INFER's last maps by a fixed window, so that it takes 32 px alone (its VGG-16 likewise);
-ours average whatever they get, which is the same at 32 px. The module `keys` knows how that code names the weights.
+ours average whatever they get, which is the same at 32 px. `upstream_keys` has their keys of weights.
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from math import isqrt
 from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models import get_model_builder
-from torchvision.models.vgg import cfgs, make_layers
 
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.models import vit_small as vit_small
-from dire_plug.models import vit_tiny
-from dire_plug.models.blocks import Averaged
-from dire_plug.models.convnet import SHAPES, ConvNet
-from dire_plug.models.efficientnet import efficientnet_b0
-from dire_plug.models.mobilenet import half_mobilenet_v2, mobilenet_v2
-from dire_plug.models.resnet_small import ResNetSmall
-from dire_plug.models.shufflenet import shufflenet_g2
-from dire_plug.models.wide_resnet import wrn_16_2
-
-# torchvision's networks, with ImageNet's stem or the small one that the methods' scripts give them, and VGG-16.
-
+from dire_plug.models import vit
+from dire_plug.models.small_networks import (
+    CONVNETS,
+    ResNetSmall,
+    build_convnet,
+    convnet_size,
+    efficientnet_b0,
+    half_mobilenet_v2,
+    mobilenet_v2,
+    shufflenet_g2,
+    vgg_16_bn,
+    wrn_16_2,
+)
 
 NAMES = {
     "resnet-18": "resnet18",
@@ -64,7 +63,7 @@ NAMES = {
     "shufflenet-v2-x1.0": "shufflenet_v2_x1_0",
     "vgg-16": "vgg16",
 }
-"""What torchvision calls the architectures that it has, with the imagenet stem."""
+"""Architecture → torchvision's name of it, with the imagenet stem."""
 
 
 def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
@@ -73,7 +72,7 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
     The small stem of a ResNet is a 3×3 convolution with stride 1, of ShuffleNetV2 a 1×1 one (G-VBSM's
     recover/models/ShuffleNetv2.py); neither is followed by pooling.
     """
-    # torchvision's registry, for a shim may have put a network of ours in the place of its functions
+    # torchvision's registry, for a shim may have replaced its functions by networks of ours
     model: nn.Module = get_model_builder(NAMES[architecture])(weights=None, num_classes=outputs)
     if stem == "small":
         convolve = partial(nn.Conv2d, 3, bias=False)  # as the scripts do it: with nn.Conv2d's own initialisation
@@ -83,11 +82,6 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
             model.get_submodule("conv1")[0] = convolve(24, kernel_size=1)  # type: ignore[operator]
         model.maxpool = nn.Identity()
     return model
-
-
-def vgg_16_bn(outputs: int) -> Averaged:
-    """Build VGG-16 with batch normalisation and one linear layer: DWA's models/vgg.py, for 32 px."""
-    return Averaged(make_layers(cfgs["D"], batch_norm=True), width=512, outputs=outputs)
 
 
 Stem = Literal["small", "imagenet"]
@@ -104,12 +98,12 @@ _SMALL: dict[str, Callable[[int], nn.Module]] = {
 _VIT_SMALL, _VIT_TINY = "vit-small", "vit-tiny"
 _IMAGENET_ONLY = ("mobilenet-v2", "efficientnet-b0", "vgg-16", _VIT_TINY)
 _SIGNED = ("efficientnet-b0", "efficientnet-b0-ufc", _VIT_SMALL, _VIT_TINY)
-_LEAST = {"convnet-4": 16, "convnet-4-bn": 16, "vgg-16-bn-dwa": 32, "vgg-16": 32, _VIT_TINY: vit_tiny.PATCH}
+_LEAST = {"convnet-4": 16, "convnet-4-bn": 16, "vgg-16-bn-dwa": 32, "vgg-16": 32, _VIT_TINY: vit.VIT_TINY_PATCH}
 
 
 def architectures() -> tuple[str, ...]:
     """Return the names that `build` takes."""
-    return tuple(dict.fromkeys(["resnet-18", *SHAPES, *_SMALL, *NAMES, _VIT_SMALL, _VIT_TINY]))
+    return tuple(dict.fromkeys(["resnet-18", *CONVNETS, *_SMALL, *NAMES, _VIT_SMALL, _VIT_TINY]))
 
 
 def build(architecture: str, *, outputs: int, stem: str = "small", size: int | None = None) -> nn.Module:
@@ -131,35 +125,35 @@ def build(architecture: str, *, outputs: int, stem: str = "small", size: int | N
         raise DirePlugError(f"stem: {architecture} has no stem '{stem}'; use {' or '.join(stems(architecture))}")
     if size is not None:
         check_size(architecture, size)
-    if architecture in SHAPES:
-        return ConvNet(outputs, SHAPES[architecture], size=size)
+    if architecture in CONVNETS:
+        return build_convnet(architecture, outputs, size=size)
     if architecture == _VIT_SMALL:
-        return vit_small.VitSmall(outputs, size=size or vit_small.DEFAULT_SIZE)
+        return vit.VitSmall(outputs, size=size or vit.VIT_SMALL_SIZE)
     if architecture == _VIT_TINY:
-        return vit_tiny.build_vit_tiny(outputs, size=size or vit_tiny.DEFAULT_SIZE)
+        return vit.build_vit_tiny(outputs, size=size or vit.VIT_TINY_SIZE)
     if architecture in _SMALL:
         return _SMALL[architecture](outputs)
     return build_published(architecture, outputs, stem)
 
 
 def check_architecture(name: str) -> None:
-    """Refuse an architecture that `build` doesn't know, or whose package isn't installed."""
+    """Raise for an architecture that `build` doesn't know, or whose package isn't installed."""
     if name not in (known := architectures()):
         raise DirePlugError(f"architecture: '{name}' is unknown{nearest(name, known)}; known: {', '.join(known)}")
     if name == _VIT_TINY:
-        vit_tiny.check_timm()
+        vit.check_timm()
 
 
 def is_buildable(architecture: str) -> bool:
-    """Tell whether the package that an architecture comes from is installed."""
-    return architecture != _VIT_TINY or vit_tiny.is_there()
+    """Return whether the package that an architecture comes from is installed."""
+    return architecture != _VIT_TINY or vit.has_timm()
 
 
 def check_size(architecture: str, size: int) -> None:
-    """Refuse images of a height and width that an architecture doesn't take."""
+    """Raise for images of a height and width that an architecture doesn't take."""
     if size < (least := least_size(architecture)):
         raise DirePlugError(f"size: {architecture} needs images of {least} pixels or more, not {size}")
-    patch = {_VIT_SMALL: vit_small.patch_of(size), _VIT_TINY: vit_tiny.PATCH}.get(architecture, 1)
+    patch = {_VIT_SMALL: vit.patch_of(size), _VIT_TINY: vit.VIT_TINY_PATCH}.get(architecture, 1)
     if size % patch:
         near = size // patch * patch
         raise DirePlugError(
@@ -206,12 +200,7 @@ def size_of(architecture: str, state: Mapping[str, Tensor]) -> int | None:
     A ConvNet's is told by its head's width, a transformer's by the number of its positions.
     """
     if architecture == _VIT_SMALL:
-        return vit_small.size_of(state)
+        return vit.vit_small_size(state)
     if architecture == _VIT_TINY:
-        return vit_tiny.size_of(state)
-    head = state.get("fc.weight")
-    if architecture not in SHAPES or head is None or head.dim() != 2:
-        return None
-    shape = SHAPES[architecture]
-    side = isqrt(head.shape[1] // shape.width)
-    return side * 2**shape.depth if side > 1 else None
+        return vit.vit_tiny_size(state)
+    return convnet_size(architecture, state) if architecture in CONVNETS else None

@@ -1,7 +1,8 @@
-"""Networks on disk: our own files, which carry their description, and those of others.
+"""Save and load networks: our own files, which carry their description, and third-party ones.
 
 Our own are safetensors: the weights, and in the metadata the architecture, outputs, stem and normalisation, so that no
-later stage has to guess the stem. Others' are read with `weights_only=True`, and refused if they aren't what was asked.
+later stage has to guess the stem. Third-party
+files are read with `weights_only=True`, and rejected where they hold another network than expected.
 """
 
 import argparse
@@ -25,8 +26,6 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.models.architectures import architectures, build, is_buildable, size_of, stems
 from dire_plug.models.upstream_keys import Rename, our_keys
-from dire_plug.models.whitened import PREFIX as WHITENING
-from dire_plug.models.whitened import Whitened
 
 # What a state dict is of: architecture, outputs and stem, told from its keys and shapes alone.
 
@@ -36,8 +35,8 @@ OPTIONAL = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a network is, but for its weights."""
+class NetworkSpec:
+    """A network without its weights: architecture, width of the head, stem."""
 
     architecture: str
     outputs: int
@@ -48,38 +47,39 @@ class Kind:
         return f"{self.architecture} with {self.outputs} outputs and the {self.stem} stem"
 
 
-def recognise(state: Mapping[str, Tensor]) -> Kind | None:
+def identify(state: Mapping[str, Tensor]) -> NetworkSpec | None:
     """Return what `state` is of, whatever code named its weights; None where it is nothing that we build."""
     linear = [tensor for tensor in state.values() if tensor.dim() == 2]  # the rest has 1, 3 or 4 axes
     heads = dict.fromkeys(tensor.shape[0] for tensor in reversed(linear))  # the head is mostly the last
+    # sketches on the meta device: trying every architecture costs no memory
     known = [name for name in architectures() if is_buildable(name)]
-    kinds = (Kind(name, outputs, stem) for outputs in heads for name in known for stem in stems(name))
-    return next((kind for kind in kinds if not differences(translate(state, kind), kind)), None)
+    specs = (NetworkSpec(name, outputs, stem) for outputs in heads for name in known for stem in stems(name))
+    return next((spec for spec in specs if not differences(translate(state, spec), spec)), None)
 
 
-def translate(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Tensor]:
+def translate(state: Mapping[str, Tensor], spec: NetworkSpec) -> dict[str, Tensor]:
     """Return `state` with our keys where it has those that some method's code gives to a network of this kind."""
-    return our_keys(kind.architecture, state, _state_of(kind, None))
+    return our_keys(spec.architecture, state, _state_of(spec, None))
 
 
-def check(state: Mapping[str, Tensor], expected: Kind, path: Path) -> None:
-    """Refuse a state dict that isn't of the expected kind.
+def check(state: Mapping[str, Tensor], expected: NetworkSpec, path: Path) -> None:
+    """Raise for a state dict that isn't of the expected kind.
 
     Raises:
         DirePlugError: it says what the file holds and what was expected.
     """
     if not (found := differences(state, expected)):
         return
-    other = recognise(state)
+    other = identify(state)
     if other is not None:
         raise DirePlugError(f"{path}: holds a {other}; expected {expected}. Use another file, or change the recipe")
     shown = "\n".join(f"  {line}" for line in found[:5]) + ("\n  …" if len(found) > 5 else "")
     raise DirePlugError(f"{path}: doesn't hold a {expected}, nor another network that is known here:\n{shown}")
 
 
-def differences(state: Mapping[str, Tensor], kind: Kind) -> list[str]:
-    """Return how keys and shapes of `state` differ from those of `kind`, one `key: what` a line."""
-    wanted = _state_of(kind, size_of(kind.architecture, state))
+def differences(state: Mapping[str, Tensor], spec: NetworkSpec) -> list[str]:
+    """Return how keys and shapes of `state` differ from those of `spec`, one `key: what` a line."""
+    wanted = _state_of(spec, size_of(spec.architecture, state))
     lines = [f"{key}: not in the file" for key in wanted if key not in state and not key.endswith(OPTIONAL)]
     lines += [f"{key}: in the file, but not in the network" for key in state if key not in wanted]
     lines += [
@@ -91,15 +91,16 @@ def differences(state: Mapping[str, Tensor], kind: Kind) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _state_of(kind: Kind, size: int | None) -> Mapping[str, Tensor]:
+def _state_of(spec: NetworkSpec, size: int | None) -> Mapping[str, Tensor]:
     """Return the state dict of a network of this kind, without memory behind it."""
     with torch.device("meta"):
-        return build(kind.architecture, outputs=kind.outputs, stem=kind.stem, size=size).state_dict()
+        return build(spec.architecture, outputs=spec.outputs, stem=spec.stem, size=size).state_dict()
 
 
 Layout = Literal["state_dict.module", "model", "bare"]
 DESCRIPTION = "dire-plug"
 PREFIX = "module."
+Triple = tuple[float, float, float]
 
 
 @dataclass
@@ -116,31 +117,52 @@ class Network:
     architecture: str
     outputs: int
     stem: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Triple
+    std: Triple
 
 
-@dataclass(frozen=True)
-class _Description:
-    """What the metadata of our files say."""
+WHITENING = "whitening."
+"""The beginning of the keys of what whitens, in a file of ours."""
 
-    architecture: str
-    outputs: int
-    stem: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+
+class Whitened(nn.Module):
+    """Whitens images, [N, 3, H, W] in [0, 1], and classifies them.
+
+    Args:
+        network: takes whitened images of that shape.
+        mean: [D], with D = 3·H·W, of the flattened pixels.
+        matrix: [D, D], symmetric.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, network: nn.Module, *, mean: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the network's outputs, [N, K]."""
+        outputs: Tensor = self.network(((images.flatten(1) - self.mean) @ self.matrix).reshape(images.shape))
+        return outputs
+
+    def whitening(self) -> dict[str, Tensor]:
+        """Return what whitens, by the keys of a file."""
+        return {f"{WHITENING}mean": self.mean, f"{WHITENING}matrix": self.matrix}
 
 
 def save(path: Path, network: Network) -> None:
     """Write a network with its description as safetensors, atomically; `Whitened` ones with what whitens."""
-    described = _Description(network.architecture, network.outputs, network.stem, network.mean, network.std)
     whitened = network.model if isinstance(network.model, Whitened) else None
     state = _plain_state(network.model if whitened is None else whitened.network)
-    check(state, Kind(network.architecture, network.outputs, network.stem), path)
+    spec = NetworkSpec(network.architecture, network.outputs, network.stem)
+    check(state, spec, path)
     if whitened is not None:
         state |= {key: value.detach().cpu().contiguous() for key, value in whitened.whitening().items()}
-    metadata = {DESCRIPTION: json.dumps(asdict(described))}
-    write_atomically(path, safetensors.torch.save(state, metadata=metadata))
+    description = {**asdict(spec), "mean": network.mean, "std": network.std}
+    write_atomically(path, safetensors.torch.save(state, metadata={DESCRIPTION: json.dumps(description)}))
 
 
 def load(path: Path, device: torch.device) -> Network:
@@ -149,22 +171,15 @@ def load(path: Path, device: torch.device) -> Network:
     Raises:
         DirePlugError: the file isn't one of ours, or is damaged.
     """
-    state, described = _read_ours(path)
+    state, spec, (mean, std) = _read_ours(path)
     whitening = {key.removeprefix(WHITENING): state.pop(key) for key in list(state) if key.startswith(WHITENING)}
-    check(state, Kind(described.architecture, described.outputs, described.stem), path)
-    size = size_of(described.architecture, state)
-    model = build(described.architecture, outputs=described.outputs, stem=described.stem, size=size)
+    check(state, spec, path)
+    size = size_of(spec.architecture, state)
+    model = build(spec.architecture, outputs=spec.outputs, stem=spec.stem, size=size)
     model.load_state_dict(state)
     if whitening:
         model = Whitened(model, **whitening)
-    return Network(
-        model=model.to(device).eval(),
-        architecture=described.architecture,
-        outputs=described.outputs,
-        stem=described.stem,
-        mean=described.mean,
-        std=described.std,
-    )
+    return Network(model.to(device).eval(), spec.architecture, spec.outputs, spec.stem, mean, std)
 
 
 def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> dict[str, Tensor]:
@@ -181,11 +196,12 @@ def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> d
         DirePlugError: the file can't be read safely, or holds something else; it says what.
     """
     state = _read_ours(path)[0] if path.suffix == ".safetensors" else _find_state(_read_torch(path), path)
+    # saved from DataParallel
     if state and all(key.startswith(PREFIX) for key in state):
         state = {key.removeprefix(PREFIX): value for key, value in state.items()}
-    kind = Kind(architecture, outputs, stem)
-    state = translate(state, kind)
-    check(state, kind, path)
+    spec = NetworkSpec(architecture, outputs, stem)
+    state = translate(state, spec)
+    check(state, spec, path)
     return _with_counters(state)
 
 
@@ -223,7 +239,8 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone().contiguous() for key, value in inner.state_dict().items()}
 
 
-def _read_ours(path: Path) -> tuple[dict[str, Tensor], _Description]:
+def _read_ours(path: Path) -> tuple[dict[str, Tensor], NetworkSpec, tuple[Triple, Triple]]:
+    """Return the weights of a file that `save` wrote, what they are of, and the mean and standard deviation."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -231,15 +248,16 @@ def _read_ours(path: Path) -> tuple[dict[str, Tensor], _Description]:
         found = json.loads(metadata.get(DESCRIPTION, "null"))
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise DirePlugError(f"{path}: cannot be read as safetensors: {error}. Make or get the file again") from error
-    if not isinstance(found, dict) or set(found) != set(_Description.__dataclass_fields__):
+    if not isinstance(found, dict) or set(found) != {*NetworkSpec.__dataclass_fields__, "mean", "std"}:
         raise DirePlugError(f"{path}: carries no description of dire-plug's, so its architecture and stem are unknown")
-    mean, std = tuple(found["mean"]), tuple(found["std"])
-    return state, _Description(found["architecture"], found["outputs"], found["stem"], mean, std)
+    mean, std = tuple(found.pop("mean")), tuple(found.pop("std"))
+    return state, NetworkSpec(**found), (mean, std)
 
 
 def _read_torch(path: Path) -> Any:
     """Load a file of torch.save's without running code; torchvision's reference scripts keep an argparse Namespace."""
     try:
+        # allowed for this load alone: unpickling a Namespace runs no code
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Penultimate embeddings: what reaches the last linear layer of a network."""
+"""Embed images: return the input of a network's last linear layer."""
 
 from typing import Any
 
@@ -40,8 +40,10 @@ def embed(model: nn.Module, images: Tensor, *, batch: int = 500) -> Tensor:
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        # cloned: the network may write into its own buffers in the next batch
         seen.append(inputs[0].detach().clone())
 
+    # a hook instead of a second forward function: it works for upstream's own classes too
     handle = head.register_forward_pre_hook(keep)
     try:
         with torch.no_grad():

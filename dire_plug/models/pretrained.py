@@ -1,11 +1,11 @@
-"""Networks that others trained on much more than the data at hand, and that judge images without being of the method.
+"""Load networks pretrained on far larger datasets, which judge images independently of the method.
 
 | name | network | embedding | weights |
 |---|---|---|---|
 | `clip` | CLIP ViT-B/32 of LAION-2B, through open_clip (extra `clip`) | the image's, 512, unnormalised | open_clip's |
 | `torchvision:<model>` | any classifier of torchvision with a linear head | what reaches that head | its default ones |
 
-Each has the preprocessing that its library tells (module `preprocessing`).
+Each has the preprocessing that its library tells (`pretrained_sources`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pretrained:
 
 
 def check_pretrained(name: str) -> None:
-    """Refuse a name that `load_pretrained` doesn't know.
+    """Raise for a name that `load_pretrained` doesn't know.
 
     Raises:
         DirePlugError: with the nearest name.
@@ -79,11 +79,12 @@ def load_pretrained(
         random: a seed of random weights, for tests.
 
     Raises:
-        DirePlugError: the name is unknown, a package is missing, or the weights can't be had, read, or don't fit.
+        DirePlugError: the name is unknown, a package is missing, or the weights can't be fetched or read, or don't fit.
     """
     check_pretrained(name)
     source = clip() if name == CLIP else torchvision_classifier(name.removeprefix(TORCHVISION))
     path = None if random is not None else weights or _get(name, source, offline)
+    # building draws random numbers; the caller's stream stays as it is
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random or 0)
         model = source.build()

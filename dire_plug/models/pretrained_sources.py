@@ -1,4 +1,4 @@
-"""Published networks as their libraries have them: how one is built, what it takes and gives, where its weights are."""
+"""Build published networks with their libraries, preprocess their images, and find their weights."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Preprocessing:
         levels = images.float() if images.dtype == torch.uint8 else images.float() * 255
         height, width = (side * self.resize for side in levels.shape[2:])
         short = min(levels.shape[2:])
+        # one axis after the other, each rounded, as Pillow does; one bilinear call gives other pixels
         levels = self._resize(levels, levels.shape[2], width // short)
         levels = self._resize(levels, height // short, levels.shape[3])
         cut = functional.center_crop(levels, [self.crop, self.crop])
@@ -62,11 +63,11 @@ class Preprocessing:
 
 
 CLIP_MODEL, CLIP_WEIGHTS = "ViT-B-32", "laion2b_s34b_b79k"
-"""As open_clip names the ViT-B/32 of LAION-2B; of its two sets of weights the one trained for longer."""
+"""open_clip's names of the ViT-B/32 of LAION-2B; of its two sets of weights, the one trained for longer."""
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Where its weights lie in their repository; the first is taken where it exists."""
+"""The files of its weights in their repository, the preferred one first."""
 _AS_PUBLISHED = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
-"""What these two are built with when torchvision loads their published weights."""
+"""Arguments with which torchvision builds these two when it loads their published weights."""
 
 
 @dataclass(frozen=True)

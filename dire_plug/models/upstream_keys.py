@@ -1,4 +1,4 @@
-"""How the methods' code names the weights of the networks that we have too: facts about its state dicts.
+"""Translate between our keys of weights and those of the methods' code: facts about its state dicts.
 
 | method | architectures whose keys differ from ours |
 |---|---|
@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import Tensor
 
-from dire_plug.models import mobilenet, shufflenet, wide_resnet
+from dire_plug.models.small_networks import MOBILENET_STAGES, SHUFFLENET_STAGES, WRN_BLOCKS, WRN_STAGES
 
 Rename = Callable[[str], str]
 Rules = Mapping[str, str | Callable[[re.Match[str]], str]]
@@ -77,7 +77,7 @@ def _flat_convnet(match: re.Match[str]) -> str:
 
 def _block_of_half_mobilenet(match: re.Match[str]) -> str:
     index, layer, part = map(int, match.groups())
-    stage, number = _place(index - 1, [count for _, _, count, _ in mobilenet.STAGES])
+    stage, number = _place(index - 1, [count for _, _, count, _ in MOBILENET_STAGES])
     return f"blocks.{stage}.{number}.conv.{3 * layer + part}."
 
 
@@ -94,7 +94,7 @@ def _layer_of_efficientnet(match: re.Match[str]) -> str:
 
 def _unit_of_shufflenet(match: re.Match[str]) -> str:
     index, layer, part = map(int, match.groups())
-    stage, number = _place(index - 1, [count for _, count in shufflenet.STAGES])
+    stage, number = _place(index - 1, [count for _, count in SHUFFLENET_STAGES])
     return f"layer{stage + 1}.{number}.{_LAYER[part]}{max(layer, 1)}."
 
 
@@ -108,7 +108,7 @@ def _unit_of_shufflenet_v2(match: re.Match[str]) -> str:
 
 
 def _block_of_wrn(match: re.Match[str]) -> str:
-    stage, number = _place(int(match[1]) - 1, [wide_resnet.BLOCKS] * len(wide_resnet.STAGES))
+    stage, number = _place(int(match[1]) - 1, [WRN_BLOCKS] * len(WRN_STAGES))
     return f"block{stage + 1}.layer.{number}.{'convShortcut' if match[2] == 'beside' else match[2]}."
 
 

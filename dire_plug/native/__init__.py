@@ -1,4 +1,4 @@
-"""Our own loops of upstream's mathematics, one module a method, named as the method is."""
+"""Load our own loops of upstream's mathematics: one module a method, named as the method is."""
 
 import pkgutil
 from importlib import import_module

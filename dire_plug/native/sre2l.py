@@ -1,4 +1,4 @@
-"""SRe2L's recover loop for small images, in our own words: the same mathematics, the same hooks.
+"""Run SRe2L's recover loop for small images, in our own code: the same mathematics, the same hooks.
 
 Follows `recover_cifar.py` of SRe2L's small-dataset code: cross-entropy of the rolled images in the frozen teacher
 plus the distance of the batch statistics to the teacher's running ones (in every BatchNorm layer, the first one
@@ -67,6 +67,7 @@ class StatisticsLoss:
     def _compute(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         features = inputs[0]
         mean = features.mean(dim=(0, 2, 3))
+        # biased, as upstream's; torch's running variance is the unbiased one, and upstream compares both
         variance = features.transpose(0, 1).flatten(1).var(dim=1, correction=0)
         assert isinstance(layer, nn.BatchNorm2d)
         assert layer.running_mean is not None
@@ -89,6 +90,7 @@ def recover_pass(
     for first in range(0, settings.classes, settings.batch_size):
         last = min(first + settings.batch_size, settings.classes)
         labels = synthesis.labels(torch.arange(first, last, device=device))
+        # drawn even where a plugin answers with other start images: the random state goes on as upstream's does
         noise = torch.randn((len(labels), 3, settings.size, settings.size), device=device, requires_grad=True)
         images = synthesis.start(noise, labels)
         _optimise(synthesis, images, labels, teacher=teacher, statistics=statistics, settings=settings)
@@ -109,9 +111,12 @@ def _optimise(
     settings: Settings,
 ) -> None:
     optimizer = torch.optim.Adam([images], lr=settings.lr, betas=(0.5, 0.9), eps=1e-8)
+    # as upstream: the first BatchNorm layer alone has a multiplier
     weights = [settings.first_bn_multiplier] + [1.0] * (len(statistics) - 1)
     for step in range(settings.iteration):
+        # from the step's number, as upstream does; torch's own schedule is recursive and rounds differently
         optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / settings.iteration)) * settings.lr
+        # Python's generator and this order: upstream draws its shifts so
         shifts = random.randint(0, settings.jitter), random.randint(0, settings.jitter)
         optimizer.zero_grad()
         logits = teacher(torch.roll(images, shifts=shifts, dims=(2, 3)))
@@ -120,6 +125,7 @@ def _optimise(
         loss = synthesis.loss(loss, images=images, labels=labels, step=step)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        # through `.data`: the optimiser's leaf stays the same object, and autograd sees nothing
         images.data = _clip(images.data, settings)
         synthesis.step_done(loss, images=images, labels=labels, step=step)
 

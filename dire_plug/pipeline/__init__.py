@@ -1,4 +1,4 @@
-"""The table of contents of a run: `run.py` has the stages in order, `request.py` what comes before them."""
+"""Run the stages in order: `run.py` is the table of contents of a run, `request.py` comes before it."""
 
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.pipeline.run import FinishedRun, run_arm

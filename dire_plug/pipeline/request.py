@@ -1,4 +1,4 @@
-"""From what the user asks for to a run: recipe resolved and checked, engine chosen, data loaded."""
+"""Turn a request into a run: resolve and check the recipe, choose the engine, load the data."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -9,7 +9,7 @@ from dire_plug import plugins, ui
 from dire_plug.data import Dataset, class_count, hold_out, load, on_device, validation_problems
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models import check_architecture, check_size
-from dire_plug.recipe import REAL_IMAGE_ARMS, Catalogue, Resolved, read_yaml, recipe_path, resolve
+from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
@@ -40,7 +40,7 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
         preset=request.preset,
         settings=list(request.settings),
         adapter=adapter,
-        catalogue=Catalogue(tuple(plugins.known("regularizers")), plugins.settings_model),
+        catalogue=plugins.regularizer_models(),
     )
     check_names(resolved)
     check_classes(resolved, adapter)
@@ -53,7 +53,7 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
 
 
 def check_names(resolved: Resolved) -> None:
-    """Refuse names that only a late stage would look up, before anything is trained.
+    """Check the names that only a late stage would look up, before anything is trained.
 
     Raises:
         DirePlugError: an unknown protocol, dataset or architecture.
@@ -79,10 +79,10 @@ def check_names(resolved: Resolved) -> None:
 
 
 def check_sizes(resolved: Resolved, size: int) -> None:
-    """Refuse images of `size` pixels that a network or student of the recipe doesn't take, before anything is trained.
+    """Check that all networks and students take images of `size` pixels, before anything is trained.
 
     Raises:
-        DirePlugError: it names the architecture, and what it takes.
+        DirePlugError: one doesn't; the message names the architecture and what it takes.
     """
     squeeze = resolved.recipe.squeeze
     outside = resolved.recipe.term.frozen(squeeze).values()
@@ -93,10 +93,10 @@ def check_sizes(resolved: Resolved, size: int) -> None:
 
 
 def check_classes(resolved: Resolved, adapter: Adapter) -> None:
-    """Refuse what doesn't fit the number of the dataset's classes, before anything is trained.
+    """Check the recipe against the number of the dataset's classes, before anything is trained.
 
     Raises:
-        DirePlugError: all that doesn't fit, one `location: message` a line.
+        DirePlugError: all problems, one `location: message` a line.
     """
     recipe = resolved.recipe
     classes = class_count(recipe.dataset.name)
@@ -118,11 +118,12 @@ def find_recipe(adapter: Adapter, name: str) -> Path:
 
 
 def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tuple[Engine, bool]:
-    """Return the engine that runs this request, and whether it is here; never touches the network.
+    """Return the engine that runs this request, and whether it is available; never uses the network.
 
     Raises:
-        DirePlugError: the method has no native engine and it was asked for, or the vendored code was changed.
+        DirePlugError: the method has no native engine and the request wants it, or the vendored code was changed.
     """
+    # real images need no loop, so neither engine has to be here
     if request.arm in REAL_IMAGE_ARMS:
         return "none", True
     recipe = resolved.recipe
@@ -137,9 +138,10 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
             )
         return "native", True
     vendored = find_vendored(adapter) is not None
+    # demonstrations only: a figure of the paper stands for upstream's own code
     if not vendored and request.engine == "auto" and recipe.demonstration and has_native:
         ui.say_once(
-            f"{adapter.title}'s own code isn't here, so the native engine runs, which is the same mathematics; "
+            f"{adapter.title}'s own code isn't vendored, so the native engine runs, which is the same mathematics; "
             f"`dire-plug vendor {adapter.name}` gets upstream's"
         )
         return "native", True
@@ -147,8 +149,8 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
 
 
 def absence(adapter: Adapter) -> str:
-    """Return the words for upstream's code that isn't here, and the command that gets it."""
-    return f"{adapter.title}'s own code is needed and isn't here; get it with: dire-plug vendor {adapter.name}"
+    """Return the message that upstream's code isn't vendored, with the command that gets it."""
+    return f"{adapter.title}'s own code is needed and isn't vendored; get it with: dire-plug vendor {adapter.name}"
 
 
 def same_but_arm(request: Request, arm: str, seed: int) -> Request:
@@ -160,7 +162,7 @@ def with_data(run: Run) -> Run:
     """Return a run with its dataset, without its validation images where the recipe holds some out.
 
     Raises:
-        DirePlugError: the data aren't there, or a network of the recipe doesn't take images of their size.
+        DirePlugError: the data are missing, or a network of the recipe doesn't take images of their size.
     """
     found = read_data(run)
     check_sizes(run.resolved, found.size)
@@ -171,7 +173,7 @@ def read_data(run: Run) -> Dataset:
     """Load a run's dataset as `with_data` does, whatever the recipe's networks take.
 
     Raises:
-        DirePlugError: the data aren't there.
+        DirePlugError: the data are missing.
     """
     request, recipe = run.request, run.recipe
     return _read_data(recipe.dataset, recipe.evaluate.judge, request.data_root, request.offline)

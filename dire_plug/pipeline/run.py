@@ -1,4 +1,4 @@
-"""A run, stage by stage. Read this first."""
+"""Run one arm, stage by stage. Read this first."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -38,9 +38,12 @@ from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences
 from dire_plug.store.keeping import register
 from dire_plug.store.lock import hold
-from dire_plug.store.runs import ARTEFACTS, Request, Run, RunFolder, run_folder
+from dire_plug.store.runs import ARTEFACTS, METRICS, Request, Run, RunFolder, run_folder
 from dire_plug.upstream.source.patching import patch_digest
 from dire_plug.upstream.source.vendor import patch_files
+
+ON_DEMAND = ("embeddings", "radii", "reference")
+"""Kinds that a stage makes only for another artefact; a finished run can do without them."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class FinishedRun:
     """A finished run.
 
     Attributes:
-        reused: whether all of it had been there before.
-        notes: what of it was made otherwise than this process would: with other threads, torch or device.
+        reused: whether all of it was there before.
+        notes: what of it was made with other threads, another torch or device than this process has.
     """
 
     folder: RunFolder
@@ -59,11 +62,11 @@ class FinishedRun:
 
 
 def run_arm(request: Request) -> FinishedRun:
-    """Do all stages of one arm; what the store has of them, whichever run made it, is not done again.
+    """Run all stages of one arm; what the store has of them, whichever run made it, isn't made again.
 
     Raises:
-        DirePlugError: bad input; a stage failed; what is done is kept.
-        RunBusyError: a live process works on the same run, and the request doesn't want to wait.
+        DirePlugError: the input is bad, or a stage failed; what is finished is kept.
+        RunBusyError: a live process works on the same run, and the request doesn't wait.
     """
     run = with_data(plan_run(request))
     roles = name_artefacts(run)
@@ -71,10 +74,12 @@ def run_arm(request: Request) -> FinishedRun:
     made_before = len(run.store.made)
     with (
         hold(folder.lock, wait=float("inf") if request.wait else 0, what=f"the run {folder.path}"),
-        _following(folder) as begin,
+        _following(folder, run, roles) as begin,
     ):
+        # before the first write: `begin` changes the state
         finished = folder.state() == "finished"
         _record(run, roles, folder)
+        # before anything is used: from here on `clean` keeps what this run names
         register(run.store.root, run.root, folder.artefacts())
         begin("squeeze")
         networks = squeeze(run)
@@ -102,13 +107,14 @@ def run_arm(request: Request) -> FinishedRun:
             "collapse": collapse,
             "recover": _seconds(run, images),
         }
-        write_json(folder.path / "metrics.json", metrics)
-    reused = finished and len(run.store.made) == made_before
+        reused = finished and len(run.store.made) == made_before
+        if not reused or not (folder.path / METRICS).is_file():
+            write_json(folder.path / METRICS, metrics)
     return FinishedRun(folder, metrics, reused, tuple(_notes(run, roles)))
 
 
 def evaluate_arm(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
-    """Return the accuracies of a run's students; those of the arm `full` learn in about a subset's steps."""
+    """Return the accuracies of a run's students; those of the arm `full` train for about a subset's steps."""
     section, budget = _section_and_budget(run)
     return evaluate(run, networks, images, section=section) | budget
 
@@ -127,6 +133,7 @@ def name_artefacts(run: Run) -> dict[str, Artefact]:
     inputs = name_inputs(run, networks)
     embeddings = name_term_embeddings(run, networks, inputs)
     source = name_source(run, networks, inputs, embeddings)
+    # with the budget's epochs: they decide the students of `full`
     students = name_students(run, networks, source, _section_and_budget(run)[0])
     found: dict[str, Artefact] = {**networks.all, **source.artefacts}
     if run.engine != "none":
@@ -143,21 +150,39 @@ def name_artefacts(run: Run) -> dict[str, Artefact]:
 
 
 @contextlib.contextmanager
-def _following(folder: RunFolder) -> Iterator[Callable[[str], None]]:
-    """Yield what is told the stage that begins; keep status.json true, however the block ends."""
-    stage = "squeeze"
+def _following(folder: RunFolder, run: Run, roles: dict[str, Artefact]) -> Iterator[Callable[[str], None]]:
+    """Yield a function to call with the stage that begins; keep status.json true, however the block ends.
+
+    A finished run of which nothing is missing is only shown again: it stays finished unless something is made after
+    all.
+    """
+    stage, made_before = "squeeze", len(run.store.made)
+    shown_again: bool | None = None
 
     def begin(name: str) -> None:
-        nonlocal stage
+        nonlocal stage, shown_again
         stage = name
-        folder.set_status("running", stage=stage)
+        if shown_again is None:
+            shown_again = folder.state() == "finished" and _is_whole(run, roles)
+        shown_again = shown_again and len(run.store.made) == made_before
+        if not shown_again:
+            folder.set_status("running", stage=stage)
 
     try:
         yield begin
     except BaseException as error:
-        folder.set_status("failed" if isinstance(error, Exception) else "interrupted", stage=stage, error=str(error))
+        if not shown_again:
+            state = "failed" if isinstance(error, Exception) else "interrupted"
+            folder.set_status(state, stage=stage, error=str(error))
         raise
-    folder.set_status("finished", stage=stage)
+    if not shown_again or len(run.store.made) > made_before:
+        folder.set_status("finished", stage=stage)
+
+
+def _is_whole(run: Run, roles: dict[str, Artefact]) -> bool:
+    """Return whether the store holds, sound, all that the stages of a run would otherwise make."""
+    needed = {name: one for end in roles.values() for name, one in end.closure().items()}
+    return all(run.store.find(one) is not None for one in needed.values() if one.kind not in ON_DEMAND)
 
 
 def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
@@ -178,9 +203,11 @@ def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
         "classes": list(run.dataset.classes),
     }
     if folder.state() != "finished":
+        # only of sessions that worked on the run: showing a finished one is no work
         provenance.record(folder.path / "provenance.json", facts, device=str(run.device))
     write_json(folder.path / "plan.json", run.plan.to_json())
     named = {one.name: role for role, one in roles.items()}
+    # an entry that no role names is listed with its kind
     behind = {name: one.kind for end in roles.values() for name, one in end.closure().items()}
     write_json(folder.path / ARTEFACTS, dict(sorted((behind | named).items())))
 
@@ -196,6 +223,7 @@ def _seconds(run: Run, images: ImageSet) -> dict[str, Any] | None:
     made = [found for one in gathered.inputs.values() if (found := run.store.how_made(one)) is not None]
     seconds = [one["seconds"] for one in made]
     hardware = {str(one["hardware"]): one["hardware"] for one in made}
+    # passes of several machines have no common clock, and those of a killed process none at all
     if None in seconds or len(hardware) != 1:
         return {"seconds": None, "hardware": None}
     return {"seconds": round(sum(seconds), 3), "hardware": next(iter(hardware.values()))}

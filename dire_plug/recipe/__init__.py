@@ -1,4 +1,4 @@
-"""Recipes: read (`loading`), checked (`model`, `check`), resolved for one arm (`resolve`)."""
+"""Read recipes (`loading`), check them (`model`, `check`) and resolve them for one arm (`resolve`)."""
 
 from dire_plug.recipe.check import DEFAULT_ARMS, REAL_IMAGE_ARMS, Catalogue, check_recipe, find_problems
 from dire_plug.recipe.loading import header, read_yaml, recipe_names, recipe_path

@@ -1,11 +1,11 @@
-"""The check of a recipe, in two steps: its frame, then what the method's adapter and the regularizers say of it.
+"""Check a recipe, in two steps: its frame, then by the method's adapter and the regularizers.
 
-Everything that is wrong is found at once, one `location: message` a line.
+All problems are reported at once, one `location: message` a line.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -14,12 +14,12 @@ from dire_plug.errors import DirePlugError, nearest
 from dire_plug.recipe.layers import Tree, flatten, mapping, merge
 from dire_plug.recipe.messages import Problem, describe
 from dire_plug.recipe.model import Recipe
-from dire_plug.types import Script, Upstream
+from dire_plug.types import IMAGE_SUFFIXES, Script, Upstream
 
 REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
 DEFAULT_ARMS = ("baseline", "control", "dire", "random")
-"""What `compare` puts side by side."""
+"""The arms that `compare` shows side by side."""
 RESERVED_ARMS = ("baseline", "control", *REAL_IMAGE_ARMS)
 FIXED = ("name", "title", "method", "demonstration", "by_ipc", "presets", "paper", "sources")
 """Keys that describe the recipe itself; no arm, preset or `--set` changes them."""
@@ -27,32 +27,26 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Method(Protocol):
-    """What the check asks of an adapter."""
+    """The part of an adapter that the check needs."""
 
     name: str
     upstream: Upstream
     scripts: Mapping[str, Script]
-    owned_flags: Mapping[str, str]
-    """Flag of upstream's that the tool sets itself → the reason, and what to do instead."""
+    reserved_flags: Mapping[str, str]
+    """Upstream flag that the tool sets itself → the reason, and what to do instead."""
 
     def flags_model(self, script: str) -> type[BaseModel]:
         """Return the model of the flags that a recipe may set for a script."""
+
+    def image_path(self, label: int, image: int) -> str:
+        """Return where, below the image folder, one image lies."""
 
     def problems(self, recipe: Recipe, *, classes: int | None = None) -> Sequence[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together; `classes` of the dataset, where known."""
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """The regularizers that are installed.
-
-    Attributes:
-        names: of their entry points.
-        settings_model: name → the model of its settings; called for known names only.
-    """
-
-    names: Collection[str]
-    settings_model: Callable[[str], type[BaseModel]]
+Catalogue = Mapping[str, Callable[[], type[BaseModel]]]
+"""Installed regularizer → the function that loads the model of its settings; called for those that a recipe names."""
 
 
 def fill_recipe(tree: Tree, *, adapter: Method) -> Recipe:
@@ -70,6 +64,7 @@ def check_recipe(tree: Tree, *, adapter: Method, catalogue: Catalogue | None = N
         DirePlugError: all that is wrong, one `location: message` a line.
     """
     problems = find_problems(tree, adapter=adapter, catalogue=catalogue)
+    # an overlay inherits the recipe's own problems, which are reported once only
     known = set(map(str, problems))
     for place, values in _overlays(tree):
         problems += overlay_problems(values, prefix=f"{place}.", catalogue=catalogue)
@@ -92,6 +87,7 @@ def find_problems(
     tree: Tree, *, adapter: Method, catalogue: Catalogue | None = None, classes: int | None = None
 ) -> list[Problem]:
     """Return all that is wrong with a recipe; without a catalogue, regularizers aren't looked at."""
+    # every check works on the raw tree, so that one bad section doesn't hide the problems of another
     problems = [_reword(problem) for problem in _frame_problems(tree)]
     problems += _upstream_problems(tree, adapter) + _script_problems(tree, adapter)
     problems += _arm_problems(tree) + _source_problems(tree)
@@ -99,6 +95,7 @@ def find_problems(
         for arm in mapping(tree, "arms"):
             settings = mapping(tree, "arms", arm, "regularizers")
             problems += regularizer_problems(settings, catalogue, prefix=f"arms.{arm}.regularizers")
+    # the adapter gets a validated recipe, never a half-typed tree
     if not problems:
         found = adapter.problems(Recipe.model_validate(tree), classes=classes)
         problems = [Problem(location, message) for location, message in found]
@@ -125,12 +122,12 @@ def regularizer_problems(settings: Mapping[str, Any], catalogue: Catalogue, *, p
     """Return what is wrong with the regularizers named in `settings` and with their settings."""
     problems: list[Problem] = []
     for name, values in settings.items():
-        if name not in catalogue.names:
-            known = ", ".join(catalogue.names)
-            message = f"no regularizer of this name is installed{nearest(name, catalogue.names)}; there is {known}"
+        if name not in catalogue:
+            known = ", ".join(catalogue)
+            message = f"no regularizer of this name is installed{nearest(name, catalogue)}; known: {known}"
             problems.append(Problem(f"{prefix}.{name}", message))
             continue
-        model = catalogue.settings_model(name)
+        model = catalogue[name]()
         try:
             model.model_validate(values)
         except ValidationError as error:
@@ -182,15 +179,19 @@ def _script_problems(tree: Tree, adapter: Method) -> list[Problem]:
         return [Problem("recover.script", message)]
     flags = mapping(recover, "flags")
     problems = [
-        Problem(f"recover.flags.{flag}", f"can't be set in a recipe: {adapter.owned_flags[flag]}")
+        Problem(f"recover.flags.{flag}", f"can't be set in a recipe: {adapter.reserved_flags[flag]}")
         for flag in flags
-        if flag in adapter.owned_flags
+        if flag in adapter.reserved_flags
     ]
     model = adapter.flags_model(name)
     try:
-        model.model_validate({flag: value for flag, value in flags.items() if flag not in adapter.owned_flags})
+        # reserved flags have their own message above; they would be unknown keys here
+        model.model_validate({flag: value for flag, value in flags.items() if flag not in adapter.reserved_flags})
     except ValidationError as error:
         problems += describe(error, model, prefix="recover.flags")
+    # otherwise only the saving of the first image would fail, after its whole synthesis
+    if adapter.scripts[name].suffix is None and (wrong := suffix_problem(adapter.image_path(0, 0))):
+        problems.append(Problem("recover.script", f"image_path of {adapter.name}'s adapter: {wrong}"))
     outputs, expected = mapping(tree, "squeeze").get("outputs"), adapter.scripts[name].classes
     if isinstance(outputs, int) and outputs != expected:
         message = f"the script '{name}' builds a network with {expected} outputs, so this must be {expected}"
@@ -198,12 +199,20 @@ def _script_problems(tree: Tree, adapter: Method) -> list[Problem]:
     return problems
 
 
+def suffix_problem(path: str) -> str | None:
+    """Return what is wrong with the suffix of an image's file, or None."""
+    suffix = PurePath(path).suffix
+    if suffix.lower() in IMAGE_SUFFIXES:
+        return None
+    return f"'{path}' ends in no format of images{nearest(suffix, IMAGE_SUFFIXES)}; use {', '.join(IMAGE_SUFFIXES)}"
+
+
 def _arm_problems(tree: Tree) -> list[Problem]:
     problems = []
     for name in mapping(tree, "arms"):
         arm = mapping(tree, "arms", name)
         if name in RESERVED_ARMS:
-            problems.append(Problem(f"arms.{name}", "this arm is defined by the tool; choose another name"))
+            problems.append(Problem(f"arms.{name}", "this name is reserved; choose another"))
         if name != "dire" and name in mapping(arm, "regularizers") and mapping(arm, "overrides"):
             message = (
                 f"the arm of a regularizer shares dire's overrides and control; move them to an arm not named {name}"

@@ -15,7 +15,7 @@ Augmentation = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
 
 
 class EvaluateSection(Section):
-    """What every protocol has."""
+    """The keys of every protocol."""
 
     protocol: str
     students: tuple[str, ...] = Field(min_length=1)
@@ -30,7 +30,7 @@ class EvaluateSection(Section):
     source: Literal["saved", "tensor"] = "saved"
     """Read the files that upstream saves, or the tensors before saving."""
     judge: Literal["test", "validation"] = "test"
-    """What students are tested on and real references come from: the test set, or `dataset.validation`'s images."""
+    """The images that students are tested on and real references come from: the test set, or `dataset.validation`'s."""
 
 
 class _OneMixSection(EvaluateSection):
@@ -69,7 +69,7 @@ class HardLabelsSection(EvaluateSection):
     lr: Rate = 0.01
     """A number, or `learned`: the one that the synthesis learned."""
     lr_without: Positive = 0.01
-    """In the place of `learned` where nothing was learned: arms of real images."""
+    """Replaces `learned` where nothing was learned: in arms of real images."""
     momentum: NonNegative = 0.9
     weight_decay: NonNegative = 5e-4
     dsa: Operations = "_".join(OPERATIONS)
@@ -114,7 +114,7 @@ class EnsembleLabelsSection(EvaluateSection):
     optimiser: Literal["adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
     momentum: NonNegative = 0.9
-    """Of sgd."""
+    """For sgd only."""
     weight_decay: NonNegative = 0
     gamma: NonNegative = 0.15
     """The weight of the cross-entropy with the class."""
@@ -131,10 +131,10 @@ class RandAugmentSection(Section):
     """RandAugment as timm draws it; the defaults are what DELT takes for ImageNet-1K, rand-m6-n2-mstd1.0."""
 
     operations: Count = 2
-    """How many are drawn for an image; each is done with probability 1/2."""
+    """The number of operations drawn for an image; each is applied with probability 1/2."""
     magnitude: Annotated[float, Field(ge=0, le=10)] = 6
     std: NonNegative = 1
-    """Of the magnitude."""
+    """The standard deviation of the magnitude."""
 
 
 class DeltSection(_OneMixSection):
@@ -151,7 +151,7 @@ class DeltSection(_OneMixSection):
     min_scale: Annotated[float, Field(gt=0, le=1)] = 0.08
     """The least share of an image's area that a random crop takes."""
     randaugment: RandAugmentSection | None = None
-    """What is done to an image before it is cropped; None does nothing."""
+    """Augments an image before it is cropped; None doesn't."""
     statistics: Literal["imagenet", "teacher"] = "imagenet"
     """Whose mean and standard deviation normalise images: upstream takes ImageNet's for every dataset."""
     test_crop: bool = True

@@ -1,4 +1,4 @@
-"""Layers of a recipe: mappings laid one over another, and which layer each value came from."""
+"""Merge the layers of a recipe, and remember which layer each value comes from."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ def merge(base: Tree, over: Tree) -> Tree:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
+        # lists are replaced whole: extending them would leave no way to shorten one
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 

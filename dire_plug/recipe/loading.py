@@ -1,4 +1,4 @@
-"""Recipe files: found by glob, read as YAML 1.2 would (1e-7 is a number, `no` is text), each key once."""
+"""Find recipe files by glob; read them as YAML 1.2 (1e-7 is a number, `no` is text), each key once."""
 
 import re
 from collections.abc import Hashable
@@ -29,13 +29,14 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own way)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        # checked at the event, before any node is composed: an alias would already be resolved in the node
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {line}: aliases (*name) aren't read; write the value out")
+            raise yaml.YAMLError(f"line {line}: aliases (*name) aren't supported; write the value out")
         if event.tag is not None:  # a value that isn't what it looks like, such as a commit in !!binary
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise yaml.YAMLError(f"line {line}: tags ({tag}) aren't read; write the plain value, text in quotes")
+            raise yaml.YAMLError(f"line {line}: tags ({tag}) aren't supported; write the plain value, text in quotes")
         if isinstance(event, yaml.ScalarEvent) and _SURROGATE.search(event.value):
             raise yaml.YAMLError(f"line {line}: {event.value!a} isn't Unicode text; write the character itself")
         return super().compose_node(parent, index)
@@ -47,8 +48,9 @@ class _Loader(yaml.SafeLoader):
             line = key_node.start_mark.line + 1
             if not isinstance(key, (str, int)) or isinstance(key, bool):
                 raise yaml.YAMLError(f"line {line}: a key must be text or a whole number (is {key!r})")
+            # PyYAML keeps the last of two equal keys without a word
             if str(key) in seen:
-                raise yaml.YAMLError(f"line {line}: the key '{key}' stands there twice; keep one")
+                raise yaml.YAMLError(f"line {line}: the key '{key}' appears twice; keep one")
             seen.add(str(key))
         return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
@@ -57,6 +59,7 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
 
+# PyYAML follows YAML 1.1, where 1e-7 is text and `no` is false; these patterns replace its own
 for _tag, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
@@ -76,7 +79,7 @@ def recipe_path(folder: Path, name: str) -> Path:
     names = recipe_names(folder)
     if name not in names:
         raise DirePlugError(
-            f"no recipe '{name}' in {folder}{nearest(name, names)}; there is {', '.join(names) or 'none at all'}"
+            f"no recipe '{name}' in {folder}{nearest(name, names)}; known: {', '.join(names) or 'none'}"
         )
     return folder / f"{name}.yaml"
 
@@ -105,6 +108,7 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise DirePlugError(f"{where}: {line}{error.problem or error.context or 'not YAML'}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise DirePlugError(f"{where}: {error}") from error
+    # PyYAML recurses into nested lists; a file of brackets would end in a traceback
     except RecursionError as error:
         raise DirePlugError(f"{where}: nested too deeply to be a recipe") from error
 

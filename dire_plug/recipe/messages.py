@@ -1,4 +1,4 @@
-"""A recipe's errors in words: pydantic's findings as `location: message`, unknown keys with the nearest known one."""
+"""Turn pydantic's errors into `location: message` lines, with the nearest known key beside an unknown one."""
 
 import types
 import typing
@@ -14,11 +14,8 @@ from dire_plug.errors import nearest
 
 _WORDS = {
     "missing": "is missing",
-    "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
-    "finite_number": "must be a finite number",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -27,7 +24,6 @@ _WORDS = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "string_type": "must be text",
-    "literal_error": "must be {expected}",
     "dict_type": "must be a mapping of keys to values",
     "model_type": "must be a mapping of keys to values",
     "model_attributes_type": "must be a mapping of keys to values",
@@ -35,6 +31,7 @@ _WORDS = {
     "list_type": "must be a list",
     "too_short": "needs at least {min_length}",
 }
+"""Type of error → message, where pydantic's own is worded for Python's types rather than for YAML's."""
 _WITHOUT_VALUE = {"missing", "extra_forbidden", "too_short", "two_mixes"}
 _NO_VARIANT = {"union_tag_not_found", "union_tag_invalid"}
 
@@ -54,46 +51,36 @@ def describe(error: ValidationError, model: type[BaseModel], *, prefix: str = ""
     """Return one problem for each location that pydantic complains of; `prefix` is the dotted key of `model`."""
     problems: dict[str, Problem] = {}
     for found in error.errors(include_url=False):
-        place = _walk(model, found["loc"])
-        location = ".".join(filter(None, [prefix, *place.keys])) or "recipe"
-        if place.variants and found["type"] in _NO_VARIANT:
-            told = _variant_problems(found, place.variants, prefix=location)
+        keys, siblings, variants = _walk(model, found["loc"])
+        location = ".".join(filter(None, [prefix, *keys])) or "recipe"
+        if variants and found["type"] in _NO_VARIANT:
+            told = _variant_problems(found, variants, prefix=location)
         else:
-            message = _union_message(found) if place.in_union else _message(found, place.siblings)
+            in_union = any(map(_is_union_tag, found["loc"]))
+            message = _union_message(found) if in_union else _message(found, siblings)
             told = [Problem(location, message)] if message else []
         for problem in told:
             problems.setdefault(problem.location, problem)
     return list(problems.values())
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where an error stands.
+def _walk(
+    model: type[BaseModel], location: Iterable[str | int]
+) -> tuple[list[str], list[str], dict[str, type[BaseModel]]]:
+    """Follow an error's location through a model; a tag of a variant chooses the model that the rest is followed in.
 
-    Attributes:
-        keys: the location without the tags that pydantic adds.
-        siblings: the valid keys beside the last one; none where any key is.
-        variants: tag → model, where the value is one of several models and a key of it says which.
-        in_union: whether the value is a literal or a mapping.
+    Returns:
+        The location without the tags that pydantic adds; the valid keys beside the last one, none where any key is; tag
+        → model, where the value is one of several models and a key of it says which.
     """
-
-    keys: list[str]
-    siblings: list[str]
-    variants: dict[str, type[BaseModel]]
-    in_union: bool
-
-
-def _walk(model: type[BaseModel], location: Iterable[str | int]) -> _Place:
-    """Follow an error's location through a model; a tag of a variant chooses the model that the rest is followed in."""
     current: Any = model
     variants: dict[str, type[BaseModel]] = {}
     keys: list[str] = []
     siblings: list[str] = []
-    in_union = False
     for part in location:
         if _is_union_tag(part):
-            in_union = True
-        elif part in variants:
+            continue
+        if part in variants:
             current, variants = variants[str(part)], {}
         else:
             found = _model_in(current)
@@ -102,7 +89,7 @@ def _walk(model: type[BaseModel], location: Iterable[str | int]) -> _Place:
             siblings = list(fields)
             variants = _variants(fields[str(part)]) if part in fields else {}
             current = fields[str(part)].annotation if part in fields else _value_type(current)
-    return _Place(keys, siblings, variants, in_union)
+    return keys, siblings, variants
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -124,7 +111,7 @@ def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
 
 
 def _variant_problems(found: ErrorDetails, variants: dict[str, type[BaseModel]], *, prefix: str) -> list[Problem]:
-    """Word a tag that is missing or unknown; the other keys are judged by the variant that they fit best."""
+    """Describe a missing or unknown tag; check the other keys against the variant that they fit best."""
     key = str(found["ctx"]["discriminator"]).strip("'")
     given = dict(found["input"])
     message = "is missing"
@@ -155,18 +142,22 @@ def _message(found: ErrorDetails, known: list[str]) -> str:
         return f"unknown key{nearest(str(found['loc'][-1]), known)}"
     words = _WORDS.get(kind)
     context = {name: _quote_free(value) for name, value in found.get("ctx", {}).items()}
-    message = words.format(**context) if words else found["msg"].removeprefix("Value error, ")
+    message = words.format(**context) if words else _own_words(found)
     return message if kind in _WITHOUT_VALUE else f"{message} (is {_shorten(found['input'])})"
 
 
 def _union_message(found: ErrorDetails) -> str:
-    """Word an error in one branch of `keep | {per_class: …}`; empty for the branch that wasn't meant."""
+    """Describe an error in one branch of `keep | {per_class: …}`; empty for the branch that wasn't meant."""
     is_mapping_branch = any(isinstance(part, str) and part.endswith("Section") for part in found["loc"])
     if is_mapping_branch and found["type"] != "model_type":
         return _message(found, ["per_class"])
     if not is_mapping_branch and not isinstance(found["input"], dict):
-        return f"{_WORDS['literal_error'].format(**found.get('ctx', {}))} or a mapping (is {_shorten(found['input'])})"
+        return f"{_own_words(found)} or a mapping (is {_shorten(found['input'])})"
     return ""
+
+
+def _own_words(found: ErrorDetails) -> str:
+    return found["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 def _is_union_tag(part: str | int) -> bool:

@@ -1,4 +1,4 @@
-"""The frame of a recipe: its sections, the types and bounds of their values. Defaults are stated here only."""
+"""Define the sections of a recipe: the types, bounds and defaults of their values, which stand here only."""
 
 from typing import Annotated, Any, Literal
 
@@ -50,12 +50,12 @@ class DatasetSection(Section):
 
 
 class TrainingSection(Section):
-    """How one network is trained on the real images."""
+    """The training of one network on the real images."""
 
     architecture: str
     head: Literal["averaged", "flat"] = "averaged"
-    """Of a ConvNet: what its head reads, the last map averaged, so that the embedding is as wide at every size, or
-    flat, as the published ConvNets have it. Other architectures average."""
+    """The input of a ConvNet's head: the last map averaged, so that the embedding is as wide at every size, or flat, as
+    in the published ConvNets. Other architectures average."""
     epochs: Count
     batch_size: Count = 128
     lr: Positive = 0.1
@@ -63,7 +63,7 @@ class TrainingSection(Section):
     weight_decay: NonNegative = 5e-4
     warmup_epochs: FromZero = 0
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Of the learning rate, after the warm-up."""
+    """The learning rate's schedule, after the warm-up."""
     augmentation: Literal["none", "crop", "crop_flip", "resized_crop_flip"] = "crop_flip"
     padding: FromZero = 4
     checkpoint: str | None = None
@@ -79,8 +79,8 @@ class SqueezeSection(Section):
     others: dict[Name, TrainingSection] = Field(default_factory=dict)
     """Further networks in the loop, by the key under which a term sees them; T is `teacher`."""
     frozen: dict[Name, TrainingSection] = Field(default_factory=dict)
-    """How a network outside of the loop is trained in which `term.network` has the terms work, by architecture; where
-    it isn't named here, as `teacher` is, from other initial weights."""
+    """The training of a network outside of the loop, in which `term.network` computes the terms, by architecture; one
+    that isn't named here is trained as `teacher` is, from other initial weights."""
     independent: TrainingSection
 
 
@@ -92,7 +92,7 @@ class RegroupSection(Section):
 
 
 class EmbedderSection(Section):
-    """What embeds the images where the loop holds no trained network."""
+    """The network that embeds the images where the loop holds no trained one."""
 
     network: Literal["teacher", "expert", "loop"] = "teacher"
     """`teacher`: the frozen `squeeze.teacher`; `expert`: the frozen last snapshot of MTT's first expert; `loop`: DM's
@@ -109,12 +109,12 @@ class RecoverSection(Section):
     plan: Literal["keep"] | RegroupSection = "keep"
     bank: bool = False
     start: Literal["noise", "real", "own"] = "noise"
-    """`own`: what the script starts from by itself, such as DELT's ranked selection; nothing is put in its place."""
+    """`own`: the script's own start, such as DELT's ranked selection, left as it is."""
     embedder: EmbedderSection | None = None
 
 
 class TermSection(Section):
-    """In which networks the terms work."""
+    """The networks whose embeddings the terms are computed in."""
 
     network: Networks = (LOOP,)
     """`loop`: the loop's own; `frozen:<architecture>`: another one, trained and frozen, that embeds the images too;
@@ -127,7 +127,7 @@ class TermSection(Section):
         return (LOOP, second) if self.network == (SEVERAL,) else self.network
 
     def in_loop(self, squeeze: SqueezeSection) -> bool:
-        """Tell whether the terms work in the loop's own networks."""
+        """Return whether the terms are computed in the loop's own networks."""
         return LOOP in self.names(squeeze)
 
     def frozen(self, squeeze: SqueezeSection) -> dict[str, TrainingSection]:
@@ -142,12 +142,12 @@ class TermSection(Section):
 
 
 class RealSection(Section):
-    """Which real images the regularizer sees."""
+    """The real images that the regularizer compares with."""
 
     per_class: Count | None = None
     """Real embeddings per class, the first ones in the dataset's order; None takes all."""
     order: Literal["by_class", "as_released"] = "by_class"
-    """`as_released`: consecutive chunks of the unsorted training set in the place of classes."""
+    """`as_released`: consecutive chunks of the unsorted training set instead of classes."""
     mode: Literal["eval", "train"] = "eval"
     """The mode of the teacher while it embeds; the authors' release never leaves train mode."""
     coreset: Count | None = None
@@ -161,7 +161,7 @@ class MeasureSection(Section):
 
 
 class ArmSection(Section):
-    """What an arm changes in the recipe, and the regularizers that it adds, by name."""
+    """An arm's changes of the recipe, and the regularizers that it adds, by name."""
 
     overrides: dict[str, Any] = Field(default_factory=dict)
     """The same sections and keys as the recipe's own."""
@@ -169,7 +169,7 @@ class ArmSection(Section):
 
 
 class PaperSection(Section):
-    """Where in the paper the figures of this recipe stand."""
+    """The place of this recipe's figures in the paper."""
 
     table: Count
     row: str

@@ -1,4 +1,4 @@
-"""From a recipe file to one arm: defaults, file, by_ipc, preset, the arm's overrides and `--set`, in this order."""
+"""Resolve a recipe for one arm: defaults, file, by_ipc, preset, the arm's overrides and `--set`, in this order."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -25,7 +25,7 @@ from dire_plug.recipe.weight import PLAIN
 SUM = "+"
 """Joins the names of regularizers to that of an arm which has them all."""
 DEFINITIONS = {"by_ipc", "arms", "presets", "paper", "sources"}
-"""What a resolved recipe has already used, or only tells."""
+"""Keys that a resolved recipe has used already, or that only describe it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     problems += [_with_layer(found, layer_of) for found in find_problems(tree, adapter=adapter, catalogue=catalogue)]
     raise_problems(problems, name=tree.get("name"))
     if catalogue is not None:
-        terms = {name: catalogue.settings_model(name)(**terms[name]).model_dump(mode="json") for name in terms}
+        # filled-in defaults belong to the run's identity: a later default must not change old runs
+        terms = {name: catalogue[name]()(**terms[name]).model_dump(mode="json") for name in terms}
     recipe = fill_recipe(tree, adapter=adapter)
     values = flatten(recipe.model_dump(mode="json", exclude=DEFINITIONS))
     sources = mapping(raw, "sources")
@@ -144,7 +145,7 @@ def _recipe_part(layer: Layer) -> Layer:
 def _definitions(raw: Tree, overlays: Sequence[Layer], catalogue: Catalogue | None) -> Tree:
     """Return the definitions of arms with what overlays change in them; an overlay can't invent an arm."""
     definitions = mapping(raw, "arms")
-    known = {*definitions, *(catalogue.names if catalogue else ())}
+    known = {*definitions, *(catalogue or ())}
     for layer in overlays:
         changes = mapping(layer.values, "arms")
         for name in changes:
@@ -167,17 +168,17 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
         raise DirePlugError(f"arm '{arm}': names {twice[0]} twice; each regularizer is added once")
     name = "dire" if arm == "control" or _is_regularizer(arm, definitions, catalogue) else arm
     if name not in definitions:
-        known = [*RESERVED_ARMS, *definitions, *(catalogue.names if catalogue else ())]
+        known = [*RESERVED_ARMS, *definitions, *(catalogue or ())]
         hint = " (it takes the settings of the arm `dire`, which this recipe lacks)" if name != arm else ""
-        raise DirePlugError(f"no arm '{arm}'{hint or nearest(arm, known)}; there is {', '.join(dict.fromkeys(known))}")
+        raise DirePlugError(f"no arm '{arm}'{hint or nearest(arm, known)}; known: {', '.join(dict.fromkeys(known))}")
     return [Layer(f"arm {name}", mapping(definitions, name, "overrides"), f"arms.{name}.overrides")]
 
 
 def _is_regularizer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> bool:
-    """Tell whether an arm is `dire` with the regularizers of the arm's name, joined by `+`, in the place of its own."""
+    """Return whether an arm is `dire` with the regularizers of the arm's name, joined by `+`, instead of its own."""
     if arm in definitions:
         return arm != "dire" and arm in mapping(definitions, arm, "regularizers")
-    return catalogue is not None and all(name in catalogue.names for name in arm.split(SUM))
+    return catalogue is not None and all(name in catalogue for name in arm.split(SUM))
 
 
 def _terms(
@@ -198,7 +199,7 @@ def _terms(
 def _change_problems(changes: Sequence[Layer], definitions: Tree, catalogue: Catalogue | None) -> list[Problem]:
     """Return what a by_ipc, preset or `--set` may not say, whichever arm runs."""
     known = {name for arm in definitions for name in mapping(definitions, arm, "regularizers")}
-    known |= set(catalogue.names) if catalogue else set()
+    known |= set(catalogue or ())
     problems = []
     for layer in changes:
         values = {key: value for key, value in layer.values.items() if layer.place is not None or key != "ipc"}
@@ -211,7 +212,7 @@ def _change_problems(changes: Sequence[Layer], definitions: Tree, catalogue: Cat
 
 
 def _with_layer(problem: Problem, layer_of: Mapping[str, Layer]) -> Problem:
-    """Say where a faulty value came from, if not from the recipe file."""
+    """Add where an invalid value comes from, unless from the recipe file."""
     layer = layer_of.get(problem.location)
     if layer is None or layer.place == "":
         return problem
@@ -245,6 +246,7 @@ def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree
         unused |= {"recover", "prepare", "upstream"}
     content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
     if not regularizers:
+        # frozen networks only embed for a term, so a baseline with and without them is one run
         content.get("squeeze", {}).pop("frozen", None)
     return content | {"regularizers": {name: _own(terms) for name, terms in regularizers.items()}}
 

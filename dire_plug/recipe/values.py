@@ -1,4 +1,4 @@
-"""What the sections of a recipe are made of: the strict base model and the bounded types of their values."""
+"""Define the strict base model of a recipe's sections, and the bounded types of their values."""
 
 import math
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from dire_plug.errors import nearest
 
 LEARNED = "learned"
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
-"""Of DSA, in upstream's order and spelling."""
+"""The operations of DSA, in upstream's order and spelling."""
 
 
 def _read_rate(value: object) -> float | str:

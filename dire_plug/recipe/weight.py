@@ -24,18 +24,18 @@ class AutoWeight(Section):
     """
 
     ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.2
-    """Of the term's gradient to that of upstream's loss; at most .3 unless `force` is set."""
+    """The ratio of the term's gradient to that of upstream's loss; at most .3 unless `force` is set."""
     every: Count = 10
     """The gradients are compared every so many steps of a slot, the first one of them."""
     average: Annotated[float, Field(ge=0, lt=1)] = 0.7
-    """What a new comparison leaves of the old ones."""
+    """The weight of the earlier comparisons in the average."""
     force: bool = False
-    """Whether a ratio above .3 is taken all the same."""
+    """Whether to allow a ratio above .3."""
 
     @model_validator(mode="after")
     def _stays_where_images_did_not_collapse(self) -> Self:
         if self.ratio > MOST and not self.force:
-            message = f"ratio must be at most {MOST:g}, above which images collapse; force: true takes it all the same"
+            message = f"ratio must be at most {MOST:g}, above which images collapse; force: true allows it"
             raise PydanticCustomError("ratio", message)
         return self
 
@@ -45,6 +45,7 @@ def _read(value: object) -> object:
         return AutoWeight()
     if isinstance(value, dict | AutoWeight):
         return value
+    # bool is an int in Python: `weight: true` would be 1
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(value)
     raise PydanticCustomError("weight", "must be a finite number from 0 up, 'auto', or a mapping of auto's settings")

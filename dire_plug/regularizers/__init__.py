@@ -1,4 +1,4 @@
-"""Regularizers: terms that a plugin adds to a synthesis loss. Importing the package imports no torch."""
+"""Regularizers: plugins that add a term to a synthesis loss. Importing the package imports no torch."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -10,8 +10,6 @@ out, the i-th synthetic with the i-th real row, are taken off exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -19,19 +17,6 @@ from dire_plug.api.real import PreparedReal
 from dire_plug.api.rows import Groups, index_runs, squared_distances
 from dire_plug.errors import DirePlugError
 from dire_plug.types import Coreset
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """How far EDM through the coreset is from the exact one, at some embeddings; scalars on the device.
-
-    Attributes:
-        value: |approximate − exact| / exact, of the sum over classes.
-        gradient: the cosine between the gradients with respect to the embeddings.
-    """
-
-    value: Tensor
-    gradient: Tensor
 
 
 def sum_by_coreset(rows: Tensor, groups: Groups, coreset: Coreset) -> Tensor:
@@ -47,6 +32,7 @@ def sum_by_coreset(rows: Tensor, groups: Groups, coreset: Coreset) -> Tensor:
     starts = counts.cumsum(0) - counts
     index, present = index_runs(starts[found], counts[found], rows=len(coreset.labels))
     means = (coreset.centres[index] * present.unsqueeze(2)).sum(1, keepdim=True) / present.sum(1)[:, None, None]
+    # centred on the class for the digits, as in the exact sum
     centres, made = coreset.centres[index] - means, groups.pad(rows) - means
     squared = squared_distances(made, centres) + coreset.variances[index].unsqueeze(1)
     counted = groups.here.unsqueeze(2) & present.unsqueeze(1) & (squared > 0)
@@ -60,11 +46,16 @@ def sum_of_partners(rows: Tensor, groups: Groups, real: PreparedReal) -> Tensor:
     return groups.sum_rows(_root(squared, paired & (squared > 0)))
 
 
-def disagreement(approximate: Tensor, exact: Tensor, leaf: Tensor) -> Disagreement:
-    """Compare two sums over classes, [C], that were computed from the embeddings `leaf`, [N, D]."""
+def compare_sums(approximate: Tensor, exact: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare two sums over classes, [C], that were computed from the embeddings `leaf`, [N, D].
+
+    Returns:
+        |approximate − exact| / exact, of the sum over classes, and the cosine between the gradients with respect to the
+        embeddings; scalars on the device.
+    """
     ours, theirs = (torch.autograd.grad(value.sum(), leaf, retain_graph=True)[0] for value in (approximate, exact))
     value = (approximate.sum() - exact.sum()).abs() / exact.sum()
-    return Disagreement(value.detach(), torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0))
+    return value.detach(), torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0)
 
 
 def _root(squared: Tensor, counted: Tensor) -> Tensor:

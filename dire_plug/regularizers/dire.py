@@ -1,4 +1,4 @@
-"""The plugin DiRe: the diversity regularizer as a term of a synthesis loss. Its mathematics stand in `diversity`."""
+"""The plugin DiRe: adds the diversity regularizer to a synthesis loss. `diversity` has its mathematics."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dire_plug.api.term import Batch, Settings, Synthesis, Term, Weight, hookimp
 from dire_plug.regularizers.diversity import compare_coreset, diversity_loss
 
 EDM_ERROR, EDM_GRADIENT = "edm error", "edm gradient"
-"""Under which the first and the last step of a slot record what a coreset does to EDM: its relative error, and the
-cosine of its gradient with the exact one."""
+"""Names under which the first and the last step of a slot record what a coreset does to EDM: its relative error, and
+the cosine between its gradient and the exact one."""
 
 
 class DiReSettings(Settings):
-    """What a recipe may say of DiRe; the defaults are those of the authors' release."""
+    """The settings of DiRe in a recipe; the defaults are those of the authors' release."""
 
     variant: Literal["released", "paper"] = "released"
     """`released`: means, as the authors' code computes; `paper`: Equations 1–5 as printed."""
@@ -28,11 +28,11 @@ class DiReSettings(Settings):
     r_e_relative: bool = False
     """Whether r_e is in units of the mean norm of the real embeddings, so that it carries over between networks."""
     multiplier: Weight = 0.1
-    """Of the whole term; 1 in the variant `paper` where it isn't given, as Algorithm 1 has none."""
+    """Multiplies the whole term; 1 in the variant `paper` unless given, since Algorithm 1 has none."""
     reduction: Literal["sum", "mean"] = "sum"
-    """Of the variant `paper` only: sums as printed, or means over pairs."""
+    """For the variant `paper` only: sums as printed, or means over pairs."""
     components: Annotated[tuple[Literal["cd", "cdm", "edm"], ...], Field(min_length=1)] = ("cd", "cdm", "edm")
-    """Which parts are summed (Table 14)."""
+    """The components to sum (Table 14)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,14 +45,14 @@ class DiReSettings(Settings):
     @field_validator("components")
     @classmethod
     def name_each_component_once(cls, components: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse a component that is named twice."""
+        """Raise for a component that is named twice."""
         if len(set(components)) < len(components):
             raise ValueError("a component is named twice; name each of cd, cdm, edm at most once")
         return components
 
     @model_validator(mode="after")
     def refuse_an_idle_reduction(self) -> DiReSettings:
-        """Refuse a reduction that the variant would ignore."""
+        """Raise for a reduction that the variant would ignore."""
         if self.variant == "released" and self.reduction != "sum":
             raise ValueError("reduction belongs to variant 'paper'; 'released' always takes means")
         return self
@@ -72,9 +72,10 @@ class DiRe(Term[DiReSettings]):
         """
         settings, real = self.settings, self.real(synthesis, batch)
         if real.coreset is not None and "edm" in settings.components and batch.step in (0, synthesis.steps - 1):
-            found = compare_coreset(batch.embeddings, batch.labels, real, paired=settings.variant == "released")
-            synthesis.record(EDM_ERROR, found.value)
-            synthesis.record(EDM_GRADIENT, found.gradient)
+            paired = settings.variant == "released"
+            error, cosine = compare_coreset(batch.embeddings, batch.labels, real, paired=paired)
+            synthesis.record(EDM_ERROR, error)
+            synthesis.record(EDM_GRADIENT, cosine)
         return diversity_loss(
             batch.embeddings,
             batch.labels,
@@ -82,5 +83,5 @@ class DiRe(Term[DiReSettings]):
             **dict(settings),  # a field is a parameter of the same name
             nonnegative=synthesis.nonnegative and real.nonnegative,
             bank=self.bank(synthesis, batch),
-            record=partial(synthesis.record, part=True),
+            record=partial(synthesis.record, component=True),
         )

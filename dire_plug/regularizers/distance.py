@@ -50,8 +50,10 @@ class _DistanceSums(torch.autograd.Function):
         if paired:
             squared.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         nearest, gradient = _take_nearest(squared, rows, real)
+        # infinite, so that their weight 1/D is 0 and they drop out of sum and gradient
         squared.masked_fill_(squared <= COINCIDING * torch.finfo(rows.dtype).eps * norms, torch.inf)
         further, pull = _sum_further(squared, rows, real)
+        # nothing is kept where no gradient is wanted
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(rows, pull.add_(gradient))
         return (further + nearest).sum((1, 2))
@@ -60,6 +62,7 @@ class _DistanceSums(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
         """Scale the kept gradient."""
         rows, gradient = ctx.saved_tensors
+        # under create_graph the kept gradient would look like a constant, and a second derivative be silently wrong
         kept = _Once.apply(rows, gradient) if torch.is_grad_enabled() else gradient
         return kept * outer[:, None, None], None, None, None
 
@@ -98,5 +101,5 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
-        """Refuse, rather than leave a part of the second derivative out."""
+        """Raise, rather than leave out a part of the second derivative."""
         raise DirePlugError("edm: a second derivative was asked for; it has the first only, so leave edm out there")

@@ -31,7 +31,7 @@ from dire_plug.api.bank import MemoryBank
 from dire_plug.api.real import ClassBlock, PreparedReal, prepare_real
 from dire_plug.api.rows import Groups, unit_rows
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.regularizers.coreset import Disagreement, disagreement, sum_by_coreset, sum_of_partners
+from dire_plug.regularizers.coreset import compare_sums, sum_by_coreset, sum_of_partners
 from dire_plug.regularizers.distance import sum_distances
 from dire_plug.types import RealEmbeddings
 
@@ -39,7 +39,7 @@ VARIANTS = ("released", "paper")
 REDUCTIONS = ("sum", "mean")
 COMPONENTS = ("cd", "cdm", "edm")
 MULTIPLIERS = {"released": 0.1, "paper": 1.0}
-"""What the whole term is multiplied by unless the caller says otherwise; Algorithm 1 has no multiplier."""
+"""The default factor of the whole term; Algorithm 1 has none."""
 
 
 def diversity_loss(
@@ -59,7 +59,7 @@ def diversity_loss(
     bank_weight: float = 2.0,
     record: Callable[[str, Tensor], None] | None = None,
 ) -> Tensor:
-    """Return multiplier · Σ_c [r_c · (CD + CDM) + r_e · EDM] over the classes of `labels`, a scalar with its graph.
+    """Return multiplier · Σ_c [r_c · (CD + CDM) + r_e · EDM] over the classes of `labels`, a differentiable scalar.
 
     With a bank of B finished images b of the class, CD also counts the pairs between the batch and the bank:
 
@@ -75,12 +75,12 @@ def diversity_loss(
         real: embeddings of real images; classes that `labels` lacks are ignored. Prepare them once for many calls.
         r_e_relative: EDM counts in units of the mean norm of all of `real`, of classes that `labels` lacks too: scaling
             both sides' embeddings changes nothing then.
-        multiplier: of the whole term; None takes 0.1 (released) or 1 (paper).
-        reduction: of the variant `paper`: sums as printed, or means over the n², nm and nm pairs.
+        multiplier: the factor of the whole term; None takes 0.1 (released) or 1 (paper).
+        reduction: for the variant `paper`: sums as printed, or means over the n², nm and nm pairs.
         components: which of cd, cdm and edm are summed (Table 14).
         nonnegative: promises that no embedding has a negative value; saves the n×n matrix of CD.
         bank: finished images, whose embeddings take part in CD without gradient.
-        record: is told each component's share of the term, its weights included, without a graph.
+        record: called with each component and its share of the term, weights included, detached.
 
     Raises:
         DirePlugError: shapes don't fit, a class has no real embedding, a name is unknown, or r_e has no unit.
@@ -90,10 +90,12 @@ def diversity_loss(
     _check_shapes(embeddings, labels, prepared)
     if r_e_relative:
         r_e = _scale_relative(r_e, prepared.mean_norm)
+    # a zero that still hangs on the graph: upstream calls backward on the sum
     if not len(labels):
         return embeddings.sum()
     released = variant == "released"
     means = released or reduction == "mean"
+    # under autocast the products would be half precision, and the distances noise
     with torch.autocast(embeddings.device.type, enabled=False):
         rows = embeddings.to(prepared.values.dtype)
         by_coreset = prepared.coreset is not None
@@ -123,6 +125,7 @@ def diversity_loss(
 
 def _cosines_within(unit: Tensor, groups: Groups, *, absolute: bool, nonnegative: bool) -> Tensor:
     """Sum, [C], the cosines between the rows of each class: as they are, or absolute and without the diagonal."""
+    # without the absolute value ‖s‖² − Σ‖x̂‖² does without the n×n matrix
     if absolute and not nonnegative:
         padded = groups.pad(unit)
         cosines = torch.bmm(padded, padded.transpose(1, 2)).abs()
@@ -151,12 +154,16 @@ def _distances_by_coreset(rows: Tensor, block: ClassBlock, real: PreparedReal) -
     return sums - sum_of_partners(rows, block.groups, real) if block.paired else sums
 
 
-def compare_coreset(embeddings: Tensor, labels: Tensor, real: PreparedReal, *, paired: bool) -> Disagreement:
-    """Return how far EDM through the coreset is from the exact one at these embeddings, [N, D] with labels [N]."""
+def compare_coreset(embeddings: Tensor, labels: Tensor, real: PreparedReal, *, paired: bool) -> tuple[Tensor, Tensor]:
+    """Compare EDM through the coreset with the exact one at these embeddings, [N, D] with labels [N].
+
+    Returns:
+        The relative error of the value, and the cosine between the two gradients.
+    """
     with torch.enable_grad(), torch.autocast(embeddings.device.type, enabled=False):
         leaf = embeddings.detach().to(real.values.dtype).requires_grad_()
         block = real.block(labels, paired=paired, distances=True)
-        return disagreement(_distances_by_coreset(leaf, block, real), _distances(leaf, block), leaf)
+        return compare_sums(_distances_by_coreset(leaf, block, real), _distances(leaf, block), leaf)
 
 
 def _scale_relative(r_e: float, mean_norm: float) -> float:

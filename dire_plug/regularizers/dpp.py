@@ -17,7 +17,7 @@ from dire_plug.api.term import ClassRows, ClassTerm, Positive, Settings, cosine_
 
 
 class DPPSettings(Settings):
-    """What a recipe may say of it."""
+    """The settings of the term in a recipe."""
 
     kernel: Literal["cosine", "rbf"] = "rbf"
     epsilon: Positive = 1e-3

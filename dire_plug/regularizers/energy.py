@@ -15,7 +15,7 @@ from dire_plug.api.term import ClassRows, ClassTerm, Settings, Weight, cosine_di
 
 
 class EnergySettings(Settings):
-    """What a recipe may say of it."""
+    """The settings of the term in a recipe."""
 
     cd: Weight = 0.5
     """The weight of CD."""

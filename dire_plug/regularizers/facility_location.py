@@ -17,7 +17,7 @@ from dire_plug.api.term import ClassRows, ClassTerm, Settings, cosine_kernel, rb
 
 
 class FacilityLocationSettings(Settings):
-    """What a recipe may say of it."""
+    """The settings of the term in a recipe."""
 
     kernel: Literal["cosine", "rbf"] = "cosine"
 
@@ -33,5 +33,6 @@ class FacilityLocation(ClassTerm[FacilityLocationSettings]):
             likeness = cosine_kernel(rows.made_whole, rows.real_whole)
         else:
             likeness = rbf_kernel(rows.made, rows.real, width=rows.spreads)
+        # padding must never be the best match, not even where all cosines are negative
         best = likeness.masked_fill(~rows.here.unsqueeze(2), -torch.inf).amax(1)
         return (1 - rows.mean_over_real(best)).sum()

@@ -1,4 +1,4 @@
-"""The test term of `dire-plug verify`: another one for each row and each label, so that a mix-up of them shows."""
+"""The test term of `dire-plug verify`: different for each row and label, so that a mix-up of them shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dire_plug.types import Batch
 
 WEIGHT = 1e-3
 SEED = 1
-"""Of the start images that the probe answers with."""
+"""Seeds the start images that the probe answers with."""
 RANGE = 0.9
 """Their largest value: within what every script clips to, so that clipping alone moves none of them."""
 

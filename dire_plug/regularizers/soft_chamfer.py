@@ -14,7 +14,7 @@ from dire_plug.api.term import ClassRows, ClassTerm, Positive, Settings, distanc
 
 
 class SoftChamferSettings(Settings):
-    """What a recipe may say of it."""
+    """The settings of the term in a recipe."""
 
     tau: Positive = 0.1
     """The temperature of the soft minimum, in units of s."""

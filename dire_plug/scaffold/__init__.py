@@ -1,1 +1,1 @@
-"""Packages for a newcomer to fill: a regularizer, or a method with its patch. Read `package.py` first."""
+"""Write packages to fill in: a regularizer, or a method with its patch. Read `package.py` first."""

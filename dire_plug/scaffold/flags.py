@@ -1,4 +1,4 @@
-"""The flags of a script, by its calls of `add_argument`: their names, types and defaults, which are facts."""
+"""Read a script's flags from its calls of `add_argument`: names, types and defaults, which are facts."""
 
 import ast
 import json

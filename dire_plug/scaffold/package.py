@@ -1,4 +1,4 @@
-"""`dire-plug new method`: a package whose adapter, flags, patch and recipe are begun from facts of the script."""
+"""Write the packages of `dire-plug new`: adapter, flags, patch and recipe are begun from facts of the script."""
 
 import json
 import re
@@ -26,12 +26,12 @@ from dire_plug.upstream.source.tree import object_hash
 LONGEST = 40
 _PLUGIN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _TAKEN: Mapping[Kind, tuple[str, ...]] = MappingProxyType({"methods": (), "regularizers": (*RESERVED_ARMS, "upstream")})
-"""What no plugin offers and still means something: arms, and the key of upstream's own loss."""
+"""Names with a meaning of their own, though no plugin has them: arms, and the key of upstream's own loss."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Of one new package, which lies in `folder`; its prefix keeps it apart from other packages of that name."""
+    """The names of a new package in `folder`; the prefix keeps it apart from other packages of that name."""
 
     plugin: str
     folder: Path
@@ -66,10 +66,10 @@ def choose_names(kind: Kind, plugin: str, *, into: Path) -> Names:
         where = plugins.known(kind)[plugin].value
         raise DirePlugError(f"the name '{plugin}' is taken among {kind}, by {where}; choose another")
     if plugin in _TAKEN[kind]:
-        raise DirePlugError(f"the name '{plugin}' means something else in a run; choose another")
+        raise DirePlugError(f"the name '{plugin}' is reserved; choose another")
     names = Names(plugin, into.absolute() / f"dire-plug-{plugin}")
     if names.folder.exists() or names.folder.is_symlink():
-        raise DirePlugError(f"{names.folder}: is there already; move it away, or choose another folder with --into")
+        raise DirePlugError(f"{names.folder}: exists already; move it away, or choose another folder with --into")
     return names
 
 
@@ -148,6 +148,7 @@ def _check(origin: Published) -> Published:
             f"--commit must be the full commit, 40 hex digits (is '{origin.commit}'); in a clone: git rev-parse HEAD"
         )
     repository, script = origin.repository.rstrip("/"), PurePosixPath(origin.script)
+    # git would take the first for an option, the second for a remote helper that runs a command
     if not repository or repository.startswith("-") or "::" in repository:
         raise DirePlugError(f"--repository must be an address or a folder that git clones (is '{origin.repository}')")
     if script.is_absolute() or ".." in script.parts or script.suffix != ".py":

@@ -1,4 +1,4 @@
-"""`dire-plug patch`: lines of a patch, put in, shown and taken out by their place in the published file."""
+"""Insert, show and remove lines of a patch, by the line of the published file after which they stand."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -76,6 +76,7 @@ def check_statement(before: bytes, after: bytes, *, line: int, where: str) -> No
         raise DirePlugError(f"{where}: the line would stand within a text, and never be called; nothing was changed")
     if line < _import_line(tree):
         raise DirePlugError(f"{where}: the line would stand before bridge is imported; nothing was changed")
+    # names are compared before anything runs: a typo would otherwise fail in the middle of a synthesis
     known = set(_names(parse(before, where=where))) | {"bridge"}
     for name in sorted(set(_loaded(found[0])) - known):
         if "*" not in known:
@@ -120,7 +121,7 @@ Places = dict[str, dict[int, list[str]]]
 
 
 @dataclass(frozen=True)
-class Place:
+class PatchLocation:
     """A line of a published file, from 1; lines are inserted after it."""
 
     file: str
@@ -141,13 +142,13 @@ class Inserted:
         outer: indents of blocks that end there, behind which it could stand too; none where the indent was given.
     """
 
-    place: Place
+    place: PatchLocation
     number: int
     text: str
     outer: tuple[int, ...] = ()
 
 
-def read_place(text: str) -> Place:
+def parse_location(text: str) -> PatchLocation:
     """Read `FILE:LINE`.
 
     Raises:
@@ -156,9 +157,9 @@ def read_place(text: str) -> Place:
     file, _, line = text.rpartition(":")
     if not file or not line.isascii() or not line.isdigit():
         raise DirePlugError(
-            f"'{text}' is no place; write FILE:LINE, the line of the published file after which it stands"
+            f"'{text}' is no location; write FILE:LINE, the line of the published file after which to insert"
         )
-    return Place(str(PurePosixPath(file)), int(line))
+    return PatchLocation(str(PurePosixPath(file)), int(line))
 
 
 def show_lines(adapter: Adapter) -> list[Inserted]:
@@ -166,8 +167,10 @@ def show_lines(adapter: Adapter) -> list[Inserted]:
     return list(_inserted_lines(read_patch(adapter.patches() / NAME)))
 
 
-def insert_line(adapter: Adapter, tree: Path, place: Place, call: str, *, indent: int | None = None) -> Inserted:
-    """Insert a line into a method's patch, and the import of bridge into a file that lacks it; write the patch anew.
+def insert_line(
+    adapter: Adapter, tree: Path, place: PatchLocation, call: str, *, indent: int | None = None
+) -> Inserted:
+    """Insert a line into a method's patch, and the import of bridge into a file that lacks it; write the patch again.
 
     Args:
         tree: the published code, unpatched.
@@ -187,7 +190,7 @@ def insert_line(adapter: Adapter, tree: Path, place: Place, call: str, *, indent
     own = places.setdefault(place.file, _import_of(content))
     before = insert_lines(content, own, path=place.file)
     if call in (line.strip() for line in own.get(place.line, ())):
-        raise DirePlugError(f"{place}: {call!r} stands there already")
+        raise DirePlugError(f"{place}: {call!r} is there already")
     text = (indentation(content, place.line) if indent is None else " " * indent) + call
     own.setdefault(place.line, []).append(text)
     number = place.line + sum(len(lines) for line, lines in own.items() if line <= place.line)
@@ -196,8 +199,8 @@ def insert_line(adapter: Adapter, tree: Path, place: Place, call: str, *, indent
     return Inserted(place, number, text, tuple(outer_indents(content, place.line)) if indent is None else ())
 
 
-def remove_lines(adapter: Adapter, tree: Path, place: Place, call: str | None = None) -> list[Inserted]:
-    """Take the lines after a place, or the one of them that is `call`, out of a patch; return them.
+def remove_lines(adapter: Adapter, tree: Path, place: PatchLocation, call: str | None = None) -> list[Inserted]:
+    """Remove the lines after a place, or the one of them that is `call`, from a patch; return them.
 
     Raises:
         DirePlugError: there is none, or it is the import, which goes by itself. Nothing is changed then.
@@ -216,7 +219,7 @@ def remove_lines(adapter: Adapter, tree: Path, place: Place, call: str | None = 
     own[place.line] = [text for text in own[place.line] if text not in texts]
     if IMPORT in texts:
         raise DirePlugError(
-            f"{place}: the import goes by itself, with a file's last call; a patch's first file keeps it"
+            f"{place}: the import is removed automatically, with a file's last call; a patch's first file keeps it"
         )
     if not own[place.line]:
         del own[place.line]
@@ -228,7 +231,7 @@ def remove_lines(adapter: Adapter, tree: Path, place: Place, call: str | None = 
 
 def _check_call(call: str) -> None:
     if call == IMPORT:
-        raise DirePlugError(f"'{call}' is put in by itself, into each file that the patch touches")
+        raise DirePlugError(f"'{call}' is inserted automatically, into each file that the patch touches")
     problem = "one line, please" if len(call.splitlines()) > 1 else line_problem(call, repair=False)
     if problem:
         raise DirePlugError(f"{call!r}: {problem}")
@@ -278,4 +281,4 @@ def _inserted_lines(patch: Patch) -> Iterator[Inserted]:
     for file in patch.files:
         for hunk in file.hunks:
             for number, text in enumerate(hunk.inserted, start=hunk.new):
-                yield Inserted(Place(file.path, hunk.after), number, text)
+                yield Inserted(PatchLocation(file.path, hunk.after), number, text)

@@ -1,4 +1,4 @@
-"""Whose patch is edited: that of an installed package, or of one in a folder; never dire-plug's own by accident."""
+"""Find the adapter whose patch is edited: installed, or in a folder; never dire-plug's own by accident."""
 
 import importlib
 import sys
@@ -54,6 +54,7 @@ def _in_folder(method: str, package: Path) -> Adapter:
             adapter = getattr(loaded, attribute)()
         except Exception as error:
             raise PluginError(f"{package}: {points[method]} cannot be made: {error!r}") from error
+    # an installed package of the same name shadows the folder; editing its patch would be a surprise
     if not Path(loaded.__file__ or "").resolve().is_relative_to(package.resolve()):
         raise DirePlugError(f"{package}: {module} is installed from {loaded.__file__}; leave out --package")
     return cast(Adapter, adapter)

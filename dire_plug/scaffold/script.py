@@ -1,4 +1,4 @@
-"""What can be read of a published script without running it: what a new method's package starts from."""
+"""Read a published script without running it: the facts that a new method's package starts from."""
 
 import ast
 import sys
@@ -39,6 +39,7 @@ def parse(source: bytes, *, where: str) -> ast.Module:
     Raises:
         DirePlugError: it isn't Python as this Python reads it.
     """
+    # invalid escapes in published code warn at each parse
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -75,7 +76,7 @@ ALWAYS = ("torch", "torchvision", "numpy", "PIL")
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one script.
+    """The facts that are read from a script.
 
     Attributes:
         content: of the file, for the patch's hashes; none of it is written anywhere.
@@ -137,7 +138,7 @@ def published(upstream: Upstream, *, offline: bool = False) -> Path:
         return folder
     if offline:
         raise DirePlugError(
-            f"{upstream.repository}: its code isn't here; leave out --offline where a clone can be made"
+            f"{upstream.repository}: its code isn't downloaded, and --offline forbids cloning; leave out --offline"
         )
     with hold(folder.with_name(f".{folder.name}.lock"), wait=600, what=f"the tree {folder}"):
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""What decides each artefact of a run: the contents of its digest, kind by kind, in the order of the stages.
+"""Name each artefact of a run by what decides it: the contents of its digest, kind by kind, in the order of the stages.
 
 A name is a function of settings, data and code alone, so all of a run's are known before anything is made. Each kind
 has a revision, raised when the same settings give other bits.
@@ -69,7 +69,7 @@ DRAWS = 5
 
 FULL = "full"
 SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
-"""The protocols that ask all networks in the loop; the others ask the first alone, or none."""
+"""The protocols in which all networks in the loop label; in the others the first does, or none."""
 _PER_STUDENT = {"students", "per_synthesis"}
 _NOT_OF_LABELS = {*_PER_STUDENT, "lr", "weight_decay", "gamma", "accumulate", "temperature", "test_from", "test_every"}
 
@@ -83,7 +83,7 @@ def _artefact(kind: str, decided_by: Mapping[str, Any], inputs: Mapping[str, Art
 
 @dataclass(frozen=True)
 class Role:
-    """What one network of a run is.
+    """One network of a run, made or still to be made.
 
     Attributes:
         name: `teacher`, `independent`, or the recipe's key of a further one.
@@ -158,6 +158,7 @@ def name_network(run: Run, role: Role) -> Artefact:
     """Return one network, decided by its training or by a checkpoint's content."""
     settings = role.section.model_dump(mode="json")
     if role.section.checkpoint is not None:
+        # by content and not by path: the same file elsewhere is the same network
         content = checkpoint_content(role.section.checkpoint)
         settings = {"architecture": role.section.architecture, "checkpoint": content}
     decided_by = {
@@ -173,7 +174,7 @@ def name_network(run: Run, role: Role) -> Artefact:
 
 
 def checkpoint_content(checkpoint: str) -> str:
-    """Return what tells a checkpoint's content: torchvision's name of it, or the file's sha256."""
+    """Return what identifies a checkpoint's content: torchvision's name of it, or the file's sha256."""
     path = Path(checkpoint).expanduser()
     if checkpoint.startswith("torchvision:") or not path.is_file():
         return checkpoint
@@ -259,7 +260,7 @@ def embedding_networks(run: Run, networks: Networks, inputs: Inputs) -> Mapping[
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the loop needs before it starts, beside the networks.
+    """The artefacts that the loop needs before it starts, beside the networks.
 
     Attributes:
         start: real images to start from; None where the script starts by itself or from noise.
@@ -306,6 +307,7 @@ def name_inputs(run: Run, networks: Networks) -> Inputs:
 
 
 def _name_prepared(run: Run, networks: Networks) -> dict[str, Artefact]:
+    # only names are wanted; a preparation's key must not depend on folders
     nowhere = Path("nowhere")
     found: dict[str, Artefact] = {}
     for one in run.adapter.preparations(loop_inputs(run, folder=nowhere, images=nowhere)):
@@ -322,7 +324,7 @@ def _name_prepared(run: Run, networks: Networks) -> dict[str, Artefact]:
 
 
 def loop_inputs(run: Run, *, folder: Path, images: Path, prepared: Mapping[str, Path] | None = None) -> LoopInputs:
-    """Return what an adapter is told of a run.
+    """Return what an adapter gets to know of a run.
 
     Args:
         folder: where the adapter writes what the script reads.
@@ -354,6 +356,7 @@ def name_synthesis(
         patch: the digest of upstream's patches; None where the native engine runs.
     """
     recipe, adapter = run.recipe, run.adapter
+    # a third party's term may depend on IPC, so its passes aren't shared between IPCs
     grows = adapter.grows and not _third_party(run)
     recover = recipe.recover.model_dump(mode="json")
     decided_by: dict[str, Any] = {
@@ -408,12 +411,12 @@ def name_recovered(
 
 
 def keeps_state(run: Run) -> bool:
-    """Tell whether a plugin may keep something from pass to pass: the bank, or a third party's term."""
+    """Return whether a plugin may keep something from pass to pass: the bank, or a third-party term."""
     return bool(run.regularizers) and (run.recipe.recover.bank or _third_party(run))
 
 
 def _third_party(run: Run) -> bool:
-    """Tell whether a term isn't ours: it may look at IPC, and keep what it likes."""
+    """Return whether a term isn't ours: it may depend on IPC, and keep anything."""
     return any(not plugins.is_built_in("regularizers", name) for name in run.regularizers)
 
 
@@ -423,7 +426,7 @@ def name_images(passes: list[Artefact]) -> Artefact:
 
 
 def name_subset(run: Run, networks: Networks) -> Artefact:
-    """Return the real images that an arm takes in the place of synthesized ones."""
+    """Return the real images that an arm has instead of synthesized ones."""
     chooses = run.arm in ("herding", "k-center", "k-means")
     decided_by = {
         "arm": run.arm,
@@ -437,7 +440,7 @@ def name_subset(run: Run, networks: Networks) -> Artefact:
 
 
 def name_source(run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]) -> Source:
-    """Return what tells a run's images from others, before they are made."""
+    """Return the identity of a run's images, before they are made."""
     if run.arm == FULL and run.engine == "none":
         return Source(digest=FULL)
     if run.engine == "none":
@@ -450,16 +453,16 @@ def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if (key, value) != (WEIGHT, PLAIN)}
 
 
-# Students and metrics, of images from wherever.
+# Students and metrics, of images of a run or from outside.
 
 
 @dataclass(frozen=True)
 class Source:
-    """What tells a set of images: the artefacts that hold it, or, from outside the store, a digest.
+    """The identity of a set of images: the artefacts that hold it, or, from outside the store, a digest.
 
     Attributes:
         artefacts: role → artefact.
-        digest: JSON-like; None where artefacts tell it.
+        digest: JSON-like; None where there are artefacts.
     """
 
     artefacts: Mapping[str, Artefact] = field(default_factory=dict)
@@ -479,7 +482,7 @@ def name_student(
         "dataset": run.dataset.digest,
         "images": source.digest,
     }
-    return _artefact("student", decided_by, {**_asked(networks, section), **source.artefacts})
+    return _artefact("student", decided_by, {**_labelling(networks, section), **source.artefacts})
 
 
 def name_students(run: Run, networks: Networks, source: Source, section: EvaluateSection) -> dict[str, list[Artefact]]:
@@ -500,11 +503,11 @@ def name_labels(run: Run, networks: Networks, source: Source, section: EvaluateS
         "seed": run.seed,
         "images": source.digest,
     }
-    return _artefact("labels", decided_by, {**_asked(networks, section), **source.artefacts})
+    return _artefact("labels", decided_by, {**_labelling(networks, section), **source.artefacts})
 
 
-def _asked(networks: Networks, section: EvaluateSection) -> dict[str, Artefact]:
-    """Return the networks that a protocol asks."""
+def _labelling(networks: Networks, section: EvaluateSection) -> dict[str, Artefact]:
+    """Return the networks that label in a protocol."""
     return networks.in_loop if section.protocol in SEVERAL else {MAIN: networks.teacher}
 
 
@@ -532,6 +535,6 @@ def name_measured(run: Run, network: Artefact | Pretrained, source: Source) -> A
 
 
 def name_collapse(run: Run, networks: Networks, source: Source) -> Artefact:
-    """Return the look at whether a synthesis collapsed."""
+    """Return the report on whether a synthesis collapsed."""
     made_from = {MAIN: networks.teacher, INDEPENDENT: networks.independent, **source.artefacts}
     return _artefact("collapse", {"source": run.recipe.evaluate.source, "dataset": run.dataset.digest}, made_from)

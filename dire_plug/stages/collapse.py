@@ -1,7 +1,7 @@
-"""Whether the images of a run have collapsed: too heavy a term leaves images that are nothing but small for the term.
+"""Check whether a run's images have collapsed: too heavy a term leaves degenerate images that only minimise the term.
 
-Two signs: how many the independent network takes for their class, beside how many real test images it does; and how
-long their embeddings in T are, beside those of real images. Each says little by itself, and far off it says enough.
+Two measures: the share of images that the independent network recognises, beside that of real test images; and the
+norm of their embeddings in T, beside that of real images. Small differences say little; large ones say enough.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import accuracy_of, network_file
 from dire_plug.store.runs import Run
 from dire_plug.training.students import accuracy, in_batches
-from dire_plug.training.transforms import plain_view
+from dire_plug.training.transforms import eval_transform
 
 FILE = "collapse.json"
 LEAST_SHARE = 0.5
@@ -28,14 +28,14 @@ LEAST_NORM, MOST_NORM = 0.5, 2.0
 
 
 @dataclass(frozen=True)
-class CollapseSigns:
-    """What was seen of a run's images.
+class CollapseReport:
+    """The measures of a run's images, as collapse.json and metrics.json keep them.
 
     Attributes:
-        recognised: the share that the independent network takes for their class.
+        recognised: the share of images whose class the independent network predicts.
         recognised_real: the same of real test images.
         norm: the mean norm of their embeddings in T, in units of that of real training images.
-        chance: the share that a guess would get.
+        chance: the share that guessing would get.
     """
 
     recognised: float
@@ -45,7 +45,8 @@ class CollapseSigns:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong, in words; None where nothing is, or the network knows too little to tell."""
+        """The problem in words; None where there is none, or the independent network is too weak to tell."""
+        # a judge that hardly beats guessing can't tell collapsed images from others
         if self.recognised_real < 2 * self.chance:
             return None
         if self.recognised < LEAST_SHARE * self.recognised_real:
@@ -59,24 +60,24 @@ class CollapseSigns:
 
 
 def check_collapse(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
-    """Return the signs of a run's synthesized images, and warn with the weights to lower; kept in the store."""
+    """Return the report on a run's synthesized images, kept in the store; warn where they collapsed."""
 
     def make(folder: Path) -> None:
-        write_json(folder / FILE, asdict(_look(run, networks, images)))
+        write_json(folder / FILE, asdict(_inspect(run, networks, images)))
 
     found: dict[str, Any] = read_json(run.store.ensure(name_collapse(run, networks, images.source), make) / FILE)
-    if (problem := CollapseSigns(**found).problem) is not None:
+    if (problem := CollapseReport(**found).problem) is not None:
         ui.warn(f"the images may have collapsed: {problem}; {_advice(run.regularizers)}")
     return found
 
 
-def _look(run: Run, networks: Networks, images: ImageSet) -> CollapseSigns:
+def _inspect(run: Run, networks: Networks, images: ImageSet) -> CollapseReport:
     real = ensure_embeddings(run, networks.teacher)
     made = embed_images(run, networks.teacher, images.images)
     judge = load(network_file(run, networks.independent), run.device)
-    see, batches = plain_view(judge), in_batches(images.images, images.labels, device=run.device)
-    return CollapseSigns(
-        recognised=accuracy(judge.model, ((see(part), of) for part, of in batches)) / 100,
+    transform, batches = eval_transform(judge), in_batches(images.images, images.labels, device=run.device)
+    return CollapseReport(
+        recognised=accuracy(judge.model, ((transform(part), labels) for part, labels in batches)) / 100,
         recognised_real=accuracy_of(run, networks.independent) / 100,
         norm=float(made.norm(dim=1).mean() / real.values.norm(dim=1).mean()),
         chance=1 / run.classes,

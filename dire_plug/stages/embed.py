@@ -1,6 +1,6 @@
-"""Embed: real images as a network's penultimate layer sees them, made once and shared by all runs.
+"""Embed: compute the penultimate embeddings of real images, once for all runs.
 
-A term may see a part of them: the first rows of each class, the authors' chunks, or a coreset of k-means centres that
+A term may use a part of them: the first rows of each class, the authors' chunks, or a coreset of k-means centres that
 stands for all in EDM's sums of distances.
 """
 
@@ -70,13 +70,14 @@ def embed(run: Run, networks: Networks, inputs: Inputs) -> dict[str, Artefact]:
 
 
 def real_file(run: Run, real: Artefact) -> Path:
-    """Return the file of `values` [M, D] and `labels` [M] that a term reads."""
+    """Return the file with the `values` [M, D] and `labels` [M] that a term reads."""
     return run.store.path(real) / FILE
 
 
 def _ensure_real(run: Run, real: Artefact) -> None:
     embedded = real.inputs.get("embeddings", real)
     network = embedded.inputs["network"]
+    # all rows as they are: a further file would only copy them
     if real is embedded:
         make_embeddings(run, network, mode=run.recipe.real.mode)
         return
@@ -96,7 +97,7 @@ def ensure_embeddings(
     Args:
         network: ours, whose weights are taken as they are; or a published one, in eval mode.
         mode: `eval`; or `train`: batch statistics over 500 images at a time in the dataset's order, as in the
-            authors' release, on a copy whose running statistics are thrown away.
+            authors' release; the running statistics change in this copy only.
 
     Raises:
         DirePlugError: an image or the network cannot be read.
@@ -116,16 +117,16 @@ def make_embeddings(
     """
 
     def make(folder: Path) -> None:
-        see = _embedder(run, network, mode=mode)
-        _write(folder / FILE, _embed_split(run, see, split=split))
+        function = _embedder(run, network, mode=mode)
+        _write(folder / FILE, _embed_split(run, function, split=split))
 
     return run.store.ensure(embeddings_of(run, network, split=split, mode=mode), make) / FILE
 
 
 def embed_images(run: Run, network: Artefact | Pretrained, images: Tensor) -> Tensor:
     """Return the embeddings [n, D] of images as they are stored, unaugmented, in eval mode, on the run's device."""
-    see = _embedder(run, network)
-    return torch.cat([see(part.to(run.device)) for part in torch.split(images, BATCH)])
+    function = _embedder(run, network)
+    return torch.cat([function(part.to(run.device)) for part in torch.split(images, BATCH)])
 
 
 def _embedder(run: Run, network: Artefact | Pretrained, *, mode: Mode = "eval") -> Callable[[Tensor], Tensor]:
@@ -136,7 +137,7 @@ def _embedder(run: Run, network: Artefact | Pretrained, *, mode: Mode = "eval") 
 
 
 def embedder(network: Path, device: torch.device, *, mode: Mode = "eval") -> Callable[[Tensor], Tensor]:
-    """Return what embeds images as they are stored: uint8, or float in [0, 1], [n, 3, h, w] → float32, [n, D].
+    """Return a function from images as they are stored, uint8 or float in [0, 1], [n, 3, h, w], to float32, [n, D].
 
     Args:
         network: a file of ours.
@@ -151,14 +152,15 @@ def embedder(network: Path, device: torch.device, *, mode: Mode = "eval") -> Cal
     return lambda images: embed_batch(model, normalise(images, loaded.mean, loaded.std), batch=BATCH).float()
 
 
-def _embed_split(run: Run, see: Callable[[Tensor], Tensor], *, split: SplitName) -> dict[str, Tensor]:
+def _embed_split(run: Run, function: Callable[[Tensor], Tensor], *, split: SplitName) -> dict[str, Tensor]:
     chosen = run.dataset.train if split == "train" else run.dataset.test
     parts: list[Tensor] = []
     with ui.progress(f"embed: {split} images", len(chosen)) as advance:
         for number, (images, _) in enumerate(raw_batches(chosen, device=run.device), start=1):
-            parts.append(see(images).cpu())
+            parts.append(function(images).cpu())
             advance(min(number * BATCH, len(chosen)))
     values = torch.cat(parts)
+    # stable: within a class the dataset's own order, by which `per_class` takes the first
     labels, indices = torch.sort(chosen.labels, stable=True)
     return {"values": values[indices], "labels": labels, "indices": indices}
 
@@ -167,6 +169,7 @@ def _choose(run: Run, embedded: EmbeddedReal) -> dict[str, Tensor]:
     """Return the rows that the `real` section asks for, and their labels."""
     section, values, labels = run.recipe.real, embedded.values, embedded.labels
     if section.order == "as_released":
+        # back in the dataset's own order, which the authors' code cuts
         values, labels = chunks_as_released(values[torch.argsort(embedded.indices)], run.classes)
     if section.per_class is not None:
         values, labels = _first(run, values, labels, section.per_class)
@@ -185,6 +188,7 @@ def _first(run: Run, values: Tensor, labels: Tensor, per_class: int) -> tuple[Te
             f"real.per_class: class '{run.dataset.classes[label]}' of {run.dataset.name} has {int(counts[label])} real "
             f"images, {per_class} were asked for; lower it to {int(counts.min())}"
         )
+    # the position of each row within its class, without a loop over classes
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
     kept = rank < per_class
     return values[kept], labels[kept]
@@ -220,7 +224,7 @@ def choose_centres(values: Tensor, labels: Tensor, k: int) -> dict[str, Tensor]:
     found = [_cluster(rows, k) for rows in torch.split(values, counts.tolist())]
     kept = torch.tensor([len(centres) for centres, _, _ in found])
     names = ("centres", "weights", "variances")
-    parts = {name: torch.cat([one[place] for one in found]) for place, name in enumerate(names)}
+    parts = {name: torch.cat([one[at] for one in found]) for at, name in enumerate(names)}
     return {**parts, "labels": classes.repeat_interleave(kept)}
 
 
@@ -231,7 +235,9 @@ def _cluster(rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         centres, owner = torch.unique(rows, dim=0, return_inverse=True)
     else:
         fitted = KMeans(k, n_init=1, random_state=SEED).fit(rows.numpy())
+        # numbered without gaps: k-means may leave a cluster empty
         _, owner = torch.unique(torch.from_numpy(fitted.labels_).long(), return_inverse=True)
+        # recomputed in float32 from the rows, so that weights × centres are the sums of the rows
         centres = rows.new_zeros(int(owner.max()) + 1, rows.shape[1]).index_add_(0, owner, rows)
         centres /= torch.bincount(owner).unsqueeze(1)
     weights = torch.bincount(owner).to(rows.dtype)

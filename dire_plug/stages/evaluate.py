@@ -1,4 +1,4 @@
-"""Evaluate: students trained on the condensed images under the recipe's protocol, and tested on real ones."""
+"""Evaluate: train students on the condensed images under the recipe's protocol, and test them on real ones."""
 
 import contextlib
 import shutil
@@ -22,13 +22,13 @@ from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import SEVERAL, Networks, name_labels, name_students
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import network_file
-from dire_plug.stages.student_data import prepare_lesson, with_rate
+from dire_plug.stages.student_data import build_student_data, with_rate
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import initialised
 from dire_plug.training.protocols import train_student
 from dire_plug.training.soft_label_files import FOLDER
 from dire_plug.training.soft_labels import relabel
-from dire_plug.training.students import StudentData
+from dire_plug.training.students import StudentData, find_best
 
 STUDENT = "student.json"
 
@@ -50,16 +50,17 @@ def evaluate(
         chosen on the test set.
 
     Raises:
-        DirePlugError: the images are in another range, a training diverged, or see `lessons` and `relabel`.
+        DirePlugError: the images are in another range, a training diverged, or see `build_student_data` and `relabel`.
     """
     section = section or run.recipe.evaluate
     students = name_students(run, networks, images.source, section)
-    classroom = cache(partial(Classroom, run, networks, images, section))
+    # lazily: where the store has every student, no network is loaded and no image decoded
+    context = cache(partial(EvaluationContext, run, networks, images, section))
     found: dict[str, Any] = {}
     with _holding_labels(run, networks, images, section):
         for architecture, artefacts in students.items():
             entries = [
-                run.store.ensure(artefact, lambda folder, name=architecture, k=k: classroom().train(name, k, folder))  # type: ignore[misc]
+                run.store.ensure(artefact, lambda folder, name=architecture, k=k: context().train(name, k, folder))  # type: ignore[misc]
                 for k, artefact in enumerate(artefacts)
             ]
             found[architecture] = summarise_students([read_json(entry / STUDENT) for entry in entries])
@@ -69,10 +70,10 @@ def evaluate(
 
 @contextlib.contextmanager
 def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> Iterator[None]:
-    """Keep other processes from the stored labels of a set while its students learn; they aren't needed afterwards.
+    """Lock the stored labels of a set while its students learn, and remove them afterwards.
 
-    Then they are removed (13 to 136 GB a run on ImageNet-1K), or kept in the store if the user wants that. Where the
-    block is left by an error they stay, so that the same command goes on.
+    They take 13 to 136 GB a run on ImageNet-1K, so they are kept in the store only if the user asks for that. Where
+    the block is left by an error they stay, so that the same command resumes.
     """
     if not isinstance(section, FkdSection | FkdEnsembleSection):
         yield
@@ -82,23 +83,26 @@ def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: Eva
         yield
         work = run.store.work(labels)
         if run.request.keep_labels and (work / FOLDER).is_dir():
+            # the time was spent in the work folder, perhaps by several processes; 0 is not a measurement
             run.store.publish(labels, work, seconds=0)
         else:
             run.store.drop_work(labels)
 
 
-class Classroom:
-    """What all students of a set share: the networks that label, what is learned from, the protocol's numbers."""
+class EvaluationContext:
+    """All that the students of a set share: the networks that label, the student data, the protocol's numbers."""
 
     def __init__(self, run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> None:
-        """Load the networks, put together what is learned from; label all of it where the protocol stores labels."""
+        """Load the networks and build the student data; label all of it where the protocol stores labels."""
         _check_range(images.images)
         self._run, self._section, self._name = run, section, images.name
         self._networks = _load(run, networks, several=section.protocol in SEVERAL)
+        # its rate is a number; `section`, with `learned` in it, is what names students and labels
         self._protocol = with_rate(section, images)
-        self._data: StudentData = prepare_lesson(run, section, self._networks[0], images)
+        self._data: StudentData = build_student_data(run, section, self._networks[0], images)
         if isinstance(section, FkdSection | FkdEnsembleSection):
             labels = name_labels(run, networks, images.source, section)
+            # kept labels of an earlier run, or the work folder, in which a killed process may have left some
             folder = run.store.find(labels) or run.store.work(labels)
             stored = relabel(run, section, self._networks, data=self._data, folder=folder, name=images.name)
             self._data = replace(self._data, stored=stored)
@@ -107,11 +111,12 @@ class Classroom:
         """Train one student; write student.json."""
         run, section, network = self._run, self._section, self._networks[0]
         seed = derive(run.seed, "student", k)
+        # the teacher's stem, where the architecture has it, as in upstream's validation
         stem, size = stem_like(architecture, network.stem), run.dataset.size
         model = initialised(lambda: build(architecture, outputs=network.outputs, stem=stem, size=size), seed)
         label = f"student {architecture} {k + 1}/{section.per_synthesis} ({self._name})"
         with ui.progress(label, section.epochs) as advance:
-            result = train_student(
+            curve = train_student(
                 model.to(run.device),
                 [teacher.model for teacher in self._networks],
                 data=self._data,
@@ -120,14 +125,15 @@ class Classroom:
                 folder=folder / "training",
                 progress=advance,
             )
+        best_epoch, best = find_best(curve)
         found = {
             "architecture": architecture,
             "k": k,
             "seed": seed,
-            "last": result.last,
-            "best": result.best,
-            "best_epoch": result.best_epoch,
-            "curve": [list(point) for point in result.curve],
+            "last": curve[-1][1],
+            "best": best,
+            "best_epoch": best_epoch,
+            "curve": [list(point) for point in curve],
         }
         write_json(folder / STUDENT, found)
         shutil.rmtree(folder / "training", ignore_errors=True)
@@ -139,7 +145,9 @@ def _load(run: Run, networks: Networks, *, several: bool) -> list[Network]:
     loaded = [load(file, run.device) for file in (files if several else files[:1])]
     for file, network in zip(files, loaded, strict=False):
         if (network.mean, network.std) != (loaded[0].mean, loaded[0].std):
-            raise DirePlugError(f"{file}: takes images normalised otherwise than {files[0]}; train it in this recipe")
+            raise DirePlugError(
+                f"{file}: takes images with another normalisation than {files[0]}; train it in this recipe"
+            )
     return loaded
 
 

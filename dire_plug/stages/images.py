@@ -1,4 +1,4 @@
-"""Condensed images: what students and metrics get of a set, and a run's as files, saved and read as upstream does."""
+"""Hold a set of condensed images for students and metrics; save and read a run's image files as upstream does."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,16 +24,16 @@ TENSORS = "images.safetensors"
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A set of images as students and metrics see it, read when it is first looked at.
+    """A set of images as students and metrics take it, read at the first use.
 
     Attributes:
-        source: what tells this set from others.
+        source: identifies the set.
         read: returns the images, [n, 3, h, w], uint8, or float in [0, 1], by class, and their labels, [n].
         read_loop: returns the images in the space of the loop, unbounded; None where only pixels are known.
         whitened: whether that space is the whitened one.
         extras: what the synthesis learned beside the images.
-        synthesized: False where real images stand in the place of synthesized ones.
-        name: for the progress: an arm.
+        synthesized: False where the images are real ones.
+        name: of the set in progress bars: the arm.
     """
 
     source: Source
@@ -69,16 +69,17 @@ def save_images(
     numbers: Sequence[int],
     suffix: str | None = None,
 ) -> None:
-    """Save each image where and as upstream would: the suffix is the format, Pillow's defaults the quality.
+    """Save each image as upstream does: the suffix gives the format, Pillow's defaults the quality.
 
     Args:
-        images: [N, 3, H, W]; uint8, or float in [0, 1], whose grey levels are cut off, not rounded, as upstream does.
+        images: [N, 3, H, W]; uint8, or float in [0, 1], which is truncated to uint8, not rounded, as upstream does.
         labels, numbers: the class of each image, and which image of the class it is.
         suffix: the script's, where it isn't the adapter's.
 
     Raises:
         DirePlugError: a file cannot be written.
     """
+    # `.to(uint8)` truncates, as upstream's does: rounding would give other files
     pixels = images if images.dtype == torch.uint8 else (images * 255).to(torch.uint8)
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()
     for array, label, number in zip(arrays, labels, numbers, strict=True):

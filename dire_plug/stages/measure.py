@@ -1,4 +1,4 @@
-"""Measure: the diversity of the condensed images in T, where the term worked, and in I, with real images beside it."""
+"""Measure: compute the diversity of the condensed images in T, where the term worked, and in I, beside real images."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def measure(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
     Returns:
         {"T": {"coverage", "class_coverage", "vendi", "class_vendi", "similarity", "density", "precision", "recall",
         "real": {the same of as many real test images per class}}, "I": {…}}. Of the arm `full` both coverages, density,
-        precision and recall are None: each image that is to be covered is there to cover itself.
+        precision and recall are None: each image would cover itself.
 
     Raises:
         DirePlugError: there are too few real images for the recipe's `nearest_k`.
@@ -64,6 +64,7 @@ def measure_in(run: Run, network: Artefact | Pretrained, images: ImageSet) -> di
     def make(folder: Path) -> None:
         real = ensure_embeddings(run, network)
         near = _neighbourhoods(run, real)
+        # the condensed set is the real one, so coverage and its like would be trivial
         if images.source.digest == FULL:
             found, per_class = _diversity_of_all(near), run.recipe.ipc
         else:
@@ -79,7 +80,7 @@ def measure_in(run: Run, network: Artefact | Pretrained, images: ImageSet) -> di
 
 
 def _diversity_of_all(near: Neighbourhoods) -> dict[str, Any]:
-    """Return the diversity of all training images, as far as it means something."""
+    """Return the diversity of all training images; None for what means nothing there."""
     return {
         "coverage": None,
         "class_coverage": None,

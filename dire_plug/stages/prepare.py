@@ -1,7 +1,7 @@
-"""Prepare: what the loop needs before it starts.
+"""Prepare: make what the loop needs before it starts.
 
 Real start images, the ZCA transform, what upstream's own code makes first (ranked selections, statistics, experts), and
-an expert as a network of ours. Each is made once and shared by the arms and seeds that it doesn't depend on.
+an expert as a network of ours. Each is made once, and shared by all arms and seeds that don't change it.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,14 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.models import build
 from dire_plug.models import checkpoint as checkpoints
-from dire_plug.models.checkpoint import Network
-from dire_plug.models.whitened import Whitened
+from dire_plug.models.checkpoint import Network, Whitened
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs, name_inputs, name_whitening
 from dire_plug.stages.real_images import draw_per_class
 from dire_plug.stages.squeeze import FILE as NETWORK
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.runs import Run
-from dire_plug.types import Materials
+from dire_plug.types import ScriptInputs
 from dire_plug.upstream.preparations import MADE, run_preparation
 
 START = "start.safetensors"
@@ -37,16 +36,17 @@ def prepare(run: Run, networks: Networks) -> Inputs:
 
     Raises:
         DirePlugError: a class has fewer real images than IPC; upstream's code isn't vendored.
-        UpstreamFailedError: upstream's code failed; what was prepared before is kept.
+        UpstreamFailedError: upstream's code failed; earlier preparations are kept.
     """
     inputs = name_inputs(run, networks)
     if inputs.start is not None:
         run.store.ensure(inputs.start, partial(_write_start, run))
     if inputs.whitening is not None:
         ensure_whitening(run)
-    materials = cache(lambda: load_materials(run, networks, inputs))
+    # loaded for the first preparation that is made, if any, and then shared
+    script_inputs = cache(lambda: load_script_inputs(run, networks, inputs))
     for name, one in inputs.prepared.items():
-        run.store.ensure(one, lambda folder, name=name: _prepare(run, inputs, name, folder, materials()))  # type: ignore[misc]
+        run.store.ensure(one, lambda folder, name=name: _prepare(run, inputs, name, folder, script_inputs()))  # type: ignore[misc]
     if inputs.expert is not None:
         run.store.ensure(inputs.expert, partial(_write_expert, run, inputs))
     return inputs
@@ -75,11 +75,11 @@ def prepared_folders(run: Run, inputs: Inputs) -> dict[str, Path]:
     return {name: (run.store.path(one) / MADE).absolute() for name, one in inputs.prepared.items()}
 
 
-def load_materials(run: Run, networks: Networks, inputs: Inputs) -> Materials:
+def load_script_inputs(run: Run, networks: Networks, inputs: Inputs) -> ScriptInputs:
     """Load what an adapter writes for its script, on the CPU."""
     cpu, start = torch.device("cpu"), start_file(run, inputs)
     teachers = {name: checkpoints.load(network_file(run, one), cpu) for name, one in networks.in_loop.items()}
-    return Materials(teachers, run.dataset, load_file(start)["images"] if start else None)
+    return ScriptInputs(teachers, run.dataset, load_file(start)["images"] if start else None)
 
 
 def _write_start(run: Run, folder: Path) -> None:
@@ -88,7 +88,7 @@ def _write_start(run: Run, folder: Path) -> None:
         run.dataset,
         ipc=run.recipe.ipc,
         seed=derive(run.seed, "start"),
-        refuse=lambda name, count: DirePlugError(
+        too_few=lambda name, count: DirePlugError(
             f"class '{name}' of {run.dataset.name} has {count} images; IPC {run.recipe.ipc} needs as many "
             "to start from; lower the IPC or use recover.start=noise"
         ),
@@ -98,13 +98,13 @@ def _write_start(run: Run, folder: Path) -> None:
     write_atomically(folder / START, save({"images": images.reshape(shape).contiguous()}))
 
 
-def _prepare(run: Run, inputs: Inputs, name: str, folder: Path, materials: Materials) -> None:
-    # an adapter tells by the folders that it is given what is prepared already
+def _prepare(run: Run, inputs: Inputs, name: str, folder: Path, script_inputs: ScriptInputs) -> None:
+    # an adapter sees from these folders what is prepared already
     before = list(inputs.prepared)[: list(inputs.prepared).index(name)]
     prepared = {one: path for one, path in prepared_folders(run, inputs).items() if one in before}
     described = loop_inputs(run, folder=folder, images=folder, prepared=prepared)
     threads = torch.get_num_threads()
-    run_preparation(run.adapter, name, described, materials, folder=folder, device=str(run.device), threads=threads)
+    run_preparation(run.adapter, name, described, script_inputs, folder=folder, device=str(run.device), threads=threads)
 
 
 def _write_expert(run: Run, inputs: Inputs, folder: Path) -> None:
@@ -119,6 +119,7 @@ def _write_expert(run: Run, inputs: Inputs, folder: Path) -> None:
     described = loop_inputs(run, folder=folder, images=folder, prepared=prepared_folders(run, inputs))
     architecture, parameters = run.adapter.expert(described)
     model: nn.Module = build(architecture, outputs=run.classes, stem="small", size=run.dataset.size)
+    # upstream keeps bare parameter lists without names, so order and shapes are all there is to compare
     fill(model, parameters)
     mean, std = run.script.mean, run.script.std
     if (file := whitening_file(run, inputs)) is not None:

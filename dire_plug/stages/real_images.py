@@ -1,10 +1,10 @@
-"""Arms of real images: as many per class as the condensed set has, under the same protocol; and `full`, the ceiling.
+"""Select the real images of an arm: as many per class as the condensed set has; or `full`, all of them, the ceiling.
 
 `random` draws them. `herding`, `k-center` and `k-means` choose them in T's embeddings, in eval mode; only `k-means`
 depends on the run's seed. `full` takes every image, and nothing is copied: students read the dataset. With the recipe's
 epochs they would take N/(C·IPC) times as many steps as those of the other arms, which is hours where the others take
-minutes. So the epochs are cut to about equal steps, but not below `LEAST_EPOCHS`, since a ceiling that has hardly
-learned would be none.
+minutes. So the epochs are cut to about equal steps, but not below `LEAST_EPOCHS`, since an undertrained
+ceiling would be none.
 """
 
 import math
@@ -32,7 +32,7 @@ from dire_plug.store.runs import Run
 LEAST_EPOCHS = 20
 """The fewest epochs that `full` takes, unless the recipe itself has fewer."""
 MOST_BYTES = 16 << 30
-"""The largest training set that students get in one piece, as they do."""
+"""The largest training set that students get in one tensor."""
 
 
 def write_subset(run: Run, networks: Networks, folder: Path) -> None:
@@ -99,23 +99,24 @@ def select_random(dataset: Dataset, *, ipc: int, seed: int) -> tuple[Tensor, Ten
         dataset,
         ipc=ipc,
         seed=derive(seed, "random images"),
-        refuse=lambda name, count: _too_few(dataset, name, count=count, ipc=ipc),
+        too_few=lambda name, count: _too_few(dataset, name, count=count, ipc=ipc),
     )
     return _images_at(dataset, indices)
 
 
-def draw_per_class(dataset: Dataset, *, ipc: int, seed: int, refuse: Callable[[str, int], DirePlugError]) -> Tensor:
+def draw_per_class(dataset: Dataset, *, ipc: int, seed: int, too_few: Callable[[str, int], DirePlugError]) -> Tensor:
     """Draw `ipc` training images of each class without replacement: their indices, [C·ipc], by class.
 
     Args:
-        refuse: class and its number of images → the error to raise where a class has fewer than `ipc`.
+        too_few: class and its number of images → the error to raise where a class has fewer than `ipc`.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label, name in enumerate(dataset.classes):
         members = torch.nonzero(dataset.train.labels == label).flatten()
         if len(members) < ipc:
-            raise refuse(name, len(members))
+            raise too_few(name, len(members))
+        # one generator for all classes, in their order: another order would draw other images
         chosen.append(members[torch.randperm(len(members), generator=generator)[:ipc]])
     return torch.cat(chosen)
 
@@ -136,11 +137,11 @@ def _too_few(dataset: Dataset, name: str, *, count: int, ipc: int) -> DirePlugEr
 
 @dataclass(frozen=True)
 class Budget:
-    """How long students of `full` learn.
+    """How long students of `full` are trained.
 
     Attributes:
         images: in the training set.
-        epochs: over all of it.
+        epochs: passes over it.
         steps: of the optimiser.
         subset_steps: those of a student of C·IPC images in the recipe's epochs.
     """
@@ -160,6 +161,7 @@ def plan_budget(run: Run, section: EvaluateSection, *, ipc: int) -> Budget:
     images = len(run.dataset.train)
     subset_steps = section.epochs * math.ceil(run.classes * ipc / section.batch_size)
     per_epoch = math.ceil(images / section.batch_size)
+    # never more epochs than the recipe's: a small training set needs no cut
     epochs = min(section.epochs, max(LEAST_EPOCHS, math.ceil(subset_steps / per_epoch)))
     return Budget(images, epochs, epochs * per_epoch, subset_steps)
 

@@ -1,7 +1,7 @@
-"""Recover: the synthesis, by upstream's patched script or by the native loop, pass by pass.
+"""Recover: synthesize images, by upstream's patched script or by the native loop, pass by pass.
 
-Each finished pass becomes an entry of the store at once: what its batches ended in, in the loop's own space, the files
-that the script saved, the record of its losses. Gathered they are the images of a run.
+Each finished pass becomes an entry of the store at once: the final tensors of its batches, in the loop's own space, the
+files that the script saved, the record of its losses. Gathered, the passes are the images of a run.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from dire_plug import plugins, ui
 from dire_plug.data.augmentation import zca
@@ -45,13 +45,13 @@ from dire_plug.stages.images import (
     read_tensors,
     save_images,
 )
-from dire_plug.stages.prepare import load_materials, prepared_folders, start_file, whitening_file
+from dire_plug.stages.prepare import load_script_inputs, prepared_folders, start_file, whitening_file
 from dire_plug.stages.real_images import check_memory, write_subset
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact, link
 from dire_plug.store.runs import LOSSES, Run
-from dire_plug.synthesis import SynthesisSpec, collect, gather_losses, open_synthesis, pass_file
-from dire_plug.types import EXTRAS, LOOP, Plan, Slot
+from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, gather_losses, open_synthesis, pass_file
+from dire_plug.types import EXTRAS, LOOP, Adapter, Plan, Slot
 from dire_plug.ui import Advance
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
@@ -83,6 +83,7 @@ def recover(
         return _real_images(run, networks, folder)
     check_paths(run)
     synthesis, passes = name_recovered(run, networks, inputs, embeddings)
+    # under the lock of the synthesis: two runs may share it, and one makes it for both
     if any(run.store.find(one) is None for one in passes):
         with run.store.holding(synthesis):
             _synthesize(run, networks, inputs, embeddings, synthesis=synthesis, passes=passes, log=folder / LOG)
@@ -101,7 +102,7 @@ def recover(
 
 
 def _real_images(run: Run, networks: Networks, folder: Path) -> ImageSet:
-    """Return the real images that stand in the place of synthesized ones; `full` reads the dataset itself."""
+    """Return the real images that an arm has instead of synthesized ones; `full` reads the dataset itself."""
     if run.arm == FULL:
         check_memory(run)
         train = run.dataset.train
@@ -156,7 +157,7 @@ def _synthesize(
     passes: Sequence[Artefact],
     log: Path,
 ) -> None:
-    """Make the passes that the store lacks, in the synthesis's work folder, which goes at the end."""
+    """Make the passes that the store lacks, in the synthesis's work folder, which is removed at the end."""
     work = run.store.work(synthesis)
     for name in (PASSES, IMAGES):
         make_folder(work / name)
@@ -170,7 +171,7 @@ def _synthesize(
     spec = synthesis_spec(run, networks, inputs, embeddings, folder=work)
     plan = run.plan
     if keeps_state(run):
-        # with other bits in one pass, all that follow are others
+        # if one pass is made again, the plugins' state after it may differ, so all that follow are too
         missing = list(range(missing[0], len(passes)))
         if (before := missing[0] - 1) >= 0:
             link(pass_file(run.store.path(passes[before]), before), pass_file(work / PASSES, before))
@@ -186,32 +187,32 @@ def _synthesize(
 
 
 class PassPublisher:
-    """Makes finished passes entries of the store, each when it is told that it is finished."""
+    """Publishes passes as entries of the store, each as soon as it is finished."""
 
     def __init__(self, run: Run, inputs: Inputs, passes: Sequence[Artefact], work: Path) -> None:
-        """Begin the clock of the first pass."""
+        """Start timing the first pass."""
         self._run, self._inputs, self._passes, self._work = run, inputs, passes, work
         self._began = time.monotonic()
 
     def publish_left_behind(self) -> list[int]:
-        """Publish what a killed process finished and didn't publish; return the passes that are missing."""
+        """Publish the passes that a killed process finished but didn't publish; return the missing ones."""
         for index, one in enumerate(self._passes):
             if self._run.store.find(one) is None and self._is_whole(index):
                 self._publish(index, seconds=None)
         return [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
 
     def __call__(self, index: int) -> None:
-        """Make a finished pass an entry.
+        """Publish a finished pass.
 
         Raises:
-            UpstreamFailedError: the script saved other files than the plan has images.
+            UpstreamFailedError: the script saved fewer files than the plan has images.
         """
         now = time.monotonic()
         self._publish(index, seconds=now - self._began)
         self._began = now
 
     def _is_whole(self, index: int) -> bool:
-        """Tell whether a pass lies finished in the work folder, and not just what plugins kept after it."""
+        """Return whether a whole finished pass is in the work folder, and not just what plugins kept after it."""
         made = self._work / PASSES
         batches = list(made.glob(f"pass-{index:03d}-batch-*.safetensors"))
         return pass_file(made, index).is_file() and len(batches) == self._run.plan.slots_per_pass
@@ -249,7 +250,7 @@ class PassPublisher:
 
 
 class _Progress:
-    """Turns the events of a synthesis into the progress of a bar."""
+    """Shows the events of a synthesis as a progress bar."""
 
     def __init__(self, plan: Plan, steps: int, advance: Advance) -> None:
         self._slots, self._steps, self._advance = plan.slots_per_pass, steps, advance
@@ -263,7 +264,7 @@ class _Progress:
 def synthesis_spec(
     run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, folder: Path
 ) -> SynthesisSpec:
-    """Return what makes this run's synthesis.
+    """Return the specification of this run's synthesis.
 
     Args:
         folder: where it works; the passes lie in it.
@@ -273,6 +274,7 @@ def synthesis_spec(
     embedder = None
     if (section := recipe.recover.embedder) is not None:
         (network,) = embedding.values()
+        # no artefact stands for the loop's own untrained network
         file = LOOP if network is None else str(network_file(run, network))
         embedder = _embedder(file, whitening, classes_per_step=section.classes_per_step)
     names = {"methods": [run.adapter.name], "regularizers": list(run.regularizers)}
@@ -318,7 +320,7 @@ def _start(run: Run, inputs: Inputs) -> dict[str, Any]:
 
 
 def _embedder(network: str, whitening: Path | None, *, classes_per_step: int | None = None) -> dict[str, Any]:
-    """Return what `synthesis.embedder.Embedder` is made of; without `classes_per_step` it embeds all classes."""
+    """Return what `synthesis.embeddings.FrozenNetwork` is made of; without `classes_per_step` it embeds all classes."""
     return {
         "network": network,
         "classes_per_step": classes_per_step,
@@ -338,16 +340,29 @@ def _run_native(
 ) -> None:
     """Run passes in this process, in our own loop."""
     network = load(network_file(run, networks.teacher), run.device).model.eval().requires_grad_(False)
-    native = load_native(run.adapter.name)
-    settings = native.read_settings(run.script, run.recipe.recover.flags)
     synthesis = open_synthesis(spec.to_json(), on_event)
     for index in passes:
-        seed_everything(run.seed, index)
-        synthesis.begin_pass(index)
-        for images, labels, numbers in native.recover_pass(synthesis, network, settings):
-            save_images(folder / IMAGES, run.adapter, images=images, labels=labels, numbers=numbers)
-        synthesis.end_pass()
+        run_native_pass(synthesis, network, run.adapter, spec, index=index, images=folder / IMAGES)
         on_pass(index)
+
+
+def run_native_pass(
+    synthesis: RunningSynthesis,
+    network: nn.Module,
+    adapter: Adapter,
+    spec: SynthesisSpec,
+    *,
+    index: int,
+    images: Path,
+) -> None:
+    """Run one pass of the native loop in the frozen `network`, and save its images into the folder `images`."""
+    native = load_native(adapter.name)
+    settings = native.read_settings(adapter.scripts[spec.recover["script"]], spec.recover["flags"])
+    seed_everything(spec.seed, index)
+    synthesis.begin_pass(index)
+    for made, labels, numbers in native.recover_pass(synthesis, network, settings):
+        save_images(images, adapter, images=made, labels=labels, numbers=numbers)
+    synthesis.end_pass()
 
 
 def _run_upstream(job: ChildJob, *, log: Path, on_event: Callable[[dict[str, Any]], None], on_pass: OnPass) -> None:
@@ -370,13 +385,14 @@ def child_job(
         folder: where it works: `inputs/` and `images/` lie in it.
 
     Raises:
-        DirePlugError: upstream's code isn't here.
+        DirePlugError: upstream's code isn't vendored.
     """
     prepared = prepared_folders(run, inputs)
     described = loop_inputs(run, folder=folder / "inputs", images=folder / IMAGES, prepared=prepared)
+    # files of an interrupted attempt may be older than today's inputs
     shutil.rmtree(described.folder, ignore_errors=True)
     make_folder(described.folder)
-    run.adapter.lay_out(described, load_materials(run, networks, inputs))
+    run.adapter.write_inputs(described, load_script_inputs(run, networks, inputs))
     call = run.adapter.invocation(described)
     return ChildJob(
         tree=require_vendored(run.adapter),
@@ -409,8 +425,9 @@ def _gather(run: Run, inputs: Inputs, passes: Sequence[Artefact], folder: Path) 
         write_json(folder / EXTRAS, read_json(extras))
     if (losses := gather_losses(folders)) is not None:
         write_json(folder / LOSSES, losses)
-        _tell_of_coreset(run, losses["mean"])
+        _report_coreset_error(run, losses["mean"])
     files = [file for one in folders.values() for file in one.glob("pass-*.safetensors")]
+    # gathering holds them several times: read, sorted, as pixels, and in the file that is written
     if sum(file.stat().st_size for file in files) > MOST_BYTES:
         ui.say(f"recover: the tensors stay with the passes: more than {MOST_BYTES >> 30} GiB")
         return
@@ -421,6 +438,7 @@ def _gather(run: Run, inputs: Inputs, passes: Sequence[Artefact], folder: Path) 
         "numbers": numbers,
     }
     if not run.adapter.saves_images:
+        # students of such methods learn from these and not from files, which would be clipped and rounded
         tensors[LOOP] = images.contiguous()
     write_atomically(folder / TENSORS, save(tensors))
 
@@ -442,8 +460,8 @@ def _link_tree(source: Path, target: Path) -> None:
             link(path, target / path.relative_to(source))
 
 
-def _tell_of_coreset(run: Run, curves: Mapping[str, Sequence[float | None]]) -> None:
-    """Say how far EDM through the recipe's coreset is from the exact one, at the first and the last step."""
+def _report_coreset_error(run: Run, curves: Mapping[str, Sequence[float | None]]) -> None:
+    """Print how far EDM with the recipe's coreset is from the exact one, at the first and the last step."""
     errors = next((curve for name, curve in curves.items() if "/edm error" in name), None)
     cosines = next((curve for name, curve in curves.items() if "/edm gradient" in name), None)
     if errors is None or cosines is None:

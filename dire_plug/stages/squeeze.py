@@ -1,4 +1,4 @@
-"""Squeeze: the teacher T, and the independent network I in which the images are judged too; trained or loaded.
+"""Squeeze: train or load the teacher T, and the independent network I in which the images are judged too.
 
 The seeds of both are fixed (0 and 1), not the run's: runs of all seeds and arms share one teacher, so that what
 differs between them is the synthesis.
@@ -39,11 +39,11 @@ from dire_plug.stages.artefacts import (
 )
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
-from dire_plug.training.loop import Epoch, Training, initialised, shuffled, train
+from dire_plug.training.loop import Training, initialised, shuffled, train
 from dire_plug.training.students import accuracy
-from dire_plug.training.transforms import plain_batches, training_view
+from dire_plug.training.transforms import plain_batches, train_transform
 
-# Weights that somebody else trained: a file, or torchvision's published ones.
+# Checkpoints: a file, or torchvision's published weights.
 
 
 PREFIX = "torchvision:"
@@ -61,6 +61,7 @@ def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
     checkpoint, architecture = str(role.section.checkpoint), role.section.architecture
     outputs, stem = role.outputs, role.stem
     if checkpoint.startswith(PREFIX):
+        # torchvision's weights have one shape; a head or stem of another can't take them
         if outputs != IMAGENET_OUTPUTS or stem != "imagenet":
             raise DirePlugError(
                 f"checkpoint: {checkpoint} has {IMAGENET_OUTPUTS} outputs and the imagenet stem, "
@@ -111,7 +112,7 @@ def _fetch(checkpoint: str, url: str, *, offline: bool) -> Path:
 
 
 def _read_published(path: Path, url: str) -> dict[str, Tensor]:
-    """Read a file that torchvision publishes, after a look at its digest: it may have been put there by hand."""
+    """Read a file that torchvision publishes, after checking its digest: the user may have put it there."""
     if not digest_file(path).startswith(_digest_in(url)):
         raise DirePlugError(f"{path}: is not the file of {url}, whose name holds its sha256; remove it or get it again")
     try:
@@ -142,7 +143,7 @@ def squeeze(run: Run) -> Networks:
 
 
 def squeeze_loop(run: Run) -> Networks:
-    """Return the networks in the loop, made where they aren't there, and I only named: students need no other.
+    """Return the networks in the loop, made where they aren't there, and I only named: students need no others.
 
     Raises:
         DirePlugError: see `squeeze`.
@@ -198,6 +199,7 @@ def ensure_network(run: Run, role: Role) -> Artefact:
 
 
 def _check_outputs(run: Run) -> None:
+    # more outputs than classes are fine: a script for 100 classes also takes 10
     if (outputs := run.recipe.squeeze.outputs) < run.classes:
         raise DirePlugError(
             f"squeeze.outputs: {outputs} outputs can't tell the {run.classes} classes of {run.dataset.name} "
@@ -221,12 +223,13 @@ def _make(run: Run, role: Role, folder: Path) -> None:
         "accuracy": tested,
         "judged": run.dataset.judged,
     }
+    # after the weights: what has the facts has both
     write_json(folder / FACTS, facts)
     shutil.rmtree(folder / "training", ignore_errors=True)
 
 
 def write_untrained(run: Run) -> Networks:
-    """Put all networks but I into the run's store with seeded initial weights: for a store that is thrown away.
+    """Put all networks but I into the run's store with seeded initial weights: for a temporary store.
 
     A step in them takes as long as in trained ones, so that a loop can be timed.
     """
@@ -260,19 +263,20 @@ def initial_network(run: Run, role: Role) -> Network:
 def _train(run: Run, role: Role, network: Network, folder: Path) -> None:
     """Train in place by cross-entropy on the training images."""
     section, split, model = role.section, run.dataset.train, network.model
-    view = training_view(network, augmentation=section.augmentation, padding=section.padding)
+    transform = train_transform(network, augmentation=section.augmentation, padding=section.padding)
 
-    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, None]:
         model.train()
         losses = []
         for batch in shuffled(len(split), section.batch_size, generator):
-            inputs = view(split.images(batch).to(run.device), generator)
+            inputs = transform(split.images(batch).to(run.device), generator)
             loss = F.cross_entropy(model(inputs), split.labels[batch].to(run.device))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+            # on the device: `.item()` would wait for each step
             losses.append(loss.detach())
-        return Epoch(torch.stack(losses).mean())
+        return torch.stack(losses).mean(), None
 
     training = Training(
         epochs=section.epochs,

@@ -1,8 +1,8 @@
-"""Entries of the store in one file, for another machine or other people: `export` writes it, `import` reads it.
+"""Write and read archives: entries of the store in one file, for another machine or other people.
 
-It is a plain tar of plain files: card.json, which says what is in it, README.md, which says so to people,
+An archive is a plain tar of plain files: card.json, a list of its contents, README.md, the same for people,
 `artefacts/<kind>/<digest>/…`, and of each run `runs/<method>/<recipe>/<run>/` with its resolved recipe and its metrics.
-It holds no time of its own, so the same entries give the same bytes.
+It has no timestamp of its own, so the same entries give the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shutil
 import tarfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Annotated, Any, TypeVar
 
@@ -30,18 +30,18 @@ from dire_plug.store import provenance
 from dire_plug.store.artefacts import ENTRY, LENGTH, WORK, entry_files, hash_entry, lock_of, name_of, put, read_entry
 from dire_plug.store.keeping import KINDS, read_entries, with_inputs
 from dire_plug.store.lock import hold
-from dire_plug.store.runs import ARTEFACTS, RunFolder
+from dire_plug.store.runs import ARTEFACTS, METRICS, RunFolder
 
 FORMAT, VERSION = "dire-plug artefacts", 1
 CARD, README = "card.json", "README.md"
 ENTRIES, RUNS = "artefacts", "runs"
-OF_RUN = ("recipe.yaml", "metrics.json", ARTEFACTS)
-"""What of a run's folder goes along."""
+OF_RUN = ("recipe.yaml", METRICS, ARTEFACTS)
+"""Files of a run's folder that are archived with it."""
 MOST_JSON = 64 << 20
 """Bytes of a card or an entry.json that are read into memory; 100,000 images need about 20 MB."""
 PIECE = 1 << 20
 OUTCOMES = ("imported", "replaced", "the same", "kept ours", "left out")
-"""What may become of an entry of an archive."""
+"""The outcomes of importing an entry."""
 TAKEN = OUTCOMES[:2]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -124,7 +124,7 @@ def write_archive(
         DirePlugError: the file is there already or can't be written; nothing is left to write; an entry was damaged.
     """
     if target.exists():
-        raise DirePlugError(f"{target}: is there already; remove it, or give --to another name")
+        raise DirePlugError(f"{target}: already exists; remove it, or give --to another name")
     entries = read_entries(store)
     of_runs = {label: run.artefacts() for label, run in runs.items()}
     wanted = [*names, *(name for named in of_runs.values() for name in named)]
@@ -146,12 +146,14 @@ def write_archive(
     make_folder(target.absolute().parent)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
+        # said and not left to Python's default, so that the bytes stay the same
         with tarfile.open(temporary, "x", format=tarfile.PAX_FORMAT) as tar:
             for member, content in contents.items():
                 _add(tar, member, contents=content)
             for name in found:
                 for file, path in entry_files(entries[name].path):
                     _add(tar, f"{ENTRIES}/{name}/{file}", path=path, sha256=card.entries[name].files[file].sha256)
+        # only now, so that an archive of this name is always whole
         os.rename(temporary, target)
     except OSError as error:
         raise DirePlugError(f"{target}: cannot be written: {error}; nothing is left of it") from error
@@ -203,7 +205,7 @@ def _as_json(content: Any) -> bytes:
 def _add(
     tar: tarfile.TarFile, name: str, *, contents: bytes | None = None, path: Path | None = None, sha256: str = ""
 ) -> None:
-    """Add a file, with contents or from a path, whose sha256 is looked at while it is copied."""
+    """Add a file, with contents or from a path, whose sha256 is checked while it is copied."""
     member = tarfile.TarInfo(name)  # its time is 0 and its owner nobody
     member.mode = 0o644
     if path is None:
@@ -220,7 +222,7 @@ def _add(
 
 
 class _Hashing:
-    """A file that is read through, with the sha256 of what was read."""
+    """A file that computes the sha256 of what is read from it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._found = file, hashlib.sha256()
@@ -259,13 +261,13 @@ def describe(card: Card, name: str) -> str:
     ]
     for entry, one in card.entries.items():
         versions, hardware = (one.made.get(group, {}) for group in ("versions", "hardware"))
-        told = ", ".join(f"{package} {versions.get(package, '?')}" for package in ("dire-plug", "torch", "python"))
+        made_with = ", ".join(f"{package} {versions.get(package, '?')}" for package in ("dire-plug", "torch", "python"))
         cells = [
             entry,
             ", ".join(one.roles) or entry.partition("/")[0],
             one.made.get("when", "?"),
             one.made.get("seconds", "?"),
-            told,
+            made_with,
             hardware.get("card") or hardware.get("processor") or hardware.get("device", "?"),
             hardware.get("threads", "?"),
             format_bytes(sum(file.bytes for file in one.files.values())),
@@ -285,7 +287,7 @@ def _commands(card: Card) -> list[str]:
 
 @dataclass(frozen=True)
 class Arrival:
-    """What became of an entry of an archive: one of `OUTCOMES`; and why."""
+    """An imported entry, and its outcome: `what` is one of `OUTCOMES`."""
 
     name: str
     bytes: int
@@ -293,28 +295,19 @@ class Arrival:
     why: str = ""
 
 
-@dataclass
-class Imported:
-    """What an archive held, and what became of it.
-
-    Attributes:
-        outdated: entries here that were made from what was replaced; they are made again when they are wanted.
-    """
-
-    card: Card
-    arrivals: list[Arrival] = field(default_factory=list)
-    outdated: list[str] = field(default_factory=list)
-
-
-def read_archive(store: Path, archive: Path, *, replace: bool = False) -> Imported:
-    """Take the entries of an archive into the store; all are checked before the first one is seen there.
+def read_archive(store: Path, archive: Path, *, replace: bool = False) -> tuple[Card, list[Arrival], list[str]]:
+    """Import the entries of an archive into the store; all are checked before the first one is added.
 
     Args:
         replace: take theirs where ours has another content.
 
+    Returns:
+        the card, what became of each entry, and the names of the entries here that were made from a replaced one: they
+        are made again when a run needs them.
+
     Raises:
-        DirePlugError: it is no archive of ours, holds what isn't in its card or leads elsewhere, or was damaged; then
-            nothing was imported.
+        DirePlugError: it isn't an archive of ours, has files that its card doesn't list or whose names lead out of it,
+            or was damaged; nothing was imported then.
     """
     with _opened(archive) as tar:
         card, members = _check_members(archive, tar)
@@ -338,7 +331,7 @@ def read_archive(store: Path, archive: Path, *, replace: bool = False) -> Import
         for name, entry in read_entries(store).items()
         if any(entry.record.get("made_from", {}).get(one, now) != now for one, now in replaced.items())
     ]
-    return Imported(card, arrivals, outdated)
+    return card, arrivals, outdated
 
 
 @contextlib.contextmanager
@@ -366,9 +359,10 @@ def _check_members(archive: Path, tar: tarfile.TarFile) -> tuple[Card, dict[str,
         sizes |= {f"{RUNS}/{label}/{file}": facts.bytes for file, facts in run.files.items()}
     members: dict[str, tarfile.TarInfo] = {}
     for member in tar:
-        name = repr(member.name)[1:-1]  # of a stranger's file, so without what would move the cursor
+        name = repr(member.name)[1:-1]  # of a third-party file: repr escapes characters that would move the cursor
         if not _is_safe(member.name):
             raise DirePlugError(f"{archive}: {name}: leads out of the archive, or is no name; nothing was imported")
+        # links could point out of the store, and sparse files claim more than the archive holds
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
             raise DirePlugError(
                 f"{archive}: {name}: is no plain file, as a link or a device isn't; nothing was imported"
@@ -377,9 +371,9 @@ def _check_members(archive: Path, tar: tarfile.TarFile) -> tuple[Card, dict[str,
             raise DirePlugError(f"{archive}: {name}: isn't in its card; nothing was imported")
         if member.name in members:
             raise DirePlugError(f"{archive}: {name}: is in it twice; nothing was imported")
-        if (told := sizes[member.name]) not in (None, member.size):
+        if (listed := sizes[member.name]) not in (None, member.size):
             raise DirePlugError(
-                f"{archive}: {name}: has {member.size} bytes, and {told} in its card; nothing was imported"
+                f"{archive}: {name}: has {member.size} bytes, and {listed} in its card; nothing was imported"
             )
         members[member.name] = member
     if lacking := sorted(sizes.keys() - members.keys()):
@@ -389,14 +383,14 @@ def _check_members(archive: Path, tar: tarfile.TarFile) -> tuple[Card, dict[str,
 
 def _read_card(archive: Path, content: bytes) -> Card:
     try:
-        told = json.loads(content)
+        parsed = json.loads(content)
     except ValueError as error:
         raise DirePlugError(f"{archive}: {CARD} cannot be read as JSON: {error}") from error
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    if not isinstance(parsed, dict) or parsed.get("format") != FORMAT:
         raise DirePlugError(f"{archive}: is no archive of `dire-plug export`: {CARD} names another format")
-    if told.get("version") != VERSION:
+    if parsed.get("version") != VERSION:
         raise DirePlugError(
-            f"{archive}: is of version {told.get('version')!r} of the format, and this dire-plug reads {VERSION}; "
+            f"{archive}: is of version {parsed.get('version')!r} of the format, and this dire-plug reads {VERSION}; "
             "use the dire-plug that wrote it"
         )
     card = _parse(Card, content, f"{archive}: {CARD}")
@@ -417,19 +411,19 @@ def _parse(model: type[Model], content: bytes, where: str) -> Model:
         return model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DirePlugError(f"{where}: {place}: {first['msg']}; the file was damaged or edited") from error
+        location = ".".join(map(str, first["loc"]))
+        raise DirePlugError(f"{where}: {location}: {first['msg']}; the file was damaged or edited") from error
 
 
 def _is_safe(name: str) -> bool:
-    """Tell whether a file's name stays in its folder, and has nothing that a terminal or another system reads."""
+    """Return whether a file's name stays in its folder and is printable, without a backslash."""
     parts = name.split("/")
     return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(parts)
 
 
 def _read_json(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > MOST_JSON:
-        raise DirePlugError(f"{archive}: {member.name}: {format_bytes(member.size)} are more than such a file has")
+        raise DirePlugError(f"{archive}: {member.name}: {format_bytes(member.size)} is too large for such a file")
     file = tar.extractfile(member)
     assert file is not None  # it is a plain file
     return file.read()
@@ -458,13 +452,14 @@ def _read_record(
 
 
 def _decide(store: Path, card: Card, records: Mapping[str, _Record], *, replace: bool) -> list[Arrival]:
-    """Return what is to become of each entry, inputs first.
+    """Return the outcome planned for each entry, inputs first.
 
-    An entry that was made from another input than the one that will be here would be made again, so it is left out.
+    An entry whose input has another content here would be made again anyway, so it is left out.
     """
     here: dict[str, str] = {}
     left_out: set[str] = set()
     found = []
+    # inputs first: what becomes of them decides what becomes of an entry
     for name in with_inputs({one: record.inputs.values() for one, record in records.items()}, records):
         ours = _sound_content(store / name)
         record = records.get(name)
@@ -492,7 +487,7 @@ def _decide(store: Path, card: Card, records: Mapping[str, _Record], *, replace:
 
 
 def _sound_content(entry: Path) -> str | None:
-    """Return the digest of the content of an entry that is here and is what it was; else None."""
+    """Return the digest of the content of an entry that is here and undamaged; else None."""
     if (record := read_entry(entry)) is None:
         return None
     with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
-"""Artefacts: what a stage leaves in the store, under the digest of all that decided it and of nothing else.
+"""Keep artefacts in the store: the results of stages, under the digest of all that decided them and of nothing else.
 
 An entry is the folder `<kind>/<digest>` below the store, whole or absent. Beside its files it holds entry.json: what
 decided it, the sha256 of each file, the entries that it was made from with their contents, and how it was made. An
 entry is hashed when it is reused; one that was damaged, or made from an input that has another content now, is made
-again, which is said.
+again, with a message.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Made = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a stage leaves, made or still to be made.
+    """The result of a stage, made or still to be made.
 
     Attributes:
         kind: network, embeddings, pass, student, …: the name of its folder.
@@ -96,12 +96,13 @@ class Store:
         return self.root / artefact.name
 
     def has(self, artefact: Artefact) -> bool:
-        """Tell whether an entry is there; its content isn't looked at."""
+        """Return whether an entry exists; its content isn't checked."""
         return (self.path(artefact) / ENTRY).is_file()
 
     def find(self, artefact: Artefact) -> Path | None:
-        """Return the folder of an entry whose content is what it was, or None: it isn't there, or is made again."""
+        """Return the folder of an undamaged entry; None where there is none, or it must be made again."""
         entry = self.path(artefact)
+        # hashed before by this process; looked for all the same, since `clean` may have removed it
         if artefact.name in self._sound and entry.is_dir():
             return entry
         if not self.has(artefact):
@@ -135,8 +136,8 @@ class Store:
     def ensure(self, artefact: Artefact, make: Callable[[Path], None]) -> Path:
         """Return the folder of an entry; call `make` with a work folder to fill it where it isn't there.
 
-        The work folder outlives a killed process, so that `make` can go on from what it left. Processes that want the
-        same entry wait for each other, and say so.
+        The work folder outlives a killed process, so that `make` can resume. Processes that want the same entry wait
+        for each other, with a message.
 
         Raises:
             DirePlugError: the entry cannot be written.
@@ -144,6 +145,7 @@ class Store:
         if (found := self.find(artefact)) is not None:
             return found
         with self.holding(artefact):
+            # again: another process may have made it while this one waited
             if (found := self.find(artefact)) is not None:
                 return found
             work, began = self.work(artefact), time.monotonic()
@@ -152,24 +154,24 @@ class Store:
 
     @contextlib.contextmanager
     def holding(self, artefact: Artefact) -> Iterator[None]:
-        """Hold the right to make an entry; wait for another process that has it.
+        """Lock an entry for making; wait for another process that has the lock.
 
         Raises:
-            RunBusyError: a live process has it, and this store doesn't wait.
+            RunBusyError: a live process has the lock, and this store doesn't wait.
         """
         with hold(lock_of(self.root, artefact.name), wait=self._wait, what=f"the store's entry {artefact.name}"):
             yield
 
     def work(self, artefact: Artefact) -> Path:
-        """Return the work folder of an entry, made where it isn't there; it isn't the entry until it is published.
+        """Return the work folder of an entry, made if there is none; it isn't the entry until it is published.
 
-        One that was begun from inputs with another content is emptied, and that is said.
+        One that was begun from inputs with another content is emptied, with a message.
         """
         folder = self.root / WORK / artefact.name.replace("/", "-")
         used = self._contents(artefact)
         record = folder / MADE_FROM
         if record.is_file() and read_json(record) != used:
-            ui.say(f"store: {artefact.name} was begun from other inputs than those that are here; it begins again")
+            ui.say(f"store: {artefact.name} was begun from other inputs than those in the store now; it starts again")
             shutil.rmtree(folder)
         make_folder(folder)
         write_json(record, used)
@@ -185,13 +187,14 @@ class Store:
         Where the entry is there already, the new one takes its place.
 
         Args:
-            seconds: that it took; None where nobody saw.
+            seconds: that it took; None if unknown.
 
         Raises:
             DirePlugError: the entry cannot be written.
         """
         entry = self.path(artefact)
         (folder / MADE_FROM).unlink(missing_ok=True)
+        # before entry.json is written, which isn't part of the content: it holds times
         files = {name: digest_file(path) for name, path in entry_files(folder)}
         content: dict[str, Any] = {
             "kind": artefact.kind,
@@ -234,7 +237,7 @@ class Store:
         return read_entry(self.root / name)
 
     def _trouble(self, artefact: Artefact, entry: Path) -> str | None:
-        """Return what is wrong with an entry that is there, in words; None where nothing is."""
+        """Return the problem of an entry that exists, in words; None where there is none."""
         recorded = self._recorded(artefact.name)
         if recorded is None:
             return "has no readable entry.json"
@@ -253,10 +256,11 @@ class Store:
 def link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`: a hard link, or a copy where the file system has none.
 
-    What stands in its place goes; a target that is the same file already stays.
+    Another file there is replaced; a target that is the same file already stays.
     """
     make_folder(target.parent)
     with contextlib.suppress(FileNotFoundError):
+        # a link to itself would first be removed
         if os.path.samefile(source, target):
             return
         target.unlink()
@@ -267,7 +271,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def differences(made: Made, here: Made) -> list[str]:
-    """Return in what an entry was made otherwise than this process would, as "threads 2 (here 1)"."""
+    """Return how an entry's making differs from this process, as "threads 2 (here 1)"."""
     then, now = made.get("hardware", {}), here["hardware"]
     pairs = [(name, then.get(name), now.get(name)) for name in ("device", "threads", "card", "processor")]
     pairs.append(("torch", made.get("versions", {}).get("torch"), here["versions"].get("torch")))
@@ -277,6 +281,7 @@ def differences(made: Made, here: Made) -> list[str]:
 def name_of(kind: str, decided_by: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Return the name of an entry; `inputs` is role → name."""
     content = {"kind": kind, "decided_by": dict(decided_by), "inputs": dict(inputs)}
+    # 80 bits: no two artefacts of one store will share them by chance
     return f"{kind}/{digest(content)[:LENGTH]}"
 
 
@@ -303,10 +308,12 @@ def put(folder: Path, entry: Path) -> None:
         DirePlugError: the entry cannot be written.
     """
     for _, path in entry_files(folder):
+        # run folders link to these files: an edit there would change the store
         path.chmod(0o444)
     make_folder(entry.parent)
     try:
         if entry.exists():
+            # two renames, since a folder can't replace one that isn't empty; `clean` removes what a kill leaves
             old = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
             os.rename(entry, old)
             os.rename(folder, entry)
@@ -318,7 +325,7 @@ def put(folder: Path, entry: Path) -> None:
 
 
 def hash_entry(entry: Path) -> str:
-    """Return the digest of the content of an entry; files that this process hashed and that look untouched count."""
+    """Return the digest of an entry's content; it is hashed once while sizes and times of its files stay the same."""
     key = entry, _signature(entry)
     if key not in _content:
         _content[key] = digest({name: digest_file(path) for name, path in entry_files(entry)})
@@ -327,6 +334,7 @@ def hash_entry(entry: Path) -> str:
 
 def _signature(entry: Path) -> tuple[Any, ...]:
     stats = [(name, path.stat()) for name, path in entry_files(entry)]
+    # the inode too: a file that was replaced by another may keep size and time
     return tuple((name, found.st_size, found.st_mtime_ns, found.st_ino) for name, found in stats)
 
 

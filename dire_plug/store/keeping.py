@@ -1,7 +1,7 @@
-"""What stays in the store: the folders of runs that name its entries, what these weigh, and what `clean` removes.
+"""Decide which entries stay in the store: register folders of runs, weigh entries, and `clean` what no run names.
 
-A folder of runs is registered before its first run uses an entry. It tells what stays as long as it can be read; what
-it named when it was last seen stays where it can't, as on a disk that isn't mounted.
+A folder of runs is registered before its first run uses an entry. What its runs name stays; where the folder can't be
+read, as on a disk that isn't mounted, what it named when it was last read stays.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import datetime
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -25,7 +25,7 @@ from dire_plug.store.lock import find_dead, hold, holder, remove_dead
 from dire_plug.store.runs import ARTEFACTS, RERUN, RunFolder
 
 ROOTS = "roots.json"
-"""In the store: folder of runs → {"names"}: what its runs named when it was last seen; null if it never told."""
+"""In the store: folder of runs → {"names"}: what its runs named when it was last read; null if that is unknown."""
 MARK = ".dire-plug-runs"
 """In a registered folder of runs; where it is missing, so is the folder: a mount point is empty without its disk."""
 KINDS = tuple(kind for kinds in RERUN.values() for kind in kinds)
@@ -33,7 +33,7 @@ KINDS = tuple(kind for kinds in RERUN.values() for kind in kinds)
 SERVING = ("radii", "reference")
 """Kinds that no run names, but that the next arm in the same embeddings needs; they stay as long as these do."""
 WEEK = 7.0
-"""Days that an entry stays although no run names it."""
+"""Days that an entry stays even if no run names it."""
 
 
 @dataclass(frozen=True)
@@ -113,20 +113,21 @@ def register(store: Path, root: Path, names: Iterable[str]) -> None:
     """Remember a folder of runs, and what one of its runs names, before that run uses any of it.
 
     A `clean` at the same time ends before this returns, and one that begins later knows the names. A store that can't
-    be written is used all the same.
+    be written is used nevertheless.
     """
     try:
         with _holding_roots(store):
             roots = _read_roots(store)
             known = roots.get(str(root))
             before, troubles = (set(known), []) if known is not None else _read_runs(_run_folders(root))
-            told = None if troubles else sorted(before.union(names))
+            named = None if troubles else sorted(before.union(names))
+            # a mount point without its disk is an empty folder; the mark tells it from a folder without runs
             if not (root / MARK).is_file():
                 write_atomically(
                     root / MARK, f"The runs here name entries of a store; its {ROOTS} names this folder.\n"
                 )
-            if str(root) not in roots or told != known:
-                _write_roots(store, {**roots, str(root): told})
+            if str(root) not in roots or named != known:
+                _write_roots(store, {**roots, str(root): named})
     except (DirePlugError, OSError) as error:
         ui.say_once(f"store: this folder of runs isn't registered, so `clean` may remove what it names: {error}")
 
@@ -135,7 +136,7 @@ def forget(store: Path, root: Path) -> None:
     """Forget a folder of runs that is gone for good, and what it named.
 
     Raises:
-        DirePlugError: it isn't registered, or is still there.
+        DirePlugError: it isn't registered, or still exists.
     """
     with _holding_roots(store):
         roots = _read_roots(store)
@@ -155,7 +156,7 @@ def runs_naming(store: Path, more: Collection[Path] = ()) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for root in {*map(Path, _read_roots(store)), *more}:
-        with contextlib.suppress(OSError):  # what can't be read is told by `clean`, where something hangs on it
+        with contextlib.suppress(OSError):  # `clean` reports what can't be read, where it matters
             for run in _run_folders(root):
                 with contextlib.suppress(DirePlugError):
                     for name in run.artefacts():
@@ -164,7 +165,7 @@ def runs_naming(store: Path, more: Collection[Path] = ()) -> dict[str, int]:
 
 
 def _read_roots(store: Path) -> dict[str, list[str] | None]:
-    """Return folder of runs → the names that it told."""
+    """Return folder of runs → what its runs named when it was last read; None where that is unknown."""
     if not (store / ROOTS).is_file():
         return {}
     found = read_json(store / ROOTS)
@@ -203,26 +204,15 @@ def _folders_in(folder: Path) -> list[Path]:
     return sorted(Path(one.path) for one in os.scandir(folder) if one.is_dir())
 
 
-@dataclass(frozen=True)
-class _Named:
-    """What runs name.
+def _read_named(store: Path, more: Collection[Path]) -> tuple[dict[str, list[str]], set[str], list[str], bool]:
+    """Return what runs name.
 
-    Attributes:
-        by_root: folder of runs that can be read → what is named there.
-        names: all that is named, there or in folders that can't be read.
-        words: what of it a user must know.
-        told: whether everyone told; where not, anything may be named.
+    Returns:
+        folder of runs that can be read → what is named there; all that is named, there or in folders that can't be
+        read; notes for the user; and whether all is known: where not, anything may be named.
     """
-
-    by_root: Mapping[str, list[str]]
-    names: frozenset[str]
-    words: tuple[str, ...]
-    told: bool
-
-
-def _read_named(store: Path, more: Collection[Path]) -> _Named:
     by_root: dict[str, list[str]] = {}
-    names, words, told = set[str](), list[str](), True
+    names, notes, known = set[str](), list[str](), True
     registered = _read_roots(store)
     for root in sorted({*map(str, more), *registered}):
         try:
@@ -231,23 +221,23 @@ def _read_named(store: Path, more: Collection[Path]) -> _Named:
             folders = _run_folders(Path(root))
         except OSError:
             if (remembered := registered.get(root)) is None:
-                told = False
-                words.append(f"{root}: can't be read, and never told what its runs name, so every entry stays")
+                known = False
+                notes.append(f"{root}: can't be read, and what its runs name isn't known, so every entry stays")
             else:
                 names.update(remembered)
-                words.append(f"{root}: can't be read; the {len(remembered)} entries that it named stay")
-                words.append(f"  if it is gone for good: dire-plug clean --forget {root}")
+                notes.append(f"{root}: can't be read; the {len(remembered)} entries that it named stay")
+                notes.append(f"  if it is gone for good: dire-plug clean --forget {root}")
             continue
         found, troubles = _read_runs(folders)
-        told = told and not troubles
-        words += [f"{trouble}; until then every entry stays" for trouble in troubles]
+        known = known and not troubles
+        notes += [f"{trouble}; until then every entry stays" for trouble in troubles]
         by_root[root] = sorted(found)
         names |= found
-    return _Named(by_root, frozenset(names), tuple(words), told)
+    return by_root, names, notes, known
 
 
 def _read_runs(folders: Iterable[RunFolder]) -> tuple[set[str], list[str]]:
-    """Return what runs name, and why some of them don't tell."""
+    """Return what runs name, and the errors of those that can't be read."""
     found, troubles = set[str](), list[str]()
     for run in folders:
         try:
@@ -264,16 +254,16 @@ def _read_runs(folders: Iterable[RunFolder]) -> tuple[set[str], list[str]]:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What goes, or went.
+    """What `clean` removes, or removed.
 
     Attributes:
         entries: name → bytes of those that no run names.
-        folders: what was begun and is no longer worked on, and what an interrupted `clean` or replacement left.
+        folders: unfinished work that no process continues, and leftovers of an interrupted `clean` or replacement.
         locks: files of locks that dead processes left.
         bytes: that become free.
         linked: that don't, since runs keep the same files.
         named, young: how many entries stay since they are named, or came less than so many days ago.
-        words: what else stays, and why.
+        notes: what else stays, and why.
     """
 
     entries: Mapping[str, int]
@@ -283,7 +273,7 @@ class Cleaning:
     linked: int
     named: int
     young: int
-    words: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def plan_cleaning(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cleaning:
@@ -296,7 +286,8 @@ def plan_cleaning(store: Path, *, days: float = WEEK, more: Collection[Path] = (
     Raises:
         DirePlugError: the list of folders of runs can't be read.
     """
-    return _plan(store, _read_named(store, more), days=days)
+    _, names, notes, known = _read_named(store, more)
+    return _plan(store, names, notes, days=days, removes=known)
 
 
 def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cleaning:
@@ -308,41 +299,50 @@ def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cl
         return plan_cleaning(store, days=days, more=more)
     trash = store / WORK / f".removed-{uuid.uuid4().hex}"
     with _holding_roots(store):
-        named = _read_named(store, more)
-        planned = _plan(store, named, days=days)
+        by_root, names, notes, known = _read_named(store, more)
+        planned = _plan(store, names, notes, days=days, removes=known)
         trash.mkdir(parents=True)
-        gone, words = dict[str, int](), list(planned.words)
+        gone, notes = dict[str, int](), list(planned.notes)
         for name, size in planned.entries.items():
             try:
                 with hold(lock_of(store, name), what=name):
+                    # a rename under the lock: a run that begins now finds the entry whole, or not at all
                     os.rename(store / name, trash / name.replace("/", "-"))
                 gone[name] = size
             except RunBusyError as error:
-                words.append(f"stays: {error}")
+                notes.append(f"stays: {error}")
         for path in planned.folders:
             with contextlib.suppress(FileNotFoundError):  # another `clean` has removed it
                 os.rename(path, trash / path.name)
         roots = _read_roots(store)
-        if named.told and roots:
-            _write_roots(store, {root: named.by_root.get(root, names) for root, names in roots.items()})
+        if known and roots:
+            _write_roots(store, {root: by_root.get(root, named) for root, named in roots.items()})
     for path in planned.locks:
         remove_dead(path)
     freed, linked = weigh([trash])
     shutil.rmtree(trash, ignore_errors=True)
-    return replace(planned, entries=gone, bytes=freed, linked=linked, words=tuple(words))
+    return replace(planned, entries=gone, bytes=freed, linked=linked, notes=tuple(notes))
 
 
-def _plan(store: Path, named: _Named, *, days: float) -> Cleaning:
+def _plan(store: Path, names: Collection[str], notes: Sequence[str], *, days: float, removes: bool) -> Cleaning:
+    """Return what would be removed.
+
+    Args:
+        names: all that runs name.
+        notes: for the user.
+        removes: whether any entry may go.
+    """
     entries = read_entries(store)
-    stay = set(with_inputs({name: one.inputs for name, one in entries.items()}, named.names))
+    stay = set(with_inputs({name: one.inputs for name, one in entries.items()}, names))
+    # `issuperset` of no inputs is true, but both kinds have some
     stay |= {name for name, one in entries.items() if one.kind in SERVING and stay.issuperset(one.inputs)}
     others = [one for name, one in entries.items() if name not in stay]
     young = [one for one in others if one.days < days]
     old = [one for one in others if one.days >= days]
-    words = list(named.words)
+    notes = list(notes)
     held = {one.name: who for one in old if (who := holder(lock_of(store, one.name))) is not None}
-    words += [f"{name}: stays, since {who} holds it" for name, who in held.items()]
-    going = [one for one in old if one.name not in held] if named.told else []
+    notes += [f"{name}: stays, since {who} holds it" for name, who in held.items()]
+    going = [one for one in old if one.name not in held] if removes else []
     folders, more = _left_behind(store, days=days)
     freed, linked = weigh([*(one.path for one in going), *folders])
     return Cleaning(
@@ -353,25 +353,25 @@ def _plan(store: Path, named: _Named, *, days: float) -> Cleaning:
         linked=linked,
         named=len(entries) - len(others),
         young=len(young),
-        words=(*words, *more),
+        notes=(*notes, *more),
     )
 
 
 def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
-    """Return the folders that nobody works on any more, and what of the others a user may want to know."""
-    found, words = list[Path](), list[str]()
+    """Return the folders that no process works on, and notes for the user on the others."""
+    found, notes = list[Path](), list[str]()
     holders = {path.name.partition("-")[0]: who for path in (store / LOCKS).glob("*.lock") if (who := holder(path))}
     for folder in sorted((store / WORK).glob("*")):
         if folder.name.startswith("."):
-            found.append(folder)  # what an interrupted `clean` didn't come to remove
+            found.append(folder)  # left by an interrupted `clean`
         elif _days_since_change(folder) >= days:
-            # a pass is worked on under the lock of its synthesis, whose name the folder doesn't tell
+            # a pass is made under the lock of its synthesis, whose name the folder's doesn't hold
             if (who := holders.get(folder.name.partition("-")[0])) is None:
                 found.append(folder)
             else:
-                words.append(f"{WORK}/{folder.name}: stays, since {who} may work on it")
+                notes.append(f"{WORK}/{folder.name}: stays, since {who} may work on it")
     replaced = [path for kind in KINDS for path in sorted((store / kind).glob(".*"))]
-    return [*found, *(path for path in replaced if _days_since_change(path) >= days)], words
+    return [*found, *(path for path in replaced if _days_since_change(path) >= days)], notes
 
 
 def _days_since_change(folder: Path) -> float:

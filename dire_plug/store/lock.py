@@ -1,4 +1,4 @@
-"""A lock that names its holder and survives NFS and killed processes."""
+"""Lock files that name their holder, and work on NFS and after killed processes."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import make_folder
 
 SAY_AFTER = 2.0
-"""Seconds of waiting after which the user is told for whom."""
+"""Seconds of waiting after which a message says for which process."""
 BREAKING = 60.0
-"""Seconds to wait for another process that takes a dead holder's lock away, which takes it next to no time."""
+"""Seconds to wait for another process that removes a dead holder's lock, which takes milliseconds."""
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def hold(path: Path, *, wait: float = 0, what: str) -> Iterator[None]:
         what: the name of what is locked, for the message.
 
     Raises:
-        RunBusyError: a live process, or one on another host, holds it; or it can't be read who does.
+        RunBusyError: a live process, or one on another host, holds it; or the file doesn't say who does.
         DirePlugError: the lock cannot be written.
     """
     make_folder(path.parent)
@@ -46,6 +46,7 @@ def hold(path: Path, *, wait: float = 0, what: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(ValueError, OSError):
+            # another process may have broken the lock; then it isn't ours to remove
             if _read(path) == me:
                 path.unlink()
         mine.unlink(missing_ok=True)
@@ -60,7 +61,7 @@ def holder(path: Path) -> str | None:
 
 
 def find_dead(folder: Path) -> list[Path]:
-    """Return what dead processes of this host left in a folder of locks: locks, and the files behind them."""
+    """Return what dead processes of this host left in a folder of locks: locks, and the files that they link to."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         with contextlib.suppress(ValueError, OSError):
@@ -99,7 +100,8 @@ class Holder:
         return f".{self.host}.{self.pid}.{self.use}"
 
     def is_dead(self) -> bool:
-        """Tell whether the holder ran on this host and is gone (or its number belongs to a later process)."""
+        """Return whether the holder ran on this host and has ended (or its pid belongs to a later process)."""
+        # a process on another host can't be asked, so it counts as alive
         if self.host != socket.gethostname():
             return False
         try:
@@ -112,7 +114,7 @@ class Holder:
 
 
 def _acquire(path: Path, mine: Path, *, wait: float, what: str) -> None:
-    began, told = time.monotonic(), False
+    began, announced = time.monotonic(), False
     while not _link(mine, path):
         try:
             found = _read(path)
@@ -128,17 +130,17 @@ def _acquire(path: Path, mine: Path, *, wait: float, what: str) -> None:
         waited = time.monotonic() - began
         if waited >= wait:
             raise RunBusyError(trouble)
-        if waited >= SAY_AFTER and not told:
+        if waited >= SAY_AFTER and not announced:
             ui.say(f"waiting: {trouble}")
-            told = True
+            announced = True
         time.sleep(0.1)
 
 
 def _break(path: Path, *, what: str) -> None:
     """Remove the lock of a dead holder.
 
-    Only who holds `path.break` does, and only after another look: between the first look and this one, another process
-    may have taken the lock over, and its lock must stay.
+    Only the holder of `path.break` does, after reading the lock again: another process may have taken it over since,
+    and that lock must stay.
     """
     with hold(path.with_name(f"{path.name}.break"), wait=BREAKING, what=what), contextlib.suppress(ValueError):
         if (found := _read(path)) and found.is_dead():
@@ -153,7 +155,9 @@ def _own_file(path: Path, holder: Holder) -> Path:
 
 def _link(mine: Path, path: Path) -> bool:
     with contextlib.suppress(FileExistsError):
+        # atomic on NFS too, where opening with O_EXCL wasn't always
         os.link(mine, path)
+    # NFS may report an error for a link that was made, so the count of links decides
     return os.stat(mine).st_nlink == 2
 
 
@@ -169,9 +173,9 @@ def _read(path: Path) -> Holder | None:
 
 
 def started_at(pid: int) -> str | None:
-    """Return when a process started, in the kernel's own ticks, or None where that can't be known or it has ended.
+    """Return when a process started, in kernel ticks; None if that isn't known or it has ended.
 
-    A process that has ended and that its parent hasn't fetched still has its number, as in a container without an init.
+    A zombie, which its parent hasn't waited for, still has its pid, as in a container without an init process.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Where a run's numbers came from: versions, commit, digests, hardware, seeds, engine, device, command."""
+"""Record where a run's numbers come from: versions, commit, digests, hardware, seeds, engine, device, command."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from dire_plug.files import read_json, write_json
 from dire_plug.home import checkout
 
 SHIPPED = ("dire_plug", "patches", "recipes", "pyproject.toml")
-"""What of a checkout decides what runs."""
+"""The paths of a checkout that decide what runs."""
 PACKAGES = ("dire-plug", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scipy")
 
 
@@ -32,18 +32,18 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Code:
-    """Which code ran, where that isn't said by a version: a checkout may be anywhere between two.
+    """The code that ran: a checkout may be anywhere between two versions.
 
     Attributes:
-        commit: of the checkout, 40 hex digits; None for an installed package, or where git can't tell.
-        changed: whether a file that belongs to the package isn't as in that commit; None without a commit.
+        commit: of the checkout, 40 hex digits; None for an installed package, or without git.
+        changed: whether a file of the package differs from that commit; None without a commit.
     """
 
     commit: str | None
     changed: bool | None
 
     def __str__(self) -> str:
-        """Return the words of a table."""
+        """Return it as a table shows it."""
         if self.commit is None:
             return "no checkout of git"
         return f"commit {self.commit}{', changed since' if self.changed else ''}"
@@ -55,6 +55,7 @@ def code() -> Code:
     root = checkout()
     if root is None or not (root / ".git").exists():
         return Code(None, None)
+    # inside a hook of git these name the caller's repository
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     answers = []
     for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", *SHIPPED)):
@@ -69,13 +70,13 @@ def code() -> Code:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """Return what the run computes on."""
+    """Return the hardware that a run on `device` uses."""
     import torch
 
-    card = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
         "device": device,
-        "card": card,
+        "card": gpu,  # the key in all provenance.json so far
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -90,7 +91,7 @@ def session(device: str) -> dict[str, Any]:
 
 
 def record(path: Path, facts: Mapping[str, Any], *, device: str) -> None:
-    """Write provenance.json: the facts, and this session behind those that worked on the same folder before."""
+    """Write provenance.json: the facts, and this session after the earlier ones of the same folder."""
     before = read_json(path)["sessions"] if path.is_file() else []
     write_json(path, {**facts, "sessions": [*before, session(device)]})
 

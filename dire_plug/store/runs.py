@@ -1,4 +1,4 @@
-"""A run: one arm of one recipe with one seed. What the command line asks for, what it becomes, and its folder."""
+"""Describe a run, one arm of one recipe with one seed: the request, the checked run, and its folder."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ Engine = Literal["upstream", "native", "none"]
 
 LOSSES = "losses.json"
 """In the run's folder: upstream's loss and each term, step by step: see `synthesis.recording`."""
+METRICS = "metrics.json"
+"""In the run's folder: accuracies, diversity, and what they were made from; written when all stages are done."""
 ARTEFACTS = "artefacts.json"
 """In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
 RERUN: dict[str, tuple[str, ...]] = {
@@ -40,7 +42,7 @@ RERUN: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line says; the defaults are those of `dire-plug run METHOD`."""
+    """The options of a command line; the defaults are those of `dire-plug run METHOD`."""
 
     method: str
     recipe: str = "quick"
@@ -58,9 +60,9 @@ class Request:
     rerun: tuple[str, ...] = ()
     """Stages whose artefacts are made again."""
     keep_labels: bool = False
-    """Whether stored labels stay in the store when no student needs them any more."""
+    """Whether stored labels are kept in the store when no student needs them any more."""
     wait: bool = True
-    """Whether another process is waited for that works on the same run, or on an entry of the store."""
+    """Whether to wait for another process that works on the same run, or on an entry of the store."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Run:
     Attributes:
         source: the recipe's file.
         resolved: the recipe for this arm, with the origin of each value.
-        engine: who synthesizes; `none` where images are real ones, or come from outside.
-        ready: whether the engine is here; only a dry run gets a run whose engine isn't.
+        engine: what synthesizes; `none` where images are real ones, or come from outside.
+        ready: whether the engine is available; only a dry run gets a run without.
         data: the real images, once they are loaded.
         own_store: the store, where it isn't the home's.
     """
@@ -146,7 +148,7 @@ class Run:
 
 @lru_cache(maxsize=8)
 def open_store(root: Path, device: str, stages: tuple[str, ...] = (), wait: bool = True) -> Store:
-    """Return the store at `root`, one for all runs of this process: what one of them made is known to the next.
+    """Return the store at `root`, one for all runs of this process, so that each knows what the others made.
 
     Args:
         device: where entries are made.
@@ -212,7 +214,7 @@ class RunFolder:
         Raises:
             DirePlugError: it isn't there, or isn't what a run writes.
         """
-        file = self.path / "metrics.json"
+        file = self.path / METRICS
         found = read_json(file)
         if not isinstance(found, dict) or not {"arm", "seed", "accuracy", "diversity"} <= found.keys():
             raise DirePlugError(f"{file}: holds no metrics of a run; run its command again")
@@ -234,9 +236,10 @@ class RunFolder:
 def run_folder(run: Run, artefacts: list[Artefact]) -> RunFolder:
     """Return a run's folder: `<root>/<method>/<recipe>/<arm>-<seed>-<id>`.
 
-    The id is 8 hex of a hash of the names of the artefacts that the run ends in: of all that decides what comes out,
+    The id is 8 hex of a hash of the names of the artefacts that the run ends in: of all that decides the results,
     so not of device, threads, paths or time.
     """
+    # sorted: the id must not depend on the order in which artefacts are named
     name = digest([run.arm, run.seed, sorted(one.name for one in artefacts)])[:8]
     # a recipe file may be called "..yaml", whose stem would lead out of the folder
     recipe = run.source.stem.lstrip(".") or "recipe"

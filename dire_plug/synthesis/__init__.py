@@ -1,4 +1,4 @@
-"""The object for one running synthesis, and its finished passes."""
+"""Synthesize images: the running synthesis that both engines drive, and its finished passes."""
 
 from dire_plug.synthesis.passes import collect, pass_file
 from dire_plug.synthesis.recording import gather_losses

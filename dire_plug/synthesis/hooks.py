@@ -1,4 +1,4 @@
-"""Calls the hooks of a synthesis's plugins one by one, so that an error carries the plugin's name."""
+"""Call the hooks of a synthesis's plugins one by one, so that an error has the plugin's name."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Hooks:
         Raises:
             PluginError: two plugins answer, or one raised.
         """
+        # not pluggy's own call: it would stop at the first error without the plugin's name, and hides who answered
         answers = {}
         for implementation in self.of(hook):
             answer = self.call(implementation, arguments)
@@ -71,11 +72,13 @@ class Hooks:
             DirePlugError: the plugin raised one, or anything else (PluginError).
         """
         name, hook = implementation.plugin_name, implementation.function.__name__
+        # a hook may take fewer arguments than the specification has, as pluggy allows
         given = {"synthesis": self._synthesis, **arguments}
         self.asked = name
         try:
             return implementation.function(*(given[argument] for argument in implementation.argnames))
         except DirePlugError as error:
+            # the same class, so that the exit code stays that of the error
             raise type(error)(f"plugin '{name}': {error}") from error
         except Exception as error:
             raise PluginError(f"plugin '{name}': {hook} raised {type(error).__name__}: {error}") from error

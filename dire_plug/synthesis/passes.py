@@ -1,4 +1,4 @@
-"""Finished passes on disk: what a resumed run goes on from."""
+"""Write and read finished passes, from which an interrupted synthesis resumes."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def collect(folders: Mapping[int, Path]) -> tuple[Tensor, Tensor, Tensor]:
     files = (sorted(folder.glob(f"pass-{index:03d}-batch-*.safetensors")) for index, folder in folders.items())
     read = [_read(file) for of_pass in files for file in of_pass]
     images, labels, index = (torch.cat([one[key] for one in read]) for key in ("images", "labels", "index"))
+    # by class, then by the number of the image: one key for both, since argsort takes one
     order = torch.argsort(labels * (int(index.max()) + 1) + index)
     return images[order], labels[order], index[order]
 
@@ -82,7 +83,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise DirePlugError(f"{path}: a finished pass cannot be read ({error}); remove it to run it again") from error
 
 
-# The pass that runs: where the loop is in it, and what it leaves on disk.
+# The running pass.
 
 
 class CurrentPass:
@@ -120,7 +121,7 @@ class CurrentPass:
         self.slot = Slot(self.slot.pass_index, self.slot.batch_index + 1)
 
     def hold(self, images: Tensor, labels: Tensor) -> None:
-        """Remember the optimised leaf [N, 3, H, W] of the slot, whose values go on changing, and its labels [N]."""
+        """Remember the optimised leaf [N, 3, H, W] of the slot, whose values still change, and its labels [N]."""
         self._leaf = (images, labels)
 
     @property
@@ -129,12 +130,13 @@ class CurrentPass:
         return self._leaf is not None
 
     def take_images(self) -> tuple[Tensor, Tensor]:
-        """Return copies of the slot's images and labels as they are now, and let go of them.
+        """Return copies of the slot's images and labels as they are now, and drop them.
 
         Raises:
             DivergedError: the images aren't finite.
         """
         assert self._leaf is not None
+        # copies: the script's optimiser still holds the leaf
         images, labels = (tensor.detach().clone() for tensor in self._leaf)
         if not torch.isfinite(images).all():
             raise DivergedError(
@@ -158,6 +160,7 @@ class CurrentPass:
 
     def keep(self, values: Mapping[str, Tensor]) -> None:
         """Remember what the script learns beside the images; it is read when the pass ends."""
+        # not read yet: a value changes in place until the pass ends
         self._learned = {name: value.detach() for name, value in values.items()}
 
     def end(self, record: LossRecord) -> None:
@@ -173,5 +176,6 @@ class CurrentPass:
             )
         if self._learned:
             write_json(Path(self._folder) / EXTRAS, {name: value.tolist() for name, value in self._learned.items()})
+        # the pass counts as finished once its own file is there, so that one is written last
         record.save(self._folder, self.slot.pass_index)
         save_pass(self._folder, self.slot.pass_index, self.state)

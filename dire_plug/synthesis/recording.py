@@ -1,4 +1,4 @@
-"""The loss of each slot, term by term, at some hundred of its steps: for the curves of a report.
+"""Record the loss of each slot, term by term, at up to a hundred of its steps: for the curves of a report.
 
 Which steps are kept follows from their number alone, so two runs keep the same ones. Values stay on the device until
 their slot is over: no step waits for them, and nothing here changes a bit of the images.
@@ -74,9 +74,9 @@ class LossRecord:
 
     def slot_done(self, slot: Slot) -> None:
         """Fetch the values of a finished slot from the device, all at once."""
-        places = [(name, step) for step, values in self._kept.items() for name in values]
+        points = [(name, step) for step, values in self._kept.items() for name in values]
         curves: Curves = {}
-        for (name, step), value in zip(places, fetch([self._kept[step][name] for name, step in places]), strict=True):
+        for (name, step), value in zip(points, fetch([self._kept[step][name] for name, step in points]), strict=True):
             curves.setdefault(name, {})[step] = value
         self._kept = {}
         self._slots.append({"batch": slot.batch_index, "curves": curves})
@@ -88,6 +88,7 @@ class LossRecord:
 
 def kept_steps(steps: int) -> list[int]:
     """Return which of `steps` iterations are kept: all, or `POINTS` evenly spaced with the first and the last."""
+    # by number and not by time: records of two runs can be compared step by step
     if steps <= POINTS:
         return list(range(steps))
     return [number * (steps - 1) // (POINTS - 1) for number in range(POINTS)]
@@ -132,6 +133,7 @@ def fetch(values: list[Tensor | float]) -> list[float | None]:
     """Return values as numbers of seven digits, which is what float32 has; None where one isn't finite."""
     device = next((value.device for value in values if isinstance(value, Tensor)), torch.device("cpu"))
     scalars = [torch.as_tensor(value, device=device).detach().reshape(()).float() for value in values]
+    # one transfer for all values of a slot: each alone would wait for the device
     numbers: list[float] = torch.stack(scalars).tolist() if scalars else []
     return [float(f"{number:.7g}") if abs(number) < float("inf") else None for number in numbers]
 
@@ -141,7 +143,7 @@ def _mean(slots: list[dict[str, Any]], name: str, step: int) -> float | None:
     return float(f"{sum(known) / len(known):.7g}") if known else None
 
 
-# Tells the parent how far a synthesis is, now and then.
+# Progress events for the parent process.
 
 
 Emit = Callable[[dict[str, Any]], None]
@@ -152,14 +154,15 @@ class StepEvents:
     """The events `step` of a synthesis: at most two a second, and one at the end of each slot."""
 
     def __init__(self, emit: Emit, steps: int) -> None:
-        """Take where events go, and the number of steps of a slot."""
+        """Take the function that sends events, and the number of steps of a slot."""
         self._emit = emit
         self._steps = steps
         self._last = 0.0
 
     def is_due(self, step: int, *, force: bool = False) -> bool:
-        """Tell whether an event is to be sent after `step` steps of the slot; the next is due some time after that."""
+        """Return whether an event is due after `step` steps of the slot; if so, the next is due some time later."""
         now = time.monotonic()
+        # `send` reads losses from the device, which waits for it, so at most twice a second
         if not force and step < self._steps and now - self._last < SECONDS_BETWEEN_EVENTS:
             return False
         self._last = now

@@ -1,7 +1,7 @@
-"""One running synthesis: plan, slot, active plugins, real embeddings, random state, progress.
+"""Run one synthesis: plan, slot, active plugins, real embeddings, random state, progress.
 
-Both engines drive it with the same calls: upstream's patched script through `bridge`, the native loop directly. What
-happens when is told here; how, in the modules beside.
+Both engines drive it with the same calls: upstream's patched script through `bridge`, the native loop directly. This
+module decides what happens when; the modules beside it do it.
 """
 
 from __future__ import annotations
@@ -19,41 +19,42 @@ from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
 from dire_plug.seeding import derive
+from dire_plug.synthesis.embeddings import Embeddings
 from dire_plug.synthesis.hooks import Answer, Hooks
-from dire_plug.synthesis.networks import Networks, Step, load_start
 from dire_plug.synthesis.passes import CurrentPass, load_state
 from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
-from dire_plug.synthesis.spec import SynthesisSpec
+from dire_plug.synthesis.spec import SynthesisSpec, load_start
 from dire_plug.synthesis.terms import Terms
 from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, StartImages
 
 
 class RunningSynthesis:
-    """Fulfils `types.Synthesis` for plugins, and answers the calls of a synthesis loop."""
+    """Implements `types.Synthesis` for plugins, and the calls of a synthesis loop."""
 
     def __init__(
         self, spec: SynthesisSpec, *, adapter: Adapter, manager: pluggy.PluginManager, emit: Emit = lambda event: None
     ) -> None:
-        """Prepare; `begin_pass` starts."""
+        """Set up all that doesn't change from pass to pass."""
         self._spec = spec
         self._plan = adapter.plan(RecoverSection.model_validate(spec.recover), classes=spec.classes, ipc=spec.ipc)
         self._start = load_start(spec.start)
         self._freezes = spec.accelerate and adapter.freezes_after_first_step
-        self._networks = Networks(spec)
-        self._nonnegative = adapter.embeddings_are_nonnegative and self._networks.nonnegative
+        self._embeddings = Embeddings(spec)
+        self._nonnegative = adapter.embeddings_are_nonnegative and self._embeddings.nonnegative
         self._pass = CurrentPass(spec.passes, self._plan)
         self._generator = torch.Generator()
         self._hooks = Hooks(manager, self)
+        # without a plugin that looks at steps, nothing is embedded: a baseline runs at upstream's own speed
         self._follows_steps = bool(self._hooks.of("loss_term") or self._hooks.of("step_done"))
         self._record = LossRecord(spec.steps)
         weights = {name: take_weight(one)[0] for name, one in spec.regularizers.items()}
-        self._terms = Terms(self._hooks, weights, self._record)
+        self._terms = Terms(self._hooks, weights, self._record, name_networks=self._embeddings.has_outside)
         self._events = StepEvents(emit, spec.steps)
         self._in_use: tuple[Tensor, Tensor | None] | None = None
         self._losses: dict[str, Tensor] = {}
         self._batch: Batch | None = None
 
-    # What a plugin sees.
+    # For plugins.
 
     @property
     def plan(self) -> Plan:
@@ -107,7 +108,7 @@ class RunningSynthesis:
 
     def real(self, teacher: str) -> RealEmbeddings:
         """Return the real embeddings of one watched network, on the synthesis's device."""
-        return self._networks.real(teacher)
+        return self._embeddings.real(teacher)
 
     def state(self, plugin: object) -> dict[str, Tensor]:
         """Return the tensors that this plugin keeps."""
@@ -118,16 +119,16 @@ class RunningSynthesis:
             raise DirePlugError(f"{name}: asked for its state, but the passes of this synthesis are independent")
         return self._pass.state.setdefault(name, {})
 
-    def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
+    def record(self, name: str, value: Tensor | float, *, component: bool = False) -> None:
         """Keep a scalar of this step as `<plugin>/<name>` beside the losses, at the steps that the record keeps.
 
         Where a term works in networks outside of the loop too, the network's key follows: `<plugin>/<name>/<key>`.
         """
         if isinstance(value, Tensor) and value.numel() != 1:
             raise DirePlugError(f"record '{name}': a scalar is needed, not a tensor of shape {tuple(value.shape)}")
-        self._record.name(f"{self._hooks.asked}/{name}{self._terms.place}", value, part=part)
+        self._record.name(f"{self._hooks.asked}/{name}{self._terms.suffix}", value, part=component)
 
-    # What drives it.
+    # For the engines.
 
     def plugin(self, name: str) -> Any:
         """Return an active plugin by its name; None where it isn't active."""
@@ -135,10 +136,12 @@ class RunningSynthesis:
 
     def begin_pass(self, pass_index: int) -> None:
         """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
+        # from the file and not from memory, so that a resumed run and an uninterrupted one start the pass alike
         kept = load_state(self._spec.passes, pass_index - 1, self._spec.device) if self._spec.chained else {}
         self._pass = CurrentPass(self._spec.passes, self._plan, index=pass_index, state=kept)
         self._in_use = None
         self._record.begin_pass()
+        # a generator of its own: a plugin that draws must not shift upstream's random numbers
         self._generator.manual_seed(derive(self.seed, "plugins", pass_index))
         self._report(force=True)
 
@@ -147,7 +150,7 @@ class RunningSynthesis:
         self._finish_slot()
         self._pass.end(self._record)
 
-    # What a loop calls.
+    # For a loop, through `bridge`.
 
     def watch(self, network: nn.Module | Sequence[nn.Module]) -> None:
         """Keep the embeddings of one network in the loop, or of several in the order of the specification's `networks`.
@@ -155,12 +158,13 @@ class RunningSynthesis:
         Raises:
             DirePlugError: their number isn't that of `networks`.
         """
-        self._networks.loop.watch(network)
+        self._embeddings.loop.watch(network)
 
     def labels(self, labels: Tensor) -> Tensor:
         """Begin the next slot; return its labels, [N]: the same object where nobody answers."""
         self._finish_slot()
-        self._networks.loop.unfreeze()
+        # the first step of a slot needs the gradients again: upstream's code may use them there
+        self._embeddings.loop.unfreeze()
         self._pass.next_slot()
         return self._ask("plan_labels", labels, labels=labels)
 
@@ -178,6 +182,7 @@ class RunningSynthesis:
             if answer.shape[0] != labels.shape[0]:
                 given = f"{answer.shape[0]} rows for {labels.shape[0]} labels"
                 raise PluginError(f"start images: {given} in {self._pass.slot}")
+            # a new leaf: the script makes its optimiser of what it gets back
             answer = answer.detach().to(images.device, images.dtype).clone().requires_grad_(images.requires_grad)
         self._pass.hold(answer, labels)
         return answer
@@ -185,7 +190,7 @@ class RunningSynthesis:
     def embedded(self, images: Tensor, real: Tensor) -> None:
         """Keep what the loop's own network made of synthetic and real images, where the recipe's terms work on that."""
         if self._follows_steps:
-            self._networks.embedded(images, real)
+            self._embeddings.show(images, real)
 
     def in_use(self, labels: Tensor, *, images: Tensor | None = None) -> Tensor:
         """Remember the labels of the coming loss, where a step sees a part of the slot; return the same object.
@@ -208,22 +213,30 @@ class RunningSynthesis:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
         """
         self._losses, self._batch = {"upstream": loss.detach()}, None
+        # used once: the next step says again which part it sees
         (used, rows), self._in_use = self._in_use or (labels, None), None
         if not self._follows_steps:
             return loss
-        given = Step(loss, images, used, images if rows is None else rows, step, self._pass.slot, network)
-        seen = self._networks.embed(given, self._generator)
-        total, terms = self._terms.add(loss, seen)
+        part, slot = images if rows is None else rows, self._pass.slot
+        batches: list[tuple[Batch, float]] = []
+        for teacher, embeddings, own, scale in self._embeddings.embed(
+            images, part, used, network=network, generator=self._generator
+        ):
+            if len(embeddings) != len(own):
+                raise DirePlugError(f"{len(embeddings)} embeddings for {len(own)} labels in {slot}")
+            batches.append((Batch(images, loss, own, embeddings, teacher, step, slot), scale))
+        total, terms = self._terms.add(loss, batches)
         self._losses |= terms
-        first = seen[0].batch
+        first, _ = batches[0]
+        # for `step_done`, when the graph is gone; with it, the step's memory would be kept alive
         self._batch = replace(first, loss=loss.detach(), embeddings=first.embeddings.detach())
         return total
 
     def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
-        """Tell plugins that a step is done; report progress now and then."""
+        """Call the plugins' `step_done`; report progress now and then."""
         self._pass.hold(images, labels)
         if self._freezes and self._pass.in_last_slot:  # DWA's next slot uses the gradients that this one leaves
-            self._networks.loop.freeze()
+            self._embeddings.loop.freeze()
         if self._batch is not None:
             self._hooks.tell("step_done", batch=self._batch, losses=self._losses)
         self._terms.step_done()
@@ -238,13 +251,13 @@ class RunningSynthesis:
         """Return which image of its class a position of the current slot is; `index` where nobody answers."""
         return int(self._ask("image_index", index, position=position))
 
-    # Inside.
+    # Private.
 
     def _ask(self, hook: str, unchanged: Answer, **arguments: Any) -> Answer:
         return self._hooks.ask(hook, unchanged, slot=self._pass.slot, **arguments)
 
     def _finish_slot(self) -> None:
-        """Tell plugins the final images of the slot, and save them; do nothing where it has none."""
+        """Call the plugins' `slot_done` with the slot's final images, and save them; do nothing where it has none."""
         if not self._pass.holds_images:
             return
         self._terms.check_finite(self._pass.slot)
@@ -271,7 +284,9 @@ def open_synthesis(spec: Mapping[str, Any], emit: Emit) -> RunningSynthesis:
     """
     known = SynthesisSpec(**spec)
     _check_code(known)
+    # after the check: code that was edited since isn't loaded
     adapter = plugins.load_adapter(known.adapter)
+    # the adapter first: it answers the plan and start hooks, and hooks run in the order of registration
     active: dict[str, object] = {known.adapter: adapter}
     for name, settings in known.regularizers.items():
         factory, (_, own) = plugins.load("regularizers", name), take_weight(settings)

@@ -1,14 +1,21 @@
-"""All that makes a synthesis, as data."""
+"""Specify a synthesis as data, and load the files that the specification names."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dire_plug.errors import DirePlugError
+from dire_plug.types import CORESET, Coreset, RealEmbeddings, StartImages
 
 
 @dataclass(frozen=True)
 class SynthesisSpec:
-    """All that makes a synthesis, as job.json carries it to the child.
+    """Everything that a synthesis is made from, as job.json carries it to the child.
 
     Attributes:
         adapter: name of the method.
@@ -21,7 +28,7 @@ class SynthesisSpec:
         passes: folder of the finished passes.
         networks: keys of the networks in the loop, in the order in which a patch hands them over.
         accelerate: freeze the networks' weights where the adapter says that their gradients are never used.
-        embedder: where no trained network is in the loop, what embeds instead: see `embedder.Embedder`.
+        embedder: where no trained network is in the loop, what embeds instead: see `embeddings.FrozenNetwork`.
         frozen: key → what embeds outside of the loop, for the terms alone: likewise.
         in_loop: whether the terms work in the loop's own networks too.
         chained: whether a plugin may keep something from pass to pass.
@@ -50,3 +57,35 @@ class SynthesisSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the specification as JSON-like data."""
         return asdict(self)
+
+
+def load_start(start: dict[str, Any]) -> StartImages:
+    """Return how images start, by the `start` of a specification.
+
+    Raises:
+        DirePlugError: the file of real images cannot be read.
+    """
+    shape = tuple(start["shape"]) if start["shape"] else None
+    if start["kind"] != "real":
+        return StartImages(start["kind"], shape)
+    pixels = _load(start["file"], "cpu")["images"]  # kept off the GPU: only the rows of a slot go there
+    return StartImages("real", shape, pixels, tuple(start["mean"]), tuple(start["std"]))
+
+
+def load_real(file: str, device: str) -> RealEmbeddings:
+    """Return the real embeddings of one network, with their coreset where the file has one.
+
+    Raises:
+        DirePlugError: the file cannot be read.
+    """
+    tensors = _load(file, device)
+    own = {name.removeprefix(CORESET): tensors[name] for name in tensors if name.startswith(CORESET)}
+    return RealEmbeddings(tensors["values"], tensors["labels"], Coreset(**own) if own else None)
+
+
+def _load(file: str, device: str) -> dict[str, Tensor]:
+    path = Path(file)
+    try:
+        return load_file(path, device=device)
+    except Exception as error:
+        raise DirePlugError(f"{path}: cannot be read as safetensors: {error}") from error

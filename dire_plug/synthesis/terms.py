@@ -1,4 +1,4 @@
-"""The terms of a step: asked of each plugin in each network, checked, weighed by λ, and summed."""
+"""Compute the terms of a step: call each plugin in each network, check its term, weight it by λ, and sum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from dire_plug.errors import PluginError
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN, AutoWeight
 from dire_plug.synthesis.hooks import Hooks
-from dire_plug.synthesis.networks import Seen
 from dire_plug.synthesis.recording import LossRecord
 from dire_plug.types import Batch, Slot
 
@@ -21,7 +20,7 @@ from dire_plug.types import Batch, Slot
 # With g_L and g_R the gradients of upstream's loss and of a term, every `every` steps of a slot,
 # the first among them, m ← average · m + (1 − average) · log(‖g_L‖/‖g_R‖), where the first value is
 # taken as it is, and λ = ratio · eᵐ. Nothing is run forward again: both gradients come from the
-# graphs that the loop has built anyway. Each slot begins anew, and so does each network in it. λ
+# graphs that the loop has built anyway. Each slot starts again, and so does each network in it. λ
 # stays on the device: no step waits for it.
 
 
@@ -44,22 +43,25 @@ class Weighting:
         weight = self._weights.get(name, PLAIN)
         if not isinstance(weight, AutoWeight):
             return (term if weight == PLAIN else weight * term), weight
+        # a slot starts from new images, whose gradients have nothing to do with those of the last slot
         if batch.slot != self._slot:
             self._slot, self._followed = batch.slot, {}
         followed = self._followed.setdefault((name, batch.teacher), _Followed(weight))
         if followed.is_due():
             followed.compare(self._norm_of_upstream(name, batch), _norm(name, "the term", term, batch))
         value = followed.value
+        # λ has no graph of its own: no gradient flows through it
         return value * term, value
 
     def _norm_of_upstream(self, name: str, batch: Batch) -> Tensor:
         """Return ‖g_L‖ of a step, computed once for all terms."""
+        # by identity: a step has one Batch for each network, and all terms of it share this norm
         if self._upstream is None or self._upstream[0] is not batch:
             self._upstream = (batch, _norm(name, "upstream's loss", batch.loss, batch))
         return self._upstream[1]
 
     def step_done(self) -> None:
-        """Let go of the step's graph."""
+        """Drop the step's graph, so that its memory is freed."""
         self._upstream = None
 
 
@@ -73,13 +75,14 @@ class _Followed:
         self._known: Tensor | None = None
 
     def is_due(self) -> bool:
-        """Count a step and tell whether gradients are compared in it."""
+        """Count a step; return whether gradients are compared in it."""
         self._steps += 1
         return (self._steps - 1) % self._weight.every == 0
 
     def compare(self, upstream: Tensor, term: Tensor) -> None:
         """Take the norms of a step; one that is zero or not finite changes nothing."""
         seen = (upstream / term).log()
+        # a gradient of 0, as of a term that is constant here, would make λ infinite
         usable = torch.isfinite(seen)
         if self._mean is None or self._known is None:
             self._mean, self._known = torch.where(usable, seen, 0), usable
@@ -114,48 +117,60 @@ def _norm(name: str, what: str, value: Tensor, batch: Batch) -> Tensor:
 
 
 class Terms:
-    """What the active plugins add to upstream's loss.
+    """Computes what the active plugins add to upstream's loss.
 
     Attributes:
-        place: while a plugin is asked for its term, the place of what it records; "" otherwise: see `networks.Seen`.
+        suffix: while a plugin computes its term, what follows the names that it records: `/` and the network's key
+            where there may be several networks; "" otherwise.
     """
 
-    def __init__(self, hooks: Hooks, weights: Mapping[str, float | AutoWeight], record: LossRecord) -> None:
-        """Take the weight of each plugin by its name; the weights that follow gradients go into `record`."""
+    def __init__(
+        self, hooks: Hooks, weights: Mapping[str, float | AutoWeight], record: LossRecord, *, name_networks: bool
+    ) -> None:
+        """Take the weight of each plugin by its name; the weights that follow gradients go into `record`.
+
+        Args:
+            name_networks: whether what is recorded has the network's key in its name.
+        """
         self._hooks = hooks
         self._implementations = hooks.of("loss_term")
         self._weighting = Weighting(weights)
         self._record = record
         self._all_finite: dict[str, Tensor] = {}
-        self.place = ""
+        self._name_networks = name_networks
+        self.suffix = ""
 
-    def add(self, loss: Tensor, seen: Sequence[Seen]) -> tuple[Tensor, dict[str, Tensor]]:
+    def add(self, loss: Tensor, batches: Sequence[tuple[Batch, float]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss plus all terms, the same object where there is none, and each term as it was added.
 
-        The term of a plugin is the mean over the networks in which it answers; its graph isn't handed back.
+        The term of a plugin is the mean over the networks in which it returns one; it is returned without its graph.
+
+        Args:
+            batches: the step in each network, and the factor of the terms there.
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
         """
         total, added = loss, {}
         for implementation in self._implementations:
-            answers = [self._weigh(implementation, one) for one in seen]
+            answers = [self._weight(implementation, batch, scale) for batch, scale in batches]
             weighted = [term for term, _, _ in answers if term is not None]
             for _, parts, factor in answers:
                 if parts:
                     self._record.scale(dict.fromkeys(parts, factor / max(len(weighted), 1)))
             if weighted:
+                # the usual case: no further nodes in the graph
                 term = weighted[0] if len(weighted) == 1 else torch.stack(weighted).mean()
                 added[implementation.plugin_name] = term.detach()
                 total = total + term
         return total, added
 
     def step_done(self) -> None:
-        """Let go of the step's graph."""
+        """Drop the step's graph, so that its memory is freed."""
         self._weighting.step_done()
 
     def check_finite(self, slot: Slot) -> None:
-        """Look at the terms' finiteness, gathered on the device so that no step waits for it.
+        """Raise where a term wasn't finite; that is gathered on the device, so that no step waits for it.
 
         Raises:
             PluginError: a term wasn't finite; `slot` is where that is seen.
@@ -164,21 +179,26 @@ class Terms:
             if not finite:
                 raise PluginError(f"plugin '{name}': its term was not finite in {slot}")
 
-    def _weigh(self, implementation: pluggy.HookImpl, seen: Seen) -> tuple[Tensor | None, list[str], Tensor | float]:
+    def _weight(
+        self, implementation: pluggy.HookImpl, batch: Batch, scale: float
+    ) -> tuple[Tensor | None, list[str], Tensor | float]:
         """Return one plugin's weighted term in one network, None where there is none, its parts and their factor."""
-        self.place = seen.place
-        term = self._hooks.call(implementation, {"batch": seen.batch})
-        self.place = ""
+        suffix = f"/{batch.teacher}" if self._name_networks else ""
+        self.suffix = suffix
+        term = self._hooks.call(implementation, {"batch": batch})
+        self.suffix = ""
+        # taken for each plugin and network: the factors of their terms differ
         parts = self._record.take_parts()
         if term is None:
             return None, parts, 0.0
         name = implementation.plugin_name
-        self._check(name, term, seen.batch.slot)
-        scaled = term if seen.scale == 1 else term * seen.scale
-        weighted, weight = self._weighting.apply(name, scaled, seen.batch)
+        self._check(name, term, batch.slot)
+        # times 1 changes no value but adds a node to the graph
+        scaled = term if scale == 1 else term * scale
+        weighted, weight = self._weighting.apply(name, scaled, batch)
         if isinstance(weight, Tensor):
-            self._record.name(f"{name}/{WEIGHT}{seen.place}", weight)
-        return weighted, parts, seen.scale * weight
+            self._record.name(f"{name}/{WEIGHT}{suffix}", weight)
+        return weighted, parts, scale * weight
 
     def _check(self, name: str, term: object, slot: Slot) -> None:
         if not isinstance(term, Tensor) or term.ndim != 0:
@@ -187,6 +207,7 @@ class Terms:
         if not term.requires_grad:
             raise PluginError(f"plugin '{name}': loss_term returned a tensor without a graph; don't detach embeddings")
         finite = torch.isfinite(term.detach())
+        # on the GPU reading `finite` would wait for the step, so it is gathered and read at the end of the slot
         if term.device.type == "cpu" and not finite:
             raise PluginError(f"plugin '{name}': its term is {term.item()} in {slot}")
         self._all_finite[name] = self._all_finite[name] & finite if name in self._all_finite else finite

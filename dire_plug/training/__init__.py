@@ -1,1 +1,1 @@
-"""Training: the loop over epochs, students and their protocols, transforms, and soft labels that are stored."""
+"""Train networks: the loop over epochs, students and their protocols, transforms, stored soft labels."""

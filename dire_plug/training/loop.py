@@ -1,4 +1,4 @@
-"""Train a network epoch by epoch, so that a killed training goes on where it stopped, to the same result.
+"""Train a network epoch by epoch, so that a killed training resumes where it stopped, with the same result.
 
 Everything random in an epoch comes from (seed, epoch) and the learning rate is a function of the epoch, so what a
 checkpoint holds is the network, the optimiser and the tests so far; no random state.
@@ -28,7 +28,7 @@ SAVE_SECONDS = 20.0
 WARMUP_START = 0.01
 """Learning rate of the first warm-up epoch as a share of the full one, as in torchvision's reference training."""
 STEP = 0.1
-"""What the schedule `step` leaves of the learning rate."""
+"""The factor of the learning rate in the schedule `step`."""
 
 Progress = Callable[..., None]
 Made = TypeVar("Made")
@@ -49,7 +49,7 @@ class Training:
         schedule: `cosine` falls to 0 by half a cosine over the epochs, `half-cosine` by its first half to lr/2,
             `step` to a tenth at `step_at`; `constant` doesn't fall.
         step_at: the first epoch, from 0, at a tenth.
-        forget_momentum: whether the optimiser starts anew at `step_at`.
+        forget_momentum: whether the optimiser's state is cleared at `step_at`.
         decay: `all`, or `matrices`: weights with more than one axis, so neither norms nor biases.
     """
 
@@ -66,31 +66,18 @@ class Training:
     decay: Literal["all", "matrices"] = "all"
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gives back: the mean loss (a scalar tensor), and the test accuracy where it was tested."""
-
-    loss: Tensor
-    accuracy: float | None = None
-
-
-@dataclass
-class Done:
-    """How far a training is: finished epochs, and the (epoch, accuracy) of each test."""
-
-    epochs: int
-    curve: list[tuple[int, float]]
-
-
-RunEpoch = Callable[[int, Optimizer, Generator], Epoch]
+Curve = list[tuple[int, float]]
+"""(epoch, accuracy in percent) of each test."""
+RunEpoch = Callable[[int, Optimizer, Generator], tuple[Tensor, float | None]]
+"""Trains one epoch; returns the mean loss, a scalar tensor, and the test accuracy, None where it wasn't tested."""
 
 
 def train(
     model: nn.Module, run_epoch: RunEpoch, training: Training, *, folder: Path, progress: Progress | None = None
-) -> list[tuple[int, float]]:
+) -> Curve:
     """Train `model` in place by calling `run_epoch` for every epoch; return the (epoch, accuracy) of each test.
 
-    Goes on from the checkpoint in `folder` where there is one of the same training, bit for bit on the CPU.
+    Resumes from the checkpoint in `folder` where there is one of the same training, bit for bit on the CPU.
 
     Args:
         run_epoch: called with the epoch, from 0, the optimiser and a CPU generator seeded for this epoch.
@@ -105,20 +92,24 @@ def train(
             f"warmup_epochs: {training.warmup_epochs} leaves nothing of {training.epochs} epochs; lower it"
         )
     optimiser = _optimiser(model, training)
-    done = _resume(folder / CHECKPOINT, model, optimiser, training)
+    finished, curve = _resume(folder / CHECKPOINT, model, optimiser, training)
     saved = time.monotonic()
-    while done.epochs < training.epochs:
+    # epochs and not steps: the draws of an epoch come from its number, so it can only be redone whole
+    for epoch in range(finished, training.epochs):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(training, done.epochs)
-        if training.schedule == "step" and training.forget_momentum and done.epochs == training.step_at:
+            group["lr"] = learning_rate(training, epoch)
+        if training.schedule == "step" and training.forget_momentum and epoch == training.step_at:
+            # what a new optimiser would do, as MTT's evaluation makes one there
             optimiser.state.clear()
-        loss = _advance(done, run_epoch, optimiser, training)
-        if done.epochs == training.epochs or time.monotonic() - saved >= SAVE_SECONDS:
-            _save(folder / CHECKPOINT, model, optimiser, training, done)
+        loss, accuracy = _run_seeded(epoch, run_epoch, optimiser, training)
+        if accuracy is not None:
+            curve.append((epoch, accuracy))
+        if epoch + 1 == training.epochs or time.monotonic() - saved >= SAVE_SECONDS:
+            _save(folder / CHECKPOINT, model, optimiser, training, epochs=epoch + 1, curve=curve)
             saved = time.monotonic()
         if progress is not None:
-            progress(done.epochs, loss=loss, **({"accuracy": done.curve[-1][1]} if done.curve else {}))
-    return done.curve
+            progress(epoch + 1, loss=loss, **({"accuracy": curve[-1][1]} if curve else {}))
+    return curve
 
 
 def learning_rate(training: Training, epoch: int) -> float:
@@ -146,6 +137,7 @@ def initialised(make: Callable[[], Made], seed: int) -> Made:
     `torch.manual_seed` would seed those of CUDA devices too, which `fork_rng(devices=[])` doesn't put back.
     """
     with torch.random.fork_rng(devices=[]):
+        # on the CPU whatever the device: a network starts alike on every machine
         torch.default_generator.manual_seed(derive(seed, "weights"))
         return make()
 
@@ -165,21 +157,21 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _advance(done: Done, run_epoch: RunEpoch, optimiser: Optimizer, training: Training) -> float:
-    """Run the next epoch with its own random state, note it in `done` and return its loss."""
-    seed = derive(training.seed, "epoch", done.epochs)
+def _run_seeded(
+    epoch: int, run_epoch: RunEpoch, optimiser: Optimizer, training: Training
+) -> tuple[float, float | None]:
+    """Run an epoch with its own random state; return its loss, and the accuracy where it was tested."""
+    seed = derive(training.seed, "epoch", epoch)
     device = optimiser.param_groups[0]["params"][0].device
     with seeded(seed, device):
-        result = run_epoch(done.epochs, optimiser, Generator().manual_seed(seed))
-    loss = float(result.loss)
+        mean, accuracy = run_epoch(epoch, optimiser, Generator().manual_seed(seed))
+    # waits for the device, once an epoch
+    loss = float(mean)
     if not math.isfinite(loss):
         raise DivergedError(
-            f"epoch {done.epochs}: the loss is {loss}, so the training diverged; lower its lr ({training.lr:g})"
+            f"epoch {epoch}: the loss is {loss}, so the training diverged; lower its lr ({training.lr:g})"
         )
-    if result.accuracy is not None:
-        done.curve.append((done.epochs, result.accuracy))
-    done.epochs += 1
-    return loss
+    return loss, accuracy
 
 
 def _optimiser(model: nn.Module, training: Training) -> Optimizer:
@@ -194,40 +186,43 @@ def _groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
     if training.decay == "all":
         return [{"params": list(model.parameters())}]
     named = list(model.named_parameters())
+    # as upstream's scripts tell norms and biases: by name and number of axes
     decaying = [parameter for name, parameter in named if "weight" in name and parameter.dim() > 1]
     others = [parameter for name, parameter in named if "weight" not in name or parameter.dim() <= 1]
     return [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
 
 
 def _identity(model: nn.Module, training: Training) -> str:
-    """Return a digest of what a checkpoint must share with a training that goes on from it."""
+    """Return a digest of what a checkpoint must share with a training that resumes from it."""
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     return digest({"training": asdict(training), "shapes": shapes})
 
 
-def _save(path: Path, model: nn.Module, optimiser: Optimizer, training: Training, done: Done) -> None:
+def _save(path: Path, model: nn.Module, optimiser: Optimizer, training: Training, *, epochs: int, curve: Curve) -> None:
     content = io.BytesIO()
     state = {
         "identity": _identity(model, training),
-        "epochs": done.epochs,
-        "curve": done.curve,
+        "epochs": epochs,
+        "curve": curve,
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
+    # into memory first: a kill while writing must leave the old checkpoint whole
     torch.save(state, content)
     write_atomically(path, content.getvalue())
 
 
-def _resume(path: Path, model: nn.Module, optimiser: Optimizer, training: Training) -> Done:
-    """Load the checkpoint of the same training into the network and the optimiser; do nothing where there is none."""
+def _resume(path: Path, model: nn.Module, optimiser: Optimizer, training: Training) -> tuple[int, Curve]:
+    """Load the checkpoint of the same training, if there is one; return the finished epochs and their tests."""
     if not path.is_file():
-        return Done(0, [])
+        return 0, []
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # AdamW's `step` must stay on the CPU
+        state = torch.load(path, map_location="cpu", weights_only=True)  # onto the CPU: AdamW's `step` must stay there
+        # of another training, as after a change of the recipe: it starts again instead of mixing both
         if state["identity"] != _identity(model, training):
-            return Done(0, [])
+            return 0, []
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        return Done(state["epochs"], [(epoch, accuracy) for epoch, accuracy in state["curve"]])
+        return state["epochs"], [(epoch, accuracy) for epoch, accuracy in state["curve"]]
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise DirePlugError(f"{path}: the checkpoint cannot be read ({error}); remove it to train anew") from error
+        raise DirePlugError(f"{path}: the checkpoint cannot be read ({error}); remove it to train again") from error

@@ -1,4 +1,4 @@
-"""The published protocols: what labels a batch, the loss, and how the student is optimised.
+"""Set up the published protocols: what labels a batch, the loss, and how the student is optimised.
 
 Each function sets one protocol up for one student, from the section of the recipe, which has its numbers
 (`recipe.evaluate`); docs/protocols.md has them all in a table. No protocol multiplies its divergence by T² unless it
@@ -26,8 +26,8 @@ from dire_plug.recipe.evaluate import (
     Sre2lTinySection,
     StaticLabelsSection,
 )
-from dire_plug.training.loop import Progress, Training
-from dire_plug.training.students import Label, Loss, Protocol, StudentData, StudentResult, learn, own_copies
+from dire_plug.training.loop import Curve, Progress, Training
+from dire_plug.training.students import Label, Loss, Protocol, StudentData, learn, own_copies
 
 LABELLED_AT_ONCE = 500
 """Images in a batch whose static labels are taken."""
@@ -44,15 +44,15 @@ def train_student(
     seed: int,
     folder: Path,
     progress: Progress | None = None,
-) -> StudentResult:
-    """Train `student` in place under the protocol that `section` names, and return its accuracies.
+) -> Curve:
+    """Train `student` in place under the protocol that `section` names; return the (epoch, accuracy) of each test.
 
     Args:
         student: arrives with its initial weights, on the device where it is trained.
         teachers: the networks that label, the first of which is the teacher; they stay as they are.
-        section: its learning rate is a number: one that the synthesis learned has taken the place of `learned`.
+        section: its learning rate is a number: `learned` was replaced before.
         seed: of order, augmentation and mixing.
-        folder: for checkpoints; a training that was killed goes on from there.
+        folder: for checkpoints; a training that was killed resumes from there.
         progress: see `training.train`.
 
     Raises:
@@ -62,7 +62,7 @@ def train_student(
     return learn(student, data, section=section, protocol=protocol, folder=folder, progress=progress)
 
 
-# What a teacher says of each mixed batch.
+# A teacher labels each mixed batch.
 
 
 def on_the_fly(
@@ -143,7 +143,7 @@ def delt(student: nn.Module, teachers: Teachers, *, data: StudentData, section: 
     )
 
 
-# What several networks say in the mean.
+# The mean of several networks labels.
 
 
 def mean_labels(
@@ -204,7 +204,7 @@ def ensemble_labels(
     )
 
 
-# The classes.
+# The classes are the labels.
 
 
 def hard_labels(
@@ -340,7 +340,7 @@ def _label_once(teachers: Teachers, student: nn.Module, data: StudentData) -> La
     """Return what mixes the labels of the plain images, taken here and now, as the batch is mixed."""
     device = next(student.parameters()).device
     parts = torch.split(data.images, LABELLED_AT_ONCE)
-    logits = torch.cat([mean_logits(teachers, data.plain(part.to(device))) for part in parts])
+    logits = torch.cat([mean_logits(teachers, data.plain_transform(part.to(device))) for part in parts])
 
     def label(inputs: Tensor, indices: Tensor, partners: Tensor, share: float) -> Tensor:
         own = logits[indices]

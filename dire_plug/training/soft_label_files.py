@@ -1,8 +1,7 @@
-"""Batches that are stored with their soft labels: what is drawn for one, its file, and the same bits again from it.
+"""Store batches with their soft labels: draw a batch, write it, and make the same bits again from its file.
 
-The draws and the images are those of `views.training_view` and `views.mixing`. A file holds one epoch: N images in B
-batches take N·(2·outputs + 17) + 16·B bytes, and a short header; labels are half precision. Imports torch: import it
-late.
+The draws and the images are those of `transforms.train_transform` and `transforms.mixing`. A file holds one epoch:
+N images in B batches take N·(2·outputs + 17) + 16·B bytes, and a short header; labels are half precision.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,9 +37,30 @@ BYTES_PER_IMAGE = 17
 BYTES_PER_BATCH = 16
 
 
+@dataclass(frozen=True, eq=False)
+class TransformParams:
+    """The parameters drawn for one batch of n images; tensors are on the CPU.
+
+    Attributes:
+        indices: which images of the set, [n], int64.
+        boxes: [n, 4], int64: top, left, height, width of the crop; in the padded image where padding comes before.
+        flips: [n], bool.
+        partners: the position in the batch of the image that is mixed in, [n], int64.
+        share: the image's own share; λ of mixup.
+        cut: the box that CutMix pastes.
+    """
+
+    indices: Tensor
+    boxes: Tensor
+    flips: Tensor
+    partners: Tensor
+    share: float
+    cut: Cut
+
+
 @dataclass(frozen=True)
-class Geometry:
-    """How images are shown.
+class StoredTransform:
+    """A train transform in two parts: what it draws, which can be stored, and what that does to a batch.
 
     Attributes:
         augmentation: none, crop, crop_flip or resized_crop_flip.
@@ -56,62 +76,59 @@ class Geometry:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def draw(self, images: Tensor, indices: Tensor, *, generator: Generator) -> TransformParams:
+        """Draw crops, flips and mixing for one batch.
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """What was drawn for one batch of n images; tensors are on the CPU.
+        Args:
+            images: the whole set, [N, 3, H, W].
+            indices: those of the batch, [n], int64, on the CPU.
+            generator: on the CPU.
+        """
+        batch = images[:1].cpu().expand(len(indices), -1, -1, -1)  # only its shape is used
+        boxes, flips = self._draw_crops(batch, generator)
+        partners, share, cut = torch.arange(len(indices)), 1.0, NO_CUT
+        if self.cutmix:
+            partners, cut, share = draw_cutmix(batch, alpha=self.cutmix, generator=generator)
+        elif self.mixup:
+            partners, share = draw_mix(batch, self.mixup, generator)
+        return TransformParams(indices, boxes, flips, partners, share, cut)
 
-    Attributes:
-        indices: which images of the set, [n], int64.
-        boxes: [n, 4], int64: top, left, height, width of the crop; in the padded image where padding comes before.
-        flips: [n], bool.
-        partners: the place in the batch of the image that is mixed in, [n], int64.
-        share: the image's own share; λ of mixup.
-        cut: the box that CutMix pastes.
-    """
+    def apply(self, images: Tensor, params: TransformParams, *, device: torch.device) -> Tensor:
+        """Return the batch as networks see it, float, [n, 3, H, W], on `device`: the same bits at each call.
 
-    indices: Tensor
-    boxes: Tensor
-    flips: Tensor
-    partners: Tensor
-    share: float
-    cut: Cut
+        Args:
+            images: the whole set, uint8, or float in [0, 1], [N, 3, H, W], on any device.
+            params: what `draw` returned for the batch.
+            device: where the batch is made.
+        """
+        batch = images[params.indices.to(images.device)].to(device)
+        inputs = normalise(self._crop(batch, params), self.mean, self.std)
+        partners = params.partners.to(device)
+        if self.cutmix:
+            return cutmix_at(inputs, partners, params.cut)
+        return mixup_at(inputs, partners, params.share) if self.mixup else inputs
 
+    def _draw_crops(self, batch: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        # in the order of `resized_crop_flip` and `crop_flip`, so that both give the same bits
+        count, (height, width) = len(batch), batch.shape[-2:]
+        if self.augmentation == "resized_crop_flip":
+            boxes = draw_boxes(batch, generator=generator, scale=(LEAST_SCALE, 1.0), ratio=RATIO)
+            return boxes, torch.rand(count, generator=generator) < 0.5
+        corners = torch.zeros(2, count, dtype=torch.int64)
+        flips = torch.zeros(count, dtype=torch.bool)
+        if self.augmentation != "none":
+            corners = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
+            flips = torch.rand(count, generator=generator) < (0.5 if self.augmentation == "crop_flip" else 0)
+        sides = torch.tensor([height, width]).expand(count, 2)
+        return torch.cat([corners.T, sides], dim=1), flips
 
-def draw(images: Tensor, indices: Tensor, *, geometry: Geometry, generator: Generator) -> Drawn:
-    """Draw crops, flips and mixing for one batch.
-
-    Args:
-        images: the whole set, [N, 3, H, W].
-        indices: those of the batch, [n], int64, on the CPU.
-        geometry: how images are shown.
-        generator: on the CPU.
-    """
-    batch = images[:1].cpu().expand(len(indices), -1, -1, -1)  # only its shape is asked
-    boxes, flips = _draw_crops(batch, geometry, generator)
-    partners, share, cut = torch.arange(len(indices)), 1.0, NO_CUT
-    if geometry.cutmix:
-        partners, cut, share = draw_cutmix(batch, alpha=geometry.cutmix, generator=generator)
-    elif geometry.mixup:
-        partners, share = draw_mix(batch, geometry.mixup, generator)
-    return Drawn(indices, boxes, flips, partners, share, cut)
-
-
-def rebuild(images: Tensor, drawn: Drawn, *, geometry: Geometry, device: torch.device) -> Tensor:
-    """Return the batch as networks see it, float, [n, 3, H, W], on `device`.
-
-    Args:
-        images: the whole set, uint8, or float in [0, 1], [N, 3, H, W], on any device.
-        drawn: what `draw` gave.
-        geometry: the one that was drawn with.
-        device: where the batch is made.
-    """
-    batch = images[drawn.indices.to(images.device)].to(device)
-    seen = normalise(_crop(batch, drawn, geometry), geometry.mean, geometry.std)
-    partners = drawn.partners.to(device)
-    if geometry.cutmix:
-        return cutmix_at(seen, partners, drawn.cut)
-    return mixup_at(seen, partners, drawn.share) if geometry.mixup else seen
+    def _crop(self, batch: Tensor, params: TransformParams) -> Tensor:
+        if self.augmentation == "none":
+            return batch
+        if self.augmentation == "resized_crop_flip":
+            return resized_crop_flip_at(batch, params.boxes, params.flips)
+        tops, lefts = params.boxes[:, 0], params.boxes[:, 1]
+        return crop_flip_at(batch, tops, lefts, params.flips, self.padding)
 
 
 def epoch_file(folder: Path, epoch: int) -> Path:
@@ -125,34 +142,36 @@ def epoch_bytes(images: int, batches: int, outputs: int) -> int:
 
 
 def is_stored(path: Path) -> bool:
-    """Tell whether an epoch lies in `path` whole."""
+    """Return whether `path` holds a whole epoch."""
     try:
+        # the header has the size of all tensors, so a file that was cut off doesn't open
         with safe_open(path, framework="pt"):
             return True
     except (OSError, SafetensorError):
         return False
 
 
-def write_epoch(path: Path, batches: Sequence[tuple[Drawn, Tensor]]) -> None:
+def write_epoch(path: Path, batches: Sequence[tuple[TransformParams, Tensor]]) -> None:
     """Write the batches of an epoch atomically, each with its logits, [n, outputs], which are rounded to half.
 
     Raises:
         DirePlugError: it cannot be written.
     """
-    drawn = [one for one, _ in batches]
+    params = [one for one, _ in batches]
     tensors = {
-        "indices": torch.cat([one.indices for one in drawn]).int(),
-        "boxes": torch.cat([one.boxes for one in drawn]).short(),
-        "flips": torch.cat([one.flips for one in drawn]),
-        "partners": torch.cat([one.partners for one in drawn]).int(),
-        "shares": torch.tensor([one.share for one in drawn], dtype=torch.float64),
-        "cuts": torch.tensor([one.cut for one in drawn], dtype=torch.int16),
+        "indices": torch.cat([one.indices for one in params]).int(),
+        "boxes": torch.cat([one.boxes for one in params]).short(),
+        "flips": torch.cat([one.flips for one in params]),
+        "partners": torch.cat([one.partners for one in params]).int(),
+        # Python floats: float32 would change the last bits of mixup's λ
+        "shares": torch.tensor([one.share for one in params], dtype=torch.float64),
+        "cuts": torch.tensor([one.cut for one in params], dtype=torch.int16),
         "logits": torch.cat([logits.half() for _, logits in batches]),
     }
     write_atomically(path, save(tensors))
 
 
-def read_epoch(path: Path, *, batch_size: int) -> Iterator[tuple[Drawn, Tensor]]:
+def read_epoch(path: Path, *, batch_size: int) -> Iterator[tuple[TransformParams, Tensor]]:
     """Yield the batches of an epoch in order, each with its logits, half, [n, outputs].
 
     Raises:
@@ -165,32 +184,9 @@ def read_epoch(path: Path, *, batch_size: int) -> Iterator[tuple[Drawn, Tensor]]
     except (OSError, KeyError, SafetensorError) as error:
         raise DirePlugError(
             f"{path}: the soft labels cannot be read ({error}); remove the file and run the command again: it labels "
-            "this epoch anew, and students go on where they stopped"
+            "this epoch again, and students resume where they stopped"
         ) from error
     for indices, boxes, flips, partners, logits, share, cut in zip(*each, shares, cuts, strict=True):
         top, bottom, left, right = cut
-        yield Drawn(indices.long(), boxes.long(), flips, partners.long(), share, (top, bottom, left, right)), logits
-
-
-def _draw_crops(batch: Tensor, geometry: Geometry, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Draw (boxes, flips) in the order of `augment.resized_crop_flip` and `augment.crop_flip`."""
-    count, (height, width) = len(batch), batch.shape[-2:]
-    if geometry.augmentation == "resized_crop_flip":
-        boxes = draw_boxes(batch, generator=generator, scale=(LEAST_SCALE, 1.0), ratio=RATIO)
-        return boxes, torch.rand(count, generator=generator) < 0.5
-    corners = torch.zeros(2, count, dtype=torch.int64)
-    flips = torch.zeros(count, dtype=torch.bool)
-    if geometry.augmentation != "none":
-        corners = torch.randint(0, 2 * geometry.padding + 1, (2, count), generator=generator)
-        flips = torch.rand(count, generator=generator) < (0.5 if geometry.augmentation == "crop_flip" else 0)
-    sides = torch.tensor([height, width]).expand(count, 2)
-    return torch.cat([corners.T, sides], dim=1), flips
-
-
-def _crop(batch: Tensor, drawn: Drawn, geometry: Geometry) -> Tensor:
-    if geometry.augmentation == "none":
-        return batch
-    if geometry.augmentation == "resized_crop_flip":
-        return resized_crop_flip_at(batch, drawn.boxes, drawn.flips)
-    tops, lefts = drawn.boxes[:, 0], drawn.boxes[:, 1]
-    return crop_flip_at(batch, tops, lefts, drawn.flips, geometry.padding)
+        cut_box = (top, bottom, left, right)
+        yield TransformParams(indices.long(), boxes.long(), flips, partners.long(), share, cut_box), logits

@@ -1,19 +1,18 @@
-"""Relabel: every epoch's batches drawn, labelled and stored before the first student, where the protocol stores labels.
+"""Relabel: draw, label and store every epoch's batches before the first student, where the protocol stores labels.
 
 All students of a run read the same labels, which don't depend on them. At 1000 outputs an image takes 2 kB an epoch:
-30 GB for ImageNet-1K at IPC 50 and 300 epochs. What it takes is said before, in disk and time, and refused where the
-disk hasn't as much; the labels go when the last student of the run is finished.
+30 GB for ImageNet-1K at IPC 50 and 300 epochs. The cost in disk and time is printed before, and it is an error if the
+disk has less; the labels are removed when the last student of the run is finished.
 """
 
 import math
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
@@ -26,31 +25,18 @@ from dire_plug.training.loop import seeded, shuffled
 from dire_plug.training.protocols import stored_label
 from dire_plug.training.soft_label_files import (
     FOLDER,
-    Drawn,
-    Geometry,
-    draw,
+    StoredTransform,
+    TransformParams,
     epoch_bytes,
     epoch_file,
     is_stored,
     read_epoch,
-    rebuild,
     write_epoch,
 )
 from dire_plug.training.students import Stored, StudentData, own_copies
 
 PROBED = 128
-"""Images that are labelled twice, the second time by the clock, to say how long all will take."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Labelling:
-    """The images, how they are shown, who labels them, and where."""
-
-    images: Tensor
-    geometry: Geometry
-    models: list[nn.Module]
-    section: FkdSection | FkdEnsembleSection
-    device: torch.device
+"""Images that are labelled twice, the second time timed, to estimate how long all will take."""
 
 
 def relabel(
@@ -62,9 +48,9 @@ def relabel(
     folder: Path,
     name: str,
 ) -> Stored:
-    """Label the epochs that aren't stored yet, and return what gives out the batches of each.
+    """Label the epochs that aren't stored yet, and return a function that yields the batches of each.
 
-    What is random comes from (the run's seed, the epoch), so a stage that was killed goes on with the same labels.
+    What is random comes from (the run's seed, the epoch), so a stage that was killed resumes with the same labels.
 
     Args:
         section: the protocol, whose `stored_label` is kept.
@@ -76,46 +62,52 @@ def relabel(
     Raises:
         DirePlugError: the disk has too little room, or a file can't be written.
     """
-    labelling = _labelling(run, section, networks, data)
+    images, models = _placed(data.images, run.device), [network.model for network in networks]
+    transform = StoredTransform(
+        augmentation=section.augmentation,
+        padding=section.padding,
+        mixup=section.mixup if isinstance(section, FkdSection) else 0,
+        cutmix=section.cutmix,
+        mean=networks[0].mean,
+        std=networks[0].std,
+    )
+    # copies: in train mode BatchNorm's running statistics drift, and these networks are used again
+    teachers = own_copies(
+        models, models[0], training=isinstance(section, FkdSection) and section.teacher_mode == "train"
+    )
+
+    def label(indices: Tensor, generator: Generator) -> tuple[TransformParams, Tensor]:
+        """Return what was drawn for a batch, and its logits in half precision, on the CPU."""
+        params = transform.draw(images, indices, generator=generator)
+        inputs = transform.apply(images, params, device=run.device)
+        return params, stored_label(section, teachers, inputs).half().cpu()
+
     files = {epoch: epoch_file(folder, epoch) for epoch in range(section.epochs)}
     missing = {epoch: path for epoch, path in files.items() if not is_stored(path)}
     if missing:
-        _announce(labelling, folder=folder, epochs=len(missing), outputs=networks[0].outputs)
+        size = epoch_bytes(len(images), math.ceil(len(images) / section.batch_size), networks[0].outputs)
+        cost = _check_disk(folder, len(missing) * size, epochs=len(missing), images=len(images))
+        took = _estimate_time(label, len(images), epochs=len(missing), device=run.device)
+        ui.say(f"relabel: {cost} of disk until the students are finished; making them takes {took}")
         with ui.progress(f"relabel ({name})", section.epochs) as advance:
             for epoch, path in missing.items():
-                batches = list(_label(labelling, derive(run.seed, FOLDER, epoch)))
+                # for each epoch its own: those that a killed process stored stay as they are
+                seed = derive(run.seed, FOLDER, epoch)
+                generator = Generator().manual_seed(seed)
+                with seeded(seed, run.device):
+                    batches = [
+                        label(indices, generator) for indices in shuffled(len(images), section.batch_size, generator)
+                    ]
                 write_epoch(path, batches)
                 advance(epoch + 1)
     classes = data.labels.to(run.device)
 
     def stored(epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for drawn, logits in read_epoch(files[epoch], batch_size=section.batch_size):
-            inputs = rebuild(labelling.images, drawn, geometry=labelling.geometry, device=run.device)
-            yield inputs, logits.to(run.device).float(), classes[drawn.indices.to(run.device)]
+        for params, logits in read_epoch(files[epoch], batch_size=section.batch_size):
+            inputs = transform.apply(images, params, device=run.device)
+            yield inputs, logits.to(run.device).float(), classes[params.indices.to(run.device)]
 
     return stored
-
-
-def _labelling(
-    run: Run, section: FkdSection | FkdEnsembleSection, networks: list[Network], data: StudentData
-) -> _Labelling:
-    models = [network.model for network in networks]
-    return _Labelling(
-        images=_placed(data.images, run.device),
-        geometry=Geometry(
-            augmentation=section.augmentation,
-            padding=section.padding,
-            mixup=section.mixup if isinstance(section, FkdSection) else 0,
-            cutmix=section.cutmix,
-            mean=networks[0].mean,
-            std=networks[0].std,
-        ),
-        models=own_copies(
-            models, models[0], training=isinstance(section, FkdSection) and section.teacher_mode == "train"
-        ),
-        section=section,
-        device=run.device,
-    )
 
 
 def _placed(images: Tensor, device: torch.device) -> Tensor:
@@ -123,52 +115,37 @@ def _placed(images: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return images
     free, _ = torch.cuda.mem_get_info(device)
+    # half: the other half is for the networks and their activations
     return images.to(device) if images.nbytes < free // 2 else images
 
 
-def _label(labelling: _Labelling, seed: int) -> Iterator[tuple[Drawn, Tensor]]:
-    """Yield the batches of one epoch, each with its logits in half precision, on the CPU."""
-    generator = Generator().manual_seed(seed)
-    with seeded(seed, labelling.device):
-        for indices in shuffled(len(labelling.images), labelling.section.batch_size, generator):
-            drawn = draw(labelling.images, indices, geometry=labelling.geometry, generator=generator)
-            yield drawn, _logits(labelling, drawn)
-
-
-def _logits(labelling: _Labelling, drawn: Drawn) -> Tensor:
-    inputs = rebuild(labelling.images, drawn, geometry=labelling.geometry, device=labelling.device)
-    return stored_label(labelling.section, labelling.models, inputs).half().cpu()
-
-
-def _announce(labelling: _Labelling, *, folder: Path, epochs: int, outputs: int) -> None:
-    """Say what the labels of so many epochs take of disk and time.
+def _check_disk(folder: Path, needed: int, *, epochs: int, images: int) -> str:
+    """Return in words how many bytes the labels take.
 
     Raises:
         DirePlugError: the disk has less.
     """
-    images = len(labelling.images)
-    needed = epochs * epoch_bytes(images, math.ceil(images / labelling.section.batch_size), outputs)
-    what = f"the soft labels of {epochs} epochs × {images} images take {_size(needed)}"
+    cost = f"the soft labels of {epochs} epochs × {images} images take {_size(needed)}"
     make_folder(folder)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DirePlugError(
-            f"{folder}: {what}, and {_size(free)} are free on this disk; free some, put runs on another disk with "
+            f"{folder}: {cost}, and {_size(free)} are free on this disk; free some, put runs on another disk with "
             "--out, or lower evaluate.epochs, which the published protocol doesn't"
         )
-    took = _time(images * epochs, labelling)
-    ui.say(f"relabel: {what} of disk until the students are finished; to make them takes {took}")
+    return cost
 
 
-def _time(images: int, labelling: _Labelling) -> str:
+def _estimate_time(
+    label: Callable[[Tensor, Generator], object], images: int, *, epochs: int, device: torch.device
+) -> str:
     """Return in words about how long it takes to label so many images, measured on a few."""
-    few = torch.arange(min(PROBED, len(labelling.images)))
-    drawn = draw(labelling.images, few, geometry=labelling.geometry, generator=Generator().manual_seed(0))
-    with seeded(0, labelling.device):
-        _logits(labelling, drawn)
+    few = torch.arange(min(PROBED, images))
+    with seeded(0, device):
+        label(few, Generator().manual_seed(0))  # the first call also allocates memory and chooses kernels
         began = time.perf_counter()
-        _logits(labelling, drawn)
-    minutes = round((time.perf_counter() - began) / len(few) * images / 60)
+        label(few, Generator().manual_seed(0))
+    minutes = round((time.perf_counter() - began) / len(few) * images * epochs / 60)
     if minutes == 0:
         return "less than a minute"
     return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {minutes} min"

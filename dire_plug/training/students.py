@@ -1,4 +1,4 @@
-"""What all protocols share: what a student learns from, and the loop over its epochs with its tests."""
+"""Train a student: its data, what all protocols share, and the loop over epochs with its tests."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dire_plug.recipe.evaluate import EvaluateSection
-from dire_plug.training.loop import Epoch, Progress, Training, shuffled, train
+from dire_plug.training.loop import Curve, Progress, Training, shuffled, train
 
 # The accuracy of a network, in percent.
 
@@ -26,6 +26,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
     """
     training = model.training
     model.eval()
+    # a tensor after the first batch, so that no batch waits for the device
     correct: Tensor | int = 0
     total = 0
     for images, labels in batches:
@@ -43,8 +44,10 @@ def in_batches(
         yield images[start : start + batch].to(device), labels[start : start + batch].to(device)
 
 
-View = Callable[[Tensor, Generator], Tensor]
-"""Turns images as they are stored into a batch as networks see it: cropped, flipped, normalised."""
+TrainTransform = Callable[[Tensor, Generator], Tensor]
+"""From images as they are stored to a batch as networks take it: cropped, flipped, normalised."""
+EvalTransform = Callable[[Tensor], Tensor]
+"""From images as they are stored to the same images as networks take them, [n, 3, h, w]; draws nothing."""
 Mix = Callable[[Tensor, Generator], tuple[Tensor, Tensor, float]]
 """Mixes a batch: the mixed images, the partner of each (int64, [n], on the images' device), the image's own share."""
 Label = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -62,28 +65,28 @@ def unmixed(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, float
 
 @dataclass(frozen=True)
 class StudentData:
-    """What a student learns from and is tested on.
+    """The images that a student learns from and is tested on, with their transforms.
 
     Attributes:
-        images: [n, 3, H, W], uint8, or float in [0, 1]; where `view` expects it, as networks see them.
+        images: [n, 3, H, W], as `train_transform` takes them: uint8, float in [0, 1], or already normalised.
         labels: [n], int64; unused where teachers alone label.
-        view: how a batch of `images` is augmented and normalised.
-        test_images: [m, 3, H, W], as `test_view` takes them.
+        train_transform: augments and normalises a batch of `images`.
+        test_images: [m, 3, H, W], as `test_transform` takes them.
         test_labels: [m].
         mix: how an augmented batch is mixed.
-        plain: how images are only normalised, [n, 3, H, W] → same shape.
-        test_view: what brings a batch of `test_images` to what networks see; a large test set waits as grey levels.
+        plain_transform: only normalises a batch of `images`.
+        test_transform: normalises a batch of `test_images`; a large test set is kept as uint8 pixels until then.
         stored: the batches of each epoch, where they were labelled before.
     """
 
     images: Tensor
     labels: Tensor
-    view: View
+    train_transform: TrainTransform
     test_images: Tensor
     test_labels: Tensor
     mix: Mix = unmixed
-    plain: Callable[[Tensor], Tensor] = torch.Tensor.float
-    test_view: Callable[[Tensor], Tensor] = torch.Tensor.float
+    plain_transform: EvalTransform = torch.Tensor.float
+    test_transform: EvalTransform = torch.Tensor.float
     stored: Stored | None = None
 
 
@@ -105,23 +108,6 @@ class Protocol:
     accumulate: int = 1
 
 
-@dataclass(frozen=True)
-class StudentResult:
-    """Test accuracies in percent.
-
-    Attributes:
-        last: after the last epoch.
-        best: the highest of all tests: chosen on the test set, as some published numbers are.
-        best_epoch: the first epoch, from 0, that reached it.
-        curve: (epoch, accuracy) of every test.
-    """
-
-    last: float
-    best: float
-    best_epoch: int
-    curve: tuple[tuple[int, float], ...]
-
-
 def learn(
     student: nn.Module,
     data: StudentData,
@@ -130,8 +116,8 @@ def learn(
     protocol: Protocol,
     folder: Path,
     progress: Progress | None = None,
-) -> StudentResult:
-    """Train `student` in place, on its device, and return its accuracies.
+) -> Curve:
+    """Train `student` in place, on its device, and return the (epoch, accuracy) of each test; the last is of the end.
 
     Batches come in random order, `section.batch_size` at a time; or they are the stored ones, where `data` has some.
 
@@ -144,9 +130,10 @@ def learn(
     """
     device = next(student.parameters()).device
     batches = _batches(data, protocol.label, batch_size=section.batch_size, device=device)
+    # rounded up; a smaller last part still counts by 1/accumulate
     part = -(-section.batch_size // protocol.accumulate)
 
-    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+    def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, float | None]:
         student.train()
         seen = []
         for batch in batches(epoch, generator):
@@ -158,30 +145,38 @@ def learn(
                 losses.append(loss.detach())
             optimiser.step()
             seen.append(torch.stack(losses).sum())
+        # of the device's values at once: `.item()` in each step would wait for it
         mean = torch.stack(seen).mean()
         if not is_tested(epoch, section):
-            return Epoch(mean)
+            return mean, None
         tests = in_batches(data.test_images, data.test_labels, device=device)
-        return Epoch(mean, accuracy(student, ((data.test_view(images), labels) for images, labels in tests)))
+        return mean, accuracy(student, ((data.test_transform(images), labels) for images, labels in tests))
 
-    curve = train(student, run_epoch, protocol.training, folder=folder, progress=progress)
-    best_epoch, best = max(curve, key=lambda point: (point[1], -point[0]))
-    return StudentResult(last=curve[-1][1], best=best, best_epoch=best_epoch, curve=tuple(curve))
+    return train(student, run_epoch, protocol.training, folder=folder, progress=progress)
+
+
+def find_best(curve: Curve) -> tuple[int, float]:
+    """Return the epoch and accuracy of the best test, of equal ones the first.
+
+    It is chosen on the test set, as some published numbers are.
+    """
+    return max(curve, key=lambda point: (point[1], -point[0]))
 
 
 def _batches(
     data: StudentData, label: Label | None, *, batch_size: int, device: torch.device
 ) -> Callable[[int, Generator], Iterable[tuple[Tensor, Tensor, Tensor]]]:
-    """Return what gives the batches of an epoch as `Stored` does: those, or new ones in random order, labelled."""
+    """Return a function that yields an epoch's batches as `Stored` does: the stored ones, or newly drawn ones."""
     stored = data.stored
     if stored is not None:
         return lambda epoch, _: stored(epoch)
+    # all at once: a condensed set is small, and a batch is then one indexing on the device
     images, labels = data.images.to(device), data.labels.to(device)
 
     def draw(epoch: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for batch in shuffled(len(images), batch_size, generator):
             indices = batch.to(device)
-            inputs, partners, share = data.mix(data.view(images[indices], generator), generator)
+            inputs, partners, share = data.mix(data.train_transform(images[indices], generator), generator)
             classes = labels[indices]
             yield inputs, classes if label is None else label(inputs, indices, partners, share), classes
 
@@ -189,7 +184,7 @@ def _batches(
 
 
 def is_tested(epoch: int, section: EvaluateSection) -> bool:
-    """Tell whether the student is tested after `epoch`, counted from 0."""
+    """Return whether the student is tested after `epoch`, counted from 0."""
     after = epoch - section.test_from
     return epoch == section.epochs - 1 or (after >= 0 and after % section.test_every == 0)
 
@@ -200,4 +195,5 @@ def own_copies(teachers: Sequence[nn.Module], student: nn.Module, *, training: b
     In train mode the running statistics of BatchNorm layers drift, and no student may see what another one left.
     """
     device = next(student.parameters()).device
+    # copies even in eval mode: the caller's networks stay on their device and in their mode
     return [copy.deepcopy(teacher).to(device).train(training) for teacher in teachers]

@@ -1,4 +1,4 @@
-"""What plugins see in the loop (`loop`), and what adapters must offer (`method`)."""
+"""Define what plugins see in the loop (`loop`), and what adapters must offer (`method`)."""
 
 from dire_plug.types.loop import (
     CORESET,
@@ -15,16 +15,17 @@ from dire_plug.types.loop import (
     Synthesis,
 )
 from dire_plug.types.method import (
+    IMAGE_SUFFIXES,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    TINY_MEAN,
-    TINY_STD,
+    TINY_IMAGENET_MEAN,
+    TINY_IMAGENET_STD,
     Adapter,
     Invocation,
     LoopInputs,
-    Materials,
     Preparation,
     Script,
+    ScriptInputs,
     Upstream,
     VerifyCase,
 )
@@ -34,20 +35,21 @@ __all__ = [
     "EXTRAS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "IMAGE_SUFFIXES",
     "LEARNED_LR",
     "LOOP",
-    "TINY_MEAN",
-    "TINY_STD",
+    "TINY_IMAGENET_MEAN",
+    "TINY_IMAGENET_STD",
     "Adapter",
     "Batch",
     "Coreset",
     "Invocation",
     "LoopInputs",
-    "Materials",
     "Plan",
     "Preparation",
     "RealEmbeddings",
     "Script",
+    "ScriptInputs",
     "Slot",
     "SlotPlan",
     "StartImages",

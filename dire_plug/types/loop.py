@@ -1,4 +1,4 @@
-"""What a plugin sees in the loop: the synthesis, its plan and its steps. Imports torch for type checkers only."""
+"""Define what a plugin sees in the loop: synthesis, plan and steps. Imports torch for type checkers only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where in upstream's loop we are: the pass (an image per class, or several) and the batch in it."""
+    """A position in upstream's loop: the pass (an image per class, or several) and the batch in it."""
 
     pass_index: int
     batch_index: int
@@ -41,7 +41,7 @@ class Batch:
 
 
 CORESET = "coreset."
-"""Of the keys of a coreset in a file of real embeddings."""
+"""The prefix of a coreset's keys in a file of real embeddings."""
 LOOP = "loop"
 """The loop's own: its networks in a recipe; in images.safetensors its tensors, in the space in which it works."""
 EXTRAS = "extras.json"
@@ -52,7 +52,7 @@ LEARNED_LR = "learned_lr"
 
 @dataclass(frozen=True)
 class Coreset:
-    """What stands for the real embeddings of one teacher in sums of distances: centres, sorted by class.
+    """Centres that represent the real embeddings of one teacher in sums of distances, sorted by class.
 
     Attributes:
         centres: [K, D], float32.
@@ -74,7 +74,7 @@ class RealEmbeddings:
     Attributes:
         values: [M, D], float32.
         labels: [M], int64, ascending.
-        coreset: where the recipe's `real.coreset` asks for one; a term may use it in the place of sums over `values`.
+        coreset: where the recipe's `real.coreset` asks for one; a term may use it instead of sums over `values`.
     """
 
     values: Tensor
@@ -84,7 +84,7 @@ class RealEmbeddings:
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """What one slot holds: for each position its class, and which image of that class it is."""
+    """The content of one slot: for each position its class, and which image of that class it is."""
 
     labels: tuple[int, ...]
     images: tuple[int, ...]
@@ -160,20 +160,20 @@ class Synthesis(Protocol):
     def state(self, plugin: object) -> dict[str, Tensor]:
         """Return the tensors that this plugin keeps; they are saved with each finished pass and restored on resume."""
 
-    def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
+    def record(self, name: str, value: Tensor | float, *, component: bool = False) -> None:
         """Keep a scalar of this step, such as a weight, beside the losses in losses.json: as `<plugin>/<name>`.
 
         Call it in `loss_term` or `step_done`. Only some hundred steps of a slot are kept; a tensor stays on its device.
 
         Args:
-            part: whether it is a part of the term that `loss_term` is about to return, and gets its factors: the term's
-                weight, and what else the synthesis multiplies it by. So the parts add up to the term in the record.
+            component: whether it is a component of the term that `loss_term` is about to return, and is multiplied as
+                the term is: by its weight and the synthesis's other factors. So the record's components add up to it.
         """
 
 
 @dataclass(frozen=True)
 class StartImages:
-    """How images start.
+    """The start of the images.
 
     Attributes:
         kind: `noise` (upstream's own, where sizes agree; else Gaussian noise of `shape`), `real`, or `own`: what the

@@ -1,4 +1,4 @@
-"""What an adapter must offer, and what it and the tool exchange. Imports torch for type checkers only."""
+"""Define what an adapter must offer, and what it exchanges with the tool. Imports torch for type checkers only."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The normalisation that torchvision's networks want."""
-TINY_MEAN, TINY_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
-"""Of Tiny-ImageNet, as SRe2L, CDA, DWA and DELT normalise it."""
+TINY_IMAGENET_MEAN, TINY_IMAGENET_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
+"""The normalisation of Tiny-ImageNet in SRe2L, CDA, DWA and DELT."""
+
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+"""The suffixes of the formats in which images are saved and opened again."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,13 @@ class Script:
 
 @dataclass(frozen=True)
 class LoopInputs:
-    """What is known of one run before its script is called.
+    """One run, as known before its script is called.
 
     Attributes:
         recipe: a `recipe.model.Recipe`, resolved.
         classes, size: of the dataset; size is the height and width.
         seed: of the run.
-        folder: the adapter's own, absolute: `lay_out` writes there what the script reads.
+        folder: the adapter's own, absolute: `write_inputs` writes there what the script reads.
         images: the folder, absolute, that receives what the script saves.
         prepared: name of a preparation → its folder.
         training_images: of the dataset; 0 where it isn't known.
@@ -87,8 +91,8 @@ class LoopInputs:
 
 
 @dataclass(frozen=True)
-class Materials:
-    """What an adapter can lay out for its script.
+class ScriptInputs:
+    """Networks, data and start images that an adapter writes for its script.
 
     Attributes:
         teachers: key → `models.checkpoint.Network` on the CPU, in the recipe's order; `teacher` is the first.
@@ -103,7 +107,7 @@ class Materials:
 
 @dataclass(frozen=True)
 class Invocation:
-    """How the child calls a script: arguments (without those of a pass), and what the shims need to know."""
+    """The child's call of a script: arguments, without those of a pass, and the settings of shims."""
 
     script: str
     arguments: tuple[str, ...]
@@ -112,15 +116,15 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What upstream's own code, unpatched, makes once before the loop; it is cached.
+    """A step of upstream's own code, unpatched, before the loop; its result is cached.
 
     Attributes:
         name: under which the loop finds the folder in `LoopInputs.prepared`.
         invocation: the call; the script writes into `LoopInputs.images`.
-        key: what decides the outcome besides dataset, teachers, commit and the invocation's script.
+        key: what determines the result besides dataset, teachers, commit and the invocation's script.
         stop_after_steps: ends the script after so many optimiser steps; None lets it end.
         estimate: what is said before it starts: time and disk.
-        asks_teachers: whether the outcome depends on the recipe's teachers.
+        asks_teachers: whether the result depends on the recipe's teachers.
     """
 
     name: str
@@ -167,16 +171,16 @@ class VerifyCase:
 
 
 class Adapter(Protocol):
-    """What one method needs. An adapter is also a plugin: it answers the plan and start hooks."""
+    """The protocol of a method's adapter, which is also a plugin: it answers the plan and start hooks."""
 
     name: str
     title: str
     upstream: Upstream
     scripts: Mapping[str, Script]
     """By the name that a recipe gives; two names may stand for one file, with another dataset."""
-    owned_flags: Mapping[str, str]
+    reserved_flags: Mapping[str, str]
     embeddings_are_nonnegative: bool
-    """Of all networks in the loop, as after ReLU and average pooling."""
+    """Whether no network in the loop has negative embeddings, as after ReLU and average pooling."""
     freezes_after_first_step: bool
     """Whether the script computes gradients of its networks' weights that it never uses after the first step of a slot:
     `--accelerate exact` then freezes them, which leaves the images' bits as they are."""
@@ -201,18 +205,18 @@ class Adapter(Protocol):
         """Return the number of iterations of one slot."""
 
     def has_native(self, script: str) -> bool:
-        """Tell whether the native engine knows this script."""
+        """Return whether the native engine knows this script."""
 
     def plan(self, recover: Any, *, classes: int, ipc: int) -> Plan:
         """Return the plan that the recipe's `recover` section asks for."""
 
     def whitens(self, recover: Any) -> bool:
-        """Tell whether the loop's images live in ZCA space."""
+        """Return whether the loop's images live in ZCA space."""
 
     def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
         """Return what upstream's own code makes before the loop, in order."""
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write what the script reads into `inputs.folder`: teachers in upstream's layout, start images, data."""
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
@@ -222,7 +226,7 @@ class Adapter(Protocol):
         """Return the arguments that make the script run one pass alone."""
 
     def image_path(self, label: int, image: int) -> str:
-        """Return where, below the image folder, one image lies; the suffix is its format."""
+        """Return where, below the image folder, one image lies; its suffix, one of `IMAGE_SUFFIXES`, is its format."""
 
     def expert(self, inputs: LoopInputs) -> tuple[str, Sequence[Tensor]]:
         """Return the architecture and the parameters, in its order, of a network that a preparation trained.

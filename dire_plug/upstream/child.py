@@ -1,4 +1,4 @@
-"""The child process: verifies the tree, installs shims, opens the synthesis, runs upstream's script pass by pass.
+"""Run a job in the child process: verify the tree, install shims, open the synthesis, run upstream's script.
 
 Run as `python -P -m dire_plug.upstream.child JOB EVENTS LIFE`: the job file, the pipe for events (JSON lines), and a
 pipe whose other end the parent holds.
@@ -20,7 +20,7 @@ from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.source.tree import verify_tree
 
 ORPHANED = 70
-"""Exit status of a child whose parent is gone."""
+"""Exit status of a child whose parent has ended."""
 REPORTED = 71
 """Exit status after an error that the child reported as an event."""
 
@@ -28,7 +28,7 @@ Emit = Callable[[dict[str, Any]], None]
 
 
 class Passes(Protocol):
-    """What the child calls of a synthesis."""
+    """The methods of a synthesis that the child calls."""
 
     def begin_pass(self, pass_index: int) -> None:
         """Begin a pass."""
@@ -38,10 +38,11 @@ class Passes(Protocol):
 
 
 def main(arguments: list[str]) -> int:
-    """Run a job; return the exit status. An error of upstream's own goes through, for Python to print."""
+    """Run a job; return the exit status. An error of upstream's own is not caught, so that Python prints it."""
     job_file, events, life = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     for handle in (events, life):
         os.set_inheritable(handle, False)
+    # a thread and not a signal: the parent may be killed by SIGKILL, and then closes its pipes only
     threading.Thread(target=_die_with_parent, args=(life,), daemon=True).start()
     emit = _emitter(events)
     try:
@@ -56,12 +57,14 @@ def main(arguments: list[str]) -> int:
 
 def run_job(job: ChildJob, emit: Emit) -> None:
     """Verify, prepare, and run every pass of the job."""
+    # again, although the parent did: this process runs the code, and the tree may have changed in between
     verify_tree(job.tree)
     _prepare_torch(job)
     from dire_plug.upstream import shims
     from dire_plug.upstream.interleave import take_turns
     from dire_plug.upstream.trace import StopScriptError, trace_steps
 
+    # before the synthesis and the script import anything that the shims replace
     shims.install(job.shims, device=job.device, tree=job.tree)
     synthesis = _open_synthesis(job, emit)
     try:
@@ -78,6 +81,7 @@ def _prepare_torch(job: ChildJob) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
+    # warnings only: some operations of upstream have no deterministic version
     torch.use_deterministic_algorithms(True, warn_only=True)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (it costs time)
     torch.backends.cudnn.benchmark = False
@@ -112,9 +116,11 @@ def _run_pass(job: ChildJob, pass_index: int, synthesis: Passes | None) -> None:
         sys.path.insert(0, str(script.parent))  # run_path doesn't, and the scripts import their neighbours
     if synthesis is not None:
         synthesis.begin_pass(pass_index)
+    # after `begin_pass`, which may draw: the script's random numbers must not depend on a synthesis
     seed_everything(job.seed, pass_index)
     try:
         runpy.run_path(str(script), run_name="__main__")
+    # a script that ends by sys.exit(0) has finished its pass
     except SystemExit as end:
         if end.code not in (None, 0):
             raise
@@ -125,7 +131,7 @@ def _run_pass(job: ChildJob, pass_index: int, synthesis: Passes | None) -> None:
 
 
 def _forget_modules(tree: Path) -> None:
-    """Drop upstream's own modules: what one keeps from a pass must not reach the next, as it can't after a resume."""
+    """Unload upstream's own modules: state that one keeps must not reach the next pass, as it can't after a resume."""
     below = tuple(f"{root.absolute()}{os.sep}" for root in (tree, tree.resolve()))
     for name, module in list(sys.modules.items()):
         known = getattr(module, "__dict__", {})  # not getattr: some of torch's modules answer every name

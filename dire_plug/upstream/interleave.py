@@ -1,7 +1,8 @@
-"""Lets child processes work in turns: each does its step i while the others wait, then all do their step i + 1.
+"""Interleave child processes: each does its step i while the others wait, then all do their step i + 1.
 
 So a load on the machine meets all alike, and what is compared is step i with step i: of the same network, with the same
-random numbers. Every other round goes from the last child to the first. `turn.py` is a child's end of it.
+random numbers. Every other round goes from the last child to the first. The parent calls `interleave`, a child
+`take_turns`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import torch
 from torch import Tensor
@@ -26,23 +27,23 @@ from torch import Tensor
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream.trace import StopScriptError
 
-PATIENCE = 0.5
-"""Seconds between two looks at whether a child has ended before it asked for a turn."""
+POLL_SECONDS = 0.5
+"""Between two checks that a child hasn't ended before it asked for a turn."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class TimedStep:
     """One step of one child.
 
     Attributes:
         step: iteration within the slot.
         images: in the batch.
         loss, term: upstream's loss, and what was added to it, known to the precision of float32 at the loss.
-        wall, cpu: seconds from the beginning of the turn to the end of the step: on the clock, and of the processor.
-        call: seconds of the processor in which the term was computed, forward.
+        wall, cpu: wall-clock and CPU seconds from the beginning of the turn to the end of the step.
+        call: CPU seconds in which the term was computed, forward.
         fresh: whether it is the child's first with this network, for which a term prepares its real embeddings.
-        memory: the most that the child has had resident until then, in bytes.
-        card_memory: likewise, the most that torch has had allocated on the graphics card; None on the CPU.
+        memory: the child's peak resident memory so far, in bytes.
+        gpu_memory: the most that torch has had allocated on the GPU so far, in bytes; None on the CPU.
     """
 
     step: int
@@ -54,36 +55,22 @@ class Reading:
     call: float
     fresh: bool
     memory: int = 0
-    card_memory: int | None = None
+    gpu_memory: int | None = None
 
 
-@dataclass(frozen=True)
-class Start:
-    """How one child came to its first turn: seconds on the clock from its start, and its peak memory then, in bytes."""
-
-    seconds: float
-    memory: int
+Round = dict[str, TimedStep]
+"""Arm → its timing; one step of all arms."""
+Starts = dict[str, tuple[float, int]]
+"""Arm → wall-clock seconds from its start to its first turn, and its peak resident memory then, in bytes."""
 
 
-Round = dict[str, Reading]
-"""Arm → its reading; one step of all arms."""
-
-
-@dataclass(frozen=True)
-class Played:
-    """What a play gave: arm → its start, and the rounds in their order."""
-
-    starts: dict[str, Start]
-    rounds: list[Round]
-
-
-def play(
+def interleave(
     arms: Mapping[str, Callable[[str], None]], rounds: int, *, on_round: Callable[[int], Any] = lambda done: None
-) -> Played:
-    """Start the arms one after the other, then run them in turns, one step at a time, to and fro.
+) -> tuple[Starts, list[Round]]:
+    """Start the arms one after the other, then run them in turns, one step at a time; return what each round took.
 
     Args:
-        arms: arm → what runs its child to the end, given the address for `turn.take_turns`.
+        arms: arm → what runs its child to the end, given the address for `take_turns`.
         rounds: the steps of each arm, after which it is stopped.
         on_round: called with the number of finished rounds.
 
@@ -98,23 +85,24 @@ def play(
         server = open_ends.enter_context(socket.socket(socket.AF_UNIX))
         server.bind(address := f"{folder}/turns")
         server.listen(len(arms))
-        server.settimeout(PATIENCE)
-        starts: dict[str, Start] = {}
-        children: dict[str, _Child] = {}
+        server.settimeout(POLL_SECONDS)
+        starts: Starts = {}
+        children: dict[str, tuple[TextIO, Future[None]]] = {}
         for arm, run in arms.items():
             began = time.perf_counter()
             future = pool.submit(run, address)
-            line = _accept(server, {arm: future}, open_ends)
+            line = _accept(server, arm, future, open_ends)
             memory = json.loads(line.readline())["memory"]
-            starts[arm] = Start(time.perf_counter() - began, memory)
-            children[arm] = _Child(arm, line, future)
+            starts[arm] = time.perf_counter() - began, memory
+            children[arm] = line, future
         played = []
         for done in range(rounds):
+            # to and fro: whoever runs first after a pause meets colder caches, so both directions alternate
             order = list(children)[:: -1 if done % 2 else 1]
-            readings = {arm: children[arm].give_turn(done) for arm in order}
-            played.append({arm: readings[arm] for arm in children})
+            timings = {arm: _run_step(arm, *children[arm], done=done) for arm in order}
+            played.append({arm: timings[arm] for arm in children})
             on_round(done + 1)
-        return Played(starts, played)
+        return starts, played
 
 
 def counted(rounds: Sequence[Round], warm_up: int) -> list[Round]:
@@ -123,48 +111,41 @@ def counted(rounds: Sequence[Round], warm_up: int) -> list[Round]:
     A slot's first step comes after the work between slots, a network's first makes a term prepare its real embeddings.
     """
     follows = [all(now[arm].step == before[arm].step + 1 for arm in now) for before, now in pairwise(rounds)]
-    fresh = [any(reading.fresh for reading in one.values()) for one in rounds]
+    fresh = [any(timing.fresh for timing in one.values()) for one in rounds]
     return [one for at, one in enumerate(rounds) if at >= warm_up and follows[at - 1] and not fresh[at]]
 
 
-@dataclass(frozen=True)
-class _Child:
-    arm: str
-    line: TextIO
-    run: Future[None]
-
-    def give_turn(self, done: int) -> Reading:
-        """Let the child do a step, the one after `done` others."""
-        with contextlib.suppress(ConnectionError):
-            self.line.write("go\n")
-            self.line.flush()
-            if answer := self.line.readline():
-                return Reading(**json.loads(answer))
-        _refuse_ended([(self.arm, self.run)], done=done)
-        raise AssertionError("an arm that ended was refused above")
+def _run_step(arm: str, line: TextIO, run: Future[None], *, done: int) -> TimedStep:
+    """Let a child do a step, the one after `done` others."""
+    with contextlib.suppress(ConnectionError):
+        line.write("go\n")
+        line.flush()
+        if answer := line.readline():
+            return TimedStep(**json.loads(answer))
+    _raise_ended(arm, run, done=done)
 
 
-def _accept(server: socket.socket, run: Mapping[str, Future[None]], open_ends: contextlib.ExitStack) -> TextIO:
+def _accept(server: socket.socket, arm: str, run: Future[None], open_ends: contextlib.ExitStack) -> TextIO:
     """Return the line to the child that is starting."""
     while True:
-        _refuse_ended([(arm, one) for arm, one in run.items() if one.done()], done=0)
+        if run.done():
+            _raise_ended(arm, run, done=0)
         with contextlib.suppress(TimeoutError):
             connection = open_ends.enter_context(server.accept()[0])
             connection.settimeout(None)
             return open_ends.enter_context(connection.makefile("rw", encoding="utf-8"))
 
 
-def _refuse_ended(runs: Iterable[tuple[str, Future[None]]], *, done: int) -> None:
-    """Raise the error with which a child ended; it is one too that it ended well."""
-    for arm, run in runs:
-        run.result()
-        raise DirePlugError(f"the arm '{arm}' ended after {done} steps; make its script's loop longer")
+def _raise_ended(arm: str, run: Future[None], *, done: int) -> NoReturn:
+    """Raise the error with which a child ended; ending well, but too early, is an error too."""
+    run.result()
+    raise DirePlugError(f"the arm '{arm}' ended after {done} steps; make its script's loop longer")
 
 
-# A child's end of working in turns: it waits before each step, and then tells how long the step took.
+# A child's end: it waits before each step, and then tells how long the step took.
 #
-# `in_turns.py` is the parent's end. It listens at the synthesis and answers no hook: where the loop holds no trained
-# network, a hook would make the synthesis embed images for it, which a loop without a term doesn't do.
+# It listens at the synthesis and answers no hook: where the loop holds no trained network, a hook would
+# make the synthesis embed images for it, which a loop without a term doesn't do.
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -176,7 +157,7 @@ def take_turns(synthesis: Any, turns: Mapping[str, Any] | None) -> None:
 
     Args:
         synthesis: a `RunningSynthesis`.
-        turns: {"address" of a Unix socket, "arm", who waits, "keep_memory": see `keep_freed_memory`}.
+        turns: {"address" of a Unix socket, "arm", "keep_memory": see `keep_freed_memory`}.
 
     Raises:
         StopScriptError: the parent wants no more steps.
@@ -190,7 +171,7 @@ def take_turns(synthesis: Any, turns: Mapping[str, Any] | None) -> None:
 
 class _Turn:
     def __init__(self, synthesis: Any, *, address: str, arm: str) -> None:
-        """Say who waits, and wait for the first turn: what comes before the first step has its turn too."""
+        """Register the arm, and wait for the first turn: the work before the first step has its turn too."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(address)
         self._lines = connection.makefile("rw", encoding="utf-8")
@@ -203,7 +184,7 @@ class _Turn:
         self._wait()
 
     def loss(self, loss: Tensor, **arguments: Any) -> Tensor:
-        """Return what the synthesis returns; note what it added, its time, and whether the network is a new one."""
+        """Return the synthesis's own loss; record what it added, its time, and whether the network is a new one."""
         began = time.process_time()
         total: Tensor = self._loss(loss, **arguments)
         self._call = time.process_time() - began
@@ -214,13 +195,14 @@ class _Turn:
         return total
 
     def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
-        """Tell the synthesis; then tell how long the step took, in seconds, and wait for the next turn."""
+        """Call the synthesis's own; then report how long the step took, in seconds, and wait for the next turn."""
         self._step_done(loss, images=images, labels=labels, step=step)
         if images.is_cuda:
+            # kernels are queued: without waiting, a step's time would be that of launching it
             torch.cuda.synchronize(images.device)
         took = {"wall": time.perf_counter() - self._wall, "cpu": time.process_time() - self._cpu, "call": self._call}
-        card = torch.cuda.max_memory_allocated(images.device) if images.is_cuda else None
-        memory = {"memory": peak_memory(), "card_memory": card, "images": len(labels)}
+        on_gpu = torch.cuda.max_memory_allocated(images.device) if images.is_cuda else None
+        memory = {"memory": peak_memory(), "gpu_memory": on_gpu, "images": len(labels)}
         self._say({"step": step, "fresh": self._fresh, **self._sums, **took, **memory})
         self._wait()
 
@@ -233,15 +215,16 @@ class _Turn:
             answer = self._lines.readline()
         except ConnectionError:
             answer = ""
+        # a closed line means the same: the parent has all steps it wants, or is gone
         if answer != "go\n":
             raise StopScriptError
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has had resident, in bytes.
+    """Return the peak resident memory of this process, in bytes.
 
-    Linux's `ru_maxrss` also counts what the parent had when it started this process, so its own record is read there.
+    Linux's `ru_maxrss` also counts what the parent had when it started this process, so /proc is read there.
     """
     try:
         with open("/proc/self/status") as file:
@@ -254,7 +237,7 @@ def peak_memory() -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc give no memory back, so that a step's time isn't that of page faults, whose number differs widely."""
+    """Keep glibc from returning memory, so that a step's time isn't that of page faults, whose number varies widely."""
     libc: Any = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):

@@ -1,4 +1,4 @@
-"""job.json: all that the child process is told."""
+"""Write and read job.json: all that the child process gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dire_plug.files import read_json, write_json
 
 @dataclass(frozen=True)
 class ChildJob:
-    """One run of one upstream script.
+    """One run of one upstream script in a child process.
 
     Attributes:
         tree: the vendored tree; it is verified again by the child.
@@ -29,7 +29,7 @@ class ChildJob:
         threads: of torch in the child.
         trace: a file that gets a line for every optimiser step, or None.
         stop_after_steps: end the script after so many optimiser steps, all passes together; None lets it end.
-        turns: what `turn.take_turns` gets, where each step waits for its turn; None where none does.
+        turns: what `interleave.take_turns` gets, where each step waits for its turn; None where none does.
         observed: the settings of `observe.observe`, where `verify` looks on; None where nobody does.
     """
 

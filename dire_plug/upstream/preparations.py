@@ -1,4 +1,4 @@
-"""What upstream's own, unpatched code makes before the loop: ranked selections, statistics, expert trajectories."""
+"""Run upstream's own, unpatched code before the loop: ranked selections, statistics, expert trajectories."""
 
 import shutil
 from dataclasses import replace
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from dire_plug import ui
 from dire_plug.files import make_folder
-from dire_plug.types import Adapter, LoopInputs, Materials
+from dire_plug.types import Adapter, LoopInputs, ScriptInputs
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy
 
 MADE = "made"
-"""In the folder of a preparation: what upstream's code wrote, and nothing else is left there."""
+"""In the folder of a preparation: what upstream's code wrote; nothing else remains there."""
 SEED = 0
 """Fixed, as the teachers' seeds are: runs of all seeds and arms share what is prepared."""
 
@@ -21,13 +21,13 @@ def run_preparation(
     adapter: Adapter,
     name: str,
     inputs: LoopInputs,
-    materials: Materials,
+    script_inputs: ScriptInputs,
     *,
     folder: Path,
     device: str = "cpu",
     threads: int = 1,
 ) -> Path:
-    """Run one preparation of a method in `folder`; return the folder of what it made, which is all that is left.
+    """Run one preparation of a method in `folder`; return the folder of its results, which is all that remains.
 
     Args:
         inputs: of the loop, with the folders of the preparations before.
@@ -44,8 +44,9 @@ def run_preparation(
         make_folder(path)
     wanted = next(one for one in adapter.preparations(inner) if one.name == name)
     ui.say("; ".join(filter(None, [f"prepare: {name} by {adapter.title}'s own code", wanted.estimate])))
-    adapter.lay_out(inner, materials)
+    adapter.write_inputs(inner, script_inputs)
     child = ChildJob(
+        # unpatched: what is prepared is upstream's own, and the bridge needs a synthesis
         tree=unpatched_copy(adapter, require_vendored(adapter), folder / "tree"),
         script=wanted.invocation.script,
         arguments=wanted.invocation.arguments,
@@ -54,6 +55,7 @@ def run_preparation(
         seed=SEED,
         device=device,
         threads=threads,
+        # some scripts make files first and then go on; after so many steps all is there
         stop_after_steps=wanted.stop_after_steps,
     )
     run_child(child, log=folder / "log.txt", on_event=lambda event: None)

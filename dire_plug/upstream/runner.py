@@ -1,4 +1,4 @@
-"""Runs one upstream script in a child process, and draws no conclusion that the child didn't report."""
+"""Run an upstream script in a child process; it succeeded only if the child reports so."""
 
 import contextlib
 import json
@@ -26,9 +26,8 @@ TAIL = 15
 PATIENCE = 5.0
 """Seconds between asking the child to end and killing it."""
 AT_ONCE = 2
-"""Children that `run_together` has running, at most: each holds the networks of its script."""
-LOOK_AGAIN = 0.05
-"""Seconds."""
+"""Children that `run_together` runs at a time, at most: each holds the networks of its script."""
+POLL_SECONDS = 0.05
 _alive: set[subprocess.Popen[bytes]] = set()
 """The children of this process."""
 
@@ -41,19 +40,21 @@ _KEPT_PREFIXES = ("LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NVIDIA_", "PYTORC
 def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) -> None:
     """Run the job in a child process; hand its events to `on_event` as they come and its output to `log`.
 
-    When this process dies, however it dies, the child ends; when the block is left by an exception, it is stopped.
+    When this process dies, however it dies, the child ends; an exception here stops it too.
 
     Raises:
         UpstreamFailedError: the script failed; the message has its last lines and the log's path.
-        PluginError, DirePlugError: a plugin, or something that the user can mend, failed in the child.
+        PluginError, DirePlugError: a plugin, or something that the user can fix, failed in the child.
     """
     scratch = _make_scratch(job.folder)
     make_folder(log.parent)
     visible, device = visible_device(job.device)
     job_file = replace(job, device=device).write()
+    # a resumed run adds to its log; an error shows lines of this attempt only
     began = log.stat().st_size if log.exists() else 0
     last: Event = {}
     with _child(job_file, _environment(job, scratch, visible), cwd=scratch / "cwd", log=log) as (process, events):
+        # iterated and then waited for: a reader that polls can miss the last lines
         for line in events:
             last = json.loads(line)
             if last["event"] not in ("error", "finished"):
@@ -84,12 +85,12 @@ def run_together(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
             while not all(one.done() for one in running):  # a thread may be starting another child just now
                 for process in list(_alive):
                     _stop(process)
-                time.sleep(LOOK_AGAIN)
+                time.sleep(POLL_SECONDS)
             raise
 
 
 def _drop(event: Event) -> None:
-    """Let an event go."""
+    """Ignore an event."""
 
 
 def visible_device(device: str) -> tuple[str, str]:
@@ -108,7 +109,7 @@ def visible_device(device: str) -> tuple[str, str]:
 def _child(
     job_file: Path, environment: dict[str, str], *, cwd: Path, log: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
-    """Start the child; yield it and the lines of its events; whatever happens, it is gone and reaped at the end."""
+    """Start the child; yield it and the lines of its events; at the end it is stopped and reaped, whatever happens."""
     events_read, events_write = os.pipe()
     life_read, life_write = os.pipe()  # nobody writes; the child sees it close when this process is gone
     try:
@@ -121,6 +122,7 @@ def _child(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=(events_write, life_read),
+                # a group of its own, so that it can be stopped with all that it started
                 start_new_session=True,
             )
     except BaseException:
@@ -129,6 +131,7 @@ def _child(
         raise
     os.close(events_write)
     os.close(life_read)
+    # from here on `run_together` can stop it from another thread
     _alive.add(process)
     try:
         with os.fdopen(events_read, encoding="utf-8") as events:
@@ -151,6 +154,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE)
+        # the group, even after the child itself has ended: what it started may still run
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -164,7 +168,7 @@ def _make_scratch(folder: Path) -> Path:
 
 
 def _environment(job: ChildJob, scratch: Path, visible: str) -> dict[str, str]:
-    """Return the child's whole environment: what Python and torch need of ours, and nothing else, so no credentials."""
+    """Return the child's whole environment: only what Python and torch need of ours, so no credentials."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
     return kept | {
         "HOME": str(scratch / "home"),
@@ -200,9 +204,15 @@ def _failure(job: ChildJob, status: int, log: Path, began: int) -> str:
         how += " (the machine may be out of memory)" if -status == signal.SIGKILL else ""
     elif status == 0:
         how = "ended the process before its last pass was done"
+    return "\n".join([f"upstream's {job.script} {how}; its last lines:", *read_tail(log, since=began), f"log: {log}"])
+
+
+def read_tail(log: Path, *, since: int = 0) -> list[str]:
+    """Return the last lines of a log, indented, as an error shows them.
+
+    Args:
+        since: the byte from which to read.
+    """
     with log.open("rb") as file:
-        file.seek(began)
-        lines = file.read().decode(errors="replace").splitlines()[-TAIL:]
-    return "\n".join(
-        [f"upstream's {job.script} {how}; its last lines:", *(f"  {line}" for line in lines), f"log: {log}"]
-    )
+        file.seek(since)
+        return [f"  {line}" for line in file.read().decode(errors="replace").splitlines()[-TAIL:]]

@@ -1,4 +1,4 @@
-"""A trace: the hash of every optimised tensor after every optimiser step, of patched and unpatched scripts alike."""
+"""Trace a script, patched or not: the hash of every optimised tensor after every optimiser step."""
 
 import contextlib
 import hashlib
@@ -50,5 +50,6 @@ class _StepHook:
 def hash_tensor(tensor: Tensor) -> str:
     """Return the sha256, in hex, of a tensor's dtype, shape and bytes."""
     values = tensor.detach().cpu().contiguous()
+    # two tensors of the same bytes and another shape are not the same
     described = f"{values.dtype} {tuple(values.shape)} ".encode()
     return hashlib.sha256(described + values.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -50,19 +50,19 @@ METHODS = "cda, delt, dm, dwa, g-vbsm, infer, mtt, sre2l"
         ("run sre2", f"unknown method 'sre2' (did you mean 'sre2l'?); known: {METHODS}"),
         ("vendor sre2", f"unknown method 'sre2' (did you mean 'sre2l'?); known: {METHODS}"),
         ("compare xyz", f"unknown method 'xyz'; known: {METHODS}"),
-        ("run sre2l --recipe cifar100", "(did you mean 'cifar-100'?); there is cifar-10, cifar-100, "),
+        ("run sre2l --recipe cifar100", "(did you mean 'cifar-100'?); known: cifar-10, cifar-100, "),
         ("run sre2l --recipe nowhere.yaml", "recipe nowhere.yaml: no such file"),
         ("run sre2l --preset relased", "no preset 'relased' (did you mean 'released'?); this recipe has "),
-        ("run sre2l --arm controll", "no arm 'controll' (did you mean 'control'?); there is baseline, control, "),
+        ("run sre2l --arm controll", "no arm 'controll' (did you mean 'control'?); known: baseline, control, "),
         ("compare sre2l --arms contrl,dire", "no arm 'contrl' (did you mean 'control'?)"),
         ("run sre2l --set epochs", "--set epochs: expected KEY.KEY=VALUE, for example --set recover.flags.lr=0.1"),
         ("run sre2l --set evaluate.epohcs=3", "evaluate.epohcs: unknown key (did you mean 'epochs'?) (from --set)"),
         ("run sre2l --set evaluate.epochs=no", "evaluate.epochs: must be a whole number (is 'no') (from --set)"),
         ("run sre2l --set evaluate.epochs=0", "evaluate.epochs: must be at least 1 (is 0) (from --set)"),
         ("run sre2l --set evaluate.lr=.inf", "evaluate.lr: must be a finite number (is inf) (from --set)"),
-        ("run sre2l --set recover.script=!!binary", "line 1: tags (!!binary) aren't read; write the plain value"),
-        ("run sre2l --set evaluate.lr=!!bool", "line 1: tags (!!bool) aren't read"),
-        ("run sre2l --set evaluate.lr=!!timestamp", "line 1: tags (!!timestamp) aren't read"),
+        ("run sre2l --set recover.script=!!binary", "line 1: tags (!!binary) aren't supported; write the plain value"),
+        ("run sre2l --set evaluate.lr=!!bool", "line 1: tags (!!bool) aren't supported"),
+        ("run sre2l --set evaluate.lr=!!timestamp", "line 1: tags (!!timestamp) aren't supported"),
         ('run sre2l --set recipe="\\ud800"', r"line 1: '\ud800' isn't Unicode text"),
         ("run sre2l --set evaluate.lr=\udcff", r"--set evaluate.lr=\udcff: "),
         ("run sre2l --recipe \udcff.yaml", r"recipe \udcff.yaml: no such file"),
@@ -109,7 +109,7 @@ def test_all_problems_of_a_recipe_are_told_at_once(cli: Cli, bare_home: Path, tm
     lines = answer.err.splitlines()
     assert lines[0] == "error: recipe 'bad' has 6 problems:"
     assert sorted(line.strip().partition(" (is")[0] for line in lines[1:]) == [
-        "arms.dire.regularizers.dier: no regularizer of this name is installed (did you mean 'dire'?); there is "
+        "arms.dire.regularizers.dier: no regularizer of this name is installed (did you mean 'dire'?); known: "
         "centred-cd, dire, dpp, energy, facility-location, soft-chamfer, verify-probe",
         "evaluate.epochs: must be at least 1",
         "evaluate.studentz: unknown key (did you mean 'students'?)",
@@ -273,6 +273,17 @@ def test_a_data_root_that_does_not_exist_is_not_made(cli: Cli, bare_home: Path, 
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.parametrize("command", ["run sre2l --recipe tiny-imagenet --arm random", "doctor"])
+def test_a_data_folder_of_the_environment_is_not_made_either(
+    cli: Cli, bare_home: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIRE_PLUG_DATA", str(tmp_path / "typo"))
+    answer = cli(*command.split())
+    assert (answer.code, answer.out) == (2, "")
+    assert f"DIRE_PLUG_DATA: Directory '{tmp_path / 'typo'}' does not exist." in answer.err
+    assert not (tmp_path / "typo").exists()
+
+
 def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, recipe: Path) -> None:
     answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "random", "--ipc", "11")
     assert answer.code == 2
@@ -310,7 +321,7 @@ def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
         answer = cli("vendor", "toy-net")
         assert answer.code == 2
         assert "bridge.patch the file must have the blob hash " in answer.err
-        assert "isn't here; get it with: dire-plug vendor toy-net" in cli(*line).err
+        assert "isn't vendored; get it with: dire-plug vendor toy-net" in cli(*line).err
     finally:
         third_party.patch.write_text(patch)
     assert cli("vendor", "toy-net", "--offline").code == 0
@@ -356,7 +367,7 @@ def test_a_full_disk_loses_nothing_and_the_rerun_completes(
         patch.setattr(os, "fsync", fill)
         answer = cli(*line)
     assert answer.code == 2
-    assert "cannot be written: No space left on device. What was there before is kept." in answer.err
+    assert "cannot be written: No space left on device. The previous content is kept." in answer.err
     renewed = ("status.json", "provenance.json")
     written = [path for path in home.rglob("*.json") if path.name not in renewed and "work" not in path.parts]
     before, made = {path: path.read_bytes() for path in written}, when_made(home)

@@ -168,7 +168,7 @@ def test_a_dry_run_of_every_recipe_needs_neither_data_nor_upstreams_code(
 
 def test_a_dry_run_says_that_upstreams_code_is_missing(cli: Cli, bare_home: Path) -> None:
     answer = cli("run", "sre2l", "--recipe", "cifar-100", "--dry-run")
-    missing = "SRe2L's own code is needed and isn't here; get it with: dire-plug vendor sre2l"
+    missing = "SRe2L's own code is needed and isn't vendored; get it with: dire-plug vendor sre2l"
     assert answer.out.splitlines()[1] == f"engine: upstream; {missing}"
     refused = cli("run", "sre2l", "--recipe", "cifar-100")
     assert (refused.code, refused.out) == (2, "")

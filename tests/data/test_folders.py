@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dire_plug.data import Dataset, imagenet, load, names, status, tiny_imagenet
+from dire_plug.data import Dataset, find_all, imagenet, load, names, tiny_imagenet
 from dire_plug.data.folders import decode
 from dire_plug.errors import DirePlugError
 
@@ -218,13 +218,11 @@ def test_unsorted_validation_images_are_refused_with_what_to_do(tmp_path: Path) 
         imagenet.read(tmp_path, size=None, limit=None, expected=2)
 
 
-def test_status_tells_what_is_here_without_reading_it(tmp_path: Path) -> None:
+def test_every_dataset_is_looked_for_without_reading_it(tmp_path: Path) -> None:
     write_train(tmp_path / "tiny-imagenet-200", inner="images")
     (tmp_path / "tiny-imagenet-200" / "val").mkdir()
-    found = {entry.name: entry for entry in status(tmp_path)}
+    found = {spec.name: folder for spec, folder in find_all(tmp_path)}
     assert tuple(found) == names()
-    assert found["digits"].found
-    assert found["tiny-imagenet"].found
-    assert found["tiny-imagenet"].where == str(tmp_path / "tiny-imagenet-200")
-    assert not found["cifar-100"].found
-    assert "cifar-100-python.tar.gz" in found["cifar-100"].how
+    assert found["digits"] is not None
+    assert found["tiny-imagenet"] == tmp_path / "tiny-imagenet-200"
+    assert found["cifar-100"] is None

@@ -46,10 +46,11 @@ def write_by_hand(folder: Path) -> None:
 def test_the_page_counts_the_lines_written_by_hand() -> None:
     lines = written()
     by_command = [command for command, _ in commands() if command.startswith("dire-plug patch insert")]
-    assert f"By hand: {len(lines['python']) + len(lines['yaml'])} lines" in TEXT
-    assert f"method.py`, {len(lines['python'])} lines" in TEXT
+    text = " ".join(TEXT.split())
+    assert f"By hand: {len(lines['python']) + len(lines['yaml'])} lines" in text
+    assert f"method.py`, {len(lines['python'])} lines" in text
     assert len(by_command) == 6
-    assert "six calls put in by command" in TEXT
+    assert "six calls put in by command" in text
 
 
 def test_the_page_goes_from_nothing_to_compare() -> None:

@@ -16,7 +16,7 @@ from dire_plug.methods.cda import CDA
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe.model import RecoverSection, RegroupSection
-from dire_plug.types import LoopInputs, Materials, Slot
+from dire_plug.types import LoopInputs, ScriptInputs, Slot
 
 TINY = ("--set", "dataset.limit=100", "--set", "squeeze.teacher.epochs=1", "--set", "squeeze.independent.epochs=1")
 SHORT = ("--ipc", "2", "--set", "evaluate.epochs=2", "--set", "evaluate.test_every=2")
@@ -87,11 +87,11 @@ def test_a_flag_out_of_its_bounds_is_refused(flag: str, value: object) -> None:
         CDA().flags_model("tiny").model_validate({flag: value})
 
 
-def test_the_teacher_is_laid_out_as_the_script_reads_it(tmp_path: Path) -> None:
+def test_the_teacher_is_written_as_the_script_reads_it(tmp_path: Path) -> None:
     model = build("resnet-small", outputs=200)
     network = Network(model, "resnet-small", 200, "small", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     inputs = LoopInputs(inputs_of(recover()).recipe, 10, 8, 0, tmp_path, tmp_path / "images")
-    CDA().lay_out(inputs, Materials({"teacher": network}, None))
+    CDA().write_inputs(inputs, ScriptInputs({"teacher": network}, None))
     found = torch.load(tmp_path / "teacher.pt", weights_only=True)["model"]
     assert torch.equal(found["conv1.weight"], model.state_dict()["conv1.weight"])
 

@@ -30,7 +30,7 @@ from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.stages.artefacts import Networks, name_inputs
 from dire_plug.store.artefacts import Artefact
-from dire_plug.types import Invocation, LoopInputs, Materials, Slot, StartImages
+from dire_plug.types import Invocation, LoopInputs, ScriptInputs, Slot, StartImages
 from dire_plug.upstream import shims
 from dire_plug.upstream.source.patching import read_patch
 from dire_plug.upstream.verify.verify import verify
@@ -192,26 +192,26 @@ def test_images_that_are_read_on_demand_are_linked(tmp_path: Path) -> None:
     assert (link.is_symlink(), link.suffix, link.resolve()) == (True, ".JPEG", published.resolve())
 
 
-def lay_out(folder: Path, dataset: Dataset, **values: Any) -> list[str]:
+def write_inputs(folder: Path, dataset: Dataset, **values: Any) -> list[str]:
     """Lay a run out below `folder` with an untrained teacher; return what lies there."""
     script = DELT.scripts["cifar-10"]
     model = build("resnet-small", outputs=10, stem="small")
     teacher = Network(model, "resnet-small", 10, "small", script.mean, script.std)
     folder.mkdir()
     inputs = inputs_of(recover(), folder=folder, **values)
-    DELT().lay_out(inputs, Materials({"teacher": teacher}, dataset))
+    DELT().write_inputs(inputs, ScriptInputs({"teacher": teacher}, dataset))
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_candidates_are_laid_out_for_the_selection_alone(tmp_path: Path) -> None:
-    assert lay_out(tmp_path / "before", pictures(5)) == ["candidates", "teacher.pt"]
-    assert lay_out(tmp_path / "after", pictures(5), prepared={"selection": Path("/made")}) == ["teacher.pt"]
+def test_the_candidates_are_written_for_the_selection_alone(tmp_path: Path) -> None:
+    assert write_inputs(tmp_path / "before", pictures(5)) == ["candidates", "teacher.pt"]
+    assert write_inputs(tmp_path / "after", pictures(5), prepared={"selection": Path("/made")}) == ["teacher.pt"]
     assert set(torch.load(tmp_path / "after" / "teacher.pt", weights_only=True)) == {"model"}
 
 
-def test_nothing_is_laid_out_where_a_class_is_short(tmp_path: Path) -> None:
+def test_nothing_is_written_where_a_class_is_short(tmp_path: Path) -> None:
     with pytest.raises(DirePlugError, match="class 'c' has 2 images, but DELT's 'min' selection needs 5"):
-        lay_out(tmp_path / "run", pictures(5, last=2))
+        write_inputs(tmp_path / "run", pictures(5, last=2))
     assert list((tmp_path / "run").iterdir()) == []
 
 

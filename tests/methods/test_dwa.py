@@ -21,7 +21,7 @@ from dire_plug.methods.dwa import DWA, write_folders, write_tensors
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe.model import RecoverSection, RegroupSection
-from dire_plug.types import LoopInputs, Materials, Script, Slot, StartImages, Synthesis
+from dire_plug.types import LoopInputs, Script, ScriptInputs, Slot, StartImages, Synthesis
 
 TINY = ("--set", "dataset.limit=100", "--set", "squeeze.teacher.epochs=1", "--set", "squeeze.independent.epochs=1")
 SHORT = ("--ipc", "2", "--set", "evaluate.epochs=2", "--set", "evaluate.test_every=2")
@@ -132,7 +132,7 @@ def test_a_regrouped_batch_gathers_its_start_images() -> None:
 def test_laying_out_without_start_images_is_refused(tmp_path: Path) -> None:
     network = Network(build("resnet-small", outputs=10), "resnet-small", 10, "small", SMALL.mean, SMALL.std)
     with pytest.raises(DirePlugError, match=r"recover\.start: DWA's scripts need real images"):
-        DWA().lay_out(inputs_of(recover(), folder=tmp_path), Materials({"teacher": network}, None))
+        DWA().write_inputs(inputs_of(recover(), folder=tmp_path), ScriptInputs({"teacher": network}, None))
 
 
 def test_a_start_of_noise_is_refused_before_anything_is_made(cli: Cli, bare_home: Path) -> None:

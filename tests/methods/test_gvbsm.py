@@ -1,4 +1,4 @@
-"""G-VBSM's adapter: orders, flags, the command lines of its scripts, what it lays out, and its hooks."""
+"""G-VBSM's adapter: orders, flags, the command lines of its scripts, what it writes for the script, and its hooks."""
 
 import json
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import check_recipe, read_yaml
 from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection
-from dire_plug.types import LoopInputs, Materials, Slot, SlotPlan, StartImages, Synthesis
+from dire_plug.types import LoopInputs, ScriptInputs, Slot, SlotPlan, StartImages, Synthesis
 from dire_plug.upstream.shims import image_folder as image_folder_shim
 
 
@@ -244,7 +244,7 @@ def teachers(script: str = "cifar-10") -> dict[str, Network]:
 
 def test_teachers_lie_where_the_script_looks_for_them_with_its_own_keys(tmp_path: Path, dataset: Dataset) -> None:
     inputs = inputs_of(recover(), tmp_path)
-    GVBSM().lay_out(inputs, Materials(teachers(), dataset))
+    GVBSM().write_inputs(inputs, ScriptInputs(teachers(), dataset))
     path = inputs.folder / "CIFAR-10" / "WRN_16_2" / "squeeze_WRN_16_2.pth"
     assert path == inputs.folder / teacher_path("cifar-10", "wrn-16-2")
     assert "block1.layer.0.conv1.weight" in torch.load(path, weights_only=True)
@@ -254,7 +254,7 @@ def test_teachers_lie_where_the_script_looks_for_them_with_its_own_keys(tmp_path
 
 def test_statistics_may_be_taken_from_fewer_images(tmp_path: Path, dataset: Dataset) -> None:
     inputs = inputs_of(recover(), tmp_path, prepare={"statistics": {"images": 4}})
-    GVBSM().lay_out(inputs, Materials(teachers(), dataset))
+    GVBSM().write_inputs(inputs, ScriptInputs(teachers(), dataset))
     assert load_file(inputs.folder / "training.safetensors")["train.images"][:, 0, 0, 0].tolist() == [0, 2, 4, 6]
 
 
@@ -263,7 +263,7 @@ def test_statistics_become_means_over_as_many_images_as_there_were(tmp_path: Pat
     made.mkdir(parents=True)
     np.savez(made / "running.npz", running_dd_mean=np.array([8 / 50_000, 16 / 50_000], dtype=np.float32))
     inputs = inputs_of(recover(), tmp_path, prepared={"statistics": tmp_path / "made"})
-    GVBSM().lay_out(inputs, Materials(teachers(), dataset))
+    GVBSM().write_inputs(inputs, ScriptInputs(teachers(), dataset))
     with np.load(inputs.folder / "statistics" / "ConvFeatureHook" / "ResNet=conv1" / "running.npz") as found:
         np.testing.assert_allclose(found["running_dd_mean"], [1.0, 2.0], rtol=1e-6)
         assert found["running_dd_mean"].dtype == np.float32
@@ -273,7 +273,7 @@ def test_statistics_become_means_over_as_many_images_as_there_were(tmp_path: Pat
 def test_images_of_another_size_than_the_scripts_are_refused(dataset: Dataset) -> None:
     inputs = LoopInputs(recipe_of(recover()), 10, 8, 0, Path("/run/inputs"), Path("/run/images"))
     with pytest.raises(DirePlugError, match=r"hard-codes 32 pixels, but the images have 8; set dataset\.size=32"):
-        GVBSM().lay_out(inputs, Materials({}, dataset))
+        GVBSM().write_inputs(inputs, ScriptInputs({}, dataset))
 
 
 def test_images_lie_where_the_scripts_save_them() -> None:

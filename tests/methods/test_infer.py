@@ -1,4 +1,4 @@
-"""INFER's adapter: its plan and what counts as IPC, the command line, what it lays out, and its start hook."""
+"""INFER's adapter: its plan and what counts as IPC, the command line, what its script reads, and its start hook."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection
-from dire_plug.types import LoopInputs, Materials, Slot, StartImages, Synthesis
+from dire_plug.types import LoopInputs, ScriptInputs, Slot, StartImages, Synthesis
 from dire_plug.upstream.verify.verify import verify
 
 NETWORKS = {
@@ -227,7 +227,7 @@ def test_start_tensors_and_checkpoints_lie_where_the_script_reads_them(tmp_path:
         if key != "teacher"
     }
     start = start_of(3)
-    INFER().lay_out(inputs_of(tmp_path, ipc=3), Materials(networks, None, start))
+    INFER().write_inputs(inputs_of(tmp_path, ipc=3), ScriptInputs(networks, None, start))
     read = sorted(path.relative_to(tmp_path / "inputs").as_posix() for path in (tmp_path / "inputs").rglob("*.p*t*"))
     assert [path for path in read if path.startswith("start/")] == ["start/tensor_0.pt", "start/tensor_1.pt"]
     assert [path for path in read if path.endswith("ckpt.pth")] == [
@@ -251,7 +251,7 @@ def test_the_imagenet_script_reads_files_sorted_as_the_images_are(tmp_path: Path
 def test_images_of_another_size_are_refused_before_upstream_starts(tmp_path: Path) -> None:
     small = replace(inputs_of(tmp_path), size=8)
     with pytest.raises(DirePlugError, match=r"has 32 pixels, the images have 8; set dataset\.size=32"):
-        INFER().lay_out(small, Materials({}, None, start_of(7)))
+        INFER().write_inputs(small, ScriptInputs({}, None, start_of(7)))
 
 
 # The start hook.

@@ -14,7 +14,7 @@ from dire_plug.methods.dm import DM
 from dire_plug.methods.matching_family import DATA
 from dire_plug.methods.mtt import MTT
 from dire_plug.recipe import read_yaml
-from dire_plug.types import Materials, Slot
+from dire_plug.types import ScriptInputs, Slot
 
 BOTH = [MTT(), DM()]
 either = pytest.mark.parametrize("adapter", BOTH, ids=lambda adapter: adapter.name)
@@ -56,7 +56,7 @@ def test_evaluations_in_the_loop_train_no_network(adapter: MTT | DM, script: str
 @either
 def test_the_data_is_written_for_the_shim_that_serves_it(adapter: MTT | DM, tmp_path: Path) -> None:
     inputs = inputs_of(recover(), tmp_path)
-    adapter.lay_out(inputs, Materials({}, generated()))
+    adapter.write_inputs(inputs, ScriptInputs({}, generated()))
     assert adapter.invocation(inputs).shims["cifar"] == {"file": str(inputs.folder / DATA)}
     with safe_open(str(inputs.folder / DATA), framework="pt") as file:
         assert file.get_slice("train.images").get_shape() == [10, 3, 32, 32]
@@ -67,7 +67,7 @@ def test_the_data_is_written_for_the_shim_that_serves_it(adapter: MTT | DM, tmp_
 @either
 def test_images_of_another_size_are_refused_before_the_script_starts(adapter: MTT | DM, tmp_path: Path) -> None:
     with pytest.raises(DirePlugError, match=r"are 8 pixels wide, .* reads 32; set dataset\.size=32"):
-        adapter.lay_out(inputs_of(recover(), tmp_path), Materials({}, generated(8)))
+        adapter.write_inputs(inputs_of(recover(), tmp_path), ScriptInputs({}, generated(8)))
 
 
 @pytest.mark.parametrize(

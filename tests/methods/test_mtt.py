@@ -13,7 +13,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.methods.mtt import MTT, MTTFlags, check_experts, estimate, parameter_shapes, save_interval
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.types import LoopInputs, Materials
+from dire_plug.types import LoopInputs, ScriptInputs
 
 W32 = MTTFlags(model="ConvNetW32", max_start_epoch=2, expert_epochs=1)
 
@@ -84,14 +84,14 @@ def test_no_expert_is_lost_in_a_file_that_never_gets_full(experts: int, interval
 def test_the_loop_finds_the_prepared_experts_where_it_looks(tmp_path: Path) -> None:
     inputs = inputs_of(recover(), tmp_path, prepared={"experts": tmp_path / "made"})
     (tmp_path / "made/CIFAR10_NO_ZCA/ConvNet").mkdir(parents=True)
-    MTT().lay_out(inputs, Materials({}, generated()))
+    MTT().write_inputs(inputs, ScriptInputs({}, generated()))
     link = inputs.folder / "buffers/CIFAR10_NO_ZCA/ConvNet"
     assert link.resolve() == (tmp_path / "made/CIFAR10_NO_ZCA/ConvNet").resolve()
 
 
 def test_experts_are_labelled_with_what_they_are_trained_on(tmp_path: Path) -> None:
     inputs, dataset = inputs_of(recover(flags={"zca": True}), tmp_path), generated()
-    MTT().lay_out(inputs, Materials({}, dataset))
+    MTT().write_inputs(inputs, ScriptInputs({}, dataset))
     known = {"dataset": "generated", "zca": True, "model": "ConvNet", "digest": dataset.digest}
     assert read_json(inputs.images / "CIFAR10/ConvNet/experts.json") == known
 
@@ -101,7 +101,7 @@ def test_given_experts_that_fit_are_used(tmp_path: Path) -> None:
     section = recover(flags={"model": "ConvNetW32", "max_start_epoch": 2, "expert_epochs": 1})
     inputs = inputs_of(section, tmp_path, prepare={"buffers": str(folder)})
     assert MTT().preparations(inputs) == ()
-    MTT().lay_out(inputs, Materials({}, generated()))
+    MTT().write_inputs(inputs, ScriptInputs({}, generated()))
     assert (inputs.folder / "buffers/CIFAR10_NO_ZCA/ConvNetW32").resolve() == folder.resolve()
 
 

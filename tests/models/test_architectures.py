@@ -11,7 +11,7 @@ from torchvision.models import get_model_weights
 from dire_plug.errors import DirePlugError
 from dire_plug.models import architectures, build, embed, last_linear, least_size, nonnegative, stems, upstream_keys
 from dire_plug.models.architectures import is_made_for_a_size, size_of, torchvision_name
-from dire_plug.models.checkpoint import Kind, Network, load, read_foreign, recognise, save, write_for_upstream
+from dire_plug.models.checkpoint import Network, NetworkSpec, identify, load, read_foreign, save, write_for_upstream
 from dire_plug.models.upstream_keys import our_keys
 
 # Parameters with ten outputs at 32 px, and the width of the embedding: those of the methods' own networks.
@@ -106,9 +106,9 @@ def test_the_size_of_a_convnet_is_told_by_its_head(architecture: str, size: int,
 
 
 @pytest.mark.parametrize(("architecture", "stem"), KINDS)
-def test_every_architecture_is_recognised_by_its_weights(architecture: str, stem: str) -> None:
+def test_every_architecture_is_identified_by_its_weights(architecture: str, stem: str) -> None:
     state = sketch(architecture, outputs=7, stem=stem).state_dict()
-    assert recognise(state) == Kind(architecture, 7, stem)
+    assert identify(state) == NetworkSpec(architecture, 7, stem)
 
 
 @pytest.mark.parametrize(("method", "architecture"), RENAMED)
@@ -119,7 +119,7 @@ def test_upstreams_keys_are_each_of_one_of_ours_and_lead_back(method: str, archi
     assert len(renamed) == len(state)
     assert renamed.keys() != state.keys()
     assert list(our_keys(architecture, renamed, state)) == list(state)
-    assert recognise(renamed) == Kind(architecture, 10, "small")
+    assert identify(renamed) == NetworkSpec(architecture, 10, "small")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from support.upstream_networks import CHILD
 from torch import Tensor, nn
 
 from dire_plug.models import embed
-from dire_plug.models.vit_small import VIEWS, VitSmall, patch_of
+from dire_plug.models.vit import VIEWS, VitSmall, patch_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.upstream]
 REPOSITORY = "https://github.com/aanna0701/SPT_LSA_ViT"

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,9 +55,10 @@ NATIVE = ("--scale", "smoke", "--engine", "native", "--offline")
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
     """A home with the tiny recipe's teachers, where the smoke scale of SRe2L is the tiny recipe."""
-    for name in ("scales", "fill_sets", "render"):
-        module = import_module(f"dire_plug.paper.reproduce.{name}")  # `render` is a function of the package, too
-        monkeypatch.setattr(module, "SMOKE", {**SMOKE, "sre2l": TINY})
+    smoke = {**SMOKE, "sre2l": TINY}
+    monkeypatch.setattr("dire_plug.paper.reproduce.scales.SMOKE", smoke)
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill_sets.SMOKE", smoke)
+    monkeypatch.setattr("dire_plug.paper.reproduce.table.SMOKE", smoke)
     return home
 
 
@@ -161,7 +161,7 @@ def test_a_row_without_its_code_has_the_reason_and_the_rest_goes_on(cli: Cli, ti
     assert answer.code == 0, answer.err
     assert "SRe2L + DiRe: drawn" in answer.out
     assert "DWA: – [1]" in answer.out
-    assert "[1] recipe 'quick': DWA's own code is needed and isn't here" in answer.out
+    assert "[1] recipe 'quick': DWA's own code is needed and isn't vendored" in answer.out
     assert (tiny / "runs" / "reproduce" / "figure-2-smoke" / "figure.png").is_file()
 
 

@@ -80,7 +80,7 @@ def test_intervals_come_from_whole_rounds_drawn_again() -> None:
 
 
 def test_a_table_holds_steps_wholes_and_what_was_really_run(capsys: pytest.CaptureFixture[str]) -> None:
-    ran = make_side("sre2l+dire", 1.5, 1.5, images=100, card_memory=50 << 20, whole=(Took(90, 40), Took(91, 41)))
+    ran = make_side("sre2l+dire", 1.5, 1.5, images=100, gpu_memory=50 << 20, whole=(Took(90, 40), Took(91, 41)))
     show(render(make_timing(make_side("sre2l", 0.05, 0.05), ran)))
     rows = read_rows(capsys.readouterr().out)
     steps = [cells for cells in rows if cells[0].startswith("sre2l")]

@@ -1,5 +1,6 @@
 """A whole run in this process: what is left on disk, what is shared, what a failure keeps, what makes another run."""
 
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from support.small_run import made_by_kind, native, only_run, outcome, run_folders, when_made, write_recipe
+from support.small_run import forget, made_by_kind, native, only_run, outcome, run_folders, when_made, write_recipe
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
@@ -19,8 +20,9 @@ from dire_plug.pipeline.request import choose_engine, read_data
 from dire_plug.recipe import REAL_IMAGE_ARMS
 from dire_plug.stages import recover
 from dire_plug.stages.images import read_saved
+from dire_plug.stages.measure import measure
 from dire_plug.store.provenance import code
-from dire_plug.store.runs import choose_device, run_folder
+from dire_plug.store.runs import RunFolder, choose_device, run_folder
 
 
 def folder_of(recipe: Path, arm: str = "baseline", **more: Any) -> str:
@@ -192,6 +194,40 @@ def test_a_failing_stage_is_named_and_the_rerun_ends_as_if_undisturbed(
     assert outcome(only_run(home)) == outcome(baseline)
     after = when_made(home)
     assert {name: after[name] for name in before} == before
+
+
+def test_a_finished_run_stays_finished_while_it_is_shown_again(
+    home: Path, recipe: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_arm(native(recipe))
+    files = [only_run(home) / name for name in ("metrics.json", "status.json")]
+    files[0].write_text(files[0].read_text() + "\n")  # other bytes of the same content, which must stay
+    before, states = [file.read_bytes() for file in files], []
+
+    def watch(*given: Any) -> Any:
+        states.append(RunFolder(only_run(home)).state())
+        return measure(*given)
+
+    monkeypatch.setattr(pipeline, "measure", watch)
+    forget()
+    assert run_arm(native(recipe)).reused
+    assert states == ["finished"]
+    assert [file.read_bytes() for file in files] == before
+    (student,) = (home / "store" / "student").glob("*")
+    shutil.rmtree(student)
+    forget()
+    assert not run_arm(native(recipe)).reused
+    assert states == ["finished", "running"]
+    assert files[0].read_bytes() != before[0]
+    assert outcome(only_run(home)) == outcome(baseline)
+
+
+def test_a_finished_run_that_lost_its_metrics_gets_them_again(home: Path, recipe: Path) -> None:
+    run_arm(native(recipe))
+    metrics = (only_run(home) / "metrics.json").read_bytes()
+    (only_run(home) / "metrics.json").unlink()
+    assert run_arm(native(recipe)).reused
+    assert (only_run(home) / "metrics.json").read_bytes() == metrics
 
 
 def test_images_are_decoded_once_for_all_stages(home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

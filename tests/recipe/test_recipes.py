@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class EnergySettings(BaseModel):
 
 
 SETTINGS: dict[str, type[BaseModel]] = {"dire": DireSettings, "energy": EnergySettings}
-CATALOGUE = Catalogue(tuple(SETTINGS), SETTINGS.__getitem__)
+CATALOGUE: Catalogue = {name: partial(SETTINGS.__getitem__, name) for name in SETTINGS}
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def test_words_and_numbers_mean_what_yaml_1_2_says(tmp_path: Path, text: str, va
 
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(DirePlugError, match=r"toy\.yaml: line 3: the key 'ipc' stands there twice"):
+    with pytest.raises(DirePlugError, match=r"toy\.yaml: line 3: the key 'ipc' appears twice"):
         read_yaml(written(tmp_path, "ipc: 1\ntitle: x\nipc: 2\n"))
 
 
@@ -168,14 +169,17 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
         ("- a", "mapping"),
         ("", "nothing"),
         ("a: &x 1\nb: *x", "line 2: aliases"),
-        ("a: !!python/name:os.system", "line 1: tags (!!python/name:os.system) aren't read"),
-        ("a: 1\nmethod: !!binary ZG0=", "line 2: tags (!!binary) aren't read; write the plain value, text in quotes"),
-        ("a: !!timestamp 1", "line 1: tags (!!timestamp) aren't read"),
-        ("a: !!bool x", "line 1: tags (!!bool) aren't read"),
-        ("a: ! 1", "line 1: tags (!) aren't read"),
-        ("a: !own {b: 1}", "line 1: tags (!own) aren't read"),
-        ("!!map {a: 1}", "line 1: tags (!!map) aren't read"),
-        ("!!str a: 1", "line 1: tags (!!str) aren't read"),
+        ("a: !!python/name:os.system", "line 1: tags (!!python/name:os.system) aren't supported"),
+        (
+            "a: 1\nmethod: !!binary ZG0=",
+            "line 2: tags (!!binary) aren't supported; write the plain value, text in quotes",
+        ),
+        ("a: !!timestamp 1", "line 1: tags (!!timestamp) aren't supported"),
+        ("a: !!bool x", "line 1: tags (!!bool) aren't supported"),
+        ("a: ! 1", "line 1: tags (!) aren't supported"),
+        ("a: !own {b: 1}", "line 1: tags (!own) aren't supported"),
+        ("!!map {a: 1}", "line 1: tags (!!map) aren't supported"),
+        ("!!str a: 1", "line 1: tags (!!str) aren't supported"),
         ('a: 1\nb: "x\\ud800"', r"line 2: 'x\ud800' isn't Unicode text"),
         ('"\\udfff": 1', r"line 1: '\udfff' isn't Unicode text"),
         ("[a]: 1", "line 1"),
@@ -234,6 +238,13 @@ def test_a_valid_recipe_passes() -> None:
     check_recipe(recipe(), adapter=SRe2L(), catalogue=CATALOGUE)
 
 
+def test_an_adapter_that_names_images_with_an_unknown_suffix_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = SRe2L()
+    monkeypatch.setattr(adapter, "image_path", lambda label, image: f"{label}/{image}.bmpp")
+    with pytest.raises(DirePlugError, match=r"recover\.script: image_path of sre2l's adapter: '0/0\.bmpp' ends in no"):
+        check_recipe(recipe(), adapter=adapter, catalogue=CATALOGUE)
+
+
 def test_all_problems_are_found_at_once() -> None:
     tree = recipe(
         evaluate__epochs=0,
@@ -243,7 +254,7 @@ def test_all_problems_are_found_at_once() -> None:
     )
     assert sorted(problems_of(tree)) == [
         "arms.dire.regularizers.dier: no regularizer of this name is installed (did you mean 'dire'?); "
-        "there is dire, energy",
+        "known: dire, energy",
         "evaluate.epochs: must be at least 1 (is 0)",
         "recover.flags.exp-name: can't be set in a recipe: the tool chooses where files lie",
         "recover.flags.iteration: must be at least 1 (is 0)",
@@ -299,7 +310,7 @@ def test_all_problems_are_found_at_once() -> None:
             {"squeeze__teacher__architecture": "convnet-3"},
             "squeeze.teacher.architecture: the script 'cifar' takes resnet-18 or resnet-small (is 'convnet-3')",
         ),
-        ({"arms__control": {}}, "arms.control: this arm is defined by the tool; choose another name"),
+        ({"arms__control": {}}, "arms.control: this name is reserved; choose another"),
         ({"arms__dire__overrides__ipc": 3}, "arms.dire.overrides.ipc: can't be changed here"),
         (
             {"arms__dire__overrides__evaluate": {"epoch": 3}},

@@ -44,8 +44,8 @@ class Fake:
     def state(self, plugin: object) -> dict[str, Tensor]:
         return self.kept
 
-    def record(self, name: str, value: Tensor | float, *, part: bool = False) -> None:
-        assert part == (name in ("cd", "cdm", "edm"))
+    def record(self, name: str, value: Tensor | float, *, component: bool = False) -> None:
+        assert component == (name in ("cd", "cdm", "edm"))
         self.recorded[name] = value
 
 

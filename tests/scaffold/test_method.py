@@ -76,7 +76,7 @@ def test_verify_and_run_say_all_that_is_missing_before_a_line_is_written(
         answer = cli(*line)
         assert answer.code == 2
         first, *rest = answer.err.splitlines()
-        assert first == "error: d-toy isn't whole yet; 20 things are missing:"
+        assert first == "error: d-toy is incomplete: 20 items to fill in:"
         assert re.findall(r"fill in (\w+): ", answer.err) == list(VALUES)
         assert f"  {module}/method.py:36: fill in CLASSES: the number of classes that the script hard-codes" in rest
         assert re.findall(r"no `bridge\.(\w+)`", answer.err) == list(CALLS)
@@ -88,7 +88,7 @@ def test_the_adapter_is_listed_and_vendored_before_a_line_is_written(
     cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_package(new_method("e-toy", origin, into=tmp_path)[0], monkeypatch)
-    assert "e-toy isn't whole yet" in cli("list", "methods").out
+    assert "e-toy is incomplete" in cli("list", "methods").out
     answer = cli("vendor", "e-toy")
     assert answer.code == 0, answer.err
     patched = next(places.third_party().glob("e-toy@*")) / SCRIPT
@@ -100,7 +100,7 @@ def test_its_own_tests_check_the_patch_and_wait_for_the_rest(
 ) -> None:
     folder, _ = new_method("f-toy", origin, into=tmp_path)
     install_package(folder, monkeypatch)
-    with pytest.raises(pytest.skip.Exception, match="f-toy isn't whole yet; 20 things are missing"):
+    with pytest.raises(pytest.skip.Exception, match="f-toy is incomplete: 20 items to fill in"):
         run_tests(folder / "tests" / "test_method.py")
 
 
@@ -110,7 +110,7 @@ def test_filled_in_only_the_patch_is_missing_and_then_the_code(
     folder, _ = new_method("g-toy", origin, into=tmp_path)
     install_package(folder, monkeypatch)
     file = fill(folder, VALUES)
-    assert "6 things are missing" in cli("verify", "g-toy").err
+    assert "6 items to fill in" in cli("verify", "g-toy").err
     file.write_text(re.sub(r"    calls = .*", "    calls = ()", file.read_text(), flags=re.MULTILINE))
     forget(folder)
     assert "get it where the network may be used: dire-plug vendor g-toy" in cli("verify", "g-toy").err
@@ -121,7 +121,7 @@ def test_filled_in_only_the_patch_is_missing_and_then_the_code(
         "  recover.flags.steps: set it; the script has no default that could be read\n",
     )
     answer = cli("run", "g-toy", "--set", "recover.flags.steps=1")
-    assert "g-toy's own code is needed and isn't here; get it with: dire-plug vendor g-toy" in answer.err
+    assert "g-toy's own code is needed and isn't vendored; get it with: dire-plug vendor g-toy" in answer.err
     recipe = folder / "dire_plug_g_toy" / "recipes" / "quick.yaml"
     recipe.write_text(recipe.read_text().replace("flags: {}", "flags: {steps: 1, lr: 0.1}"))
     assert run_tests(folder / "tests" / "test_method.py") == [
@@ -140,6 +140,17 @@ def test_a_flag_that_the_script_lacks_is_missing_too(
     assert (
         ": TEACHER_FLAG: the script has no flag 'wieghts' (did you mean 'weights'?); it has weights, out" in answer.err
     )
+
+
+@pytest.mark.parametrize("line", [("verify", "l-toy"), ("run", "l-toy", "--dry-run")])
+def test_an_unknown_image_suffix_is_an_error_before_anything_runs(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...]
+) -> None:
+    folder, _ = new_method("l-toy", origin, into=tmp_path)
+    install_package(folder, monkeypatch)
+    fill(folder, VALUES | {"FILE_NAME": '"{label}-{image}.pgn"'})
+    message = "'{label}-{image}.pgn' ends in no format of images (did you mean '.png'?); use .jpeg, .jpg, .png, .webp"
+    assert f"FILE_NAME: {message}" in cli(*line).err
 
 
 def test_what_the_filled_adapter_cannot_run_is_refused_by_the_recipe_check(
@@ -190,7 +201,7 @@ def test_a_taken_name_or_folder_is_refused_before_anything_is_cloned(
     cli: Cli, origin: Published, tmp_path: Path
 ) -> None:
     (tmp_path / "dire-plug-k-toy").mkdir()
-    for name, why in (("sre2l", "is taken among methods"), ("k-toy", "is there already"), ("K", "can't be a plugin's")):
+    for name, why in (("sre2l", "is taken among methods"), ("k-toy", "exists already"), ("K", "can't be a plugin's")):
         answer = cli("new", "method", name, *line_of(origin), "--into", tmp_path)
         assert answer.code == 2
         assert why in answer.err
@@ -232,7 +243,7 @@ def test_a_mapped_address_is_cloned_and_then_needs_no_network(
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
     line = line_of(origin, repository="https://example.org/toy-net")
     refused = cli("new", "method", "n-toy", *line, "--into", tmp_path, "--offline")
-    assert (refused.code, "isn't here; leave out --offline" in refused.err) == (2, True)
+    assert (refused.code, "isn't downloaded, and --offline forbids cloning" in refused.err) == (2, True)
     assert cli("new", "method", "n-toy", *line, "--into", tmp_path).code == 0
     shutil.rmtree(copy)
     again = cli("new", "method", "o-toy", *line, "--into", tmp_path, "--offline")

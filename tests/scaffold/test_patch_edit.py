@@ -130,13 +130,13 @@ def test_a_second_file_gets_the_import_too_and_loses_it_with_its_last_line(cli: 
         ("src/synth.py:21", "bridge.watch(network); x = 1", "one statement a line, please"),
         ("src/synth.py:21", "bridge.watch(\nnetwork)", "one line, please"),
         ("src/synth.py:21", "print(network)", "the only thing that a patch may call is bridge"),
-        ("src/synth.py:21", "from dire_plug import bridge", "is put in by itself"),
+        ("src/synth.py:21", "from dire_plug import bridge", "is inserted automatically"),
         ("src/synth.py:26", "bridge.watch(network)", "an assigned"),
         ("src/synth.py:3", "bridge.watch(network)", "would stand before bridge is imported"),
         ("src/synth.py:99", "bridge.watch(network)", "the file has lines 1 to 33"),
         ("src/snyth.py:3", "bridge.watch(network)", "has no file 'src/snyth.py' (did you mean 'src/synth.py'?)"),
-        ("src/synth.py", "bridge.watch(network)", "is no place; write FILE:LINE"),
-        ("src/synth.py:-1", "bridge.watch(network)", "is no place; write FILE:LINE"),
+        ("src/synth.py", "bridge.watch(network)", "is no location; write FILE:LINE"),
+        ("src/synth.py:-1", "bridge.watch(network)", "is no location; write FILE:LINE"),
     ],
 )
 def test_a_line_that_cannot_stand_there_is_refused(cli: Cli, folder: Path, place: str, call: str, why: str) -> None:
@@ -161,12 +161,8 @@ def test_a_second_file_keeps_its_import_while_a_call_stands_right_after_it(cli: 
 
 def test_a_line_is_not_put_in_twice(cli: Cli, folder: Path) -> None:
     insert(cli, folder, f"{SCRIPT}:21", "bridge.watch(network)")
-    assert "'bridge.watch(network)' stands there already" in refusal(
-        cli, folder, f"./{SCRIPT}:21", "bridge.watch(network)"
-    )
-    assert "'bridge.watch(network)' stands there already" in refusal(
-        cli, folder, f"{SCRIPT}:21", "bridge.watch(network)"
-    )
+    assert "'bridge.watch(network)' is there already" in refusal(cli, folder, f"./{SCRIPT}:21", "bridge.watch(network)")
+    assert "'bridge.watch(network)' is there already" in refusal(cli, folder, f"{SCRIPT}:21", "bridge.watch(network)")
 
 
 def test_an_indentation_that_breaks_the_script_is_refused(cli: Cli, folder: Path) -> None:
@@ -238,7 +234,7 @@ def test_what_is_not_there_cannot_be_removed(cli: Cli, folder: Path, place: str)
 def test_the_import_stays_in_a_patch(cli: Cli, folder: Path) -> None:
     answer = cli("patch", "remove", name_of(folder), "src/synth.py:7", "--package", folder)
     assert answer.code == 2
-    assert "the import goes by itself" in answer.err
+    assert "the import is removed automatically" in answer.err
 
 
 def test_the_patches_of_dire_plug_itself_are_not_edited(cli: Cli, bare_home: Path, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_a_name_that_cannot_be_a_plugins_is_refused(cli: Cli, tmp_path: Path, na
     ("name", "why"),
     [
         ("dire", "is taken among regularizers, by dire_plug.regularizers.dire:DiRe; choose another"),
-        ("control", "means something else in a run; choose another"),
-        ("upstream", "means something else in a run; choose another"),
+        ("control", "is reserved; choose another"),
+        ("upstream", "is reserved; choose another"),
     ],
 )
 def test_a_name_that_is_taken_is_refused(cli: Cli, tmp_path: Path, name: str, why: str) -> None:
@@ -90,7 +90,7 @@ def test_a_folder_that_is_there_is_left_alone(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "dire-plug-my-term").mkdir()
     answer = cli("new", "regularizer", "my-term", "--into", tmp_path)
     assert answer.code == 2
-    assert f"{tmp_path}/dire-plug-my-term: is there already; move it away, or choose another folder" in answer.err
+    assert f"{tmp_path}/dire-plug-my-term: exists already; move it away, or choose another folder" in answer.err
     assert files_of(tmp_path) == []
 
 

@@ -8,7 +8,7 @@ from support.small_run import made_by_kind, only_run
 
 from dire_plug.files import read_json
 from dire_plug.stages import collapse
-from dire_plug.stages.collapse import CollapseSigns
+from dire_plug.stages.collapse import CollapseReport
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ from dire_plug.stages.collapse import CollapseSigns
     ],
 )
 def test_images_far_from_real_ones_are_a_problem(recognised: float, norm: float, problem: str | None) -> None:
-    found = CollapseSigns(recognised, 1.0, norm, chance=0.1).problem
+    found = CollapseReport(recognised, 1.0, norm, chance=0.1).problem
     assert found is None if problem is None else problem in str(found)
 
 
 def test_a_network_that_recognises_little_is_not_held_against_the_images() -> None:
-    assert CollapseSigns(recognised=0.02, recognised_real=0.12, norm=9, chance=0.1).problem is None
+    assert CollapseReport(recognised=0.02, recognised_real=0.12, norm=9, chance=0.1).problem is None
 
 
 def test_a_run_keeps_what_it_saw(finished: Path, baseline: Path) -> None:

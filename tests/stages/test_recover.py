@@ -93,7 +93,7 @@ def test_what_was_begun_with_another_teacher_begins_again(
     assert begun == [0, 1]
     told = capfd.readouterr().err
     assert f"store: {entry.name} was made from another network than the one that is here" in told
-    assert "was begun from other inputs than those that are here; it begins again" in told
+    assert "was begun from other inputs than those in the store now; it starts again" in told
 
 
 def test_a_chain_is_made_again_from_its_first_hole_on_with_the_same_bits(

@@ -24,7 +24,7 @@ from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import WHITENING
 from dire_plug.stages.squeeze import network_file, squeeze
-from dire_plug.stages.student_data import prepare_lesson, with_rate
+from dire_plug.stages.student_data import build_student_data, with_rate
 from dire_plug.store.runs import Run
 from dire_plug.training.protocols import train_student
 from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD
@@ -64,8 +64,10 @@ def with_section(run: Run, protocol: str, **keys: Any) -> Run:
     return change(run, evaluate=TypeAdapter[Any](Evaluate).validate_python(values))
 
 
-def lesson_of(run: Run, networks: Networks, condensed: ImageSet) -> Any:
-    return prepare_lesson(run, run.recipe.evaluate, load_network(network_file(run, networks.teacher), CPU), condensed)
+def student_data(run: Run, networks: Networks, condensed: ImageSet) -> Any:
+    return build_student_data(
+        run, run.recipe.evaluate, load_network(network_file(run, networks.teacher), CPU), condensed
+    )
 
 
 def with_loop(condensed: ImageSet, *, whitened: bool = False) -> tuple[ImageSet, Tensor]:
@@ -105,8 +107,8 @@ def test_delt_normalises_by_imagenets_statistics_unless_told_otherwise(
     run: Run, networks: Networks, condensed: ImageSet
 ) -> None:
     test = run.dataset.test.images()
-    published = lesson_of(with_section(run, "delt"), networks, condensed)
-    consistent = lesson_of(with_section(run, "delt", statistics="teacher"), networks, condensed)
+    published = student_data(with_section(run, "delt"), networks, condensed)
+    consistent = student_data(with_section(run, "delt", statistics="teacher"), networks, condensed)
     assert torch.equal(published.test_images, normalise(test, IMAGENET_MEAN, IMAGENET_STD))
     assert torch.equal(consistent.test_images, normalise(test, MEAN, STD))
 
@@ -122,8 +124,8 @@ def test_delt_changes_images_by_randaugment_only_where_it_is_asked_to(
         return 255 - images
 
     monkeypatch.setattr("dire_plug.training.transforms.rand_augment", invert)
-    plain = lesson_of(with_section(run, "delt"), networks, condensed).view
-    augmented = lesson_of(with_section(run, "delt", randaugment=asked), networks, condensed).view
+    plain = student_data(with_section(run, "delt"), networks, condensed).train_transform
+    augmented = student_data(with_section(run, "delt", randaugment=asked), networks, condensed).train_transform
     images = condensed.images
     inverted = plain(255 - images, Generator().manual_seed(0))
     assert seen == []
@@ -134,41 +136,41 @@ def test_delt_changes_images_by_randaugment_only_where_it_is_asked_to(
 def test_static_labels_are_those_of_images_that_are_only_normalised(
     run: Run, networks: Networks, condensed: ImageSet
 ) -> None:
-    lesson = lesson_of(with_section(run, "static-labels"), networks, condensed)
-    assert torch.equal(lesson.plain(condensed.images), normalise(condensed.images, MEAN, STD))
+    data = student_data(with_section(run, "static-labels"), networks, condensed)
+    assert torch.equal(data.plain_transform(condensed.images), normalise(condensed.images, MEAN, STD))
 
 
 def test_hard_labels_take_the_tensors_of_the_loop_as_they_are(
     run: Run, networks: Networks, condensed: ImageSet
 ) -> None:
     images, loop = with_loop(condensed)
-    lesson = lesson_of(with_section(run, "hard-labels"), networks, images)
-    assert torch.equal(lesson.images, loop)
-    assert torch.equal(lesson.test_images, normalise(run.dataset.test.images(), MEAN, STD))
+    data = student_data(with_section(run, "hard-labels"), networks, images)
+    assert torch.equal(data.images, loop)
+    assert torch.equal(data.test_images, normalise(run.dataset.test.images(), MEAN, STD))
 
 
 def test_hard_labels_of_saved_files_are_normalised(run: Run, networks: Networks, condensed: ImageSet) -> None:
     images, _ = with_loop(condensed)
-    lesson = lesson_of(with_section(run, "hard-labels", source="saved"), networks, images)
-    assert torch.equal(lesson.images, normalise(condensed.images, MEAN, STD))
+    data = student_data(with_section(run, "hard-labels", source="saved"), networks, images)
+    assert torch.equal(data.images, normalise(condensed.images, MEAN, STD))
 
 
 def test_whitened_images_are_tested_on_a_whitened_test_set(run: Run, networks: Networks, condensed: ImageSet) -> None:
     whitened = with_adapter(with_section(run, "hard-labels", whiten=True), StubAdapter(whitened=True))
     images, loop = with_loop(condensed, whitened=True)
-    lesson = lesson_of(whitened, networks, images)
+    data = student_data(whitened, networks, images)
     transform = fit(run.dataset.train.images())
-    assert torch.equal(lesson.images, loop)
+    assert torch.equal(data.images, loop)
     expected = transform.apply(run.dataset.test.images().float() / 255)
-    assert torch.allclose(lesson.test_images, expected, atol=1e-5)
+    assert torch.allclose(data.test_images, expected, atol=1e-5)
 
 
 def test_pixels_are_whitened_by_what_is_fitted_on_the_training_images(
     run: Run, networks: Networks, condensed: ImageSet
 ) -> None:
-    lesson = lesson_of(with_section(run, "hard-labels", whiten=True), networks, condensed)
+    data = student_data(with_section(run, "hard-labels", whiten=True), networks, condensed)
     expected = fit(run.dataset.train.images()).apply(condensed.images.float() / 255)
-    assert torch.allclose(lesson.images, expected, atol=1e-6)
+    assert torch.allclose(data.images, expected, atol=1e-6)
     assert set(load_file(run.store.path(name_whitening(run)) / WHITENING)) == {"mean", "matrix", "inverse"}
 
 
@@ -176,9 +178,9 @@ def test_the_stores_own_whitening_is_taken_where_there_is_one(
     run: Run, networks: Networks, condensed: ImageSet
 ) -> None:
     run.store.ensure(name_whitening(run), lambda folder: save(folder / WHITENING, fit(run.dataset.test.images())))
-    lesson = lesson_of(with_section(run, "hard-labels", whiten=True), networks, condensed)
+    data = student_data(with_section(run, "hard-labels", whiten=True), networks, condensed)
     kept = load(run.store.path(name_whitening(run)) / WHITENING, CPU)
-    assert torch.allclose(lesson.images, kept.apply(condensed.images.float() / 255), atol=1e-6)
+    assert torch.allclose(data.images, kept.apply(condensed.images.float() / 255), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_a_loop_of_another_space_is_refused(
 ) -> None:
     images, _ = with_loop(condensed, whitened=whitened)
     with pytest.raises(DirePlugError, match=message):
-        lesson_of(with_section(run, "hard-labels", whiten=whiten), networks, images)
+        student_data(with_section(run, "hard-labels", whiten=whiten), networks, images)
 
 
 def rate_of(run: Run, images: ImageSet) -> Any:

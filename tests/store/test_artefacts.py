@@ -256,7 +256,7 @@ def test_work_that_was_begun_from_other_inputs_begins_again(tmp_path: Path, caps
     again.ensure(network(), Maker("other"))
     work = again.work(embeddings(network()))
     assert [path.name for path in work.iterdir()] == ["made_from.json"]
-    words = "was begun from other inputs than those that are here; it begins again"
+    words = "was begun from other inputs than those in the store now; it starts again"
     assert capsys.readouterr().err == f"store: {embeddings(network()).name} {words}\n"
 
 

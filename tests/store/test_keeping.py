@@ -214,7 +214,7 @@ def test_what_a_run_names_stays_with_all_that_it_is_made_from(store: Path, root:
     found = clean(store)
     assert set(found.entries) == names_of(OTHER, STUDENT)
     assert names(store) == names_of(NETWORK, EMBEDDINGS, RADII)
-    assert (found.named, found.young, found.words) == (3, 0, ())
+    assert (found.named, found.young, found.notes) == (3, 0, ())
 
 
 def test_radii_stay_as_long_as_their_embeddings_do(store: Path, root: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_read_keeps_what_it_told(store: Path, root: Path
     shutil.rmtree(root)
     found = plan_cleaning(store)
     assert set(found.entries) == names_of(OTHER, STUDENT)
-    assert found.words == (
+    assert found.notes == (
         f"{root}: can't be read; the 1 entries that it named stay",
         f"  if it is gone for good: dire-plug clean --forget {root}",
     )
@@ -307,7 +307,7 @@ def test_everything_stays_where_a_folder_never_told_what_it_names(store: Path, r
     write_json(store / ROOTS, {str(root): {"names": None}})
     found = clean(store)
     assert (found.entries, names(store)) == ({}, names_of(*ALL))
-    assert found.words == (f"{root}: can't be read, and never told what its runs name, so every entry stays",)
+    assert found.notes == (f"{root}: can't be read, and what its runs name isn't known, so every entry stays",)
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{"])
@@ -320,7 +320,7 @@ def test_everything_stays_where_a_run_does_not_tell_what_it_names(store: Path, r
         (run / "artefacts.json").write_text(content)
     found = clean(store)
     assert (found.entries, names(store)) == ({}, names_of(*ALL))
-    (words,) = found.words
+    (words,) = found.notes
     assert words.startswith(str(run))
     assert words.endswith("until then every entry stays")
 
@@ -359,7 +359,7 @@ def test_an_entry_that_a_process_holds_stays(store: Path, root: Path) -> None:
         found = clean(store)
     assert set(found.entries) == names_of(NETWORK, EMBEDDINGS, RADII, STUDENT)
     assert names(store) == names_of(OTHER)
-    assert found.words == (f"{OTHER.name}: stays, since process {os.getpid()} on {socket.gethostname()} holds it",)
+    assert found.notes == (f"{OTHER.name}: stays, since process {os.getpid()} on {socket.gethostname()} holds it",)
 
 
 def test_an_entry_that_was_taken_since_clean_looked_stays(
@@ -370,7 +370,7 @@ def test_an_entry_that_was_taken_since_clean_looked_stays(
     with hold(lock_of(store, OTHER.name), what="the entry"):
         found = clean(store)
     assert names(store) == names_of(OTHER)
-    assert found.words[0].startswith(f"stays: {OTHER.name} is held by process {os.getpid()}")
+    assert found.notes[0].startswith(f"stays: {OTHER.name} is held by process {os.getpid()}")
 
 
 def test_no_run_can_begin_while_entries_are_moved_away(
@@ -414,7 +414,7 @@ def test_old_work_that_nobody_holds_goes(store: Path, root: Path) -> None:
     assert sorted(path.name for path in (store / "work").iterdir()) == ["labels-bb", "pass-dd", "student-cc"]
     # a pass is worked on under its synthesis's lock
     who = f"process {os.getpid()} on {socket.gethostname()}"
-    assert found.words == tuple(f"work/{name}: stays, since {who} may work on it" for name in ("pass-dd", "student-cc"))
+    assert found.notes == tuple(f"work/{name}: stays, since {who} may work on it" for name in ("pass-dd", "student-cc"))
     assert found.bytes == 5
     assert [path.name for path in clean(store).folders] == ["pass-dd", "student-cc"]
 
@@ -700,7 +700,7 @@ def test_export_takes_runs_and_digests_and_says_what_it_wrote(cli: Cli, own_home
     again = cli("export", "baseline-0", "--to", tmp_path / "a.tar")
     assert (again.code, again.err) == (
         2,
-        f"error: {tmp_path}/a.tar: is there already; remove it, or give --to another name\n",
+        f"error: {tmp_path}/a.tar: already exists; remove it, or give --to another name\n",
     )
 
 
@@ -746,8 +746,8 @@ def other(tmp_path: Path) -> Path:
     return tmp_path / "other" / "store"
 
 
-def outcomes(imported: archive.Imported) -> dict[str, str]:
-    return {one.name: one.what for one in imported.arrivals}
+def outcomes(imported: tuple[archive.Card, list[archive.Arrival], list[str]]) -> dict[str, str]:
+    return {one.name: one.what for one in imported[1]}
 
 
 def is_clear(store: Path) -> bool:
@@ -786,8 +786,8 @@ def test_what_is_there_with_the_same_content_is_left_alone(other: Path, archived
 def test_ours_stays_where_contents_differ_without_what_needs_theirs(other: Path, archived: Path) -> None:
     make(other, NETWORK, content="ours")
     before = snapshot(other / "network")
-    found = read_archive(other, archived)
-    assert [(one.name, one.what, one.why) for one in found.arrivals] == [
+    _, arrivals, _ = read_archive(other, archived)
+    assert [(one.name, one.what, one.why) for one in arrivals] == [
         (NETWORK.name, "kept ours", "its content differs; --replace takes theirs"),
         (EMBEDDINGS.name, "left out", f"made from another {NETWORK.name} than the one that is here"),
     ]
@@ -816,7 +816,7 @@ def test_replace_takes_theirs_and_says_what_is_outdated(other: Path, archived: P
     found = read_archive(other, archived, replace=True)
     assert outcomes(found) == {NETWORK.name: "replaced", EMBEDDINGS.name: "imported"}
     assert (other / NETWORK.name / "file").read_text() == NETWORK.name
-    assert found.outdated == [further.name]
+    assert found[2] == [further.name]
     assert Store(other).find(further) is None
     assert not list((other / "network").glob(".*"))
 
@@ -856,7 +856,7 @@ def test_what_another_process_made_in_the_meantime_stays(
         return space(path)
 
     monkeypatch.setattr(shutil, "disk_usage", meanwhile)
-    (first, _) = read_archive(other, archived).arrivals
+    _, (first, _), _ = read_archive(other, archived)
     assert (first.what, first.why) == ("kept ours", "made here in the meantime")
     assert (other / NETWORK.name / "file").read_text() == "ours"
 
@@ -1087,7 +1087,7 @@ def test_a_compressed_archive_is_refused(other: Path, archived: Path) -> None:
 
 def test_a_card_that_is_too_large_is_not_read(other: Path, archived: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MOST_JSON", 100)
-    with pytest.raises(DirePlugError, match="are more than such a file has"):
+    with pytest.raises(DirePlugError, match="is too large for such a file"):
         read_archive(other, archived)
 
 

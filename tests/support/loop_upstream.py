@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from dire_plug import bridge
 from dire_plug.api.method import PlannedAdapter, to_arguments
 from dire_plug.api.plans import ChunkedPlan, build_plan
-from dire_plug.types import Invocation, LoopInputs, Materials, Script, Upstream, VerifyCase
+from dire_plug.types import Invocation, LoopInputs, Script, ScriptInputs, Upstream, VerifyCase
 from dire_plug.upstream import child
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.source.patching import make_patch
@@ -92,7 +92,7 @@ class LoopAdapter(PlannedAdapter):
     name = "loop"
     title = "A loop"
     embeddings_are_nonnegative = True
-    owned_flags: Mapping[str, str] = MappingProxyType({})
+    reserved_flags: Mapping[str, str] = MappingProxyType({})
     flags = MappingProxyType({"synth": Flags})
     scripts: Mapping[str, Script] = MappingProxyType(
         {"synth": Script(SCRIPT, CLASSES, SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "small", "bare")}
@@ -116,7 +116,7 @@ class LoopAdapter(PlannedAdapter):
         per_class = 1 if recover.plan == "keep" else recover.plan.per_class
         return build_plan(classes=classes, ipc=ipc, slots_per_pass=2, per_class=per_class)
 
-    def lay_out(self, inputs: LoopInputs, materials: Materials) -> None:
+    def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the weights of the script's own network, which isn't one of ours."""
         generator = torch.Generator().manual_seed(0)
         shapes = {"1.weight": (8, 192), "1.bias": (8,), "3.weight": (4, 8), "3.bias": (4,)}
@@ -166,7 +166,7 @@ def make_loop_known(folder: Path) -> None:
     metadata = folder / "loop-0.1.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: loop\nVersion: 0.1\n")
-    (metadata / "entry_points.txt").write_text("[dire_plug.methods]\nloop = loop_upstream:LoopAdapter\n")
+    (metadata / "entry_points.txt").write_text("[dire_plug.methods]\nloop = support.loop_upstream:LoopAdapter\n")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ VALUES = {
     "STEPS_FLAG": '"steps"',
     "FILE_NAME": '"{label}-{image}.png"',
 }
-"""What a written adapter of the toy of docs/adding-a-method.md lacks."""
+"""What a written adapter of the toy of examples/toy-net lacks."""
 
 
 def install_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

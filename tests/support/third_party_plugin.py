@@ -1,11 +1,10 @@
 """A third-party package: a method and a regularizer that join through entry points and `dire_plug.api` alone.
 
-The method's files, and its published repository, are the code blocks of docs/adding-a-method.md. To follow that page by
-hand: `PYTHONPATH=tests python -m support.third_party_plugin FOLDER`.
+The method's files, and its published repository, are those of examples/toy-net. To make them by hand:
+`PYTHONPATH=tests python -m support.third_party_plugin FOLDER`.
 """
 
 import os
-import re
 import runpy
 import sys
 import tomllib
@@ -16,11 +15,11 @@ from unittest import mock
 
 from support.toy_upstream import git
 
-PAGE = Path(__file__).parents[2] / "docs" / "adding-a-method.md"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "toy-net"
 URL = "https://example.org/toy-net"
-"""Where the page says that the method is published; the repository made here stands in for it."""
+"""Where the example says that the method is published; the repository made here stands in for it."""
 WHEN = "2026-01-01T00:00:00Z"
-"""Of the one commit, whose hash the page names."""
+"""Of the one commit, whose hash the example names."""
 SCRIPT = "src/synth.py"
 PATCH = "toy_net_plugin/patches/bridge.patch"
 TERM = '''\
@@ -74,11 +73,10 @@ class ThirdParty:
 
 
 def read_files() -> dict[str, str]:
-    """Return the files that the page shows: path → text. A file's block follows a line that is its path alone."""
-    blocks = re.findall(r"^`([\w./-]+)`:\n\n```\w*\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    found = dict(blocks)
-    assert len(found) == len(blocks), "the page shows a file twice"
-    return found
+    """Return the example's files: path → text."""
+    kinds = (".py", ".toml", ".yaml", ".patch")
+    found = sorted(path for path in EXAMPLE.rglob("*") if path.suffix in kinds)
+    return {path.relative_to(EXAMPLE).as_posix(): path.read_text() for path in found}
 
 
 def make_third_party(folder: Path) -> ThirdParty:
@@ -109,7 +107,7 @@ def commit_all(repository: Path) -> str:
 
 
 def make_patch(third_party: ThirdParty) -> None:
-    """Run the page's own script that makes the patch, with the published repository as the clone."""
+    """Run the example's own script that makes the patch, with the published repository as the clone."""
     script = third_party.site / "make_patch.py"
     with mock.patch.object(sys, "argv", [str(script), str(third_party.repository)]):
         runpy.run_path(str(script))

@@ -123,7 +123,7 @@ class ToyAdapter:
         return 2
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
-        """Return the command line; a test lays out the weights."""
+        """Return the command line; a test writes the weights."""
         arguments = ("--out", str(inputs.images), "--weights", str(inputs.folder / "weights.pt"))
         return Invocation(SCRIPT, arguments, {"device": {}, "torch_load": {}, "network": {}})
 

@@ -17,7 +17,7 @@ from dire_plug.files import read_json
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, save
 from dire_plug.synthesis import RunningSynthesis, collect
-from dire_plug.synthesis.embedder import Embedder
+from dire_plug.synthesis.embeddings import FrozenNetwork
 from dire_plug.types import Batch, Slot
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
@@ -45,7 +45,7 @@ def test_a_batch_is_told_which_of_several_networks_made_it(tmp_path: Path) -> No
         loss = nn.functional.cross_entropy(chosen(images), labels)
         synthesis.loss(loss, images=images, labels=labels, step=step, network=chosen)
     assert [batch.teacher for batch in seen] == ["second", "teacher"]
-    with pytest.raises(DirePlugError, match="must be told which one: network="):
+    with pytest.raises(DirePlugError, match="needs to know which one: network="):
         synthesis.loss(loss, images=images, labels=labels, step=2)
     with pytest.raises(DirePlugError, match="a network that it never handed to"):
         synthesis.loss(loss, images=images, labels=labels, step=2, network=nn.Linear(1, 1))
@@ -129,7 +129,7 @@ def test_weights_are_frozen_from_the_first_step_to_the_end_of_the_slot(tmp_path:
     assert [one.requires_grad for one in teacher.parameters()] == before == [True, False, True, True]
 
 
-def embedder_of(folder: Path, *, classes_per_step: int | None = None, white: bool = False) -> tuple[Embedder, Any]:
+def embedder_of(folder: Path, *, classes_per_step: int | None = None, white: bool = False) -> tuple[FrozenNetwork, Any]:
     """Return an embedder, and the network that it holds."""
     torch.manual_seed(0)
     model = build("convnet-small", outputs=3).eval()
@@ -142,7 +142,7 @@ def embedder_of(folder: Path, *, classes_per_step: int | None = None, white: boo
         "classes_per_step": classes_per_step,
         "whitening": str(path) if white else None,
     }
-    return Embedder(specification, "cpu"), model
+    return FrozenNetwork(specification, "cpu"), model
 
 
 def test_the_embedder_gives_what_the_network_embeds_with_a_graph(tmp_path: Path) -> None:

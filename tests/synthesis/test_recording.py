@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from dire_plug.files import read_json, write_json
 from dire_plug.hookspecs import hookimpl
 from dire_plug.pipeline import run_arm
 from dire_plug.synthesis import gather_losses, recording
-from dire_plug.synthesis.networks import Networks
+from dire_plug.synthesis.embeddings import Embeddings
 from dire_plug.synthesis.recording import LossRecord, fetch, kept_steps
 from dire_plug.types import Batch, Slot, Synthesis
 
@@ -65,15 +64,15 @@ def test_terms_stand_beside_it_and_one_that_skips_a_step_leaves_a_gap(tmp_path: 
 
 
 def test_a_term_is_recorded_as_it_was_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Networks.embed
-    monkeypatch.setattr(Networks, "embed", lambda *a: [replace(one, scale=2.5) for one in original(*a)])
+    original = Embeddings.embed
+    monkeypatch.setattr(Embeddings, "embed", lambda *a, **k: ((*one[:3], 2.5) for one in original(*a, **k)))
     seen: list[float] = []
 
     class Parted:
         @hookimpl
         def loss_term(self, synthesis: Synthesis, batch: Batch) -> Tensor:
             seen.append(float(batch.embeddings.detach().sum()))
-            synthesis.record("part", batch.embeddings.sum(), part=True)
+            synthesis.record("part", batch.embeddings.sum(), component=True)
             synthesis.record("other", 3.0)
             return batch.embeddings.sum()
 

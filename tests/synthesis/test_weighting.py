@@ -130,7 +130,7 @@ def test_what_a_recipe_says_comes_back_beside_the_plugins_own(given: dict[str, A
         (-1, "must be a finite number from 0 up, 'auto', or a mapping"),
         ("automatic", "must be a finite number from 0 up, 'auto', or a mapping"),
         (float("nan"), "must be a finite number from 0 up"),
-        ({"ratio": 0.5}, r"ratio must be at most 0\.3, above which images collapse; force: true takes it all the same"),
+        ({"ratio": 0.5}, r"ratio must be at most 0\.3, above which images collapse; force: true allows it"),
         ({"ratio": 0}, "greater than 0"),
         ({"every": 0}, "greater than or equal to 1"),
     ],

@@ -17,7 +17,7 @@ from dire_plug.files import read_json
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.stages import evaluate as evaluate_stage
-from dire_plug.stages import student_data as lessons
+from dire_plug.stages import student_data
 from dire_plug.training import soft_labels as relabel_stage
 from dire_plug.training.protocols import equal_norm_mean, fkd, stored_label, train_student
 from dire_plug.training.soft_label_files import write_epoch
@@ -126,8 +126,8 @@ def _data() -> StudentData:
 
 def test_the_student_is_tested_every_ten_epochs_and_in_the_end(tmp_path: Path) -> None:
     section = section_of("fkd", epochs=13, batch_size=6)
-    result = train_student(without_dropout(0), [], data=_data(), section=section, seed=0, folder=tmp_path)
-    assert [epoch for epoch, _ in result.curve] == [0, 10, 12]
+    curve = train_student(without_dropout(0), [], data=_data(), section=section, seed=0, folder=tmp_path)
+    assert [epoch for epoch, _ in curve] == [0, 10, 12]
 
 
 # Whole runs.
@@ -183,19 +183,19 @@ def test_a_run_that_was_killed_while_labelling_ends_as_an_undisturbed_one(
     assert outcome(only_run(home)) == outcome(run(recipe_fkd).folder.path)
 
 
-def test_a_test_set_that_is_too_large_waits_as_grey_levels(
+def test_a_test_set_that_is_too_large_stays_uint8_until_it_is_used(
     home: Path, recipe_fkd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = run(recipe_fkd)
     seen = []
 
     def watched(*arguments: Any) -> StudentData:
-        lesson = lessons.prepare_lesson(*arguments)
-        seen.append(lesson.test_images.dtype)
-        return lesson
+        data = student_data.build_student_data(*arguments)
+        seen.append(data.test_images.dtype)
+        return data
 
-    monkeypatch.setattr(lessons, "MOST_TEST_BYTES", 0)
-    monkeypatch.setattr(evaluate_stage, "prepare_lesson", watched)
+    monkeypatch.setattr(student_data, "MOST_TEST_BYTES", 0)
+    monkeypatch.setattr(evaluate_stage, "build_student_data", watched)
     shutil.rmtree(home / "store" / "student")
     large = run(recipe_fkd)
     assert seen == [torch.uint8]

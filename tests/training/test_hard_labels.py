@@ -64,8 +64,8 @@ def test_the_protocol_asks_for_the_step_and_a_new_optimiser(data: StudentData) -
 
 def test_the_student_is_tested_once_at_the_end(data: StudentData, tmp_path: Path) -> None:
     assert [epoch for epoch in range(1001) if is_tested(epoch, section_of())] == [1000]
-    result = train_student(make_student(), [], data=data, section=section_of(epochs=8), seed=0, folder=tmp_path)
-    assert [epoch for epoch, _ in result.curve] == [7]
+    curve = train_student(make_student(), [], data=data, section=section_of(epochs=8), seed=0, folder=tmp_path)
+    assert [epoch for epoch, _ in curve] == [7]
 
 
 def test_the_view_is_asked_for_every_batch(data: StudentData, tmp_path: Path) -> None:

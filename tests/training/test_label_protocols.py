@@ -53,7 +53,7 @@ def mirrored(images: Tensor, generator: Generator) -> Tensor:
 def data() -> StudentData:
     images = torch.rand(COUNT, 3, 4, 4, generator=Generator().manual_seed(0))
     labels = torch.arange(COUNT) % CLASSES
-    return StudentData(images, labels, mirrored, images, labels, mix=swap, plain=lambda batch: batch + 1)
+    return StudentData(images, labels, mirrored, images, labels, mix=swap, plain_transform=lambda batch: batch + 1)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_delt_learns_the_first_teachers_soft_labels_of_the_mixed_batch(
 ) -> None:
     student = make_network(1).double()  # AdamW's first step magnifies the rounding of small gradients
     teachers = [teacher.double() for teacher in teachers]
-    data = replace(data, images=data.images.double(), test_view=torch.Tensor.double)
+    data = replace(data, images=data.images.double(), test_transform=torch.Tensor.double)
     expected = copy.deepcopy(student)
     section = section_of("delt", lr=0.01, weight_decay=0.1, temperature=4)
     train_student(student, teachers, data=data, section=section, seed=0, folder=tmp_path)

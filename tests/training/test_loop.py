@@ -20,9 +20,9 @@ from dire_plug.errors import DirePlugError
 from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, EvaluateSection, check_protocol
 from dire_plug.training import loop as training
 from dire_plug.training import students
-from dire_plug.training.loop import Epoch, Training, learning_rate, shuffled, train
+from dire_plug.training.loop import Curve, Training, learning_rate, shuffled, train
 from dire_plug.training.protocols import SET_UP, divergence, train_student
-from dire_plug.training.students import StudentData, StudentResult, accuracy, in_batches, is_tested
+from dire_plug.training.students import StudentData, accuracy, find_best, in_batches, is_tested
 
 
 class KilledError(Exception):
@@ -61,7 +61,7 @@ def section_of(protocol: str, **keys: Any) -> EvaluateSection:
 
 def run(
     data: StudentData, folder: Path, *, seed: int = 1, progress: Callable[..., None] | None = None, **keys: Any
-) -> tuple[nn.Module, StudentResult]:
+) -> tuple[nn.Module, Curve]:
     section = section_of("on-the-fly", **{"epochs": 6, "batch_size": 4, "lr": 0.01, "teacher_mode": "train", **keys})
     student = make_network(seed)
     result = train_student(
@@ -99,12 +99,12 @@ def test_a_killed_sgd_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypa
         nn.init.constant_(model.weight, 0.1)
         nn.init.zeros_(model.bias)
 
-        def epoch(number: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+        def epoch(number: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, None]:
             loss = F.cross_entropy(model(torch.randn(8, 4, generator=generator)), torch.arange(8) % 2)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            return Epoch(loss.detach())
+            return loss.detach(), None
 
         train(model, epoch, settings, folder=folder, progress=progress)
         return model
@@ -137,12 +137,12 @@ def test_checkpoints_are_not_written_more_often_than_the_interval(
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
 
-    def note(path: Path, content: bytes) -> None:
+    def write(path: Path, content: bytes) -> None:
         written.append(torch.load(io.BytesIO(content), weights_only=True)["epochs"])
 
-    monkeypatch.setattr(training, "write_atomically", note)
+    monkeypatch.setattr(training, "write_atomically", write)
     settings = Training(epochs=8, lr=0.1, weight_decay=0, seed=0)
-    train(nn.Linear(1, 1), lambda *_: Epoch(torch.zeros(())), settings, folder=tmp_path)
+    train(nn.Linear(1, 1), lambda *_: (torch.zeros(()), None), settings, folder=tmp_path)
     assert written == [2, 4, 6, 8]
 
 
@@ -208,13 +208,13 @@ def test_the_seed_decides_the_student(data: StudentData, tmp_path: Path) -> None
 def test_a_diverged_training_says_so(tmp_path: Path) -> None:
     settings = Training(epochs=2, lr=0.5, weight_decay=0, seed=0)
     with pytest.raises(DirePlugError, match=r"epoch 0: the loss is nan.*lower its lr \(0\.5\)"):
-        train(nn.Linear(1, 1), lambda *_: Epoch(torch.tensor(float("nan"))), settings, folder=tmp_path)
+        train(nn.Linear(1, 1), lambda *_: (torch.tensor(float("nan")), None), settings, folder=tmp_path)
 
 
 def test_a_warm_up_that_leaves_no_epoch_is_refused(tmp_path: Path) -> None:
     settings = Training(epochs=2, lr=0.5, weight_decay=0, seed=0, warmup_epochs=2)
     with pytest.raises(DirePlugError, match="warmup_epochs: 2 leaves nothing of 2 epochs"):
-        train(nn.Linear(1, 1), lambda *_: Epoch(torch.zeros(())), settings, folder=tmp_path)
+        train(nn.Linear(1, 1), lambda *_: (torch.zeros(()), None), settings, folder=tmp_path)
 
 
 def test_the_schedule_is_torchs_warm_up_and_cosine() -> None:
@@ -252,11 +252,11 @@ def test_norms_and_biases_can_be_spared_from_decay(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     before = copy.deepcopy(model.state_dict())
 
-    def still(number: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+    def still(number: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, None]:
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
-        return Epoch(torch.zeros(()))
+        return torch.zeros(()), None
 
     train(model, still, settings, folder=tmp_path)
     after = model.state_dict()
@@ -272,10 +272,10 @@ def test_the_momentum_can_be_lost_where_the_learning_rate_falls(tmp_path: Path, 
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
 
-    def push(number: int, optimiser: Optimizer, generator: Generator) -> Epoch:
+    def push(number: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, None]:
         model.weight.grad = torch.full_like(model.weight, -1.0)
         optimiser.step()
-        return Epoch(torch.zeros(()))
+        return torch.zeros(()), None
 
     train(model, push, settings, folder=tmp_path)
     assert model.weight.item() == pytest.approx(moved)
@@ -299,14 +299,14 @@ def test_the_authors_test_every_epoch_from_201_on_with_adamw() -> None:
     assert (section.lr, section.weight_decay, section.batch_size, section.temperature) == (1e-3, 0.01, 128, 30)
 
 
-def test_last_and_best_are_both_given_and_the_first_best_epoch_is_named(
+def test_a_curve_has_every_test_and_the_first_of_the_best_ones_is_found(
     data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([10.0, 30.0, 30.0, 20.0])
     monkeypatch.setattr(students, "accuracy", lambda *_: next(answers))
-    _, result = run(data, tmp_path, epochs=4)
-    assert (result.last, result.best, result.best_epoch) == (20.0, 30.0, 1)
-    assert result.curve == ((0, 10.0), (1, 30.0), (2, 30.0), (3, 20.0))
+    _, curve = run(data, tmp_path, epochs=4)
+    assert curve == [(0, 10.0), (1, 30.0), (2, 30.0), (3, 20.0)]
+    assert find_best(curve) == (1, 30.0)
 
 
 def test_a_teacher_in_train_mode_is_not_shared_between_students(data: StudentData, tmp_path: Path) -> None:

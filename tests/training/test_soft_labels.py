@@ -34,25 +34,23 @@ from dire_plug.stages.artefacts import Networks, name_labels, name_student
 from dire_plug.stages.evaluate import STUDENT, evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import network_file, squeeze
-from dire_plug.stages.student_data import prepare_lesson
+from dire_plug.stages.student_data import build_student_data
 from dire_plug.store.runs import Run
 from dire_plug.training import loop as training
 from dire_plug.training import soft_labels as relabel_stage
 from dire_plug.training import students
 from dire_plug.training.protocols import stored_label
 from dire_plug.training.soft_label_files import (
-    Drawn,
-    Geometry,
-    draw,
+    StoredTransform,
+    TransformParams,
     epoch_bytes,
     epoch_file,
     is_stored,
     read_epoch,
-    rebuild,
     write_epoch,
 )
 from dire_plug.training.soft_labels import relabel
-from dire_plug.training.transforms import mixing, training_view
+from dire_plug.training.transforms import mixing, train_transform
 
 EPOCHS, BATCH, OUTPUTS = 3, 4, 4
 Shown = namedtuple("Shown", "augmentation mixup cutmix")
@@ -98,7 +96,7 @@ def label(run: Run, networks: Networks, condensed: ImageSet, folder: Path) -> st
     """Run the stage."""
     section: Any = run.recipe.evaluate
     loaded = [load(network_file(run, one), CPU) for one in networks.in_loop.values()]
-    data = prepare_lesson(run, section, loaded[0], condensed)
+    data = build_student_data(run, section, loaded[0], condensed)
     return relabel(run, section, loaded, data=data, folder=folder, name="set")
 
 
@@ -111,16 +109,16 @@ def labels_of(run: Run, networks: Networks, condensed: ImageSet) -> Path:
     return run.store.work(name_labels(run, networks, condensed.source, run.recipe.evaluate))
 
 
-def geometry(shown: Shown) -> Geometry:
-    return Geometry(shown.augmentation, 2, shown.mixup, shown.cutmix, MEAN, STD)
+def transform_of(shown: Shown) -> StoredTransform:
+    return StoredTransform(shown.augmentation, 2, shown.mixup, shown.cutmix, MEAN, STD)
 
 
-def draw_all(images: Tensor, shown: Shown, generator: Generator) -> list[Drawn]:
+def draw_all(images: Tensor, shown: Shown, generator: Generator) -> list[TransformParams]:
     batches = training.shuffled(len(images), BATCH, generator)
-    return [draw(images, indices, geometry=geometry(shown), generator=generator) for indices in batches]
+    return [transform_of(shown).draw(images, indices, generator=generator) for indices in batches]
 
 
-def same(first: Drawn, second: Drawn) -> bool:
+def same(first: TransformParams, second: TransformParams) -> bool:
     tensors = ("indices", "boxes", "flips", "partners")
     equal = [torch.equal(getattr(first, name), getattr(second, name)) for name in tensors]
     return all(equal) and (first.share, first.cut) == (second.share, second.cut)
@@ -134,13 +132,13 @@ def test_a_rebuilt_batch_is_that_of_the_other_protocols_bit_for_bit(shown: Shown
     images = torch.randint(0, 256, (9, 3, 8, 8), generator=Generator().manual_seed(0)).to(torch.uint8)
     indices = torch.tensor([7, 1, 0, 4, 2])
     network = SimpleNamespace(mean=MEAN, std=STD)
-    view = training_view(network, augmentation=shown.augmentation, padding=2)  # type: ignore[arg-type]
+    transform = train_transform(network, augmentation=shown.augmentation, padding=2)  # type: ignore[arg-type]
     mix = mixing(mixup_alpha=shown.mixup, cutmix_alpha=shown.cutmix)
     for seed in range(5):
         generator, other = Generator().manual_seed(seed), Generator().manual_seed(seed)
-        expected, partners, share = mix(view(images[indices], generator), generator)
-        drawn = draw(images, indices, geometry=geometry(shown), generator=other)
-        assert torch.equal(rebuild(images, drawn, geometry=geometry(shown), device=CPU), expected)
+        expected, partners, share = mix(transform(images[indices], generator), generator)
+        drawn = transform_of(shown).draw(images, indices, generator=other)
+        assert torch.equal(transform_of(shown).apply(images, drawn, device=CPU), expected)
         assert torch.equal(drawn.partners, partners)
         assert drawn.share == share
 
@@ -156,8 +154,8 @@ def test_what_is_stored_comes_back_to_the_last_bit(shown: Shown, tmp_path: Path)
     assert all(same(first, second) for first, (second, _) in zip(drawn, found, strict=True))
     assert torch.equal(torch.cat([values for _, values in found]), torch.cat(logits).half())
     for first, (second, _) in zip(drawn, found, strict=True):
-        again = rebuild(images, second, geometry=geometry(shown), device=CPU)
-        assert torch.equal(again, rebuild(images, first, geometry=geometry(shown), device=CPU))
+        again = transform_of(shown).apply(images, second, device=CPU)
+        assert torch.equal(again, transform_of(shown).apply(images, first, device=CPU))
 
 
 def test_an_epoch_takes_the_bytes_that_are_announced(tmp_path: Path) -> None:
@@ -275,7 +273,7 @@ def test_what_the_labels_take_is_said_before_they_are_made(
     label(run, networks, condensed, tmp_path)
     assert (
         "relabel: the soft labels of 3 epochs × 9 images take 0.0 MB of disk until the students are finished; "
-        "to make them takes less than a minute" in capsys.readouterr().err
+        "making them takes less than a minute" in capsys.readouterr().err
     )
     label(run, networks, condensed, tmp_path)
     assert "soft labels" not in capsys.readouterr().err

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from dire_plug.errors import DirePlugError
 from dire_plug.models import architectures, build, check_architecture, embed, last_linear, stem_like, stems
 from dire_plug.models.architectures import is_made_for_a_size, size_of
-from dire_plug.models.checkpoint import Kind, Network, load, recognise, save
-from dire_plug.models.vit_small import HEAD_WIDTH, HEADS, LocalityAttention, ShiftedPatches, VitSmall, patch_of
+from dire_plug.models.checkpoint import Network, NetworkSpec, identify, load, save
+from dire_plug.models.vit import HEAD_WIDTH, HEADS, LocalityAttention, ShiftedPatches, VitSmall, patch_of
 from dire_plug.recipe.model import Recipe, SqueezeSection
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.squeeze import network_file, squeeze
@@ -131,18 +131,18 @@ def test_images_of_another_size_are_refused_by_the_small_transformer() -> None:
         VitSmall(10)(make_images(1, 64))
 
 
-def test_a_transformer_for_64_pixels_is_recognised() -> None:
-    assert recognise(sketch("vit-small", size=64).state_dict()) == Kind("vit-small", 7, "small")
+def test_a_transformer_for_64_pixels_is_identified() -> None:
+    assert identify(sketch("vit-small", size=64).state_dict()) == NetworkSpec("vit-small", 7, "small")
 
 
 def test_without_timm_only_its_student_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setattr("dire_plug.models.vit_tiny.find_spec", lambda name: None)
+    monkeypatch.setattr("dire_plug.models.vit.find_spec", lambda name: None)
     with pytest.raises(DirePlugError, match=r"needs the package timm; .*pip install 'dire-plug\[students\]'"):
         check_architecture("vit-tiny")
-    assert recognise({"somebody.weight": torch.zeros(7, 3)}) is None
+    assert identify({"somebody.weight": torch.zeros(7, 3)}) is None
 
 
 @pytest.mark.parametrize("wanted", ["small", "imagenet"])

@@ -26,7 +26,7 @@ from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.source.tree import write_manifest
 from dire_plug.upstream.source.vendor import unpatched_copy, vendor
-from dire_plug.upstream.verify.runs import Evidence, read_evidence
+from dire_plug.upstream.verify.runs import RunHashes, read_hashes
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +96,11 @@ def make_job(trees: dict[str, Path], folder: Path, *, patched: bool = True, **ch
     return replace(job, **changes)
 
 
-def run_here(job: ChildJob) -> tuple[Evidence, list[dict[str, Any]]]:
+def run_here(job: ChildJob) -> tuple[RunHashes, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
     child.run_job(job, events.append)
     assert job.trace is not None
-    return read_evidence(job.trace, job.folder / "images"), events
+    return read_hashes(job.trace, job.folder / "images"), events
 
 
 def test_a_patched_script_without_a_term_computes_the_same_bits(trees: dict[str, Path], tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_true_child_runs_the_patched_script_with_its_shims(trees: dict[str, Pa
     events: list[dict[str, Any]] = []
     run_child(job, log=tmp_path / "log.txt", on_event=events.append)
     assert job.trace is not None
-    assert read_evidence(job.trace, job.folder / "images") == here
+    assert read_hashes(job.trace, job.folder / "images") == here
     assert [event["pass"] for event in events if event["event"] == "pass"] == [0, 1]
     assert {"pass 0", "pass 1"} <= set((tmp_path / "log.txt").read_text().splitlines())
     assert not list(job.tree.rglob("__pycache__"))

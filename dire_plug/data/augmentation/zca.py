@@ -70,10 +70,12 @@ def fit(images: Tensor, *, epsilon: float = EPSILON) -> Whitening:
     chunks = torch.split(images.flatten(1), CHUNK)
     mean = sum((_scaled(chunk).sum(0) for chunk in chunks), torch.zeros((), device=images.device)) / len(images)
     width = chunks[0].shape[1]
+    # float64: the smallest eigenvalues are divided by, and float32 would make them noise
     products = torch.zeros(width, width, dtype=torch.float64, device=images.device)
     for chunk in chunks:
         centred = _scaled(chunk) - mean
         products.addmm_(centred.T, centred)
+    # ascending, and slightly negative where pixels are constant; hence the clamp
     values, vectors = torch.linalg.eigh(products / (len(images) - 1))
     roots = (values.clamp(min=0) + epsilon).sqrt()
     return Whitening(

@@ -5,9 +5,9 @@ fills cells, `outcome.py` is the whole in order, `show.py` the table that comes 
 """
 
 from dire_plug.paper.reproduce.paper_tables import load_target, target_names
-from dire_plug.paper.reproduce.render import as_text, render, to_json
 from dire_plug.paper.reproduce.request import Order, select
 from dire_plug.paper.reproduce.result import Outcome, folder_of, reproduce
+from dire_plug.paper.reproduce.table import as_text, render, to_json
 
 __all__ = [
     "Order",

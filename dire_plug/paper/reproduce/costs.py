@@ -20,8 +20,8 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.paper.ablate.components import component_settings
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
-from dire_plug.paper.reproduce.render import heading_of
 from dire_plug.paper.reproduce.request import Order, one_line
+from dire_plug.paper.reproduce.table import heading_of
 from dire_plug.paper.reproduce.work import Work, build_for, count_pass, count_work, pass_of
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import absence, check_sizes, read_data, same_but_arm

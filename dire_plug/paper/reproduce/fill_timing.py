@@ -36,7 +36,7 @@ def fill_from_timing(cell: Cell, runs: Runs) -> Answer:
         "step, seconds": asdict(found.step(number, "wall")),
         "ratio of steps to the first row": asdict(found.ratio(number, "wall")),
         "whole, extrapolated": asdict(found.whole(number)),
-        "memory, bytes": side.card_memory or side.memory,
+        "memory, bytes": side.gpu_memory or side.memory,
         "engine": found.engine,
         "hardware": found.about["hardware"],
     }

@@ -18,20 +18,15 @@ import torch
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
 from dire_plug.models.checkpoint import load
-from dire_plug.native import load_native
 from dire_plug.paper.timing.sides import Side
 from dire_plug.plugins import load_adapter
-from dire_plug.seeding import seed_everything
-from dire_plug.stages.images import save_images
-from dire_plug.stages.recover import child_job
+from dire_plug.stages.recover import child_job, run_native_pass
 from dire_plug.stages.squeeze import network_file
-from dire_plug.synthesis import open_synthesis
+from dire_plug.synthesis import SynthesisSpec, open_synthesis
 from dire_plug.upstream.interleave import take_turns
-from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.runner import read_tail, run_child
 from dire_plug.upstream.trace import StopScriptError
 
-TAIL = 15
-"""Lines of the child's output that an error shows."""
 FOLDERS = ("images", "passes")
 
 
@@ -39,7 +34,7 @@ def run_side(side: Side, turns: Mapping[str, Any] | None) -> None:
     """Run the side's synthesis to its end, or until its line for turns is closed.
 
     Args:
-        turns: see `turn.take_turns`; None lets it run by itself.
+        turns: see `interleave.take_turns`; None lets it run by itself.
 
     Raises:
         DirePlugError: the child failed; the message has its last lines.
@@ -105,9 +100,7 @@ def _run_native(side: Side, turns: Mapping[str, Any] | None) -> None:
 
 
 def _failure(name: str, status: int, log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-TAIL:]
-    told = "\n".join(f"  {line}" for line in lines)
-    return f"{name}: the native loop ended with status {status}; its last lines:\n{told}"
+    return "\n".join([f"{name}: the native loop ended with status {status}; its last lines:", *read_tail(log)])
 
 
 # The native loop in a process of its own, so that it can take turns: `python -m dire_plug.paper.timing.children JOB`.
@@ -117,24 +110,15 @@ def main(file: Path) -> None:
     """Run all passes of the job; end well where the parent wants no more steps."""
     job = read_json(file)
     torch.set_num_threads(job["threads"])
+    spec = SynthesisSpec(**job["spec"])
+    adapter = load_adapter(spec.adapter)
     synthesis = open_synthesis(job["spec"], lambda event: None)
     with contextlib.suppress(StopScriptError):
         take_turns(synthesis, job["turns"])
         for index in range(job["passes"]):
-            _run_pass(synthesis, job, index)
-
-
-def _run_pass(synthesis: Any, job: dict[str, Any], index: int) -> None:
-    """Run one pass and save its images, as `stages.recover` does; upstream's script loads its network anew, too."""
-    spec, adapter = job["spec"], load_adapter(job["spec"]["adapter"])
-    native = load_native(adapter.name)
-    network = load(Path(job["network"]), torch.device(spec["device"])).model.eval().requires_grad_(False)
-    settings = native.read_settings(adapter.scripts[spec["recover"]["script"]], spec["recover"]["flags"])
-    seed_everything(spec["seed"], index)
-    synthesis.begin_pass(index)
-    for images, labels, numbers in native.recover_pass(synthesis, network, settings):
-        save_images(Path(job["images"]), adapter, images=images, labels=labels, numbers=numbers)
-    synthesis.end_pass()
+            # anew for each pass, as upstream's script loads it
+            network = load(Path(job["network"]), torch.device(spec.device)).model.eval().requires_grad_(False)
+            run_native_pass(synthesis, network, adapter, spec, index=index, images=Path(job["images"]))
 
 
 if __name__ == "__main__":

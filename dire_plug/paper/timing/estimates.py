@@ -47,7 +47,7 @@ class SideTiming:
         first: seconds of each process's first turn: the work before the first step, and that step.
         memory_before: peak resident memory before the first turn, in bytes.
         memory: peak resident memory of the process after its last step, in bytes.
-        card_memory: the most that torch has had allocated on the graphics card; None on the CPU.
+        gpu_memory: the most that torch has had allocated on the graphics card; None on the CPU.
         whole: seconds of the syntheses that were run from beginning to end.
     """
 
@@ -61,7 +61,7 @@ class SideTiming:
     first: tuple[float, ...]
     memory_before: int
     memory: int
-    card_memory: int | None = None
+    gpu_memory: int | None = None
     whole: tuple[Took, ...] = ()
 
     def seconds(self, clock: Clock) -> tuple[float, ...]:
@@ -122,7 +122,8 @@ class Timing:
             said: dict[str, Any] = {f"step_{clock}": asdict(self.step(at, clock)) for clock in ("wall", "cpu")}
             said |= {f"ratio_{clock}": asdict(self.ratio(at, clock)) for clock in ("wall", "cpu")}
             said |= {"whole_extrapolated": asdict(self.whole(at)), "whole_ratio": asdict(self.whole_ratio(at))}
-            sides.append({**asdict(side), "set_up": side.set_up(), **said})
+            read = {"card_memory" if name == "gpu_memory" else name: value for name, value in asdict(side).items()}
+            sides.append({**read, "set_up": side.set_up(), **said})
         return {"engine": self.engine, "rounds": self.rounds, "sides": sides, "about": self.about}
 
     def _interval(self, statistic: Callable[[Any], float], clock: Clock) -> Interval:

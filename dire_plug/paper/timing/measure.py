@@ -16,7 +16,7 @@ from dire_plug.paper.timing.estimates import SideTiming, Timing
 from dire_plug.paper.timing.sides import SEED, Side, check_engines, plan_side, set_up
 from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.store.runs import Request
-from dire_plug.upstream.interleave import Played, Start, counted, play
+from dire_plug.upstream.interleave import Round, Starts, counted, interleave
 
 WARM_UP = 1
 """The steps of each process that aren't counted."""
@@ -57,7 +57,7 @@ def time_arms(names: Sequence[str], how: TimingRequest) -> Timing:
         for number, (name, one) in enumerate(planned.items()):
             ui.say(f"{name}: recipe {one.source.stem}, arm {one.request.arm}, IPC {one.resolved.recipe.ipc}")
             sides.append(set_up(name, one, Path(folder) / f"side-{number}", real=how.real))
-        played = [_play(sides, how.steps + WARM_UP) for _ in range(how.rounds)]
+        played = [_interleave(sides, how.steps + WARM_UP) for _ in range(how.rounds)]
         wholes: dict[str, list[Took]] = {side.name: [] for side in sides}
         for number in range(how.whole):
             for side in sides:
@@ -67,33 +67,33 @@ def time_arms(names: Sequence[str], how: TimingRequest) -> Timing:
         return Timing(found, engine, _about(sides, how))
 
 
-def _play(sides: Sequence[Side], rounds: int) -> Played:
+def _interleave(sides: Sequence[Side], rounds: int) -> tuple[Starts, list[Round]]:
     """Let the processes of all sides do so many steps in turns."""
     for side in sides:
         if side.steps < rounds:
             raise DirePlugError(f"{side.name}: its synthesis has {side.steps} steps, {rounds} were asked for")
     runs = {side.name: partial(_run_in_turns, side) for side in sides}
     with ui.progress(f"steps of {', '.join(runs)}", rounds) as advance:
-        return play(runs, rounds, on_round=advance)
+        return interleave(runs, rounds, on_round=advance)
 
 
 def _run_in_turns(side: Side, address: str) -> None:
     run_side(side, {"address": address, "arm": side.name})
 
 
-def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> SideTiming:
+def _sum_up(side: Side, played: Sequence[tuple[Starts, list[Round]]], wholes: Sequence[Took]) -> SideTiming:
     """Return what was read of one side.
 
     Raises:
         DirePlugError: every step began a slot or a network.
     """
-    readings = [one[side.name] for play in played for one in counted(play.rounds, WARM_UP)]
+    readings = [one[side.name] for _, rounds in played for one in counted(rounds, WARM_UP)]
     if not readings:
         raise DirePlugError(f"{side.name}: no step counts, since each begins a slot or a network; take more --steps")
-    firsts = [play.rounds[0][side.name] for play in played]
-    lasts = [play.rounds[-1][side.name] for play in played]
-    starts: list[Start] = [play.starts[side.name] for play in played]
-    cards = [one.card_memory for one in lasts if one.card_memory is not None]
+    firsts = [rounds[0][side.name] for _, rounds in played]
+    lasts = [rounds[-1][side.name] for _, rounds in played]
+    starts = [starts[side.name] for starts, _ in played]
+    on_gpu = [one.gpu_memory for one in lasts if one.gpu_memory is not None]
     return SideTiming(
         name=side.name,
         images=readings[0].images,
@@ -101,11 +101,11 @@ def _sum_up(side: Side, played: Sequence[Played], wholes: Sequence[Took]) -> Sid
         passes=side.run.plan.passes,
         wall=tuple(one.wall for one in readings),
         cpu=tuple(one.cpu for one in readings),
-        start=tuple(one.seconds for one in starts),
+        start=tuple(seconds for seconds, _ in starts),
         first=tuple(one.wall for one in firsts),
-        memory_before=max(one.memory for one in starts),
+        memory_before=max(memory for _, memory in starts),
         memory=max(one.memory for one in lasts),
-        card_memory=max(cards, default=None),
+        gpu_memory=max(on_gpu, default=None),
         whole=tuple(wholes),
     )
 

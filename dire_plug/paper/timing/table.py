@@ -71,7 +71,7 @@ def notes(timing: Timing) -> list[str]:
     lines += [
         "extrapolated: start + passes × (first turn − step) + steps × median step; not a run from beginning to end",
         "memory: the most that the process has had resident, before its first step → after its last"
-        + ("; card: the most that torch has had allocated" if any(side.card_memory for side in timing.sides) else ""),
+        + ("; card: the most that torch has had allocated" if any(side.gpu_memory for side in timing.sides) else ""),
         f"untrained networks, generated images, {about['real_per_class']} random real embeddings a class: "
         "a step takes as long",
         f"{hardware['card'] or hardware['processor']}, {hardware['cores']} cores, {hardware['threads']} thread(s), "
@@ -91,5 +91,5 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _memory(side: SideTiming) -> str:
-    card = "" if side.card_memory is None else f", card {side.card_memory / MEBI:.0f}"
+    card = "" if side.gpu_memory is None else f", card {side.gpu_memory / MEBI:.0f}"
     return f"{side.memory_before / MEBI:.0f} → {side.memory / MEBI:.0f}{card} MiB"

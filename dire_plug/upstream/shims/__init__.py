@@ -1,10 +1,10 @@
-"""Replacements that let old upstream code run here, inside the child process only; one file each.
+"""Install replacements that let old upstream code run here, inside the child process only; one file each.
 
 Every shim has `install(*, device, …)`: the child's device, and the options that an adapter gives by name. The modules
-of this package are known by their names (those that begin with `_` are no shims); a stranger's is named with dots,
+of this package are known by their names (those that begin with `_` are no shims); a third-party one is named with dots,
 `their_package.their_shim`. Order: `device` first, because others build on where tensors go; then ours by name; then
-strangers' in the order in which they are given. Those in `ALWAYS` are installed whether an adapter names them or not:
-upstream's code never runs without them.
+third-party ones in the order in which they are given. Those in `ALWAYS` are installed whether an adapter names them
+or not: upstream's code never runs without them.
 """
 
 import inspect
@@ -37,7 +37,7 @@ def install(shims: Mapping[str, Mapping[str, Any]], *, device: str, tree: Path |
     Args:
         shims: name → options.
         device: the child's.
-        tree: the vendored tree, in the place of `{tree}` in the options.
+        tree: the vendored tree, which replaces `{tree}` in the options.
 
     Raises:
         DirePlugError: a name is unknown, or a shim doesn't take one of the options (`device` isn't the adapter's).
@@ -48,8 +48,9 @@ def install(shims: Mapping[str, Mapping[str, Any]], *, device: str, tree: Path |
         if "." not in name and name not in known:
             raise DirePlugError(f"unknown shim '{name}'{nearest(name, known)}; known: {', '.join(known)}")
     ours = [name for name in known if name in shims or name in ALWAYS]
-    strangers = [name for name in shims if "." in name]
-    for call in [_prepare(name, _with_tree(shims.get(name, {}), tree), device) for name in (*ours, *strangers)]:
+    third_party = [name for name in shims if "." in name]
+    # all are prepared before the first is installed: an error leaves nothing replaced
+    for call in [_prepare(name, _with_tree(shims.get(name, {}), tree), device) for name in (*ours, *third_party)]:
         call()
 
 
@@ -70,9 +71,9 @@ def _without_device(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _find(name: str) -> Install:
-    place = name if "." in name else f"{__name__}.{name}"
+    module = name if "." in name else f"{__name__}.{name}"
     try:
-        found: Install = import_module(place).install
+        found: Install = import_module(module).install
     except (ImportError, AttributeError) as error:
         raise DirePlugError(
             f"shim '{name}': {error}; it must be a module, importable in the child, with install(*, device, …)"

@@ -1,6 +1,6 @@
-"""Tells upstream's own code from torch, the standard library and this package, by the file that a frame runs.
+"""Distinguish upstream's own code from torch, the standard library and this package, by the file that a frame runs.
 
-For replacements that must change one script's view of the world and nobody else's.
+For replacements that must affect upstream's scripts and no other code.
 """
 
 import os
@@ -16,7 +16,7 @@ from dire_plug.home import PACKAGE
 
 
 def is_upstreams(frame: FrameType, files: Sequence[str] = ()) -> bool:
-    """Tell whether a frame runs upstream's code; with `files`, paths below its tree, whether it runs one of those."""
+    """Return whether a frame runs upstream's code; with `files`, paths below its tree, whether it runs one of those."""
     return _is_upstreams(frame.f_code.co_filename, tuple(files))
 
 
@@ -24,6 +24,7 @@ def is_upstreams(frame: FrameType, files: Sequence[str] = ()) -> bool:
 def _is_upstreams(name: str, files: tuple[str, ...]) -> bool:
     if name.startswith("<"):  # frozen or made from a string
         return False
+    # scripts may be run through a link, as in a temporary folder on macOS
     path = os.path.realpath(name)
     if any(path.startswith(folder) for folder in _not_upstreams()):
         return False

@@ -1,4 +1,4 @@
-"""The two sizes that the shims for hard-coded crops are given."""
+"""Read the two sizes that the shims for hard-coded crops take."""
 
 from collections.abc import Mapping
 

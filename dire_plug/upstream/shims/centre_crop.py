@@ -1,8 +1,8 @@
-"""The centre of an enlarged image, in the dataset's own size, where a script hard-codes another.
+"""Crop the centre of an enlarged image to the dataset's own size where a script hard-codes another.
 
 Needed by recipes at other sizes through DELT's `recover.py` 254-255 and `data_selection.py` 156-185: before the loop,
 and before it ranks them, its images are enlarged by 8/7 and cropped to the centre. At 32 pixels and below the script's
-whole-number arithmetic enlarges by nothing.
+integer arithmetic enlarges by nothing.
 """
 
 import functools
@@ -14,7 +14,7 @@ from dire_plug.upstream.shims._sizes import read_sizes
 
 
 def install(*, device: str, **sizes: int) -> None:
-    """Have `CenterCrop` made for size `from` crop to size `to`, and the `Resize` before it enlarge for that.
+    """Let `CenterCrop` of size `from` crop to size `to`, and the `Resize` before it enlarge for that.
 
     Raises:
         DirePlugError: the options are not `from` and `to`.

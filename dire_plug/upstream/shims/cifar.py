@@ -1,4 +1,4 @@
-"""Our images in the place of torchvision's CIFAR-10 and CIFAR-100; nothing is downloaded.
+"""Serve our images instead of torchvision's CIFAR-10 and CIFAR-100; nothing is downloaded.
 
 Needed by MTT `utils.py` 62-63, 129-130, DM `methods/dc/utils.py` 53-54, 64-65, and G-VBSM's CIFAR synthesis 71 and
 `squeeze/train.py`, all with `download=True`.
@@ -30,7 +30,7 @@ def install(*, device: str, file: str, classes: Sequence[str] = ()) -> None:
         classes: the names of the classes; else the file's metadata `classes`, a JSON list; else their numbers.
 
     Raises:
-        DirePlugError: the file cannot be read, lacks a tensor, or images and labels don't fit.
+        DirePlugError: the file cannot be read, lacks a tensor, or images and labels don't match.
     """
     path = Path(file)
     named = list(classes) or _classes_of(path)
@@ -44,7 +44,7 @@ def install(*, device: str, file: str, classes: Sequence[str] = ()) -> None:
 
 
 class Cifar(Dataset[tuple[Any, Any]]):
-    """What upstream uses of torchvision's CIFAR datasets.
+    """A dataset with the attributes of torchvision's CIFAR datasets that upstream uses.
 
     Attributes:
         data: [N, H, W, 3], uint8, numpy.
@@ -63,9 +63,10 @@ class Cifar(Dataset[tuple[Any, Any]]):
         target_transform: Callable[..., Any] | None = None,
         download: bool = False,
     ) -> None:
-        """Read one split; `root` and `download` decide nothing."""
+        """Read one split; `root` and `download` are ignored."""
         images, labels = _read(self.source, "train" if train else "test")
         self.root, self.train, self.transform, self.target_transform = root, train, transform, target_transform
+        # as torchvision keeps it: scripts read `.data` and index it themselves
         self.data = images.permute(0, 2, 3, 1).contiguous().numpy()
         self.targets: list[int] = labels.tolist()
         self.classes = list(self.names) or [str(label) for label in range(max(self.targets, default=-1) + 1)]

@@ -1,4 +1,4 @@
-"""A `time.time` for upstream's code alone that is a function of the seed and of the number of calls.
+"""Replace `time.time`, for upstream's code alone, by a function of the seed and of the number of calls.
 
 Needed by MTT `utils.py` 195 and G-VBSM `baseline.py` 195 (each new network reseeds torch from it), DM `methods/dc/`
 `utils.py` 125 and `main_DM.py` 156, 174: two runs with one seed differed. All take milliseconds modulo 100000.
@@ -12,16 +12,16 @@ import time
 from dire_plug.upstream.shims._frames import is_upstreams
 
 BEGIN = 1_600_000_000_000
-"""Milliseconds; a date that looks like one."""
+"""Milliseconds; a plausible date."""
 CYCLE = 100_000
-"""What upstream takes the milliseconds modulo."""
+"""The modulus that upstream takes of the milliseconds."""
 STEP = 17
-"""Milliseconds between calls: small, and without a common divisor with CYCLE, so that no seed comes twice before all
-have come once."""
+"""Milliseconds between calls: small, and without a common divisor with CYCLE, so that no seed repeats before all
+have been used."""
 
 
 def install(*, device: str, seed: int) -> None:
-    """Replace `time.time` where upstream calls it; everybody else gets the true time."""
+    """Replace `time.time` where upstream calls it; all other code gets the true time."""
     true_time = time.time
     milliseconds = itertools.count(BEGIN + random.Random(seed).randrange(CYCLE), STEP)
 

@@ -1,6 +1,6 @@
-"""`Tensor.cpu()` that copies on a CPU, as it does from any other device.
+"""Let `Tensor.cpu()` copy on a CPU, as it does from any other device.
 
-Needed by MTT `buffer.py` 78, 92: it keeps `p.detach().cpu()` of parameters that go on training; without a copy all
+Needed by MTT `buffer.py` 78, 92: it keeps `p.detach().cpu()` of parameters while it trains on; without a copy all
 snapshots are the last one, and the loss of `distill.py` becomes infinite.
 """
 
@@ -16,7 +16,7 @@ from dire_plug.upstream.shims._frames import is_upstreams
 
 
 def install(*, device: str, files: Sequence[str] = ()) -> None:
-    """Have `Tensor.cpu()` copy where upstream calls it; with `files`, paths below its tree, in those alone."""
+    """Let `Tensor.cpu()` copy where upstream calls it; with `files`, paths below its tree, in those alone."""
     if torch.device(device).type != "cpu":
         return
     original: Any = Tensor.cpu

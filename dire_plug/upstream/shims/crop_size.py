@@ -1,4 +1,4 @@
-"""Random crops of the dataset's own size, where a script hard-codes another.
+"""Make random crops of the dataset's own size where a script hard-codes another.
 
 Needed by CDA `recover_cda_tiny.py` 70 (64) for CIFAR-100, and by recipes at other sizes through that script, SRe2L
 `recover_tiny.py` 50 and DWA `distillation_tiny.py` 82 (64), and G-VBSM (CIFAR 73, 138: 32 with padding 4; Tiny 126: 64
@@ -14,7 +14,7 @@ from dire_plug.upstream.shims._sizes import read_sizes
 
 
 def install(*, device: str, **sizes: int) -> None:
-    """Have `RandomResizedCrop` and `RandomCrop` made for size `from` crop to size `to`; other sizes stay.
+    """Let `RandomResizedCrop` and `RandomCrop` of size `from` crop to size `to`; other sizes stay.
 
     A padding is scaled by the same ratio and rounded, to 1 at least.
 
@@ -31,6 +31,7 @@ def _replace(transform: Any, old: int, new: int) -> None:
 
     @functools.wraps(original)
     def init(self: Any, size: Any, *args: Any, **kwargs: Any) -> None:
+        # RandomResizedCrop has no padding; its second argument is a scale
         if transform is transforms.RandomCrop and _is(size, old):
             args = tuple(_scale(value, old, new) if place == 0 else value for place, value in enumerate(args))
             kwargs |= {"padding": _scale(kwargs["padding"], old, new)} if "padding" in kwargs else {}

@@ -1,4 +1,4 @@
-"""The job's device in the place of every CUDA device that a script names.
+"""Use the job's device instead of every CUDA device that a script names.
 
 Needed where the device is the CPU: SRe2L `recover_cifar.py` 61, 64, 72, 182, `recover_tiny.py` 32, 35, 43, 103,
 `recover/data_synthesis.py` 37, 40, 49, 207; CDA, DWA, INFER and DELT alike; G-VBSM with numbers (CIFAR 36, 37, 42, 89,
@@ -24,8 +24,10 @@ def install(*, device: str) -> None:
         return self.to(device)
 
     setattr(nn.Module, "cuda", cuda)  # noqa: B010 (mypy refuses the assignment)
+    # no function of tensors, so the mode below doesn't reach it
     torch.cuda.set_device = lambda device: None
     mode = OtherDevice(torch.device(device))
+    # never left: the child ends with the script
     mode.__enter__()  # type: ignore[no-untyped-call]
 
 
@@ -33,7 +35,7 @@ class OtherDevice(TorchFunctionMode):
     """Replaces CUDA devices among the arguments of torch's functions."""
 
     def __init__(self, device: torch.device) -> None:
-        """Prepare; `with` or `__enter__` turns it on for the current thread."""
+        """Take the device; `with` or `__enter__` turns the mode on for the current thread."""
         super().__init__()
         self.device = device
 

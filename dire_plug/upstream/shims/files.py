@@ -1,4 +1,4 @@
-"""Links in the child's working folder, for what scripts read or write at paths of their own.
+"""Link files and folders into the child's working folder, at the paths that scripts hard-code.
 
 Needed by DWA `distillation_cifar.py` 144, 146, `distillation_tiny.py` 165 (`./pretrain/save/…/ckpt.pth`), INFER
 `ufc_cifar.py` 2 (`./models/`), 141-154 (`pretrained/…/ckpt.pth`) and MTT `distill.py` 233 (it writes to

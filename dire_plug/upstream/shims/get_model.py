@@ -1,4 +1,4 @@
-"""One of our architectures in the place of a torchvision network that a script asks for by name.
+"""Build one of our architectures instead of a torchvision network that a script names.
 
 Needed where a recipe's teacher is another network than the script builds: by `get_model` (SRe2L `recover_cifar.py` 178,
 `recover_tiny.py` 97, CDA `recover_cda_tiny.py` 194, DELT `recover.py` 234, `data_selection.py` 72-138), or as
@@ -17,13 +17,13 @@ from dire_plug.models import build
 
 
 def install(*, device: str, replace: str, architecture: str, stem: str = "small") -> None:
-    """Have `torchvision.models.get_model(replace)` and `torchvision.models.<replace>` build `architecture`."""
+    """Let `torchvision.models.get_model(replace)` and `torchvision.models.<replace>` build `architecture`."""
     original = torchvision.models.get_model
 
     def build_ours(*, num_classes: int = 1000, **options: Any) -> nn.Module:
         if options.get("weights") or options.get("pretrained"):
             raise DirePlugError(
-                f"upstream asks for trained weights of '{replace}', but '{architecture}', which stands in for it, "
+                f"upstream asks for trained weights of '{replace}', but '{architecture}', which replaces it, "
                 "has none; give the weights as a file and leave the network as it is"
             )
         return build(architecture, outputs=num_classes, stem=stem)

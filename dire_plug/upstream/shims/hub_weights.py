@@ -1,4 +1,4 @@
-"""Local weights where a script asks torchvision for trained ones; nothing is downloaded.
+"""Serve local weights where a script asks torchvision for trained ones; nothing is downloaded.
 
 Needed by SRe2L `recover/data_synthesis.py` 206 (the teacher) and 212 (the verifier, whose accuracy is only printed),
 CDA `recover_cda_in1k.py` 193, 200, DWA `distillation_imgnet.py` 180, 213, INFER `ufc_imgnet.py` 217 (three teachers),
@@ -37,7 +37,7 @@ def install(
         teacher: the file for `architecture`.
         architecture: torchvision's name of the teacher's network.
         verifier: the file for every network that has no other; without it they get seeded, untrained weights, unless
-            `files` is given: then each network is a teacher, and one without a file is refused.
+            `files` is given: then each network is a teacher, and one without a file is an error.
         files: torchvision's name of a network → its file.
 
     Raises:
@@ -58,11 +58,13 @@ def install(
             raise DirePlugError(f"upstream asks for trained weights of '{name}'{nearest(name, known)}; given: {listed}")
         return _untrained(name)
 
+    # in the base class: every way of asking for weights, by name or by enum, ends here
     WeightsEnum.get_state_dict = read_known
 
 
 def _read(path: Path, device: str) -> dict[str, Any]:
     try:
+        # checkpoints of torchvision's reference scripts hold their arguments beside the weights
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:

@@ -1,7 +1,7 @@
-"""Our images in the place of torchvision's `ImageFolder`, whatever folder a script names.
+"""Serve our images instead of torchvision's `ImageFolder`, whatever folder a script names.
 
 Needed by G-VBSM `Branch_Tiny_ImageNet/recover/tiny_in_dataset.py` 39, 46 and by its ImageNet-1K script, 69, which read
-the training images once, to take statistics of them; the former opens the test images too and reads none.
+the training images once, to compute statistics; the former opens the test images too and reads none.
 """
 
 import json
@@ -18,7 +18,7 @@ from dire_plug.data.folders import decode
 from dire_plug.errors import DirePlugError
 
 PATHS = "paths"
-"""The key of the metadata under which a JSON list of files stands in the place of images."""
+"""The key of the metadata of a JSON list of files, which replaces the tensor of images."""
 
 
 def install(*, device: str, file: str) -> None:
@@ -27,7 +27,7 @@ def install(*, device: str, file: str) -> None:
     Args:
         device: the child's.
         file: a safetensors file: `train.labels`, [N]; and `train.images`, [N, 3, H, W] uint8, or in the metadata
-            `paths`, a JSON list of N image files, which are decoded when they are asked for.
+            `paths`, a JSON list of N image files, which are decoded when they are read.
     """
 
     class Ours(Images):
@@ -37,12 +37,12 @@ def install(*, device: str, file: str) -> None:
 
 
 class Images(Dataset[tuple[Any, Any]]):
-    """What upstream uses of an `ImageFolder`."""
+    """A dataset with the attributes of an `ImageFolder` that upstream uses."""
 
     source: Path
 
     def __init__(self, root: object, transform: Callable[..., Any] | None = None, **ignored: Any) -> None:
-        """Read the file; `root` decides nothing.
+        """Read the file; `root` is ignored.
 
         Raises:
             DirePlugError: the file cannot be read, or holds neither images nor paths for its labels.

@@ -1,8 +1,8 @@
-"""Data loaders without worker processes.
+"""Load data without worker processes.
 
 Needed by MTT `utils.py` 106, 168, DELT `recover.py` 267 and `data_selection.py` 157-189 (16 workers by default),
 G-VBSM's synthesis scripts (CIFAR 80, ImageNet 77) and `squeeze/train.py`: a worker is a process that no shim reaches,
-and whose random state no seed does. `pin_memory` (DELT `recover.py` 269) goes where there is no CUDA device.
+and whose random state no seed does. `pin_memory` (DELT `recover.py` 269) is dropped where there is no CUDA device.
 """
 
 import functools
@@ -16,7 +16,7 @@ WORKERS_ONLY = ("prefetch_factor", "persistent_workers", "multiprocessing_contex
 
 
 def install(*, device: str) -> None:
-    """Have every `DataLoader` of this process load in the process itself."""
+    """Let every `DataLoader` of this process load in the process itself."""
     original = DataLoader.__init__
     signature = inspect.signature(original)
     pins = torch.device(device).type == "cuda"

@@ -1,6 +1,6 @@
-"""No network connections from upstream's code.
+"""Block network connections from upstream's code.
 
-Needed by no line in particular: a download that a shim forgot, or a logger's upload, must fail and say so. Local
+Needed by no line in particular: a download that no shim replaces, or a logger's upload, must fail with a message. Local
 (Unix) sockets still work. Programs that upstream starts, and libraries in C, are not reached by this.
 """
 
@@ -13,7 +13,7 @@ class NetworkRefusedError(OSError):
 
 
 def install(*, device: str) -> None:
-    """Refuse connections and name look-ups of Python's `socket` module."""
+    """Block connections and name look-ups of Python's `socket` module."""
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
 
     def checked_connect(self: socket.socket, address: Any) -> None:
@@ -34,6 +34,7 @@ def install(*, device: str) -> None:
 
 
 def _refuse_remote(own: socket.socket, address: object) -> None:
+    # Unix sockets stay: the parent's turns and torch's own workers use them
     if own.family != getattr(socket, "AF_UNIX", None):
         _refuse(address)
 

@@ -1,4 +1,4 @@
-"""Distributed scripts in this process alone: rank 0 of 1, without workers and without a port.
+"""Run distributed scripts in this process alone: rank 0 of 1, without workers and without a port.
 
 Needed by G-VBSM's four synthesis scripts, CIFAR 33 (nccl over TCP), 68 and 351 (`device_count` divides the batch), 353
 (`set_start_method`), 354 (`mp.spawn`): no shim would reach a spawned process, and the port is drawn at random. On
@@ -34,7 +34,7 @@ def install(*, device: str) -> None:
 
 
 def _call(function: Callable[..., Any], args: Sequence[Any] = (), nprocs: int = 1, **ignored: Any) -> None:
-    """Call `function(0, *args)` here, and leave no process group behind."""
+    """Call `function(0, *args)` in this process, and destroy its process group."""
     if nprocs != 1:
         raise DirePlugError(f"upstream's script spawns {nprocs} processes, but it runs in one; set its number to 1")
     try:

@@ -1,4 +1,4 @@
-"""`tensor[index] = part_of_the_same_tensor`, with the right side copied first.
+"""Copy the right side of `tensor[index] = part_of_the_same_tensor` first.
 
 Needed by DM `methods/dc/utils.py` 561, and 536-629 alike: with one image in the batch (ipc 1) both sides are the same
 element, and today's torch refuses the copy. The values are the same.
@@ -14,7 +14,7 @@ from dire_plug.upstream.shims._frames import is_upstreams
 
 
 def install(*, device: str) -> None:
-    """Have upstream's assignments into a tensor copy a right side that shares its memory."""
+    """Let upstream's assignments into a tensor copy a right side that shares its memory."""
     original: Any = Tensor.__setitem__
 
     @functools.wraps(original)

@@ -1,4 +1,4 @@
-"""`os.listdir` in sorted order for upstream's code: elsewhere the file system decides which image a script takes.
+"""Sort `os.listdir` for upstream's code: otherwise the file system decides which image a script takes.
 
 Needed by DWA `distillation_tiny.py` 60 and `distillation_imgnet.py` 100, which take the n-th file of an unsorted
 listing as the n-th start image of a class.

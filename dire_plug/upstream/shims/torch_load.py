@@ -1,4 +1,4 @@
-"""`torch.load` that reads tensors only, onto the job's device.
+"""Let `torch.load` read tensors only, onto the job's device.
 
 Needed by SRe2L `recover_cifar.py` 184 (no map_location) and `recover_tiny.py` 100, 112 (checkpoints of torchvision's
 reference scripts hold an `argparse.Namespace`, which `weights_only` refuses unless it is listed as safe). DELT

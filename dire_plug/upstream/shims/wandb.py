@@ -1,4 +1,4 @@
-"""A `wandb` that records nothing and reaches nothing, whether the real one is installed or not.
+"""Replace `wandb` by a module that records nothing and sends nothing, whether the real one is installed or not.
 
 Needed by CDA `recover_cda_tiny.py` 265-276 and `recover_cda_in1k.py` 250-261, DWA `distillation_cifar.py` 194-210,
 `distillation_tiny.py` 213-229, `distillation_imgnet.py` 223-229, INFER `ufc_cifar.py` 238-261 and `ufc_imgnet.py`
@@ -17,7 +17,7 @@ MEDIA = ("Image", "Histogram", "Table", "Video", "Audio", "Html", "Artifact")
 
 
 def install(*, device: str, run_name: str = "run") -> None:
-    """Put the stand-in into `sys.modules`; `run_name` is the name of a run that the script doesn't name."""
+    """Put the replacement into `sys.modules`; `run_name` is the name of a run that the script doesn't name."""
     for name in [name for name in sys.modules if name == "wandb" or name.startswith("wandb.")]:
         del sys.modules[name]
     sys.modules["wandb"] = StandIn(run_name)
@@ -30,6 +30,7 @@ class Config:
 
     def __init__(self, values: Any = None) -> None:
         """Take a mapping, or an object with attributes such as an `argparse.Namespace`."""
+        # past our own __setattr__, which would look for `_items` to write into
         super().__setattr__("_items", {})
         self.update(values)
 
@@ -57,7 +58,7 @@ class Config:
         self._items[name] = value
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether there is such a setting."""
+        """Return whether there is such a setting."""
         return name in self._items
 
     def __iter__(self) -> Iterator[str]:
@@ -74,17 +75,17 @@ class Config:
 
 
 class Nothing:
-    """Takes anything and keeps nothing."""
+    """Accepts any arguments and keeps none."""
 
     def __init__(self, *ignored: Any, **also_ignored: Any) -> None:
-        """Take what wandb would draw."""
+        """Ignore the data that wandb would draw."""
 
 
 class StandIn(ModuleType):
-    """The module: what the seven upstreams call of wandb."""
+    """The module: the functions of wandb that the seven upstreams call."""
 
     def __init__(self, run_name: str) -> None:
-        """Prepare a module without a run."""
+        """Make a module without a run."""
         super().__init__("wandb", "Stands in for wandb; records nothing.")
         self.__spec__ = ModuleSpec("wandb", None)  # or `importlib.util.find_spec` raises
         self.run: Any = None
@@ -97,7 +98,7 @@ class StandIn(ModuleType):
             setattr(self, name, type(name, (Nothing,), {}))
 
     def login(self, *ignored: Any, **also_ignored: Any) -> bool:
-        """Say that all is well."""
+        """Return success."""
         return True
 
     def init(self, *ignored: Any, name: str | None = None, config: Any = None, **also_ignored: Any) -> Any:

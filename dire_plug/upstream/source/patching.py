@@ -1,4 +1,4 @@
-"""Applies patches, and makes sure that they did what they say: git exits 0 where it did nothing, or the wrong thing."""
+"""Apply patches and check the result: git exits 0 even where it did nothing, or the wrong thing."""
 
 import ast
 import inspect
@@ -71,7 +71,7 @@ def _problems(hunk: Hunk, *, repair: bool) -> Iterator[tuple[int, str]]:
 
 
 def line_problem(line: str, *, repair: bool) -> str | None:
-    """Say what is wrong with one inserted line, without its indentation, or return None."""
+    """Return the problem of one inserted line, without its indentation; None where there is none."""
     try:
         body = ast.parse(line).body
     except SyntaxError:
@@ -192,10 +192,10 @@ def remove_patch(tree: Path, patch: Patch) -> None:
 
 
 def remake(tree: Path, patch: Patch) -> str:
-    """Return the text of the patch that inserts the same lines at the same places of an unpatched tree."""
+    """Return the text of the patch that inserts the same lines after the same lines of an unpatched tree."""
     contents = {file.path: _read(tree, file, patch) for file in patch.files}
-    places = {file.path: {hunk.after: hunk.inserted for hunk in file.hunks} for file in patch.files}
-    return make_patch(contents, places, commit=patch.commit)
+    insertions = {file.path: {hunk.after: hunk.inserted for hunk in file.hunks} for file in patch.files}
+    return make_patch(contents, insertions, commit=patch.commit)
 
 
 def _read(tree: Path, file: PatchedFile, patch: Patch) -> bytes:

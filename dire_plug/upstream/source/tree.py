@@ -1,7 +1,7 @@
-"""A vendored tree, its manifest, and the pins of its adapter: every later use sees that nothing changed.
+"""Compare a vendored tree with its manifest and with the pins of its adapter, at every later use.
 
-The manifest lies in the tree, so whoever changes a file can change its record too; the pins are git's own hashes, and
-stand in the adapter.
+The manifest is in the tree, so whoever changes a file can change its record too; the pins are git's own hashes, and
+are in the adapter.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a tree holds.
+    """The contents of a vendored tree, as its manifest file has them.
 
     Attributes:
         method, repository, commit: where it comes from.
@@ -74,7 +74,7 @@ def verify_pins(tree: Path, pins: Mapping[str, str], patched: Mapping[str, str])
 
     Args:
         pins: path → git's hash of the blob or tree.
-        patched: path → blob hash before the first patch of it, which is compared in the place of the file's own.
+        patched: path → blob hash before the first patch of it, which is compared instead of the file's own.
 
     Raises:
         DirePlugError: one line for each path that differs, and for each file that no pin covers.
@@ -88,7 +88,7 @@ def verify_pins(tree: Path, pins: Mapping[str, str], patched: Mapping[str, str])
             problems.append(f"{tree / path}: must have git's hash {pin}, as the adapter pins it, but has {found[0]}")
     for name in _digests(tree):
         if not any(path in (".", name) or name.startswith(f"{path}/") for path in pins):
-            problems.append(f"{tree / name}: is none of the adapter's pinned files")
+            problems.append(f"{tree / name}: isn't one of the adapter's pinned files")
     if problems:
         raise DirePlugError("\n".join([*problems, _advice(tree)]))
 
@@ -98,8 +98,8 @@ def object_hash(tree: Path, path: str, *, patched: Mapping[str, str] | None = No
 
     Args:
         path: below the tree.
-        patched: path → blob hash to take in the place of the file's own.
-        modes: whether executable files count as such; otherwise every file counts as a plain one.
+        patched: path → blob hash to use instead of the file's own.
+        modes: whether executable files have git's mode for them; otherwise all files have the plain one.
     """
     found = tree / path
     if found.is_file():
@@ -107,6 +107,7 @@ def object_hash(tree: Path, path: str, *, patched: Mapping[str, str] | None = No
     if not found.is_dir():
         return "nothing"
     entries = []
+    # git sorts folders as if their names ended in a slash
     for entry in sorted(found.iterdir(), key=lambda one: f"{one.name}/" if one.is_dir() else one.name):
         name = entry.relative_to(tree).as_posix()
         if name == MANIFEST:
@@ -121,6 +122,7 @@ def object_hash(tree: Path, path: str, *, patched: Mapping[str, str] | None = No
 def _digests(tree: Path) -> dict[str, str]:
     files = (path for path in tree.rglob("*") if path.is_symlink() or not path.is_dir())
     return {
+        # a link's target counts and not what it points to, which may lie outside
         path.relative_to(tree).as_posix(): f"link to {path.readlink()}" if path.is_symlink() else digest_file(path)
         for path in sorted(files)
         if path != tree / MANIFEST

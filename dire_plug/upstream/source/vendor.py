@@ -1,4 +1,4 @@
-"""Fetches a method's published code: the pinned commit, the needed paths, our patches; whole or not at all."""
+"""Fetch a method's published code: the pinned commit, the needed paths, our patches; whole or not at all."""
 
 import contextlib
 import importlib.util
@@ -48,11 +48,12 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
 
     Raises:
         DirePlugError: the pinned commit is no full hash, the repository or the commit cannot be reached, a patch
-            doesn't fit, an existing tree was changed, or the tree is absent and `offline`.
+            doesn't apply, an existing tree was changed, or `offline` is set and the tree isn't vendored.
     """
     if offline:
         return require_vendored(adapter)
     folder = vendored_folder(adapter)
+    # two commands may want the same tree at once; the second finds it
     with hold(folder.with_name(f".{folder.name}.lock"), wait=600, what=f"the vendored tree {folder}"):
         if found := find_vendored(adapter):
             return found
@@ -69,10 +70,10 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
 
 
 def find_vendored(adapter: Adapter) -> Path | None:
-    """Return the patched tree where it is already there, verified; None where it is not. Nothing is written.
+    """Return the patched tree, verified, if it is vendored; else None. Nothing is written.
 
-    The patches are checked first, and the tree against them and the adapter's pins too: its own manifest lies where it
-    could be changed.
+    The patches are checked first, and the tree against them and the adapter's pins too: its own manifest could have
+    been changed with it.
 
     Raises:
         DirePlugError: a patch breaks the rule, or the tree isn't as it was vendored.
@@ -87,7 +88,7 @@ def find_vendored(adapter: Adapter) -> Path | None:
     check_patched(folder, patches)
     _verify_pins(folder, adapter, patches)
     if read_manifest(folder).commit != adapter.upstream.commit:
-        raise DirePlugError(f"{folder}: holds another commit than its name says; remove it and vendor again")
+        raise DirePlugError(f"{folder}: holds another commit than its name says; remove it and vendor it again")
     return folder
 
 
@@ -110,10 +111,10 @@ def require_vendored(adapter: Adapter) -> Path:
 
 
 def require_packages(adapter: Adapter) -> None:
-    """Refuse to go on without the packages that upstream's code imports.
+    """Raise where packages are missing that upstream's code imports.
 
     Raises:
-        DirePlugError: some aren't installed; it says how to install them.
+        DirePlugError: some aren't installed; the message says how to install them.
     """
     missing = [name for name in adapter.upstream.packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -128,6 +129,7 @@ def vendored_folder(adapter: Adapter) -> Path:
     commit = adapter.upstream.commit
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise DirePlugError(f"{adapter.name}: upstream's commit must be 40 hexadecimal digits, not {commit!r}")
+    # the patches' digest in the name: trees of two versions of a patch stand side by side
     return home.third_party() / f"{adapter.name}@{commit[:12]}+{patch_digest(patch_files(adapter))[:8]}"
 
 
@@ -148,6 +150,7 @@ def unpatched_copy(adapter: Adapter, tree: Path, folder: Path) -> Path:
     with new_folder(folder) as copy:
         shutil.copytree(tree, copy, dirs_exist_ok=True)
         patches = patch_files(adapter)
+        # in reverse: a later patch may have moved an earlier one's lines
         for path in reversed([path for path in patches if path.name != REPAIR]):
             remove_patch(copy, read_patch(path))
         _record(copy, adapter, [path for path in patches if path.name == REPAIR])
@@ -188,9 +191,11 @@ def fetch(upstream: Upstream, tree: Path) -> None:
                     repo.git.config(name, value)
                 repo.git.update_environment(**_GIT)
                 _require_commit(repo, upstream)
+                # only the needed paths: some repositories hold large files beside
                 repo.git.checkout(upstream.commit, "--", *upstream.paths)
         except git.exc.GitCommandError as error:
             raise DirePlugError(f"{upstream.repository} at {upstream.commit}: {_last_line(error)}") from error
+    # without history the tree is files only, and all of them are in the manifest
     shutil.rmtree(clone / ".git")
     for path in clone.iterdir():
         path.rename(tree / path.name)

@@ -1,6 +1,6 @@
-"""Judges what `observe.py` wrote down of a run: the gradient, the calls, and how a run went that was answered.
+"""Check what `observe.py` recorded of a run: the gradient, the calls, and what an answered run did.
 
-Each check returns the problems that it finds, in words; none where all is as it must be.
+Each check returns the problems that it finds as text; none where all is as it must be.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What a run of a script must do.
+class ExpectedRun:
+    """What a run of a script is expected to do.
 
     Attributes:
         plan: of its images.
@@ -48,7 +48,7 @@ class Expectation:
 
 
 def read_events(folder: Path) -> list[Event]:
-    """Return what happened in an observed run, in its order."""
+    """Return the events of an observed run, in order."""
     return [json.loads(line) for line in (folder / CALLS).read_text().splitlines()]
 
 
@@ -93,6 +93,7 @@ def _gradient_error(probed: Mapping[str, Tensor], published: Mapping[str, Tensor
             return math.inf
         zero = values[0].new_zeros(values[0].shape)
         left, right, wanted = (zero if one is None else one.double() for one in (with_term, without, term))
+        # where the term has no gradient there, upstream's is the unit
         unit = next((float(one.norm()) for one in (wanted, right) if float(one.norm()) > 0), 1.0)
         error = float((left - right - wanted).norm()) / unit
         errors.append(error if math.isfinite(error) else math.inf)
@@ -128,7 +129,7 @@ def check_handed_loss(events: Iterable[Event]) -> tuple[float, list[str]]:
 # The calls.
 
 
-def check_calls(events: Sequence[Event], wanted: Expectation) -> list[str]:
+def check_calls(events: Sequence[Event], wanted: ExpectedRun) -> list[str]:
     """Check that each function of bridge is called as often, and where, the plan says."""
     found = Counter(event["call"] for event in events)
     problems = [
@@ -138,6 +139,7 @@ def check_calls(events: Sequence[Event], wanted: Expectation) -> list[str]:
         problems.append("bridge.watch isn't called before the first bridge.loss")
     if "order" in wanted.calls and (found["order"] != 1 or not _comes_before(events, "order", "labels")):
         problems.append(f"bridge.order must be called once, before the first slot; it is called {found['order']} times")
+    # a run that is stopped may end between the two calls
     if "keep" in wanted.calls and found["keep"] not in (found["step_done"], found["step_done"] - 1):
         problems.append(f"bridge.keep is called {found['keep']} times in {found['step_done']} steps")
     slots = list(_by_slot(events))
@@ -201,7 +203,7 @@ def _before_the_first_slot(events: Iterable[Event]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _check_slot(found: Sequence[Event], number: int, wanted: Expectation, *, finished: bool) -> Iterator[str]:
+def _check_slot(found: Sequence[Event], number: int, wanted: ExpectedRun, *, finished: bool) -> Iterator[str]:
     planned = wanted.plan.slot(Slot(0, number))
     begun, *events = found
     if begun["labels"] != list(planned.labels):
@@ -217,13 +219,13 @@ def _check_slot(found: Sequence[Event], number: int, wanted: Expectation, *, fin
     indices = {event["position"]: event["index"] for event in events if event["call"] == "image_index"}
     if "image_index" in wanted.calls and (indices or finished):
         if list(indices) != list(range(len(planned.images))):
-            yield f"bridge.image_index is asked for the positions {list(indices)} of {len(planned.images)} images"
+            yield f"bridge.image_index is called for the positions {list(indices)} of {len(planned.images)} images"
         elif list(indices.values()) != list(planned.images):
             yield "the images' numbers aren't the plan's"
 
 
 def _check_steps(
-    events: Iterable[Event], labels: Sequence[int], wanted: Expectation, *, finished: bool
+    events: Iterable[Event], labels: Sequence[int], wanted: ExpectedRun, *, finished: bool
 ) -> Iterator[str]:
     """Follow loss, the optimiser's step, step_done; loss, …"""
     losses, awaited, in_use = 0, "loss", 0
@@ -247,7 +249,7 @@ def _check_steps(
                     yield f"step {losses - 1}: bridge.step_done comes before {awaited}"
                 if event["step"] != losses - 1:
                     yield f"step {losses - 1}: bridge.step_done is told that it is step {event['step']}"
-                if why := _strange_images(event, wanted):
+                if why := _find_wrong_images(event, wanted):
                     yield f"step {losses - 1}: bridge.step_done: {why}"
                 awaited = "loss"
     if finished and losses not in (0, wanted.steps):
@@ -256,11 +258,11 @@ def _check_steps(
         yield f"step {losses - 1}: {awaited} doesn't follow bridge.loss"
 
 
-def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: Expectation) -> Iterator[str]:
+def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: ExpectedRun) -> Iterator[str]:
     where = f"step {number}: "
     if event["step"] != number:
         yield f"{where}bridge.loss is told that it is step {event['step']}"
-    if why := _strange_images(event, wanted):
+    if why := _find_wrong_images(event, wanted):
         yield f"{where}bridge.loss: {why}"
     if event["outside"]:
         yield f"{where}what is optimised has changed since bridge.step_done"
@@ -274,7 +276,7 @@ def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: Expect
         yield f"{where}bridge.embedded has shown {event['shown']} of {len(event['labels'])} images"
 
 
-def _strange_images(event: Event, wanted: Expectation) -> str:
+def _find_wrong_images(event: Event, wanted: ExpectedRun) -> str:
     if event["images"] == "leaf" or (event["images"] == "made" and not wanted.images_are_leaf):
         return ""
     return "`images` isn't what the optimiser holds and the loss depends on"
@@ -284,9 +286,9 @@ def _strange_images(event: Event, wanted: Expectation) -> str:
 
 
 def check_answered(
-    events: Sequence[Event], wanted: Expectation, *, files: Iterable[str] | None, names: Mapping[tuple[int, int], str]
+    events: Sequence[Event], wanted: ExpectedRun, *, files: Iterable[str] | None, names: Mapping[tuple[int, int], str]
 ) -> list[str]:
-    """Check that a run that was answered did as it was told: start images, batches, names of files.
+    """Check that an answered run used the answers: start images, batches, names of files.
 
     Args:
         files: those that the script saved; None where it saves no images.

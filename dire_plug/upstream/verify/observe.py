@@ -1,4 +1,4 @@
-"""Observes a run for `verify`, from inside the child: the calls of bridge, the optimised tensors and their gradients.
+"""Observe a run for `verify`, from inside the child: the calls of bridge, the optimised tensors and their gradients.
 
 Nothing of the synthesis is trusted here. The calls are seen where the patched script makes them, the embeddings are
 kept by hooks of this module's own, and the term on them is written a second time, row by row. `checks.py` judges.
@@ -43,7 +43,7 @@ FORWARDED = ("watch", "order", "in_use", "keep")
 
 @contextlib.contextmanager
 def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder: Any) -> Iterator[None]:
-    """Write down what happens while the block runs.
+    """Record what happens while the block runs.
 
     Args:
         settings: "folder", which gets `calls.jsonl` and a file of gradients for each optimiser step; "frozen": whether
@@ -58,6 +58,7 @@ def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder
         steps = _Steps(folder / GRADIENTS, frozen=settings["frozen"])
         stack.enter_context(steps.hooked())
         if synthesis is not None:
+            # line by line: a script that crashes leaves the events up to there
             file = stack.enter_context((folder / CALLS).open("w", encoding="utf-8", buffering=1))
             calls = _Calls(
                 steps,
@@ -74,8 +75,8 @@ def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder
 
 
 @dataclass
-class Expected:
-    """What the gradients must be of the tensors that a loss depends on and an optimiser holds.
+class ExpectedGradients:
+    """The gradients expected of the tensors that a loss depends on and an optimiser holds.
 
     Attributes:
         leaves: those tensors.
@@ -92,7 +93,7 @@ class Expected:
     scale: float = 1.0
 
     def begin_backward(self, gradient: Tensor) -> None:
-        """Note that `backward` has reached the loss; DWA's tensors have another gradient by then, which stays in."""
+        """Record that `backward` has reached the loss; DWA's tensors have another gradient by then, which stays."""
         self.base = [None if leaf.grad is None else leaf.grad.detach().clone() for leaf in self.leaves]
         self.scale = float(gradient)
 
@@ -126,15 +127,16 @@ class _Steps:
     def __init__(self, folder: Path, *, frozen: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._frozen = folder, frozen
+        # weak: watching must not keep alive what the script drops, or memory would grow from slot to slot
         self._optimisers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._rates: list[Any] = []
         self._number = 0
-        self.expected: Expected | None = None
+        self.expected: ExpectedGradients | None = None
         self.on_step: Callable[[Optimizer, float | None], None] = lambda optimizer, error: None
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
-        """Follow every optimiser that is made, and every step, while the block runs."""
+        """Watch every optimiser that is made, and every step, while the block runs."""
         add_group = Optimizer.add_param_group
 
         def noting(optimizer: Optimizer, group: dict[str, Any]) -> None:
@@ -152,21 +154,21 @@ class _Steps:
             after.remove()
 
     def holds(self, tensor: Tensor) -> bool:
-        """Tell whether an optimiser has been made for this tensor."""
+        """Return whether an optimiser has been made for this tensor."""
         return any(one is tensor for optimizer in self._optimisers for one in _tensors(optimizer))
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         error, factor = (None, 1.0) if self.expected is None else self.expected.compare()
         kept = {}
-        for place, tensor in enumerate(_tensors(optimizer)):
+        for number, tensor in enumerate(_tensors(optimizer)):
             if tensor.grad is not None:
-                kept[f"{GRADIENT}{place}"] = tensor.grad.detach().clone().contiguous()
+                kept[f"{GRADIENT}{number}"] = tensor.grad.detach().clone().contiguous()
             if self.expected is not None and (term := self.expected.term_of(tensor)) is not None:
-                kept[f"{TERM}{place}"] = (factor * term).contiguous()
+                kept[f"{TERM}{number}"] = (factor * term).contiguous()
         save_file(kept, self._folder / f"{self._number:04d}.safetensors")
         self._number += 1
         self.on_step(optimizer, error)
-        if self._frozen:  # here, not in the flags: scripts set it anew in each iteration
+        if self._frozen:  # here, not in the flags: scripts set the rate again in each iteration
             self._rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 group["lr"] = 0.0
@@ -194,7 +196,7 @@ def leaves_of(value: Tensor) -> list[Tensor]:
     return found
 
 
-# The term, a second time.
+# The term, written a second time.
 
 
 class KeptEmbeddings:
@@ -204,7 +206,7 @@ class KeptEmbeddings:
     """
 
     def __init__(self, embedder: Mapping[str, Any] | None) -> None:
-        """Take what embeds where no trained network is in the loop, as `SynthesisSpec.embedder` has it."""
+        """Take the network that embeds where no trained one is in the loop, as in `SynthesisSpec.embedder`."""
         self._latest: Tensor | None = None
         self._shown: list[Tensor] = []
         self._from_loop = embedder is not None and embedder["network"] == LOOP
@@ -234,7 +236,7 @@ class KeptEmbeddings:
         self._shown.append(images)
 
     def shown(self) -> int:
-        """Return of how many images `show` was told since the last `take`."""
+        """Return how many images `show` has got since the last `take`."""
         return sum(map(len, self._shown))
 
     def take(self, images: Tensor) -> Tensor | None:
@@ -264,6 +266,7 @@ def reference_term(embeddings: Tensor, labels: Tensor) -> Tensor:
         angle = 1.3 * label + 2.1 * row
         direction = embedding.new_tensor([math.cos(angle + 0.7 * column) for column in range(width)])
         unit = embedding / largest
+        # linear and quadratic: a term with a constant gradient couldn't tell detached embeddings from others
         total = total + (direction * (unit + unit**2)).sum()
     return total / (count * width)
 
@@ -273,7 +276,7 @@ def reference_term(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass
 class _Slot:
-    """What is known of the running slot: the values that it started from, and the leaves after their last change."""
+    """The running slot: the values that it started from, and the leaves after their last change."""
 
     start: Tensor | None = None
     leaves: list[Tensor] = field(default_factory=list)
@@ -288,7 +291,7 @@ class _Slot:
 
 
 class _Calls:
-    """Stands between a patched script and bridge, hands everything on, and tells `emit` what it saw."""
+    """Wraps bridge for a patched script: forwards every call, and passes `emit` what it saw."""
 
     def __init__(
         self,
@@ -307,7 +310,7 @@ class _Calls:
 
     @contextlib.contextmanager
     def in_place_of_bridge(self, tree: Path) -> Iterator[None]:
-        """Make the script call this object in the place of bridge, while the block runs."""
+        """Make the script call this object instead of bridge while the block runs."""
         own = ("labels", "start", "embedded", "loss", "step_done", "image_index")
         self._real = {name: getattr(bridge, name) for name in (*own, *FORWARDED)}
         stopped = False
@@ -325,13 +328,13 @@ class _Calls:
                 setattr(bridge, name, function)
 
     def _located(self, name: str, answer: Callable[..., Any], tree: Path) -> Callable[..., Any]:
-        """Return a function that tells the line from which it is called, and then what `answer` saw."""
+        """Return a function that emits the line from which it is called, and what `answer` saw."""
 
         def called(*args: Any, **kwargs: Any) -> Any:
             frame = inspect.currentframe()
             caller = frame.f_back if frame else None
-            place = {} if caller is None else {"file": _below(tree, caller.f_code.co_filename), "line": caller.f_lineno}
-            seen: dict[str, Any] = {"call": name, **place}
+            line = {} if caller is None else {"file": _below(tree, caller.f_code.co_filename), "line": caller.f_lineno}
+            seen: dict[str, Any] = {"call": name, **line}
             try:
                 return answer(seen, *args, **kwargs)
             finally:
@@ -402,10 +405,11 @@ class _Calls:
         except RuntimeError:  # `backward` was called before, and has let go of the graph
             return added()
         alike = _norm(_gradients(reference_term(embeddings, used), leaves))
+        # as strong as upstream's gradient: neither drowns in the other's rounding
         self._probe.weight = _norm(upstream) / alike if alike > 0 else 1.0
         total = added()
         term = self._probe.weight * self._of_chosen(embeddings, used)
-        self._steps.expected = Expected(leaves, upstream, _gradients(term, leaves))
+        self._steps.expected = ExpectedGradients(leaves, upstream, _gradients(term, leaves))
         if total.requires_grad:
             total.register_hook(self._steps.expected.begin_backward)  # type: ignore[no-untyped-call]
         return total
@@ -420,7 +424,7 @@ class _Calls:
         return len(classes) / len(mine) * reference_term(embeddings[rows], labels[rows])
 
     def _step(self, optimizer: Optimizer, error: float | None) -> None:
-        """Tell of an optimiser's step, of one that holds what the last loss depended on."""
+        """Emit a step of an optimiser, if it holds what the last loss depended on."""
         if any(leaf is tensor for leaf in self._slot.leaves for tensor in _tensors(optimizer)):
             self._emit({"call": "step", "expected": self._steps.expected is not None, "error": error})
 
@@ -442,7 +446,7 @@ def _below(tree: Path, file: str) -> str:
 
 
 def _kind(images: Tensor, leaves: Sequence[Tensor]) -> str:
-    """Tell what the script hands over as images: `leaf`, which is optimised, `made` of it, or `other`."""
+    """Return what the script hands over as images: `leaf`, which is optimised, `made` of it, or `other`."""
     if any(images is leaf for leaf in leaves):
         return "leaf"
     of = leaves_of(images)

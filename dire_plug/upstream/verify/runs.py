@@ -1,4 +1,4 @@
-"""One script at reduced size: generated images, seeded untrained teachers, and one run of it with a trace."""
+"""Run one script at reduced size: generated images, seeded untrained teachers, a trace."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dire_plug.models.checkpoint import save as save_network
 from dire_plug.recipe.model import Recipe
 from dire_plug.synthesis import SynthesisSpec
 from dire_plug.training.loop import initialised
-from dire_plug.types import LOOP, Adapter, LoopInputs, Materials, Script, VerifyCase
+from dire_plug.types import LOOP, Adapter, LoopInputs, Script, ScriptInputs, VerifyCase
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.preparations import run_preparation
 from dire_plug.upstream.runner import run_together
@@ -34,7 +34,7 @@ PIXELS = (32, 224)
 """The range of pixels of start images in the answered run."""
 
 
-class Run(Protocol):
+class Runner(Protocol):
     """Runs jobs, as `run_together` does in child processes."""
 
     def __call__(self, jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
@@ -42,16 +42,16 @@ class Run(Protocol):
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What one run left: the hashes of the optimised tensors, step by step, and those of the saved files."""
+class RunHashes:
+    """The hashes that compare two runs: of the optimised tensors, step by step, and of the saved files."""
 
     steps: tuple[tuple[str, ...], ...]
     files: dict[str, str]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What runs of one script share: the recipe, in `inputs`, what is made for it, and after how many steps they stop.
+class Setup:
+    """What the runs of one script share: the recipe (in `inputs`), its files, and the step at which they stop.
 
     Attributes:
         start: as `SynthesisSpec.start`.
@@ -60,12 +60,12 @@ class Trial:
     adapter: Adapter
     case: VerifyCase
     inputs: LoopInputs
-    materials: Materials
+    script_inputs: ScriptInputs
     start: dict[str, Any]
     steps: int | None
 
 
-def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
+def set_up(adapter: Adapter, name: str, folder: Path) -> Setup:
     """Generate images, make seeded untrained teachers, and run what upstream's own code prepares."""
     case, script = adapter.verify_case(name), adapter.scripts[name]
     recipe, classes = _recipe(adapter, case, case.recover, ipc=case.ipc), case.classes or script.classes
@@ -77,21 +77,21 @@ def set_up(adapter: Adapter, name: str, folder: Path) -> Trial:
         start, file = dataset.train.images().reshape(shape), folder / "start.safetensors"
         write_atomically(file, save({"images": start}))
     inputs = LoopInputs(recipe, classes, script.size, SEED, folder / "inputs", folder / "images")
-    materials = Materials(teachers, dataset, start)
+    script_inputs = ScriptInputs(teachers, dataset, start)
     for one in adapter.preparations(inputs):
-        made = run_preparation(adapter, one.name, inputs, materials, folder=folder / "prepared" / one.name)
+        made = run_preparation(adapter, one.name, inputs, script_inputs, folder=folder / "prepared" / one.name)
         inputs = replace(inputs, prepared={**inputs.prepared, one.name: made})
-    return Trial(adapter, case, inputs, materials, _describe_start(script, recipe.recover.start, file), case.steps)
+    return Setup(adapter, case, inputs, script_inputs, _describe_start(script, recipe.recover.start, file), case.steps)
 
 
-def set_up_answered(trial: Trial, folder: Path) -> Trial:
-    """Return the trial of the run in which hooks are answered: other start images, batches and image numbers.
+def set_up_answered(setup: Setup, folder: Path) -> Setup:
+    """Return the setup of the run in which hooks are answered: other start images, batches and image numbers.
 
-    What the adapter refuses stays as it was. Start images, where the recipe gives them, differ from those that are laid
-    out for the script.
+    What the adapter refuses stays as it was. Start images, where the recipe gives them, differ from those that are
+    written for the script.
     """
-    adapter, case, script = trial.adapter, trial.case, trial.adapter.scripts[trial.case.recover["script"]]
-    classes = case.answered_classes or trial.inputs.classes
+    adapter, case, script = setup.adapter, setup.case, setup.adapter.scripts[setup.case.recover["script"]]
+    classes = case.answered_classes or setup.inputs.classes
     flags = {**case.recover["flags"], **case.answered.get("flags", {})}
     recover = {**case.recover, **case.answered, "flags": flags}
     refused = {
@@ -99,19 +99,20 @@ def set_up_answered(trial: Trial, folder: Path) -> Trial:
     }
     for key in ("start", "plan"):
         if f"recover.{key}" in refused:
+            # a method that can't start otherwise, or regroup, is tested with its own start or plan
             del recover[key]
             recover |= {key: case.recover[key]} if key in case.recover else {}
     recipe = _recipe(adapter, case, recover, ipc=case.answered_ipc)
-    laid_out, file = trial.materials.start, None
+    start_images, file = setup.script_inputs.start, None
     if recipe.recover.start == "real":
         shape = (classes, case.answered_ipc, 3, script.size, script.size)
-        laid_out, told = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
+        start_images, answered = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
         make_folder(folder)
-        write_atomically(file := folder / "start-answered.safetensors", save({"images": told}))
+        write_atomically(file := folder / "start-answered.safetensors", save({"images": answered}))
     return replace(
-        trial,
-        inputs=replace(trial.inputs, recipe=recipe, classes=classes),
-        materials=replace(trial.materials, start=laid_out),
+        setup,
+        inputs=replace(setup.inputs, recipe=recipe, classes=classes),
+        script_inputs=replace(setup.script_inputs, start=start_images),
         start=_describe_start(script, recipe.recover.start, file),
         steps=case.answered_steps or case.steps,
     )
@@ -169,102 +170,99 @@ def generate(per_class: int, *, classes: int, size: int) -> Dataset:
 
 def _teacher(script: Script, architecture: str) -> Network:
     """Return a seeded, untrained network."""
+    # not every architecture has the script's stem; any will do, since only runs with the same one are compared
     stem = script.stem if script.stem in stems(architecture) else "small"
     model = initialised(lambda: build(architecture, outputs=script.classes, stem=stem, size=script.size), SEED)
     return Network(model.eval(), architecture, script.classes, stem, script.mean, script.std)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One run of a script.
+def run_jobs(jobs: Mapping[str, ChildJob], *, run: Runner = run_together) -> dict[str, RunHashes]:
+    """Run one script for a few steps in each way; return what each left, by name."""
+    run(list(jobs.values()), logs=[job.folder / "log.txt" for job in jobs.values()])
+    return {name: read_hashes(job.folder / "trace.jsonl", job.folder / "images") for name, job in jobs.items()}
 
-    Attributes:
-        trial: what it shares with others.
+
+def write_job(
+    setup: Setup,
+    folder: Path,
+    tree: Path,
+    *,
+    regularizers: dict[str, dict[str, Any]] | None = None,
+    accelerate: bool = False,
+    observed: Mapping[str, bool] | None = None,
+) -> ChildJob:
+    """Write what one run of a script reads, and return its job.
+
+    Args:
+        folder: of this run alone.
         tree: patched or not.
         regularizers: of a patched run, where none may be active; None: the run is unpatched.
         accelerate: as `--accelerate exact`.
-        observed: what `observe` is told beside its folder; None: nobody looks on.
+        observed: the settings of `observe` but for its folder; None: the run isn't observed.
     """
-
-    trial: Trial
-    tree: Path
-    regularizers: dict[str, dict[str, Any]] | None = None
-    accelerate: bool = False
-    observed: Mapping[str, bool] | None = None
-
-
-def run_trials(folder: Path, kinds: Mapping[str, Kind], *, run: Run = run_together) -> dict[str, Evidence]:
-    """Run one script for a few steps in each way, in `folder/<name>`; return what each left, by name."""
-    folders = {name: (folder / name).absolute() for name in kinds}
-    jobs = [_lay_out(folders[name], kind) for name, kind in kinds.items()]
-    run(jobs, logs=[place / "log.txt" for place in folders.values()])
-    return {name: read_evidence(place / "trace.jsonl", place / "images") for name, place in folders.items()}
-
-
-def _lay_out(folder: Path, kind: Kind) -> ChildJob:
-    """Write what a run needs, and return it."""
-    trial = kind.trial
-    inputs = replace(trial.inputs, folder=folder / "inputs", images=folder / "images")
+    inputs = replace(setup.inputs, folder=folder / "inputs", images=folder / "images")
     for path in (inputs.folder, inputs.images):
         make_folder(path)
-    trial.adapter.lay_out(inputs, trial.materials)
-    call = trial.adapter.invocation(inputs)
+    setup.adapter.write_inputs(inputs, setup.script_inputs)
+    call = setup.adapter.invocation(inputs)
     synthesis = None
-    if kind.regularizers is not None:
-        synthesis = describe_synthesis(trial, folder, kind.regularizers, accelerate=kind.accelerate)
+    if regularizers is not None:
+        synthesis = describe_synthesis(setup, folder, regularizers, accelerate=accelerate)
     return ChildJob(
-        tree=kind.tree,
+        tree=tree,
         script=call.script,
         arguments=call.arguments,
         folder=folder,
-        pass_arguments={0: tuple(trial.adapter.pass_arguments(0))},
+        pass_arguments={0: tuple(setup.adapter.pass_arguments(0))},
         shims=call.shims,
         synthesis=synthesis,
         seed=SEED,
         trace=folder / "trace.jsonl",
-        stop_after_steps=trial.steps,
-        observed=None if kind.observed is None else {"folder": str(folder), **kind.observed},
+        stop_after_steps=setup.steps,
+        observed=None if observed is None else {"folder": str(folder), **observed},
     )
 
 
 def describe_synthesis(
-    trial: Trial, folder: Path, regularizers: dict[str, dict[str, Any]], *, accelerate: bool
+    setup: Setup, folder: Path, regularizers: dict[str, dict[str, Any]], *, accelerate: bool
 ) -> dict[str, Any]:
-    """Return what the child is told of the synthesis of a patched run, with these regularizers."""
-    recipe = trial.inputs.recipe
+    """Return the specification of a patched run's synthesis with these regularizers."""
+    recipe = setup.inputs.recipe
     embedder = None
     if recipe.recover.embedder is not None:
         network = folder / "embedder.safetensors"
-        save_network(network, next(iter(trial.materials.teachers.values())))
-        embedder = recipe.recover.embedder.model_dump() | {"whitening": _whitening(trial, folder)}
+        save_network(network, next(iter(setup.script_inputs.teachers.values())))
+        embedder = recipe.recover.embedder.model_dump() | {"whitening": _whitening(setup, folder)}
         if embedder["network"] != LOOP:
             embedder["network"] = str(network)
     return SynthesisSpec(
-        adapter=trial.adapter.name,
+        adapter=setup.adapter.name,
         recover=recipe.recover.model_dump(mode="json"),
         regularizers=regularizers,
-        classes=trial.inputs.classes,
+        classes=setup.inputs.classes,
         ipc=recipe.ipc,
-        steps=trial.adapter.steps(recipe.recover),
+        steps=setup.adapter.steps(recipe.recover),
         seed=SEED,
+        # on the CPU alone the same script gives the same bits twice, so that runs can be compared
         device="cpu",
-        start=trial.start,
+        start=setup.start,
+        # the test term needs no real embeddings
         real={},
         passes=str(folder / "passes"),
-        networks=tuple(trial.case.teachers),
+        networks=tuple(setup.case.teachers),
         embedder=embedder,
         accelerate=accelerate,
     ).to_json()
 
 
-def _whitening(trial: Trial, folder: Path) -> str | None:
-    if not trial.adapter.whitens(trial.inputs.recipe.recover):
+def _whitening(setup: Setup, folder: Path) -> str | None:
+    if not setup.adapter.whitens(setup.inputs.recipe.recover):
         return None
-    return str(zca.ensure(folder / "whitening.safetensors", trial.materials.dataset.train))
+    return str(zca.ensure(folder / "whitening.safetensors", setup.script_inputs.dataset.train))
 
 
-def read_evidence(trace: Path, saved: Path) -> Evidence:
+def read_hashes(trace: Path, saved: Path) -> RunHashes:
     """Read a trace and hash the files below the folder `saved`."""
     steps = tuple(tuple(json.loads(line)["tensors"]) for line in trace.read_text().splitlines())
     files = {path.relative_to(saved).as_posix(): digest_file(path) for path in saved.rglob("*") if path.is_file()}
-    return Evidence(steps, files)
+    return RunHashes(steps, files)

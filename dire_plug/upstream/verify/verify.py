@@ -1,10 +1,10 @@
-"""Shows that a patch changes nothing by itself, and that a term acts through it as it must.
+"""Verify that a patch changes nothing by itself, and that a term acts through it as it must.
 
 Six runs of a script, at reduced size:
 
 - unpatched, twice, and patched: the same bits in every optimised tensor after every step, and in every file;
 - unpatched, and patched with a test term, both at the learning rate 0: the gradients differ by λ · ∂term;
-- patched with the term, the hooks answered: the images start where they are told, and move.
+- patched with the term, the hooks answered: the images start as answered, and move.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dire_plug.upstream.runner import run_together
 from dire_plug.upstream.source.patching import REPAIR
 from dire_plug.upstream.source.vendor import patch_files, require_vendored, unpatched_copy
 from dire_plug.upstream.verify import checks
-from dire_plug.upstream.verify.checks import Event, Expectation
+from dire_plug.upstream.verify.checks import Event, ExpectedRun
 from dire_plug.upstream.verify.observe import PROBE
-from dire_plug.upstream.verify.runs import Evidence, Kind, Run, Trial, run_trials, set_up, set_up_answered
+from dire_plug.upstream.verify.runs import RunHashes, Runner, Setup, run_jobs, set_up, set_up_answered, write_job
 
 FROZEN = {"frozen": True, "start": False}
 ANSWERED = {"frozen": False, "start": True}
@@ -34,7 +34,7 @@ CHECKS = ("inert", "gradient", "calls", "answered", "accelerated")
 
 @dataclass(frozen=True)
 class ScriptVerdict:
-    """What the runs of one script showed.
+    """The verdict on the patch of one script.
 
     Attributes:
         script: its name in the adapter.
@@ -43,7 +43,7 @@ class ScriptVerdict:
         first, last: sha256 of the tensors after the first and the last step of the unpatched run.
         agreement: the largest relative error of the term's gradient.
         calls: of bridge, seen in the two runs with the term.
-        answers: what the third kind of run was answered: start, plan, names.
+        answers: what the answered run was given: start, plan, names.
         accelerated: whether a run with `--accelerate exact` was compared; None where it leaves out nothing.
         problems: check → what it found; a check without a problem isn't here.
     """
@@ -89,7 +89,7 @@ class ScriptVerdict:
 
 
 def verify(
-    adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: Path, run: Run = run_together
+    adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: Path, run: Runner = run_together
 ) -> list[ScriptVerdict]:
     """Check the patch of a method's scripts (all, or the named ones) on the CPU.
 
@@ -109,24 +109,30 @@ def verify(
     return [_verify_script(adapter, name, trees=(pristine, tree), folder=workdir / name, run=run) for name in names]
 
 
-def _verify_script(adapter: Adapter, name: str, *, trees: tuple[Path, Path], folder: Path, run: Run) -> ScriptVerdict:
+def _verify_script(
+    adapter: Adapter, name: str, *, trees: tuple[Path, Path], folder: Path, run: Runner
+) -> ScriptVerdict:
     (pristine, tree), folder = trees, folder.absolute()
-    trial = set_up(adapter, name, folder)
-    length = f"{trial.case.steps} steps each" if trial.case.steps else "to its end"
+    setup = set_up(adapter, name, folder)
+    length = f"{setup.case.steps} steps each" if setup.case.steps else "to its end"
     ui.say(f"verify {adapter.name} {name}: unpatched, patched, with a test term, answered; {length}")
-    other, term = set_up_answered(trial, folder), {PROBE: dict[str, Any]()}
-    kinds = {
-        "unpatched-1": Kind(trial, pristine),
-        "unpatched-2": Kind(trial, pristine),
-        "patched": Kind(trial, tree, {}),
-        "frozen": Kind(trial, pristine, observed=FROZEN),
-        "frozen-with-term": Kind(trial, tree, term, observed=FROZEN),
-        "answered": Kind(other, tree, term, observed=ANSWERED),
+    other, term = set_up_answered(setup, folder), {PROBE: dict[str, Any]()}
+    jobs = {
+        "unpatched-1": write_job(setup, folder / "unpatched-1", pristine),
+        # twice: where upstream's own runs differ, the patch can't be judged
+        "unpatched-2": write_job(setup, folder / "unpatched-2", pristine),
+        "patched": write_job(setup, folder / "patched", tree, regularizers={}),
+        # at the learning rate 0 both runs stay at the same images, so their gradients can be subtracted
+        "frozen": write_job(setup, folder / "frozen", pristine, observed=FROZEN),
+        "frozen-with-term": write_job(setup, folder / "frozen-with-term", tree, regularizers=term, observed=FROZEN),
+        "answered": write_job(other, folder / "answered", tree, regularizers=term, observed=ANSWERED),
     }
     if adapter.freezes_after_first_step:
-        kinds["accelerated"] = Kind(other, tree, term, observed=ANSWERED, accelerate=True)
-    found = run_trials(folder, kinds, run=run)
-    return _judge(trial, other, found, folder=folder, patch=_bridge_patch(adapter))
+        jobs["accelerated"] = write_job(
+            other, folder / "accelerated", tree, regularizers=term, observed=ANSWERED, accelerate=True
+        )
+    found = run_jobs(jobs, run=run)
+    return _judge(setup, other, found, folder=folder, patch=_bridge_patch(adapter))
 
 
 def _bridge_patch(adapter: Adapter) -> Patch:
@@ -134,15 +140,15 @@ def _bridge_patch(adapter: Adapter) -> Patch:
     return read_patch(path)
 
 
-def _judge(trial: Trial, other: Trial, found: Mapping[str, Evidence], *, folder: Path, patch: Patch) -> ScriptVerdict:
-    """Draw the verdict from what the runs left."""
-    name, adapter = trial.case.recover["script"], trial.adapter
+def _judge(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder: Path, patch: Patch) -> ScriptVerdict:
+    """Judge what the runs left."""
+    name, adapter = setup.case.recover["script"], setup.adapter
     published = found["unpatched-1"]
     check_something_to_compare(name, published)
     with_term, answered = (checks.read_events(folder / kind) for kind in ("frozen-with-term", "answered"))
-    wanted, told = (_expect(one, patch) for one in (trial, other))
+    expected, answered_expected = (_expect(one, patch) for one in (setup, other))
     frozen_error, gradient = checks.compare_gradients(
-        folder / "frozen", folder / "frozen-with-term", steps=trial.case.comparable_steps
+        folder / "frozen", folder / "frozen-with-term", steps=setup.case.comparable_steps
     )
     errors = [frozen_error]
     for events in (with_term, answered):
@@ -154,24 +160,25 @@ def _judge(trial: Trial, other: Trial, found: Mapping[str, Evidence], *, folder:
         "inert": [f"{difference} differs"] if difference else [],
         "gradient": gradient,
         "calls": [
-            *checks.check_calls(with_term, wanted),
-            *(f"answered: {one}" for one in checks.check_calls(answered, told)),
+            *checks.check_calls(with_term, expected),
+            *(f"answered: {one}" for one in checks.check_calls(answered, answered_expected)),
             *checks.check_lines([with_term, answered], patch, adapter.scripts[name].path),
         ],
         "answered": checks.check_answered(
             answered,
-            told,
+            answered_expected,
             files=found["answered"].files if adapter.saves_images else None,
             names=_names(other),
         ),
     }
     accelerated = None
     if "accelerated" in found:
-        accelerated = _reaches_last_batch(answered, told)
+        accelerated = _reaches_last_batch(answered, answered_expected)
         if difference := first_difference(found["answered"], found["accelerated"]):
             problems["accelerated"] = [f"{difference} differs in the answered run"]
     return ScriptVerdict(
         script=name,
+        # not a problem of the patch, so it isn't among the problems
         repeats=published == found["unpatched-2"],
         steps=len(published.steps),
         tensors=sum(map(len, published.steps)),
@@ -180,14 +187,14 @@ def _judge(trial: Trial, other: Trial, found: Mapping[str, Evidence], *, folder:
         last=digest(published.steps[-1]),
         agreement=max(errors),
         calls=sum("file" in event for events in (with_term, answered) for event in events),
-        answers=_answers(trial, other),
+        answers=_answers(setup, other),
         accelerated=accelerated,
         problems={check: tuple(dict.fromkeys(texts)) for check, texts in problems.items() if texts},
     )
 
 
-def check_something_to_compare(script: str, published: Evidence) -> None:
-    """Refuse to judge by an unpatched run that left nothing.
+def check_something_to_compare(script: str, published: RunHashes) -> None:
+    """Raise where an unpatched run left nothing to compare.
 
     Raises:
         DirePlugError: it did no step or saved no file.
@@ -199,45 +206,45 @@ def check_something_to_compare(script: str, published: Evidence) -> None:
         )
 
 
-def _expect(trial: Trial, patch: Patch) -> Expectation:
-    recipe = trial.inputs.recipe
-    return Expectation(
-        plan=trial.adapter.plan(recipe.recover, classes=trial.inputs.classes, ipc=recipe.ipc),
-        steps=trial.adapter.steps(recipe.recover),
+def _expect(setup: Setup, patch: Patch) -> ExpectedRun:
+    recipe = setup.inputs.recipe
+    return ExpectedRun(
+        plan=setup.adapter.plan(recipe.recover, classes=setup.inputs.classes, ipc=recipe.ipc),
+        steps=setup.adapter.steps(recipe.recover),
         calls=checks.called_functions(patch),
-        images_are_leaf=trial.case.images_are_leaf,
+        images_are_leaf=setup.case.images_are_leaf,
     )
 
 
-def _names(trial: Trial) -> dict[tuple[int, int], str]:
+def _names(setup: Setup) -> dict[tuple[int, int], str]:
     """Return (label, image) → file, of all images of the plan."""
-    adapter, recipe = trial.adapter, trial.inputs.recipe
+    adapter, recipe = setup.adapter, setup.inputs.recipe
     suffix = adapter.scripts[recipe.recover.script].suffix
-    plan = adapter.plan(recipe.recover, classes=trial.inputs.classes, ipc=recipe.ipc)
+    plan = adapter.plan(recipe.recover, classes=setup.inputs.classes, ipc=recipe.ipc)
     paths = {
         (label, image): Path(adapter.image_path(label, image))
-        for label in range(trial.inputs.classes)
+        for label in range(setup.inputs.classes)
         for image in range(plan.ipc)
     }
     return {pair: (path if suffix is None else path.with_suffix(suffix)).as_posix() for pair, path in paths.items()}
 
 
-def _answers(trial: Trial, other: Trial) -> tuple[str, ...]:
-    """Return in what the answered run is another than upstream's own."""
-    regrouped = other.inputs.recipe.recover.plan != trial.inputs.recipe.recover.plan
-    named = regrouped and trial.adapter.saves_images
+def _answers(setup: Setup, other: Setup) -> tuple[str, ...]:
+    """Return what in the answered run isn't upstream's own."""
+    regrouped = other.inputs.recipe.recover.plan != setup.inputs.recipe.recover.plan
+    named = regrouped and setup.adapter.saves_images
     return ("start", *(["plan"] if regrouped else []), *(["names"] if named else []))
 
 
-def _reaches_last_batch(events: Sequence[Event], wanted: Expectation) -> bool:
-    """Tell whether the run did a step after the first of the last batch of a pass: there alone networks are frozen."""
+def _reaches_last_batch(events: Sequence[Event], wanted: ExpectedRun) -> bool:
+    """Return whether the run went on after the first step of a pass's last batch: there alone networks are frozen."""
     begun = [place for place, event in enumerate(events) if event["call"] == "labels"]
     last = wanted.plan.slots_per_pass - 1
     return len(begun) > last and [event["call"] for event in events[begun[last] :]].count("step") > 1
 
 
-def first_difference(one: Evidence, other: Evidence) -> str:
-    """Name the first step, else the first file, in which two runs differ; an empty string where none does."""
+def first_difference(one: RunHashes, other: RunHashes) -> str:
+    """Return the first step, else the first file, in which two runs differ; an empty string where none does."""
     if len(one.steps) != len(other.steps):
         return f"the number of steps ({len(one.steps)}, {len(other.steps)})"
     for number, (left, right) in enumerate(zip(one.steps, other.steps, strict=True)):

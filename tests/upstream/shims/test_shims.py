@@ -134,7 +134,7 @@ def test_a_network_named_as_an_attribute_is_ours_too_and_equal_to_itself() -> No
 
 def test_a_network_of_ours_has_no_trained_weights_to_ask_for() -> None:
     shims.install({"get_model": {"replace": "resnet18", "architecture": "resnet-small"}}, device="cpu")
-    with pytest.raises(DirePlugError, match="'resnet-small', which stands in for it, has none"):
+    with pytest.raises(DirePlugError, match="'resnet-small', which replaces it, has none"):
         torchvision.models.get_model("resnet18", weights="DEFAULT")
 
 

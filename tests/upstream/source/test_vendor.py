@@ -285,7 +285,7 @@ def change_with_record(tree: Path, name: str, text: str) -> None:
     [
         (f"{FOLDER}/neighbour.py", r"loop/\*odd: must have git's hash [0-9a-f]{40}, as the adapter pins it, but has"),
         (f"{FOLDER}/torch.py", r"loop/\*odd: must have git's hash"),
-        ("torch.py", r"torch\.py: is none of the adapter's pinned files"),
+        ("torch.py", r"torch\.py: isn't one of the adapter's pinned files"),
     ],
 )
 def test_a_file_changed_together_with_its_record_is_noticed(adapter: Any, name: str, message: str) -> None:

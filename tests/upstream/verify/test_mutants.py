@@ -19,8 +19,7 @@ from dire_plug import bridge
 from dire_plug.methods.dwa import DWA
 from dire_plug.plugins import load_adapter
 from dire_plug.scaffold.package import Published, new_method
-from dire_plug.synthesis.embedder import EmbeddingWatch
-from dire_plug.synthesis.networks import Step
+from dire_plug.synthesis.embeddings import Embeddings, PenultimateHook
 from dire_plug.synthesis.terms import Terms
 from dire_plug.upstream.source.patching import make_patch, read_patch
 from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy, vendor
@@ -136,16 +135,20 @@ def change_embeddings(change: Callable[[Any], Any]) -> Change:
     """Return what changes the embeddings that terms see."""
 
     def apply(patch: pytest.MonkeyPatch) -> None:
-        right = EmbeddingWatch.take
-        patch.setattr(EmbeddingWatch, "take", lambda self: change(right(self)))
+        right = PenultimateHook.take
+        patch.setattr(PenultimateHook, "take", lambda self: change(right(self)))
 
     return apply
 
 
 def roll_labels(patch: pytest.MonkeyPatch) -> None:
     """Make the synthesis take each row's label from the row before."""
-    right: Any = Step
-    patch.setattr("dire_plug.synthesis.running.Step", lambda *given: right(*given[:2], given[2].roll(1), *given[3:]))
+    right = Embeddings.embed
+
+    def wrong(self: Embeddings, images: Any, part: Any, labels: Any, **more: Any) -> Any:
+        return right(self, images, part, labels.roll(1), **more)
+
+    patch.setattr(Embeddings, "embed", wrong)
 
 
 BRIDGES: dict[str, Change] = {

@@ -17,17 +17,17 @@ from dire_plug.regularizers.probe import Probe, ProbeSettings
 from dire_plug.types import Batch, Slot
 from dire_plug.upstream.verify.checks import (
     Event,
-    Expectation,
+    ExpectedRun,
     check_answered,
     check_calls,
     check_handed_loss,
     compare_gradients,
 )
-from dire_plug.upstream.verify.observe import Expected, leaves_of, reference_term
-from dire_plug.upstream.verify.runs import Evidence
+from dire_plug.upstream.verify.observe import ExpectedGradients, leaves_of, reference_term
+from dire_plug.upstream.verify.runs import RunHashes
 from dire_plug.upstream.verify.verify import ScriptVerdict, check_something_to_compare, first_difference, verify
 
-SAME = Evidence((("a",), ("b",)), {"x": "1"})
+SAME = RunHashes((("a",), ("b",)), {"x": "1"})
 VERDICT: dict[str, Any] = {
     "script": "synth",
     "repeats": True,
@@ -70,14 +70,14 @@ def test_a_verdict_says_what_was_compared(changes: dict[str, Any], cells: tuple[
 
 def test_the_first_difference_is_named() -> None:
     assert first_difference(SAME, SAME) == ""
-    assert first_difference(SAME, Evidence((("a",), ("c",)), SAME.files)) == "step 1"
-    assert first_difference(SAME, Evidence(SAME.steps, {"x": "2"})) == "file x"
-    assert first_difference(SAME, Evidence(SAME.steps[:1], SAME.files)) == "the number of steps (2, 1)"
+    assert first_difference(SAME, RunHashes((("a",), ("c",)), SAME.files)) == "step 1"
+    assert first_difference(SAME, RunHashes(SAME.steps, {"x": "2"})) == "file x"
+    assert first_difference(SAME, RunHashes(SAME.steps[:1], SAME.files)) == "the number of steps (2, 1)"
 
 
 def test_runs_that_left_nothing_prove_nothing() -> None:
     with pytest.raises(DirePlugError, match="did 0 steps and saved 0 files; nothing can be compared"):
-        check_something_to_compare("synth", Evidence((), {}))
+        check_something_to_compare("synth", RunHashes((), {}))
 
 
 def test_an_unknown_script_is_refused(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_step_has_the_gradient_of_the_handed_loss_and_the_term(
 ) -> None:
     leaf = torch.zeros(2, requires_grad=True)
     leaf.grad = torch.ones(2)  # from before `backward`
-    expected = Expected([leaf], [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
+    expected = ExpectedGradients([leaf], [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
     assert expected.compare() == (None, 1.0)
     expected.begin_backward(torch.tensor(scale))
     leaf.grad = torch.tensor(found)
@@ -195,7 +195,7 @@ def test_a_run_without_a_step_shows_no_gradient() -> None:
 
 PLAN = ChunkedPlan(((0, 2), (2, 3)), ipc=1)
 """Two batches, of the classes 0 and 1, and of class 2."""
-WANTED = Expectation(PLAN, 1, frozenset({"watch", "labels", "start", "loss", "step_done", "image_index"}))
+WANTED = ExpectedRun(PLAN, 1, frozenset({"watch", "labels", "start", "loss", "step_done", "image_index"}))
 NAMES = {(label, 0): f"{label}-0.png" for label in range(3)}
 
 
@@ -239,7 +239,7 @@ def test_a_run_that_is_right_has_no_problem() -> None:
         (5, None, "batch 0: step 0: bridge.step_done doesn't follow bridge.loss"),
         (5, {"step": 1}, "batch 0: step 0: bridge.step_done is told that it is step 1"),
         (5, {"images": "other"}, "batch 0: step 0: bridge.step_done: `images` isn't what the optimiser holds"),
-        (7, {"position": 0}, "batch 0: bridge.image_index is asked for the positions [0] of 2 images"),
+        (7, {"position": 0}, "batch 0: bridge.image_index is called for the positions [0] of 2 images"),
         (7, {"index": 1}, "batch 0: the images' numbers aren't the plan's"),
         (8, None, "bridge.labels is called 1 times in a pass of 2 batches"),
         (8, {"outside": True}, "batch 0: what is optimised has changed after the last bridge.step_done"),
@@ -261,7 +261,7 @@ def test_a_run_stopped_inside_a_step_is_not_blamed_for_what_follows() -> None:
 
 def test_images_made_of_what_is_optimised_are_right_where_so_declared() -> None:
     events = [event | ({"images": "made"} if "images" in event else {}) for event in run()]
-    shared = Expectation(PLAN, 1, WANTED.calls, images_are_leaf=False)
+    shared = ExpectedRun(PLAN, 1, WANTED.calls, images_are_leaf=False)
     assert check_calls(events, WANTED)
     assert check_calls(events, shared) == []
 
