@@ -1,4 +1,4 @@
-"""Runs the command line: `python -m dire_plug COMMAND`."""
+"""Run the command line: `python -m dire_plug COMMAND`."""
 
 from dire_plug.cli import main
 

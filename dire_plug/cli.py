@@ -1,4 +1,4 @@
-"""The command line: `dire-plug COMMAND`. Errors become exit codes here, and nowhere else."""
+"""Run the command line, `dire-plug COMMAND`, and turn errors into exit codes: only here."""
 
 import sys
 import traceback
@@ -33,14 +33,14 @@ COMMANDS = {
 }
 INTERRUPTED = 130
 NO_ROOM = "failed to map segment from shared object"
-"""What the loader says of torch's libraries where `ulimit -v` is too small for them."""
+"""The loader's message on torch's libraries where `ulimit -v` is too small for them."""
 
 
 class Commands(click.Group):
-    """Imports a command when it is asked for, so that `--help` answers at once."""
+    """A group that imports a command when it is used, so that `--help` answers at once."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """Return the names in the order of a user's way."""
+        """Return the names in the order in which a user needs them."""
         return list(COMMANDS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
@@ -55,7 +55,7 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="dire-plug")
-@click.option("-v", "--verbose", is_flag=True, help="Say more, and show the traceback of what wasn't foreseen.")
+@click.option("-v", "--verbose", is_flag=True, help="Print more, and the traceback of an unexpected error.")
 def group(verbose: bool) -> None:
     """Run the published code of dataset-condensation methods with a diversity regularizer in its loss.
 
@@ -65,38 +65,38 @@ def group(verbose: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exit 0 when all went well, 2 on bad input, 1 on a failure inside, 130 when interrupted."""
+    """Run the command line; exit 0 on success, 1 on failure, 2 on bad input, 130 when interrupted."""
     ui.configure(verbose=False)
     try:
+        # standalone_mode would print errors and exit by click's own rules
         sys.exit(group.main(arguments, prog_name="dire-plug", standalone_mode=False) or 0)
-    except click.exceptions.Abort:
-        _end("interrupted; what is finished is kept, and the same command goes on from there", INTERRUPTED)
-    except KeyboardInterrupt:
-        _end("interrupted; what is finished is kept, and the same command goes on from there", INTERRUPTED)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _end("interrupted; finished stages are kept, and the same command resumes", INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except DirePlugError as error:
         _end(f"error: {error}", error.exit_code)
+    # a full disk, or a folder that can't be read
     except OSError as error:
         _show_traceback()
         where, what = error.filename or type(error).__name__, error.strerror or str(error) or "no reason was given"
-        _end(f"error: {where}: {what}; what is finished is kept", 2)
+        _end(f"error: {where}: {what}; finished stages are kept", 2)
     except Exception as error:
         _show_traceback()
         if isinstance(error, MemoryError) or NO_ROOM in str(error):
             _end(f"error: not enough memory ({str(error) or 'see ulimit -v'}); give more or ask for less", 2)
-        _end(_unforeseen(error, sys.argv[1:] if arguments is None else arguments), 1)
+        _end(_unexpected(error, sys.argv[1:] if arguments is None else arguments), 1)
 
 
-def _unforeseen(error: Exception, arguments: list[str]) -> str:
-    """Return one line on an error that is no `DirePlugError`, such as torch's of a device out of memory."""
+def _unexpected(error: Exception, arguments: list[str]) -> str:
+    """Describe an error that is no `DirePlugError` in one line, such as torch's of a GPU out of memory."""
     command = next((word for word in arguments if word in COMMANDS), "")
     message = " ".join(str(error).split())
     advice = "" if ui.is_verbose() else f"; for the traceback: dire-plug -v {command} …"
     return (
-        f"error: {command or 'dire-plug'}: something failed that wasn't foreseen ({type(error).__name__}: {message}); "
-        f"what is finished is kept{advice}"
+        f"error: {command or 'dire-plug'}: unexpected error ({type(error).__name__}: {message}); "
+        f"finished stages are kept{advice}"
     )
 
 

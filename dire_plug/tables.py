@@ -1,4 +1,4 @@
-"""Tables for the terminal in which a number is whole or absent, however narrow the terminal is.
+"""Lay out tables for the terminal so that no number is ever cut, however narrow the terminal is.
 
 A table that is too wide is shown as several, one below another, each with the labels again. Words of prose are wrapped
 first, where a table has any. Nothing is cut off: where not even one column fits beside its labels, the terminal breaks
@@ -13,13 +13,13 @@ from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
 LONG_WORD = 24
-"""Words of prose longer than this, such as paths, may be broken; no number is so long."""
+"""Longer words of prose, such as paths, may be broken; numbers are shorter."""
 EDGES, GAP = 3, 2
 """Columns of the terminal beside a table, and between two of its columns."""
 
@@ -32,12 +32,12 @@ class _Column:
 
     @property
     def natural(self) -> int:
-        """The width in which no line is wrapped."""
+        """The width at which no line is wrapped."""
         return _longest(line for text in (self.header, *self.cells) for line in text.splitlines())
 
     @property
     def least(self) -> int:
-        """The width in which no number and no word is broken, but for long ones of prose."""
+        """The least width at which no number and no word is broken, except long words of prose."""
         header = _longest(self.header.split())
         if self.kind == "number":
             return max(header, _longest(self.cells))
@@ -46,10 +46,10 @@ class _Column:
 
 
 class Table:
-    """Rows below headers. Cells are text as it is, without markup."""
+    """A table of plain text, without markup."""
 
     def __init__(self, *labels: str, title: str = "", title_style: str = "italic") -> None:
-        """Begin a table with the columns that say what a row is; each part of a split table has them."""
+        """Begin a table with the columns that name its rows; each part of a split table repeats them."""
         self.title, self.title_style = title, title_style
         self._columns = [_Column(label, "label") for label in labels]
         self._labels = len(labels)
@@ -65,9 +65,10 @@ class Table:
         self._columns += [_Column(header, "prose") for header in headers]
 
     def add_row(self, *cells: str, style: str = "") -> None:
-        """Add a row; cells that it lacks are empty."""
+        """Add a row; missing cells are empty."""
         if len(cells) > len(self._columns):
             raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
+        # file names may hold bytes that aren't UTF-8, which no terminal prints
         cells = tuple(cell.encode("utf-8", "backslashreplace").decode() for cell in cells)
         padded = [*cells, *[""] * (len(self._columns) - len(cells))]
         for column, cell in zip(self._columns, padded, strict=True):
@@ -75,7 +76,7 @@ class Table:
         self._styles.append(style)
 
     def add_section(self) -> None:
-        """Leave a line between the last row and the next one."""
+        """Separate the last row from the next one by a line."""
         self._sections.add(len(self._styles) - 1)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
@@ -85,7 +86,7 @@ class Table:
         return Measurement(min(least, natural), natural)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render the title and one table, or as many as the width asks for."""
+        """Render the title and one table, or several where the width is too small for one."""
         if self.title:
             yield Text(self.title, style=self.title_style)
         least = self._least(options.max_width)
@@ -112,7 +113,7 @@ class Table:
         return parts or [labels]
 
     def _widen(self, chosen: Sequence[int], widths: list[int], width: int) -> list[int]:
-        """Return the widths with what is left over shared out: headers of numbers first, then prose."""
+        """Share out the remaining width: to headers of numbers first, then to prose."""
         for kinds in (("label", "number"), ("prose",)):
             narrow = [at for at, number in enumerate(chosen) if self._columns[number].kind in kinds]
             while narrow and _total(widths) < width:
@@ -144,3 +145,9 @@ def _longest(texts: Iterable[str]) -> int:
 def _total(widths: Sequence[int]) -> int:
     """Return the width of a table whose columns have these."""
     return sum(widths) + GAP * max(0, len(widths) - 1) + EDGES
+
+
+def with_notes(*parts: RenderableType, notes: Iterable[str], title: str = "") -> Group:
+    """Put a bold title above tables, and dim notes below them."""
+    heading = [Text(title, style="bold")] if title else []
+    return Group(*heading, *parts, *(Text(f"  {note}", style="dim") for note in notes))

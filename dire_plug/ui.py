@@ -1,4 +1,4 @@
-"""What the user sees while something runs: lines, and bars where the output is a terminal."""
+"""Print messages and results, and show progress: bars on a terminal, otherwise lines."""
 
 import contextlib
 import time
@@ -9,10 +9,10 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[..., None]
-"""Call it with the number of finished units, and by keyword the values to show beside the bar."""
+"""Called with the number of finished units, and by keyword the values to show beside the bar."""
 
 WIDE = 100_000
-"""Columns that no table needs."""
+"""A width that no table exceeds, in columns."""
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 _verbose = False
@@ -20,14 +20,14 @@ _said: set[str] = set()
 
 
 def configure(*, verbose: bool) -> None:
-    """Set whether `detail` lines and tracebacks are shown; a command begins with it."""
+    """Set whether `detail` lines and tracebacks are shown; called at the start of a command."""
     global _verbose
     _verbose = verbose
     _said.clear()
 
 
 def is_verbose() -> bool:
-    """Tell whether the user asked for more."""
+    """Return whether the user passed `-v`."""
     return _verbose
 
 
@@ -37,14 +37,14 @@ def say(message: str) -> None:
 
 
 def say_once(message: str) -> None:
-    """Print a line that this command hasn't printed yet."""
+    """Print a line, unless this command has printed it before."""
     if message not in _said:
         _said.add(message)
         say(message)
 
 
 def detail(message: str) -> None:
-    """Print a line that only `-v` shows."""
+    """Print a line with `-v` only."""
     if _verbose:
         say(message)
 
@@ -55,17 +55,18 @@ def warn(message: str) -> None:
 
 
 def _printable(text: str) -> str:
-    """Return text whose bytes that are no UTF-8, as a file's name may have, are written out, as in `\\udcff`."""
+    """Escape bytes that aren't UTF-8, which a file's name may have, as in `\\udcff`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def show(content: RenderableType) -> None:
-    """Print a result on the standard output stream: text as it is, tables without losing any.
+    """Print a result on the standard output stream: text as it is, tables in full.
 
     Text isn't wrapped, and brackets in it are no markup. A table (see `tables`) gets the width that it needs where the
     stream is no terminal; a terminal that is too narrow gets several.
     """
     console = Console(highlight=False, markup=False, emoji=False)
+    # a file or a pipe must not cut tables at 80 columns
     if not console.is_terminal:
         wide = console.options.update(width=WIDE)
         console.width = max(console.width, Measurement.get(console, wide, content).maximum)
@@ -77,7 +78,7 @@ def show(content: RenderableType) -> None:
 
 @contextlib.contextmanager
 def progress(description: str, total: int) -> Iterator[Advance]:
-    """Show the progress of `total` units: a bar on a terminal, otherwise a plain line now and then."""
+    """Show the progress of `total` units: a bar on a terminal, otherwise a line every ten seconds."""
     shown = _bar(description, total) if _console.is_terminal else _lines(description, total)
     with shown as advance:
         yield advance
@@ -109,6 +110,7 @@ def _lines(description: str, total: int) -> Iterator[Advance]:
 
     def advance(done: int, **values: float) -> None:
         nonlocal printed
+        # a log file must not fill with lines
         if time.monotonic() - printed >= 10:
             printed = time.monotonic()
             say(f"{description}: {done}/{total} {_format(values)}".rstrip())

@@ -17,6 +17,7 @@ ROWS = (
     ("paper",),
     ("results",),
     ("sets",),
+    ("executors",),
     ("pipeline",),
     ("scaffold",),
     ("stages",),

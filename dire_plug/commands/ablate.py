@@ -1,4 +1,4 @@
-"""`dire-plug ablate METHOD`: what of DiRe does what, and which setting of it is best."""
+"""`dire-plug ablate METHOD`: ablate the components of DiRe, and sweep its settings."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 COMPONENTS, SWEEP = "components", "sweep"
 DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
-"""What `data.default_count` holds out, in words: a dry run doesn't read the data."""
+"""The number that `data.default_count` holds out, in words: a dry run doesn't read the data."""
 
 
 @click.command()
 @click.argument("method")
-@click.option("--only", type=click.Choice([COMPONENTS, SWEEP]), help="One of the two parts; default: both.")
+@click.option("--only", type=click.Choice([COMPONENTS, SWEEP]), help="Run one of the two parts only.")
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Syntheses of each setting, paired."
 )
@@ -39,15 +39,15 @@ DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
     "grid",
     multiple=True,
     metavar="AXIS=VALUE,…",
-    help="What to sweep instead of the default grids; axes: r_c, r_e, multiplier, plan, variant, real.order.",
+    help="A grid instead of the default ones; axes: r_c, r_e, multiplier, plan, variant, real.order.",
 )
 @run_options
 def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **options: Any) -> None:
-    """Take DiRe apart, and try settings of it around the recipe's own.
+    """Ablate the components of DiRe, and try settings of it around the recipe's own.
 
-    components: the seven combinations of CD, CDM and EDM, with the control beside (the paper's Table 14). sweep:
+    components: the seven combinations of CD, CDM and EDM, compared with the control (the paper's Table 14). sweep:
     settings that differ from the recipe's own in one thing, ranked on validation images held out of the training set;
-    then the best one's test, whatever comes of it. Finished runs are reused.
+    then the best one is tested once. Finished runs are reused.
     """
     from dire_plug.paper.ablate import ablate_components, components_json, render_components, render_sweep, sweep_json
     from dire_plug.paper.ablate import sweep as run_sweep
@@ -64,7 +64,7 @@ def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **o
     started = time.monotonic()
     planned = require_term(request)
     if SWEEP in parts:
-        make_grid(request, grid)  # what is wrong in it is told before anything runs
+        make_grid(request, grid)  # a faulty grid must fail before anything runs
     content: dict[str, Any] = {}
     drawings: dict[str, Callable[[Path], None]] = {}
     if COMPONENTS in parts:
@@ -87,7 +87,7 @@ def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **o
 def _draw_components(components: Components, path: Path) -> None:
     from dire_plug.paper.ablate import draw_trials
 
-    title = f"{components.method}, {components.recipe}, IPC {components.ipc}: parts of DiRe"
+    title = f"{components.method}, {components.recipe}, IPC {components.ipc}: components of DiRe"
     draw_trials(components.trials, components.control, path, title=title, accuracy="accuracy %")
 
 
@@ -103,13 +103,13 @@ def _draw_sweep(swept: Sweep, path: Path) -> None:
 
 
 def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...]) -> None:
-    """Print what would run, and the recipe's own `dire` arm in full; nothing of it needs data or upstream's code."""
+    """Print the settings that would run, and the recipe's own `dire` arm; without data or upstream's code."""
     from dire_plug.paper.ablate.axes import DEFAULT, make_grid
     from dire_plug.paper.ablate.components import component_settings
     from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL
     from dire_plug.paper.ablate.trials import Setting, plan_settings, require_term
 
-    own, found = require_term(request, dry=True), make_grid(request, grid, dry=True)
+    own, (grid_settings, left_out) = require_term(request, dry=True), make_grid(request, grid, dry=True)
     plan_settings(request, component_settings(), dry=True)
     show_plan(own)
     if COMPONENTS in parts:
@@ -117,10 +117,10 @@ def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid
     if SWEEP in parts:
         count = own.resolved.recipe.dataset.validation
         images = f"{count} validation images" if count else f"validation images, {DEFAULT_COUNT}"
-        settings = [Setting(CONTROL, arm="control"), *found.settings]
+        settings = [Setting(CONTROL, arm="control"), *grid_settings]
         ui.show(_settings_table(f"sweep, on {images}, {seeds} of each", settings))
         ui.show(f"then, on the test set, {seeds} of each with new seeds: {BASELINE}, {CONTROL}, {DEFAULT}, {BEST}")
-        for line in found.left_out:
+        for line in left_out:
             ui.show(f"not tried: {line}")
 
 

@@ -1,4 +1,4 @@
-"""`dire-plug compare METHOD`: arms side by side."""
+"""`dire-plug compare METHOD`: compare arms side by side."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.dry import show_plan
-from dire_plug.commands.options import make_request, run_options
+from dire_plug.commands.dry import show_plan, show_units
+from dire_plug.commands.options import executor_options, make_request, run_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.recipe import DEFAULT_ARMS
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     "--arms",
     default=",".join(DEFAULT_ARMS),
     show_default=True,
-    help="Which arms, by comma; of real images there are also herding, k-center, k-means and full, the ceiling.",
+    help="Arms, separated by commas; of real images also herding, k-center, k-means and full, the ceiling.",
 )
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )
 @run_options
-def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
-    """Put baseline, control, +DiRe and real images side by side: accuracy and diversity.
+@executor_options
+def compare(method: str, arms: str, seeds: int, executor: str, jobs: int, **options: Any) -> None:
+    """Compare accuracy and diversity of baseline, control, +DiRe and real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
     """
@@ -41,18 +42,26 @@ def compare(method: str, arms: str, seeds: int, **options: Any) -> None:
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
     from dire_plug.results import draw, render, to_json
+    from dire_plug.results.arms import comparison_requests
 
     request = make_request(method, **options)
+    # each arm once, in the order given
     names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
     if not names:
-        raise DirePlugError(f"--arms: names no arm; give some by comma, such as {','.join(DEFAULT_ARMS)}")
+        raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
     if options["dry_run"]:
         for arm in names:
             show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
+        show_units(comparison_requests(request, arms=names, seeds=seeds))
         return
     started = time.monotonic()
+    if executor == "local":
+        from dire_plug.executors.local import run_units
+
+        run_units(comparison_requests(request, arms=names, seeds=seeds), jobs=jobs)
     comparison = run_comparison(request, arms=names, seeds=seeds)
     content = to_json(comparison)
+    # the same runs are the same comparison, whatever the command line
     runs = [name for arm in content["arms"].values() for name in arm["runs"]]
     folder = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}"
     write_json(folder / "compare.json", content)

@@ -1,4 +1,4 @@
-"""`dire-plug doctor`: what is here, and the command that gets what isn't."""
+"""`dire-plug doctor`: show what is installed, and the command that gets each missing part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dire_plug.tables import Table
 @click.command()
 @DATA_ROOT
 def doctor(data_root: Path | None) -> None:
-    """Print versions, the device, which data and upstreams are here, and how to get each missing one."""
+    """Print versions, the device, the data and upstreams found, and how to get each missing one."""
     from dire_plug.data import default_root, find_all
     from dire_plug.store.runs import choose_device
 
@@ -26,7 +26,7 @@ def doctor(data_root: Path | None) -> None:
         table.add_row(name, value)
     table.add_row("code", str(code()))
     for name, value in hardware(choose_device("auto")).items():
-        table.add_row(name, str(value))
+        table.add_row("GPU" if name == "card" else name, str(value))
     places = {"home": home.home(), "store": home.store(), "runs": home.runs(), "data": data_root or default_root()}
     for name, path in places.items():
         table.add_row(name, str(path))

@@ -1,18 +1,21 @@
-"""What `--dry-run` prints: the resolved recipe with the source of each value, upstream's command line, the plan."""
+"""Print a dry run: the resolved recipe with the source of each value, upstream's command line, the plan."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dire_plug import home, ui
+from dire_plug.errors import DirePlugError
 from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
 
 if TYPE_CHECKING:
-    from dire_plug.pipeline import Run
+    from dire_plug.pipeline import Request, Run
+    from dire_plug.pipeline.units import Unit
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
@@ -21,12 +24,12 @@ REAL_PLANS = {
     "k-means": "the real images nearest to the centres of k-means in the teacher's embeddings are chosen",
     "full": "students learn from every training image, in about as many steps as from IPC images per class",
 }
-"""Arm of real images → where they come from."""
+"""Arm of real images → how they are chosen."""
 HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 
 
 def show_plan(planned: Run) -> None:
-    """Print what a run would do; nothing of it needs data, or upstream's code."""
+    """Print what a run would do, without data or upstream's code."""
     from dire_plug.data import class_count
     from dire_plug.pipeline.request import absence
 
@@ -38,6 +41,7 @@ def show_plan(planned: Run) -> None:
     table.add_prose("value", "from", "source")
     content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
     for key, value in flatten(content):
+        # an origin is "layer; source"
         layer, _, source = resolved.origin.get(key, "default").partition("; ")
         table.add_row(key, _short(value), layer, source)
     ui.show(table)
@@ -64,7 +68,7 @@ def show_plan(planned: Run) -> None:
     ui.show(f"  python {shlex.quote(invocation.script)} {shlex.join(arguments)}")
     plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
     ui.show(f"plan: {plan.passes} passes × {plan.slots_per_pass} batches × {adapter.steps(recipe.recover)} steps")
-    ui.show(f"what runs share: {home.store()}")
+    ui.show(f"store: {home.store()}")
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -76,6 +80,52 @@ def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             rows.append((f"{prefix}{key}", value))
     return rows
+
+
+def show_units(requests: Sequence[Request]) -> None:
+    """Print the units of work that the store lacks for some runs, and what each waits for.
+
+    Their names follow from the data and from upstream's code, so nothing is listed where one of them isn't here.
+    """
+    from dire_plug.pipeline.units import plan_units
+
+    try:
+        units = plan_units(requests)
+    except DirePlugError as error:
+        ui.show(f"units of work: not known yet: {error}")
+        return
+    by_name = {unit.name: unit for unit in units}
+    makers = {made: unit.name for unit in units for made in unit.makes}
+    needs = {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
+    table = Table("unit of work", title=f"{len(units)} units of work that the store lacks")
+    table.add_prose("waits for")
+    for titles, waits in _fold(units, needs, by_name):
+        table.add_row(titles, ", ".join(waits) or "nothing")
+    if units:
+        ui.show(table)
+    else:
+        ui.show("units of work: none; the store has all of it")
+
+
+def _fold(
+    units: Sequence[Unit], needs: Mapping[str, set[str]], by_name: Mapping[str, Unit]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield a row for each unit, or for the passes of one synthesis: its title, and the titles that it waits for.
+
+    What a unit waits for because another one that it waits for does isn't repeated.
+    """
+
+    def title(unit: Unit) -> str:
+        return unit.title.partition(": pass ")[0] + (": passes" if ": pass " in unit.title else "")
+
+    rows: dict[str, tuple[int, list[str]]] = {}
+    for unit in units:
+        behind = {other for name in needs[unit.name] for other in needs[name]}
+        waits = [title(by_name[name]) for name in sorted(needs[unit.name] - behind)]
+        count, known = rows.get(title(unit), (0, []))
+        rows[title(unit)] = count + 1, list(dict.fromkeys([*known, *waits]))
+    for name, (count, waits) in rows.items():
+        yield f"{name} ({count})" if name.endswith(": passes") else name, waits
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`dire-plug evaluate PATH`: students trained on a condensed set, whoever made it."""
+"""`dire-plug evaluate PATH`: train students on a condensed set from any source."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug import ui
 from dire_plug.commands.options import (
@@ -22,13 +21,13 @@ from dire_plug.commands.options import (
     set_options,
 )
 from dire_plug.commands.tables import mean_and_spread
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.sets.evaluate import EvaluatedSet
 
-ONE = "students of ONE set: another synthesis may give something else; --per-set 5 gives a spread over students"
-SPREAD = "± is over the students of ONE set; what another synthesis would give isn't in it"
+ONE = "students of ONE set: another synthesis may differ; --per-set 5 gives a spread over students"
+SPREAD = "± is over the students of ONE set, not over syntheses"
 
 
 @click.command()
@@ -38,7 +37,7 @@ SPREAD = "± is over the students of ONE set; what another synthesis would give 
     "students",
     multiple=True,
     metavar="NAME",
-    help="An architecture, by our name or torchvision's; may be given several times; default: the recipe's.",
+    help="An architecture, by our name or torchvision's; may be repeated; default: the recipe's.",
 )
 @click.option("--per-set", type=click.IntRange(min=1), help="Students of each architecture; default: the recipe's.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each student; default: the recipe's.")
@@ -52,7 +51,7 @@ def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs:
     """Train students on the condensed set at PATH under a recipe's protocol, and test them on real images.
 
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
-    same command finds its finished students again, or goes on with them.
+    same command reuses finished students, and resumes the others.
     """
     from dire_plug.sets.evaluate import evaluate_set
 
@@ -64,7 +63,7 @@ def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs:
     ui.show(_render(found))
     ui.show(f"\nset folder: {found.folder}")
     if found.reused:
-        ui.show("all students were finished before; nothing was run again")
+        ui.show("all students were finished before; nothing was run")
     else:
         ui.show(f"took {time.monotonic() - started:.0f} s")
 
@@ -77,4 +76,4 @@ def _render(found: EvaluatedSet) -> RenderableType:
         table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in ("last", "best")))
     several = any(len(student["last"]) > 1 for student in found.accuracy["students"].values())
     lines = [*found.condensed["notes"], *found.notes, SPREAD if several else ONE]
-    return Group(Text(title, style="bold"), table, *(Text(f"  {line}", style="dim") for line in lines))
+    return with_notes(table, title=title, notes=lines)

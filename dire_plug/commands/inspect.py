@@ -1,4 +1,4 @@
-"""`dire-plug list` and `dire-plug show`: what is known, and what has been run."""
+"""`dire-plug list` and `dire-plug show`: list plugins, recipes, runs and artefacts; show a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder
 
 @click.command("list")
 @click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs", "artefacts"]))
-@click.option("--kind", metavar="KIND", type=click.Choice(KINDS), help="Of artefacts, those of one kind.")
+@click.option("--kind", metavar="KIND", type=click.Choice(KINDS), help="Only artefacts of this kind.")
 @out_option
 def list_(what: str, kind: str | None, out: Path | None) -> None:
     """List methods, recipes, plugins, runs, or the artefacts in the store."""
@@ -68,9 +68,9 @@ def _recipes() -> Table:
 
 @contextlib.contextmanager
 def _one_row(table: Table, *cells: str) -> Iterator[None]:
-    """Add the row `cells` and what is wrong where the block, which adds a row, fails: the other rows are worth seeing.
+    """Add the row `cells` with the error where the block, which adds a row, fails, so that the others are shown.
 
-    A stranger's package may raise anything.
+    A third-party package may raise anything.
     """
     try:
         yield
@@ -115,15 +115,13 @@ def _provenance(content: dict[str, Any]) -> Table:
 
 
 @contextlib.contextmanager
-def _as_a_run_has_it(path: Path) -> Iterator[None]:
-    """Turn what a file's wrong shape leads to into an error that names the file: it may be damaged, or a stranger's."""
+def _naming_file(path: Path) -> Iterator[None]:
+    """Turn an error of a file's wrong shape into one that names the file, which may be damaged or not of a run."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DirePlugError(
-            f"{path}: isn't as a run of this version writes it ({what}); run its command again"
-        ) from error
+        raise DirePlugError(f"{path}: isn't a file of this version's runs ({what}); run its command again") from error
 
 
 def _artefacts(kind: str | None) -> RenderableType:
@@ -138,9 +136,9 @@ def _artefacts(kind: str | None) -> RenderableType:
     counts = runs_naming(store, [home.runs()])
     for one in found:
         versions, hardware = one.made.get("versions", {}), one.made.get("hardware", {})
-        told = versions.get("torch", "?"), hardware.get("threads", "?"), hardware.get("device", "?")
+        machine = versions.get("torch", "?"), hardware.get("threads", "?"), hardware.get("device", "?")
         cells = one.kind, one.path.name, format_bytes(one.bytes), counts.get(one.name, 0), one.made.get("when", "?")
-        table.add_row(*map(str, (*cells, *told)))
+        table.add_row(*map(str, (*cells, *machine)))
     freed, linked = weigh(one.path for one in found)
     count = f"{len(found)} artefact{'' if len(found) == 1 else 's'}"
     return Group(table, f"{count}, {format_bytes(freed + linked)} in {store}")
@@ -150,7 +148,7 @@ def _artefacts(kind: str | None) -> RenderableType:
 @click.argument("run")
 @out_option
 def show(run: str, out: Path | None) -> None:
-    """Show one RUN: its folder name, a part of it that is unambiguous, or a path."""
+    """Show one RUN: its folder name, an unambiguous part of it, or a path."""
     from dire_plug.commands.tables import run_summary
     from dire_plug.pipeline import FinishedRun
 
@@ -158,15 +156,15 @@ def show(run: str, out: Path | None) -> None:
     state = found.state()
     ui.show(f"{found.path}: {state}")
     if state == "finished":
-        with _as_a_run_has_it(found.path / "metrics.json"):
+        with _naming_file(found.path / "metrics.json"):
             ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
     elif error := found.status().get("error"):
         ui.show(f"it ended with: {error}")
     provenance = found.path / "provenance.json"
     if not provenance.is_file():
-        raise DirePlugError(f"{provenance}: missing; the run was never begun whole; run its command again")
+        raise DirePlugError(f"{provenance}: missing, so the run never started; run its command again")
     content = read_json(provenance)
-    with _as_a_run_has_it(provenance):
+    with _naming_file(provenance):
         ui.show(_provenance(content))
     for name in ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt"):
         if (found.path / name).exists():

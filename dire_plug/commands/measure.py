@@ -1,4 +1,4 @@
-"""`dire-plug measure PATH`: the diversity of a condensed set, whoever made it."""
+"""`dire-plug measure PATH`: measure the diversity of a condensed set from any source."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug import ui
 from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
 from dire_plug.files import write_json
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.sets.measure import MeasuredSet
@@ -37,11 +36,11 @@ COLUMNS: tuple[tuple[str, str, float, int], ...] = (
     "embeddings",
     multiple=True,
     metavar="NAME",
-    help="teacher, independent (both by default), clip or torchvision:MODEL; may be given several times.",
+    help="teacher, independent (both by default), clip or torchvision:MODEL; may be repeated.",
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="A file of weights for clip or torchvision:MODEL.")
 @click.option("--nearest-k", type=click.IntRange(min=1), help="k of the neighbourhoods; default: the recipe's.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all values to this file.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="A file for all values.")
 @set_options
 def measure(
     path: Path,
@@ -78,7 +77,7 @@ def _render(found: MeasuredSet) -> RenderableType:
         table.add_row(f"{name}, real reference", *(_cell(values["real"], column) for column in columns), style="dim")
     networks = f"networks and real data: recipe {found.recipe}"
     lines = [*found.condensed["notes"], networks, *found.notes]
-    return Group(Text(title, style="bold"), table, *(Text(f"  {line}", style="dim") for line in lines))
+    return with_notes(table, title=title, notes=lines)
 
 
 def _cell(values: dict[str, Any], column: tuple[str, str, float, int]) -> str:

@@ -1,4 +1,4 @@
-"""`dire-plug new regularizer` and `dire-plug new method`: a small package to fill."""
+"""`dire-plug new regularizer` and `dire-plug new method`: write a small package to fill in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ into_option = click.option(
     "--into",
     type=click.Path(path_type=Path),
     default=Path(),
-    help="The folder in which the package's own is made; default: here.",
+    help="The folder in which the package's folder is made; default: the current one.",
 )
 
 
@@ -41,9 +41,9 @@ def regularizer(name: str, into: Path) -> None:
 @click.option("--commit", required=True, metavar="SHA", help="All 40 hex digits.")
 @click.option("--script", required=True, metavar="PATH", help="The synthesis script, below the repository's root.")
 @into_option
-@click.option("--offline", is_flag=True, help="Never touch the network: the code must have been cloned before.")
+@click.option("--offline", is_flag=True, help="Don't use the network: the code must have been cloned before.")
 def method(name: str, into: Path, offline: bool, **origin: str) -> None:
-    """Write a package with the method NAME: adapter, typed flags, a patch to fill, recipe, test.
+    """Write a package with the method NAME: adapter, typed flags, a patch to fill in, recipe, test.
 
     The script is read, never run or copied: its flags are, with their types and defaults.
     """

@@ -1,4 +1,4 @@
-"""The options that commands share: those that make runs, and those that take a set from outside."""
+"""Define the options that commands share: those that make runs, and those that take a set from outside."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ SETTINGS = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe: a.b=value."
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
-OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories in the place of runs/.")
+OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories instead of runs/.")
 DATA_ROOT = click.option(
     "--data-root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder that holds the datasets, or is to; it must exist.",
+    help="Folder of the datasets; it must exist.",
 )
-OFFLINE = click.option("--offline", is_flag=True, help="Never touch the network.")
-VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+OFFLINE = click.option("--offline", is_flag=True, help="Don't use the network.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Print more.")
 KEEP_LABELS = click.option(
-    "--keep-labels", is_flag=True, help="Keep stored labels after the last student; at ImageNet's size they are large."
+    "--keep-labels", is_flag=True, help="Keep stored labels after the last student; for ImageNet they are large."
 )
 WAIT = click.option(
     "--wait/--no-wait",
     default=True,
     show_default=True,
-    help="Wait for another process that makes the same run, or something that it needs; or end with exit code 75.",
+    help="Wait for a process that works on the same run or artefact, or exit with code 75.",
 )
-"""Options that further commands have too."""
+"""Options of several commands."""
 
 
 def rerun_option(*stages: str) -> Callable[[Function], Function]:
@@ -50,7 +50,7 @@ def rerun_option(*stages: str) -> Callable[[Function], Function]:
         multiple=True,
         type=click.Choice(stages),
         metavar="STAGE",
-        help=f"Make again what this stage left in the store: {', '.join(stages)}; may be given several times.",
+        help=f"Make the artefacts of this stage again: {', '.join(stages)}; may be repeated.",
     )
 
 
@@ -58,7 +58,7 @@ RERUN_STAGES = rerun_option(*RERUN)
 
 RUN_OPTIONS = (
     click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
-    click.option("--preset", help="A named set of settings that the recipe offers."),
+    click.option("--preset", help="A named set of settings of the recipe."),
     click.option("--ipc", type=click.IntRange(min=1), help="Images per class; default: the recipe's."),
     SETTINGS,
     click.option(
@@ -77,7 +77,7 @@ RUN_OPTIONS = (
         type=click.Choice(["none", "exact"]),
         default="none",
         show_default=True,
-        help="Leave out of upstream's loop what changes no bit of the images.",
+        help="Skip work in upstream's loop that changes no bit of the images.",
     ),
     OUT,
     DATA_ROOT,
@@ -85,7 +85,7 @@ RUN_OPTIONS = (
     RERUN_STAGES,
     KEEP_LABELS,
     WAIT,
-    click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what would run; run nothing."),
+    click.option("--dry-run", is_flag=True, help="Print the resolved recipe and the plan; run nothing."),
     VERBOSE,
 )
 
@@ -94,6 +94,7 @@ def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[Function], Fun
     """Return a decorator that adds options to a command, in this order."""
 
     def add(function: Function) -> Function:
+        # decorators apply from the last to the first
         for option in reversed(options):
             function = option(function)
         return function
@@ -103,6 +104,27 @@ def _adding(options: Sequence[Callable[[Any], Any]]) -> Callable[[Function], Fun
 
 run_options = _adding(RUN_OPTIONS)
 """Add the options of `RUN_OPTIONS` to a command."""
+
+
+EXECUTOR_OPTIONS = (
+    click.option(
+        "--executor",
+        type=click.Choice(["inline", "local"]),
+        default="inline",
+        show_default=True,
+        help="inline: one stage after another in this process; local: several processes, each on a GPU of its own.",
+    ),
+    click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        default=2,
+        show_default=True,
+        help="The number of processes of --executor local; they divide the cores unless OMP_NUM_THREADS is set.",
+    ),
+)
+
+executor_options = _adding(EXECUTOR_OPTIONS)
+"""Add the options of `EXECUTOR_OPTIONS` to a command."""
 
 
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
@@ -116,7 +138,7 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
 
 
 def check_settings(settings: Sequence[str], given: Mapping[str, tuple[str, object]]) -> None:
-    """Compare `--set` with the options that say the same thing in another way.
+    """Check that `--set` doesn't contradict an option for the same key.
 
     Args:
         given: dotted key of the recipe → the option, and its value; None where it isn't given.
@@ -132,7 +154,7 @@ def check_settings(settings: Sequence[str], given: Mapping[str, tuple[str, objec
 
 
 def contradiction(one: str, other: str) -> DirePlugError:
-    """Return the error for two options of which each says something else."""
+    """Return the error for two options that contradict each other."""
     return DirePlugError(f"{one} and {other} contradict each other; leave one of them out")
 
 
@@ -140,7 +162,7 @@ def _word(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-# The options that `measure`, `evaluate` and `rank` share: which set, and what judges it.
+# The options of `measure`, `evaluate` and `rank`: the set, and the recipe that judges it.
 
 
 SET_OPTIONS = (
@@ -148,21 +170,21 @@ SET_OPTIONS = (
     click.option(
         "--recipe",
         metavar="METHOD/NAME",
-        help="Whose networks, protocol and real data; default: a run's own, else SRe2L's recipe of the dataset.",
+        help="The recipe for networks, protocol and real data; default: the run's, else SRe2L's for the dataset.",
     ),
     click.option("--ipc", type=click.IntRange(min=1), help="Take the first so many images of each class, by name."),
-    click.option("--resize", is_flag=True, help="Resize images of another size than the real ones."),
+    click.option("--resize", is_flag=True, help="Resize images whose size differs from the real ones."),
     click.option(
         "--space",
         type=click.Choice(["pixels", "normalised", "zca"]),
-        help="What the numbers of a tensor file are; pixels: cut them off at 0 and 1.",
+        help="The space of a tensor file; pixels: clip values to [0, 1].",
     ),
     click.option(
         "--normalised-by",
         metavar="DATASET|NUMBERS",
-        help="By what a tensor file is normalised: a dataset's statistics, or three means and three deviations.",
+        help="The normalisation of a tensor file: a dataset's statistics, or three means and three deviations.",
     ),
-    click.option("--teacher", metavar="FILE", help="A checkpoint in the place of the recipe's teacher."),
+    click.option("--teacher", metavar="FILE", help="A checkpoint instead of the recipe's teacher."),
     SETTINGS,
     DEVICE,
     DATA_ROOT,

@@ -87,7 +87,7 @@ def remove(method: str, place: str, call: str | None, package: Path | None, offl
 
 
 def _show_missing(adapter: Adapter, method: str) -> None:
-    """Say which calls the patch lacks, of those that an adapter from `new method` asks for."""
+    """Print which calls the patch lacks, of those that an adapter from `new method` asks for."""
     from dire_plug.api.checklist import missing_calls
     from dire_plug.scaffold.patch_edit import NAME
 

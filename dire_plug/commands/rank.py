@@ -1,4 +1,4 @@
-"""`dire-plug rank PATH…`: DD-Ranking's scores of condensed sets, whoever made them."""
+"""`dire-plug rank PATH…`: score condensed sets from any source by DD-Ranking."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug import ui
 from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
 from dire_plug.sets.robust_scores import RATE, WEIGHT
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.sets.robust_scores import RankedSet
@@ -29,7 +28,9 @@ COUNT, PERCENT = click.IntRange(min=1), click.FloatRange(0, 100)
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option("--per-set", type=COUNT, help="Students of each kind; default: the recipe's number.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of students and random images; default: the run's.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of students and random images; default: the run's."
+)
 @click.option(
     "--lr",
     "rates",
@@ -37,13 +38,13 @@ COUNT, PERCENT = click.IntRange(min=1), click.FloatRange(0, 100)
     type=click.FloatRange(0, min_open=True),
     default=(RATE,),
     show_default=True,
-    help="With hard labels; of several the best on the test images, as DD-Ranking does with .001 .005 .01 .05 .1.",
+    help="Learning rate with hard labels; of several, the best on test, as DD-Ranking does with .001 .005 .01 .05 .1.",
 )
-@click.option("--weight", type=click.FloatRange(0, 1), default=WEIGHT, show_default=True, help="Of IOR in LRS, ARS.")
-@click.option("--full-accuracy", type=PERCENT, help="Of a student of all images with hard labels; default: train some.")
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Also write everything there.")
+@click.option("--weight", type=click.FloatRange(0, 1), default=WEIGHT, show_default=True, help="Weight of IOR.")
+@click.option("--full-accuracy", type=PERCENT, help="Accuracy of hard labels on all images; default: train.")
+@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="A file for all values.")
 @set_options
-def rank(  # what a set is ranked by, each with its option
+def rank(
     paths: tuple[Path, ...],
     per_set: int | None,
     seed: int | None,
@@ -56,14 +57,22 @@ def rank(  # what a set is ranked by, each with its option
     """Give the label-robust and the augmentation-robust score of the condensed set at each PATH.
 
     PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
-    set, on as many random real images, and on all of them; those that are there are found again.
+    set, on as many random real images, and on all of them; finished ones are reused.
     """
-    from dire_plug.sets.rank import Ranking, rank_set
+    from dire_plug.sets.rank import rank_set
 
     check_settings(options["settings"], {"evaluate.per_synthesis": ("--per-set", per_set)})
     started = time.monotonic()
-    how = Ranking(rates, weight, full_accuracy, per_set)
-    ranked = [rank_set(make_set_request(path, seed=seed, **options), how) for path in paths]
+    ranked = [
+        rank_set(
+            make_set_request(path, seed=seed, **options),
+            rates=rates,
+            weight=weight,
+            full_accuracy=full_accuracy,
+            per_set=per_set,
+        )
+        for path in paths
+    ]
     ui.show(render(ranked))
     if file is not None:
         write_json(file, [one.to_json() for one in ranked])
@@ -72,7 +81,7 @@ def rank(  # what a set is ranked by, each with its option
 
 
 def render(ranked: Sequence[RankedSet]) -> RenderableType:
-    """Return the tables of scores and of the accuracies that they are made of."""
+    """Return the tables of scores and of the accuracies behind them."""
     scores = Table("set", "student", title="DD-Ranking, × 100")
     scores.add_numbers("seed", "n", *SCORES)
     accuracies = Table("set", "student", title="accuracy of students, last %")
@@ -87,26 +96,24 @@ def render(ranked: Sequence[RankedSet]) -> RenderableType:
             accuracies.add_row(name, architecture, *(_accuracy(one, architecture, kind) for kind in CONDITIONS))
         lines += [f"{describe_set(one.condensed)} · recipe {one.recipe}", *one.condensed["notes"], *one.notes]
         lines += _about_hard_labels(one)
-    return Group(
-        scores, accuracies, *(Text(f"  {line}", style="dim") for line in dict.fromkeys([*lines, *_reading(ranked)]))
-    )
+    return with_notes(scores, accuracies, notes=dict.fromkeys([*lines, *_caveats(ranked)]))
 
 
 def _about_hard_labels(one: RankedSet) -> list[str]:
-    """Return how the students with hard labels learned."""
+    """Return the notes on the training with hard labels."""
     rates = ", ".join(f"{name} {rate}" for name, rate in one.rates.items())
     lines = [f"hard labels: SGD without augmentation; learning rate: {rates}"]
     if one.budget is None:
         return [*lines, f"full hard: {one.full_accuracy:g} %, as it was given"]
     budget = one.budget
-    told = (
+    length = (
         f"{budget['epochs']} epochs, {budget['steps']:,} steps; a student of the set takes {budget['subset_steps']:,}"
     )
-    return [*lines, f"full hard: all {budget['images']:,} training images in {told}"]
+    return [*lines, f"full hard: all {budget['images']:,} training images in {length}"]
 
 
-def _reading(ranked: Sequence[RankedSet]) -> list[str]:
-    """Return what one must know to read the scores."""
+def _caveats(ranked: Sequence[RankedSet]) -> list[str]:
+    """Return the caveats of the scores."""
     several = any(len(one.scores(name)["LRS"]) > 1 for one in ranked for name in one.architectures)
     spread = "± is over n students of ONE set and ONE draw of random images"
     if not several:
@@ -115,7 +122,7 @@ def _reading(ranked: Sequence[RankedSet]) -> list[str]:
     return [
         "own: the recipe's protocol; plain: without augmentation; hard: hard labels; random: as many real images",
         f"LRS = squash({weight}·IOR − {rest}·HLR), ARS = squash({weight}·IOR + {rest}·IOR plain), from 0 to 100; "
-        "squash(0) = 26.9: for ARS no better than random images",
+        "squash(0) = 26.9, which is ARS of a set no better than random images",
         spread,
     ]
 

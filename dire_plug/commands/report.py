@@ -1,4 +1,4 @@
-"""`dire-plug report RUN…`: one HTML page of finished runs."""
+"""`dire-plug report RUN…`: report finished runs on one HTML page."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…")
 @click.option("--to", type=click.Path(path_type=Path), help="The HTML file; default: report.html beside the runs.")
-@click.option("--class", "class_name", metavar="NAME", help="The class whose images come first: its name or number.")
-@click.option("--device", default="auto", show_default=True, help="Where images are embedded: cpu, cuda …")
+@click.option("--class", "class_name", metavar="NAME", help="The class whose images are shown: name or number.")
+@click.option("--device", default="auto", show_default=True, help="Device that embeds the images: cpu, cuda …")
 @out_option
 def report(runs: tuple[str, ...], to: Path | None, class_name: str | None, device: str, out: Path | None) -> None:
     """Make one HTML page of finished runs: tables, images, diversity, loss curves, provenance.
 
-    RUN is a run's folder, a part of its name, or what `compare` stored. The page holds all that it shows.
+    RUN is a run's folder, a part of its name, or the folder of a comparison. The page is one
+    self-contained file.
     """
     from dire_plug.results.report import find_runs, write_report
 
@@ -39,7 +40,7 @@ def report(runs: tuple[str, ...], to: Path | None, class_name: str | None, devic
 
 
 def _default_path(names: tuple[str, ...], found: list[ReportRun]) -> Path:
-    """Return where a report lies: in the one run's folder, in the comparison's, or beside the runs."""
+    """Return where to write a report: in the one run's folder, in the comparison's, or beside the runs."""
     from dire_plug.results.report.runs import find_comparison
 
     first = found[0].folder.path

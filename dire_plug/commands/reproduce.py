@@ -1,10 +1,9 @@
-"""`dire-plug reproduce TABLE|FIGURE`: the paper's evidence, one command each."""
+"""`dire-plug reproduce TABLE|FIGURE`: reproduce the paper's tables and figures, one command each."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,37 +25,26 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from dire_plug.paper.reproduce import Order, Outcome
-    from dire_plug.pipeline import Request
+    from dire_plug.paper.reproduce import TableRequest
 
 FAILED = 1
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The command line, but for what every run shares."""
-
-    row: str | None
-    column: str | None
-    scale: Any
-    seeds: int
-    rded: Path | None
-    weights: Path | None
 
 
 @click.command()
 @click.argument("target")
 @click.option("--row", help="One row: a method, or as the table names its rows.")
-@click.option("--column", help="One column: an IPC, or what is read.")
+@click.option("--column", help="One column: an IPC, or a measure, such as coverage.")
 @click.option(
     "--scale",
     type=click.Choice(["paper", "smoke"]),
     default="paper",
     show_default=True,
-    help="The paper's setting; or a row in minutes, on digits, to see that all works.",
+    help="The paper's setting, or a smoke test: a row in minutes, on digits.",
 )
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each cell.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the first one.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the first synthesis."
+)
 @click.option("--rded", type=click.Path(path_type=Path), help="Table 17: the images that RDED's own code made.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Table 16: a file with CLIP's weights.")
 @DEVICE
@@ -65,7 +53,7 @@ class Asked:
     type=click.Choice(["auto", "upstream", "native"]),
     default="auto",
     show_default=True,
-    help="Upstream's own script, or, at the smoke scale, our loop of the same mathematics.",
+    help="Upstream's own script; at the smoke scale also our loop of the same mathematics.",
 )
 @OUT
 @DATA_ROOT
@@ -73,68 +61,70 @@ class Asked:
 @RERUN_STAGES
 @KEEP_LABELS
 @WAIT
-@click.option("--dry-run", is_flag=True, help="List the runs with their state and what they would cost; run nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print table.json in the place of the table.")
+@click.option("--dry-run", is_flag=True, help="List the runs with their state and their estimated cost; run nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print table.json instead of the table.")
 @VERBOSE
-def reproduce(target: str, dry_run: bool, as_json: bool, verbose: bool, **options: Any) -> int | None:
-    """Make TARGET, table-2 to table-17 or figure-1 to figure-3, from runs.
+def reproduce(
+    target: str,
+    row: str | None,
+    column: str | None,
+    scale: Any,
+    seeds: int,
+    rded: Path | None,
+    weights: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    verbose: bool,
+    **options: Any,
+) -> int | None:
+    """Reproduce TARGET, table-2 to table-17 or figure-1 to figure-3, from runs.
 
     Finished runs and cached teachers are reused and missing ones are made. Each cell shows the paper's figure and
     ours; one that can't be filled here is empty, with the reason below the table.
     """
+    from dire_plug.paper.reproduce import TableRequest, load_target, select
     from dire_plug.pipeline import Request
 
     if verbose:
         ui.configure(verbose=True)
     if dry_run and as_json:
         raise contradiction("--dry-run", "--json")
-    asked = Asked(**{name: options.pop(name) for name in ("row", "column", "scale", "seeds", "rded", "weights")})
-    order = _order(target, asked, Request(method="", **options))
+    found = load_target(target)
+    for option, given, table in (("rded", rded, "table-17"), ("weights", weights, "table-16")):
+        if given is not None and target != table:
+            raise DirePlugError(f"--{option}: only {table} reads it, not {target}; leave it out")
+    request = TableRequest(
+        found,
+        select(found, row=row, column=column),
+        scale,
+        Request(method="", **options),
+        choice=tuple(filter(None, (row, column))),
+        seeds=seeds,
+        rded=rded,
+        weights=weights,
+    )
     if dry_run:
         from dire_plug.paper.reproduce.costs import estimate, show_costs
 
-        ui.show(show_costs(order, estimate(order)))
+        ui.show(show_costs(request, estimate(request)))
         return None
-    return _make(order, as_json=as_json)
+    return _fill(request, as_json=as_json)
 
 
-def _order(target: str, asked: Asked, base: Request) -> Order:
-    from dire_plug.paper.reproduce import Order, load_target, select
-
-    found = load_target(target)
-    for option, table in (("rded", "table-17"), ("weights", "table-16")):
-        if getattr(asked, option) is not None and target != table:
-            raise DirePlugError(f"--{option}: {table} alone reads it, not {target}; leave it out")
-    cells = select(found, row=asked.row, column=asked.column)
-    choice = tuple(filter(None, (asked.row, asked.column)))
-    more = {name: getattr(asked, name) for name in ("seeds", "rded", "weights")}
-    return Order(found, cells, asked.scale, base, choice, **more)
-
-
-def _make(order: Order, *, as_json: bool) -> int | None:
-    from dire_plug.paper.reproduce import render, to_json
-    from dire_plug.paper.reproduce import reproduce as fill_order
+def _fill(request: TableRequest, *, as_json: bool) -> int | None:
+    """Fill, store and show a table; return the exit code."""
+    from dire_plug.paper.reproduce import as_text, render, to_json
+    from dire_plug.paper.reproduce import reproduce as fill_table
 
     started = time.monotonic()
-    outcome = fill_order(order)
-    folder = _store(outcome)
-    if as_json:
-        ui.show(json.dumps(to_json(outcome), indent=2, ensure_ascii=False))
-    else:
-        ui.show(render(outcome))
-    say = ui.say if as_json else ui.show
+    result = fill_table(request)
+    folder, content, table = request.folder, to_json(result), render(result)
+    write_json(folder / "table.json", content)
+    write_atomically(folder / "table.txt", as_text(table))
+    ui.show(json.dumps(content, indent=2, ensure_ascii=False) if as_json else table)
+    say = ui.say if as_json else ui.show  # with --json, standard output holds the JSON alone
     say(f"\nstored in: {folder}/table.json and table.txt")
-    if outcome.figure is not None:
-        say(f"figure:    {outcome.figure}")
+    if result.figure is not None:
+        say(f"figure:    {result.figure}")
     say(f"took {time.monotonic() - started:.0f} s")
-    return FAILED if outcome.failed else None
-
-
-def _store(outcome: Outcome) -> Path:
-    """Write table.json and table.txt; return their folder."""
-    from dire_plug.paper.reproduce import as_text, folder_of, render, to_json
-
-    folder = folder_of(outcome.order)
-    write_json(folder / "table.json", to_json(outcome))
-    write_atomically(folder / "table.txt", as_text(render(outcome)))
-    return folder
+    return FAILED if result.failed else None

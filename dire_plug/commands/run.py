@@ -1,4 +1,4 @@
-"""`dire-plug run METHOD`: one arm."""
+"""`dire-plug run METHOD`: run one arm."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.dry import show_plan
-from dire_plug.commands.options import check_settings, contradiction, make_request, run_options
+from dire_plug.commands.dry import show_plan, show_units
+from dire_plug.commands.options import check_settings, contradiction, executor_options, make_request, run_options
 from dire_plug.commands.tables import run_summary
 from dire_plug.recipe.layers import split_setting
 from dire_plug.recipe.resolve import SUM
@@ -28,13 +28,22 @@ from dire_plug.recipe.resolve import SUM
     "regularizers",
     multiple=True,
     metavar="NAME[=WEIGHT]",
-    help="A term in the place of DiRe in its arm; several are summed. WEIGHT is a number, or auto.",
+    help="A term instead of DiRe in its arm; several are summed. WEIGHT is a number, or auto.",
 )
 @run_options
-def run(method: str, dire: bool, arm: str | None, regularizers: tuple[str, ...], **options: Any) -> None:
+@executor_options
+def run(
+    method: str,
+    dire: bool,
+    arm: str | None,
+    regularizers: tuple[str, ...],
+    executor: str,
+    jobs: int,
+    **options: Any,
+) -> None:
     """Synthesize with METHOD, train students on the images, measure their diversity.
 
-    Without --dire: the method as published. The same command finds its finished run again, or goes on with it.
+    Without --dire: the method as published. The same command shows its finished run, or resumes it.
     """
     from dire_plug.pipeline import plan_run, run_arm
 
@@ -47,13 +56,18 @@ def run(method: str, dire: bool, arm: str | None, regularizers: tuple[str, ...],
     request = make_request(method, arm=chosen or "baseline", **options)
     if options["dry_run"]:
         show_plan(plan_run(request, dry=True))
+        show_units([request])
         return
     started = time.monotonic()
+    if executor == "local":
+        from dire_plug.executors.local import run_units
+
+        run_units([request], jobs=jobs)
     finished = run_arm(request)
     ui.show(run_summary(finished))
     ui.show(f"\nrun folder: {finished.folder.path}")
     if finished.reused:
-        ui.show("it was finished before; nothing was run again")
+        ui.show("it was finished before; nothing was run")
     else:
         ui.show(f"took {time.monotonic() - started:.0f} s")
     ui.show(f"next:       dire-plug compare {method}{_recipe(request.recipe)}")
@@ -61,9 +75,10 @@ def run(method: str, dire: bool, arm: str | None, regularizers: tuple[str, ...],
 
 
 def _sum(regularizers: tuple[str, ...], arm: str | None, settings: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return the arm that has these terms, and the settings of the weights that were given with them."""
+    """Return the arm of these terms, and the settings of their weights."""
     if arm not in (None, "dire"):
         raise contradiction(f"--regularizer {regularizers[0]}", f"--arm {arm}")
+    # NAME=WEIGHT
     pairs = [one.partition("=") for one in regularizers]
     weights = [f"regularizers.{name}.weight={weight}" for name, given, weight in pairs if given]
     for text in weights:

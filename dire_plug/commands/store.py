@@ -1,4 +1,4 @@
-"""`dire-plug clean`, `export` and `import`: what the store holds, removed, handed on, taken over."""
+"""`dire-plug clean`, `export` and `import`: remove artefacts, archive them, add those of an archive."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from dire_plug.tables import Table
     type=click.FloatRange(min=0),
     default=keeping.WEEK,
     show_default=True,
-    help="Keep what is younger, whether a run names it or not.",
+    help="Keep younger artefacts even if no run names them.",
 )
 @click.option(
     "--forget",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="First forget a folder of runs that is gone for good, and what it named; --yes does it.",
+    help="First forget a folder of runs that no longer exists; needs --yes.",
 )
-@click.option("--yes", is_flag=True, help="Remove it; without, only say what would go.")
+@click.option("--yes", is_flag=True, help="Remove them; otherwise only list them.")
 def clean(days: float, forget: Path | None, yes: bool) -> None:
-    """Remove from the store what no run names any more, and what was begun and is no longer worked on.
+    """Remove artefacts that no run names any more, and unfinished ones that no process works on.
 
-    Runs keep their own images. What goes is made again when a command needs it.
+    Runs keep their own images. A removed artefact is made again when a command needs it.
     """
     store, runs = home.store(), [home.runs()]
     if forget is not None:
@@ -51,14 +51,14 @@ def clean(days: float, forget: Path | None, yes: bool) -> None:
 def _removed(found: keeping.Cleaning, store: Path, *, days: float, done: bool) -> str:
     lines = [f"{name}  {format_bytes(size)}" for name, size in found.entries.items()]
     lines += [str(path.relative_to(store)) for path in (*found.folders, *found.locks)]
-    verb = "removed" if done else "would go"
+    verb = "removed" if done else "would be removed"
     counts = [
         _count(len(found.entries), "artefact"),
         _count(len(found.folders), "unfinished folder"),
         _count(len(found.locks), "dead lock file"),
     ]
     lines.append(f"{verb}: {', '.join(counts)}; {keeping.in_words(found)}")
-    lines.append(f"stay: {found.named} that runs name, {found.young} younger than {days:g} days")
+    lines.append(f"kept: {found.named} that runs name, {found.young} younger than {days:g} days")
     lines += found.notes
     if not done and (found.entries or found.folders or found.locks):
         lines.append("nothing was removed; --yes removes it")
@@ -78,17 +78,18 @@ def _count(number: int, what: str) -> str:
     multiple=True,
     type=click.Choice(keeping.KINDS),
     metavar="KIND",
-    help=f"Leave out other kinds; may be given several times: {', '.join(keeping.KINDS)}.",
+    help=f"Only artefacts of this kind; may be repeated: {', '.join(keeping.KINDS)}.",
 )
 @out_option
 def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Path | None) -> None:
-    """Write artefacts to an archive: those of a RUN, or by KIND/DIGEST, with all that they are made from.
+    """Write artefacts to an archive: those of a RUN, or by KIND/DIGEST, with all their inputs.
 
     RUN is as for `show`; DIGEST may be shortened.
     """
     store, root = home.store(), (out or home.runs()).absolute()
     names, runs = set[str](), dict[str, RunFolder]()
     for one in what:
+        # a run's path begins with its method, which is no kind
         if one.partition("/")[0] in keeping.KINDS:
             names.add(_find_entry(store, one))
         else:
@@ -107,16 +108,16 @@ def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Pat
             table.add_row(kind, str(len(sizes)), format_bytes(sum(sizes)))
     ui.show(table)
     if card.missing:
-        ui.show(f"not in it, since the store lacks it: {', '.join(card.missing)}")
+        ui.show(f"missing from the store and the archive: {', '.join(card.missing)}")
     for label, of_run in card.runs.items():
         if of_run.state != "finished":
-            ui.show(f"the run {label} is {of_run.state}, so what it hasn't made isn't in it")
+            ui.show(f"the run {label} is {of_run.state}, so the archive has only what it has made")
     ui.show(f"stored in: {target} ({_count(len(card.entries), 'artefact')}, {format_bytes(target.stat().st_size)})")
     ui.show(f"there:     dire-plug import {target.name}")
 
 
 def _find_entry(store: Path, name: str) -> str:
-    """Return the name of the entry whose digest begins so."""
+    """Return the name of the entry whose digest begins like this."""
     kind, _, start = name.partition("/")
     if not re.fullmatch(r"[0-9a-f]+", start):
         raise DirePlugError(f"{name}: write it as {kind}/DIGEST, as `dire-plug list artefacts --kind {kind}` shows it")
@@ -129,9 +130,9 @@ def _find_entry(store: Path, name: str) -> str:
 
 @click.command("import")
 @click.argument("archive", type=click.Path(path_type=Path), metavar="FILE.tar")
-@click.option("--replace", is_flag=True, help="Take theirs where the store has an artefact with another content.")
+@click.option("--replace", is_flag=True, help="Overwrite artefacts of the store whose content differs.")
 def import_(archive: Path, replace: bool) -> None:
-    """Take the artefacts of an archive that `export` wrote into the store."""
+    """Add the artefacts of an archive that `export` wrote to the store."""
     card, arrivals, outdated = archives.read_archive(home.store(), archive, replace=replace)
     table = Table("artefact")
     table.add_prose("what", "outcome")
@@ -147,5 +148,5 @@ def import_(archive: Path, replace: bool) -> None:
         ui.show(f"{count} here, made from what was replaced, will be made again when a run needs it")
     taken = [one for one in arrivals if one.what in archives.TAKEN]
     counts = {what: sum(one.what == what for one in arrivals) for what in archives.OUTCOMES}
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    ui.show(f"{told}; {format_bytes(sum(one.bytes for one in taken))} came into {home.store()}")
+    summary = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    ui.show(f"{summary}; {format_bytes(sum(one.bytes for one in taken))} added to {home.store()}")

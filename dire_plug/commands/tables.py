@@ -1,24 +1,23 @@
-"""Tables that several commands show."""
+"""Make the tables that several commands show."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.pipeline import FinishedRun
-    from dire_plug.results.statistics import Measure
 
 
 def run_summary(finished: FinishedRun) -> RenderableType:
-    """Return what one run gave: accuracy, and diversity in T and I with the real reference beside."""
+    """Return the tables of one run: accuracy, and diversity in T and I with the real reference."""
     from dire_plug.results.statistics import diversity_measures
-    from dire_plug.results.table import JUDGED_ON_VALIDATION, full_notes
+    from dire_plug.results.table import JUDGED_ON_VALIDATION, diversity_cells, full_notes
 
     metrics = finished.metrics
     title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {metrics['engine']}"
@@ -32,13 +31,13 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     diversity = Table("space", title="diversity")
     diversity.add_numbers(*(measure.title for measure in diversity_measures("T")))
     for space, values in metrics["diversity"].items():
-        diversity.add_row(space, *_cells(space, values))
-        diversity.add_row(f"{space}, real reference", *_cells(space, values["real"]), style="dim")
+        diversity.add_row(space, *diversity_cells(space, values))
+        diversity.add_row(f"{space}, real reference", *diversity_cells(space, values["real"]), style="dim")
     notes = full_notes(metrics) if metrics["arm"] == "full" else []
     if metrics.get("judged") == "validation":
         notes.append(JUDGED_ON_VALIDATION)
     notes += finished.notes
-    return Group(*parts, diversity, *(Text(f"  {line}", style="dim") for line in notes))
+    return with_notes(*parts, diversity, notes=notes)
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -47,14 +46,3 @@ def mean_and_spread(values: Sequence[float]) -> str:
     from dire_plug.results.table import format_summary
 
     return format_summary(summarise(values), ACCURACY[0])
-
-
-def _cells(space: str, values: dict[str, object]) -> list[str]:
-    from dire_plug.results.statistics import diversity_measures
-
-    return [_format(measure, {"diversity": {space: values}}) for measure in diversity_measures(space)]
-
-
-def _format(measure: Measure, metrics: dict[str, object]) -> str:
-    value = measure.read(metrics)
-    return "–" if value is None else f"{value:.{measure.digits}f}"

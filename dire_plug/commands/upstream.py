@@ -1,4 +1,4 @@
-"""`dire-plug vendor` and `dire-plug verify`: a method's own code."""
+"""`dire-plug vendor` and `dire-plug verify`: get and check a method's own code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNDECIDABLE = 3
 
 @click.command()
 @click.argument("methods", nargs=-1)
-@click.option("--offline", is_flag=True, help="Only check what is here.")
+@click.option("--offline", is_flag=True, help="Only check vendored code.")
 def vendor(methods: tuple[str, ...], offline: bool) -> None:
     """Clone the code of METHODS (default: all) at the pinned commit, and patch it."""
     from dire_plug.upstream.source.vendor import vendor as vendor_one
@@ -31,10 +31,11 @@ def vendor(methods: tuple[str, ...], offline: bool) -> None:
 @click.option("--script", "scripts", multiple=True, help="Only this script of the method.")
 @VERBOSE
 def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
-    """Show that METHOD's patch changes no bit by itself, and that a term acts through it as it must.
+    """Check that METHOD's patch changes no bit by itself, and that a term acts through it as it must.
 
     Each script runs unpatched and patched, with a test term and with answered hooks, for a few steps, with seeded
-    untrained teachers and no real images. Exit 0: all holds; 1: not; 3: undecidable here (two unpatched runs differ).
+    untrained teachers and no real images. Exit 0: all checks pass; 1: one fails; 3: undecidable here (two unpatched
+    runs differ).
     """
     from dire_plug.upstream.verify.verify import verify as verify_method
 
@@ -42,6 +43,7 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
         ui.configure(verbose=True)
     adapter = plugins.load_adapter(method)
     folder = home.store() / "work" / f"verify-{method}"
+    # two verifications of a method would share the folder
     with hold(folder.with_name(f".{method}.lock"), what=f"the folder of verify, {folder},"):
         shutil.rmtree(folder, ignore_errors=True)
         verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)

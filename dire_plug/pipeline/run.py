@@ -14,6 +14,7 @@ from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.stages.artefacts import (
     FULL,
     Networks,
+    Source,
     embeddings_of,
     name_collapse,
     name_inputs,
@@ -125,6 +126,17 @@ def _section_and_budget(run: Run) -> tuple[EvaluateSection, dict[str, Any]]:
         return section, {}
     budget = plan_budget(run, section, ipc=run.recipe.ipc)
     return with_budget(section, budget), {"full": budget.to_json()}
+
+
+def section_of(run: Run) -> EvaluateSection:
+    """Return the protocol of a run's students; those of the arm `full` train for about a subset's steps."""
+    return _section_and_budget(run)[0]
+
+
+def name_measures(run: Run, networks: Networks, source: Source) -> list[Artefact]:
+    """Return what measuring a run's images ends in: their diversity in T and I, and whether they collapsed."""
+    found = [name_measured(run, network, source) for network in (networks.teacher, networks.independent)]
+    return found if run.engine == "none" else [*found, name_collapse(run, networks, source)]
 
 
 def name_artefacts(run: Run) -> dict[str, Artefact]:

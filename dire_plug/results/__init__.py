@@ -1,4 +1,4 @@
-"""Arms side by side: `arms.py` runs them, `statistics.py` sums them up, `table.py` shows them."""
+"""Compare arms: `arms.py` runs them, `statistics.py` sums them up, `table.py` shows them; `report/` is a page."""
 
 from dire_plug.results.arms import Comparison, compare
 from dire_plug.results.table import draw, render, to_json

@@ -1,4 +1,4 @@
-"""Arms side by side: checks that they can be compared, and runs what is missing."""
+"""Compare arms: check that they can be compared, and run what is missing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dire_plug.recipe import counted, without_terms
 
 @dataclass(frozen=True)
 class Comparison:
-    """The finished runs of every arm by seed, and which arms are one and the same run.
+    """The finished runs of every arm by seed, and which arms are the same run.
 
     Attributes:
         runs: arm → one run a seed, in the order of the seeds.
         same: arm → the arm that it equals.
         controlled: the arms with a term that `control` is without it, and nothing else changed.
         uncontrolled: the arms with a term that differ from `control` in more.
-        changes: what the command line changes in the recipe, as options.
+        changes: the options of the command line that change the recipe.
     """
 
     method: str
@@ -50,7 +50,7 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
     controlled, uncontrolled = split_by_control(planned)
     engine = next((one.engine for one in planned.values() if one.engine != "none"), "none")
     if engine != "none":
-        request = replace(request, engine=engine)  # what `auto` stands for may change while arms run
+        request = replace(request, engine=engine)  # `auto` may choose another engine while arms run
     runs: dict[str, list[FinishedRun]] = {}
     for arm in arms:
         if arm in same:
@@ -59,6 +59,7 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
         for seed in numbers:
             ui.say(f"{arm}, seed {seed}")
             runs[arm].append(run_arm(same_but_arm(request, arm, seed)))
+    # after the loop, since `same` names arms that ran
     for arm, other in same.items():
         runs[arm] = runs[other]
     check_teachers(runs)
@@ -77,13 +78,26 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
     )
 
 
+def comparison_requests(request: Request, *, arms: Sequence[str], seeds: int) -> list[Request]:
+    """Return the requests of a comparison's runs: each arm that isn't another one under a second name, by seed.
+
+    Raises:
+        DirePlugError: see `compare`.
+    """
+    planned = {arm: plan_run(same_but_arm(request, arm, request.seed)) for arm in arms}
+    check_alike(planned)
+    same = equal_arms(planned)
+    numbers = range(request.seed, request.seed + seeds)
+    return [same_but_arm(request, arm, seed) for seed in numbers for arm in arms if arm not in same]
+
+
 def _changes(request: Request) -> tuple[str, ...]:
     preset = () if request.preset is None else (f"--preset {request.preset}",)
     return (*preset, *(f"--set {setting}" for setting in request.settings))
 
 
 def check_alike(planned: dict[str, Run]) -> None:
-    """Refuse to compare arms that differ in engine, evaluation, data or IPC."""
+    """Raise for arms that differ in engine, evaluation, data or IPC."""
     engines = {arm: one.engine for arm, one in planned.items() if one.engine != "none"}
     if len(set(engines.values())) > 1:
         raise DirePlugError(f"arms of one comparison must use one engine, not {engines}; pass --engine")
@@ -95,11 +109,12 @@ def check_alike(planned: dict[str, Run]) -> None:
 
 
 def check_teachers(runs: dict[str, list[FinishedRun]]) -> None:
-    """Refuse finished runs whose networks differ: another version of torch trains another teacher."""
+    """Raise for finished runs whose networks differ, as with different versions of torch."""
     first_arm, expected = next((arm, finished[0].metrics["networks"]) for arm, finished in runs.items())
     for arm, finished in runs.items():
         for run in finished:
             found = run.metrics["networks"]
+            # arms may have further networks, of their terms alone
             if any(found[name] != expected[name] for name in found.keys() & expected.keys()):
                 raise DirePlugError(
                     f"arms {first_arm} and {arm} were made with different teachers, so they can't be compared "
@@ -113,6 +128,7 @@ def equal_arms(planned: dict[str, Run]) -> dict[str, str]:
     seen: dict[str, Any] = {}
     for arm, one in planned.items():
         recipe = counted(one.recipe.model_dump(mode="json"), arm=arm, regularizers=one.regularizers)
+        # arms of real images are told apart by name: their recipes are equal
         what = recipe | {"engine": one.engine, "arm": arm if one.engine == "none" else "synthesis"}
         equal = next((other for other, content in seen.items() if content == what), None)
         if equal is None:
@@ -131,7 +147,7 @@ def split_by_control(planned: dict[str, Run]) -> tuple[tuple[str, ...], tuple[st
 def split_recipes(
     recipes: Mapping[str, dict[str, Any]], with_term: Sequence[str], *, control: str = "control"
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return as `split_by_control`, of resolved recipes by their arms.
+    """Split arms as `split_by_control` does, given resolved recipes by arm.
 
     Args:
         with_term: the arms with a term.

@@ -1,4 +1,4 @@
-"""What is read from finished runs, and the statistics.
+"""Read measures from the metrics of finished runs, and compute their statistics.
 
 The spread is over syntheses; students of one synthesis are averaged first. An arm's difference from control is paired
 by seed; its interval is that of a paired t test.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from scipy import stats
 
 FEW = 5
-"""Below this number of pairs an interval says little, and the table says so."""
+"""Below this number of pairs an interval says little, which the tables note."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Summary:
 def summarise(values: Sequence[float | None]) -> Summary | None:
     """Return mean and spread; None where a value is missing."""
     known = [value for value in values if value is not None and not math.isnan(value)]
+    # a mean without the missing seeds would compare other seeds
     if not known or len(known) < len(values):
         return None
     return Summary(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
@@ -112,5 +113,6 @@ def paired_difference(first: Sequence[float | None], second: Sequence[float | No
     n = len(differences)
     if n < 2:
         return Difference(differences[0], None, n)
+    # the standard error of the mean difference
     error = statistics.stdev(differences) / math.sqrt(n)
     return Difference(statistics.fmean(differences), float(stats.t.ppf(0.975, n - 1)) * error, n)

@@ -1,21 +1,19 @@
-"""The comparison as it is shown in the terminal and stored in compare.json."""
+"""Show a comparison in the terminal, store it in compare.json, and draw its images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from dire_plug.files import make_folder
 from dire_plug.results.arms import Comparison
+from dire_plug.results.figures import new_figure, save_png
 from dire_plug.results.statistics import (
     ACCURACY,
     FEW,
@@ -29,7 +27,7 @@ from dire_plug.results.statistics import (
 )
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.images import TENSORS, read_tensors
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 CHOSEN = ("herding", "k-center", "k-means")
 SEEDLESS = ("herding", "k-center")
@@ -47,26 +45,22 @@ def real_image_notes(metrics: Mapping[str, Mapping[str, Any]], *, seeds: int) ->
     if "random" in metrics:
         lines.append("random: as many real training images under the same protocol")
     if chosen := [arm for arm in CHOSEN if arm in metrics]:
-        lines.append(f"{_join(chosen)}: likewise, chosen by the teacher's embeddings, so I is the fairer judge of them")
+        lines.append(f"{', '.join(chosen)}: likewise, chosen by the teacher's embeddings, so I judges them more fairly")
     if seeds > 1 and (same := [arm for arm in SEEDLESS if arm in metrics]):
-        lines.append(f"{_join(same)}: the same images with every seed, so the spread is over students alone")
+        lines.append(f"{', '.join(same)}: the same images with every seed, so the spread is over students alone")
     if "full" in metrics:
         lines += full_notes(metrics["full"])
     return lines
 
 
 def full_notes(metrics: Mapping[str, Any]) -> list[str]:
-    """Return how long students of the arm `full` learned, and why it has no coverage."""
-    lines = ["full: no coverage (–): its images are those to be covered, so each covers itself"]
+    """Return the notes on the arm `full`: how long its students trained, and why it has no coverage."""
+    lines = ["full: no coverage (–): its images are the ones to be covered, so each covers itself"]
     if budget := metrics["accuracy"].get("full"):
         epochs = f"{budget['epochs']} epoch{'' if budget['epochs'] == 1 else 's'}"
         steps = f"{budget['steps']:,} steps; IPC images per class get {budget['subset_steps']:,}"
         lines.insert(0, f"full: all {budget['images']:,} training images, in {epochs} ({steps})")
     return lines
-
-
-def _join(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 JUDGED_ON_VALIDATION = (
@@ -88,18 +82,17 @@ def difference(comparison: Comparison, measure: Measure, *, arm: str = "dire") -
 
 
 def render(comparison: Comparison) -> RenderableType:
-    """Return the tables of accuracy and of diversity in T and I, with what one must know to read them."""
+    """Return the tables of accuracy and of diversity in T and I, with their caveats."""
     n = len(comparison.seeds)
     title = f"{comparison.method} · {comparison.recipe} · IPC {comparison.ipc} · engine {comparison.engine}"
     parts: list[RenderableType] = [
-        Text(title, style="bold"),
         *(Text(f"with {change}") for change in comparison.changes),
         _table("accuracy of students", comparison, ACCURACY + student_columns(comparison)),
     ]
     for space, meaning in SPACES.items():
         parts.append(_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
     lines = notes(comparison, n, pairs=_pairs(comparison))
-    return Group(*parts, *(Text(f"  {line}", style="dim") for line in lines))
+    return with_notes(*parts, title=title, notes=lines)
 
 
 def student_columns(comparison: Comparison) -> tuple[Measure, ...]:
@@ -109,7 +102,7 @@ def student_columns(comparison: Comparison) -> tuple[Measure, ...]:
 
 
 def count_pairs(comparison: Comparison, arm: str) -> int:
-    """Return of how many pairs an arm's difference from control is; 0 where there is none."""
+    """Return the number of pairs behind an arm's difference from control; 0 where there is none."""
     gap = difference(comparison, ACCURACY[0], arm=arm)
     return 0 if gap is None else gap.n
 
@@ -123,7 +116,7 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
 
     Args:
         n: syntheses of each arm.
-        pairs: arm → of how many pairs its difference from control is; 0 where there is none.
+        pairs: arm → the number of pairs behind its difference from control; 0 where there is none.
     """
     pairs = {arm: count for arm, count in pairs.items() if count}
     lines = [f"mean ± standard deviation over {n} synthes{'is' if n == 1 else 'es'}"]
@@ -136,8 +129,8 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
         lines.append(f"{next(iter(pairs)) if len(pairs) == 1 else '…'} − control: paired by seed{interval}")
     if few := {arm: count for arm, count in pairs.items() if count < FEW}:
         alike = len(set(pairs.values())) == 1
-        told = f"n = {min(few.values())}" if alike else ", ".join(f"{arm} n = {count}" for arm, count in few.items())
-        lines.append(f"{told}: below {FEW} pairs the interval says little")
+        numbers = f"n = {min(few.values())}" if alike else ", ".join(f"{arm} n = {count}" for arm, count in few.items())
+        lines.append(f"{numbers}: below {FEW} pairs the interval says little")
     for arm in comparison.uncontrolled:
         lines.append(f"{arm}: differs from control in more than its term, so no difference is formed")
     if student_columns(comparison):
@@ -153,35 +146,63 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
 def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *, space: str | None = None) -> Table:
     table = Table("arm", title=title)
     table.add_numbers(*(measure.title for measure in measures))
-    for arm in comparison.runs:
-        cells = [format_summary(summarise(read_column(comparison, arm, measure)), measure) for measure in measures]
-        table.add_row(f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm, *cells)
-    if space is not None:
-        table.add_row("real reference", *reference_cells(comparison, space), style="dim")
+    rows = make_rows(comparison, measures, space=space)
+    for kind, label, cells in rows:
+        if kind != DIFFERENCE:
+            table.add_row(label, *cells, style="dim" if kind == REFERENCE else "")
     table.add_section()
-    for arm in comparison.controlled:
-        if gaps := difference_cells(comparison, measures, arm):
-            table.add_row(f"{arm} − control", *gaps)
+    for kind, label, cells in rows:
+        if kind == DIFFERENCE:
+            table.add_row(label, *cells)
     return table
+
+
+REFERENCE, DIFFERENCE = "reference", "difference"
+
+
+def make_rows(
+    comparison: Comparison,
+    measures: Sequence[Measure],
+    *,
+    space: str | None = None,
+    pair: Callable[[str], Comparison] | None = None,
+) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return the rows of a table: the kind (an arm, `REFERENCE` or `DIFFERENCE`), the label, the cells.
+
+    Args:
+        space: T or I, where the measures are of an embedding, which has a real reference.
+        pair: an arm → the comparison that its difference from control is of; None: `comparison` for all.
+    """
+    rows = []
+    for arm in comparison.runs:
+        label = f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm
+        summaries = [summarise(read_column(comparison, arm, measure)) for measure in measures]
+        cells = (format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
+        rows.append((arm, label, tuple(cells)))
+    if space is not None:
+        real = next(iter(comparison.runs.values()))[0].metrics["diversity"][space]["real"]
+        rows.append((REFERENCE, "real reference", tuple(diversity_cells(space, real))))
+    for arm in comparison.controlled:
+        paired = comparison if pair is None else pair(arm)
+        if gaps := difference_cells(paired, measures, arm):
+            rows.append((DIFFERENCE, f"{arm} − control", gaps))
+    return rows
 
 
 def difference_cells(comparison: Comparison, measures: Sequence[Measure], arm: str) -> tuple[str, ...] | None:
     """Return the cells of arm − control; None where no measure can be compared."""
+    # a difference of spreads has no meaning
     gaps = [None if one in STUDENTS else difference(comparison, one, arm=arm) for one in measures]
     if not any(gaps):
         return None
     return tuple(format_difference(gap, one) for gap, one in zip(gaps, measures, strict=True))
 
 
-def reference_cells(comparison: Comparison, space: str) -> list[str]:
-    """Return what as many real held-out images score in each column of one embedding."""
-    run = next(iter(comparison.runs.values()))[0]
-    reference = {"accuracy": {}, "diversity": {space: run.metrics["diversity"][space]["real"]}}
-    cells = []
-    for measure in diversity_measures(space):
-        value = measure.read(reference)
-        cells.append("–" if value is None else f"{value:.{measure.digits}f}")
-    return cells
+def diversity_cells(space: str, values: Mapping[str, Any]) -> list[str]:
+    """Return one value in each column of one embedding; a dash where it is missing."""
+    measures = diversity_measures(space)
+    found = [measure.read({"diversity": {space: values}}) for measure in measures]
+    return ["–" if value is None else f"{value:.{one.digits}f}" for value, one in zip(found, measures, strict=True)]
 
 
 def format_summary(summary: Summary | None, measure: Measure) -> str:
@@ -202,7 +223,7 @@ def format_difference(gap: Difference | None, measure: Measure) -> str:
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Return the comparison as compare.json holds it: every value of every run, and the statistics."""
+    """Return the comparison for compare.json: every value of every run, and the statistics."""
     named = {f"accuracy/{measure.title}": measure for measure in (*ACCURACY, *STUDENTS)}
     for space in SPACES:
         for key, measure in zip(
@@ -243,27 +264,25 @@ def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
 
 
 CLASSES, IMAGES = 10, 10
-"""At most so many classes and images of each are drawn."""
+"""The most classes, and images of each, that are drawn."""
 INCHES = 3.2
 """Width of one arm's panel."""
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw the first seed's images of every arm that was run into a PNG file; sets too large for one file aren't.
+    """Draw the first seed's images of every arm that was run into a PNG file.
 
-    Neither is the arm `full`, which has no images of its own.
+    Nothing is drawn where a set is too large for one tensor file; the arm `full` has no images of its own.
     """
     arms = [arm for arm in comparison.runs if arm not in comparison.same and arm != FULL]
     if not arms or not all((comparison.runs[arm][0].folder.path / TENSORS).is_file() for arm in arms):
         return
-    figure = Figure(figsize=(INCHES * len(arms), INCHES + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, arm in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms, strict=True):
+    figure, panels = new_figure(INCHES * len(arms), INCHES + 0.4, panels=len(arms))
+    for axes, arm in zip(panels, arms, strict=True):
         axes.imshow(_grid(comparison.runs[arm][0].folder.path).permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(arm)
         axes.set_axis_off()
-    make_folder(path.parent)
-    figure.savefig(path, dpi=120)
+    save_png(figure, path, dpi=120)
 
 
 def _grid(folder: Path) -> Tensor:

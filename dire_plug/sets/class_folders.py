@@ -1,4 +1,4 @@
-"""Condensed images in one folder per class: which label each folder has, and the images in it.
+"""Read condensed images from one folder per class, and find the label of each folder.
 
 RDED writes 00000 …, SRe2L, CDA, DWA, INFER, DELT, G-VBSM and the DiRe release new000 …; others take the classes' own
 names, such as wnids.
@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,16 +21,8 @@ from dire_plug.errors import DirePlugError
 _NUMBERED = re.compile(r"(\D*)(\d+)")
 
 
-@dataclass(frozen=True)
-class LabelledFolders:
-    """The class folders by label, and the rule by which their labels were found."""
-
-    folders: tuple[Path, ...]
-    rule: str
-
-
-def label_folders(root: Path, dataset: Dataset) -> LabelledFolders:
-    """Return the class folders in `root`, hidden ones aside, in the order of their labels.
+def label_folders(root: Path, dataset: Dataset) -> tuple[list[Path], str]:
+    """Return the class folders in `root`, except hidden ones, in the order of their labels, and the rule in words.
 
     The first rule that fits decides: all are names of the dataset's classes; one prefix and consecutive numbers, whose
     order counts (2 before 10); else sorted by name.
@@ -43,18 +34,18 @@ def label_folders(root: Path, dataset: Dataset) -> LabelledFolders:
     if len(names) != len(dataset.classes):
         raise _wrong_count(root, names, dataset)
     known = set(dataset.classes)
-    strangers = [name for name in names if name not in known]
-    if not strangers:
-        return LabelledFolders(tuple(root / name for name in dataset.classes), "folders are named as the classes")
-    if len(strangers) < len(names):
+    unknown = [name for name in names if name not in known]
+    if not unknown:
+        return [root / name for name in dataset.classes], "folders are named after the classes"
+    if len(unknown) < len(names):
         raise DirePlugError(
-            f"{root}: '{strangers[0]}' is no class of {dataset.name}, whose classes other folders are named after; "
+            f"{root}: '{unknown[0]}' is no class of {dataset.name}, whose classes other folders are named after; "
             "is it a set of another dataset?"
         )
     numbered = _by_number(names)
-    ordered, order = (numbered, "by their numbers") if numbered else (names, "by their names, whatever these mean")
+    ordered, order = (numbered, "by their numbers") if numbered else (names, "by their names in alphabetical order")
     rule = f"folders are labelled {order}: {ordered[0]} is {dataset.classes[0]}, {ordered[-1]} {dataset.classes[-1]}"
-    return LabelledFolders(tuple(root / name for name in ordered), rule)
+    return [root / name for name in ordered], rule
 
 
 def read_folders(
@@ -82,6 +73,7 @@ def read_folders(
             check_size(image, dataset, where=path)
         return resize_pixels(image[None], size)[0]
 
+    # decoding releases the interpreter's lock
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for index, image in enumerate(pool.map(read, paths)):
             images[index] = image
@@ -89,7 +81,7 @@ def read_folders(
 
 
 def check_size(images: Tensor, dataset: Dataset, *, where: Path) -> None:
-    """Refuse images, [..., h, w], of another size than the dataset's."""
+    """Raise for images, [..., h, w], of another size than the dataset's."""
     height, width = images.shape[-2:]
     if (height, width) != (dataset.size, dataset.size):
         raise DirePlugError(
@@ -100,18 +92,20 @@ def check_size(images: Tensor, dataset: Dataset, *, where: Path) -> None:
 
 def _list_files(folder: Path, ipc: int | None) -> list[Path]:
     """Return the first `ipc` image files of a class by name, in its folder or in that folder's own `images`."""
-    place = folder / "images" if (folder / "images").is_dir() else folder
-    names = sorted(name for name in os.listdir(place) if name.lower().endswith(SUFFIXES))
+    # Tiny-ImageNet keeps the images of a class in a folder of that name
+    inner = folder / "images" if (folder / "images").is_dir() else folder
+    names = sorted(name for name in os.listdir(inner) if name.lower().endswith(SUFFIXES))
     if not names:
-        raise DirePlugError(f"{place}: the class has no image ({', '.join(SUFFIXES)}); each class needs one")
+        raise DirePlugError(f"{inner}: the class has no image ({', '.join(SUFFIXES)}); each class needs one")
     if ipc is not None and len(names) < ipc:
-        raise DirePlugError(f"{place}: the class has {len(names)} images, --ipc {ipc} were asked for; lower it")
-    return [place / name for name in names[:ipc]]
+        raise DirePlugError(f"{inner}: the class has {len(names)} images, --ipc {ipc} were asked for; lower it")
+    return [inner / name for name in names[:ipc]]
 
 
 def _by_number(names: Sequence[str]) -> list[str] | None:
-    """Return names of one prefix and consecutive numbers in the order of the numbers; None where they aren't such."""
+    """Sort names of one prefix and consecutive numbers by their numbers; return None for other names."""
     found = [_NUMBERED.fullmatch(name) for name in names]
+    # as numbers: 10 comes after 2
     parts = sorted((int(match[2]), match[1], match[0]) for match in found if match)
     first = parts[0][0] if parts else 0
     alike = len({prefix for _, prefix, _ in parts}) == 1 and len(parts) == len(names)

@@ -1,4 +1,4 @@
-"""A condensed set on disk, whoever made it: read, checked against the real dataset, and told what it is."""
+"""Read a condensed set from disk, from any source, and check it against the real dataset."""
 
 from __future__ import annotations
 
@@ -16,22 +16,7 @@ from dire_plug.data.subsample import resize as resize_pixels
 from dire_plug.errors import DirePlugError
 from dire_plug.sets.class_folders import check_size, label_folders, read_folders
 from dire_plug.sets.normalisation import Space, are_pixels, to_pixels
-from dire_plug.sets.tensor_files import SUFFIXES, StoredSet, read_tensor_file
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a set is read.
-
-    Attributes:
-        space: of a file's tensors; None: they must be pixels.
-        ipc: the first so many images of each class; None takes all.
-        resize: whether images of another size than the dataset's are resized.
-    """
-
-    space: Space | None = None
-    ipc: int | None = None
-    resize: bool = False
+from dire_plug.sets.tensor_files import SUFFIXES, read_tensor_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +27,7 @@ class CondensedSet:
         path: where they lie.
         images: [n, 3, size, size], uint8, or float in [0, 1]; class by class.
         labels: [n], int64, ascending.
-        notes: what was decided while reading: the rule of the labels, what was resized or cut off.
+        notes: how it was read: the rule of the labels, what was resized or clipped.
         loop: [n, 3, size, size], float, unbounded: the images in the space of their loop, where they were given so.
     """
 
@@ -85,7 +70,7 @@ class CondensedSet:
         return seen.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the set is, JSON-like."""
+        """Return counts, digest and notes, JSON-like."""
         counts = self.counts
         return {
             "images": len(self.labels),
@@ -96,29 +81,31 @@ class CondensedSet:
         }
 
 
-def read_condensed(path: Path, dataset: Dataset, reading: Reading | None = None) -> CondensedSet:
+def read_condensed(
+    path: Path, dataset: Dataset, *, space: Space | None = None, ipc: int | None = None, resize: bool = False
+) -> CondensedSet:
     """Read the condensed set at `path`: a tree of class folders, or a file of tensors (see `tensor_files`).
 
     Args:
-        dataset: the real one that it condenses: its classes and size are what the set must have.
+        dataset: the real one that it condenses: the set must have its classes and size.
+        space: of a file's tensors; None: they must be pixels.
+        ipc: the first so many images of each class; None takes all.
+        resize: whether images of another size than the dataset's are resized.
 
     Raises:
         DirePlugError: there is no such set, it is damaged, or it doesn't fit the dataset; the message says which
             option may help.
     """
-    reading = Reading() if reading is None else reading
     require_set(path)
     if path.is_dir():
-        labelled = label_folders(path, dataset)
-        if reading.space is not None and reading.space.kind != "pixels":
-            raise DirePlugError(
-                f"--space {reading.space.kind}: {path} holds image files, which are pixels; leave it out"
-            )
-        images, labels = read_folders(labelled.folders, dataset, ipc=reading.ipc, resize=reading.resize)
+        folders, rule = label_folders(path, dataset)
+        if space is not None and space.kind != "pixels":
+            raise DirePlugError(f"--space {space.kind}: {path} holds image files, which are pixels; leave it out")
+        images, labels = read_folders(folders, dataset, ipc=ipc, resize=resize)
         size = f"{dataset.size}×{dataset.size}"
-        resized = (f"images of another size were resized to {size}",) if reading.resize else ()
-        return CondensedSet(path, images, labels, (labelled.rule, *resized))
-    return _from_file(read_tensor_file(path), path, dataset, reading)
+        resized = (f"images of another size were resized to {size}",) if resize else ()
+        return CondensedSet(path, images, labels, (rule, *resized))
+    return _read_file(path, dataset, space=space, ipc=ipc, resize=resize)
 
 
 def require_set(path: Path) -> None:
@@ -139,22 +126,25 @@ def require_set(path: Path) -> None:
         raise DirePlugError(f"{path}: neither a folder nor a file of tensors ({', '.join(SUFFIXES)})")
 
 
-def _from_file(stored: StoredSet, path: Path, dataset: Dataset, reading: Reading) -> CondensedSet:
-    """Return a file's tensors in the order of the classes, as pixels; the loop's own are kept beside."""
-    if not reading.resize:
-        check_size(stored.images, dataset, where=path)
-    rows = _choose_rows(stored.labels, dataset, ipc=reading.ipc, where=path)
-    given, labels, notes = stored.images[rows], stored.labels[rows], [stored.rule]
-    space = _space_of(given, reading.space, path)
-    loop = None if stored.loop is None else stored.loop[rows].float()
+def _read_file(path: Path, dataset: Dataset, *, space: Space | None, ipc: int | None, resize: bool) -> CondensedSet:
+    """Return a file's tensors in the order of the classes, as pixels, and beside them those in the loop's space."""
+    stored, labels, rule, loop = read_tensor_file(path)
+    if not resize:
+        check_size(stored, dataset, where=path)
+    rows = _choose_rows(labels, dataset, ipc=ipc, where=path)
+    given, labels, notes = stored[rows], labels[rows], [rule]
+    space = _find_space(given, space, path)
+    loop = None if loop is None else loop[rows].float()
     images = given
     if given.is_floating_point():
         images, outside = to_pixels(given, space, dataset)
+        # normalised or whitened tensors are what the loop had
         loop = loop if space.kind == "pixels" else given
         if outside:
-            notes.append(f"{outside:.1%} of the values lay outside of [0, 1] as pixels and were cut off")
+            notes.append(f"{outside:.1%} of the values lay outside [0, 1] as pixels and were clipped")
     if tuple(images.shape[-2:]) != (dataset.size, dataset.size):
         notes.append(f"resized from {images.shape[-1]}×{images.shape[-2]} to {dataset.size}×{dataset.size}")
+        # whitening and statistics don't survive resizing
         images, loop = resize_pixels(images, dataset.size), None
     return CondensedSet(path, images, labels, tuple(notes), loop)
 
@@ -179,24 +169,27 @@ def _choose_rows(labels: Tensor, dataset: Dataset, *, ipc: int | None, where: Pa
             found = f"{int((counts > 0).sum())} classes, {dataset.name} has {classes}"
             raise DirePlugError(f"{where}: no image of {name}: it holds {found}; is it a set of another dataset?")
         raise DirePlugError(f"{where}: {name} has {int(counts[fewest])} images, --ipc {ipc} were asked for; lower it")
+    # stable: the file's order within a class stays
     order = torch.argsort(labels, stable=True)
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
     return order if ipc is None else order[rank < ipc]
 
 
-def _space_of(images: Tensor, said: Space | None, path: Path) -> Space:
-    """Return the space of a file's images; refuse what can't be that, and numbers that nothing was said of."""
+def _find_space(images: Tensor, given: Space | None, path: Path) -> Space:
+    """Return the space of a file's images.
+
+    Raises:
+        DirePlugError: the given space can't be theirs, or none was given and they are no pixels.
+    """
     if not images.is_floating_point():
-        if said is not None and said.kind != "pixels":
-            raise DirePlugError(
-                f"--space {said.kind}: {path} holds grey levels of 8 bits, which are pixels; leave it out"
-            )
+        if given is not None and given.kind != "pixels":
+            raise DirePlugError(f"--space {given.kind}: {path} holds uint8 images, which are pixels; leave it out")
         return Space("pixels")
-    if said is not None or are_pixels(images):
-        return said or Space("pixels")
+    if given is not None or are_pixels(images):
+        return given or Space("pixels")
     least, most = float(images.min()), float(images.max())
-    levels = " Grey levels up to 255? Save them as uint8." if least >= 0 and 1.5 < most <= 255 else ""
+    levels = " Pixels from 0 to 255? Save them as uint8." if least >= 0 and 1.5 < most <= 255 else ""
     raise DirePlugError(
-        f"{path}: values from {least:.3g} to {most:.3g} are no pixels in [0, 1].{levels} In which space are they? Say "
-        "--normalised-by DATASET (or six numbers), --space zca (MTT with --zca), or --space pixels to cut them off"
+        f"{path}: values from {least:.3g} to {most:.3g} aren't pixels in [0, 1].{levels} Name their space: "
+        "--normalised-by DATASET (or six numbers), --space zca (MTT with --zca), or --space pixels to clip them"
     )

@@ -1,7 +1,7 @@
-"""Evaluate a condensed set, whoever made it: students trained on it under a recipe's protocol.
+"""Evaluate a condensed set, from any source, by students trained on it under a recipe's protocol.
 
 The folder `runs/sets/<name>-<id>/` holds the recipe and the accuracies; the id is 8 hex of a hash of images, recipe,
-seed and real data, not of the students, which lie in the store.
+seed and real data, not of the students, which are in the store.
 """
 
 import re
@@ -31,7 +31,7 @@ from dire_plug.store.runs import ARTEFACTS, Run, RunFolder
 
 METRICS = "metrics.json"
 SETS = "sets"
-"""The folder, beside those of the methods, of what was evaluated."""
+"""The folder of evaluated sets, beside those of the methods."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class EvaluatedSet:
 
     Attributes:
         folder: where they are kept.
-        condensed: what the set is, as `OpenedSet.describe` says.
+        condensed: the set, as `OpenedSet.describe` describes it.
         recipe: METHOD/NAME, whose protocol and networks these are.
-        accuracy: as `stages.evaluate.evaluate` returns it, of the students that were asked for.
-        notes: what one must know to read them.
-        reused: whether all of them had been there.
+        accuracy: as `stages.evaluate.evaluate` returns it, of the requested students.
+        notes: caveats.
+        reused: whether no student had to be trained.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class EvaluatedSet:
     reused: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-like."""
+        """Return the fields, JSON-like."""
         return {
             "folder": str(self.folder),
             "set": self.condensed,
@@ -68,7 +68,7 @@ class EvaluatedSet:
 def evaluate_set(
     request: SetRequest, *, students: Sequence[str] = (), per_set: int | None = None, epochs: int | None = None
 ) -> EvaluatedSet:
-    """Train students on a set, or find them; go on where that was interrupted.
+    """Train students on a set; reuse finished ones, and resume an interrupted one.
 
     Args:
         students: architectures, by our names or torchvision's; empty takes the recipe's.
@@ -87,8 +87,10 @@ def evaluate_set(
     run = opened.run
     networks = squeeze_loop(run)
     folder, made_before = _folder(opened, section, images, networks), len(run.store.made)
+    # the lock is held to the end: two processes would train the same students
     wait = float("inf") if request.wait else 0
     with hold(folder.lock, wait=wait, what=f"the set {folder.path}"):
+        # before training, so that `clean` keeps the students of an interrupted evaluation
         _register(run, networks, name_students(run, networks, images.source, section), folder)
         accuracy = evaluate(run, networks, images, section=section)
         reused = len(run.store.made) == made_before
@@ -97,10 +99,10 @@ def evaluate_set(
 
 
 def our_name(student: str) -> str:
-    """Return our name of an architecture that is given by ours or by torchvision's.
+    """Return our name of an architecture that is given by our name or torchvision's.
 
     Raises:
-        DirePlugError: nobody knows it; the nearest name is told.
+        DirePlugError: the name is unknown; the message has the nearest one.
     """
     ours = {torchvision_name(name): name for name in architectures() if torchvision_name(name)}
     if student not in architectures() and student in ours:
@@ -119,6 +121,7 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
     """Return the folder of this set under this protocol and seed."""
     run = opened.run
     content = {
+        # more students of another kind belong into the same folder
         "protocol": section.model_dump(mode="json", exclude={"students", "per_synthesis"}),
         "networks": [one.name for one in networks.in_loop.values()],
         "images": images.source.digest or sorted(one.name for one in images.source.artefacts.values()),
@@ -130,7 +133,7 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
 
 
 def _register(run: Run, networks: Networks, students: dict[str, list[Artefact]], folder: RunFolder) -> None:
-    """Write artefacts.json, which names all students of the set that were ever asked for, and what they need."""
+    """Write artefacts.json: all students of the set that were ever requested, and the artefacts that they need."""
     roles = {one.name: f"student {name} {k}" for name, found in students.items() for k, one in enumerate(found)}
     roles |= {one.name: role for role, one in networks.in_loop.items()}
     behind = {name: one.kind for found in students.values() for end in found for name, one in end.closure().items()}

@@ -1,4 +1,4 @@
-"""Measure a condensed set, whoever made it, in the embeddings that are asked for."""
+"""Measure the diversity of a condensed set, from any source, in one or more embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +27,11 @@ class MeasuredSet:
 
     Attributes:
         recipe: METHOD/NAME, whose networks and real data these are.
-        condensed: what the set is, as `OpenedSet.describe` says.
-        real: {"dataset", "images", "size"}: what it is measured against.
+        condensed: the set, as `OpenedSet.describe` describes it.
+        real: {"dataset", "images", "size"} of the real training set.
         nearest_k: k of the radii.
         diversity: embedding → metrics by name, and under "real" those of as many real test images.
-        notes: what one must know to read them.
+        notes: caveats.
     """
 
     recipe: str
@@ -42,7 +42,7 @@ class MeasuredSet:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-like."""
+        """Return the fields, JSON-like."""
         return {
             "set": self.condensed,
             "real": self.real,
@@ -66,14 +66,14 @@ def measure_set(
         nearest_k: k of the radii; None takes the recipe's.
 
     Raises:
-        DirePlugError: an embedding is unknown or can't be had; see `open_set` and `stages.measure`.
+        DirePlugError: an embedding is unknown or not available; see `open_set` and `stages.measure`.
     """
     names = tuple(dict.fromkeys(embeddings))
     check_embeddings(names, weights=weights)
     if nearest_k is not None:
         request = replace(request, settings=(*request.settings, f"measure.nearest_k={nearest_k}"))
     opened = open_set(request)
-    published_first = sorted(names, key=OWN.__contains__)  # what can't be had is told before anything is trained
+    published_first = sorted(names, key=OWN.__contains__)  # a missing one must fail before anything is trained
     networks = {name: _network(opened, name, weights) for name in published_first}
     run, condensed, diversity = opened.run, opened.condensed, {}
     source = find_own_source(opened) or Source(digest={"set": condensed.digest})
@@ -92,29 +92,29 @@ def measure_set(
 
 
 def check_embeddings(names: Sequence[str], *, weights: Path | None = None) -> None:
-    """Refuse names of embeddings that nobody knows, and weights that belong to none or to several, before any work."""
+    """Raise for unknown embeddings, and for weights that fit none or several of them."""
     published = [name for name in names if name.startswith(PUBLISHED)]
     for name in names:
         if name not in OWN and name not in published:
             known = (*OWN, "clip", "torchvision:resnet50")
             raise DirePlugError(
-                f"--embedding {name}: no embedding has this name{nearest(name, known)}; "
+                f"--embedding {name}: unknown embedding{nearest(name, known)}; "
                 f"one of {', '.join(OWN)}, clip, torchvision:MODEL"
             )
     for name in published:
         check_pretrained(name)
     if weights is not None and len(published) != 1:
         raise DirePlugError(
-            f"--weights {weights}: are for one published network, and {len(published)} are asked for; "
+            f"--weights {weights}: belongs to one published network, but {len(published)} are named; "
             "give one --embedding clip or torchvision:MODEL, and --teacher FILE for a teacher"
         )
 
 
 def _network(opened: OpenedSet, name: str, weights: Path | None) -> Artefact | Pretrained:
-    """Return the network that embeds: one of ours, trained where it isn't there, or a published one."""
+    """Return the network that embeds: one of ours, trained where the store lacks it, or a published one."""
     if name in OWN:
         if name in missing_networks(opened.run):
-            ui.say(f"measure: {name} of the recipe {opened.recipe} isn't in the store; it is made first")
+            ui.say(f"measure: {name} of the recipe {opened.recipe} isn't in the store; training it first")
         return squeeze_one(opened.run, name)
     run = opened.run
     return load_pretrained(name, device=run.device, weights=weights, offline=run.request.offline)

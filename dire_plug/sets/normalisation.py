@@ -1,4 +1,4 @@
-"""The space that the numbers of stored images live in, and the way back to pixels.
+"""Convert stored images to pixels, from the space that their numbers are in.
 
 Files of images are pixels. Tensors that a loop saved are often what its network saw: normalised (MTT, DM), or whitened
 (MTT with `--zca`). Such values have no bounds; as pixels they are cut off at 0 and 1.
@@ -15,22 +15,21 @@ from dire_plug.data.augmentation.zca import fit
 from dire_plug.data.dataset import STATISTICS, Dataset, Triple
 from dire_plug.errors import DirePlugError, nearest
 
-Kind = Literal["pixels", "normalised", "zca"]
 SLACK = 1e-4
-"""What float arithmetic may leave outside of [0, 1]."""
+"""How far rounding errors may leave [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """What the numbers of an image are; mean and std where it is normalised."""
+    """The space of an image's numbers, with mean and std where it is normalised."""
 
-    kind: Kind
+    kind: Literal["pixels", "normalised", "zca"]
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
 
 
 def read_space(kind: str | None, normalised_by: str | None) -> Space | None:
-    """Return the space that a user names; None where nothing is said, so that only pixels fit.
+    """Return the space that a user names; None where none is named, so that only pixels fit.
 
     Args:
         normalised_by: a dataset of `STATISTICS`, or six numbers by comma: means, then standard deviations.
@@ -78,10 +77,11 @@ def to_pixels(images: Tensor, space: Space, dataset: Dataset) -> tuple[Tensor, f
     elif space.kind == "zca":
         train = dataset.train.images().cpu()
         pixels = fit(normalise(train, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))).invert(images)
+    # measured before clipping, for the note
     outside = (pixels < -SLACK) | (pixels > 1 + SLACK)
     return pixels.clamp(0, 1), float(outside.double().mean())
 
 
 def are_pixels(images: Tensor) -> bool:
-    """Tell whether float images lie in [0, 1]."""
+    """Return whether float images lie in [0, 1]."""
     return float(images.min()) >= -SLACK and float(images.max()) <= 1 + SLACK

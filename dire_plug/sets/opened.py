@@ -1,7 +1,7 @@
-"""A condensed set from outside a run, or of a finished one: the set read, and the recipe that judges it.
+"""Open a condensed set, from outside or of a finished run: read it, and resolve the recipe that judges it.
 
 The recipe gives the real data (size, number of images), the networks that embed and label, and the protocol. Its own
-synthesis isn't asked: it is planned as an arm of real images is, which needs no upstream's code.
+synthesis isn't run: it is planned as an arm of real images is, which needs no upstream code.
 """
 
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
 from dire_plug.recipe.layers import Tree, mapping
 from dire_plug.recipe.values import LEARNED
-from dire_plug.sets.condensed import CondensedSet, Reading, read_condensed, require_set
-from dire_plug.sets.normalisation import read_space
+from dire_plug.sets.condensed import CondensedSet, read_condensed, require_set
+from dire_plug.sets.normalisation import Space, read_space
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import TENSORS, ImageSet
 from dire_plug.store.artefacts import Artefact
@@ -37,7 +37,7 @@ DEFAULT_METHOD = "sre2l"
 
 @dataclass(frozen=True)
 class SetRequest:
-    """Which set, and what judges it.
+    """A set, and the recipe that judges it.
 
     Attributes:
         path: a tree of class folders, a file of tensors, or the folder of a finished run.
@@ -46,8 +46,8 @@ class SetRequest:
         settings: `KEY.KEY=VALUE`, changes of the recipe.
         ipc: the first so many images of each class; None takes all.
         resize: whether images of another size than the real ones are resized.
-        space, normalised_by: of a file's tensors, see `data.spaces.read_space`.
-        teacher: a checkpoint in the place of the recipe's teacher.
+        space, normalised_by: of a file's tensors, see `normalisation.read_space`.
+        teacher: a checkpoint instead of the recipe's teacher.
         seed: of the students; None: the run's, or 0.
         out: the folder of run directories.
     """
@@ -73,17 +73,19 @@ class SetRequest:
 
 @dataclass(frozen=True)
 class OpenedSet:
-    """A set that was read, and the run in which stages judge it.
+    """A set, and the run whose stages judge it.
 
     Attributes:
         condensed: the images.
-        reading: how they were read.
+        space: the space of a file's tensors, as the user named it.
+        complete: whether no option left out or converted any image.
         run: the recipe, resolved, with its data.
         made_by: the finished run whose images these are; None for a set from outside.
     """
 
     condensed: CondensedSet
-    reading: Reading
+    space: Space | None
+    complete: bool
     run: Run
     made_by: RunFolder | None
 
@@ -101,7 +103,7 @@ class OpenedSet:
         return f"{path.absolute().parent.name}/{path.name}" if path.name == "syn_data" else path.absolute().name
 
     def describe(self) -> dict[str, Any]:
-        """Return what the set is, JSON-like: name, counts, digest, and how it was read."""
+        """Return name, counts, digest, and how the set was read, JSON-like."""
         return {"name": self.name, **self.condensed.to_json()}
 
 
@@ -111,14 +113,19 @@ def open_set(request: SetRequest) -> OpenedSet:
     Raises:
         DirePlugError: the set, the recipe or the dataset is missing, or they don't fit each other.
     """
-    reading = Reading(read_space(request.space, request.normalised_by), request.ipc, request.resize)
+    space = read_space(request.space, request.normalised_by)
     made_by = find_own_run(request.path)
     if made_by is None:
         require_set(request.path)
+    # the dataset says how many classes and pixels the set must have
     run = with_data(_plan(request, made_by))
-    condensed = read_condensed(_images_of(made_by, request.path), run.dataset, reading)
+    condensed = read_condensed(
+        _images_of(made_by, request.path), run.dataset, space=space, ipc=request.ipc, resize=request.resize
+    )
+    # again, since the recipe may have other settings for so many images per class
     run = replace(_plan(request, made_by, ipc=condensed.per_class), data=run.data)
-    return OpenedSet(condensed, reading, run, made_by)
+    complete = space is None and request.ipc is None and not request.resize
+    return OpenedSet(condensed, space, complete, run, made_by)
 
 
 def find_own_run(path: Path) -> RunFolder | None:
@@ -168,6 +175,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
     plain = Request(
         method,
         recipe=recipe,
+        # plans without upstream's code
         arm="random",
         settings=tuple(settings),
         seed=seed,
@@ -186,8 +194,8 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
             f"--real {request.real}: the recipe {method}/{planned.source.stem} is of {name}; leave one of them out, or "
             f"take a recipe of {request.real}"
         )
-    said = any(one.startswith("ipc=") for one in settings)
-    return planned if said or ipc not in planned.recipe.by_ipc else plan_run(replace(plain, ipc=ipc))
+    given = any(one.startswith("ipc=") for one in settings)
+    return planned if given or ipc not in planned.recipe.by_ipc else plan_run(replace(plain, ipc=ipc))
 
 
 def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str]:
@@ -236,13 +244,13 @@ def fit_protocol(opened: OpenedSet) -> tuple[EvaluateSection, ImageSet, list[str
     loop = None
     if isinstance(section, HardLabelsSection):
         if section.lr == LEARNED and LEARNED_LR not in extras:
-            notes.append(f"the set brings no learned learning rate; evaluate.lr_without ({section.lr_without}) is used")
+            notes.append(f"the set has no learned learning rate; evaluate.lr_without ({section.lr_without}) is used")
             section = section.model_copy(update={"lr": section.lr_without})
         loop = condensed.loop if section.source == "tensor" else None
-        if loop is not None and not _is_loops_space(opened, section):
+        if loop is not None and not _is_loop_space(opened, section):
             loop = None
             notes.append(
-                "students learn from pixels, cut off at 0 and 1: the tensors aren't in the protocol's own space"
+                "students learn from pixels, clipped to [0, 1]: the tensors aren't in the protocol's own space"
             )
     digest = {"set": condensed.digest, "in loop space": loop is not None, "extras": extras}
     images = ImageSet(
@@ -263,9 +271,10 @@ def find_own_source(opened: OpenedSet) -> Source | None:
     or a file in the folder, or in the store, isn't what it was.
     """
     run, folder = opened.run, opened.made_by
-    if folder is None or opened.reading != Reading():
+    if folder is None or not opened.complete:
         return None
     own = read_yaml(folder.path / "recipe.yaml")
+    # another recipe may read the tensors where the run's read the files
     if (own.get("method"), _source_in(own)) != (run.adapter.name, run.recipe.evaluate.source):
         return None
     named = {role: name for name, role in folder.artefacts().items() if role in OWN_IMAGES}
@@ -276,7 +285,7 @@ def find_own_source(opened: OpenedSet) -> Source | None:
 
 
 def _is_untouched(run: Run, images: Artefact, folder: Path) -> bool:
-    """Tell whether a folder holds the very files of gathered passes or of a subset, and no other images."""
+    """Return whether a folder holds exactly the files of gathered passes or of a subset, and no other images."""
     passes = [one for one in images.inputs.values() if one.kind == "pass"]
     kept: dict[Path, Path] = {}
     for one in (*passes, images):  # what was gathered takes the place of what a pass left
@@ -298,11 +307,11 @@ def _same(loop: Tensor | None) -> Tensor | None:
     return loop
 
 
-def _is_loops_space(opened: OpenedSet, section: HardLabelsSection) -> bool:
-    """Tell whether the set's tensors are in the space in which the protocol trains: a run's are, or it refuses."""
+def _is_loop_space(opened: OpenedSet, section: HardLabelsSection) -> bool:
+    """Return whether the set's tensors are in the space in which the protocol trains; a run's always are."""
     if opened.made_by is not None:
         return True
-    run, space = opened.run, opened.reading.space
+    run, space = opened.run, opened.space
     if space is None or run.adapter.whitens(run.recipe.recover) != section.whiten:
         return False
     return section.whiten if space.kind == "zca" else (space.mean, space.std) == (run.script.mean, run.script.std)

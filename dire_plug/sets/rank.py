@@ -1,11 +1,11 @@
-"""Rank a condensed set, whoever made it, by DD-Ranking's scores: train the students that they need, or find them.
+"""Rank a condensed set, from any source, by DD-Ranking's scores: train the students that they need, or reuse them.
 
 Hard labels: the class is the label, nothing augments or mixes, SGD as in the protocol `hard-labels`, in the epochs and
 batches of the recipe; DD-Ranking's own default is of that kind. The recipe's students, seeds and tests stay.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dire_plug import ui
@@ -13,8 +13,8 @@ from dire_plug.errors import DirePlugError
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.opened import SetRequest, fit_protocol, open_set
-from dire_plug.sets.robust_scores import RATE, WEIGHT, RankedSet, Rate, check_weight
-from dire_plug.stages.artefacts import FULL, Networks, Source
+from dire_plug.sets.robust_scores import RATE, WEIGHT, LearningRate, RankedSet, check_weight
+from dire_plug.stages.artefacts import FULL, Source
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import plan_budget, select_random, with_budget
@@ -24,72 +24,100 @@ from dire_plug.store.runs import Run
 OFF: Mapping[str, Any] = {"augmentation": "none", "padding": 0, "mixup": 0, "cutmix": 0, "dsa": "none"}
 """The keys of the protocols that augment or mix, and what turns them off."""
 MOST_BYTES = 16 << 30
-"""The largest training set of which students learn with hard labels: all images in float, in one piece."""
+"""The largest training set for students with hard labels: all its images in float32, in one tensor."""
 
 Students = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """How a set is ranked.
+def rank_set(
+    request: SetRequest,
+    *,
+    rates: Sequence[float] = (RATE,),
+    weight: float = WEIGHT,
+    full_accuracy: float | None = None,
+    per_set: int | None = None,
+) -> RankedSet:
+    """Return the scores of a set; students that were trained before, for this or for another set, are reused.
 
-    Attributes:
+    Args:
         rates: learning rates with hard labels; of several, each condition takes its best, chosen on the test images.
         weight: see `RankedSet`.
         full_accuracy: in percent, of a student of all real images with hard labels; None trains some.
         per_set: students of each condition and architecture; None takes the recipe's number.
-    """
-
-    rates: tuple[float, ...] = (RATE,)
-    weight: float = WEIGHT
-    full_accuracy: float | None = None
-    per_set: int | None = None
-
-
-def rank_set(request: SetRequest, how: Ranking | None = None) -> RankedSet:
-    """Return the scores of a set; students that were trained before, by this or for another set, are found.
 
     Raises:
         DirePlugError: classes hold different numbers of images, the weight isn't in [0, 1]; see `open_set` and
-            `stages.ranking`.
+            `stages.evaluate`.
     """
-    how = how or Ranking()
-    check_weight(how.weight)
-    if how.per_set is not None:
-        request = replace(request, settings=(*request.settings, f"evaluate.per_synthesis={how.per_set}"))
+    check_weight(weight)
+    if per_set is not None:
+        request = replace(request, settings=(*request.settings, f"evaluate.per_synthesis={per_set}"))
     opened = open_set(request)
     own, images, notes = fit_protocol(opened)
     per_class = opened.condensed.require_equal_classes()
     run = opened.run
-    if how.full_accuracy is None:
-        check_full(run)
+    if full_accuracy is None:
+        check_full(run)  # before anything is trained
     sets = {"set": images, "random": random_images(run, per_class=per_class), "full": full_images(run)}
-    course = _Course(run, squeeze_loop(run), sets, own, how.rates)
+    networks = squeeze_loop(run)
+
+    def train(condition: str, section: EvaluateSection) -> Students:
+        """Return the students of one condition, whose first word names its images."""
+        named = replace(sets[condition.split()[0]], name=condition)
+        students: Students = evaluate(run, networks, named, section=section)["students"]
+        return students
+
     accuracies: dict[str, Students] = {}
-    rates: dict[str, Rate] = {}
+    chosen: dict[str, LearningRate] = {}
     for name in ("set", "random"):
-        accuracies[f"{name} own"] = course.train(f"{name} own", own)
-        accuracies[f"{name} hard"], rates[name] = course.train_hard(name)
+        accuracies[f"{name} own"] = train(f"{name} own", own)
+        learns = sets[name].synthesized
+        accuracies[f"{name} hard"], chosen[name] = _train_hard(train, f"{name} hard", own, rates, learns=learns)
     try:
         plain = without_augmentation(own)
     except DirePlugError as error:
         notes.append(f"no ARS: {error}")
     else:
-        accuracies |= {name: course.train(name, plain) for name in ("set plain", "random plain")}
+        accuracies |= {name: train(name, plain) for name in ("set plain", "random plain")}
     budget = None
-    if how.full_accuracy is None:
-        accuracies["full hard"], rates["full"], budget = course.train_full(per_class)
+    if full_accuracy is None:
+        # as many steps as a student of the set takes, so that only the images differ
+        budget = plan_budget(run, own, ipc=per_class)
+        ui.say(f"rank: students of all {budget.images:,} images train for {budget.epochs} epochs, unless they exist")
+        section = with_budget(own, budget)
+        accuracies["full hard"], chosen["full"] = _train_hard(train, "full hard", section, rates, learns=False)
     return RankedSet(
         condensed=opened.describe(),
         recipe=opened.recipe,
         seed=run.seed,
-        weight=how.weight,
+        weight=weight,
         accuracies=accuracies,
-        full_accuracy=how.full_accuracy,
-        rates=rates,
-        budget=budget,
+        full_accuracy=full_accuracy,
+        rates=chosen,
+        budget=None if budget is None else budget.to_json(),
         notes=tuple(notes),
     )
+
+
+def _train_hard(
+    train: Callable[[str, EvaluateSection], Students],
+    condition: str,
+    section: EvaluateSection,
+    rates: Sequence[float],
+    *,
+    learns: bool,
+) -> tuple[Students, LearningRate]:
+    """Return the students of a condition with hard labels, and their learning rate: the best of several on test.
+
+    Args:
+        learns: whether the images may come with a learning rate that their synthesis learned.
+    """
+    if isinstance(section, HardLabelsSection):
+        rate = section.lr if learns or section.lr != LEARNED else section.lr_without
+        return train(condition, with_hard_labels(section)), rate
+    tried = {rate: train(condition, with_hard_labels(section, lr=rate)) for rate in rates}
+    best = max(tried, key=lambda rate: sum(student["mean"] for student in tried[rate].values()))
+    return tried[best], best
 
 
 def with_hard_labels(section: EvaluateSection, *, lr: float = RATE) -> EvaluateSection:
@@ -100,6 +128,7 @@ def with_hard_labels(section: EvaluateSection, *, lr: float = RATE) -> EvaluateS
     """
     if isinstance(section, HardLabelsSection):
         return section.model_copy(update={"dsa": "none"})
+    # students, epochs, batches and tests of the recipe
     shared = section.model_dump(include=set(EvaluateSection.model_fields) - {"protocol"})
     return HardLabelsSection(protocol="hard-labels", lr=lr, dsa="none", **shared)
 
@@ -112,7 +141,7 @@ def without_augmentation(section: EvaluateSection) -> EvaluateSection:
     """
     if isinstance(section, DeltSection):
         raise DirePlugError(
-            f"the protocol '{section.protocol}' always crops and flips, so there is no score without it"
+            f"the protocol '{section.protocol}' always crops and flips, so there is no score without augmentation"
         )
     return section.model_copy(update={key: value for key, value in OFF.items() if key in type(section).model_fields})
 
@@ -134,7 +163,7 @@ def full_images(run: Run) -> ImageSet:
 
 
 def check_full(run: Run) -> None:
-    """Raise for a training set of which students can't learn in one piece.
+    """Raise for a training set that is too large for one tensor.
 
     Raises:
         DirePlugError: it takes more than `MOST_BYTES` in float.
@@ -143,44 +172,6 @@ def check_full(run: Run) -> None:
     if (needed := 4 * len(dataset.train) * 3 * dataset.size**2) > MOST_BYTES:
         raise DirePlugError(
             f"the {len(dataset.train)} training images of {dataset.name} at {dataset.size} pixels take "
-            f"{needed / 2**30:.0f} GiB in one piece, and more than {MOST_BYTES >> 30} GiB aren't taken; give the "
+            f"{needed / 2**30:.0f} GiB in one tensor, more than the limit of {MOST_BYTES >> 30} GiB; give the "
             "accuracy of a student of all of them with hard labels instead: --full-accuracy PERCENT"
         )
-
-
-@dataclass(frozen=True)
-class _Course:
-    """What all conditions share."""
-
-    run: Run
-    networks: Networks
-    sets: Mapping[str, ImageSet]
-    own: EvaluateSection
-    rates: tuple[float, ...]
-
-    def train(self, condition: str, section: EvaluateSection) -> Students:
-        """Return the students of one condition, whose images its first word names."""
-        images = replace(self.sets[condition.split()[0]], name=condition)
-        students: Students = evaluate(self.run, self.networks, images, section=section)["students"]
-        return students
-
-    def train_hard(self, name: str) -> tuple[Students, Rate]:
-        """Return the students of one set of images with hard labels, and the learning rate that they had."""
-        return self._best_rate(f"{name} hard", self.own, learns=self.sets[name].synthesized)
-
-    def train_full(self, per_class: int) -> tuple[Students, Rate, dict[str, int]]:
-        """Return the students of all real images with hard labels, their learning rate, and how long they learned."""
-        budget = plan_budget(self.run, self.own, ipc=per_class)
-        ui.say(
-            f"rank: students of all {budget.images:,} images learn for {budget.epochs} epochs, unless they are there"
-        )
-        students, rate = self._best_rate("full hard", with_budget(self.own, budget), learns=False)
-        return students, rate, budget.to_json()
-
-    def _best_rate(self, condition: str, section: EvaluateSection, *, learns: bool) -> tuple[Students, Rate]:
-        if isinstance(section, HardLabelsSection):
-            rate = section.lr if learns or section.lr != LEARNED else section.lr_without
-            return self.train(condition, with_hard_labels(section)), rate
-        tried = {rate: self.train(condition, with_hard_labels(section, lr=rate)) for rate in self.rates}
-        best = max(tried, key=lambda rate: sum(student["mean"] for student in tried[rate].values()))
-        return tried[best], best

@@ -1,4 +1,4 @@
-"""The two scores of DD-Ranking (arXiv 2505.13300): what a condensed set is worth besides its labels and augmentation.
+"""Compute DD-Ranking's two scores (arXiv 2505.13300): the value of a set apart from its labels and augmentation.
 
 Accuracies are fractions in [0, 1], of students tested on the same real images:
 
@@ -67,7 +67,7 @@ def augmentation_robust_score(*, augmented: float, plain: float, weight: float =
 
 
 def squash(value: float) -> float:
-    """Return a combined difference, in [−1, 1], brought to [0, 1]."""
+    """Map a combined difference from [−1, 1] onto [0, 1]."""
     return (math.exp(value) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
 
 
@@ -77,13 +77,12 @@ def _check_fractions(*accuracies: float) -> None:
 
 
 def check_weight(weight: float) -> None:
-    """Refuse a weight outside [0, 1]."""
+    """Raise for a weight outside [0, 1]."""
     if not 0 <= weight <= 1:
         raise DirePlugError(f"robust scores: the weight must be in [0, 1], not {weight}")
 
 
-Kind = Literal["last", "best"]
-Rate = float | str
+LearningRate = float | str
 """A learning rate; `learned`: the one that the set's synthesis learned."""
 Accuracies = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Condition → architecture → {"last": [per student], "best": […]}, in percent.
@@ -95,10 +94,10 @@ A condition is `set`, `random` or `full`, and `own` (the recipe's protocol), `ha
 
 @dataclass(frozen=True)
 class RankedSet:
-    """The scores of one set and what they are made of.
+    """The scores of one set and the accuracies behind them.
 
     Attributes:
-        condensed: what the set is, as `OpenedSet.describe` says.
+        condensed: the set, as `OpenedSet.describe` describes it.
         recipe: METHOD/NAME, whose protocol, students and networks these are.
         seed: of students and random images.
         weight: of the improvement over random in LRS, and of that with augmentation in ARS.
@@ -106,7 +105,7 @@ class RankedSet:
         full_accuracy: in percent, as it was given.
         rates: condition → the learning rate of its hard labels.
         budget: how long students of all images learned; None where they weren't trained.
-        notes: what one must know to read them.
+        notes: caveats.
     """
 
     condensed: dict[str, Any]
@@ -115,7 +114,7 @@ class RankedSet:
     weight: float
     accuracies: Accuracies
     full_accuracy: float | None
-    rates: dict[str, Rate]
+    rates: dict[str, LearningRate]
     budget: dict[str, int] | None
     notes: tuple[str, ...]
 
@@ -124,7 +123,7 @@ class RankedSet:
         """The students."""
         return list(self.accuracies["set own"])
 
-    def scores(self, architecture: str, kind: Kind = "last") -> dict[str, list[float]]:
+    def scores(self, architecture: str, kind: Literal["last", "best"] = "last") -> dict[str, list[float]]:
         """Return HLR, IOR, LRS, and where they are known IOR plain and ARS: fractions, one value a student.
 
         Student k of the set stands beside student k of the random images and of all images: they share their seed.
@@ -134,6 +133,7 @@ class RankedSet:
             return [value / 100 for value in self.accuracies[condition][architecture][kind]]
 
         own, hard = _improvements(read("set own"), read("random own")), read("set hard")
+        # a given accuracy stands for every student
         full = read("full hard") if self.full_accuracy is None else [self.full_accuracy / 100] * len(hard)
         recovery = [hard_label_recovery(full_hard=a, set_hard=b) for a, b in zip(full, hard, strict=True)]
         both = zip(recovery, own, strict=True)
@@ -147,8 +147,8 @@ class RankedSet:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-like."""
-        kinds: tuple[Kind, ...] = ("last", "best")
+        """Return the fields with the scores, JSON-like."""
+        kinds: tuple[Literal["last", "best"], ...] = ("last", "best")
         return {
             "set": self.condensed,
             "recipe": self.recipe,

@@ -1,4 +1,4 @@
-"""Condensed images in one file of tensors, whoever wrote it; read without running code.
+"""Read condensed images from a file of tensors, from any source, without running code.
 
 | suffix | what it may hold |
 |---|---|
@@ -14,7 +14,6 @@ Images are [n, 3, h, w], [n, 1, h, w] (grey, given out with three equal channels
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +33,15 @@ DTYPES = (
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
 )
-"""The types of numbers that are read; on others, such as uint16 or float8, torch can't even compare."""
+"""The dtypes that are read; torch can't even compare others, such as uint16 or float8."""
 
 
-@dataclass(frozen=True, eq=False)
-class StoredSet:
-    """What a file holds.
-
-    Attributes:
-        images: [n, 3, h, w], uint8 or float32, in whatever space.
-        labels: [n], int64.
-        rule: where images and labels were found.
-        loop: the same images in the loop's space, where a run of ours kept them.
-    """
-
-    images: Tensor
-    labels: Tensor
-    rule: str
-    loop: Tensor | None = None
-
-
-def read_tensor_file(path: Path) -> StoredSet:
+def read_tensor_file(path: Path) -> tuple[Tensor, Tensor, str, Tensor | None]:
     """Read a file of images and labels.
+
+    Returns:
+        Images, [n, 3, h, w], uint8 or float32, in whatever space; labels, [n], int64; where both were found, in words;
+        and the same images in the loop's space, where a run of ours kept them.
 
     Raises:
         DirePlugError: the file can't be read safely, holds something else, or a value isn't finite.
@@ -71,7 +57,7 @@ def read_tensor_file(path: Path) -> StoredSet:
         raise DirePlugError(
             f"{path}: '{LOOP}' has the shape {list(loop.shape)}, the images {list(shaped.shape)}; it is another set's"
         )
-    return StoredSet(shaped, _shape_labels(labels, len(shaped), path), rule, loop)
+    return shaped, _shape_labels(labels, len(shaped), path), rule, loop
 
 
 def _find_pair(content: Any, path: Path) -> tuple[Tensor, Tensor, str]:
@@ -143,6 +129,7 @@ def _require_plain(tensor: Tensor, what: str, path: Path) -> None:
 def _shape_images(images: Tensor, path: Path) -> Tensor:
     _require_plain(images, "images", path)
     shape = list(images.shape)
+    # only if the first reading is impossible: [n, 3, h, 3] is channels first
     if len(shape) == 4 and shape[1] not in (1, 3) and shape[-1] in (1, 3):
         images = images.permute(0, 3, 1, 2)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
@@ -155,8 +142,11 @@ def _shape_images(images: Tensor, path: Path) -> Tensor:
         images = images.float()
     elif images.dtype != torch.uint8:
         if int(images.min()) < 0 or int(images.max()) > 255:
-            raise DirePlugError(f"{path}: images of {images.dtype} outside of 0 … 255; save grey levels, or floats")
+            raise DirePlugError(
+                f"{path}: {images.dtype} images with values outside 0 … 255; save them as uint8, or as floats"
+            )
         images = images.to(torch.uint8)
+    # three equal channels of a grey image
     return images.detach().expand(-1, 3, -1, -1).contiguous()
 
 

@@ -68,6 +68,26 @@ def evaluate(
     return {"protocol": section.protocol, **mode, "source": section.source, "students": found}
 
 
+def train_one(
+    run: Run, networks: Networks, images: ImageSet, *, section: EvaluateSection, architecture: str, k: int
+) -> None:
+    """Train one student by itself, under a protocol that stores no labels for all of them.
+
+    Raises:
+        DirePlugError: see `evaluate`.
+    """
+    assert not stores_labels(section), "the students of this protocol share stored labels"
+    student = name_students(run, networks, images.source, section)[architecture][k]
+    run.store.ensure(
+        student, lambda folder: EvaluationContext(run, networks, images, section).train(architecture, k, folder)
+    )
+
+
+def stores_labels(section: EvaluateSection) -> bool:
+    """Return whether a protocol stores labels that all students of a set share."""
+    return isinstance(section, FkdSection | FkdEnsembleSection)
+
+
 @contextlib.contextmanager
 def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> Iterator[None]:
     """Lock the stored labels of a set while its students learn, and remove them afterwards.

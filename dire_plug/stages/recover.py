@@ -101,6 +101,30 @@ def recover(
     )
 
 
+def recover_pass(
+    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, index: int, log: Path
+) -> None:
+    """Synthesize one pass by itself, for a run whose passes don't depend on each other.
+
+    It has a work folder and a lock of its own, so that several processes can make the passes of one synthesis at
+    once. Every pass is seeded from (seed, pass), so its bits are those that it has among the others.
+
+    Args:
+        log: receives what upstream's script prints.
+
+    Raises:
+        UpstreamFailedError: upstream's script failed.
+        PluginError: a plugin raised or answered what cannot be used.
+    """
+    assert not keeps_state(run), "a plugin keeps state from pass to pass"
+    check_paths(run)
+    synthesis, passes = name_recovered(run, networks, inputs, embeddings)
+    if run.store.find(passes[index]) is None:
+        alone = Artefact(synthesis.kind, {**synthesis.decided_by, "only pass": index}, synthesis.inputs)
+        with run.store.holding(alone):
+            _synthesize(run, networks, inputs, embeddings, synthesis=alone, passes=passes, only=index, log=log)
+
+
 def _real_images(run: Run, networks: Networks, folder: Path) -> ImageSet:
     """Return the real images that an arm has instead of synthesized ones; `full` reads the dataset itself."""
     if run.arm == FULL:
@@ -156,17 +180,22 @@ def _synthesize(
     synthesis: Artefact,
     passes: Sequence[Artefact],
     log: Path,
+    only: int | None = None,
 ) -> None:
-    """Make the passes that the store lacks, in the synthesis's work folder, which is removed at the end."""
+    """Make the passes that the store lacks, in the synthesis's work folder, which is removed at the end.
+
+    Args:
+        only: the one pass to make; None makes all.
+    """
     work = run.store.work(synthesis)
     for name in (PASSES, IMAGES):
         make_folder(work / name)
     finished = PassPublisher(run, inputs, passes, work)
-    missing = finished.publish_left_behind()
+    missing = [index for index in finished.publish_left_behind() if only in (None, index)]
     if not missing:
         run.store.drop_work(synthesis)
         return
-    if len(missing) < len(passes):
+    if only is None and len(missing) < len(passes):
         ui.say(f"recover: {len(passes) - len(missing)} of {len(passes)} passes were finished before")
     spec = synthesis_spec(run, networks, inputs, embeddings, folder=work)
     plan = run.plan

@@ -89,7 +89,10 @@ def test_help_lists_every_command_in_the_order_of_a_users_way(cli: Cli) -> None:
         ("run sre2l --engine cuda", "'cuda' is not one of 'auto', 'upstream', 'native'."),
         ("run sre2l --drie", "--drie"),
         ("list teachers", "'teachers' is not one of 'methods', 'recipes', 'plugins', 'runs', 'artefacts'."),
-        ("compare sre2l --arms ,", "--arms: names no arm; give some by comma, such as baseline,control,dire,random"),
+        (
+            "compare sre2l --arms ,",
+            "--arms: names no arm; name some, separated by commas, such as baseline,control,dire,random",
+        ),
         ("compare sre2l --seeds 0", "0 is not in the range x>=1."),
     ],
 )
@@ -227,7 +230,7 @@ def test_the_same_command_finds_its_finished_run_again(cli: Cli, finished_home: 
     forget()
     answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native")
     assert answer.code == 0
-    assert "it was finished before; nothing was run again" in answer.out
+    assert "it was finished before; nothing was run" in answer.out
     assert "took" not in answer.out
     assert when_made(finished_home) == before
     assert outcome(only_run(finished_home)) == given
@@ -255,7 +258,7 @@ def test_an_interrupted_run_ends_with_130_and_goes_on(
         patch.setattr(pipeline, "evaluate_arm", interrupt)
         answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native")
     assert answer.code == 130
-    assert answer.err.endswith("interrupted; what is finished is kept, and the same command goes on from there\n")
+    assert answer.err.endswith("interrupted; finished stages are kept, and the same command resumes\n")
     assert ["interrupted", "evaluate"] in [cells[1:3] for cells in read_rows(cli("list", "runs").out)]
     assert cli("run", "sre2l", "--recipe", recipe, "--engine", "native").code == 0
     assert outcome(only_run(home)) == outcome(baseline)

@@ -43,7 +43,7 @@ def failing(error: Exception) -> Callable[..., NoReturn]:
 
 def test_an_unforeseen_error_is_one_line_that_says_how_to_see_more(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "known", failing(RuntimeError("CUDA error:\n  out of memory")))
-    words = "something failed that wasn't foreseen (RuntimeError: CUDA error: out of memory); what is finished is kept"
+    words = "unexpected error (RuntimeError: CUDA error: out of memory); finished stages are kept"
     told = f"error: list: {words}; for the traceback: dire-plug -v list …\n"
     assert call("list", "plugins") == (1, "", told)
     code, _, errors = call("-v", "list", "plugins")
@@ -56,9 +56,9 @@ def test_an_unforeseen_error_is_one_line_that_says_how_to_see_more(call: Call, m
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (OSError("it broke"), "error: OSError: it broke; what is finished is kept"),
-        (TimeoutError(), "error: TimeoutError: no reason was given; what is finished is kept"),
-        (PermissionError(13, "Permission denied", "/x"), "error: /x: Permission denied; what is finished is kept"),
+        (OSError("it broke"), "error: OSError: it broke; finished stages are kept"),
+        (TimeoutError(), "error: TimeoutError: no reason was given; finished stages are kept"),
+        (PermissionError(13, "Permission denied", "/x"), "error: /x: Permission denied; finished stages are kept"),
     ],
 )
 def test_an_error_of_the_system_says_what_it_knows(
@@ -83,7 +83,7 @@ def test_too_little_memory_is_told_as_such(
     code, _, errors = call("list", "plugins")
     assert code == 2
     assert words in errors
-    assert "foreseen" not in errors
+    assert "unexpected" not in errors
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**31), "9" * 30])

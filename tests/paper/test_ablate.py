@@ -186,7 +186,7 @@ def test_components_are_run_drawn_stored_and_found_again(cli: Cli, home: Path, r
 
 
 def names(recipe: Path, *texts: str, **more: Any) -> list[str]:
-    return [setting.name for setting in make_grid(request(recipe, **more), texts).settings]
+    return [setting.name for setting in make_grid(request(recipe, **more), texts)[0]]
 
 
 def test_the_default_grids_lie_around_the_recipes_own_values(bare_home: Path, recipe: Path) -> None:
@@ -208,7 +208,7 @@ def test_the_default_grids_lie_around_the_recipes_own_values(bare_home: Path, re
 
 def test_each_setting_differs_from_the_recipes_own_in_one_thing(bare_home: Path, recipe: Path) -> None:
     own, *others = (
-        plan_run(setting.of(request(recipe), seed=0)).resolved for setting in make_grid(request(recipe), ()).settings
+        plan_run(setting.of(request(recipe), seed=0)).resolved for setting in make_grid(request(recipe), ())[0]
     )
     for found in others:
         term, ours = found.regularizers["dire"], own.regularizers["dire"]
@@ -218,25 +218,25 @@ def test_each_setting_differs_from_the_recipes_own_in_one_thing(bare_home: Path,
 
 
 def test_a_grid_replaces_the_default_ones_and_tries_equal_settings_once(bare_home: Path, recipe: Path) -> None:
-    found = make_grid(request(recipe), ("r_c=0.3, 1,2", "plan=2,1"))
-    assert [setting.name for setting in found.settings] == [DEFAULT, "r_c 0.3", "r_c 2", "plan 1"]
-    assert found.left_out == ["r_c 1: is the same as default", "plan 2: is the same as default"]
+    settings, left_out = make_grid(request(recipe), ("r_c=0.3, 1,2", "plan=2,1"))
+    assert [setting.name for setting in settings] == [DEFAULT, "r_c 0.3", "r_c 2", "plan 1"]
+    assert left_out == ["r_c 1: the same as default", "plan 2: the same as default"]
 
 
 def test_what_a_method_refuses_of_a_default_grid_is_left_out_and_said(bare_home: Path) -> None:
-    found = make_grid(Request("delt"), (), dry=True)
-    assert "plan keep" not in [setting.name for setting in found.settings]
-    assert [line.partition(": ")[0] for line in found.left_out] == ["plan 10"]
-    assert "recover.plan: must be 'keep'" in found.left_out[0]
+    settings, left_out = make_grid(Request("delt"), (), dry=True)
+    assert "plan keep" not in [setting.name for setting in settings]
+    assert [line.partition(": ")[0] for line in left_out] == ["plan 10"]
+    assert "recover.plan: must be 'keep'" in left_out[0]
 
 
 def test_weights_of_the_printed_sums_have_no_other_variant(bare_home: Path, recipe: Path) -> None:
     sums = ("regularizers.dire.variant=paper", "regularizers.dire.r_c=0")
-    found = make_grid(request(recipe, *sums), ())
+    _, left_out = make_grid(request(recipe, *sums), ())
     assert {
         "variant: no default grid here; give one with --grid",
         "r_c: no default grid here; give one with --grid",
-    } == {*found.left_out}
+    } == {*left_out}
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_a_setting_that_fails_or_collapses_is_told_and_never_the_best(
     found = swept(recipe, 2, "r_c=2,3,4")
     assert found.best == DEFAULT
     assert ranked(found) == [DEFAULT, "r_c 4", "r_c 2", "r_c 3"]
-    assert found.tried["r_c 3"].trouble == "collapsed: 24.0 % accuracy, below half of its control's 50.0 %"
+    assert found.tried["r_c 3"].problem == "collapsed: 24.0 % accuracy, below half of its control's 50.0 %"
     assert len([asking for asking in asked if has(asking, "r_c=2")]) == 1  # its other seed isn't tried
     assert verdict(found)[0] == "best of 2 on validation images: default"
     told = as_text(render_sweep(found))
@@ -376,7 +376,7 @@ def test_a_setting_that_fails_or_collapses_is_told_and_never_the_best(
 
 def test_below_twice_chance_nothing_counts_as_collapsed(scored: Callable[[Score], list[Request]], recipe: Path) -> None:
     scored(lambda asking: 5.0 if has(asking, "r_c=2") else 20.0)
-    assert swept(recipe).tried["r_c 2"].trouble is None
+    assert swept(recipe).tried["r_c 2"].problem is None
 
 
 def test_a_best_setting_that_fails_with_the_new_seeds_is_told(
@@ -427,7 +427,7 @@ def test_the_notes_say_how_many_were_tried_and_how_sure_an_accuracy_is(
     scored(lambda asking: 50.0)
     (line,) = [line for line in sweep_notes(swept(recipe)) if "luck" in line]
     assert line == (
-        "the best of 3 settings looks better on validation images than it is, by what luck adds "
+        "the best of 3 settings looks better on validation images than it is, since the luckiest is chosen "
         "(one accuracy on 20 images is uncertain by ± 11.2 points, binomial)"  # 100·√(.25/20)
     )
 
@@ -445,8 +445,8 @@ def test_a_picture_is_drawn_of_settings_that_failed_too(tmp_path: Path) -> None:
     control = Trial(Setting("control", arm="control"), (canned("control", 0, 40.0),))
     trials = {
         "good": Trial(Setting("good"), (canned("dire", 0, 50.0), canned("dire", 1, 60.0))),
-        "bad": Trial(Setting("bad"), (), trouble="failed"),
-        "poor": Trial(Setting("poor"), (canned("dire", 0, 5.0),), trouble="collapsed"),
+        "bad": Trial(Setting("bad"), (), problem="failed"),
+        "poor": Trial(Setting("poor"), (canned("dire", 0, 5.0),), problem="collapsed"),
     }
     draw_trials(trials, control, tmp_path / "new" / "picture.png", title="settings", accuracy="accuracy %")
     assert (tmp_path / "new" / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -16,38 +16,33 @@ from dire_plug.data import load
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.files import read_json
 from dire_plug.paper.reproduce import (
-    Order,
-    Outcome,
+    TableRequest,
+    TableResult,
     as_text,
-    folder_of,
     load_target,
     render,
     reproduce,
     select,
     to_json,
 )
-from dire_plug.paper.reproduce import fill_runs as running
+from dire_plug.paper.reproduce import fill as running
 from dire_plug.paper.reproduce.paper_tables import Cell
-from dire_plug.paper.reproduce.request import Answer
-from dire_plug.paper.reproduce.scales import SMOKE, Smoke
-from dire_plug.paper.timing import SideTiming, Timing, TimingRequest
-from dire_plug.paper.timing.children import Took
+from dire_plug.paper.reproduce.result import CellResult
+from dire_plug.paper.reproduce.scales import SMOKE_IPCS, SMOKE_SETTINGS
+from dire_plug.paper.timing import ArmTiming, Timing
 from dire_plug.pipeline import Request
 from dire_plug.pipeline.run import FinishedRun
 from dire_plug.results.statistics import Summary
 from dire_plug.sets.opened import SetRequest
 from dire_plug.store.runs import RunFolder
 
-TINY = Smoke(
-    (2, 3),
-    (
-        "dataset.limit=100",
-        "squeeze.teacher.epochs=1",
-        "squeeze.independent.epochs=1",
-        "recover.flags.iteration=3",
-        "evaluate.epochs=2",
-        "evaluate.test_every=2",
-    ),
+TINY = (
+    "dataset.limit=100",
+    "squeeze.teacher.epochs=1",
+    "squeeze.independent.epochs=1",
+    "recover.flags.iteration=3",
+    "evaluate.epochs=2",
+    "evaluate.test_every=2",
 )
 NATIVE = ("--scale", "smoke", "--engine", "native", "--offline")
 
@@ -55,17 +50,17 @@ NATIVE = ("--scale", "smoke", "--engine", "native", "--offline")
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
     """A home with the tiny recipe's teachers, where the smoke scale of SRe2L is the tiny recipe."""
-    smoke = {**SMOKE, "sre2l": TINY}
-    monkeypatch.setattr("dire_plug.paper.reproduce.scales.SMOKE", smoke)
-    monkeypatch.setattr("dire_plug.paper.reproduce.fill_sets.SMOKE", smoke)
-    monkeypatch.setattr("dire_plug.paper.reproduce.table.SMOKE", smoke)
+    ipcs, settings = {**SMOKE_IPCS, "sre2l": (2, 3)}, {**SMOKE_SETTINGS, "sre2l": TINY}
+    monkeypatch.setattr("dire_plug.paper.reproduce.scales.SMOKE_IPCS", ipcs)
+    for module in ("scales", "fill"):
+        monkeypatch.setattr(f"dire_plug.paper.reproduce.{module}.SMOKE_SETTINGS", settings)
     return home
 
 
-def order_of(target: str, *, out: Path | None = None, **choice: Any) -> Order:
+def request_of_table(target: str, *, out: Path | None = None, **choice: Any) -> TableRequest:
     found = load_target(target)
     base = Request("", engine="native", offline=True, out=out)
-    return Order(found, select(found, **choice), "smoke", base)
+    return TableRequest(found, select(found, **choice), "smoke", base)
 
 
 def cells_by_row(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -81,7 +76,7 @@ def test_a_row_of_accuracies_comes_from_runs_which_are_reused(cli: Cli, tiny: Pa
     assert first.code == 0, first.err
     assert "Table 2: accuracy on CIFAR-10, ResNet-18, % — smoke scale:" in first.out
     assert "not the paper's setting" in first.out
-    assert "smoke: for IPC 10 and 50 stand sre2l 2 and 3" in first.out
+    assert "smoke: IPC 10 and 50 is replaced by sre2l 2 and 3" in first.out
     runs = run_folders(tiny)
     assert [run.name.split("-")[0] for run in runs] == ["baseline", "dire"]
     again = cli(*command)
@@ -99,11 +94,11 @@ def test_a_row_of_accuracies_comes_from_runs_which_are_reused(cli: Cli, tiny: Pa
 
 
 def test_diversity_and_the_images_of_a_class_come_from_the_same_run(tiny: Path) -> None:
-    table = reproduce(order_of("table-3", row="sre2l"))
-    figure = reproduce(order_of("figure-3"))
+    table = reproduce(request_of_table("table-3", row="sre2l"))
+    figure = reproduce(request_of_table("figure-3"))
     assert len(run_folders(tiny)) == 2
     metrics = read_json(run_folders(tiny)[0] / "metrics.json")["diversity"]["T"]
-    baseline = {cell.place.read: table.answers[cell].values for cell in table.order.cells if cell.row == 0}
+    baseline = {cell.read: table.cells[cell].values for cell in table.request.cells if cell.row == 0}
     assert baseline == {
         "coverage": (metrics["coverage"],),
         "similarity": (metrics["similarity"],),
@@ -116,22 +111,22 @@ def test_diversity_and_the_images_of_a_class_come_from_the_same_run(tiny: Path) 
 
 
 def test_seeds_are_syntheses_with_a_spread(tiny: Path) -> None:
-    order = order_of("table-2", row="sre2l", column="10")
-    (cell, *_) = order.cells
-    outcome = reproduce(replace(order, cells=(cell,), seeds=2, base=replace(order.base, seed=4)))
-    answer = outcome.answers[cell]
+    request = request_of_table("table-2", row="sre2l", column="10")
+    (cell, *_) = request.cells
+    result = reproduce(replace(request, cells=(cell,), seeds=2, base=replace(request.base, seed=4)))
+    answer = result.cells[cell]
     assert [run.name.split("-")[1] for run in run_folders(tiny)] == ["4", "5"]
     assert answer.summary is not None
     assert answer.summary.n == len(answer.values) == 2
-    assert to_json(outcome)["seeds"] == [4, 5]
+    assert to_json(result)["seeds"] == [4, 5]
 
 
 def test_other_students_learn_from_the_runs_images(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dire_plug.paper.reproduce.scales.AT_32", ())
-    order = order_of("table-10", row="vit", column="50")
-    (cell, *_) = order.cells
-    cell = replace(cell, place=replace(cell.place, student="convnet-small"))
-    answer = reproduce(replace(order, cells=(cell,))).answers[cell]
+    request = request_of_table("table-10", row="vit", column="50")
+    (cell, *_) = request.cells
+    cell = replace(cell, student="convnet-small")
+    answer = reproduce(replace(request, cells=(cell,))).cells[cell]
     assert answer.reason == ""
     (stored,) = (tiny / "runs" / "sets").glob("*/metrics.json")
     assert answer.values == tuple(read_json(stored)["accuracy"]["students"]["convnet-small"]["last"])
@@ -144,11 +139,11 @@ def test_a_set_of_rdeds_is_measured_where_it_lies(tiny: Path, tmp_path: Path) ->
         folder.mkdir(parents=True)
         for number, image in enumerate(digits.images()[digits.labels == label][:2]):
             save_image(image / 255, folder / f"class{label:05d}_id{number:05d}.png")
-    order = order_of("table-17", row="rded")
-    empty, filled = reproduce(order), reproduce(replace(order, rded=tmp_path / "syn_data"))
-    assert {"--rded FOLDER" in answer.reason for answer in empty.answers.values()} == {True}
+    request = request_of_table("table-17", row="rded")
+    empty, filled = reproduce(request), reproduce(replace(request, rded=tmp_path / "syn_data"))
+    assert {"--rded FOLDER" in answer.reason for answer in empty.cells.values()} == {True}
     assert not empty.failed
-    values = {cell.place.read: answer.values for cell, answer in filled.answers.items()}
+    values = {cell.read: answer.values for cell, answer in filled.cells.items()}
     assert filled.reasons == []
     assert all(0 < value <= 1 for (value,) in (values["coverage"], values["similarity"]))
 
@@ -161,7 +156,7 @@ def test_a_row_without_its_code_has_the_reason_and_the_rest_goes_on(cli: Cli, ti
     assert answer.code == 0, answer.err
     assert "SRe2L + DiRe: drawn" in answer.out
     assert "DWA: – [1]" in answer.out
-    assert "[1] recipe 'quick': DWA's own code is needed and isn't vendored" in answer.out
+    assert "[1] recipe 'quick': DWA's own code is needed and isn't here" in answer.out
     assert (tiny / "runs" / "reproduce" / "figure-2-smoke" / "figure.png").is_file()
 
 
@@ -188,7 +183,7 @@ def test_a_run_that_breaks_leaves_exit_code_1_and_is_tried_once(
     assert answer.code == 1
     assert asked == ["baseline", "dire"]
     assert "[1] it fell over" in answer.out
-    assert "[2] something failed that wasn't foreseen (RuntimeError: out of memory)" in answer.out
+    assert "[2] unexpected error (RuntimeError: out of memory)" in answer.out
 
 
 def test_runs_of_different_teachers_are_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,15 +193,15 @@ def test_runs_of_different_teachers_are_told(tiny: Path, monkeypatch: pytest.Mon
         return FinishedRun(RunFolder(tiny / request.arm), metrics, reused=True)
 
     monkeypatch.setattr(running, "run_arm", canned)
-    (line,) = reproduce(order_of("table-2", row="sre2l", column="10")).warnings
+    (line,) = reproduce(request_of_table("table-2", row="sre2l", column="10")).warnings
     assert line.startswith("sre2l quick: its runs were made with different teachers")
-    one = order_of("table-2", row="sre2l")
+    one = request_of_table("table-2", row="sre2l")
     assert reproduce(replace(one, cells=one.cells[:2])).warnings == ()
 
 
 def test_a_cell_that_the_paper_does_not_print_is_not_run(tiny: Path) -> None:
-    outcome = reproduce(order_of("table-2", row="infer", column="100"))
-    assert list(outcome.answers.values()) == [Answer(), Answer()]
+    result = reproduce(request_of_table("table-2", row="infer", column="100"))
+    assert list(result.cells.values()) == [CellResult(), CellResult()]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +210,7 @@ def test_a_cell_that_the_paper_does_not_print_is_not_run(tiny: Path) -> None:
         (("table-22",), "did you mean 'table-2'?"),
         (("table-2", "--row", "cda"), "table-2 has no row 'cda'"),
         (("table-2", "--column", "20"), "table-2 has no column '20'"),
-        (("table-2", "--rded", "somewhere"), "--rded: table-17 alone reads it, not table-2"),
+        (("table-2", "--rded", "somewhere"), "--rded: only table-17 reads it, not table-2"),
     ],
 )
 def test_a_wrong_name_ends_with_exit_code_2(
@@ -238,8 +233,8 @@ def test_the_table_as_json_is_all_of_the_output(cli: Cli, bare_home: Path) -> No
 # The table.
 
 
-def filled(cell: Cell, mean: float, std: float | None = None, n: int = 1) -> dict[Cell, Answer]:
-    return {cell: Answer(Summary(mean, std, n), (mean,))}
+def filled(cell: Cell, mean: float, std: float | None = None, n: int = 1) -> dict[Cell, CellResult]:
+    return {cell: CellResult(Summary(mean, std, n), (mean,))}
 
 
 @pytest.mark.parametrize(
@@ -256,16 +251,16 @@ def filled(cell: Cell, mean: float, std: float | None = None, n: int = 1) -> dic
 def test_a_cell_has_the_unit_of_the_printed_figure_its_spread_and_n(
     target: str, choice: dict[str, Any], answer: tuple[float, float | None, int], text: str
 ) -> None:
-    order = replace(order_of(target, **choice), scale="paper")
-    cell = order.cells[-1]
-    outcome = Outcome(replace(order, cells=(cell,)), filled(cell, *answer))
-    assert [order.target.rows[cell.row], cell.figure, text] in read_rows(as_text(render(outcome)))
+    request = replace(request_of_table(target, **choice), scale="paper")
+    cell = request.cells[-1]
+    result = TableResult(replace(request, cells=(cell,)), filled(cell, *answer))
+    assert [request.target.rows[cell.row], cell.figure, text] in read_rows(as_text(render(result)))
 
 
 def test_a_choice_of_rows_is_stored_apart_from_the_whole_table(tmp_path: Path) -> None:
-    whole = order_of("table-14", out=tmp_path)
-    assert folder_of(whole) == tmp_path / "reproduce" / "table-14-smoke"
-    assert folder_of(replace(whole, choice=("cd+cdm", "vendi"))).name == "table-14-smoke-cd+cdm-vendi"
+    whole = request_of_table("table-14", out=tmp_path)
+    assert whole.folder == tmp_path / "reproduce" / "table-14-smoke"
+    assert replace(whole, choice=("cd+cdm", "vendi")).folder.name == "table-14-smoke-cd+cdm-vendi"
 
 
 # Runs that a test doesn't make.
@@ -291,9 +286,9 @@ def test_components_are_scaled_between_least_and_greatest_of_all_seven(
         return FinishedRun(RunFolder(tiny / "runs" / f"{len(calls)}"), metrics, reused=True)
 
     monkeypatch.setattr("dire_plug.paper.ablate.trials.run_arm", canned)
-    outcome = reproduce(order_of("table-14"))
+    result = reproduce(request_of_table("table-14"))
     assert calls == ["control", "cd", "cdm", "edm", "cd, cdm", "cd, edm", "cdm, edm", "cd, cdm, edm"]
-    found = {(cell.row_name, cell.place.read): outcome.answers[cell] for cell in outcome.order.cells}
+    found = {(cell.row_name, cell.read): result.cells[cell] for cell in result.request.cells}
     means = {key: answer.summary.mean for key, answer in found.items() if answer.summary}
     assert means["cd", "vendi"] == 1.0
     assert means["cd+cdm+edm", "coverage"] == 0.0
@@ -302,8 +297,8 @@ def test_components_are_scaled_between_least_and_greatest_of_all_seven(
     assert "the images collapsed" in found["cdm", "vendi"].reason
 
 
-def canned_side(name: str, *, steps: int, wall: tuple[float, ...], whole: tuple[float, ...] = ()) -> SideTiming:
-    return SideTiming(
+def canned_arm(name: str, *, steps: int, wall: tuple[float, ...], whole: tuple[float, ...] = ()) -> ArmTiming:
+    return ArmTiming(
         name=name,
         images=10,
         steps=steps,
@@ -314,36 +309,36 @@ def canned_side(name: str, *, steps: int, wall: tuple[float, ...], whole: tuple[
         first=(2.0 + wall[0],),
         memory_before=1,
         memory=2,
-        whole=tuple(Took(seconds, seconds) for seconds in whole),
+        whole=tuple((seconds, seconds) for seconds in whole),
     )
 
 
-def test_a_time_is_extrapolated_and_rows_that_are_here_are_timed_alone(
+def test_smoke_times_are_extrapolated_and_rows_without_code_left_out(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def canned(names: list[str], how: TimingRequest) -> Timing:
-        assert (names, how.whole) == (["sre2l", "sre2l+dire"], 0)
-        sides = [canned_side(name, steps=100, wall=(0.5,) if "+" in name else (0.25,)) for name in names]
-        return Timing(tuple(sides), "native", {"hardware": {}})
+    def canned(names: list[str], request: Request, *, steps: int, whole: int) -> Timing:
+        assert (names, whole) == (["sre2l", "sre2l+dire"], 0)
+        arms = [canned_arm(name, steps=100, wall=(0.5,) if "+" in name else (0.25,)) for name in names]
+        return Timing(tuple(arms), "native", {"hardware": {}})
 
-    monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.time_arms", canned)
-    outcome = reproduce(replace(order_of("table-15"), base=Request("", offline=True)))
-    baseline, dwa, dire = (outcome.answers[cell] for cell in outcome.order.cells)
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill.time_arms", canned)
+    result = reproduce(replace(request_of_table("table-15"), base=Request("", offline=True)))
+    baseline, dwa, dire = (result.cells[cell] for cell in result.request.cells)
     assert baseline.summary == Summary(3.0 + 2.0 + 100 * 0.25, None, 1)
     assert dire.summary == Summary(3.0 + 2.0 + 100 * 0.5, None, 1)
     assert "vendor dwa" in dwa.reason
-    assert "extrapolated from the median of ten steps" in as_text(render(outcome))
+    assert "extrapolated from the median of ten steps" in as_text(render(result))
 
 
 def test_a_time_is_that_of_whole_syntheses_at_the_papers_scale(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def canned(names: list[str], how: TimingRequest) -> Timing:
-        assert (how.whole, how.request.recipe, how.request.ipc) == (2, "cifar-100", 50)
-        return Timing((canned_side("sre2l", steps=9, wall=(0.5,), whole=(100.0, 110.0)),), "upstream", {"hardware": {}})
+    def canned(names: list[str], request: Request, *, steps: int, whole: int) -> Timing:
+        assert (whole, request.recipe, request.ipc) == (2, "cifar-100", 50)
+        return Timing((canned_arm("sre2l", steps=9, wall=(0.5,), whole=(100.0, 110.0)),), "upstream", {"hardware": {}})
 
-    monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.time_arms", canned)
-    monkeypatch.setattr("dire_plug.paper.reproduce.fill_timing.plan_run", lambda request: None)
-    order = order_of("table-15", row="sre2l")
-    (answer,) = reproduce(replace(order, cells=order.cells[:1], scale="paper", seeds=2)).answers.values()
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill.time_arms", canned)
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill.plan_run", lambda request: None)
+    request = request_of_table("table-15", row="sre2l")
+    (answer,) = reproduce(replace(request, cells=request.cells[:1], scale="paper", seeds=2)).cells.values()
     assert answer.summary == Summary(105.0, pytest.approx(50**0.5), 2)  # type: ignore[arg-type]
 
 
@@ -354,10 +349,10 @@ def test_another_network_measures_a_runs_images_with_given_weights(tiny: Path, m
         asked.append((request.path.name.split("-")[0], more))
         return SimpleNamespace(diversity={"clip": {"coverage": 0.25, "class_vendi": 2.0}})
 
-    monkeypatch.setattr("dire_plug.paper.reproduce.fill_sets.measure_set", canned)
-    order = order_of("table-16")
-    outcome = reproduce(replace(order, weights=Path("weights.pt")))
+    monkeypatch.setattr("dire_plug.paper.reproduce.fill.measure_set", canned)
+    request = request_of_table("table-16")
+    result = reproduce(replace(request, weights=Path("weights.pt")))
     more = {"embeddings": ("clip",), "weights": Path("weights.pt")}
     assert asked == [("baseline", more), ("dire", more)]
-    clip = {cell.column_name: outcome.answers[cell].values for cell in order.cells if cell.place.embedding}
+    clip = {cell.column_name: result.cells[cell].values for cell in request.cells if cell.embedding}
     assert clip == {"coverage-clip": (0.25,), "vendi-clip": (2.0,)}

@@ -13,9 +13,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from dire_plug.data import Dataset, load
 from dire_plug.files import read_json
 from dire_plug.models import build
-from dire_plug.paper.reproduce import Order, load_target, select
-from dire_plug.paper.reproduce.costs import ABSENT, NEW, Rate, duration, estimate, find_rate, left_out, runs_of, size
-from dire_plug.paper.reproduce.work import SIZES, Size, count_pass, count_work
+from dire_plug.paper.reproduce import TableRequest, load_target, select
+from dire_plug.paper.reproduce.costs import ABSENT, NEW, Rate, duration, estimate, find_rate, left_out, runs_of
+from dire_plug.paper.reproduce.flops import SIZES, count_pass, count_work
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import read_data
 
@@ -53,7 +53,7 @@ def test_bytes_kept_are_those_that_autograd_keeps_of_a_further_real_image() -> N
 
 def test_the_sizes_of_the_digits_are_those_of_the_data() -> None:
     digits = load("digits")
-    assert SIZES["digits"] == Size(len(digits.train), len(digits.test), digits.size)
+    assert SIZES["digits"] == (len(digits.train), len(digits.test), digits.size)
 
 
 def test_a_synthesis_is_counted_by_its_steps_and_images() -> None:
@@ -132,7 +132,7 @@ def test_passes_of_several_machines_give_no_rate_so_steps_are_made(home: Path, b
     metrics["recover"]["hardware"] = None
     (copy / "metrics.json").write_text(json.dumps(metrics))
     rate, one = find_rate(plan), count_pass(architecture="resnet-small", outputs=100, stem="small", size=8)
-    assert rate.what == "a step of 4 images of 8 pixels through resnet-small, made here (median of 3)"
+    assert rate.what == "a step of 4 images of 8 pixels through resnet-small, run here (median of 3)"
     assert rate.operations == 4 * one.both
     assert rate.measured > 0
 
@@ -140,29 +140,31 @@ def test_passes_of_several_machines_give_no_rate_so_steps_are_made(home: Path, b
 # The list.
 
 
-def order_of(target: str, *, scale: str = "smoke", seeds: int = 1, **choice: str) -> Order:
+def request_of_table(target: str, *, scale: str = "smoke", seeds: int = 1, **choice: str) -> TableRequest:
     found = load_target(target)
     base = Request("", engine="native" if scale == "smoke" else "auto", offline=True)
-    return Order(found, select(found, **choice), scale, base, seeds=seeds)  # type: ignore[arg-type]
+    return TableRequest(found, select(found, **choice), scale, base, seeds=seeds)  # type: ignore[arg-type]
 
 
 def test_every_run_is_listed_once_with_all_seeds_and_combinations() -> None:
-    diversity = runs_of(order_of("table-3", row="sre2l", seeds=2))
+    diversity = runs_of(request_of_table("table-3", row="sre2l", seeds=2))
     assert [(run.arm, run.seed) for run in diversity] == [("baseline", 0), ("baseline", 1), ("dire", 0), ("dire", 1)]
-    assert len(runs_of(order_of("table-14", row="cd"))) == 8
-    assert runs_of(order_of("table-15")) == []
-    assert runs_of(order_of("table-17", row="rded")) == []
-    assert runs_of(order_of("table-2", row="infer", column="100")) == []
+    assert len(runs_of(request_of_table("table-14", row="cd"))) == 8
+    assert runs_of(request_of_table("table-15")) == []
+    assert runs_of(request_of_table("table-17", row="rded")) == []
+    assert runs_of(request_of_table("table-2", row="infer", column="100")) == []
 
 
 def test_what_a_table_takes_beside_its_runs_is_named() -> None:
-    assert left_out(order_of("table-2")) == []
-    assert left_out(order_of("table-10")) == ["not estimated: training of the other students"]
-    assert left_out(order_of("table-16", column="vendi-clip")) == ["not estimated: embeddings of another network"]
+    assert left_out(request_of_table("table-2")) == []
+    assert left_out(request_of_table("table-10")) == ["not estimated: training of the other students"]
+    assert left_out(request_of_table("table-16", column="vendi-clip")) == [
+        "not estimated: embeddings of another network"
+    ]
 
 
 def test_missing_data_or_code_is_a_state_with_a_reason(bare_home: Path) -> None:
-    (first, *_) = estimate(order_of("table-2", scale="paper", row="sre2l", column="10"))
+    (first, *_) = estimate(request_of_table("table-2", scale="paper", row="sre2l", column="10"))
     assert first.state == ABSENT
     assert "cifar-10 was not found" in first.reason
     assert (first.to_train, first.trains) == (None, True)
@@ -176,23 +178,23 @@ def test_each_dataset_is_loaded_once(bare_home: Path, monkeypatch: pytest.Monkey
         return read_data(planned)
 
     monkeypatch.setattr("dire_plug.paper.reproduce.costs.read_data", read)
-    costs = estimate(order_of("table-3", row="sre2l"))
+    costs = estimate(request_of_table("table-3", row="sre2l"))
     assert [cost.request.arm for cost in costs] == ["baseline", "dire"]
     assert loaded == ["digits"]
 
 
 def test_networks_are_counted_in_the_first_run_that_needs_them(bare_home: Path) -> None:
-    costs = estimate(order_of("table-3", row="sre2l"))
+    costs = estimate(request_of_table("table-3", row="sre2l"))
     assert [cost.to_train for cost in costs] == [("teacher", "independent")] * 2
     assert [cost.trains for cost in costs] == [True, False]
     assert [cost.state for cost in costs] == [NEW, NEW]
 
 
 def test_time_is_the_rate_times_what_is_left(bare_home: Path) -> None:
-    (cost, _) = estimate(order_of("table-3", row="sre2l"))
+    (cost, _) = estimate(request_of_table("table-3", row="sre2l"))
     assert cost.rate is not None
     rate = Rate(2.0, 2e9, "a run", "a machine")
-    work = cost.work
+    work = cost.cost
     assert work.recover is not None
     left = replace(cost, rate=rate)
     assert left.seconds == pytest.approx(1e-9 * (work.recover + work.evaluate + work.teachers))
@@ -210,15 +212,10 @@ def test_the_dry_run_runs_nothing_and_says_what_it_is_based_on(
     assert "sre2l cifar-100, dire, IPC 100, seed 0" in answer.out
     assert "6 runs, 6 of them to be run" in answer.out
     assert "[1] cifar-100 was not found" in answer.out
-    assert "time by a step of 4 images of 32 pixels through resnet-18, made here" in answer.out
+    assert "time by a step of 4 images of 32 pixels through resnet-18, run here" in answer.out
     assert sorted(finished.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(8, "8 s"), (90, "1.5 min"), (7_200, "2 h"), (864_000, "10 d")])
 def test_a_duration_has_a_unit_that_suits(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(("count", "text"), [(999, "999 B"), (2_450_000_000, "2.45 GB")])
-def test_a_size_has_a_unit_that_suits(count: int, text: str) -> None:
-    assert size(count) == text

@@ -12,7 +12,7 @@ from dire_plug.paper.ablate.components import COMBINATIONS, PAPER
 from dire_plug.paper.reproduce import load_target, select, target_names
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell, Target
 from dire_plug.paper.reproduce.request import column_names, row_names
-from dire_plug.paper.reproduce.scales import IPCS_AT_32, SMOKE, ipcs_of, request_of
+from dire_plug.paper.reproduce.scales import IPCS_AT_32, SMOKE_IPCS, ipcs_of, request_of
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.recipe import arm_names, read_yaml, recipe_path
 
@@ -23,15 +23,13 @@ RECIPES = sorted(resource("recipes").glob("*/*.yaml"))
 
 
 def name_of(cell: Cell) -> tuple[str, str, str]:
-    return cell.place.method, cell.place.recipe, cell.place.arm
+    return cell.method, cell.recipe, cell.arm
 
 
 def printed_figures(target: Target) -> dict[tuple[str, str, str, object], str]:
     """Return (method, recipe, arm, IPC or what is read) → figure, of those that are printed."""
-    what = "ipc" if target.cells[0].place.read == "accuracy" else "read"
-    return {
-        (*name_of(cell), getattr(cell.place, what)): cell.figure for cell in target.cells if cell.figure != NOT_PRINTED
-    }
+    what = "ipc" if target.cells[0].read == "accuracy" else "read"
+    return {(*name_of(cell), getattr(cell, what)): cell.figure for cell in target.cells if cell.figure != NOT_PRINTED}
 
 
 def figures_in_recipes(number: int) -> dict[tuple[str, str, str, object], str]:
@@ -61,7 +59,7 @@ def test_a_table_and_the_recipes_print_the_same_figures(number: int) -> None:
 
 def test_table_14_is_printed_as_in_the_ablation() -> None:
     for cell in load_target("table-14").cells:
-        name = next(name for name, parts in COMBINATIONS.items() if parts == cell.place.components)
+        name = next(name for name, parts in COMBINATIONS.items() if parts == cell.components)
         figure = PAPER[name][cell.column]
         assert cell.figure == (figure if isinstance(figure, str) else f"{figure:.2f}")
 
@@ -74,25 +72,25 @@ def test_every_table_and_figure_of_the_paper_is_there_in_its_order() -> None:
 def test_cells_name_recipes_arms_ipcs_and_students_that_exist(target: Target) -> None:
     known = {
         (method, recipe): read_yaml(recipe_path(plugins.load_adapter(method).recipes(), recipe))
-        for method, recipe in {(cell.place.method, cell.place.recipe) for cell in target.cells if not cell.place.set}
+        for method, recipe in {(cell.method, cell.recipe) for cell in target.cells if not cell.set}
     }
-    for cell in (cell for cell in target.cells if not cell.place.set):
-        raw = known[cell.place.method, cell.place.recipe]
-        assert cell.place.arm in arm_names(raw)
-        assert cell.figure == NOT_PRINTED or cell.place.ipc in (None, raw["ipc"], *map(int, raw["by_ipc"]))
-        assert cell.place.student in (None, *architectures())
+    for cell in (cell for cell in target.cells if not cell.set):
+        raw = known[cell.method, cell.recipe]
+        assert cell.arm in arm_names(raw)
+        assert cell.figure == NOT_PRINTED or cell.ipc in (None, raw["ipc"], *map(int, raw["by_ipc"]))
+        assert cell.student in (None, *architectures())
 
 
 def test_figures_that_the_paper_prints_oddly_are_kept_and_noted() -> None:
     table = load_target("table-2")
     assert "DELTA + DiRe" in table.rows
     assert any("DELTA" in note for note in table.notes)
-    assert {cell.place.method for cell in select(table, row="delt")} == {"delt"}
+    assert {cell.method for cell in select(table, row="delt")} == {"delt"}
 
 
 def test_a_table_that_the_paper_lacks_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(
-        DirePlugError, match=r"'table-1' is no table .* \(did you mean 'table-1\d'\?\); there are table-2"
+        DirePlugError, match=r"'table-1' isn't a table .* \(did you mean 'table-1\d'\?\); there are table-2"
     ):
         load_target("table-1")
 
@@ -102,7 +100,7 @@ def test_a_table_that_the_paper_lacks_is_refused_with_the_nearest_name() -> None
 
 def test_a_row_is_a_method_with_both_arms_and_a_column_an_ipc() -> None:
     cells = select(load_target("table-4"), row="infer", column="50")
-    assert [(cell.place.recipe, cell.place.arm, cell.place.ipc) for cell in cells] == [
+    assert [(cell.recipe, cell.arm, cell.ipc) for cell in cells] == [
         ("cifar-100", "baseline", 50),
         ("cifar-100", "dire", 50),
     ]
@@ -110,7 +108,7 @@ def test_a_row_is_a_method_with_both_arms_and_a_column_an_ipc() -> None:
 
 def test_a_column_is_an_ipc_even_where_the_rows_are_grouped_by_it() -> None:
     cells = select(load_target("table-10"), row="vit", column="100")
-    assert {(cell.place.student, cell.place.ipc) for cell in cells} == {("vit-small", 100)}
+    assert {(cell.student, cell.ipc) for cell in cells} == {("vit-small", 100)}
     assert [cell.figure for cell in cells] == ["23.3 ± 0.4", "46.6 ± 0.9"]
 
 
@@ -140,17 +138,17 @@ def test_each_row_and_column_that_is_named_can_be_chosen(target: Target) -> None
 def test_the_smoke_scale_asks_demonstrations_that_resolve(name: str, tmp_path: Path) -> None:
     target = load_target(name)
     ipcs, base = ipcs_of(target.cells), Request("", out=tmp_path)
-    cells = [cell for cell in target.cells if not cell.place.set and cell.place.ipc not in ipcs[2:]]
+    cells = [cell for cell in target.cells if not cell.set and cell.ipc not in ipcs[2:]]
     requests = {request_of(cell, "smoke", base=base, ipcs=ipcs) for cell in cells}
     for request in requests:
         assert plan_run(request, dry=True).resolved.recipe.demonstration
-        assert request.ipc in (*SMOKE[request.method].ipcs, *IPCS_AT_32)
+        assert request.ipc in (*SMOKE_IPCS[request.method], *IPCS_AT_32)
         assert request.out == tmp_path
-    assert {(one.method, one.arm) for one in requests} == {(cell.place.method, cell.place.arm) for cell in cells}
+    assert {(one.method, one.arm) for one in requests} == {(cell.method, cell.arm) for cell in cells}
 
 
 def test_the_smoke_scale_has_two_ipcs_and_says_so_of_a_third() -> None:
-    (cell,) = (cell for cell in select(load_target("table-8"), row="cda", column="100") if cell.place.arm == "dire")
+    (cell,) = (cell for cell in select(load_target("table-8"), row="cda", column="100") if cell.arm == "dire")
     with pytest.raises(DirePlugError, match="two IPCs, which stand for 10 and 50"):
         request_of(cell, "smoke", base=Request(""), ipcs=[10, 50, 100])
 

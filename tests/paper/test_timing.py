@@ -1,4 +1,4 @@
-"""Timing of syntheses side by side: what the readings say, what is timed, and processes that take turns."""
+"""Timing of arms: the statistics of the measurements, what is timed, and processes whose steps are interleaved."""
 
 import json
 from dataclasses import replace
@@ -12,9 +12,8 @@ from support.small_run import read_rows
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.paper.timing import SideTiming, Timing, TimingRequest, children, time_arms
-from dire_plug.paper.timing.children import Took, run_side
-from dire_plug.paper.timing.sides import SEED, check_engines, plan_side, set_up
+from dire_plug.paper.timing import ArmTiming, Timing, measure, time_arms
+from dire_plug.paper.timing.arms import SEED, check_engines, plan_arm, run_synthesis, set_up
 from dire_plug.paper.timing.table import notes, render
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.ui import show
@@ -30,8 +29,8 @@ ABOUT: dict[str, Any] = {
 }
 
 
-def make_side(name: str, *wall: float, **changes: Any) -> SideTiming:
-    side = SideTiming(
+def make_arm(name: str, *wall: float, **changes: Any) -> ArmTiming:
+    arm = ArmTiming(
         name=name,
         images=10,
         steps=1000,
@@ -43,15 +42,15 @@ def make_side(name: str, *wall: float, **changes: Any) -> SideTiming:
         memory_before=100 << 20,
         memory=300 << 20,
     )
-    return replace(side, **changes)
+    return replace(arm, **changes)
 
 
-def make_timing(*sides: SideTiming) -> Timing:
-    return Timing(sides, "native", ABOUT)
+def make_timing(*arms: ArmTiming) -> Timing:
+    return Timing(arms, "native", ABOUT)
 
 
 def test_a_step_is_the_median_and_a_ratio_is_for_as_many_images() -> None:
-    timing = make_timing(make_side("a", 1, 2, 9), make_side("b", 30, 20, 40, images=100))
+    timing = make_timing(make_arm("a", 1, 2, 9), make_arm("b", 30, 20, 40, images=100))
     assert [timing.step(at, "wall").value for at in (0, 1)] == [2, 30]
     assert [timing.step(at, "cpu").value for at in (0, 1)] == [1, 15]
     assert timing.ratio(1, "wall").value == pytest.approx(30 / 2 / 10)
@@ -59,54 +58,54 @@ def test_a_step_is_the_median_and_a_ratio_is_for_as_many_images() -> None:
 
 
 def test_the_whole_is_start_passes_and_steps() -> None:
-    side, other = make_side("a", 2, 2, 2), make_side("b", 1, 1, 1, steps=100, passes=2, first=(0.5,))
+    side, other = make_arm("a", 2, 2, 2), make_arm("b", 1, 1, 1, steps=100, passes=2, first=(0.5,))
     timing = make_timing(side, other)
     assert timing.whole(0).value == 4 + 5 * (3 - 2) + 1000 * 2
     assert timing.whole(1).value == 4 + 100  # a first turn that is shorter than a step takes nothing off
     assert timing.whole_ratio(1).value == pytest.approx(104 / 2009)
 
 
-def test_intervals_come_from_whole_rounds_drawn_again() -> None:
-    steady = make_timing(make_side("a", 2, 2, 2), make_side("b", 3, 3, 3))
+def test_intervals_resample_rounds_with_all_arms_of_a_round_together() -> None:
+    steady = make_timing(make_arm("a", 2, 2, 2), make_arm("b", 3, 3, 3))
     assert (steady.step(0, "wall").low, steady.step(0, "wall").high) == (2, 2)
-    noisy = make_timing(make_side("a", 1, 2, 4, 8, 16), make_side("b", 2, 4, 8, 16, 32))
+    noisy = make_timing(make_arm("a", 1, 2, 4, 8, 16), make_arm("b", 2, 4, 8, 16, 32))
     step, ratio = noisy.step(0, "wall"), noisy.ratio(1, "wall")
     assert step.low is not None
     assert step.high is not None
     assert 1 <= step.low < 4 < step.high <= 16
     assert (ratio.low, ratio.value, ratio.high) == (2, 2, 2)  # a load that meets both isn't in their ratio
     assert noisy.step(0, "wall") == step
-    assert make_timing(make_side("a", 7)).step(0, "wall").low is None
+    assert make_timing(make_arm("a", 7)).step(0, "wall").low is None
 
 
-def test_a_table_holds_steps_wholes_and_what_was_really_run(capsys: pytest.CaptureFixture[str]) -> None:
-    ran = make_side("sre2l+dire", 1.5, 1.5, images=100, gpu_memory=50 << 20, whole=(Took(90, 40), Took(91, 41)))
-    show(render(make_timing(make_side("sre2l", 0.05, 0.05), ran)))
+def test_a_table_holds_steps_wholes_and_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = make_arm("sre2l+dire", 1.5, 1.5, images=100, gpu_memory=50 << 20, whole=((90, 40), (91, 41)))
+    show(render(make_timing(make_arm("sre2l", 0.05, 0.05), ran)))
     rows = read_rows(capsys.readouterr().out)
     steps = [cells for cells in rows if cells[0].startswith("sre2l")]
     assert steps[0][:4] == ["sre2l", "10", "50.0 [50.0–50.0]", "25.0 [25.0–25.0]"]
-    assert steps[1][4:] == ["3.000 [3.000–3.000]", "3.000 [3.000–3.000]", "100 → 300, card 50 MiB"]
+    assert steps[1][4:] == ["3.000 [3.000–3.000]", "3.000 [3.000–3.000]", "100 → 300, GPU 50 MiB"]
     assert steps[2][:4] == ["sre2l", "1,000", "18.8", "68.8 [68.8–68.8]"]
     assert steps[3][-2:] == ["90.0 91.0", "40.0 41.0"]
 
 
 def test_the_notes_say_how_few_steps_there_are_and_that_batches_differ() -> None:
-    few = notes(make_timing(make_side("a", 1, 2), make_side("b", 1, 2, images=50)))
+    few = notes(make_timing(make_arm("a", 1, 2), make_arm("b", 1, 2, images=50)))
     assert any("n = 2: below 5" in line for line in few)
     assert any("different numbers of images" in line for line in few)
-    many = notes(make_timing(make_side("a", *range(1, 7)), make_side("b", *range(1, 7))))
+    many = notes(make_timing(make_arm("a", *range(1, 7)), make_arm("b", *range(1, 7))))
     assert not any("below 5" in line or "different numbers" in line for line in many)
 
 
 def test_everything_that_was_read_can_be_stored() -> None:
-    content = json.loads(json.dumps(make_timing(make_side("a", 1, 2), make_side("b", 2, 4)).to_json()))
+    content = json.loads(json.dumps(make_timing(make_arm("a", 1, 2), make_arm("b", 2, 4)).to_json()))
     assert content["sides"][1]["wall"] == [2, 4]
     assert content["sides"][1]["ratio_wall"]["value"] == 2
     assert (content["rounds"], content["engine"]) == (2, "native")
 
 
-def test_a_side_is_a_method_and_an_arm() -> None:
-    found = [plan_side(name, Request("")) for name in ("sre2l", "sre2l+dire", "sre2l:control")]
+def test_a_name_is_a_method_and_an_arm() -> None:
+    found = [plan_arm(name, Request("")) for name in ("sre2l", "sre2l+dire", "sre2l:control")]
     assert [one.request.arm for one in found] == ["baseline", "dire", "control"]
     assert [bool(one.resolved.regularizers) for one in found] == [False, True, False]
 
@@ -114,7 +113,7 @@ def test_a_side_is_a_method_and_an_arm() -> None:
 @pytest.mark.parametrize(
     ("sides", "told"),
     [
-        (["sre2l+random"], "takes real images and synthesizes none"),
+        (["sre2l+random"], "uses real images and synthesizes none"),
         (["sre2l+dirr"], "dirr"),
         (["sre3l"], "sre2l"),
         (["sre2l", "sre2l"], "each once"),
@@ -127,8 +126,8 @@ def test_what_cannot_be_timed_is_told(cli: Cli, bare_home: Path, sides: list[Any
     assert told in answer.err
 
 
-def test_sides_of_two_engines_are_refused() -> None:
-    native = plan_side("sre2l", Request("", engine="native"))
+def test_arms_of_two_engines_are_refused() -> None:
+    native = plan_arm("sre2l", Request("", engine="native"))
     with pytest.raises(DirePlugError, match=r"one engine.*dire-plug vendor sre2l"):
         check_engines({"sre2l": native, "dwa": replace(native, engine="upstream")})
     assert check_engines({"sre2l": native}) == "native"
@@ -167,14 +166,16 @@ def test_peak_memory_is_at_least_what_is_resident() -> None:
 
 
 def test_a_child_that_fails_is_named_with_its_last_lines(bare_home: Path, tmp_path: Path, recipe: Path) -> None:
-    side = set_up("my side", plan("sre2l", str(recipe), engine="native"), tmp_path, real=2)
+    side = set_up("my arm", plan("sre2l", str(recipe), engine="native"), tmp_path, real=2)
     broken = replace(side, spec=replace(side.spec, regularizers={"nobody": {}}))
-    with pytest.raises(DirePlugError, match=r"(?s)my side: the native loop ended with status 1.*nobody"):
-        run_side(broken, None)
+    with pytest.raises(DirePlugError, match=r"(?s)my arm: the native loop ended with status 1.*nobody"):
+        run_synthesis(broken, None)
 
 
 @pytest.mark.slow
-def test_sides_take_turns_and_are_run_whole(cli: Cli, bare_home: Path, tmp_path: Path, recipe: Path) -> None:
+def test_steps_are_interleaved_and_syntheses_are_run_whole(
+    cli: Cli, bare_home: Path, tmp_path: Path, recipe: Path
+) -> None:
     options = ("--recipe", recipe, "--engine", "native", "--real", 4, "--json", tmp_path / "time.json")
     answer = cli("time", "sre2l", "sre2l+dire", "--steps", 1, "--whole", 1, *options)
     assert answer.code == 0, answer.err
@@ -188,18 +189,18 @@ def test_sides_take_turns_and_are_run_whole(cli: Cli, bare_home: Path, tmp_path:
         assert min(*side["wall"], *side["cpu"], *side["start"], *side["first"]) > 0
         assert side["memory"] >= side["memory_before"] > 0
         assert side["whole"][0]["wall"] > 0 < side["whole"][0]["cpu"]
-    assert "really run, s" in answer.out
+    assert "measured, s" in answer.out
     assert not bare_home.exists()  # nothing of it is kept
 
 
-def test_a_play_that_is_too_short_for_a_counted_step_is_told(
+def test_a_synthesis_with_too_few_steps_is_refused_before_any_process(
     bare_home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*arguments: Any) -> None:
         raise AssertionError("no child is needed to know it")
 
-    monkeypatch.setattr(children, "run_side", never)
-    how = TimingRequest(Request("", recipe=str(recipe), engine="native"), steps=6, real=2)
+    monkeypatch.setattr(measure, "run_synthesis", never)
+    request = Request("", recipe=str(recipe), engine="native")
     with pytest.raises(DirePlugError, match="sre2l: its synthesis has 6 steps, 7 were asked for"):
-        time_arms(["sre2l"], how)
+        time_arms(["sre2l"], request, steps=6, real=2)
     assert SEED == 0

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from dire_plug.data.augmentation.zca import fit
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.errors import DirePlugError
-from dire_plug.sets.condensed import CondensedSet, Reading, read_condensed
+from dire_plug.sets.condensed import CondensedSet, read_condensed
 from dire_plug.sets.normalisation import Space, read_space
 
 CLASSES = ("cat", "dog", "ship")
@@ -55,9 +55,9 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def refusal(path: Path, real: Dataset, reading: Reading | None = None) -> str:
+def refusal(path: Path, real: Dataset, **options: Any) -> str:
     with pytest.raises(DirePlugError) as caught:
-        read_condensed(path, real, reading)
+        read_condensed(path, real, **options)
     return str(caught.value)
 
 
@@ -67,14 +67,14 @@ def refusal(path: Path, real: Dataset, reading: Reading | None = None) -> str:
 @pytest.mark.parametrize(
     ("names", "rule"),
     [
-        (["cat", "dog", "ship"], "folders are named as the classes"),
+        (["cat", "dog", "ship"], "folders are named after the classes"),
         (["new000", "new001", "new002"], "folders are labelled by their numbers: new000 is cat, new002 ship"),
         (["00000", "00001", "00002"], "folders are labelled by their numbers: 00000 is cat, 00002 ship"),
         (["1", "2", "3"], "folders are labelled by their numbers: 1 is cat, 3 ship"),
-        (["a", "b", "x1"], "folders are labelled by their names, whatever these mean: a is cat, x1 ship"),
+        (["a", "b", "x1"], "folders are labelled by their names in alphabetical order: a is cat, x1 ship"),
         (
             ["new000", "new001", "new003"],
-            "folders are labelled by their names, whatever these mean: new000 is cat, new003 ship",
+            "folders are labelled by their names in alphabetical order: new000 is cat, new003 ship",
         ),
     ],
 )
@@ -109,7 +109,7 @@ def test_rdeds_tree_and_tiny_imagenets_folders_of_images_are_read(tree: Path, re
 
 def test_ipc_takes_the_first_images_of_each_class_by_name(tree: Path, real: Dataset) -> None:
     images = write_tree(tree, ["00000", "00001", "00002"], per_class=3)
-    found = read_condensed(tree, real, Reading(ipc=2))
+    found = read_condensed(tree, real, ipc=2)
     assert torch.equal(found.images, images.reshape(3, 3, 3, SIZE, SIZE)[:, :2].flatten(0, 1))
     assert found.per_class == 2
 
@@ -119,7 +119,7 @@ def test_classes_may_hold_different_numbers_of_images(tree: Path, real: Dataset)
     (tree / "00001" / "id001.png").unlink()
     found = read_condensed(tree, real)
     assert (found.counts, found.per_class) == ([2, 1, 2], None)
-    assert "class has 1 images, --ipc 2 were asked for; lower it" in refusal(tree, real, Reading(ipc=2))
+    assert "class has 1 images, --ipc 2 were asked for; lower it" in refusal(tree, real, ipc=2)
 
 
 def test_the_digest_depends_on_the_images_alone(tree: Path, tmp_path: Path, real: Dataset) -> None:
@@ -174,7 +174,7 @@ def test_a_damaged_image_is_named(tree: Path, real: Dataset) -> None:
 def test_another_size_is_refused_and_resized_on_request(tree: Path, real: Dataset) -> None:
     write_tree(tree, ["00000", "00001", "00002"], size=12)
     assert "12×12 pixels, the real images of pets are 8×8 here; --resize resizes the set" in refusal(tree, real)
-    found = read_condensed(tree, real, Reading(resize=True))
+    found = read_condensed(tree, real, resize=True)
     assert tuple(found.images.shape) == (6, 3, SIZE, SIZE)
     assert found.images.dtype == torch.uint8
     assert found.notes[-1] == "images of another size were resized to 8×8"
@@ -182,7 +182,7 @@ def test_another_size_is_refused_and_resized_on_request(tree: Path, real: Datase
 
 def test_image_files_have_no_other_space_than_pixels(tree: Path, real: Dataset) -> None:
     write_tree(tree, ["00000", "00001", "00002"])
-    assert "holds image files, which are pixels; leave it out" in refusal(tree, real, Reading(Space("zca")))
+    assert "holds image files, which are pixels; leave it out" in refusal(tree, real, space=Space("zca"))
 
 
 # Files of tensors.
@@ -239,7 +239,7 @@ def test_where_images_and_labels_came_from_is_told(tmp_path: Path, real: Dataset
 
 def test_grey_tensors_get_three_channels_and_an_ipc_takes_the_first(tmp_path: Path, real: Dataset) -> None:
     grey = draw(6)[:, :1]
-    found = read_condensed(save_pair(tmp_path, grey), real, Reading(ipc=1))
+    found = read_condensed(save_pair(tmp_path, grey), real, ipc=1)
     assert torch.equal(found.images, grey[[1, 2, 0]].expand(-1, 3, -1, -1))
 
 
@@ -257,39 +257,39 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 def test_normalised_images_become_pixels_and_their_own_values_are_kept(tmp_path: Path, real: Dataset) -> None:
     loop = 3 * torch.randn(6, 3, SIZE, SIZE, generator=Generator().manual_seed(0))
     loop[:, 0] = (0.25 - MEAN[0]) / STD[0]
-    found = read_condensed(save_mtt(tmp_path, loop), real, Reading(Space("normalised", MEAN, STD)))
+    found = read_condensed(save_mtt(tmp_path, loop), real, space=Space("normalised", MEAN, STD))
     assert found.loop is not None
     assert torch.equal(found.loop, loop[ORDER])
     torch.testing.assert_close(found.images[:, 0], torch.full((6, SIZE, SIZE), 0.25))
     by_hand = (loop[ORDER][:, 2] * STD[2] + MEAN[2]).clamp(0, 1)
     torch.testing.assert_close(found.images[:, 2], by_hand)
     outside = (loop * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None] - 0.5).abs() > 0.5
-    assert found.notes[-1].startswith(f"{float(outside.double().mean()):.1%} of the values lay outside of [0, 1]")
+    assert found.notes[-1].startswith(f"{float(outside.double().mean()):.1%} of the values lay outside [0, 1]")
 
 
 def test_whitened_images_are_inverted_by_the_whitening_of_the_real_ones(tmp_path: Path, real: Dataset) -> None:
     pixels = draw(6) / 255
     whitened = fit(real.train.images() / 255).apply(pixels)
-    found = read_condensed(save_mtt(tmp_path, whitened), real, Reading(Space("zca")))
+    found = read_condensed(save_mtt(tmp_path, whitened), real, space=Space("zca"))
     torch.testing.assert_close(found.images, pixels[ORDER], atol=1e-4, rtol=0)
 
 
 def test_pixels_out_of_range_are_refused_with_the_options_or_cut_off(tmp_path: Path, real: Dataset) -> None:
     path = save_mtt(tmp_path, torch.linspace(-1, 2, 6 * 3 * SIZE**2).reshape(6, 3, SIZE, SIZE))
     message = refusal(path, real)
-    assert "values from -1 to 2 are no pixels in [0, 1]. In which space are they? Say --normalised-by" in message
-    found = read_condensed(path, real, Reading(Space("pixels")))
+    assert "values from -1 to 2 aren't pixels in [0, 1]. Name their space: --normalised-by" in message
+    found = read_condensed(path, real, space=Space("pixels"))
     assert (float(found.images.min()), float(found.images.max()), found.loop) == (0, 1, None)
     assert found.notes[-1].startswith("66.7% of the values lay outside")
 
 
 def test_grey_levels_as_floats_are_refused_with_a_hint(tmp_path: Path, real: Dataset) -> None:
-    assert "Grey levels up to 255? Save them as uint8." in refusal(save_mtt(tmp_path, draw(6).float()), real)
+    assert "Pixels from 0 to 255? Save them as uint8." in refusal(save_mtt(tmp_path, draw(6).float()), real)
 
 
 def test_grey_levels_have_no_other_space_than_pixels(tmp_path: Path, real: Dataset) -> None:
-    message = refusal(save_mtt(tmp_path, draw(6)), real, Reading(Space("normalised", MEAN, STD)))
-    assert "holds grey levels of 8 bits, which are pixels; leave it out" in message
+    message = refusal(save_mtt(tmp_path, draw(6)), real, space=Space("normalised", MEAN, STD))
+    assert "holds uint8 images, which are pixels; leave it out" in message
 
 
 def test_spaces_are_read_from_a_dataset_or_from_numbers() -> None:
@@ -347,7 +347,7 @@ def with_labels(labels: Any, images: Tensor | None = None) -> Any:
         (with_labels(LABELS, draw(6)[:, 0]), "the images' shape is [6, 8, 8]; expected [n, 3, h, w]"),
         (with_labels(LABELS[:0], draw(0)), "the images' shape is [0, 3, 8, 8]"),
         (with_labels(LABELS, draw(6) / torch.zeros(())), "6 of 6 images hold NaN or infinity"),
-        (with_labels(LABELS, draw(6).int() * 2), "images of torch.int32 outside of 0 … 255"),
+        (with_labels(LABELS, draw(6).int() * 2), "torch.int32 images with values outside 0 … 255"),
         (with_labels(LABELS, draw(6, size=9)), "9×9 pixels, the real images of pets are 8×8 here"),
         (lambda path: path.write_bytes(b"no tensors"), "isn't a file of torch.save's"),
         (lambda path: path.touch(), "cannot be read"),
@@ -406,7 +406,7 @@ def test_a_tensor_that_cannot_be_computed_with_is_refused(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write(path)
-        found = refusal(path, real, Reading(resize=True))
+        found = refusal(path, real, resize=True)
     assert found.startswith(f"{path}: {message}")
 
 
@@ -434,12 +434,12 @@ def test_a_damaged_file_of_another_kind_is_refused(tmp_path: Path, real: Dataset
 
 
 def test_a_files_ipc_is_at_most_what_each_class_has(tmp_path: Path, real: Dataset) -> None:
-    message = refusal(save_mtt(tmp_path, draw(6)), real, Reading(ipc=3))
+    message = refusal(save_mtt(tmp_path, draw(6)), real, ipc=3)
     assert "class 0 (cat) has 2 images, --ipc 3 were asked for; lower it" in message
 
 
 def test_tensors_of_another_size_are_resized_on_request(tmp_path: Path, real: Dataset) -> None:
-    found = read_condensed(save_mtt(tmp_path, draw(6, size=16) / 255), real, Reading(resize=True))
+    found = read_condensed(save_mtt(tmp_path, draw(6, size=16) / 255), real, resize=True)
     assert tuple(found.images.shape) == (6, 3, SIZE, SIZE)
     assert found.notes[-1] == "resized from 16×16 to 8×8"
 
@@ -465,5 +465,5 @@ def test_a_set_tells_what_it_is_as_json(tree: Path, real: Dataset) -> None:
         "classes": 3,
         "per_class": {"least": 2, "most": 2},
         "digest": found.digest,
-        "notes": ["folders are named as the classes"],
+        "notes": ["folders are named after the classes"],
     }

@@ -130,7 +130,7 @@ def test_one_embedding_trains_one_network_and_says_so(
     shutil.rmtree(home / "store")
     found = measure_set(SetRequest(made, recipe=str(recipe)), embeddings=("independent", "independent"))
     assert list(found.diversity) == ["independent"]
-    said = "measure: independent of the recipe sre2l/tiny isn't in the store; it is made first\n"
+    said = "measure: independent of the recipe sre2l/tiny isn't in the store; training it first\n"
     assert capfd.readouterr().err.startswith(said)
     assert [read_json(file)["role"] for file in home.glob("store/network/*/network.json")] == ["independent"]
 
@@ -211,10 +211,10 @@ def test_the_default_recipe_is_sre2ls_of_the_dataset(home: Path, made: Path) -> 
         ("measure SET --recipe none.yaml", "--recipe none.yaml: no such file"),
         (
             "measure SET --recipe RECIPE --embedding techer",
-            "--embedding techer: no embedding has this name (did you mean",
+            "--embedding techer: unknown embedding (did you mean",
         ),
         ("measure SET --recipe RECIPE --embedding torchvision:resnet5", "(did you mean 'torchvision:resnet50'?)"),
-        ("measure SET --recipe RECIPE --weights w.pt", "are for one published network, and 0 are asked for"),
+        ("measure SET --recipe RECIPE --weights w.pt", "belongs to one published network, but 0 are named"),
         ("measure SET --recipe RECIPE --set measure.nearest=3", "measure.nearest: unknown key"),
         ("measure SET --recipe RECIPE --space zca", "holds image files, which are pixels; leave it out"),
         ("measure SET --recipe RECIPE --space normalised", "--space normalised: by what? Add --normalised-by"),
@@ -265,7 +265,7 @@ def test_a_finished_runs_student_is_found(cli: Cli, own_run: Path, finished_home
     assert folder.name.startswith(own_run.name)
     assert f"set folder: {folder}" in answer.out
     assert "students of ONE set" in answer.out
-    assert "all students were finished before; nothing was run again" in answer.out
+    assert "all students were finished before; nothing was run" in answer.out
     assert entries(finished_home, "*") == made
     provenance = read_json(folder / "provenance.json")
     assert provenance["run"] == own_run.name
@@ -298,7 +298,7 @@ def test_more_students_go_on_in_the_same_folder(cli: Cli, home: Path, recipe: Pa
     assert "±" in rows[0][2]
     assert "± is over the students of ONE set" in answer.out
     again = cli(*common)
-    assert "all students were finished before; nothing was run again" in again.out
+    assert "all students were finished before; nothing was run" in again.out
     assert [row[:2] for row in read_rows(again.out) if row[0].endswith("-small")] == [["convnet-small", "1"]]
 
 
@@ -428,7 +428,7 @@ def test_students_learn_from_the_loops_own_tensors_in_the_protocols_space(
 ) -> None:
     answer = cli("evaluate", tensors, "--recipe", hard, "--normalised-by", f"{MEAN},{STD}")
     assert answer.code == 0
-    assert "the set brings no learned learning rate; evaluate.lr_without (0.02) is used" in answer.out
+    assert "the set has no learned learning rate; evaluate.lr_without (0.02) is used" in answer.out
     assert "students learn from pixels" not in answer.out
     (folder,) = set_folders(home)
     assert folder.name.startswith("images_best-")
@@ -442,7 +442,7 @@ def test_students_learn_from_pixels_where_the_tensors_are_in_another_space(
 ) -> None:
     answer = cli("evaluate", tensors, "--recipe", hard, *space)
     assert answer.code == 0
-    assert "students learn from pixels, cut off at 0 and 1" in answer.out
+    assert "students learn from pixels, clipped to [0, 1]" in answer.out
     option = {"space" if space[0] == "--space" else "normalised_by": space[1]}
     _, images, _ = fit_protocol(open_set(SetRequest(tensors, recipe=str(hard), **option)))  # type: ignore[arg-type]
     assert images.read_loop() is None

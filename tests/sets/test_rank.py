@@ -24,7 +24,7 @@ from dire_plug.seeding import derive
 from dire_plug.sets import rank as ranking
 from dire_plug.sets import robust_scores as scores
 from dire_plug.sets.opened import SetRequest
-from dire_plug.sets.rank import Ranking, rank_set
+from dire_plug.sets.rank import rank_set
 from dire_plug.sets.robust_scores import RankedSet
 from dire_plug.stages import evaluate
 from dire_plug.training.protocols import train_student
@@ -165,7 +165,7 @@ def test_the_runs_own_student_is_only_taken_for_the_runs_own_images(
         kept = sorted(finished_home.glob("store/pass/*/images/*/*.jpg"))[0]
         kept.chmod(0o644)
         kept.write_bytes(b"another image")
-    rank_set(SetRequest(own_run, ipc=1 if change == "a part" else None), Ranking(full_accuracy=90))
+    rank_set(SetRequest(own_run, ipc=1 if change == "a part" else None), full_accuracy=90)
     images = {"an image too many": 30, "a part": 10}.get(change, 20)
     assert ("on-the-fly", "crop", images, 2) in trained[:1]
 
@@ -180,18 +180,18 @@ def test_an_interrupted_ranking_keeps_the_students_that_are_finished(
             raise KeyboardInterrupt
         return train_student(*arguments, section=section, seed=seed, **rest)
 
-    request, how = SetRequest(baseline, settings=("evaluate.epochs=3",)), Ranking(full_accuracy=90, per_set=2)
+    request = SetRequest(baseline, settings=("evaluate.epochs=3",))
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "train_student", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            rank_set(request, how)
+            rank_set(request, full_accuracy=90, per_set=2)
     trained.clear()
-    rank_set(request, how)
+    rank_set(request, full_accuracy=90, per_set=2)
     assert len([1 for protocol, _, _, _ in trained if protocol == "hard-labels"]) == 3  # of the set's two, the second
 
 
 def test_a_given_accuracy_stands_for_students_of_all_images(home: Path, baseline: Path, trained: list[Any]) -> None:
-    found = rank_set(SetRequest(baseline), Ranking(full_accuracy=90, weight=0))
+    found = rank_set(SetRequest(baseline), full_accuracy=90, weight=0)
     assert all(images == 20 for _, _, images, _ in trained)
     hard = found.accuracies["set hard"]["resnet-small"]["last"][0]
     assert found.scores("resnet-small")["HLR"] == [pytest.approx(0.9 - hard / 100)]
@@ -207,8 +207,8 @@ def test_students_of_all_images_learn_as_long_as_those_of_the_set(home: Path, ba
 
 def test_of_several_learning_rates_each_condition_takes_its_best(home: Path, baseline: Path) -> None:
     rates = (1e-9, 0.1)
-    found = rank_set(SetRequest(baseline), Ranking(rates, full_accuracy=90))
-    alone = {rate: rank_set(SetRequest(baseline), Ranking((rate,), full_accuracy=90)) for rate in rates}
+    found = rank_set(SetRequest(baseline), rates=rates, full_accuracy=90)
+    alone = {rate: rank_set(SetRequest(baseline), rates=(rate,), full_accuracy=90) for rate in rates}
     for name in ("set", "random"):
         accuracy = {rate: one.accuracies[f"{name} hard"]["resnet-small"]["mean"] for rate, one in alone.items()}
         assert found.accuracies[f"{name} hard"]["resnet-small"]["mean"] == max(accuracy.values())

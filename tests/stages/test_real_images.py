@@ -325,7 +325,7 @@ def test_every_arm_of_real_images_stands_in_one_table(cli: Cli, home: Path, tmp_
         assert "–" not in row[3:]
     lines = [line.strip() for line in answer.out.splitlines()]
     assert "full: all 100 training images, in 1 epoch (4 steps; IPC images per class get 1)" in lines
-    assert "full: no coverage (–): its images are those to be covered, so each covers itself" in lines
+    assert "full: no coverage (–): its images are the ones to be covered, so each covers itself" in lines
     assert "herding, k-center: the same images with every seed, so the spread is over students alone" in lines
     assert any(line.startswith("herding, k-center, k-means: likewise, chosen by the teacher's") for line in lines)
     assert any(line.startswith("images:") for line in lines)
@@ -335,7 +335,7 @@ def test_every_arm_of_real_images_stands_in_one_table(cli: Cli, home: Path, tmp_
 def test_a_run_of_full_says_why_it_has_no_coverage(cli: Cli, home: Path, recipe: Path) -> None:
     answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "full")
     assert answer.code == 0, answer.err
-    assert "full: no coverage (–): its images are those to be covered" in answer.out
+    assert "full: no coverage (–): its images are the ones to be covered" in answer.out
 
 
 @pytest.mark.parametrize("arm", [*CHOSEN, "full"])

@@ -22,7 +22,7 @@ from support.small_run import only_run, outcome, read_rows
 
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import digest, format_bytes, read_json, write_json
-from dire_plug.paper.reproduce.request import attempt
+from dire_plug.paper.reproduce.result import attempt
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline import run as pipeline
 from dire_plug.results import table
@@ -510,7 +510,7 @@ def test_an_empty_store_says_so(cli: Cli, bare_home: Path) -> None:
     assert cli("list", "artefacts").out == words
     assert cli("clean", "--yes").out == (
         "removed: 0 artefacts, 0 unfinished folders, 0 dead lock files; 0 B\n"
-        "stay: 0 that runs name, 0 younger than 7 days\n"
+        "kept: 0 that runs name, 0 younger than 7 days\n"
     )
     assert not bare_home.exists()
 
@@ -534,14 +534,19 @@ def test_clean_says_what_would_go_and_yes_removes_it(
     sizes = {one.name: size_of(store / one.name) for one in (OTHER, STUDENT)}
     lines = [*(f"{name}  {format_bytes(size)}" for name, size in sizes.items()), "work/network-aa"]
     counts = f"2 artefacts, 1 unfinished folder, 0 dead lock files; {format_bytes(sum(sizes.values()))}"
-    stay = "stay: 3 that runs name, 1 younger than 7 days"
+    stay = "kept: 3 that runs name, 1 younger than 7 days"
     dry = cli("clean")
-    assert dry.out.splitlines() == [*lines, f"would go: {counts}", stay, "nothing was removed; --yes removes it"]
+    assert dry.out.splitlines() == [
+        *lines,
+        f"would be removed: {counts}",
+        stay,
+        "nothing was removed; --yes removes it",
+    ]
     wet = cli("clean", "--yes")
     assert wet.out.splitlines() == [*lines, f"removed: {counts}", stay]
     assert (dry.code, wet.code) == (0, 0)
     assert names(store) == names_of(NETWORK, EMBEDDINGS, RADII, Artefact("subset", {}))
-    assert "would go: 1 artefact, " in cli("clean", "--older-than", "0").out
+    assert "would be removed: 1 artefact, " in cli("clean", "--older-than", "0").out
 
 
 def test_a_folder_that_is_gone_for_good_is_forgotten_when_told(
@@ -1107,7 +1112,7 @@ def test_import_says_what_became_of_each_entry(cli: Cli, bare_home: Path, archiv
     rows = [row for row in read_rows(answer.out) if row[0] in names_of(*ALL)]
     assert [row[0] for row in rows] == [NETWORK.name, EMBEDDINGS.name]
     assert "kept ours: its content differs; --replace takes theirs" in rows[0]
-    assert answer.out.splitlines()[-1] == f"1 kept ours, 1 left out; 0 B came into {bare_home}/store"
+    assert answer.out.splitlines()[-1] == f"1 kept ours, 1 left out; 0 B added to {bare_home}/store"
     make(bare_home / "store", Artefact("subset", {}, {"network": NETWORK}))
     answer = cli("import", archived, "--replace")
     assert (
@@ -1155,7 +1160,7 @@ def test_rerun_makes_again_what_its_stages_left_and_nothing_else(
     before = snapshot(own_home / "store")
     answer = cli(*line, *(word for stage in stages for word in ("--rerun", stage)))
     assert answer.code == 0
-    assert "nothing was run again" not in answer.out
+    assert "nothing was run" not in answer.out
     assert made_again(before, snapshot(own_home / "store")) == kinds
 
 

@@ -1,5 +1,5 @@
-"""What of DiRe does what: `components.py` runs the seven combinations of its parts, `sweep.py` tries settings around
-the recipe's own on validation images, `component_table.py`, `sweep_table.py` and `picture.py` show and store both.
+"""Ablate DiRe: `components.py` runs the seven combinations of its components, `sweep.py` tries settings around the
+recipe's own on validation images, `sweep_table.py` shows and draws them; all run settings by `trials.py`.
 """
 
 from dire_plug.paper.ablate.components import Components, ablate_components, components_json, render_components

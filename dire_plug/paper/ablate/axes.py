@@ -1,13 +1,13 @@
-"""The axes of the sweep, and the settings that differ from the recipe's own along one of them.
+"""Define the axes of the sweep, and the settings that differ from the recipe's own along one of them.
 
 One at a time, not their product: the default grids alone would make 4·3·3·2·2·2 = 288 settings, of which the best on a
-few hundred validation images would be the luckiest. What one at a time can't see is how two settings act together.
+few hundred validation images would be the luckiest. Interactions of two settings are not tested.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.paper.ablate.trials import TERM, Setting, last_line, require_term
@@ -25,29 +25,16 @@ MOST_PER_CLASS = 10
 """Of a regrouped batch where the recipe keeps upstream's: as in the authors' release."""
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What is tried.
-
-    Attributes:
-        settings: with the recipe's own first.
-        left_out: "name: why" of what could not be, or need not be, tried.
-    """
-
-    settings: list[Setting]
-    left_out: list[str]
-
-
-def make_grid(request: Request, texts: Sequence[str], *, dry: bool = False) -> Grid:
-    """Return the settings to try around the recipe's own.
+def make_grid(request: Request, texts: Sequence[str], *, dry: bool = False) -> tuple[list[Setting], list[str]]:
+    """Return the settings to try, the recipe's own first, and "name: why" of those that are left out.
 
     Args:
-        texts: `AXIS=VALUE,VALUE,…`; where there is none, every axis has its default grid, and what the method refuses
-            of that is left out with the reason.
-        dry: nothing will be run, so upstream's code needn't be here.
+        texts: `AXIS=VALUE,VALUE,…`; if empty, every axis has its default grid, and values that the method rejects
+            are left out with the reason.
+        dry: nothing will be run, so upstream's code isn't needed.
 
     Raises:
-        DirePlugError: an unknown axis, or a value that was asked for and isn't valid.
+        DirePlugError: an unknown axis, or an invalid value in `texts`.
     """
     own = require_term(request, dry=dry)
     chosen = dict(map(_read, texts)) if texts else {axis: default_values(axis, own) for axis in AXES}
@@ -58,16 +45,18 @@ def make_grid(request: Request, texts: Sequence[str], *, dry: bool = False) -> G
         try:
             found = plan_run(setting.of(request, seed=request.seed), dry=dry)
         except DirePlugError as error:
+            # what the user named must fail; of the default grid it is left out
             if texts:
                 raise DirePlugError(f"--grid {axis}={value}: {error}") from error
             left_out.append(f"{setting.name}: {last_line(error)}")
             continue
+        # a value may be the recipe's own, written in another way
         if (other := equal_arms({**planned, setting.name: found}).get(setting.name)) is not None:
-            left_out.append(f"{setting.name}: is the same as {other}")
+            left_out.append(f"{setting.name}: the same as {other}")
             continue
         planned[setting.name] = found
         settings.append(setting)
-    return Grid(settings, left_out)
+    return settings, left_out
 
 
 def control_of(setting: Setting) -> Setting:
@@ -103,6 +92,7 @@ def _read(text: str) -> tuple[str, list[str]]:
 
 
 def _weight(name: str) -> Change:
+    # the recipe's model checks the value
     return lambda value, own: (f"regularizers.{TERM}.{name}={value}",)
 
 

@@ -1,7 +1,7 @@
-"""The seven combinations of CD, CDM and EDM with the control beside them: Table 14.
+"""Ablate the seven combinations of CD, CDM and EDM against the control: Table 14.
 
 The paper gives Vendi, similarity and coverage "normalized". Each printed column has one 0.00 and one 1.00, so x becomes
-(x − least) / (greatest − least) over the seven rows. Similarity isn't turned round: its 0.00 stands at CD, the part
+(x − least) / (greatest − least) over the seven rows. Similarity isn't inverted: its 0.00 stands at CD, the component
 that makes images of a class unlike each other, so 0 is the least similar, and the best.
 
 Nothing is chosen here, so students are tested as the recipe says, on the test set, and the runs are those of `compare`.
@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from dire_plug.paper.ablate.trials import TERM, Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request
 from dire_plug.results.statistics import ACCURACY, FEW, Measure, diversity_measures, paired_difference
 from dire_plug.results.table import SPACES, format_difference, format_summary
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 CONTROL = "control"
 COMBINATIONS: dict[str, tuple[str, ...]] = {
@@ -91,6 +90,7 @@ def ablate_components(request: Request, seeds: int) -> Components:
 
 def table_measures(space: str) -> dict[str, Measure]:
     """Return the columns of Table 14, in its order, by their key in metrics.json; `space` is T or I."""
+    # over all classes; the two left out are the means of the classes
     coverage, _, vendi, _, similarity = diversity_measures(space)
     return {"vendi": vendi, "similarity": similarity, "coverage": coverage}
 
@@ -100,7 +100,7 @@ def normalise(values: Sequence[float | None]) -> list[float | None]:
     known = [value for value in values if value is not None]
     if not known or max(known) == min(known):
         return [None for _ in values]
-    return [None if value is None else _place(value, known) for value in values]
+    return [None if value is None else _scale(value, known) for value in values]
 
 
 def normalised_columns(components: Components, space: str) -> dict[str, dict[str, float | None]]:
@@ -111,11 +111,11 @@ def normalised_columns(components: Components, space: str) -> dict[str, dict[str
         column = dict(zip(means, normalise(list(means.values())), strict=True))
         control, known = _mean(components.control, measure), [mean for mean in means.values() if mean is not None]
         spread = known and max(known) > min(known)
-        columns[key] = {CONTROL: _place(control, known) if spread and control is not None else None, **column}
+        columns[key] = {CONTROL: _scale(control, known) if spread and control is not None else None, **column}
     return columns
 
 
-def _place(value: float, known: Sequence[float]) -> float:
+def _scale(value: float, known: Sequence[float]) -> float:
     return (value - min(known)) / (max(known) - min(known))
 
 
@@ -124,7 +124,7 @@ def _mean(trial: Trial, measure: Measure) -> float | None:
     return None if found is None else found.mean
 
 
-# The seven combinations as they are shown and stored.
+# The tables and the JSON file of the seven combinations.
 
 
 TITLES = {"vendi": "Ven ↑", "similarity": "Sim ↓", "coverage": "Cov ↑"}
@@ -137,9 +137,8 @@ def render_components(components: Components) -> RenderableType:
         f"{components.method} · {components.recipe} · IPC {components.ipc} · engine {components.engine} · "
         "components of DiRe"
     )
-    parts: list[RenderableType] = [Text(title, style="bold"), _accuracy_table(components)]
-    parts += [_diversity_table(components, space) for space in SPACES]
-    return Group(*parts, *(Text(f"  {line}", style="dim") for line in component_notes(components)))
+    tables = [_accuracy_table(components), *(_diversity_table(components, space) for space in SPACES)]
+    return with_notes(*tables, title=title, notes=component_notes(components))
 
 
 def _accuracy_table(components: Components) -> Table:
@@ -171,18 +170,18 @@ def component_notes(components: Components) -> list[str]:
     lines = [
         *spread_notes(len(components.seeds)),
         "control: the same plan, start and learning rate without the term",
-        "0…1: (x − least) / (greatest − least) over the seven rows, so a scale says nothing of how far apart they are; "
+        "0…1: (x − least) / (greatest − least) over the seven rows, which hides how far apart they are; "
         "control on the same scale",
-        "paper's: Table 14, Tiny-ImageNet, IPC 10; whichever the data here, it is that",
-        "tested on the test set, and nothing is chosen by it: choose a setting by the sweep",
+        "paper's: Table 14, Tiny-ImageNet, IPC 10, whatever the data of this run",
+        "tested on the test set, so don't choose a setting by it: the sweep chooses on validation images",
     ]
     if _judged(components.control) == "validation":
         lines[-1] = "tested on the recipe's validation images, not on the test set"
-    return lines + [f"{name}: {trial.trouble}" for name, trial in components.trials.items() if trial.trouble]
+    return lines + [f"{name}: {trial.problem}" for name, trial in components.trials.items() if trial.problem]
 
 
 def spread_notes(n: int) -> list[str]:
-    """Return what the figures after ± are, for `n` syntheses of each setting."""
+    """Return the notes on the figures after ±, for `n` syntheses of each setting."""
     if n == 1:
         return ["one synthesis of each setting: no spread; --seeds 5 gives one"]
     lines = [
@@ -193,7 +192,7 @@ def spread_notes(n: int) -> list[str]:
 
 
 def components_json(components: Components) -> dict[str, Any]:
-    """Return what ablate.json holds of the combinations: every value of every run, and the statistics."""
+    """Return the combinations for ablate.json: every value of every run, and the statistics."""
     columns = {space: normalised_columns(components, space) for space in SPACES}
     own = components.control.column(ACCURACY[0])
     rows = {}
@@ -217,7 +216,7 @@ def components_json(components: Components) -> dict[str, Any]:
 
 
 def trial_json(trial: Trial) -> dict[str, Any]:
-    """Return a trial's setting, runs, trouble, values by seed and their summaries."""
+    """Return a trial's setting, runs, problem, values by seed and summaries, by the keys of ablate.json."""
     named = {"accuracy": ACCURACY[0]}
     for space in SPACES:
         named |= {f"{space}/{key}": measure for key, measure in table_measures(space).items()}
@@ -227,7 +226,7 @@ def trial_json(trial: Trial) -> dict[str, Any]:
         "changes": list(trial.setting.changes),
         "runs": [run.folder.path.name for run in trial.runs],
         "same_as": trial.same_as,
-        "trouble": trial.trouble,
+        "trouble": trial.problem,
         "values": {key: trial.column(measure) for key, measure in named.items()},
         "summary": {key: None if summary is None else vars(summary) for key, summary in summaries.items()},
     }

@@ -1,4 +1,4 @@
-"""The sweep: settings one at a time around the recipe's own, ranked on validation images; then one test of the best.
+"""Sweep settings one at a time around the recipe's own, ranked on validation images; then test the best once.
 
 Everything here holds the same validation images out of the training set. Settings are judged on those, with the seeds
 s … s + n − 1; the test set isn't used. Then the best setting, the recipe's own, their controls and the baseline are
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from dire_plug import ui
 from dire_plug.data import class_count, default_count
 from dire_plug.errors import DirePlugError
-from dire_plug.paper.ablate.axes import DEFAULT, Grid, control_of, make_grid
+from dire_plug.paper.ablate.axes import DEFAULT, control_of, make_grid
 from dire_plug.paper.ablate.trials import Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request, Run
 from dire_plug.pipeline.request import read_data
@@ -27,7 +27,7 @@ is better than twice chance."""
 
 @dataclass(frozen=True)
 class Sweep:
-    """What came of a sweep.
+    """The trials of a sweep and the test of its best setting.
 
     Attributes:
         validation: the number of validation images.
@@ -68,15 +68,17 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
     planned = require_term(request)
     count = count_validation(planned)
     numbers = tuple(range(request.seed, request.seed + seeds))
+    # also for the final test: its students must have learned from the same images
     held_out = with_settings(request, f"dataset.validation={count}", "evaluate.judge=test")
     judged = with_settings(held_out, "evaluate.judge=validation")
-    found = make_grid(judged, grid)
-    tried, controls = _try(judged, found, seeds=numbers, chance=_chance(planned))
+    settings, left_out = make_grid(judged, grid)
+    tried, controls = _try(judged, settings, seeds=numbers, chance=_chance(planned))
     best = choose(tried)
     ui.say(f"best on validation images: {best}; now the test")
-    settings, final_controls = final_settings(tried[best], controls[best])
+    last, final_controls = final_settings(tried[best], controls[best])
+    # seeds of which none chose the setting
     later = tuple(number + seeds for number in numbers)
-    final = run_settings(held_out, settings, seeds=later, needed=(BASELINE, CONTROL, DEFAULT))
+    final = run_settings(held_out, last, seeds=later, needed=(BASELINE, CONTROL, DEFAULT))
     return Sweep(
         method=request.method,
         recipe=planned.source.stem,
@@ -86,7 +88,7 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
         validation=count,
         tried=tried,
         controls=controls,
-        left_out=found.left_out,
+        left_out=left_out,
         best=best,
         final_seeds=later,
         final=final,
@@ -106,7 +108,7 @@ def choose(tried: dict[str, Trial]) -> str:
     Raises:
         DirePlugError: none has an accuracy.
     """
-    known = {name: trial.accuracy for name, trial in tried.items() if trial.trouble is None}
+    known = {name: trial.accuracy for name, trial in tried.items() if trial.problem is None}
     accuracies = {name: accuracy for name, accuracy in known.items() if accuracy is not None}
     if not accuracies:
         raise DirePlugError("no setting has an accuracy to choose by; see the warnings above")
@@ -114,13 +116,14 @@ def choose(tried: dict[str, Trial]) -> str:
 
 
 def final_settings(best: Trial, control: Trial) -> tuple[list[Setting], dict[str, str]]:
-    """Return what is tested at the end, and for default and best the name of the control among them."""
+    """Return the settings of the final test, and for default and best the name of the control among them."""
     settings = [Setting(BASELINE, arm="baseline"), Setting(CONTROL, arm="control"), Setting(DEFAULT)]
     controls = {DEFAULT: CONTROL}
     if best.setting.name == DEFAULT:
         return settings, controls
     settings.append(replace(best.setting, name=BEST))
     controls[BEST] = CONTROL
+    # only where the plan differs is the control of the best another run
     if control.same_as != CONTROL:
         settings.insert(2, replace(control_of(best.setting), name=f"control of {BEST}"))
         controls[BEST] = f"control of {BEST}"
@@ -138,23 +141,23 @@ def _chance(planned: Run) -> float:
 
 
 def _try(
-    base: Request, grid: Grid, *, seeds: Sequence[int], chance: float
+    base: Request, settings: Sequence[Setting], *, seeds: Sequence[int], chance: float
 ) -> tuple[dict[str, Trial], dict[str, Trial]]:
     """Run the settings and their controls; mark those that collapsed."""
-    default, *others = grid.settings
+    default, *others = settings
     controls = {setting.name: control_of(setting) for setting in others}
-    settings = [Setting(CONTROL, arm="control"), default, *controls.values(), *others]
-    trials = run_settings(base, settings, seeds=seeds, needed=(CONTROL, DEFAULT))
+    ordered = [Setting(CONTROL, arm="control"), default, *controls.values(), *others]
+    trials = run_settings(base, ordered, seeds=seeds, needed=(CONTROL, DEFAULT))
     own = {name: trials[control.name] for name, control in controls.items()} | {DEFAULT: trials[CONTROL]}
     tried = {
-        setting.name: mark_collapse(trials[setting.name], own[setting.name], chance=chance) for setting in grid.settings
+        setting.name: mark_collapse(trials[setting.name], own[setting.name], chance=chance) for setting in settings
     }
     return tried, {name: own[name] for name in tried}
 
 
 def mark_collapse(trial: Trial, control: Trial, *, chance: float) -> Trial:
-    """Return the trial, with a trouble where it has collapsed; `chance` is the accuracy of guessing, in percent."""
+    """Return the trial, marked where it has collapsed; `chance` is the accuracy of guessing, in percent."""
     ours, theirs = trial.accuracy, control.accuracy
-    if trial.trouble or ours is None or theirs is None or theirs <= 2 * chance or ours >= COLLAPSED * theirs:
+    if trial.problem or ours is None or theirs is None or theirs <= 2 * chance or ours >= COLLAPSED * theirs:
         return trial
-    return replace(trial, trouble=f"collapsed: {ours:.1f} % accuracy, below half of its control's {theirs:.1f} %")
+    return replace(trial, problem=f"collapsed: {ours:.1f} % accuracy, below half of its control's {theirs:.1f} %")

@@ -1,27 +1,24 @@
-"""The sweep as it is shown and stored: the ranking on validation images, and the test of the best."""
+"""Show, store and draw a sweep: the ranking on validation images, and the test of the best."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
-from dire_plug.files import make_folder
 from dire_plug.paper.ablate.axes import DEFAULT
 from dire_plug.paper.ablate.components import spread_notes, table_measures, trial_json
 from dire_plug.paper.ablate.sweep import BEST, Sweep
 from dire_plug.paper.ablate.trials import Trial
+from dire_plug.results.figures import new_figure, save_png
 from dire_plug.results.statistics import ACCURACY, Difference, Measure, paired_difference
 from dire_plug.results.table import format_difference, format_summary
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
 LAST = ACCURACY[0]
 COLUMNS: dict[str, Measure] = {
@@ -33,19 +30,18 @@ COLUMNS: dict[str, Measure] = {
 
 
 def render_sweep(sweep: Sweep) -> RenderableType:
-    """Return the table of settings on validation images, that of the test, and what one must know to read them."""
+    """Return the table of settings on validation images, that of the test, and the caveats."""
     title = f"{sweep.method} · {sweep.recipe} · IPC {sweep.ipc} · engine {sweep.engine} · settings of DiRe"
-    parts: list[RenderableType] = [Text(title, style="bold"), _tried_table(sweep), _final_table(sweep)]
-    parts += [Text(f"  {line}") for line in verdict(sweep)]
-    return Group(*parts, *(Text(f"  {line}", style="dim") for line in sweep_notes(sweep)))
+    sentences = [Text(f"  {line}") for line in verdict(sweep)]
+    return with_notes(_tried_table(sweep), _final_table(sweep), *sentences, title=title, notes=sweep_notes(sweep))
 
 
 def ranked(sweep: Sweep) -> list[str]:
-    """Return the names of the settings, the best on validation images first, those in trouble last."""
+    """Return the names of the settings, the best on validation images first, those in problem last."""
 
     def rank(name: str) -> float:
         trial = sweep.tried[name]
-        return math.inf if trial.trouble or trial.accuracy is None else -trial.accuracy
+        return math.inf if trial.problem or trial.accuracy is None else -trial.accuracy
 
     return sorted(sweep.tried, key=rank)
 
@@ -59,13 +55,13 @@ def gap_between(first: Trial | None, second: Trial | None) -> Difference | None:
 
 def _tried_table(sweep: Sweep) -> Table:
     table = _table(
-        f"on {sweep.validation} validation images, {_tell_seeds(sweep.seeds)}", "setting", "accuracy, last %"
+        f"on {sweep.validation} validation images, {_seeds_in_words(sweep.seeds)}", "setting", "accuracy, last %"
     )
     default = sweep.tried[DEFAULT]
     for name in ranked(sweep):
         trial = sweep.tried[name]
         label = f"{name} ← best" if name == sweep.best else name
-        label = f"{label}, collapsed" if trial.trouble and trial.runs else label
+        label = f"{label}, collapsed" if trial.problem and trial.runs else label
         gaps = gap_between(trial, None if name == DEFAULT else default), gap_between(trial, sweep.controls[name])
         table.add_row(label, *(_cells(trial, *gaps) if trial.runs else ["failed"]))
     table.add_section()
@@ -75,12 +71,12 @@ def _tried_table(sweep: Sweep) -> Table:
     return table
 
 
-def _tell_seeds(seeds: tuple[int, ...]) -> str:
+def _seeds_in_words(seeds: tuple[int, ...]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
 
 
 def _final_table(sweep: Sweep) -> Table:
-    table = _table(f"on the test set, {_tell_seeds(sweep.final_seeds)}", "arm", "accuracy, last %")
+    table = _table(f"on the test set, {_seeds_in_words(sweep.final_seeds)}", "arm", "accuracy, last %")
     for name, trial in sweep.final.items():
         label = f"{name}: {sweep.best}" if name == BEST else name
         label = f"{label} = {trial.same_as}" if trial.same_as else label
@@ -104,8 +100,8 @@ def _cells(trial: Trial, *gaps: Difference | None) -> list[str]:
 
 
 def verdict(sweep: Sweep) -> list[str]:
-    """Return what came out, in sentences; a best setting that loses on the test set is said to lose."""
-    tried = len([trial for trial in sweep.tried.values() if trial.trouble is None])
+    """Return the outcome in sentences, also where the best setting loses on the test set."""
+    tried = len([trial for trial in sweep.tried.values() if trial.problem is None])
     best, control = sweep.tried[sweep.best], sweep.controls[sweep.best]
     lines = [f"best of {tried} on validation images: {sweep.best}"]
     if best.accuracy is not None and control.accuracy is not None and best.accuracy <= control.accuracy:
@@ -122,7 +118,7 @@ def _against(sweep: Sweep, name: str, other: str) -> str:
     if found is None:
         return f"can't be compared with {other}"
     word = "gains on" if found.mean > 0 else "loses to" if found.mean < 0 else "equals"
-    doubt = "; the interval holds 0" if found.half_width and abs(found.mean) < found.half_width else ""
+    doubt = "; the interval includes 0" if found.half_width and abs(found.mean) < found.half_width else ""
     return f"{word} {other} ({format_difference(found, LAST)} points{doubt})"
 
 
@@ -130,15 +126,15 @@ def sweep_notes(sweep: Sweep) -> list[str]:
     """Return the lines below the tables."""
     lines = [
         *spread_notes(len(sweep.seeds)),
-        "each setting differs from the recipe's own in one thing; its control is the same without the term, so it "
+        "each setting changes one thing of the recipe's own; its control is the same without the term, so it "
         "differs from `control` only where the plan does",
-        f"the best of {len(sweep.tried)} settings looks better on validation images than it is, by what luck "
-        f"adds{_luck(sweep)}",
-        "the test isn't so flattered: new seeds, and images that chose nothing; its rows all learned without the "
-        "validation images, so they aren't those of `compare`",
+        f"the best of {len(sweep.tried)} settings looks better on validation images than it is, since the luckiest "
+        f"is chosen{_luck(sweep)}",
+        "the test has no such bias: new seeds, and images by which nothing was chosen; all its rows learned without "
+        "the validation images, so they aren't the runs of `compare`",
     ]
-    troubled = {**sweep.tried, **{f"{name}, tested": trial for name, trial in sweep.final.items()}}
-    lines += [f"{name}: {trial.trouble}" for name, trial in troubled.items() if trial.trouble]
+    tested = {**sweep.tried, **{f"{name}, tested": trial for name, trial in sweep.final.items()}}
+    lines += [f"{name}: {trial.problem}" for name, trial in tested.items() if trial.problem]
     return lines + [f"not tried: {line}" for line in sweep.left_out]
 
 
@@ -147,12 +143,13 @@ def _luck(sweep: Sweep) -> str:
     if accuracy is None:
         return ""
     share = accuracy / 100
+    # binomial: each validation image is right or wrong
     error = 100 * math.sqrt(share * (1 - share) / sweep.validation)
     return f" (one accuracy on {sweep.validation} images is uncertain by ± {error:.1f} points, binomial)"
 
 
 def sweep_json(sweep: Sweep) -> dict[str, Any]:
-    """Return what ablate.json holds of the sweep: every value of every run, the ranking, the test."""
+    """Return the sweep for ablate.json: every value of every run, the ranking, the test."""
     tried, final = sweep.tried, sweep.final
     gaps = {name: gap_between(trial, sweep.controls[name]) for name, trial in tried.items()}
     final_gaps = {f"{BEST} − {DEFAULT}": gap_between(final.get(BEST), final[DEFAULT])}
@@ -191,50 +188,43 @@ def _json(gaps: Mapping[str, Difference | None]) -> dict[str, Any]:
 INK, SOFT, ACCENT, OTHER = "#222222", "#9a9a9a", "#b5382a", "#2f6690"
 
 
-@dataclass(frozen=True)
-class Series:
-    """One measure of all rows: dots with bars of one standard deviation, and a dashed line where the control is."""
-
-    label: str
-    measure: Measure
-    colour: str
-
-
 def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, title: str, accuracy: str) -> None:
     """Draw a PNG file: a row a setting, with accuracy on the left and coverage in T and I on the right.
 
     Args:
         trials: the first one at the top; one without runs has an empty row that says so.
         control: drawn as lines.
-        accuracy: what the left axis is called.
+        accuracy: the label of the left axis.
     """
-    figure = Figure(figsize=(9.0, 1.6 + 0.32 * len(trials)), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (left, right) = new_figure(9.0, 1.6 + 0.32 * len(trials), panels=2, sharey=True)
     coverages = {space: table_measures(space)["coverage"] for space in ("T", "I")}
-    _panel(left, trials, control, [Series("accuracy", ACCURACY[0], INK)])
-    _panel(right, trials, control, [Series(f"in {s}", coverages[s], c) for s, c in (("T", ACCENT), ("I", OTHER))])
+    _panel(left, trials, control, [("accuracy", ACCURACY[0], INK)])
+    _panel(right, trials, control, [("in T", coverages["T"], ACCENT), ("in I", coverages["I"], OTHER)])
     left.set_xlabel(accuracy)
     right.set_xlabel("coverage %")
     right.legend(frameon=False, fontsize=8, loc="best")
     left.set_yticks(range(len(trials)), [_label(name, trial) for name, trial in trials.items()], fontsize=9)
+    # the first setting at the top
     left.invert_yaxis()
     shown = "mean ± standard deviation" if len(control.runs) > 1 else "one synthesis"
     figure.suptitle(f"{title}\n{shown}; dashed: control", fontsize=10, x=0.01, ha="left")
-    make_folder(path.parent)
-    figure.savefig(path, dpi=130)
+    save_png(figure, path, dpi=130)
 
 
-def _panel(axes: Axes, trials: Mapping[str, Trial], control: Trial, series: Sequence[Series]) -> None:
-    """Draw the measures of one panel, those of several side by side within a row."""
-    for number, one in enumerate(series):
+def _panel(axes: Axes, trials: Mapping[str, Trial], control: Trial, series: Sequence[tuple[str, Measure, str]]) -> None:
+    """Draw label, measure and colour of each series: dots ± one standard deviation, and a dashed line for the control.
+
+    Several series stand side by side within a row.
+    """
+    for number, (label, measure, colour) in enumerate(series):
         shift = 0.18 * (number - (len(series) - 1) / 2)
-        if (own := control.summary(one.measure)) is not None:
-            axes.axvline(own.mean, color=one.colour, linewidth=0.9, linestyle="--", alpha=0.6)
-        axes.plot([], [], color=one.colour, marker="o", markersize=4, linestyle="", label=one.label)
+        if (own := control.summary(measure)) is not None:
+            axes.axvline(own.mean, color=colour, linewidth=0.9, linestyle="--", alpha=0.6)
+        # an empty curve for the legend: error bars would have one entry a row
+        axes.plot([], [], color=colour, marker="o", markersize=4, linestyle="", label=label)
         for row, trial in enumerate(trials.values()):
-            if (found := trial.summary(one.measure)) is not None:
-                axes.errorbar(found.mean, row + shift, xerr=found.std, color=one.colour, marker="o", markersize=4)
+            if (found := trial.summary(measure)) is not None:
+                axes.errorbar(found.mean, row + shift, xerr=found.std, color=colour, marker="o", markersize=4)
     _widen(axes)
     axes.grid(axis="y", color=SOFT, linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -250,6 +240,6 @@ def _widen(axes: Axes) -> None:
 
 
 def _label(name: str, trial: Trial) -> str:
-    if trial.trouble is None:
+    if trial.problem is None:
         return name
     return f"{name} (collapsed)" if trial.runs else f"{name} (failed)"

@@ -1,4 +1,4 @@
-"""Settings of the term, each run with every seed; one that fails is kept with its reason where others can go on."""
+"""Run settings of the term with every seed; keep one that fails with its reason, so that the others go on."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of one setting.
+    """The runs of one setting, or why it failed.
 
     Attributes:
         runs: one a seed, in the order of the seeds; none where the setting failed.
-        trouble: why it failed, if it did.
+        problem: why it failed, or that it collapsed.
         same_as: the name of the setting whose runs these are, where both are one and the same.
     """
 
     setting: Setting
     runs: tuple[FinishedRun, ...]
-    trouble: str | None = None
+    problem: str | None = None
     same_as: str | None = None
 
     def column(self, measure: Measure) -> list[float | None]:
@@ -83,14 +83,15 @@ def run_settings(
 ) -> dict[str, Trial]:
     """Run every setting with every seed (finished runs are reused); return the trials by name.
 
-    Settings that are one and the same run are run once. One that fails is told and left behind, unless it is needed.
+    Settings that come to the same run are run once. A setting that fails is reported and skipped, unless it is needed.
 
     Args:
-        needed: names of settings whose failure is the end.
+        needed: names of settings whose failure ends the command.
 
     Raises:
         DirePlugError: see `plan_settings`; a needed setting failed, another process works on a run, or teachers differ.
     """
+    # an invalid last setting must fail before the first has run for hours
     planned = plan_settings(base, settings)
     same = equal_arms(planned)
     base = replace(base, engine=_engine(planned))  # what `auto` stands for may change while settings run
@@ -100,6 +101,7 @@ def run_settings(
             trials[setting.name] = replace(trials[other], setting=setting, same_as=other)
         else:
             trials[setting.name] = _run(base, setting, seeds=seeds, needed=setting.name in needed)
+    # a teacher trained by another torch, as in an older run, would decide the comparison
     check_teachers({name: list(trial.runs) for name, trial in trials.items() if trial.runs})
     return trials
 
@@ -110,13 +112,14 @@ def _run(base: Request, setting: Setting, *, seeds: Sequence[int], needed: bool)
         ui.say(f"{setting.name}, seed {seed}")
         try:
             runs.append(run_arm(setting.of(base, seed=seed)))
+        # the user asked not to wait
         except RunBusyError:
             raise
         except DirePlugError as error:
             if needed:
                 raise
             ui.warn(f"{setting.name}, seed {seed} failed: {error}")
-            return Trial(setting, (), trouble=f"failed with seed {seed}: {last_line(error)}")
+            return Trial(setting, (), problem=f"failed with seed {seed}: {last_line(error)}")
     return Trial(setting, tuple(runs))
 
 

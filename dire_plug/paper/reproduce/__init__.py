@@ -1,19 +1,19 @@
-"""The paper's tables and figures, one command each.
+"""Reproduce the paper's tables and figures, one command each.
 
-`printed.py` holds what the paper prints, `selection.py` and `scales.py` turn rows and columns into runs, `filling/`
-fills cells, `outcome.py` is the whole in order, `show.py` the table that comes out, `costs.py` what it would cost.
+`paper_tables.py` holds what the paper prints, `request.py` and `scales.py` turn rows and columns into runs, `fill.py`
+fills the cells, `table.py` shows and stores the result, `costs.py` and `flops.py` estimate what the runs would cost.
 """
 
+from dire_plug.paper.reproduce.fill import reproduce
 from dire_plug.paper.reproduce.paper_tables import load_target, target_names
-from dire_plug.paper.reproduce.request import Order, select
-from dire_plug.paper.reproduce.result import Outcome, folder_of, reproduce
+from dire_plug.paper.reproduce.request import TableRequest, select
+from dire_plug.paper.reproduce.result import TableResult
 from dire_plug.paper.reproduce.table import as_text, render, to_json
 
 __all__ = [
-    "Order",
-    "Outcome",
+    "TableRequest",
+    "TableResult",
     "as_text",
-    "folder_of",
     "load_target",
     "render",
     "reproduce",

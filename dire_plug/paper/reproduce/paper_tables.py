@@ -1,13 +1,13 @@
-"""The paper's tables and figures as data: rows, columns, the figures as printed, and what would fill each cell.
+"""Read the paper's tables and figures: rows, columns, the figures as printed, and what would fill each cell.
 
 A file of `tables/` says of each row and each column what it fixes; a cell has both. Figures of Tables 2 to 9 and 13
-stand in the recipes too, for those who read a recipe; a test holds them together.
+stand in the recipes too, for those who read a recipe; a test compares both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,25 +16,35 @@ from dire_plug.recipe import read_yaml
 
 TABLES = Path(__file__).parent / "tables"
 NOT_PRINTED = "-"
-"""What the paper prints where it has no figure."""
+"""Printed by the paper where it has no figure."""
 
+CONTENT = ("method", "recipe", "arm", "ipc", "read", "student", "components", "embedding", "set")
+"""The keys of a row or a column that say what fills its cells: fields of `Cell`."""
 Read = Literal["accuracy", "coverage", "similarity", "vendi", "seconds", "images"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """What one cell is about.
+class Cell:
+    """One cell: where it stands, what the paper prints, and what fills it.
 
     Attributes:
+        row, column: as numbers.
+        row_name, column_name: for the command line.
+        figure: as printed.
         method, recipe, arm: whose run fills it; no method where a set from elsewhere does.
         ipc: images per class; None: the paper doesn't say, so the recipe's own.
         read: what is read from the run.
         student: another student than the recipe's.
         components: those of the regularizer, where not all of them are on.
-        embedding: another network that judges the images than the teacher.
+        embedding: another network than the teacher that judges the images.
         set: whose images they are, where no method of ours makes them.
     """
 
+    row: int
+    column: int
+    row_name: str
+    column_name: str
+    figure: str
     method: str = ""
     recipe: str = ""
     arm: str = "baseline"
@@ -44,18 +54,6 @@ class Place:
     components: tuple[str, ...] = ()
     embedding: str | None = None
     set: str | None = None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell: the names of its row and column for the command line, what the paper prints, and what fills it."""
-
-    row: int
-    column: int
-    row_name: str
-    column_name: str
-    figure: str
-    place: Place
 
 
 @dataclass(frozen=True)
@@ -88,6 +86,7 @@ class Target:
 def target_names() -> list[str]:
     """Return the names of all tables and figures, in the paper's order."""
     stems = [path.stem for path in TABLES.glob("*.yaml")]
+    # by number: table-2 comes before table-10
     return sorted(stems, key=lambda stem: (not stem.startswith("table"), int(stem.rpartition("-")[2])))
 
 
@@ -100,13 +99,14 @@ def load_target(name: str) -> Target:
     known = target_names()
     if name not in known:
         raise DirePlugError(
-            f"'{name}' is no table or figure that can be reproduced{nearest(name, known)}; "
+            f"'{name}' isn't a table or figure that can be reproduced{nearest(name, known)}; "
             "there are table-2 to table-17 and figure-1 to figure-3"
         )
     return _read(name, read_yaml(TABLES / f"{name}.yaml"))
 
 
 def _read(name: str, raw: Mapping[str, Any]) -> Target:
+    # a figure of the paper has no columns: each row is a set of images
     columns = raw.get("columns") or [{"printed": "images", "read": "images"}]
     cells = [
         Cell(
@@ -114,8 +114,9 @@ def _read(name: str, raw: Mapping[str, Any]) -> Target:
             column=position,
             row_name=row["row"],
             column_name=column.get("column", ""),
+            # figures are drawn, so there is no number to compare with
             figure=row["figures"][position] if "figures" in row else NOT_PRINTED,
-            place=_place({**row, **column}),
+            **_content({**row, **column}),
         )
         for number, row in enumerate(raw["rows"])
         for position, column in enumerate(columns)
@@ -132,6 +133,7 @@ def _read(name: str, raw: Mapping[str, Any]) -> Target:
     )
 
 
-def _place(values: Mapping[str, Any]) -> Place:
-    known = {field.name: values[field.name] for field in fields(Place) if field.name in values}
-    return Place(**{**known, "components": tuple(known.get("components", ()))})
+def _content(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what fills a cell, of a row's and a column's keys."""
+    known = {key: values[key] for key in CONTENT if key in values}
+    return {**known, "components": tuple(known.get("components", ()))}

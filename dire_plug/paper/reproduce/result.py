@@ -1,86 +1,94 @@
-"""The whole in order: each cell to what fills it, then the figure, then what is stored."""
+"""The results of a table's cells: values with their summary, or the reason why a cell is empty."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dire_plug import ui
-from dire_plug.paper.reproduce.fill_figures import draw_figure
-from dire_plug.paper.reproduce.fill_runs import Runs, fill_from_ablation, fill_from_run, find_mixed_teachers
-from dire_plug.paper.reproduce.fill_sets import fill_from_embedding, fill_from_outside, fill_from_students
-from dire_plug.paper.reproduce.fill_timing import fill_from_timing
-from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell, Place
-from dire_plug.paper.reproduce.request import Answer, Order, attempt
-from dire_plug.store.runs import runs_root
-
-Filler = Callable[[Cell, Runs], Answer]
+from dire_plug.errors import DirePlugError, DivergedError, RunBusyError
+from dire_plug.paper.reproduce.paper_tables import Cell
+from dire_plug.paper.reproduce.request import TableRequest
+from dire_plug.results.statistics import Summary, summarise
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What an order came to.
+class CellResult:
+    """The content of a cell, or why it is empty.
 
     Attributes:
-        answers: one for each of the order's cells.
-        figure: the file of the drawn figure, where the order asks for one and something could be drawn.
-        warnings: what forbids to compare the rows with each other.
+        summary: mean, spread and number of syntheses.
+        values: what the summary is of.
+        runs: the folders that they come from.
+        reason: why there is no value.
+        failed: whether something broke that should have worked.
+        more: further measurements, for table.json.
     """
 
-    order: Order
-    answers: dict[Cell, Answer]
+    summary: Summary | None = None
+    values: tuple[float, ...] = ()
+    runs: tuple[str, ...] = ()
+    reason: str = ""
+    failed: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """The results of all cells that were requested.
+
+    Attributes:
+        cells: one result for each requested cell.
+        figure: the file of the drawn figure, where a figure is requested and something could be drawn.
+        warnings: why the rows can't be compared with each other.
+    """
+
+    request: TableRequest
+    cells: dict[Cell, CellResult]
     figure: Path | None = None
     warnings: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> list[str]:
         """Why cells are empty, each reason once, in the table's order."""
-        return list(dict.fromkeys(answer.reason for answer in self.answers.values() if answer.reason))
+        return list(dict.fromkeys(result.reason for result in self.cells.values() if result.reason))
 
     @property
     def failed(self) -> bool:
-        """Whether something broke that should have worked; what isn't here to be run is no failure."""
-        return any(answer.failed for answer in self.answers.values())
+        """Whether something broke that should have worked; a cell whose data or code is missing is no failure."""
+        return any(result.failed for result in self.cells.values())
 
 
-def reproduce(order: Order) -> Outcome:
-    """Fill every cell of an order: finished runs are reused, missing ones are run.
+def result_of(values: Sequence[float], runs: Sequence[str], **more: Any) -> CellResult:
+    """Return the result of one value a synthesis."""
+    return CellResult(summarise(values), tuple(values), tuple(runs), more=more)
 
-    A cell that can't be filled is left empty with the reason, and the others go on.
+
+def attempt(fill: Callable[[], CellResult]) -> CellResult:
+    """Return the result of `fill`; turn an error into the reason of an empty cell, so that the others go on.
+
+    Raises:
+        RunBusyError: a live process works on a run of the cell, and the request doesn't want to wait.
     """
-    runs = Runs(order)
-    if order.target.draw is not None:
-        answers, figure = draw_figure(runs, folder_of(order))
-        return Outcome(order, answers, figure, tuple(find_mixed_teachers(runs)))
-    answers = {}
-    for cell in order.cells:
-        answers[cell] = attempt(lambda cell=cell: _fill(cell, runs))  # type: ignore[misc]
-        if reason := answers[cell].reason:
-            ui.detail(f"{order.target.rows[cell.row]}, {order.target.columns[cell.column]}: {reason}")
-    return Outcome(order, answers, warnings=tuple(find_mixed_teachers(runs)))
+    try:
+        return fill()
+    except RunBusyError:
+        raise
+    except DirePlugError as error:
+        # bad input has the class's own exit code; anything else, and a loss that diverged, should have worked
+        broke = isinstance(error, DivergedError) or error.exit_code != DirePlugError.exit_code
+        return CellResult(reason=one_line(str(error)), failed=broke)
+    except Exception as error:
+        if ui.is_verbose():
+            # the other cells go on, so this is the only place that can show it
+            traceback.print_exc()
+        reason = f"unexpected error ({type(error).__name__}: {one_line(str(error))})"
+        return CellResult(reason=reason, failed=True)
 
 
-def folder_of(order: Order) -> Path:
-    """Return the folder of what an order leaves; a choice of rows or columns has one of its own."""
-    name = "-".join([order.target.name, order.scale, *order.choice])
-    return runs_root(order.base) / "reproduce" / name
-
-
-def _fill(cell: Cell, runs: Runs) -> Answer:
-    if cell.figure == NOT_PRINTED:
-        return Answer()
-    return _filler(cell.place)(cell, runs)
-
-
-def _filler(place: Place) -> Filler:
-    """Return what fills a cell, by what it is about."""
-    if place.set:
-        return fill_from_outside
-    if place.components:
-        return fill_from_ablation
-    if place.read == "seconds":
-        return fill_from_timing
-    if place.embedding:
-        return fill_from_embedding
-    return fill_from_students if place.student else fill_from_run
+def one_line(message: str) -> str:
+    """Return a message without its line breaks."""
+    return " ".join(message.split())

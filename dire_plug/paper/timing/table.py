@@ -1,59 +1,54 @@
-"""A timing as it is shown in the terminal."""
+"""Show a timing in the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
-from dire_plug.paper.timing.estimates import FEW, Interval, SideTiming, Timing
-from dire_plug.tables import Table
+from dire_plug.paper.timing.measure import ArmTiming, Interval, Timing
+from dire_plug.results.statistics import FEW
+from dire_plug.tables import Table, with_notes
 
 MEBI = 2**20
 
 
 def render(timing: Timing) -> RenderableType:
-    """Return the tables of steps and of wholes, and what one must know to read them."""
-    first = timing.sides[0].name
+    """Return the tables of steps and of wholes, with their caveats."""
+    first = timing.arms[0].name
     about = timing.about
     title = f"time · {about['recipe']} · engine {timing.engine} · {about['hardware']['device']}"
-    return Group(
-        Text(title, style="bold"),
-        _steps(timing, first),
-        _wholes(timing, first),
-        *(Text(f"  {line}", style="dim") for line in notes(timing)),
-    )
+    return with_notes(_steps(timing, first), _wholes(timing, first), title=title, notes=notes(timing))
 
 
 def _steps(timing: Timing, first: str) -> Table:
-    table = Table("side", title="one step")
-    table.add_numbers("images", "ms", "processor ms", f"/ {first}, per image", "by processor", "memory")
-    for at, side in enumerate(timing.sides):
+    table = Table("arm", title="one step")
+    table.add_numbers("images", "ms", "CPU ms", f"/ {first}, per image", "by CPU time", "memory")
+    for at, arm in enumerate(timing.arms):
         table.add_row(
-            side.name,
-            str(side.images),
+            arm.name,
+            str(arm.images),
             *(_show(timing.step(at, clock), _milliseconds) for clock in ("wall", "cpu")),
             *("" if at == 0 else _show(timing.ratio(at, clock), "{:.3f}".format) for clock in ("wall", "cpu")),
-            _memory(side),
+            _memory(arm),
         )
     return table
 
 
 def _wholes(timing: Timing, first: str) -> Table:
-    ran = any(side.whole for side in timing.sides)
-    table = Table("side", title="the whole synthesis")
+    ran = any(arm.whole for arm in timing.arms)
+    table = Table("arm", title="the whole synthesis")
     table.add_numbers("steps", "set-up, s", "extrapolated, s", f"/ {first}")
-    table.add_numbers(*(["really run, s", "its processor, s"] if ran else []))
-    for at, side in enumerate(timing.sides):
-        really = [" ".join(f"{getattr(took, clock):.1f}" for took in side.whole) for clock in ("wall", "cpu")]
+    table.add_numbers(*(["measured, s", "CPU, s"] if ran else []))
+    for at, arm in enumerate(timing.arms):
+        measured = [" ".join(f"{seconds[clock]:.1f}" for seconds in arm.whole) for clock in (0, 1)]
         table.add_row(
-            side.name,
-            f"{side.steps:,}",
-            f"{side.set_up():.1f}",
+            arm.name,
+            f"{arm.steps:,}",
+            f"{arm.set_up():.1f}",
             _show(timing.whole(at), "{:,.1f}".format),
             "" if at == 0 else _show(timing.whole_ratio(at), "{:.3f}".format),
-            *(really if ran else []),
+            *(measured if ran else []),
         )
     return table
 
@@ -62,16 +57,17 @@ def notes(timing: Timing) -> list[str]:
     """Return the lines below the tables."""
     about, n = timing.about, timing.rounds
     hardware = about["hardware"]
-    counted = f"{n} step{'' if n == 1 else 's'} of each side in turns, in {about['processes']} process(es) each"
+    counted = f"{n} step{'' if n == 1 else 's'} of each arm, interleaved, in {about['processes']} process(es) each"
     lines = [f"median [95 % interval, bootstrapped] of n = {n}: {counted}; the first {about['warm_up']} doesn't count"]
     if n < FEW:
         lines.append(f"n = {n}: below {FEW} steps the interval says little")
-    if len({side.images for side in timing.sides}) > 1:
-        lines.append("sides hold different numbers of images in a step, so ratios of steps are for as many images")
+    # such as control, which regroups, beside the baseline
+    if len({arm.images for arm in timing.arms}) > 1:
+        lines.append("arms have different numbers of images in a step, so ratios of steps are per image")
     lines += [
-        "extrapolated: start + passes × (first turn − step) + steps × median step; not a run from beginning to end",
-        "memory: the most that the process has had resident, before its first step → after its last"
-        + ("; card: the most that torch has had allocated" if any(side.gpu_memory for side in timing.sides) else ""),
+        "extrapolated: start + passes × (first step − step) + steps × median step; not a run from beginning to end",
+        "memory: peak resident memory of the process, before its first step → after its last"
+        + ("; GPU: peak memory allocated by torch" if any(arm.gpu_memory for arm in timing.arms) else ""),
         f"untrained networks, generated images, {about['real_per_class']} random real embeddings a class: "
         "a step takes as long",
         f"{hardware['card'] or hardware['processor']}, {hardware['cores']} cores, {hardware['threads']} thread(s), "
@@ -90,6 +86,6 @@ def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.{0 if seconds >= 0.1 else 1}f}"
 
 
-def _memory(side: SideTiming) -> str:
-    card = "" if side.gpu_memory is None else f", card {side.gpu_memory / MEBI:.0f}"
-    return f"{side.memory_before / MEBI:.0f} → {side.memory / MEBI:.0f}{card} MiB"
+def _memory(arm: ArmTiming) -> str:
+    gpu = "" if arm.gpu_memory is None else f", GPU {arm.gpu_memory / MEBI:.0f}"
+    return f"{arm.memory_before / MEBI:.0f} → {arm.memory / MEBI:.0f}{gpu} MiB"

@@ -1,4 +1,4 @@
-"""One HTML page of finished runs, and the paper's three figures: `page.py` puts together what the others make."""
+"""Report finished runs on one HTML page, and draw the paper's three figures: `page.py` puts the page together."""
 
 from dire_plug.results.report.class_grid import draw_class_grid
 from dire_plug.results.report.page import write_report

@@ -1,4 +1,4 @@
-"""Figure 3: the condensed images of one class, a row a run."""
+"""Draw Figure 3: the condensed images of one class, a row for each run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.results.report.drawing import INK, GivenRun, PageFigure, Panel, new_figure, read_given, save, to_image
+from dire_plug.results.figures import INK, new_figure
+from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, read_given, save, to_image
 from dire_plug.results.report.embedded import MISSING
 from dire_plug.results.report.images import count_classes, read_condensed, shown_classes
 from dire_plug.results.report.runs import ReportRun
@@ -20,13 +21,13 @@ IMAGES = 10
 SHEET_CLASSES = 10
 """Rows of a sheet of several classes, at most."""
 SHEET_SIZE = 64
-"""Larger images make no sheet: a page would be too heavy."""
+"""Larger images make no sheet: the page would be too large."""
 WIDTH = 560
 """Of a row or a sheet, in CSS pixels."""
 
 
 def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> dict[str, Any]:
-    """Draw Figure 3 as a PNG file, and write what it shows beside it as JSON; return that.
+    """Draw Figure 3 as a PNG file, and write its content beside it as JSON; return that.
 
     Args:
         label: the class.
@@ -41,9 +42,8 @@ def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> 
     if not 0 <= label < count_classes(first):
         raise DirePlugError(f"class {label}: {first.dataset} has the classes 0 to {count_classes(first) - 1}")
     rows = {name: _row(run, label) for name, run in named.items()}
-    figure, _ = new_figure(7.2, 0.95 * len(rows))
-    figure.clear()
-    for axes, (name, images) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+    figure, panels = new_figure(7.2, 0.95 * len(rows), rows=len(rows))
+    for axes, (name, images) in zip(panels, rows.items(), strict=True):
         axes.imshow(join([images]).permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK, loc="left")
         axes.set_axis_off()
@@ -76,6 +76,7 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
     try:
         for name, run in runs.items():
             rows = [to_bytes(images[:IMAGES]) for images in read_condensed(run, labels)]
+            # known only now: images are read class by class
             if rows[0].shape[-1] > SHEET_SIZE:
                 return None
             alt = f"{len(rows)} classes, a row each with {len(rows[0])} images, of the arm {name}"
@@ -87,7 +88,7 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
 
 
 def join(rows: Sequence[Tensor]) -> Tensor:
-    """Return images, [n, 3, h, w] in uint8 a row, as one with clear gaps: [4, H, W], the last channel is opacity."""
+    """Join rows of images, each [n, 3, h, w] in uint8, with clear gaps: [4, H, W], the last channel is opacity."""
     height, width = rows[0].shape[-2:]
     gap = max(1, height // 16)
     most = max(len(row) for row in rows)
@@ -101,7 +102,7 @@ def join(rows: Sequence[Tensor]) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Return images as uint8; those in [0, 1] are rounded."""
+    """Convert images to uint8; those in [0, 1] are rounded."""
     return images if not images.is_floating_point() else (images.clamp(0, 1) * 255).round().byte()
 
 

@@ -1,4 +1,4 @@
-"""Loss curves: upstream's loss, each term, and what plugins recorded, a panel each; from losses.json."""
+"""Draw loss curves: upstream's loss, each term, and each value that plugins recorded, a panel each; and dot plots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from dire_plug.results.report.drawing import INK, MARKERS, PageFigure, Panel, colour, listed, new_figure, plain, to_svg
+from dire_plug.results.figures import INK, MARKERS, colour, new_figure, plain
+from dire_plug.results.report.drawing import PageFigure, Panel, listed, to_svg
 from dire_plug.results.report.groups import Group
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.results.statistics import ACCURACY, Measure, diversity_measures
@@ -20,7 +21,7 @@ LOG_RATIO = 30
 
 
 def curves_figure(runs: Mapping[str, ReportRun], *, name: str) -> PageFigure:
-    """Return the loss curves of runs for a page, a panel a name; without any record, why they are missing."""
+    """Return the loss curves of runs for a page, a panel for each loss; without any record, why they are missing."""
     title = "Loss curves, term by term"
     records = {label: record for label, run in runs.items() if (record := run.losses) is not None}
     if not records:
@@ -49,6 +50,7 @@ def curves_figure(runs: Mapping[str, ReportRun], *, name: str) -> PageFigure:
 
 def _draw(axes: Axes, record: Mapping[str, Any], term: str, tint: str, label: str) -> None:
     steps = record["steps"]
+    # one batch is its own mean
     if record["slots_run"] > 1:
         for slot in record["slots"]:
             axes.plot(steps, _gaps(slot["values"].get(term, [])), color=tint, alpha=0.15, linewidth=0.6)
@@ -61,7 +63,7 @@ def _finish(axes: Axes, drawn: Mapping[str, Mapping[str, Any]], term: str) -> No
         axes.set_yscale("log")
     plain(axes)
     axes.set_xlabel("step", fontsize=9)
-    axes.legend(fontsize=9, frameon=False, labelcolor="#24292e")
+    axes.legend(fontsize=9, frameon=False, labelcolor=INK)
 
 
 def _alt(drawn: Mapping[str, Mapping[str, Any]], term: str) -> str:
@@ -83,7 +85,7 @@ def _gaps(values: list[float | None]) -> list[float]:
     return [float("nan") if value is None else value for value in values]
 
 
-# Every synthesis as a dot, arm by arm: what the means of the tables are made of.
+# Every synthesis as a dot, arm by arm: the values behind the means of the tables.
 
 
 SHOWN = (
@@ -94,7 +96,7 @@ SHOWN = (
 
 
 def strips_figure(group: Group, *, name: str) -> PageFigure:
-    """Return accuracy and coverage of every run for a page, a panel a measure."""
+    """Return accuracy and coverage of every run for a page, a panel for each measure."""
     panels = []
     for number, (words, measure) in enumerate(SHOWN):
         values = _known(group, measure)
@@ -117,12 +119,12 @@ def _known(group: Group, measure: Measure) -> dict[str, list[float]]:
 
 def _draw_strip(axes: Axes, values: dict[str, list[float]]) -> None:
     arms = list(values)
-    for place, (arm, found) in enumerate(values.items()):
+    for row, (arm, found) in enumerate(values.items()):
         tint = colour(arm, arms)
         mark = MARKERS.get(arm, "o")
-        axes.scatter(found, [place] * len(found), color=tint, marker=mark, s=26, alpha=0.75, linewidths=0)
+        axes.scatter(found, [row] * len(found), color=tint, marker=mark, s=26, alpha=0.75, linewidths=0)
         mean = statistics.fmean(found)
-        axes.plot([mean, mean], [place - 0.32, place + 0.32], color=tint, linewidth=2)
+        axes.plot([mean, mean], [row - 0.32, row + 0.32], color=tint, linewidth=2)
     plain(axes, grid="x")
     axes.locator_params(axis="x", nbins=4)
     axes.set_yticks(range(len(arms)), arms)

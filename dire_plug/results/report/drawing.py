@@ -1,41 +1,30 @@
-"""What all figures share: colours of arms, and matplotlib's drawings as parts of a page or as PNG files."""
+"""Turn drawings into parts of a page or into PNG files with their numbers, and label runs in figures."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from dire_plug.files import make_folder, write_json
+from dire_plug.files import write_json
 from dire_plug.pipeline import FinishedRun
+from dire_plug.results.figures import INK, LINE, save_png
 from dire_plug.results.report.images import has_images
 from dire_plug.results.report.runs import ReportRun, read_run
 from dire_plug.store.runs import RunFolder
 
-COLOURS = {"baseline": "#d9722e", "control": "#8f7bc0", "dire": "#12928a", "random": "#b08d1e", "full": "#7a828c"}
-"""Arm → colour; in the middle of the scale of lightness, so that they can be told apart on white and on black."""
-OTHERS = ("#b5507a", "#4f86c6", "#6a9f58", "#a3673f")
-"""Colours of other arms, in turn."""
-REAL = "#9fb3c8"
-"""The colour of real images that are in the background."""
-INK, LINE = "#24292e", "#d0d6dc"
-"""Text and rules; a page puts its own colours in their place, for light and dark."""
-MARKERS = {"baseline": "o", "control": "s", "dire": "^", "random": "D"}
-"""Arm → mark, so that arms can be told apart without colours."""
 METADATA = ("Date", "Creator", "Format", "Type")
-"""What matplotlib would write into a drawing; left out, so that the same runs give the same page."""
+"""Keys that matplotlib would write into a drawing; left out, so that the same runs give the same page."""
 SIDE = 3.6
 """Width of a panel in inches: as wide as a phone, so that its text stays readable there."""
 
@@ -59,42 +48,6 @@ class PageFigure:
     numbers: dict[str, Any] | None = None
 
 
-def colour(arm: str, arms: Iterable[str]) -> str:
-    """Return the colour of an arm among `arms`."""
-    others = list(dict.fromkeys(one for one in arms if one not in COLOURS))
-    return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS)]
-
-
-def colours(sets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Return label → colour of sets, given as label → (method, arm): the arm's, and another for a second method's."""
-    arms = [arm for _, arm in sets.values()]
-    taken: dict[tuple[str, str], str] = {}
-    for one in dict.fromkeys(sets.values()):
-        own = colour(one[1], arms)
-        free = [other for other in (own, *OTHERS, *COLOURS.values()) if other not in taken.values()]
-        taken[one] = free[0] if free else own
-    return {label: taken[one] for label, one in sets.items()}
-
-
-def new_figure(width: float, height: float, *, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure, in inches, and its panels side by side."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
-
-
-def plain(axes: Axes, *, grid: str | None = "y") -> None:
-    """Leave an axes its left and lower spine and faint rules."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(color=LINE, labelcolor=INK, labelsize=9)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    axes.set_axisbelow(True)
-    if grid is not None:
-        axes.grid(axis=grid, color=LINE, linewidth=0.6)  # type: ignore[arg-type]
-
-
 def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     """Return a figure as an SVG element that scales with its place; its text stays text.
 
@@ -103,13 +56,16 @@ def to_svg(figure: Figure, *, name: str, alt: str) -> Markup:
         alt: what the figure shows, in words.
     """
     buffer = io.StringIO()
+    # text stays text, and the salt makes identifiers repeatable
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}
     with matplotlib.rc_context(settings):
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    # identifiers of several drawings on one page must differ
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
+    # the page's colours follow the light or dark mode
     text = text.replace(INK, "var(--ink)").replace(LINE, "var(--line)").replace("'DejaVu Sans'", "system-ui")
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda found: _opening(found[1], alt), text, count=1)
     return Markup(text)
@@ -137,8 +93,7 @@ def to_image(pixels: Tensor, *, alt: str, width: int) -> Markup:
 
 def save(figure: Figure, path: Path, numbers: dict[str, Any]) -> dict[str, Any]:
     """Write a figure as PNG, and its numbers as JSON beside it; return them."""
-    make_folder(path.parent)
-    figure.savefig(path, dpi=160)
+    save_png(figure, path, dpi=160)
     write_json(path.with_suffix(".json"), numbers)
     return numbers
 
@@ -148,27 +103,27 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
-# How runs are called in a figure: by what tells them apart.
+# The labels of runs in a figure: whatever tells them apart.
 
 
 GivenRun = ReportRun | FinishedRun | RunFolder
 METHOD_AND_ARM, ARM = (0, 1), (1,)
-"""Where in what may tell a run apart these stand."""
+"""Indices of parts of a label."""
 
 
 def label_runs(runs: Sequence[ReportRun]) -> dict[str, ReportRun]:
     """Return label → run: the arm alone where that is enough, else with all that differs, else the folder's name."""
-    told = [_tell(run) for run in runs]
-    shared = [len(set(part)) == 1 for part in zip(*told, strict=True)]
-    for places in (ARM, METHOD_AND_ARM, range(len(shared))):
-        kept = [place for place in places if place in ARM or not shared[place]]
-        names = [" ".join(part[place] for place in kept if part[place]) for part in told]
+    labels = [_label_parts(run) for run in runs]
+    shared = [len(set(part)) == 1 for part in zip(*labels, strict=True)]
+    for candidates in (ARM, METHOD_AND_ARM, range(len(shared))):
+        kept = [index for index in candidates if index in ARM or not shared[index]]
+        names = [" ".join(parts[index] for index in kept if parts[index]) for parts in labels]
         if len(set(names)) == len(names):
             return dict(zip(names, runs, strict=True))
     return {run.name: run for run in runs}
 
 
-def _tell(run: ReportRun) -> tuple[str, ...]:
+def _label_parts(run: ReportRun) -> tuple[str, ...]:
     """Return what may tell a run apart, in the order of a label."""
     engine = "" if run.engine == "none" else run.engine
     return run.method, run.arm, f"IPC {run.ipc}", str(run.recipe["name"]), engine, f"seed {run.seed}"

@@ -1,4 +1,4 @@
-"""Condensed and real images in T, from a run's folder and what the store still holds; nothing is trained or fetched."""
+"""Embed condensed images in T and read the real ones from the store; nothing is trained or fetched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dire_plug.stages.embed import FILE, embedder
 from dire_plug.stages.squeeze import FILE as NETWORK
 
 MISSING = "none of the runs has images of its own"
-_ADVICE = "run its command again, or make the report where the run was made"
+_ADVICE = "run its command again, or make the report on the machine of the run"
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,8 @@ class Embedded:
     labels: Tensor
 
 
-@dataclass(frozen=True)
-class Space:
-    """Condensed images by the label of their run, and the real training images, in one teacher: the first run's."""
-
-    sets: dict[str, Embedded]
-    real: Embedded
-
-
-def embed_runs(runs: Mapping[str, ReportRun], *, device: str = "cpu") -> Space:
-    """Return the images of runs, and the real ones, as the teacher of the first run embeds them.
+def embed_runs(runs: Mapping[str, ReportRun], *, device: str = "cpu") -> tuple[dict[str, Embedded], Embedded]:
+    """Embed the images of runs, by label, and the real training images in the teacher of the first run.
 
     Raises:
         DirePlugError: the teacher, or the real images in it, aren't in the store, an image is damaged, or there is no
@@ -53,7 +45,7 @@ def embed_runs(runs: Mapping[str, ReportRun], *, device: str = "cpu") -> Space:
         raise DirePlugError(MISSING)
     first = next(iter(runs.values()))
     teacher, real = find_teacher(first), find_real(first)
-    return Space({name: embed_condensed(run, teacher, device=device) for name, run in runs.items()}, real)
+    return {name: embed_condensed(run, teacher, device=device) for name, run in runs.items()}, real
 
 
 def find_teacher(run: ReportRun) -> Path:
@@ -69,7 +61,7 @@ def find_teacher(run: ReportRun) -> Path:
 
 
 def find_real(run: ReportRun) -> Embedded:
-    """Return the real training images as the teacher of a run embeds them, from the store.
+    """Return the embeddings of the real training images in the teacher of a run, from the store.
 
     Raises:
         DirePlugError: they aren't there.
@@ -84,28 +76,28 @@ def find_real(run: ReportRun) -> Embedded:
 
 
 def find_entry(run: ReportRun, role: str) -> Path:
-    """Return the folder in the store of the artefact that has a role in a run, which may be gone.
+    """Return the store's folder of the artefact with this role in a run; the folder may have been removed.
 
     Raises:
-        DirePlugError: the run doesn't say which that is.
+        DirePlugError: the run's artefacts.json names none, or several.
     """
     names = [name for name, what in run.folder.artefacts().items() if what == role]
     if len(names) != 1:
-        raise DirePlugError(f"{run.folder.path}: doesn't say which artefact is its {role}; run its command again")
+        raise DirePlugError(f"{run.folder.path}: its artefacts.json doesn't name one {role}; run its command again")
     return home.store() / names[0]
 
 
 def embed_condensed(run: ReportRun, teacher: Path, *, device: str = "cpu") -> Embedded:
-    """Return the condensed images of a run, at most so many as `shown_classes` allows, in a network.
+    """Embed the condensed images of a run, at most so many as `shown_classes` allows, in a network.
 
     Raises:
         DirePlugError: an image or the network can't be read.
     """
-    see = embedder(teacher, torch.device(device))
+    embed = embedder(teacher, torch.device(device))
     values, labels, classes = [], [], shown_classes(run)
     with ui.progress(f"report: {run.name} in the teacher, classes", len(classes)) as advance:
         for done, (label, images) in enumerate(zip(classes, read_condensed(run, classes), strict=True), start=1):
-            values.append(see(images.to(device)).cpu())
+            values.append(embed(images.to(device)).cpu())
             labels += [label] * len(images)
             advance(done)
     return Embedded(torch.cat(values), torch.tensor(labels))

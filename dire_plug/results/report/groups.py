@@ -1,4 +1,4 @@
-"""Which runs of a report stand in one table: those of one recipe that differ in arm and seed alone."""
+"""Group the runs of a report into tables: those of one recipe that differ in arm and seed alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def engine(self) -> str:
-        """Who synthesized; `none` where all images are real ones."""
+        """The engine of the syntheses; `none` where all images are real ones."""
         return next((run.engine for run in self.runs if run.engine != "none"), "none")
 
     @property
@@ -60,6 +60,7 @@ class Group:
     def of_one_seed(self) -> list[ReportRun]:
         """Return one run an arm: of the first seed that most arms have."""
         counts = {seed: sum(seed in {run.seed for run in runs} for runs in self.arms.values()) for seed in self.seeds}
+        # most arms, then the least seed
         best = max(self.seeds, key=lambda seed: (counts[seed], -seed))
         return [next((run for run in runs if run.seed == best), runs[0]) for runs in self.arms.values()]
 
@@ -72,11 +73,11 @@ class Group:
 
         Without such a seed it lacks the arm, so that no difference is formed.
         """
-        sides = (self.control, arm)
-        seeds = [{run.seed for run in self.arms.get(arm, [])} for arm in sides]
+        pair = (self.control, arm)
+        seeds = [{run.seed for run in self.arms.get(arm, [])} for arm in pair]
         common = seeds[0] & seeds[1]
         arms = {
-            name: [run for run in runs if run.seed in common] if name in sides and common else runs
+            name: [run for run in runs if run.seed in common] if name in pair and common else runs
             for name, runs in self.arms.items()
             if common or name != arm
         }
@@ -88,6 +89,7 @@ class Group:
         }
         same = {"control": "baseline"} if self.control_is_baseline else {}
         if same:
+            # in the order of a table
             runs = {"baseline": runs["baseline"], "control": runs["baseline"], **runs}
         recipes = {arm: of_arm[0].recipe for arm, of_arm in self.arms.items()}
         with_term = [arm for arm, of_arm in self.arms.items() if of_arm[0].terms]
@@ -111,18 +113,18 @@ class Group:
 
     @property
     def control_is_baseline(self) -> bool:
-        """Whether dire without its term is the baseline's recipe, so that no control was run."""
+        """Whether dire without its term is the baseline's recipe, so no control was run."""
         return (
             "control" not in self.arms and {"baseline", "dire"} <= self.arms.keys() and self._alike("dire", "baseline")
         )
 
     def _alike(self, first: str, second: str) -> bool:
-        """Tell whether two arms have the same recipe but for their terms."""
+        """Return whether two arms have the same recipe but for their terms."""
         return without_terms(self.arms[first][0].recipe) == without_terms(self.arms[second][0].recipe)
 
 
 def group(runs: Sequence[ReportRun]) -> list[Group]:
-    """Return the groups of a report's runs, in the order in which they were given.
+    """Group the runs of a report, in the order in which they were given.
 
     Raises:
         DirePlugError: the runs are of different datasets, or two of one arm have different settings.
@@ -138,16 +140,17 @@ def group(runs: Sequence[ReportRun]) -> list[Group]:
     found = []
     for key, names in engines.items():
         for engine in names or ["none"]:
+            # real images belong to each engine's table
             mine = [run for run in runs if _key(run) == key and run.engine in (engine, "none")]
             found.append(_arrange(mine))
     return found
 
 
 def check_dataset(runs: Sequence[ReportRun]) -> None:
-    """Refuse runs of different datasets: no number of one can stand beside one of the other.
+    """Raise for runs of different datasets, whose numbers can't be compared.
 
     Raises:
-        DirePlugError: they are; it names a run of each.
+        DirePlugError: with a run of each of two datasets.
     """
     first = runs[0]
     for run in runs:
@@ -163,25 +166,26 @@ def _key(run: ReportRun) -> str:
     recipe = without_terms(run.recipe)
     alike = {part: recipe.get(part) for part in ALIKE}
     judged = run.metrics.get("judged", "test")
+    # networks that only terms see don't change the evaluation
     networks = {name: one for name, one in run.metrics["networks"].items() if not name.startswith(FROZEN)}
     return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged])
 
 
 def _arrange(runs: Sequence[ReportRun]) -> Group:
-    names = sorted({run.arm for run in runs}, key=_place)
+    names = sorted({run.arm for run in runs}, key=_rank)
     arms = {arm: sorted((run for run in runs if run.arm == arm), key=lambda run: run.seed) for arm in names}
     for of_arm in arms.values():
         _check_settings(of_arm)
     return Group(arms)
 
 
-def _place(arm: str) -> tuple[int, str]:
+def _rank(arm: str) -> tuple[int, str]:
     order = (*FIRST, "", *REAL_IMAGE_ARMS)
     return (order.index(arm) if arm in order else len(FIRST), arm)
 
 
 def _check_settings(runs: Sequence[ReportRun]) -> None:
-    """Refuse to average runs whose settings differ, such as those of two values of a weight."""
+    """Raise for runs of one arm whose settings differ, such as two values of a weight: they can't be averaged."""
     for first, run in itertools.pairwise(runs):
         mine, theirs = flatten(first.counted), flatten(run.counted)
         different = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))

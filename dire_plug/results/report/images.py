@@ -1,4 +1,4 @@
-"""The condensed images of a run, as students see them: one class at a time, since a set may not fit in memory."""
+"""Read the condensed images of a run as students see them, one class at a time: a set may not fit in memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from torch import Tensor
 
 from dire_plug.data import class_count
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
-from dire_plug.results.report.runs import ReportRun
+from dire_plug.results.report.runs import ADVICE, PlanFile, ReportRun, read_file
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.images import read_image, read_tensors
 
 CLASSES, IMAGES = 100, 50
-"""Figures look at so many classes, evenly spaced, and images of each, at most."""
+"""The most classes, evenly spaced, and images of each that figures show."""
 
 
 def has_images(run: ReportRun) -> bool:
-    """Tell whether a run has images of its own: the arm `full` has none."""
+    """Return whether a run has images of its own: the arm `full` has none."""
     return run.arm != FULL and (run.folder.path / "images").is_dir()
 
 
@@ -30,7 +29,7 @@ def count_classes(run: ReportRun) -> int:
 
 
 def shown_classes(run: ReportRun) -> list[int]:
-    """Return the labels that figures look at: all, or `CLASSES` of them evenly spaced."""
+    """Return the labels that figures show: all, or `CLASSES` of them evenly spaced."""
     count = count_classes(run)
     return list(range(count)) if count <= CLASSES else [number * count // CLASSES for number in range(CLASSES)]
 
@@ -66,7 +65,10 @@ def read_condensed(run: ReportRun, labels: Sequence[int]) -> Iterator[Tensor]:
         yield from (images[of == label][:IMAGES] for label in labels)
         return
     folder, adapter = run.folder.path / "images", run.adapter
-    suffix = adapter.scripts[run.recipe["recover"]["script"]].suffix
+    if (script := run.recipe["recover"]["script"]) not in adapter.scripts:
+        raise DirePlugError(f"{run.folder.path / 'recipe.yaml'}: {run.method} has no script '{script}'; {ADVICE}")
+    suffix = adapter.scripts[script].suffix
+    # the plan decides how many are saved
     numbers = range(min(_saved_per_class(run), IMAGES))
     for label in labels:
         yield torch.stack([read_image(folder, adapter, label=label, number=one, suffix=suffix) for one in numbers])
@@ -74,5 +76,6 @@ def read_condensed(run: ReportRun, labels: Sequence[int]) -> Iterator[Tensor]:
 
 def _saved_per_class(run: ReportRun) -> int:
     """Return how many images of a class lie in images/: IPC of real ones, else what the plan says."""
-    plan: dict[str, Any] = read_json(run.folder.path / "plan.json")
-    return run.ipc if run.engine == "none" else int(plan["ipc"])
+    if run.engine == "none":
+        return run.ipc
+    return int(read_file(run.folder.path / "plan.json", PlanFile)["ipc"])

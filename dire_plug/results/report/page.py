@@ -1,10 +1,9 @@
-"""The page: one HTML file that holds all that it shows, and asks the network for nothing."""
+"""Write the page: one HTML file that embeds all that it shows, and needs no network."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +13,21 @@ import yaml
 from dire_plug import __version__
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
+from dire_plug.results.figures import COLOURS, colour
 from dire_plug.results.report import similarity, tsne
 from dire_plug.results.report.class_grid import class_figure, sheet_figure
 from dire_plug.results.report.curves import curves_figure, strips_figure
-from dire_plug.results.report.drawing import COLOURS, PageFigure, colour, label_runs, listed
+from dire_plug.results.report.drawing import PageFigure, label_runs, listed
 from dire_plug.results.report.embedded import embed_runs
 from dire_plug.results.report.groups import Group, group
 from dire_plug.results.report.images import find_class, has_images
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.results.report.similarity import similarity_figure
-from dire_plug.results.report.tables import Sentence, Table, caution, make_notes, make_tables, sum_up
+from dire_plug.results.report.tables import caution, make_notes, make_tables, sum_up
 from dire_plug.results.report.tsne import tsne_figure
 from dire_plug.store.provenance import Code
 
 TEMPLATE = "page.html"
-
-
-@dataclass(frozen=True)
-class Section:
-    """One group of runs as a page shows it."""
-
-    title: str
-    heading: str
-    sentences: list[Sentence]
-    caution: str
-    tables: list[Table]
-    notes: list[str]
-    strips: PageFigure
-    images: list[PageFigure]
-    sheet: PageFigure | None
-    similarity: PageFigure
-    tsne: PageFigure
-    curves: PageFigure
-    provenance: list[dict[str, Any]]
-    commands: list[str]
-    recipes: list[tuple[str, str]]
 
 
 def write_report(
@@ -60,7 +39,7 @@ def write_report(
         path: of the HTML file.
         class_name: the class whose images are shown first: name or number; None for the first one.
         device: where the images are embedded.
-        command: what makes this page again; empty where it wasn't made by a command.
+        command: the command that makes this page; empty where there was none.
 
     Raises:
         DirePlugError: the runs are of different datasets, arms have several settings, or there is no such class.
@@ -80,36 +59,36 @@ def write_report(
     write_atomically(path, _environment().get_template(TEMPLATE).render(page))
 
 
-def make_section(one: Group, name: str, *, label: int, device: str) -> Section:
-    """Return what a page shows of one group; `name` begins the identifiers of its figures."""
+def make_section(one: Group, name: str, *, label: int, device: str) -> dict[str, Any]:
+    """Return the template's values for one group; `name` begins the identifiers of its figures."""
     shown = label_runs([run for run in one.of_one_seed() if has_images(run)])
     similarity_in_t, tsne_in_t = _in_teacher(shown, name, device=device)
-    return Section(
-        title=one.title,
-        heading=str(one.first.recipe.get("title", one.title)),
-        sentences=sum_up(one),
-        caution=caution(one),
-        tables=make_tables(one),
-        notes=make_notes(one),
-        strips=strips_figure(one, name=f"{name}-strips"),
-        images=[class_figure(shown, label)] if shown else [],
-        sheet=sheet_figure(shown) if shown else None,
-        similarity=similarity_in_t,
-        tsne=tsne_in_t,
-        curves=curves_figure(shown, name=f"{name}-curves"),
-        provenance=[_provenance(run) for run in one.runs],
-        commands=list(dict.fromkeys(command for run in one.runs for command in _commands(run))),
-        recipes=_recipes(one),
-    )
+    return {
+        "title": one.title,
+        "heading": str(one.first.recipe.get("title", one.title)),
+        "sentences": sum_up(one),
+        "caution": caution(one),
+        "tables": make_tables(one),
+        "notes": make_notes(one),
+        "strips": strips_figure(one, name=f"{name}-strips"),
+        "images": [class_figure(shown, label)] if shown else [],
+        "sheet": sheet_figure(shown) if shown else None,
+        "similarity": similarity_in_t,
+        "tsne": tsne_in_t,
+        "curves": curves_figure(shown, name=f"{name}-curves"),
+        "provenance": [_provenance(run) for run in one.runs],
+        "commands": list(dict.fromkeys(command for run in one.runs for command in _commands(run))),
+        "recipes": _recipes(one),
+    }
 
 
 def _in_teacher(runs: Mapping[str, ReportRun], name: str, *, device: str) -> tuple[PageFigure, PageFigure]:
-    """Return Figures 2 and 1; where the cache lacks what they need, why they are missing."""
+    """Return Figures 2 and 1; where the store lacks what they need, why they are missing."""
     try:
-        space = embed_runs(runs, device=device)
+        sets, real = embed_runs(runs, device=device)
         return (
-            similarity_figure(runs, space, name=f"{name}-similarity"),
-            tsne_figure(runs, space, name=f"{name}-tsne"),
+            similarity_figure(runs, sets, real, name=f"{name}-similarity"),
+            tsne_figure(runs, sets, real, name=f"{name}-tsne"),
         )
     except DirePlugError as error:
         text = f"This figure is missing: {error}."
@@ -125,7 +104,9 @@ def name_groups(groups: Sequence[Group]) -> str:
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        # names of classes and recipes may hold markup
         autoescape=True,
+        # a misspelt name in the template must fail, not vanish
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -133,7 +114,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _provenance(run: ReportRun) -> dict[str, Any]:
-    """Return a run's row: where its numbers came from."""
+    """Return a run's row of the table of provenance."""
     found, session = run.provenance, run.provenance["sessions"][-1]
     took = (run.metrics.get("recover") or {}).get("seconds")
     return {
@@ -149,7 +130,7 @@ def _provenance(run: ReportRun) -> dict[str, Any]:
         "seconds": "" if took is None else f"{took:.0f}",
         "hardware": _hardware(session["hardware"]),
         "versions": ", ".join(f"{name} {version}" for name, version in session["versions"].items()),
-        "code": str(Code(**session["code"])),
+        "code": str(Code(session["code"]["commit"], session["code"]["changed"])),
     }
 
 

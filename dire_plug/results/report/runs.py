@@ -1,11 +1,13 @@
-"""The runs of a report: found by name, read from their folders alone."""
+"""Find the runs of a report by name, and read them from their folders; damaged files are named."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dire_plug import plugins
 from dire_plug.errors import DirePlugError
@@ -18,13 +20,184 @@ from dire_plug.types import Adapter
 COMPARISON = "compare.json"
 
 
+ADVICE = "remove the folder of this run and run its command again, which takes from the store what is there"
+
+
+# The parts of a run's files that a report reads. They only check: a report goes on with the files' own content.
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Named(_Part):
+    name: str
+
+
+class _Evaluate(_Part):
+    source: str
+
+
+class _Recover(_Part):
+    script: str
+
+
+class _Arm(_Part):
+    regularizers: dict[str, Any] = {}
+
+
+class RecipeFile(_Part):
+    """recipe.yaml, as far as a report reads it."""
+
+    method: str
+    name: str
+    dataset: _Named
+    evaluate: _Evaluate
+    recover: _Recover
+    arms: dict[str, _Arm] = {}
+
+
+class _Student(_Part):
+    last: list[float]
+    best: list[float]
+
+
+class _Budget(_Part):
+    images: int
+    epochs: int
+    steps: int
+    subset_steps: int
+
+
+class _Accuracy(_Part):
+    students: dict[str, _Student] = {}
+    full: _Budget | None = None
+
+
+class _Measures(_Part):
+    coverage: float | None = None
+    class_coverage: float | None = None
+    vendi: float | None = None
+    class_vendi: float | None = None
+    similarity: float | None = None
+
+
+class _Space(_Measures):
+    real: _Measures
+
+
+class _Diversity(_Part):
+    T: _Space
+    I: _Space  # noqa: E741 (the key in the file)
+
+
+class _Seconds(_Part):
+    seconds: float | None
+
+
+class _Networks(_Part):
+    __pydantic_extra__: dict[str, str]
+    teacher: str
+
+
+class MetricsFile(_Part):
+    """metrics.json, as far as a report reads it."""
+
+    arm: str
+    seed: int
+    engine: str
+    ipc: int
+    networks: _Networks
+    accuracy: _Accuracy
+    diversity: _Diversity
+    recover: _Seconds | None = None
+
+
+class _Hardware(_Part):
+    threads: int
+    card: str | None
+    processor: str
+
+
+class _Code(_Part):
+    commit: str | None
+    changed: bool | None
+
+
+class _Session(_Part):
+    command: list[str]
+    versions: dict[str, str]
+    hardware: _Hardware
+    code: _Code
+
+
+class _Upstream(_Part):
+    repository: str
+
+
+class ProvenanceFile(_Part):
+    """provenance.json, as far as a report reads it."""
+
+    commit: str | None
+    patch: str | None
+    dataset: str
+    upstream: _Upstream
+    classes: list[Any] = []
+    sessions: Annotated[list[_Session], Field(min_length=1)]
+
+
+class _Slot(_Part):
+    values: dict[str, list[float | None]]
+
+
+class LossesFile(_Part):
+    """losses.json: the curves have a value for each step."""
+
+    steps: Annotated[list[int], Field(min_length=1)]
+    slots_run: int
+    mean: dict[str, list[float | None]]
+    slots: list[_Slot]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        curves = [*self.mean.values(), *(values for slot in self.slots for values in slot.values.values())]
+        if any(len(curve) != len(self.steps) for curve in curves):
+            raise ValueError("a curve hasn't as many values as there are steps")
+        return self
+
+
+class PlanFile(_Part):
+    """plan.json, as far as a report reads it."""
+
+    ipc: int
+
+
+def read_file(path: Path, shape: type[BaseModel]) -> dict[str, Any]:
+    """Read one file of a run and check the parts that a report reads.
+
+    Raises:
+        DirePlugError: the file is missing or damaged; the message has its path and what to do.
+    """
+    try:
+        content: dict[str, Any] = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
+    except DirePlugError as error:
+        raise DirePlugError(f"{error}; {ADVICE}") from error
+    try:
+        shape.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise DirePlugError(f"{path}: damaged: {where}: {first['msg']}; {ADVICE}") from error
+    return content
+
+
 @dataclass(frozen=True)
 class ReportRun:
-    """One finished run.
+    """One finished run as a report reads it.
 
     Attributes:
         folder: where it lies.
-        metrics, recipe, provenance: what its metrics.json, recipe.yaml and provenance.json hold.
+        metrics, recipe, provenance: the content of its metrics.json, recipe.yaml and provenance.json.
     """
 
     folder: RunFolder
@@ -54,7 +227,7 @@ class ReportRun:
 
     @property
     def engine(self) -> str:
-        """Who synthesized; `none` for real images."""
+        """The engine of the synthesis; `none` for real images."""
         return str(self.metrics["engine"])
 
     @property
@@ -76,10 +249,9 @@ class ReportRun:
 
     @property
     def losses(self) -> dict[str, Any] | None:
-        """What losses.json holds; None where the run has no synthesis, or is older than the record."""
+        """The content of losses.json; None where the run has no synthesis, or is older than the record."""
         file = self.folder.path / LOSSES
-        found: dict[str, Any] | None = read_json(file) if file.is_file() else None
-        return found
+        return read_file(file, LossesFile) if file.is_file() else None
 
     @property
     def terms(self) -> dict[str, Any]:
@@ -89,7 +261,7 @@ class ReportRun:
 
     @property
     def counted(self) -> dict[str, Any]:
-        """What of the recipe, with the arm's terms, changes this run's results."""
+        """The part of the recipe, with the arm's terms, that changes this run's results."""
         return counted(self.recipe, arm=self.arm, regularizers=self.terms)
 
     def class_name(self, label: int) -> str:
@@ -107,13 +279,15 @@ def read_run(run: RunFolder | FinishedRun) -> ReportRun:
     folder = run.folder if isinstance(run, FinishedRun) else run
     if (state := folder.state()) != "finished":
         raise DirePlugError(
-            f"{folder.path}: this run is {state}, and a report is made of finished ones; run its command again, "
-            "and it goes on from there"
+            f"{folder.path}: this run is {state}, and a report is made of finished ones; run its command again to "
+            "resume it"
         )
-    recipe, provenance = folder.path / "recipe.yaml", folder.path / "provenance.json"
-    if not recipe.is_file():
-        raise DirePlugError(f"{recipe}: missing, so the run's settings aren't known; remove the folder to run again")
-    return ReportRun(folder, folder.metrics(), read_yaml(recipe), read_json(provenance))
+    return ReportRun(
+        folder,
+        metrics=read_file(folder.path / "metrics.json", MetricsFile),
+        recipe=read_file(folder.path / "recipe.yaml", RecipeFile),
+        provenance=read_file(folder.path / "provenance.json", ProvenanceFile),
+    )
 
 
 def find_runs(names: Sequence[str], root: Path) -> list[ReportRun]:
@@ -145,11 +319,12 @@ def _compared(path: Path) -> list[RunFolder]:
     """Return the runs of a comparison, which lie beside its folder."""
     content = read_json(path)
     try:
-        runs = [run for arm in content["arms"].values() for run in arm["runs"]]
+        folders = [RunFolder(path.parent.parent / run) for arm in content["arms"].values() for run in arm["runs"]]
     except (KeyError, TypeError, AttributeError) as error:
-        raise DirePlugError(f"{path}: not a comparison of ours; give a run, or what `compare` stored") from error
-    folders = [RunFolder(path.parent.parent / run) for run in runs]
+        raise DirePlugError(
+            f"{path}: holds no comparison; run `dire-plug compare` again, or name the runs themselves"
+        ) from error
     for folder in folders:
         if not folder.path.is_dir():
-            raise DirePlugError(f"{path}: its run {folder.path} isn't there any more; run the comparison again")
+            raise DirePlugError(f"{path}: its run {folder.path} is missing; run the comparison again")
     return folders

@@ -1,4 +1,4 @@
-"""Figure 2: the intra-class cosine similarity of each class, in one teacher; lower is more diverse."""
+"""Draw Figure 2: the intra-class cosine similarity of each class, in one teacher; lower is more diverse."""
 
 from __future__ import annotations
 
@@ -10,21 +10,10 @@ import torch
 from matplotlib.axes import Axes
 
 from dire_plug.metrics import intra_class_similarity
-from dire_plug.results.report.drawing import (
-    INK,
-    MARKERS,
-    GivenRun,
-    PageFigure,
-    Panel,
-    colours,
-    listed,
-    new_figure,
-    plain,
-    read_given,
-    save,
-    to_svg,
-)
-from dire_plug.results.report.embedded import Embedded, Space, embed_runs
+from dire_plug.results.figures import INK, MARKERS, colours, new_figure, plain
+from dire_plug.results.figures import REAL as REAL_COLOUR
+from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, listed, read_given, save, to_svg
+from dire_plug.results.report.embedded import Embedded, embed_runs
 from dire_plug.results.report.images import CLASSES, count_classes
 from dire_plug.results.report.runs import ReportRun
 
@@ -34,30 +23,32 @@ NAMED = 10
 REAL = "all real images"
 
 
-def class_similarities(space: Space) -> dict[str, dict[int, float]]:
+def class_similarities(sets: Mapping[str, Embedded], real: Embedded) -> dict[str, dict[int, float]]:
     """Return label of a run → class → mean cosine similarity between its images.
 
     Real training images are there too, under `REAL`. A class with one image has no value.
     """
-    return {name: _by_class(found) for name, found in {**space.sets, REAL: space.real}.items()}
+    return {name: _by_class(found) for name, found in {**sets, REAL: real}.items()}
 
 
 def draw_class_similarity(runs: Sequence[GivenRun], path: Path, *, device: str = "cpu") -> dict[str, Any]:
     """Draw Figure 2 as a PNG file, and write its numbers beside it as JSON; return those.
 
     Raises:
-        DirePlugError: a run isn't finished, its images are damaged, or its teacher isn't in the cache.
+        DirePlugError: a run isn't finished, its images are damaged, or its teacher isn't in the store.
     """
     named = read_given(runs)
-    found = class_similarities(embed_runs(named, device=device))
+    found = class_similarities(*embed_runs(named, device=device))
     figure, (axes,) = new_figure(7.2, 3.4)
     _draw(axes, found, named)
     return save(figure, path, _numbers(found, named))
 
 
-def similarity_figure(runs: Mapping[str, ReportRun], space: Space, *, name: str) -> PageFigure:
+def similarity_figure(
+    runs: Mapping[str, ReportRun], sets: Mapping[str, Embedded], real: Embedded, *, name: str
+) -> PageFigure:
     """Return Figure 2 for a page, with its numbers; `name` begins its identifiers."""
-    shown = {one: values for one, values in class_similarities(space).items() if values}
+    shown = {one: values for one, values in class_similarities(sets, real).items() if values}
     if len(shown) < 2:
         return PageFigure(TITLE, "This figure is missing: a class has one image, so there is no pair to compare.")
     figure, (axes,) = new_figure(5.0, 3.2)
@@ -83,6 +74,7 @@ def _by_class(embedded: Embedded) -> dict[int, float]:
 
 def _draw(axes: Axes, found: Mapping[str, Mapping[int, float]], runs: Mapping[str, ReportRun]) -> None:
     order = _order(found)
+    # marks and names only where there is room
     few, tints = len(order) <= NAMED, colours({label: (run.method, run.arm) for label, run in runs.items()})
     for name, values in found.items():
         arm = runs[name].arm if name in runs else REAL
@@ -92,7 +84,7 @@ def _draw(axes: Axes, found: Mapping[str, Mapping[int, float]], runs: Mapping[st
             marker=(MARKERS.get(arm, "o") if few else ""),
             markersize=4.5,
             linewidth=1.4,
-            color=tints.get(name, "#9fb3c8"),
+            color=tints.get(name, REAL_COLOUR),
             linestyle=(0, (2, 2)) if name == REAL else "-",
             label=name,
         )

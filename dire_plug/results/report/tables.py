@@ -1,4 +1,4 @@
-"""The tables of accuracy and diversity as rows of text: what `compare` prints, for a page."""
+"""Make the tables of accuracy and diversity for a page, as rows of text: the numbers that `compare` prints."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from dire_plug.results.table import (
     SPACES,
     count_pairs,
     difference,
-    difference_cells,
     format_difference,
     format_summary,
+    make_rows,
     notes,
     read_column,
-    reference_cells,
     student_columns,
 )
 
@@ -33,16 +32,16 @@ SUMMED_UP = (
     ("coverage in I", diversity_measures("I")[0], " points"),
     ("similarity in T", diversity_measures("T")[4], ""),
 )
-"""What the sentences at the head of a page tell: words, measure, unit of a difference."""
+"""The differences at the head of a page: words, measure, unit."""
 
 
 CEILING = "full"
-"""The arm that no condensed set is expected to reach, so it is none of those of which one is the best."""
+"""The arm that no condensed set is expected to reach, so it is left out when the best is chosen."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of a table: `kind` is an arm's name, `reference` or `difference`; `best` the places of its best cells."""
+class PageRow:
+    """A row of a table: `kind` is an arm's name, `reference` or `difference`; `best` the indices of its best cells."""
 
     label: str
     cells: tuple[str, ...]
@@ -51,25 +50,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table with its title and the titles of its columns."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PageRow, ...]
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """One difference, dire − control, as the head of a page tells it."""
-
-    words: str
-    gap: str
-    dire: str
-    control: str
-
-
-def make_tables(group: Group) -> list[Table]:
+def make_tables(group: Group) -> list[PageTable]:
     """Return the tables of accuracy, and of diversity in T and I."""
     comparison = group.comparison()
     tables = [_table("Accuracy of students", group, ACCURACY + student_columns(comparison))]
@@ -80,20 +69,23 @@ def make_tables(group: Group) -> list[Table]:
 
 
 def make_notes(group: Group) -> list[str]:
-    """Return what one must know to read the tables."""
+    """Return the caveats of the tables."""
     comparison = group.comparison()
     pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
     lines = notes(comparison, len(group.seeds), pairs=pairs)
     if len(comparison.runs) > 1:
-        lines.append(f"bold: the best mean of a column, {CEILING} aside; no statement on what is significant")
+        lines.append(f"bold: the best mean of a column, {CEILING} aside; not a test of significance")
     if group.even:
         return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
     return [f"mean ± standard deviation over the syntheses of an arm: {counts}", *lines[1:]]
 
 
-def sum_up(group: Group) -> list[Sentence]:
-    """Return the differences dire − control that a reader looks for first; none without both arms."""
+def sum_up(group: Group) -> list[tuple[str, str, str, str]]:
+    """Return the differences dire − control for the head of a page: words, difference, dire, control.
+
+    None without both arms.
+    """
     paired, found = group.paired(), []
     for words, measure, unit in SUMMED_UP:
         gap = difference(paired, measure)
@@ -101,12 +93,12 @@ def sum_up(group: Group) -> list[Sentence]:
             continue
         dire, control = (summarise(read_column(paired, arm, measure)) for arm in ("dire", "control"))
         text = f"{format_difference(gap, measure)}{unit}"
-        found.append(Sentence(words, text, format_summary(dire, measure), format_summary(control, measure)))
+        found.append((words, text, format_summary(dire, measure), format_summary(control, measure)))
     return found
 
 
 def caution(group: Group) -> str:
-    """Return what the differences are worth: how many pairs there are, and what real images reach."""
+    """Return the caveat of the differences: how many pairs there are, and what real images reach."""
     n = len(group.paired().runs.get("dire", []))
     text = f"n = {n} synthes{'is' if n == 1 else 'es'} of each arm, paired by seed"
     if n > 1:
@@ -124,33 +116,23 @@ def _real_images(group: Group) -> str:
     return "" if found is None else f" As many random real images reach {format_summary(found, ACCURACY[0])} %."
 
 
-def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> Table:
+def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> PageTable:
     comparison = group.comparison()
-    rows = []
-    found = {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}
-    best = _best(found, measures)
-    for arm, summaries in found.items():
-        label = f"{arm} = {comparison.same[arm]}" if arm in comparison.same else arm
-        rows.append(Row(label, _cells(summaries, measures), arm, best[arm]))
-    if space is not None:
-        rows.append(Row("real reference", tuple(reference_cells(comparison, space)), "reference"))
-    for arm in comparison.controlled:
-        if cells := difference_cells(group.paired(arm), measures, arm):
-            rows.append(Row(f"{arm} − control", cells, "difference"))
-    return Table(title, tuple(measure.title for measure in measures), tuple(rows))
+    best = _best(
+        {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}, measures
+    )
+    rows = make_rows(comparison, measures, space=space, pair=group.paired)
+    shown = tuple(PageRow(label, cells, kind, best.get(kind, frozenset())) for kind, label, cells in rows)
+    return PageTable(title, tuple(measure.title for measure in measures), shown)
 
 
 def _best(found: Mapping[str, Sequence[Summary | None]], measures: Sequence[Measure]) -> dict[str, frozenset[int]]:
     """Return arm → the columns in which no other arm but `full`, the ceiling, has a better mean as printed."""
-    places: dict[str, set[int]] = {arm: set() for arm in found}
-    for place, measure in enumerate(measures):
-        means = {arm: summaries[place] for arm, summaries in found.items() if arm != CEILING}
+    best: dict[str, set[int]] = {arm: set() for arm in found}
+    for index, measure in enumerate(measures):
+        means = {arm: summaries[index] for arm, summaries in found.items() if arm != CEILING}
         shown = {arm: measure.sign * round(one.mean, measure.digits) for arm, one in means.items() if one is not None}
         if measure.sign and len(shown) > 1:
             for arm in (arm for arm, value in shown.items() if value == max(shown.values())):
-                places[arm].add(place)
-    return {arm: frozenset(columns) for arm, columns in places.items()}
-
-
-def _cells(summaries: Sequence[Summary | None], measures: Sequence[Measure]) -> tuple[str, ...]:
-    return tuple(format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
+                best[arm].add(index)
+    return {arm: frozenset(columns) for arm, columns in best.items()}

@@ -1,4 +1,4 @@
-"""Figure 1: real and condensed images in the plane, by t-SNE of their embeddings in one teacher.
+"""Draw Figure 1: real and condensed images in the plane, by t-SNE of their embeddings in one teacher.
 
 One projection of all: a sample of the real images, balanced over the classes, and the condensed images of every run.
 It is seeded and starts from the principal components, so the same images give the same picture.
@@ -7,7 +7,6 @@ It is seeded and starts from the principal components, so the same images give t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +16,24 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.results.report.drawing import (
-    INK,
-    MARKERS,
-    REAL,
-    SIDE,
-    GivenRun,
-    PageFigure,
-    Panel,
-    colours,
-    new_figure,
-    read_given,
-    save,
-    to_svg,
-)
-from dire_plug.results.report.embedded import Embedded, Space, embed_runs
+from dire_plug.results.figures import INK, MARKERS, REAL, colours, new_figure
+from dire_plug.results.report.drawing import SIDE, GivenRun, PageFigure, Panel, read_given, save, to_svg
+from dire_plug.results.report.embedded import Embedded, embed_runs
 from dire_plug.results.report.runs import ReportRun
 
 REAL_POINTS, POINTS = 1500, 500
-"""Real images, and condensed ones of each run, that are projected at most."""
+"""The most real images, and condensed ones of each run, that are projected."""
 TITLE = "Real and condensed images by t-SNE"
 PERPLEXITY = 30.0
 SEED = 0
 
 
-@dataclass(frozen=True)
-class Projection:
-    """Points in the plane: [n, 2] of real images, and of each run's by its label."""
-
-    real: Tensor
-    runs: dict[str, Tensor]
+Points = dict[str, Tensor]
+"""Label of a run → its images in the plane, [n, 2]."""
 
 
-def project(real: Tensor, sets: Mapping[str, Tensor]) -> Projection:
-    """Project embeddings, [M, D] and [n, D] each, into one plane.
+def project(real: Tensor, sets: Mapping[str, Tensor]) -> tuple[Tensor, Points]:
+    """Project embeddings, [M, D] and [n, D] each, into one plane: those of real images, and of each run.
 
     Raises:
         DirePlugError: there are fewer than four points.
@@ -58,11 +41,13 @@ def project(real: Tensor, sets: Mapping[str, Tensor]) -> Projection:
     rows = torch.cat([real, *sets.values()])
     if len(rows) < 4:
         raise DirePlugError(f"t-SNE of {len(rows)} images: four are needed at least")
+    # t-SNE needs more points than three times the perplexity
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     model = TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=SEED, method="barnes_hut")
+    # in double precision the picture depends less on the machine
     points = torch.from_numpy(model.fit_transform(rows.double().numpy()))
     first, *others = torch.split(points, [len(real), *map(len, sets.values())])
-    return Projection(first, dict(zip(sets, others, strict=True)))
+    return first, dict(zip(sets, others, strict=True))
 
 
 def spread_rows(embedded: Embedded, most: int) -> Tensor:
@@ -77,46 +62,48 @@ def spread_rows(embedded: Embedded, most: int) -> Tensor:
     return embedded.values[torch.cat(kept)]
 
 
-def project_space(space: Space) -> Projection:
+def project_samples(sets: Mapping[str, Embedded], real: Embedded) -> tuple[Tensor, Points]:
     """Project a sample of the real images and of each run's.
 
     Raises:
         DirePlugError: there are fewer than four.
     """
-    sets = {name: spread_rows(found, POINTS) for name, found in space.sets.items()}
-    return project(spread_rows(space.real, REAL_POINTS), sets)
+    samples = {name: spread_rows(found, POINTS) for name, found in sets.items()}
+    return project(spread_rows(real, REAL_POINTS), samples)
 
 
 def draw_tsne(runs: Sequence[GivenRun], path: Path, *, device: str = "cpu") -> dict[str, Any]:
     """Draw Figure 1 as a PNG file, a panel a run, and write the points beside it as JSON; return those.
 
     Raises:
-        DirePlugError: a run isn't finished, its images are damaged, or its teacher isn't in the cache.
+        DirePlugError: a run isn't finished, its images are damaged, or its teacher isn't in the store.
     """
     named = read_given(runs)
-    projection = project_space(embed_runs(named, device=device))
+    real, points = project_samples(*embed_runs(named, device=device))
     figure, panels = new_figure(SIDE * len(named), SIDE, panels=len(named))
     for axes, name in zip(panels, named, strict=True):
-        _scatter(axes, projection, name, named)
+        _scatter(axes, real, points, name, named)
         axes.set_title(name, color=INK)
-    return save(figure, path, _numbers(projection, named))
+    return save(figure, path, _numbers(real, points, named))
 
 
-def tsne_figure(runs: Mapping[str, ReportRun], space: Space, *, name: str) -> PageFigure:
+def tsne_figure(
+    runs: Mapping[str, ReportRun], sets: Mapping[str, Embedded], real: Embedded, *, name: str
+) -> PageFigure:
     """Return Figure 1 for a page; `name` begins its identifiers.
 
     Raises:
         DirePlugError: there are fewer than four images.
     """
-    projection = project_space(space)
+    plane, points = project_samples(sets, real)
     panels = []
     for number, (label, run) in enumerate(runs.items()):
         figure, (axes,) = new_figure(SIDE, SIDE)
-        _scatter(axes, projection, label, runs)
-        alt = _alt(projection, label, run)
+        _scatter(axes, plane, points, label, runs)
+        alt = _alt(len(plane), len(points[label]), label, run)
         panels.append(Panel(to_svg(figure, name=f"{name}-{number}", alt=alt), alt, label))
     caption = (
-        f"{len(projection.real):,} real training images (pale) and the condensed images of each arm, in one t-SNE of "
+        f"{len(plane):,} real training images (pale) and the condensed images of each arm, in one t-SNE of "
         "their embeddings in the teacher: perplexity "
         f"{PERPLEXITY:g}, seed {SEED}, first synthesis. Distances between far groups mean little in such a picture; "
         "the coverage in the table is the number to trust."
@@ -124,8 +111,8 @@ def tsne_figure(runs: Mapping[str, ReportRun], space: Space, *, name: str) -> Pa
     return PageFigure(TITLE, caption, tuple(panels))
 
 
-def _scatter(axes: Axes, projection: Projection, label: str, runs: Mapping[str, ReportRun]) -> None:
-    real, mine, arm = projection.real, projection.runs[label], runs[label].arm
+def _scatter(axes: Axes, real: Tensor, points: Points, label: str, runs: Mapping[str, ReportRun]) -> None:
+    mine, arm = points[label], runs[label].arm
     axes.scatter(real[:, 0], real[:, 1], s=5, color=REAL, alpha=0.55, linewidths=0, rasterized=True)
     axes.scatter(
         mine[:, 0],
@@ -137,31 +124,32 @@ def _scatter(axes: Axes, projection: Projection, label: str, runs: Mapping[str, 
         linewidths=0.4,
     )
     axes.set_axis_off()
+    # distances in both directions are comparable in t-SNE
     axes.set_aspect("equal", adjustable="datalim")
 
 
-def _alt(projection: Projection, label: str, run: ReportRun) -> str:
-    coverage = run.metrics["diversity"]["T"]["coverage"]
-    text = f"Scatter plot: {len(projection.runs[label])} condensed images of {label} among {len(projection.real)} real"
+def _alt(real: int, condensed: int, label: str, run: ReportRun) -> str:
+    coverage = run.metrics["diversity"]["T"].get("coverage")
+    text = f"Scatter plot: {condensed} condensed images of {label} among {real} real"
     return f"{text} ones; coverage in T {100 * coverage:.1f} %." if coverage is not None else f"{text} ones."
 
 
-def _numbers(projection: Projection, runs: Mapping[str, ReportRun]) -> dict[str, Any]:
+def _numbers(real: Tensor, points: Points, runs: Mapping[str, ReportRun]) -> dict[str, Any]:
     return {
         "figure": "t-SNE of embeddings in the teacher",
         "perplexity": PERPLEXITY,
         "seed": SEED,
-        "real": _points(projection.real),
+        "real": _rounded(real),
         "runs": {
             name: {
                 "run": run.name,
-                "coverage": run.metrics["diversity"]["T"]["coverage"],
-                "points": _points(projection.runs[name]),
+                "coverage": run.metrics["diversity"]["T"].get("coverage"),
+                "points": _rounded(points[name]),
             }
             for name, run in runs.items()
         },
     }
 
 
-def _points(points: Tensor) -> list[list[float]]:
+def _rounded(points: Tensor) -> list[list[float]]:
     return [[round(value, 3) for value in point] for point in points.tolist()]

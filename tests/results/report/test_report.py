@@ -22,7 +22,9 @@ from support.terminal import as_text
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.pipeline import Request, run_arm
+from dire_plug.recipe import read_yaml
 from dire_plug.results import render
+from dire_plug.results.figures import COLOURS, colour, colours
 from dire_plug.results.report import (
     ReportRun,
     draw_class_grid,
@@ -34,7 +36,7 @@ from dire_plug.results.report import (
 )
 from dire_plug.results.report.class_grid import join, to_bytes
 from dire_plug.results.report.curves import curves_figure
-from dire_plug.results.report.drawing import COLOURS, colour, colours, label_runs
+from dire_plug.results.report.drawing import label_runs
 from dire_plug.results.report.embedded import Embedded, embed_runs
 from dire_plug.results.report.groups import group
 from dire_plug.results.report.images import find_class
@@ -248,9 +250,9 @@ def test_every_arm_with_a_term_is_paired_with_control_by_itself(runs: list[Repor
 
 def test_the_head_tells_differences_and_what_real_images_reach(runs: list[ReportRun]) -> None:
     (found,) = group(runs)
-    sentences = {sentence.words: sentence for sentence in sum_up(found)}
+    sentences = {words: shown for words, *shown in sum_up(found)}
     assert list(sentences) == ["accuracy", "coverage in T", "coverage in I", "similarity in T"]
-    assert sentences["accuracy"].gap.endswith(" points")
+    assert sentences["accuracy"][0].endswith(" points")
     assert "n = 2 syntheses of each arm, paired by seed" in caution(found)
     assert "As many random real images reach" in caution(found)
     (alone,) = group([one(runs, "baseline")])
@@ -359,16 +361,61 @@ def write_comparison(folder: Path, runs: list[str]) -> Path:
     return path
 
 
+DAMAGE: dict[str, tuple[str, Any]] = {
+    "no JSON": ("metrics.json", "{"),
+    "another kind": ("metrics.json", []),
+    "no accuracy": ("metrics.json", {"accuracy": {"students": {"a": {"last": ["x"], "best": []}}}}),
+    "no measure": ("metrics.json", {"diversity": {"T": {"coverage": 0.5}}}),
+    "no network": ("metrics.json", {"networks": {}}),
+    "no session": ("provenance.json", {"sessions": []}),
+    "no threads": ("provenance.json", {"sessions": [{"command": [], "versions": {}, "hardware": {}, "code": {}}]}),
+    "no dataset": ("recipe.yaml", {"dataset": None}),
+    "no regularizers": ("recipe.yaml", {"arms": {"dire": []}}),
+    "short curve": ("losses.json", {"mean": {"upstream": [1.0]}}),
+    "no plan": ("plan.json", {"ipc": "two"}),
+    "no mapping": ("recipe.yaml", "- 1"),
+    "no bytes of text": ("provenance.json", b"\xff\xfe"),
+    "no file": ("provenance.json", None),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(
+    cli: Cli, runs: list[ReportRun], tmp_path: Path, damage: str
+) -> None:
+    run = one(runs, "dire")
+    folder = tmp_path / "sre2l" / "tiny" / run.name
+    shutil.copytree(run.folder.path, folder)
+    (name, content), shown = DAMAGE[damage], tmp_path / "report.html"
+    path = folder / name
+    if isinstance(content, dict):
+        whole = read_yaml(path) if path.suffix == ".yaml" else read_json(path)
+        write_json(path, {**whole, **content})  # JSON is YAML too
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
+    answer = cli("report", folder, "--to", shown)
+    if name == "plan.json":  # only figures need it, and the page says why they are missing
+        assert answer.code == 0
+        assert "plan.json: damaged: ipc" in shown.read_text()
+        return
+    assert answer.code == 2
+    assert str(path) in answer.err
+    assert "run its command again" in answer.err
+    assert not shown.exists()
+
+
 def test_a_comparison_stands_for_its_runs_each_once(home_of_runs: Path, runs: list[ReportRun], tmp_path: Path) -> None:
     path = write_comparison(runs[0].folder.path.parent, [runs[0].name, runs[1].name])
     root = home_of_runs / "runs"
     for name in (str(path), str(path.parent), "compare-0a0b0c0d"):
         assert [run.name for run in find_runs([name, runs[1].name], root)] == [runs[0].name, runs[1].name]
     gone = write_comparison(tmp_path, ["dire-0-gone"])
-    with pytest.raises(DirePlugError, match=r"its run .*dire-0-gone isn't there any more"):
+    with pytest.raises(DirePlugError, match=r"its run .*dire-0-gone is missing"):
         find_runs([str(gone)], root)
     gone.write_text("[]")
-    with pytest.raises(DirePlugError, match="not a comparison of ours"):
+    with pytest.raises(DirePlugError, match="holds no comparison"):
         find_runs([str(gone)], root)
 
 
@@ -376,7 +423,7 @@ def test_a_comparison_stands_for_its_runs_each_once(home_of_runs: Path, runs: li
 
 
 def test_similarities_by_class_have_the_mean_of_the_table(runs: list[ReportRun]) -> None:
-    found = class_similarities(embed_runs({run.arm: run for run in runs if run.seed == 0}))
+    found = class_similarities(*embed_runs({run.arm: run for run in runs if run.seed == 0}))
     for arm in SEEDS:
         mean = sum(found[arm].values()) / 10
         assert mean == pytest.approx(one(runs, arm).metrics["diversity"]["T"]["similarity"], abs=1e-6)
@@ -386,10 +433,10 @@ def test_similarities_by_class_have_the_mean_of_the_table(runs: list[ReportRun])
 def test_the_projection_repeats_itself() -> None:
     torch.manual_seed(0)
     real, mine = torch.randn(40, 8), torch.randn(10, 8)
-    one, other = (project(real, {"dire": mine}) for _ in range(2))
-    assert torch.equal(one.real, other.real)
-    assert torch.equal(one.runs["dire"], other.runs["dire"])
-    assert (one.real.shape, one.runs["dire"].shape) == ((40, 2), (10, 2))
+    (plane, points), (other_plane, other_points) = (project(real, {"dire": mine}) for _ in range(2))
+    assert torch.equal(plane, other_plane)
+    assert torch.equal(points["dire"], other_points["dire"])
+    assert (plane.shape, points["dire"].shape) == ((40, 2), (10, 2))
     with pytest.raises(DirePlugError, match="t-SNE of 3 images: four are needed"):
         project(real[:2], {"dire": mine[:1]})
 
@@ -442,7 +489,7 @@ def test_without_the_store_the_rest_of_the_page_is_there(
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "empty"))
     write_report([one(runs, "baseline"), one(runs, "dire")], tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
-    assert text.count("make the report where the run was made") == 2
+    assert text.count("make the report on the machine of the run") == 2
     assert len(Reader(text).all("img")) == 4
     with pytest.raises(DirePlugError, match="isn't in this store"):
         draw_tsne([one(runs, "dire")], tmp_path / "figure.png")

@@ -1,6 +1,6 @@
-"""What a run computes and holds, counted on networks without weights or data: operations, bytes for the backward pass.
+"""Count the operations of a run, and the bytes that its backward pass keeps, on networks without weights or data.
 
-Nothing here is measured; a count says how one run stands to another.
+Nothing here is measured; counts compare one run with another.
 """
 
 from __future__ import annotations
@@ -24,34 +24,26 @@ from dire_plug.stages.artefacts import INDEPENDENT_STEM
 from dire_plug.training.soft_label_files import epoch_bytes
 
 COUNTED = (2, 4)
-"""Images in the two batches that are counted; by their difference, what doesn't grow with a batch falls out."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a dataset is: training images, test images, and the pixels of a side."""
-
-    train: int
-    test: int
-    side: int
+"""Images in the two batches that are counted; their difference leaves out what doesn't grow with a batch."""
 
 
 SIZES = {
-    "digits": Size(1437, 360, 8),
-    "fashion-mnist": Size(60_000, 10_000, 28),
-    "cifar-10": Size(50_000, 10_000, 32),
-    "cifar-100": Size(50_000, 10_000, 32),
-    "tiny-imagenet": Size(100_000, 10_000, 64),
-    "imagenet-1k": Size(1_281_167, 50_000, 224),
+    "digits": (1437, 360, 8),
+    "fashion-mnist": (60_000, 10_000, 28),
+    "cifar-10": (50_000, 10_000, 32),
+    "cifar-100": (50_000, 10_000, 32),
+    "tiny-imagenet": (100_000, 10_000, 64),
+    "imagenet-1k": (1_281_167, 50_000, 224),
 }
-"""As each dataset's authors published it (of ImageNet-1K, the crop); digits, as `data.digits` splits them."""
-ASKED_ONCE = ("static-labels", "ensemble-labels")
-"""Protocols that ask the networks once for each image, not in every epoch."""
+"""Training images, test images, and pixels of a side, as each dataset's authors published it (of ImageNet-1K, the
+crop); digits, as `data.digits` splits them."""
+LABELLED_ONCE = ("static-labels", "ensemble-labels")
+"""Protocols that label each image once, not in every epoch."""
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One image through one network: operations of a forward pass, of forward and backward, and bytes.
+class ImageCost:
+    """The cost of one image in one network: operations of a forward pass, of forward and backward, and bytes.
 
     Attributes:
         kept: bytes that the backward pass needs of one image's forward pass.
@@ -65,8 +57,8 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What one run takes.
+class RunCost:
+    """The operations, steps and bytes of one run.
 
     Attributes:
         teachers, recover, evaluate: operations of each part; recover is None where the loop trains networks itself.
@@ -89,8 +81,8 @@ class Work:
         return self.recover + self.evaluate + (self.teachers if with_teachers else 0)
 
 
-def count_work(planned: Run) -> Work:
-    """Return what a planned run takes; neither data nor upstream's code is asked.
+def count_work(planned: Run) -> RunCost:
+    """Return the cost of a planned run; this needs neither data nor upstream's code.
 
     A step is a forward and a backward pass of its images through the network in the loop, one of several in turn.
     """
@@ -100,32 +92,34 @@ def count_work(planned: Run) -> Work:
     plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
     steps = plan.passes * plan.slots_per_pass * adapter.steps(recipe.recover)
     images = classes * plan.ipc
+    # rounded up: the last batch may be smaller, memory needs the largest
     in_batch = -(-images // (plan.passes * plan.slots_per_pass))
     recover = None
     if recipe.recover.embedder is None:
         recover = steps * in_batch * sum(one.both for one in loop) / len(loop)
     evaluate, student = _evaluate(planned, loop, images=images)
     pixels = 3 * size * size
-    return Work(
+    return RunCost(
         teachers=_teachers(planned),
         recover=recover,
         evaluate=evaluate,
         steps=steps,
         memory=max(*(in_batch * one.kept + one.weights for one in loop), student),
+        # a byte a value in the file, four in the float32 tensors
         disk=images * pixels * (1 + 4) + sum(one.weights for one in loop) + _labels(recipe, images),
     )
 
 
 @lru_cache(maxsize=64)
-def count_pass(*, architecture: str, outputs: int, stem: str, size: int, flat: bool = True) -> Pass:
-    """Count one image's way through a network that is built without memory; see `build_for`."""
-    with torch.device("meta"):
+def count_pass(*, architecture: str, outputs: int, stem: str, size: int, flat: bool = True) -> ImageCost:
+    """Count one image's forward and backward pass through a network; see `build_for`."""
+    with torch.device("meta"):  # shapes without memory: the networks of ImageNet fit everywhere
         model = build_for(architecture=architecture, outputs=outputs, stem=stem, size=size, flat=flat).train()
     small, large = (_count_batch(model, torch.empty(count, 3, size, size, device="meta")) for count in COUNTED)
     forward, both, kept = (after - before for before, after in zip(small, large, strict=True))
     more = COUNTED[1] - COUNTED[0]
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    return Pass(forward / more, both / more, kept // more, weights)
+    return ImageCost(forward / more, both / more, kept // more, weights)
 
 
 def build_for(*, architecture: str, outputs: int, stem: str, size: int, flat: bool) -> nn.Module:
@@ -148,20 +142,22 @@ def _count_batch(model: nn.Module, images: Tensor) -> tuple[int, int, int]:
         forward = counter.get_total_flops()
         loss.backward()
         both = counter.get_total_flops()
+    # tensors that share a storage, as views do, are kept once
     storages = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in held}
     return forward, both, sum(storages.values())
 
 
-def _evaluate(planned: Run, loop: list[Pass], *, images: int) -> tuple[float, int]:
+def _evaluate(planned: Run, loop: list[ImageCost], *, images: int) -> tuple[float, int]:
     """Return the operations of all students with their labels and tests, and the bytes of the largest one's batch."""
     section: Any = planned.resolved.recipe.evaluate
+    # the last epoch is always tested
     tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
     judging = _test_images(planned.resolved.recipe)
     labels = 0.0
     if not isinstance(section, HardLabelsSection):
-        asked = loop if section.protocol in (*ASKED_ONCE, "dynamic-labels", "fkd-ensemble") else loop[:1]
-        rounds = 1 if section.protocol in ASKED_ONCE else section.epochs
-        labels = rounds * images * sum(one.forward for one in asked)
+        labelling = loop if section.protocol in (*LABELLED_ONCE, "dynamic-labels", "fkd-ensemble") else loop[:1]
+        rounds = 1 if section.protocol in LABELLED_ONCE else section.epochs
+        labels = rounds * images * sum(one.forward for one in labelling)
     stored = isinstance(section, FkdSection | FkdEnsembleSection)
     total, memory = labels if stored else 0.0, 0  # students share stored labels
     for name in section.students:
@@ -182,7 +178,7 @@ def _labels(recipe: Recipe, images: int) -> int:
 
 
 def _teachers(planned: Run) -> float:
-    """Return the operations of training all networks of the recipe that aren't loaded."""
+    """Return the operations of training the networks of the recipe that aren't loaded from a checkpoint."""
     recipe = planned.resolved.recipe
     images = _training_images(recipe)
     passes = [(one, _pass(planned, one)) for one in _in_loop(recipe)]
@@ -201,26 +197,28 @@ def _teachers(planned: Run) -> float:
 
 def _training_images(recipe: Recipe) -> int:
     section = recipe.dataset
-    return (section.limit or SIZES[section.name].train) - (section.validation or 0)
+    train, _, _ = SIZES[section.name]
+    return (section.limit or train) - (section.validation or 0)
 
 
 def _test_images(recipe: Recipe) -> int:
-    """Return how many images judge."""
+    """Return the number of images that students are tested on."""
     section = recipe.dataset
     judged = section.validation if recipe.evaluate.judge == "validation" else None
-    return judged or SIZES[section.name].test
+    _, test, _ = SIZES[section.name]
+    return judged or test
 
 
 def _in_loop(recipe: Recipe) -> list[TrainingSection]:
     return [recipe.squeeze.teacher, *recipe.squeeze.others.values()]
 
 
-def _pass(planned: Run, training: TrainingSection) -> Pass:
+def _pass(planned: Run, training: TrainingSection) -> ImageCost:
     return count_pass(**pass_of(planned, training))
 
 
 def pass_of(planned: Run, training: TrainingSection) -> dict[str, Any]:
-    """Return what `count_pass` takes for a network in a planned run's loop."""
+    """Return the arguments of `count_pass` for a network in a planned run's loop."""
     return _shared(planned) | {"architecture": training.architecture, "flat": training.head == "flat"}
 
 
@@ -233,4 +231,5 @@ def _shared(planned: Run) -> dict[str, Any]:
 
 def _size(planned: Run) -> int:
     section = planned.resolved.recipe.dataset
-    return section.size or SIZES[section.name].side
+    _, _, side = SIZES[section.name]
+    return section.size or side

@@ -1,0 +1,98 @@
+"""Units of work, and local processes that make them: the bits of one process, failures named, nothing made twice."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.cli import Cli
+from support.small_run import forget, native, outcome, run_folders, when_made, write_recipe
+
+from dire_plug.errors import DirePlugError
+from dire_plug.executors.local import run_units
+from dire_plug.pipeline import Request, run_arm
+from dire_plug.pipeline.units import Unit, make_unit, plan_units
+
+
+def units_by_title(*requests: Request) -> dict[str, Unit]:
+    return {unit.title: unit for unit in plan_units(requests)}
+
+
+def test_a_unit_waits_for_what_it_is_made_from(bare_home: Path, recipe: Path) -> None:
+    units = units_by_title(native(recipe, "dire"))
+    assert list(units) == [
+        "squeeze teacher",
+        "squeeze independent",
+        "embed",
+        "recover dire, seed 0",
+        "recover dire, seed 0: all passes together",
+        "evaluate dire, seed 0: resnet-small 0",
+        "measure dire, seed 0",
+    ]
+    (teacher,) = units["squeeze teacher"].makes
+    assert teacher in units["embed"].needs & units["recover dire, seed 0"].needs
+    assert set(units["embed"].makes) <= units["recover dire, seed 0"].needs
+    assert not units["squeeze teacher"].needs
+
+
+def test_passes_that_keep_no_state_are_units_of_their_own(bare_home: Path, recipe: Path) -> None:
+    titles = units_by_title(native(recipe))
+    assert {"recover baseline, seed 0: pass 0", "recover baseline, seed 0: pass 1"} <= titles.keys()
+
+
+def test_arms_share_the_units_that_make_the_same(bare_home: Path, recipe: Path) -> None:
+    alone = [len(plan_units([native(recipe, arm)])) for arm in ("baseline", "dire")]
+    assert len(plan_units([native(recipe), native(recipe, "dire")])) == sum(alone) - 2  # both networks
+
+
+def test_a_finished_run_has_no_units_left(finished_home: Path, recipe: Path) -> None:
+    assert plan_units([native(recipe)]) == []
+
+
+@pytest.mark.slow
+def test_local_processes_make_the_bits_of_one(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = [native(recipe, arm, seed=seed) for arm in ("baseline", "dire", "random") for seed in (0, 1)]
+    found = {}
+    for executor in ("inline", "local"):
+        forget()
+        monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / executor))
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        if executor == "local":
+            run_units(requests, jobs=2)
+            made = when_made(tmp_path / executor)
+        for request in requests:
+            run_arm(request)
+        found[executor] = [outcome(folder) for folder in run_folders(tmp_path / executor)]
+    assert found["local"] == found["inline"]
+    assert made.items() <= when_made(tmp_path / "local").items()  # running them afterwards made nothing again
+    assert "units of work in 2 processes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_failed_unit_is_named_and_the_others_are_made(bare_home: Path, tmp_path: Path) -> None:
+    broken = write_recipe(tmp_path / "broken.yaml", {"squeeze": {"teacher": {"lr": 1e30, "epochs": 2}}})
+    with pytest.raises(DirePlugError) as error:
+        run_units([native(broken)], jobs=1)
+    told = str(error.value)
+    assert "squeeze teacher failed; its last lines:" in told
+    assert "not started, since they need it: recover baseline, seed 0: pass 0" in told
+    assert "what is finished is kept; the same command resumes" in told
+    assert "squeeze teacher" in units_by_title(native(broken))
+    assert "squeeze independent" not in units_by_title(native(broken))
+
+
+def test_a_unit_that_would_make_something_else_is_refused(bare_home: Path, recipe: Path, tmp_path: Path) -> None:
+    unit = units_by_title(native(recipe))["squeeze teacher"]
+    changed = replace(unit.request, settings=("squeeze.teacher.lr=0.5",))
+    with pytest.raises(DirePlugError, match="changed after this was planned, so network/"):
+        make_unit(changed, unit.stage, unit.part, unit.makes, log=tmp_path / "log")
+
+
+def test_a_dry_run_lists_units_and_what_they_wait_for(bare_home: Path, recipe: Path, cli: Cli) -> None:
+    answer = cli("compare", "sre2l", "--recipe", recipe, "--engine", "native", "--arms", "baseline,dire", "--dry-run")
+    assert answer.code == 0
+    units = plan_units([native(recipe), native(recipe, "dire")])
+    assert f"{len(units)} units of work that the store lacks" in answer.out
+    assert "recover baseline, seed 0: passes (2)" in answer.out
+    assert not (bare_home / "store").exists()
