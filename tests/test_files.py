@@ -34,6 +34,15 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_replaced_and_never_written_into(tmp_path: Path) -> None:
+    path, opened_before = tmp_path / "metrics.json", tmp_path / "the same file"
+    path.write_text("old")
+    os.link(path, opened_before)
+    write_atomically(path, "new")
+    assert (path.read_text(), opened_before.read_text()) == ("new", "old")
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_folder_below_a_regular_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DirePlugError, match=f"at {tmp_path / 'file'}"):
@@ -82,7 +91,7 @@ def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
 
 
 def write_lock(path: Path, pid: int) -> None:
-    path.write_text(json.dumps({"host": socket.gethostname(), "pid": pid, "started": locks._started(pid)}))
+    path.write_text(json.dumps({"host": socket.gethostname(), "pid": pid, "started": locks.started_at(pid)}))
 
 
 def dead_process() -> int:
@@ -109,9 +118,9 @@ def test_a_lock_that_another_took_over_in_the_meantime_stays_its_own(
 ) -> None:
     path = tmp_path / "lock"
     write_lock(path, dead_process())
-    judge, judged = locks._Holder.is_dead, []
+    judge, judged = locks.Holder.is_dead, []
 
-    def judge_slowly(self: locks._Holder) -> bool:
+    def judge_slowly(self: locks.Holder) -> bool:
         dead = judge(self)
         judged.append(dead)
         if len(judged) == 1:  # while we look at what we read, another process takes the dead one's lock over
@@ -119,7 +128,7 @@ def test_a_lock_that_another_took_over_in_the_meantime_stays_its_own(
             write_lock(path, os.getppid())
         return dead
 
-    monkeypatch.setattr(locks._Holder, "is_dead", judge_slowly)
+    monkeypatch.setattr(locks.Holder, "is_dead", judge_slowly)
     with pytest.raises(RunBusyError, match=f"held by process {os.getppid()} on "), hold(path, what="x"):
         pass
     assert judged[0] is True

@@ -93,7 +93,7 @@ def test_nobody_imports_an_adapter_or_a_regularizer_from_above() -> None:
     assert not [path for path in above if {"methods", "regularizers"} & _imports(path)]
 
 
-def test_adapters_and_what_they_are_written_with_import_no_torch_at_module_level() -> None:
+def test_adapters_and_their_base_import_no_torch_at_module_level() -> None:
     of_methods = ("method", "plans", "checklist", "patch_file", "__init__")
     for path in [*(ROOT / "methods").glob("*.py"), *(ROOT / "api" / f"{name}.py" for name in of_methods)]:
         for node in ast.parse(path.read_text()).body:
@@ -111,3 +111,20 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "[]"
+
+
+TESTS = Path(__file__).parent
+TEST_FILES = sorted(TESTS.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.relative_to(TESTS)))
+def test_no_test_module_is_imported_and_names_are_short(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    froms = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    parts = [name.split(".") for name in (*froms, *names)]
+    assert [one for one in parts if one[-1].startswith("test_") or "conftest" in one] == []
+    tests = [
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert [name for name in tests if len(name) > 70] == []

@@ -88,7 +88,7 @@ def test_a_package_that_cannot_be_imported_is_named_and_harms_nobody_else(
     assert cli(*line).code == 0
 
 
-def test_a_term_that_is_not_a_number_stops_the_run_and_finished_passes_are_kept(
+def test_a_term_that_is_nan_stops_the_run_and_keeps_finished_passes(
     cli: Cli, third_party: ThirdParty, home: Path, recipe: Path
 ) -> None:
     line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--arm", "spread")

@@ -35,6 +35,7 @@ class ClassBlock:
 
     Attributes:
         groups: how the N rows of the batch fall into the classes.
+        places: [C], where in what `PreparedReal` holds per class these classes stand.
         real_counts: [C], the number of real rows of each class.
         targets: [N, D], the sum of the real directions that CDM compares each row with.
         means: [C, D], means of the real rows.
@@ -44,6 +45,7 @@ class ClassBlock:
     """
 
     groups: Groups
+    places: Tensor
     real_counts: Tensor
     targets: Tensor
     means: Tensor
@@ -125,15 +127,7 @@ class PreparedReal:
             index, present = index_runs(self._starts[found], counts, rows=len(self.values))
             real = extend_real(self.values, index, present, means=means)
             excluded = _exclude_padding(groups, present)
-        return ClassBlock(groups, counts, targets, means, real, excluded, paired)
-
-    def places(self, classes: Tensor) -> Tensor:
-        """Return, [C], where among `classes`, and in what is per class here, these classes stand.
-
-        Raises:
-            DirePlugError: a class has no real embedding.
-        """
-        return self._find(classes)
+        return ClassBlock(groups, found, counts, targets, means, real, excluded, paired)
 
     @cached_property
     def spreads(self) -> Tensor:

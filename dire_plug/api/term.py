@@ -225,8 +225,7 @@ def arrange(embeddings: Tensor, labels: Tensor, real: PreparedReal) -> ClassRows
     here = groups.here
     # centred on the real mean: distances and kernels are computed from small differences, and keep their digits
     made = (groups.pad(embeddings.to(real.values.dtype)) - means) * here.unsqueeze(2)
-    places = real.places(groups.classes)
-    return ClassRows(made, here, block.real[..., :-2], block.real[..., -1] > 0, means, real, places)
+    return ClassRows(made, here, block.real[..., :-2], block.real[..., -1] > 0, means, real, block.places)
 
 
 def distances(first: Tensor, second: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def hold(path: Path, *, wait: float = 0, what: str) -> Iterator[None]:
         DirePlugError: the lock cannot be written.
     """
     make_folder(path.parent)
-    me = _Holder(socket.gethostname(), os.getpid(), _started(os.getpid()), uuid.uuid4().hex)
+    me = Holder(socket.gethostname(), os.getpid(), started_at(os.getpid()), uuid.uuid4().hex)
     mine = _own_file(path, me)
     try:
         try:
@@ -83,7 +83,7 @@ def remove_dead(path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Holder:
+class Holder:
     """Who holds a lock; `use` tells two uses by one process apart."""
 
     host: str
@@ -110,7 +110,7 @@ class _Holder:
             return True
         except PermissionError:
             return False
-        return self.started != _started(self.pid)
+        return self.started != started_at(self.pid)
 
 
 def _acquire(path: Path, mine: Path, *, wait: float, what: str) -> None:
@@ -148,7 +148,7 @@ def _break(path: Path, *, what: str) -> None:
             _own_file(path, found).unlink(missing_ok=True)
 
 
-def _own_file(path: Path, holder: _Holder) -> Path:
+def _own_file(path: Path, holder: Holder) -> Path:
     """Return the file that `path` is a link to while `holder` holds it."""
     return path.with_name(f"{path.name}{holder.suffix}")
 
@@ -161,7 +161,7 @@ def _link(mine: Path, path: Path) -> bool:
     return os.stat(mine).st_nlink == 2
 
 
-def _read(path: Path) -> _Holder | None:
+def _read(path: Path) -> Holder | None:
     """Return who holds a lock, or None where nobody does; raise ValueError where the file doesn't say who."""
     try:
         found = json.loads(path.read_text())
@@ -169,10 +169,10 @@ def _read(path: Path) -> _Holder | None:
         return None
     if not isinstance(found, dict) or not isinstance(found.get("pid"), int) or not isinstance(found.get("host"), str):
         raise ValueError(f"{path}: not a lock")
-    return _Holder(found["host"], found["pid"], found.get("started"), str(found.get("use", "")))
+    return Holder(found["host"], found["pid"], found.get("started"), str(found.get("use", "")))
 
 
-def _started(pid: int) -> str | None:
+def started_at(pid: int) -> str | None:
     """Return when a process started, in kernel ticks; None if that isn't known or it has ended.
 
     A zombie, which its parent hasn't waited for, still has its pid, as in a container without an init process.

@@ -76,7 +76,7 @@ class LossRecord:
         """Fetch the values of a finished slot from the device, all at once."""
         points = [(name, step) for step, values in self._kept.items() for name in values]
         curves: Curves = {}
-        for (name, step), value in zip(points, _fetch([self._kept[step][name] for name, step in points]), strict=True):
+        for (name, step), value in zip(points, fetch([self._kept[step][name] for name, step in points]), strict=True):
             curves.setdefault(name, {})[step] = value
         self._kept = {}
         self._slots.append({"batch": slot.batch_index, "curves": curves})
@@ -129,7 +129,7 @@ def _pass_file(folder: str | Path, pass_index: int) -> Path:
     return Path(folder) / f"losses-{pass_index:03d}.json"
 
 
-def _fetch(values: list[Tensor | float]) -> list[float | None]:
+def fetch(values: list[Tensor | float]) -> list[float | None]:
     """Return values as numbers of seven digits, which is what float32 has; None where one isn't finite."""
     device = next((value.device for value in values if isinstance(value, Tensor)), torch.device("cpu"))
     scalars = [torch.as_tensor(value, device=device).detach().reshape(()).float() for value in values]

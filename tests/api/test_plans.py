@@ -43,7 +43,7 @@ def test_the_last_pass_holds_what_is_left() -> None:
     assert plan.slot(Slot(2, 0)).images == (6, 6)
 
 
-def test_chunks_are_as_equal_as_possible_where_upstream_splits_more_classes() -> None:
+def test_chunks_are_near_equal_where_upstream_splits_more_classes() -> None:
     sizes = [end - first for first, end in build_plan(classes=10, ipc=1, slots_per_pass=6).chunks]
     assert sorted(sizes) == [1, 1, 2, 2, 2, 2]
 

@@ -422,7 +422,7 @@ def holder() -> Iterator[Any]:
         process.communicate()
 
 
-def test_a_run_that_a_live_process_works_on_is_refused_to_who_will_not_wait(
+def test_a_run_that_a_live_process_works_on_is_refused_without_waiting(
     home: Path, recipe: Path, baseline: Path, holder: Any
 ) -> None:
     folder = home / baseline.relative_to(baseline.parents[3])
@@ -438,7 +438,7 @@ def test_a_run_that_a_live_process_works_on_is_refused_to_who_will_not_wait(
     assert outcome(folder) == outcome(baseline)
 
 
-def test_a_command_waits_for_a_live_process_says_for_whom_and_takes_over_when_it_ends(
+def test_a_command_says_whom_it_waits_for_and_takes_over_in_the_end(
     home: Path, recipe: Path, baseline: Path, holder: Any
 ) -> None:
     folder = home / baseline.relative_to(baseline.parents[3])

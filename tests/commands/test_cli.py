@@ -318,7 +318,7 @@ def test_a_run_is_shown_by_a_part_of_its_name_or_its_path(cli: Cli, finished: Pa
     assert "torchvision" in answer.out
 
 
-def test_an_ambiguous_name_lists_the_runs_and_an_unknown_one_says_where_to_look(
+def test_an_ambiguous_name_lists_runs_and_an_unknown_one_where_to_look(
     cli: Cli, finished_home: Path, baseline: Path
 ) -> None:
     shutil.copytree(only_run(finished_home), only_run(finished_home).with_name("baseline-1-00000000"))

@@ -151,7 +151,7 @@ class Shut:
         raise AssertionError(f"the test set was opened: {name}")
 
 
-def test_a_run_judged_on_validation_images_leaves_the_test_set_shut_and_says_so(
+def test_a_run_judged_on_validation_images_says_so_and_opens_no_test_set(
     cli: Cli, bare_home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = data.load
@@ -167,7 +167,7 @@ def test_a_run_judged_on_validation_images_leaves_the_test_set_shut_and_says_so(
     assert accuracy % 5 == pytest.approx(0, abs=1e-4)  # a share of 20 images
 
 
-def test_both_judges_share_networks_and_embeddings_but_not_what_they_judge_by(bare_home: Path, recipe: Path) -> None:
+def test_both_judges_share_networks_but_not_what_they_judge_by(bare_home: Path, recipe: Path) -> None:
     held_out = ("dataset.validation=20",)
     for settings in ((*held_out, "evaluate.judge=validation"), held_out):
         run_arm(request(recipe, *settings, arm="random"))

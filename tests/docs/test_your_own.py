@@ -37,7 +37,7 @@ def write_by_hand(folder: Path) -> None:
         text = (folder / name).read_text()
         for line in written()[language]:
             head = line.partition(":")[0]
-            text, count = re.subn(rf"^{re.escape(head)}:.*$", lambda _, line=line: line, text, flags=re.MULTILINE)
+            text, count = re.subn(rf"^{re.escape(head)}:.*$", line.replace("\\", r"\\"), text, flags=re.MULTILINE)
             assert count == 1
         (folder / name).write_text(text)
     forget(folder / MODULE.parent)

@@ -1,7 +1,5 @@
 """DELT's adapter: its plan, flags, selection and command lines; its bad case; its patch; one tiny run."""
 
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -79,11 +77,6 @@ def refused(changes: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.methods.delt; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 # The plan.
 
 
@@ -92,11 +85,6 @@ def test_the_plan_goes_class_by_class_and_cuts_where_upstreams_loader_does() -> 
     assert [plan.slot(Slot(0, batch)).labels for batch in range(2)] == [(0, 0, 0, 1), (1, 1)]
     assert [plan.slot(Slot(0, batch)).images for batch in range(2)] == [(0, 1, 2, 0), (1, 2)]
     assert (plan.passes, plan.ipc) == (1, 3)
-
-
-def test_more_classes_than_the_script_knows_are_refused() -> None:
-    with pytest.raises(DirePlugError, match="the script 'cifar-10' knows 10 classes, not 11"):
-        DELT().plan(recover(), classes=11, ipc=1)
 
 
 def test_the_steps_of_a_slot_are_its_iterations() -> None:
@@ -165,7 +153,7 @@ def read_past_the_ranking(count: int, ipc: int) -> bool:
 
 
 @pytest.mark.parametrize("ipc", range(1, 13))
-def test_the_medium_selection_needs_just_as_many_candidates_as_upstream_reads(ipc: int) -> None:
+def test_the_medium_selection_needs_as_many_candidates_as_upstream_reads(ipc: int) -> None:
     needed = candidates_needed(ipc, "medium")
     assert read_past_the_ranking(needed - 1, ipc)
     assert not any(read_past_the_ranking(count, ipc) for count in range(needed, needed + 9))
@@ -181,7 +169,7 @@ def test_the_class_that_is_short_of_candidates_is_named() -> None:
         check_candidates(pictures(4, last=3), ipc=3, criteria="medium")
 
 
-def test_candidates_are_written_as_they_are_in_folders_that_sort_like_the_labels(tmp_path: Path) -> None:
+def test_candidates_are_written_unchanged_in_folders_sorted_like_labels(tmp_path: Path) -> None:
     dataset = pictures(2)
     write_candidates(tmp_path, dataset)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000", "00001", "00002"]
@@ -227,7 +215,7 @@ def test_nothing_is_written_where_a_class_is_short(tmp_path: Path) -> None:
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_the_loop_is_made_from_upstreams_selection_and_no_start_images_of_ours(bare_home: Path) -> None:
+def test_the_loop_is_made_from_upstreams_selection_alone(bare_home: Path) -> None:
     run = replace(plan_run(Request("delt"), dry=True), data=pictures(2))
     teacher = Artefact("network", {"seed": 0})
     inputs = name_inputs(run, Networks(teacher, Artefact("network", {"seed": 1})))

@@ -1,7 +1,5 @@
-"""DWA's adapter: plans, start images, the command line of its scripts, its recipes, and its bad case."""
+"""DWA's adapter: plans, start images, the command line of its scripts, and its bad case."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from support.cli import Cli
-from support.shipped import check_shipped_recipe
 from support.small_run import only_run
 from support.upstreams import vendor_or_skip, verified
 from torch import Tensor
@@ -23,11 +20,9 @@ from dire_plug.files import read_json
 from dire_plug.methods.dwa import DWA, write_folders, write_tensors
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
-from dire_plug.recipe import recipe_names
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, Script, ScriptInputs, Slot, StartImages, Synthesis
 
-CLASSES = {"quick": 10, "cifar-10": 10, "cifar-100": 100, "tiny-imagenet": 200, "imagenet-1k": 1000}
 TINY = ("--set", "dataset.limit=100", "--set", "squeeze.teacher.epochs=1", "--set", "squeeze.independent.epochs=1")
 SHORT = ("--ipc", "2", "--set", "evaluate.epochs=2", "--set", "evaluate.test_every=2")
 SMALL = Script("script.py", 4, 8, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "small", "model")
@@ -58,11 +53,6 @@ def asked(plan: ChunkedPlan, slot: Slot, images: Tensor, start: Tensor) -> Tenso
     known = StartImages("real", (3, 8, 8), start, SMALL.mean, SMALL.std)
     synthesis = cast(Synthesis, SimpleNamespace(plan=plan, start_images=known, classes=4, ipc=3, seed=0))
     return DWA().initial_images(synthesis, slot, images, torch.tensor(plan.slot(slot).labels))
-
-
-def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.methods.dwa; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(("batch_size", "chunks"), [(100, ((0, 10),)), (50, ((0, 5), (5, 10)))])
@@ -143,11 +133,6 @@ def test_laying_out_without_start_images_is_refused(tmp_path: Path) -> None:
     network = Network(build("resnet-small", outputs=10), "resnet-small", 10, "small", SMALL.mean, SMALL.std)
     with pytest.raises(DirePlugError, match=r"recover\.start: DWA's scripts need real images"):
         DWA().write_inputs(inputs_of(recover(), folder=tmp_path), ScriptInputs({"teacher": network}, None))
-
-
-@pytest.mark.parametrize("name", recipe_names(DWA().recipes()))
-def test_a_shipped_recipe_is_valid_and_every_value_has_a_source(name: str) -> None:
-    check_shipped_recipe(DWA(), name, classes=CLASSES[name])
 
 
 def test_a_start_of_noise_is_refused_before_anything_is_made(cli: Cli, bare_home: Path) -> None:

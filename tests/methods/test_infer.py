@@ -1,7 +1,5 @@
 """INFER's adapter: its plan and what counts as IPC, the command line, what its script reads, and its start hook."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +10,6 @@ import torch
 import yaml
 from PIL import Image
 from support.cli import Cli
-from support.shipped import keys_without_source
 from support.small_run import only_run
 from support.upstreams import vendor_or_skip
 
@@ -24,7 +21,7 @@ from dire_plug.methods.infer import INFER
 from dire_plug.methods.infer_plan import PerturbationPlan, ipc_argument
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
-from dire_plug.recipe import arm_names, check_recipe, header, read_yaml, recipe_names, resolve
+from dire_plug.recipe import read_yaml
 from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, ScriptInputs, Slot, StartImages, Synthesis
@@ -73,11 +70,6 @@ def start_of(count: int) -> torch.Tensor:
     """Return real images [10, count, 3, 32, 32] whose grey level is 10 times the class plus the image."""
     levels = 10 * torch.arange(10).view(10, 1) + torch.arange(count)
     return levels.to(torch.uint8).view(10, count, 1, 1, 1).expand(10, count, 3, 32, 32).contiguous()
-
-
-def test_importing_the_adapter_does_not_import_torch() -> None:
-    code = "import sys, dire_plug.methods.infer; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # The plan.
@@ -291,38 +283,6 @@ def test_a_start_without_images_is_an_error() -> None:
     synthesis = synthesis_of(plan(recover(), ipc=3), None)
     with pytest.raises(DirePlugError, match="perturbs real images, but the synthesis was given none"):
         INFER().initial_images(synthesis, Slot(0, 0), torch.zeros(10, 3, 32, 32), torch.arange(10))
-
-
-# The recipes that ship.
-
-RECIPES = INFER().recipes()
-SHIPPED = {"cifar-10": 10, "cifar-10-dynamic": 10, "cifar-100": 100, "cifar-100-dynamic": 100, "imagenet-1k": 1000}
-
-
-@pytest.mark.parametrize("name", recipe_names(RECIPES))
-def test_a_shipped_recipe_is_valid_in_every_arm_preset_and_ipc(name: str) -> None:
-    tree, classes = read_yaml(RECIPES / f"{name}.yaml"), SHIPPED.get(name, 10)
-    check_recipe(tree, adapter=INFER())
-    for arm in arm_names(tree):
-        for preset in (None, *tree.get("presets", {})):
-            for ipc in (None, *map(int, tree.get("by_ipc", {}))):
-                one = resolve(tree, arm=arm, ipc=ipc, preset=preset, settings=[], adapter=INFER()).recipe
-                assert INFER().problems(one, classes=classes) == []
-
-
-@pytest.mark.parametrize("name", sorted(SHIPPED))
-def test_a_papers_recipe_has_the_printed_figures_in_its_header(name: str) -> None:
-    tree, said = read_yaml(RECIPES / f"{name}.yaml"), header(RECIPES / f"{name}.yaml")
-    assert f"dire-plug compare infer --recipe {name}" in said
-    assert list(tree["by_ipc"]) == list(tree["paper"]["figures"])
-    for figures in tree["paper"]["figures"].values():
-        assert all(figure in said for figure in figures.values())
-
-
-@pytest.mark.parametrize("name", recipe_names(RECIPES))
-def test_every_value_of_a_shipped_recipe_has_a_source(name: str) -> None:
-    tree = read_yaml(RECIPES / f"{name}.yaml")
-    assert keys_without_source(tree) == []
 
 
 # As a user sees it.

@@ -1,8 +1,6 @@
 """What MTT and DM share, and what sets them apart: plans, flags, command lines, inputs, and bad recipes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +8,20 @@ import pytest
 import torch
 from safetensors import safe_open
 from support.matching_family import generated, inputs_of, options, problems_of, recover
-from support.shipped import SECTIONS, keys_without_source
 
 from dire_plug.errors import DirePlugError
 from dire_plug.methods.dm import DM
-from dire_plug.methods.matching_family import DATA, MatchingAdapter
+from dire_plug.methods.matching_family import DATA
 from dire_plug.methods.mtt import MTT
-from dire_plug.recipe import check_recipe, header, read_yaml, recipe_names
+from dire_plug.recipe import read_yaml
 from dire_plug.types import ScriptInputs, Slot
 
 BOTH = [MTT(), DM()]
 either = pytest.mark.parametrize("adapter", BOTH, ids=lambda adapter: adapter.name)
-SHIPPED = [(adapter, name) for adapter in BOTH for name in recipe_names(adapter.recipes())]
-shipped = pytest.mark.parametrize(("adapter", "name"), SHIPPED, ids=lambda value: getattr(value, "name", value))
 
 
 @either
-def test_importing_the_adapter_does_not_import_torch(adapter: MatchingAdapter) -> None:
-    code = f"import sys, dire_plug.methods.{adapter.name}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@either
-def test_all_images_are_one_batch_class_by_class(adapter: MatchingAdapter) -> None:
+def test_all_images_are_one_batch_class_by_class(adapter: MTT | DM) -> None:
     plan = adapter.plan(recover(), classes=10, ipc=3)
     assert (plan.passes, plan.slots_per_pass, plan.ipc) == (1, 1, 3)
     slot = plan.slot(Slot(0, 0))
@@ -41,31 +30,31 @@ def test_all_images_are_one_batch_class_by_class(adapter: MatchingAdapter) -> No
 
 
 @either
-def test_another_number_of_classes_is_refused(adapter: MatchingAdapter) -> None:
+def test_another_number_of_classes_is_refused(adapter: MTT | DM) -> None:
     with pytest.raises(DirePlugError, match="'cifar-100' knows 100 classes, the dataset has 10"):
         adapter.plan(recover("cifar-100"), classes=10, ipc=1)
 
 
 @either
-def test_iterations_are_counted_from_zero_to_the_flag(adapter: MatchingAdapter) -> None:
+def test_iterations_are_counted_from_zero_to_the_flag(adapter: MTT | DM) -> None:
     assert adapter.steps(recover(flags={"Iteration": 5})) == 6
 
 
 @either
-def test_upstreams_own_start_is_left_alone_whatever_it_is(adapter: MatchingAdapter) -> None:
+def test_upstreams_own_start_is_left_alone_whatever_it_is(adapter: MTT | DM) -> None:
     nothing: Any = None
     assert adapter.initial_images(nothing, Slot(0, 0), torch.zeros(1), torch.zeros(1)) is None
 
 
 @pytest.mark.parametrize(("script", "name"), [("cifar-10", "CIFAR10"), ("cifar-100", "CIFAR100")])
 @either
-def test_evaluations_in_the_loop_train_no_network(adapter: MatchingAdapter, script: str, name: str) -> None:
+def test_evaluations_in_the_loop_train_no_network(adapter: MTT | DM, script: str, name: str) -> None:
     given = options(adapter.invocation(inputs_of(recover(script))).arguments)
     assert (given["--dataset"], given["--num_eval"], given["--ipc"]) == (name, "0", "10")
 
 
 @either
-def test_the_data_is_written_for_the_shim_that_serves_it(adapter: MatchingAdapter, tmp_path: Path) -> None:
+def test_the_data_is_written_for_the_shim_that_serves_it(adapter: MTT | DM, tmp_path: Path) -> None:
     inputs = inputs_of(recover(), tmp_path)
     adapter.write_inputs(inputs, ScriptInputs({}, generated()))
     assert adapter.invocation(inputs).shims["cifar"] == {"file": str(inputs.folder / DATA)}
@@ -76,7 +65,7 @@ def test_the_data_is_written_for_the_shim_that_serves_it(adapter: MatchingAdapte
 
 
 @either
-def test_images_of_another_size_are_refused_before_the_script_starts(adapter: MatchingAdapter, tmp_path: Path) -> None:
+def test_images_of_another_size_are_refused_before_the_script_starts(adapter: MTT | DM, tmp_path: Path) -> None:
     with pytest.raises(DirePlugError, match=r"are 8 pixels wide, .* reads 32; set dataset\.size=32"):
         adapter.write_inputs(inputs_of(recover(), tmp_path), ScriptInputs({}, generated(8)))
 
@@ -94,33 +83,13 @@ def test_images_of_another_size_are_refused_before_the_script_starts(adapter: Ma
     ],
 )
 @either
-def test_what_does_not_fit_is_told_with_its_place(adapter: MatchingAdapter, changes: dict[str, Any], line: str) -> None:
+def test_what_does_not_fit_is_told_with_its_place(adapter: MTT | DM, changes: dict[str, Any], line: str) -> None:
     found = problems_of(adapter, **changes)
     assert len(found) == 1
     assert found[0].startswith(line)
 
 
-@shipped
-def test_a_shipped_recipe_is_valid(adapter: MatchingAdapter, name: str) -> None:
-    check_recipe(read_yaml(adapter.recipes() / f"{name}.yaml"), adapter=adapter)
-
-
-@shipped
-def test_every_value_of_a_shipped_recipe_has_a_source(adapter: MatchingAdapter, name: str) -> None:
-    tree = read_yaml(adapter.recipes() / f"{name}.yaml")
-    assert keys_without_source(tree, sections=(*SECTIONS, "prepare")) == []
-
-
-@shipped
-def test_a_shipped_recipe_says_how_to_run_it_and_what_to_expect(adapter: MatchingAdapter, name: str) -> None:
-    said, tree = header(adapter.recipes() / f"{name}.yaml"), read_yaml(adapter.recipes() / f"{name}.yaml")
-    assert f"dire-plug compare {adapter.name}" + ("" if name == "quick" else f" --recipe {name}") in said
-    assert "Expected" in said
-    for figures in tree.get("paper", {}).get("figures", {}).values():
-        assert all(figure in said for figure in figures.values())
-
-
 @pytest.mark.parametrize("name", ["cifar-10", "cifar-100"])
 @either
-def test_a_papers_recipe_has_every_ipc_of_table_13(adapter: MatchingAdapter, name: str) -> None:
+def test_a_papers_recipe_has_every_ipc_of_table_13(adapter: MTT | DM, name: str) -> None:
     assert list(read_yaml(adapter.recipes() / f"{name}.yaml")["by_ipc"]) == ["1", "10", "50"]

@@ -157,7 +157,7 @@ def test_buffers_and_the_training_of_experts_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("said", [{"dataset": "cifar-10"}, {"dataset": "digits", "zca": True}])
-def test_experts_of_another_dataset_or_whitening_end_a_run_before_the_script(
+def test_experts_of_another_dataset_or_whitening_end_a_run_early(
     cli: Cli, tmp_path: Path, bare_home: Path, said: dict[str, Any]
 ) -> None:
     experts = write_experts(tmp_path / "given", **said)

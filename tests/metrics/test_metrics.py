@@ -98,7 +98,7 @@ def test_kept_radii_give_the_same_coverage() -> None:
     assert coverage(real, synthetic, radii=nearest_radii(real)) == coverage(real, synthetic)
 
 
-def test_per_class_coverage_is_the_mean_of_the_coverages_within_the_classes() -> None:
+def test_per_class_coverage_is_the_mean_of_coverages_within_classes() -> None:
     real, real_labels = draw(40, 3), torch.arange(40) % 2
     synthetic, labels = draw(12, 3, seed=1), torch.arange(12) % 2
     each = [coverage(real[real_labels == c], synthetic[labels == c]) for c in (0, 1)]
@@ -326,7 +326,7 @@ def test_the_real_reference_with_all_held_out_images_is_their_diversity() -> Non
     assert (found.draws, found.images, found.images_per_class) == (2, 12, 6)
 
 
-def test_the_real_reference_is_the_same_for_the_same_seed_and_another_for_another() -> None:
+def test_the_seed_decides_the_real_reference() -> None:
     real = Neighbourhoods.of(draw(60, 4), torch.arange(60) % 2)
     held_out, labels = draw(40, 4, seed=1), torch.arange(40) % 2
 

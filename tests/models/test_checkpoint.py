@@ -136,7 +136,8 @@ def test_counters_that_old_files_lack_are_added(tmp_path: Path) -> None:
     state = {key: value for key, value in network.model.state_dict().items() if "num_batches" not in key}
     torch.save(state, tmp_path / "x.pth")
     found = read_foreign(tmp_path / "x.pth", architecture="resnet-small", outputs=10, stem="small")
-    network.model.load_state_dict(found)
+    assert found.keys() == network.model.state_dict().keys()
+    assert all(found[key] == 0 for key in found.keys() - state.keys())
 
 
 @pytest.mark.parametrize(

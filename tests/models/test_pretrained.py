@@ -121,7 +121,7 @@ def test_embeddings_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(network.embed(batch), whole, rtol=1e-4, atol=1e-5)
 
 
-def test_random_weights_are_those_of_their_seed_and_leave_the_random_state_alone() -> None:
+def test_random_weights_are_their_seeds_and_leave_the_random_state_alone() -> None:
     before = torch.get_rng_state()
     one, same, other = (load_pretrained(SMALL, device=CPU, random=seed) for seed in (0, 0, 1))
     assert one.digest == same.digest != other.digest

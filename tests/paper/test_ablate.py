@@ -107,7 +107,7 @@ def test_the_least_becomes_0_and_the_greatest_1() -> None:
 def test_the_papers_columns_are_normalised_over_their_seven_rows() -> None:
     """The reason for our reading of "normalized": each column has its 0 and its 1 among the seven."""
     for column in range(3):
-        values = [float(row[column]) for row in PAPER.values()]  # type: ignore[arg-type]
+        values = [float(row[column]) for row in PAPER.values()]
         assert (min(values), max(values)) == (0.0, 1.0)
     assert PAPER["CD"][1] == 0.0  # similarity isn't turned round: least where CD alone pulls images apart
 
@@ -217,15 +217,13 @@ def test_each_setting_differs_from_the_recipes_own_in_one_thing(bare_home: Path,
         assert len(changed) == 1
 
 
-def test_a_grid_takes_the_place_of_the_default_ones_and_equal_settings_are_tried_once(
-    bare_home: Path, recipe: Path
-) -> None:
+def test_a_grid_replaces_the_default_ones_and_tries_equal_settings_once(bare_home: Path, recipe: Path) -> None:
     settings, left_out = make_grid(request(recipe), ("r_c=0.3, 1,2", "plan=2,1"))
     assert [setting.name for setting in settings] == [DEFAULT, "r_c 0.3", "r_c 2", "plan 1"]
     assert left_out == ["r_c 1: the same as default", "plan 2: the same as default"]
 
 
-def test_what_the_method_refuses_of_a_default_grid_is_left_out_with_the_reason(bare_home: Path) -> None:
+def test_what_a_method_refuses_of_a_default_grid_is_left_out_and_said(bare_home: Path) -> None:
     settings, left_out = make_grid(Request("delt"), (), dry=True)
     assert "plan keep" not in [setting.name for setting in settings]
     assert [line.partition(": ")[0] for line in left_out] == ["plan 10"]
@@ -299,7 +297,7 @@ def swept(recipe: Path, seeds: int = 2, *texts: str) -> Sweep:
     return sweep(request(recipe), seeds, grid=texts or ("r_c=2,3",))
 
 
-def test_the_best_on_validation_is_reported_even_if_it_loses_on_the_test_set(
+def test_the_best_on_validation_is_reported_even_if_it_loses_in_the_test(
     scored: Callable[[Score], list[Request]], recipe: Path
 ) -> None:
     def score(asking: Request) -> float:
@@ -440,7 +438,7 @@ def test_a_recipes_own_number_of_validation_images_is_kept(
     asked = scored(lambda asking: 50.0)
     found = sweep(request(recipe, "dataset.validation=30"), 1, grid=("r_c=2",))
     assert found.validation == 30
-    assert all(asking.settings.count("dataset.validation=30") == 2 for asking in asked)
+    assert {asking.settings.count("dataset.validation=30") for asking in asked} == {2}
 
 
 def test_a_picture_is_drawn_of_settings_that_failed_too(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from dire_plug.paper.reproduce.result import CellResult
 from dire_plug.paper.reproduce.scales import SMOKE_IPCS, SMOKE_SETTINGS
 from dire_plug.paper.timing import ArmTiming, Timing
 from dire_plug.pipeline import Request
+from dire_plug.pipeline.run import FinishedRun
 from dire_plug.results.statistics import Summary
 from dire_plug.sets.opened import SetRequest
 from dire_plug.store.runs import RunFolder
@@ -140,7 +141,7 @@ def test_a_set_of_rdeds_is_measured_where_it_lies(tiny: Path, tmp_path: Path) ->
             save_image(image / 255, folder / f"class{label:05d}_id{number:05d}.png")
     request = request_of_table("table-17", row="rded")
     empty, filled = reproduce(request), reproduce(replace(request, rded=tmp_path / "syn_data"))
-    assert all("--rded FOLDER" in answer.reason for answer in empty.cells.values())
+    assert {"--rded FOLDER" in answer.reason for answer in empty.cells.values()} == {True}
     assert not empty.failed
     values = {cell.read: answer.values for cell, answer in filled.cells.items()}
     assert filled.reasons == []
@@ -150,7 +151,7 @@ def test_a_set_of_rdeds_is_measured_where_it_lies(tiny: Path, tmp_path: Path) ->
 # Cells that can't be filled.
 
 
-def test_a_row_without_its_code_is_empty_with_the_reason_and_the_rest_goes_on(cli: Cli, tiny: Path) -> None:
+def test_a_row_without_its_code_has_the_reason_and_the_rest_goes_on(cli: Cli, tiny: Path) -> None:
     answer = cli("reproduce", "figure-2", *NATIVE[:2], "--offline")
     assert answer.code == 0, answer.err
     assert "SRe2L + DiRe: drawn" in answer.out
@@ -186,10 +187,10 @@ def test_a_run_that_breaks_leaves_exit_code_1_and_is_tried_once(
 
 
 def test_runs_of_different_teachers_are_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def canned(request: Request) -> running.FinishedRun:
+    def canned(request: Request) -> FinishedRun:
         accuracy = {"students": {"net": {"last": [50.0], "best": [60.0]}}}
         metrics = {"networks": {"teacher": request.arm}, "accuracy": accuracy}
-        return running.FinishedRun(RunFolder(tiny / request.arm), metrics, reused=True)
+        return FinishedRun(RunFolder(tiny / request.arm), metrics, reused=True)
 
     monkeypatch.setattr(running, "run_arm", canned)
     (line,) = reproduce(request_of_table("table-2", row="sre2l", column="10")).warnings
@@ -248,7 +249,7 @@ def filled(cell: Cell, mean: float, std: float | None = None, n: int = 1) -> dic
     ],
 )
 def test_a_cell_has_the_unit_of_the_printed_figure_its_spread_and_n(
-    target: str, choice: dict[str, str], answer: tuple[float, float | None, int], text: str
+    target: str, choice: dict[str, Any], answer: tuple[float, float | None, int], text: str
 ) -> None:
     request = replace(request_of_table(target, **choice), scale="paper")
     cell = request.cells[-1]
@@ -265,7 +266,7 @@ def test_a_choice_of_rows_is_stored_apart_from_the_whole_table(tmp_path: Path) -
 # Runs that a test doesn't make.
 
 
-def test_components_are_placed_between_the_least_and_the_greatest_of_all_seven(
+def test_components_are_scaled_between_least_and_greatest_of_all_seven(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
@@ -282,7 +283,7 @@ def test_components_are_placed_between_the_least_and_the_greatest_of_all_seven(
             "accuracy": {"students": {"net": {"last": [50.0 + number], "best": [60.0]}}},
             "diversity": {"T": spaces, "I": spaces},
         }
-        return running.FinishedRun(RunFolder(tiny / "runs" / f"{len(calls)}"), metrics, reused=True)
+        return FinishedRun(RunFolder(tiny / "runs" / f"{len(calls)}"), metrics, reused=True)
 
     monkeypatch.setattr("dire_plug.paper.ablate.trials.run_arm", canned)
     result = reproduce(request_of_table("table-14"))
@@ -341,9 +342,7 @@ def test_a_time_is_that_of_whole_syntheses_at_the_papers_scale(tiny: Path, monke
     assert answer.summary == Summary(105.0, pytest.approx(50**0.5), 2)  # type: ignore[arg-type]
 
 
-def test_another_network_measures_the_runs_images_with_the_weights_that_are_given(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_network_measures_a_runs_images_with_given_weights(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def canned(request: SetRequest, **more: Any) -> Any:

@@ -88,7 +88,7 @@ def test_figures_that_the_paper_prints_oddly_are_kept_and_noted() -> None:
     assert {cell.method for cell in select(table, row="delt")} == {"delt"}
 
 
-def test_a_table_that_the_paper_does_not_have_is_refused_with_the_nearest_name() -> None:
+def test_a_table_that_the_paper_lacks_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(
         DirePlugError, match=r"'table-1' isn't a table .* \(did you mean 'table-1\d'\?\); there are table-2"
     ):

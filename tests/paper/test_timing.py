@@ -15,7 +15,7 @@ from dire_plug.files import read_json
 from dire_plug.paper.timing import ArmTiming, Timing, measure, time_arms
 from dire_plug.paper.timing.arms import SEED, check_engines, plan_arm, run_synthesis, set_up
 from dire_plug.paper.timing.table import notes, render
-from dire_plug.pipeline.request import Request, Run, plan_run
+from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.ui import show
 from dire_plug.upstream.interleave import peak_memory
 

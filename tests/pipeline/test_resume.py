@@ -1,6 +1,7 @@
 """Killed in the middle: the same command goes on, and ends with the bits of a run that nobody disturbed."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -72,7 +73,7 @@ def finish(*line: object) -> str:
 def kill_when(process: subprocess.Popen[str], home: Path, stage: str) -> None:
     """Kill a process with SIGKILL as soon as something of the stage is finished."""
     try:
-        wait_until(lambda: REACHED[stage](home) or process.poll() is not None)
+        wait_until(lambda: REACHED[stage](home) or process.poll() is not None, seconds=math.inf)
     finally:
         process.kill()
         output, _ = process.communicate()
@@ -140,7 +141,7 @@ def check_kill(folder: Path, line: list[object], *, victim: str) -> None:
     home = folder / "killed"
     process = start_process(*line)
     try:
-        wait_until(lambda: REACHED["recover"](home) or process.poll() is not None)
+        wait_until(lambda: REACHED["recover"](home) or process.poll() is not None, seconds=math.inf)
         run = RunFolder(only_run(home))
         (child,) = children_of(home / "store")
         os.kill(process.pid if victim == "parent" else child, signal.SIGKILL)
@@ -149,7 +150,7 @@ def check_kill(folder: Path, line: list[object], *, victim: str) -> None:
         print(process.communicate()[0])
         raise
     output, _ = process.communicate()
-    wait_until(lambda: not children_of(home / "store"), seconds=10)
+    wait_until(lambda: not children_of(home / "store"))
     if victim == "parent":
         assert process.returncode == -signal.SIGKILL
         assert (run.state(), run.status()["stage"]) == ("interrupted", "recover")

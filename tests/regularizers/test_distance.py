@@ -39,14 +39,14 @@ def test_sums_and_gradients_equal_those_pair_by_pair(paired: bool) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-12)
 
 
-def test_real_rows_are_extended_by_their_squared_norm_and_one_and_padded_with_zeros() -> None:
+def test_real_rows_are_extended_by_squared_norm_and_one_and_padded() -> None:
     values = torch.tensor([[1.0, 2.0], [5.0, 7.0], [0.0, 3.0]])
     index, present = torch.tensor([[0, 1], [2, 2]]), torch.tensor([[True, True], [True, False]])
     extended = extend_real(values, index, present, means=torch.tensor([[2.0, 3.0], [0.0, 1.0]]))
     assert extended.tolist() == [[[-1, -1, pytest.approx(2), 1], [3, 4, 25, 1]], [[0, 2, 4, 1], [0, 0, 0, 0]]]
 
 
-def test_float32_keeps_its_digits_far_from_the_origin_and_near_the_real_rows() -> None:
+def test_float32_keeps_digits_far_from_the_origin_and_near_real_rows() -> None:
     real = real_of({0: 40}, 32, positive=True)
     values = (real.values + 200).float()
     rows = values[:6] + 1e-3 * draw(6, 32).float()

@@ -86,7 +86,7 @@ def test_gradients_equal_finite_differences(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", ["released", "paper"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rows_at_distance_zero_zero_rows_and_equal_rows_are_finite_and_exact(variant: str, dtype: torch.dtype) -> None:
+def test_coinciding_zero_and_equal_rows_are_finite_and_exact(variant: str, dtype: torch.dtype) -> None:
     real = real_of({0: 4, 1: 3}, 5)
     real.values[2] = 0
     real.values[5] = real.values[4]
@@ -125,7 +125,7 @@ def test_a_class_of_one_image_has_no_cosine_diversity() -> None:
     assert not gradient.any()
 
 
-def test_the_order_of_classes_in_the_batch_does_not_matter_but_that_within_a_class_does() -> None:
+def test_the_order_within_a_class_matters_and_that_of_classes_does_not() -> None:
     real, labels = real_of({0: 5, 1: 5}, 6), torch.tensor([0, 0, 1, 1])
     rows = draw(4, 6)
     value = diversity_loss(rows, labels, real)
@@ -187,7 +187,7 @@ def test_no_rows_cost_nothing_and_keep_the_graph() -> None:
     assert gradient.shape == (0, 5)
 
 
-def test_half_precision_embeddings_are_computed_in_the_dtype_of_the_real_ones() -> None:
+def test_half_precision_embeddings_are_computed_in_the_real_ones_dtype() -> None:
     real = real_of({0: 6}, 5)
     real = RealEmbeddings(real.values.float(), real.labels)
     rows, labels = draw(3, 5).half(), torch.zeros(3, dtype=torch.int64)
@@ -197,7 +197,7 @@ def test_half_precision_embeddings_are_computed_in_the_dtype_of_the_real_ones() 
     assert gradient.dtype == torch.float16
 
 
-def test_at_the_kink_of_the_cosine_the_collapse_takes_the_derivative_of_the_nonnegative_side() -> None:
+def test_at_the_cosines_kink_the_nonnegative_sides_derivative_is_taken() -> None:
     rows, labels = torch.eye(2, dtype=torch.float64), torch.tensor([0, 0])
     real = RealEmbeddings(torch.ones(1, 2, dtype=torch.float64), torch.tensor([0]))
     choice: dict[str, Any] = {"components": ("cd",), "multiplier": 1.0}

@@ -1,6 +1,5 @@
-"""The regularizers beside DiRe: values by an obvious loop, gradients by finite differences, degenerate rows."""
+"""The regularizers beside DiRe: values by an obvious loop, and what a step down their gradient does."""
 
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -9,7 +8,6 @@ import torch
 from support.reference_loss import draw, real_of
 from torch import Tensor
 
-from dire_plug.errors import DirePlugError
 from dire_plug.plugins import build_manager, known, load
 from dire_plug.types import Batch, RealEmbeddings, Slot, Synthesis
 
@@ -41,11 +39,13 @@ def term(name: str, rows: Tensor, *, labels: Tensor = LABELS, real: RealEmbeddin
 def cosine(first: Tensor, second: Tensor) -> Tensor:
     if not first.any() or not second.any():
         return first.new_zeros(())
-    return first @ second / (first.norm() * second.norm())
+    value: Tensor = first @ second / (first.norm() * second.norm())
+    return value
 
 
 def spread(real: Tensor) -> Tensor:
-    return (real - real.mean(0)).norm(dim=1).mean()
+    distances: Tensor = torch.linalg.vector_norm(real - real.mean(0), dim=1)
+    return distances.mean()
 
 
 def loop_energy(made: Tensor, real: Tensor, cd: float = 0.5) -> Tensor:
@@ -108,62 +108,8 @@ def test_every_term_but_dire_and_the_probe_has_a_case_here() -> None:
 @every
 def test_a_term_equals_the_obvious_loop(name: str, settings: dict[str, Any], loop: Loop) -> None:
     rows = draw(len(LABELS), 4)
-    parts = [loop(rows[c == LABELS], REAL.values[REAL.labels == c]) for c in LABELS.unique()]
+    parts = [loop(rows[c == LABELS], REAL.values[REAL.labels == c]) for c in torch.unique(LABELS)]
     torch.testing.assert_close(term(name, rows, **settings), torch.stack(parts).sum(), rtol=1e-10, atol=1e-12)
-
-
-@every
-def test_its_gradient_equals_finite_differences(name: str, settings: dict[str, Any], loop: Loop) -> None:
-    assert torch.autograd.gradcheck(lambda rows: term(name, rows, **settings), draw(len(LABELS), 4).requires_grad_())
-
-
-@every
-@pytest.mark.parametrize("labels", [[0], [0, 3]], ids=["one image", "one image a class"])
-def test_one_image_a_class_has_a_term_with_its_true_gradient(
-    name: str, settings: dict[str, Any], loop: Loop, labels: list[int]
-) -> None:
-    of = torch.tensor(labels)
-    leaf = draw(len(labels), 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda rows: term(name, rows, labels=of, **settings), leaf)
-
-
-@every
-@pytest.mark.parametrize(
-    "rows",
-    [
-        pytest.param(draw(1, 4).repeat(len(LABELS), 1), id="equal rows"),
-        pytest.param(torch.zeros(len(LABELS), 4, dtype=torch.float64), id="zero rows"),
-        pytest.param(REAL.values[: len(LABELS)], id="rows that equal real ones"),
-    ],
-)
-def test_degenerate_rows_give_finite_terms_and_gradients(
-    name: str, settings: dict[str, Any], loop: Loop, rows: Tensor
-) -> None:
-    leaf = rows.clone().requires_grad_()
-    found = term(name, leaf, **settings)
-    (gradient,) = torch.autograd.grad(found, leaf)
-    assert math.isfinite(found.item())
-    assert gradient.isfinite().all()
-
-
-@every
-def test_float32_agrees_with_float64(name: str, settings: dict[str, Any], loop: Loop) -> None:
-    rows = draw(len(LABELS), 4)
-    small = RealEmbeddings(REAL.values.float(), REAL.labels)
-    found = term(name, rows.float(), real=small, **settings)
-    torch.testing.assert_close(found.double(), term(name, rows, **settings), rtol=1e-4, atol=1e-5)
-
-
-@every
-def test_a_class_without_real_embeddings_is_named(name: str, settings: dict[str, Any], loop: Loop) -> None:
-    with pytest.raises(DirePlugError, match="no real embeddings of class 9"):
-        term(name, draw(1, 4), labels=torch.tensor([9]), **settings)
-
-
-@every
-def test_another_width_is_refused(name: str, settings: dict[str, Any], loop: Loop) -> None:
-    with pytest.raises(DirePlugError, match="embeddings have 3 values, the real ones 4"):
-        term(name, draw(len(LABELS), 3), **settings)
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES.values()} - {"dpp", "centred-cd"}))
@@ -181,6 +127,5 @@ def test_a_descent_on_what_spreads_moves_near_rows_apart(name: str) -> None:
     leaf = (draw(1, 4) + 0.1 * draw(2, 4, seed=5)).requires_grad_()
     (gradient,) = torch.autograd.grad(term(name, leaf, labels=labels, **settings), leaf)
     after = leaf - 1e-3 * gradient
-    assert torch.cosine_similarity(*(after - REAL.values[:5].mean(0))[None].unbind(1)) < torch.cosine_similarity(
-        *(leaf - REAL.values[:5].mean(0))[None].unbind(1)
-    )
+    before, now = (one - REAL.values[:5].mean(0) for one in (leaf, after))
+    assert torch.cosine_similarity(now[:1], now[1:]) < torch.cosine_similarity(before[:1], before[1:])

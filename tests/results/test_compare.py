@@ -141,7 +141,7 @@ def test_the_table_of_one_synthesis_says_that_it_has_no_spread() -> None:
     assert rows(text, " dire − control")[0] == ["+2.0", "+2.0"]
 
 
-def test_every_arm_with_a_term_has_its_difference_where_control_is_its_control() -> None:
+def test_every_arm_with_a_term_has_its_difference_from_its_control() -> None:
     found = canned()
     energy = [canned_run("energy", seed, last=[58.0, 54.0], value=18.0) for seed in range(3)]
     found = replace(found, runs=found.runs | {"energy": energy, "regrouped": energy}, controlled=("dire", "energy"))

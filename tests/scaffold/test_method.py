@@ -197,7 +197,7 @@ def test_bad_input_ends_with_a_reason_and_leaves_nothing(
     assert [path for path in kept if not path.is_dir() or not (path / SCRIPT).is_file()] == []
 
 
-def test_a_name_that_is_taken_or_a_folder_that_is_there_is_refused_before_anything_is_cloned(
+def test_a_taken_name_or_folder_is_refused_before_anything_is_cloned(
     cli: Cli, origin: Published, tmp_path: Path
 ) -> None:
     (tmp_path / "dire-plug-k-toy").mkdir()

@@ -60,7 +60,7 @@ def refusal(cli: Cli, folder: Path, place: str, call: str, *more: object) -> str
     return answer.err
 
 
-def test_lines_inserted_in_any_order_make_the_patch_that_was_written_by_hand(
+def test_lines_inserted_in_any_order_make_the_patch_written_by_hand(
     cli: Cli, folder: Path, made_third_party: ThirdParty
 ) -> None:
     for number, call in LINES:
@@ -165,7 +165,7 @@ def test_a_line_is_not_put_in_twice(cli: Cli, folder: Path) -> None:
     assert "'bridge.watch(network)' is there already" in refusal(cli, folder, f"{SCRIPT}:21", "bridge.watch(network)")
 
 
-def test_an_indentation_that_breaks_the_script_is_refused_and_one_that_fits_is_taken(cli: Cli, folder: Path) -> None:
+def test_an_indentation_that_breaks_the_script_is_refused(cli: Cli, folder: Path) -> None:
     call = "bridge.watch(network)"
     assert "the script can't be read any more" in refusal(cli, folder, f"{SCRIPT}:28", call, "--indent", 2)
     assert insert(cli, folder, f"{SCRIPT}:31", call, "--indent", 0).splitlines()[1] == f"  {call}"

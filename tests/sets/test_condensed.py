@@ -88,7 +88,7 @@ def test_the_names_of_folders_give_the_labels_and_the_rule_is_told(
     assert found.notes == (rule,)
 
 
-def test_folders_named_as_the_classes_are_taken_in_the_classes_order_not_the_alphabets(tree: Path) -> None:
+def test_class_folders_are_taken_in_the_order_of_the_classes(tree: Path) -> None:
     images = write_tree(tree, ["zebra", "ape"])
     assert torch.equal(read_condensed(tree, make_real(("zebra", "ape"))).images, images)
 
@@ -237,7 +237,7 @@ def test_where_images_and_labels_came_from_is_told(tmp_path: Path, real: Dataset
     assert read_condensed(save_dm(tmp_path, draw(6)), real).notes == ("the last of 2 sets",)
 
 
-def test_grey_tensors_get_three_equal_channels_and_a_files_ipc_its_first_ones(tmp_path: Path, real: Dataset) -> None:
+def test_grey_tensors_get_three_channels_and_an_ipc_takes_the_first(tmp_path: Path, real: Dataset) -> None:
     grey = draw(6)[:, :1]
     found = read_condensed(save_pair(tmp_path, grey), real, ipc=1)
     assert torch.equal(found.images, grey[[1, 2, 0]].expand(-1, 3, -1, -1))

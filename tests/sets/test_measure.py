@@ -30,6 +30,7 @@ from dire_plug.stages.measure import measure_in
 from dire_plug.stages.squeeze import missing_networks, network_file
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import RunFolder
+from dire_plug.training.protocols import train_student
 
 CLASSES = 10
 STUDENT = ("convnet-small",)
@@ -301,18 +302,18 @@ def test_more_students_go_on_in_the_same_folder(cli: Cli, home: Path, recipe: Pa
     assert [row[:2] for row in read_rows(again.out) if row[0].endswith("-small")] == [["convnet-small", "1"]]
 
 
-def test_an_interrupted_evaluation_goes_on_with_the_student_that_was_missing(
+def test_an_interrupted_evaluation_goes_on_with_the_missing_student(
     cli: Cli, home: Path, recipe: Path, made: Path
 ) -> None:
     names = ("--student", "resnet-small", "--student", "convnet-small")
     common = ("evaluate", made, "--recipe", recipe, "--epochs", 1, *names)
-    train, asked = evaluate_stage.train_student, list[int]()
+    asked = list[int]()
 
     def stop_at_the_second(student: Any, *arguments: Any, **keys: Any) -> Any:
         asked.append(sum(parameter.numel() for parameter in student.parameters()))
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return train(student, *arguments, **keys)
+        return train_student(student, *arguments, **keys)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate_stage, "train_student", stop_at_the_second)

@@ -13,7 +13,7 @@ from dire_plug.models.checkpoint import load, save
 from dire_plug.pipeline import run_arm
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.stages import recover
-from dire_plug.stages.artefacts import name_inputs, name_networks, name_term_embeddings
+from dire_plug.stages.artefacts import name_inputs, name_networks, name_recovered, name_term_embeddings
 from dire_plug.stages.squeeze import FACTS, FILE, network_file
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Request
@@ -27,7 +27,7 @@ def passes_of(request: Request) -> list[Artefact]:
     run = with_data(plan_run(request))
     networks = name_networks(run)
     inputs = name_inputs(run, networks)
-    return recover.name_recovered(run, networks, inputs, name_term_embeddings(run, networks, inputs))[1]
+    return name_recovered(run, networks, inputs, name_term_embeddings(run, networks, inputs))[1]
 
 
 def test_a_finished_pass_is_an_entry_at_once_and_isnt_made_again(
@@ -71,7 +71,7 @@ def put_in_another_teacher(request: Request) -> None:
     network = load(network_file(run, teacher), torch.device("cpu"))
     with torch.no_grad():
         for one in network.model.parameters():
-            one *= 1.01
+            one.mul_(1.01)
     work = run.store.work(teacher)
     save(work / FILE, network)
     shutil.copy(run.store.path(teacher) / FACTS, work)

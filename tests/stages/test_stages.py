@@ -263,7 +263,7 @@ def with_batch_norm(run: Run) -> Artefact:
     return artefact
 
 
-def test_train_mode_embeds_by_batch_statistics_and_leaves_the_network_alone(run: Run) -> None:
+def test_train_mode_embeds_by_batch_statistics_and_changes_no_network(run: Run) -> None:
     network = with_batch_norm(run)
     file = network_file(run, network)
     before = digest_file(file)

@@ -1,4 +1,4 @@
-"""What students of each protocol learn from, and whole evaluations of all protocols, on 60 tiny images."""
+"""What students of each protocol learn from, on 60 tiny images."""
 
 import shutil
 from dataclasses import replace
@@ -16,7 +16,7 @@ from dire_plug.data.augmentation.batch import normalise
 from dire_plug.data.augmentation.zca import fit, load, save
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load as load_network
-from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate
+from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages import evaluate as stage
 from dire_plug.stages.artefacts import Networks, name_students, name_whitening
@@ -24,8 +24,10 @@ from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import WHITENING
 from dire_plug.stages.squeeze import network_file, squeeze
-from dire_plug.stages.student_data import IMAGENET_MEAN, IMAGENET_STD, build_student_data, with_rate
+from dire_plug.stages.student_data import build_student_data, with_rate
 from dire_plug.store.runs import Run
+from dire_plug.training.protocols import train_student
+from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +76,6 @@ def with_loop(condensed: ImageSet, *, whitened: bool = False) -> tuple[ImageSet,
     return replace(condensed, read_loop=lambda: loop, whitened=whitened), loop
 
 
-FAST: dict[str, dict[str, Any]] = {
-    "sre2l-tiny": {"warmup_epochs": 1, "lr": 0.01},
-    "dwa-tiny": {"warmup_epochs": 1, "lr": 0.01},
-    "delt": {"statistics": "teacher"},
-    "on-the-fly": {"padding": 1},
-    "static-labels": {"padding": 1},
-    "dynamic-labels": {"padding": 1},
-}
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_student_of_every_protocol_learns_more_than_chance(
-    run: Run, networks: Networks, condensed: ImageSet, protocol: str
-) -> None:
-    changed = with_section(run, protocol, epochs=30, batch_size=9, **FAST.get(protocol, {}))
-    result = evaluate(changed, networks, condensed)
-    assert result["protocol"] == protocol
-    assert result["students"]["convnet-small"]["best"][0] > 45
-
-
 def test_only_protocols_that_ask_all_networks_depend_on_the_others(
     run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,11 +93,11 @@ def test_only_protocols_that_ask_all_networks_depend_on_the_others(
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
     """Return a list that gets, of each student that is trained, the number of its teachers and its learning rate."""
-    train, seen = stage.train_student, list[tuple[int, Any]]()
+    seen = list[tuple[int, Any]]()
 
     def note(student: Any, teachers: Any, *, section: Any, **rest: Any) -> Any:
         seen.append((len(teachers), section.lr))
-        return train(student, teachers, section=section, **rest)
+        return train_student(student, teachers, section=section, **rest)
 
     monkeypatch.setattr(stage, "train_student", note)
     return seen
@@ -131,7 +113,7 @@ def test_delt_normalises_by_imagenets_statistics_unless_told_otherwise(
     assert torch.equal(consistent.test_images, normalise(test, MEAN, STD))
 
 
-def test_delt_changes_images_by_randaugment_before_it_crops_them_only_where_it_is_asked_to(
+def test_delt_changes_images_by_randaugment_only_where_it_is_asked_to(
     run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"operations": 3, "magnitude": 7.0, "std": 0.5}
@@ -232,7 +214,7 @@ def test_a_learned_rate_that_nobody_learned_is_refused(run: Run, condensed: Imag
         rate_of(with_section(run, "hard-labels", lr="learned"), condensed)
 
 
-def test_real_images_have_a_rate_of_their_own_in_the_place_of_a_learned_one(run: Run, condensed: ImageSet) -> None:
+def test_real_images_have_a_rate_of_their_own_instead_of_a_learned_one(run: Run, condensed: ImageSet) -> None:
     real = replace(condensed, synthesized=False)
     assert rate_of(with_section(run, "hard-labels", lr="learned", lr_without=0.02), real) == 0.02
 

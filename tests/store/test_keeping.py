@@ -788,7 +788,7 @@ def test_what_is_there_with_the_same_content_is_left_alone(other: Path, archived
     assert snapshot(other / "network") == before
 
 
-def test_ours_stays_where_the_content_differs_and_what_hangs_on_theirs_is_left_out(other: Path, archived: Path) -> None:
+def test_ours_stays_where_contents_differ_without_what_needs_theirs(other: Path, archived: Path) -> None:
     make(other, NETWORK, content="ours")
     before = snapshot(other / "network")
     _, arrivals, _ = read_archive(other, archived)
@@ -1084,7 +1084,7 @@ def test_a_file_with_holes_is_refused(other: Path, archived: Path) -> None:
         read_archive(other, archived)
 
 
-def test_a_compressed_archive_is_refused_since_it_may_hold_more_than_its_size(other: Path, archived: Path) -> None:
+def test_a_compressed_archive_is_refused(other: Path, archived: Path) -> None:
     rewrite(archived, lambda members: None, mode="w:gz")
     with pytest.raises(DirePlugError, match=r"is no archive of `dire-plug export` that can be read"):
         read_archive(other, archived)

@@ -10,8 +10,8 @@ import torch
 
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.errors import DirePlugError
-from dire_plug.methods.matching_family import MatchingAdapter
-from dire_plug.methods.mtt import parameter_shapes
+from dire_plug.methods.dm import DM
+from dire_plug.methods.mtt import MTT, parameter_shapes
 from dire_plug.recipe import check_recipe, read_yaml
 from dire_plug.recipe.layers import merge
 from dire_plug.recipe.model import RecoverSection
@@ -39,7 +39,7 @@ def generated(size: int = 32, classes: int = 10) -> Dataset:
     return make_tensor_dataset("generated", train=(pixels, labels), test=(pixels, labels), classes=names)
 
 
-def problems_of(adapter: MatchingAdapter, **changes: Any) -> list[str]:
+def problems_of(adapter: MTT | DM, **changes: Any) -> list[str]:
     """Return the lines of the error that the adapter's quick recipe with changes (a__b=value) raises."""
     tree: dict[str, Any] = read_yaml(adapter.recipes() / "quick.yaml")
     for key, value in changes.items():

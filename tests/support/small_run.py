@@ -122,7 +122,7 @@ def start_process(*arguments: object, program: str = PROGRAM) -> subprocess.Pope
 
 
 def wait_until(happened: Callable[[], object], *, seconds: float = 120) -> None:
-    """Fail if something doesn't happen in time."""
+    """Fail if something doesn't happen in time; without a limit where the end of a process is such a thing, too."""
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end

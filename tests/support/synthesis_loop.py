@@ -1,6 +1,6 @@
 """A small synthesis, a loop that drives it, and terms for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from dire_plug.types import Batch
 CLASSES, IPC, STEPS = 3, 2, 2
 
 
-def varied(synthesis: RunningSynthesis, *, adapter: Any = None, terms: dict[str, object], **spec: Any) -> Any:
-    """Return another synthesis of the same specification but for some of its values."""
-    changed = replace(synthesis._spec, **spec)
-    return RunningSynthesis(changed, adapter=adapter or Grouped(), manager=build_manager(terms))
+def varied(folder: Path, *, adapter: Any = None, terms: Mapping[str, object], **spec: Any) -> RunningSynthesis:
+    """Return the small synthesis with other values of its specification."""
+    grouped: Any = Grouped()
+    changed = replace(make_spec(folder), **spec)
+    return RunningSynthesis(changed, adapter=adapter or grouped, manager=build_manager(terms))
 
 
 class Grouped:
@@ -45,8 +46,13 @@ class Term:
 
 
 def make(folder: Path, adapter: Any = None, **active: object) -> RunningSynthesis:
+    """Return the small synthesis with these plugins."""
+    return varied(folder, adapter=adapter, terms=active)
+
+
+def make_spec(folder: Path) -> SynthesisSpec:
     save_file({"values": torch.ones(6, 4), "labels": torch.arange(6) // 2}, folder / "real.safetensors")
-    spec = SynthesisSpec(
+    return SynthesisSpec(
         adapter="toy",
         recover={"script": "toy", "flags": {}},
         regularizers={},
@@ -59,7 +65,6 @@ def make(folder: Path, adapter: Any = None, **active: object) -> RunningSynthesi
         real={"teacher": str(folder / "real.safetensors")},
         passes=str(folder / "passes"),
     )
-    return RunningSynthesis(spec, adapter=adapter or Grouped(), manager=build_manager(active))
 
 
 def network() -> nn.Sequential:

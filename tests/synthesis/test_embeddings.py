@@ -13,7 +13,6 @@ from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.methods.dm import DM
-from dire_plug.methods.matching_family import MatchingAdapter
 from dire_plug.methods.mtt import MTT
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.models import build, embed
@@ -46,13 +45,13 @@ def test_a_network_that_whitens_comes_back_whole(tmp_path: Path) -> None:
     assert torch.equal(load(file, CPU).model(pixels), model(pixels))
 
 
-def test_a_network_that_whitens_embeds_pixels_as_its_inner_one_embeds_whitened_images(tmp_path: Path) -> None:
+def test_a_network_that_whitens_embeds_pixels_as_its_inner_one_whitened(tmp_path: Path) -> None:
     _, model = whitened(tmp_path)
     pixels, transform = torch.rand(4, 3, 8, 8), zca.load(tmp_path / "whitening.safetensors", CPU)
     assert torch.equal(embed(model, pixels), embed(model.network, transform.apply(pixels)))
 
 
-def test_a_network_of_the_loops_own_space_gets_the_loops_images_as_they_are(tmp_path: Path) -> None:
+def test_a_network_of_the_loops_own_space_gets_its_images_as_they_are(tmp_path: Path) -> None:
     file, model = whitened(tmp_path)
     given = {"network": str(file), "classes_per_step": None, "whitening": str(tmp_path / "whitening.safetensors")}
     white = torch.randn(4, 3, 8, 8, requires_grad=True)
@@ -86,7 +85,11 @@ def test_an_expert_is_made_a_network_without_loading_what_the_loop_gets(bare_hom
     resolved = replace(planned.resolved, recipe=recipe)
     run = replace(planned, resolved=resolved, data=generated(), own_store=Store(tmp_path / "store"))
     teacher = name_network(run, roles_in_loop(run)[0])
-    run.store.ensure(teacher, lambda work: (work / FILE).write_bytes(b"unread") and None)
+
+    def write(work: Path) -> None:
+        (work / FILE).write_bytes(b"unread")
+
+    run.store.ensure(teacher, write)
     networks = Networks(teacher, Artefact("network", {}))
     inputs = prepare(run, networks)
     assert inputs.expert is not None
@@ -154,9 +157,7 @@ def test_real_embeddings_before_the_first_step_are_an_error() -> None:
         ),
     ],
 )
-def test_an_embedder_that_a_method_lacks_is_refused(
-    adapter: MatchingAdapter, changes: dict[str, Any], line: str
-) -> None:
+def test_an_embedder_that_a_method_lacks_is_refused(adapter: MTT | DM, changes: dict[str, Any], line: str) -> None:
     (found,) = problems_of(adapter, recover__embedder=changes)
     assert found.startswith(line)
 
@@ -176,8 +177,8 @@ def test_a_choice_of_real_images_is_refused_where_the_loop_draws_its_own() -> No
     ],
     ids=["dm", "mtt"],
 )
-def test_a_run_whose_term_works_in_the_methods_own_network_ends_with_other_images(
-    adapter: MatchingAdapter, settings: dict[str, Any], bare_home: Path
+def test_a_term_in_the_methods_own_network_ends_with_other_images(
+    adapter: MTT | DM, settings: dict[str, Any], bare_home: Path
 ) -> None:
     vendor_or_skip(adapter)
     given = tuple(f"{key}={value}" for key, value in settings.items())

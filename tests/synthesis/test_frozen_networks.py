@@ -1,5 +1,6 @@
 """Terms in another trained network than the inverted one, or in the mean over several."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from support.cli import Cli
 from support.losses import assert_parts_add_up
 from support.small_run import only_run, run_folders
-from support.synthesis_loop import CLASSES, Term, make, network, varied
+from support.synthesis_loop import CLASSES, Term, network, varied
 from torch import nn
 
 from dire_plug.files import read_json
@@ -50,7 +51,7 @@ def test_a_term_is_the_mean_over_its_networks(tmp_path: Path, in_loop: bool) -> 
         return seen[batch.teacher]
 
     frozen, model = outside(tmp_path)
-    added = one_step(varied(make(tmp_path), terms={"term": Term(term)}, in_loop=in_loop, frozen=frozen))
+    added = one_step(varied(tmp_path, terms={"term": Term(term)}, in_loop=in_loop, frozen=frozen))
     assert set(seen) == ({"teacher", OUTSIDE} if in_loop else {OUTSIDE})
     torch.testing.assert_close(added, torch.stack(list(seen.values())).mean(), rtol=1e-5, atol=1e-5)
     expected = embed(model, torch.ones(CLASSES, 3, 8, 8)).square().sum()
@@ -60,7 +61,7 @@ def test_a_term_is_the_mean_over_its_networks(tmp_path: Path, in_loop: bool) -> 
 def test_the_part_of_a_slot_in_use_is_what_is_embedded(tmp_path: Path) -> None:
     seen = []
     term = Term(lambda b: seen.append(b) or b.embeddings.sum())  # type: ignore[func-returns-value]
-    synthesis = varied(make(tmp_path), terms={"term": term}, in_loop=False, frozen=outside(tmp_path)[0])
+    synthesis = varied(tmp_path, terms={"term": term}, in_loop=False, frozen=outside(tmp_path)[0])
     synthesis.begin_pass(0)
     synthesis.watch(network())
     labels = synthesis.labels(torch.arange(CLASSES))
@@ -75,11 +76,14 @@ def test_the_part_of_a_slot_in_use_is_what_is_embedded(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_loop", [True, False])
 def test_what_the_loop_embeds_is_let_go_where_no_term_works_in_it(tmp_path: Path, in_loop: bool) -> None:
-    terms = {"term": Term(lambda b: b.embeddings.sum())}
+    terms: dict[str, object] = {"term": Term(lambda b: b.embeddings.sum())}
     frozen = {} if in_loop else outside(tmp_path)[0]
-    synthesis = varied(make(tmp_path), terms=terms, in_loop=in_loop, frozen=frozen, embedder={"network": LOOP})
-    synthesis.embedded(torch.ones(1, 4), torch.ones(1, 4))
-    assert len(synthesis._embeddings._instead._made) == in_loop
+    synthesis = varied(tmp_path, terms=terms, in_loop=in_loop, frozen=frozen, embedder={"network": LOOP})
+    made = torch.ones(1, 4)
+    alive = weakref.ref(made)
+    synthesis.embedded(made, torch.ones(1, 4))
+    del made
+    assert (alive() is not None) == in_loop
 
 
 def run(cli: Cli, recipe: Path, network: str, *more: str) -> Any:
@@ -102,9 +106,7 @@ def test_each_network_follows_its_own_gradients(cli: Cli, home: Path, recipe: Pa
     assert_parts_add_up(curves, *parts)  # what a plugin records is named by the network, too
 
 
-def test_arms_without_a_term_are_the_same_runs_whatever_network_it_would_see(
-    cli: Cli, home: Path, recipe: Path
-) -> None:
+def test_arms_without_a_term_are_the_same_whatever_network_it_would_see(cli: Cli, home: Path, recipe: Path) -> None:
     line = ("compare", "sre2l", "--recipe", recipe, "--engine", "native", "--arms", "baseline,control,dire")
     assert cli(*line).code == 0
     before = {folder.name for folder in run_folders(home) if not folder.name.startswith("dire")}

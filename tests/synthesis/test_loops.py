@@ -32,8 +32,12 @@ def begin(synthesis: RunningSynthesis) -> tuple[Tensor, Tensor]:
 
 def test_a_batch_is_told_which_of_several_networks_made_it(tmp_path: Path) -> None:
     seen: list[Batch] = []
-    term = Term(lambda batch: seen.append(batch) or batch.embeddings.sum())
-    synthesis = varied(make(tmp_path), terms={"term": term}, networks=("teacher", "second"))
+
+    def note(batch: Batch) -> Tensor:
+        seen.append(batch)
+        return batch.embeddings.sum()
+
+    synthesis = varied(tmp_path, terms={"term": Term(note)}, networks=("teacher", "second"))
     networks = [network(), network()]
     images, labels = begin(synthesis)
     synthesis.watch(networks)
@@ -47,14 +51,19 @@ def test_a_batch_is_told_which_of_several_networks_made_it(tmp_path: Path) -> No
         synthesis.loss(loss, images=images, labels=labels, step=2, network=nn.Linear(1, 1))
 
 
-def test_a_patch_that_watches_another_number_of_networks_than_the_recipe_has_is_refused(tmp_path: Path) -> None:
+def test_watching_another_number_of_networks_than_the_recipes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DirePlugError, match="watches 2 networks, but the recipe has 1: teacher"):
         make(tmp_path).watch([network(), network()])
 
 
 def test_a_term_sees_the_labels_in_use_for_one_step_alone(tmp_path: Path) -> None:
     seen: list[list[int]] = []
-    synthesis = make(tmp_path, term=Term(lambda batch: seen.append(batch.labels.tolist()) or batch.embeddings.sum()))
+
+    def note(batch: Batch) -> Tensor:
+        seen.append(batch.labels.tolist())
+        return batch.embeddings.sum()
+
+    synthesis = make(tmp_path, term=Term(note))
     teacher = network()
     images, labels = begin(synthesis)
     synthesis.watch(teacher)
@@ -108,7 +117,7 @@ class Freezing(Grouped):
 
 @pytest.mark.parametrize("accelerate", [False, True])
 def test_weights_are_frozen_from_the_first_step_to_the_end_of_the_slot(tmp_path: Path, accelerate: bool) -> None:
-    synthesis = varied(make(tmp_path), adapter=Freezing(), terms={}, accelerate=accelerate)
+    synthesis = varied(tmp_path, adapter=Freezing(), terms={}, accelerate=accelerate)
     teacher = network()
     teacher[1].bias.requires_grad_(False)
     images, labels = begin(synthesis)
@@ -142,7 +151,7 @@ def test_the_embedder_gives_what_the_network_embeds_with_a_graph(tmp_path: Path)
     embeddings, labels, scale = embedder(images, torch.arange(6) // 2, generator=torch.Generator())
     assert torch.allclose(embeddings, embed(model, images.detach()), atol=1e-6)
     assert (labels.tolist(), scale) == ([0, 0, 1, 1, 2, 2], 1.0)
-    embeddings.sum().backward()
+    embeddings.sum().backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     assert images.grad.abs().sum() > 0
 

@@ -19,7 +19,7 @@ from dire_plug.hookspecs import hookimpl
 from dire_plug.pipeline import run_arm
 from dire_plug.synthesis import gather_losses, recording
 from dire_plug.synthesis.embeddings import Embeddings
-from dire_plug.synthesis.recording import LossRecord, kept_steps
+from dire_plug.synthesis.recording import LossRecord, fetch, kept_steps
 from dire_plug.types import Batch, Slot, Synthesis
 
 
@@ -105,7 +105,15 @@ def test_a_plugin_records_scalars_under_its_name(tmp_path: Path) -> None:
     assert values["weighted/bad"] == [None, None]
 
 
-def test_parts_have_the_factors_of_their_own_term() -> None:
+def saved(record: LossRecord, folder: Path) -> Any:
+    """Return what a pass of one slot leaves: name → step → value."""
+    record.save(folder, 0)
+    (slot,) = read_json(folder / "losses-000.json")["slots"]
+    assert slot["batch"] == 0
+    return slot["curves"]
+
+
+def test_parts_have_the_factors_of_their_own_term(tmp_path: Path) -> None:
     record = LossRecord(2)
     record.begin_pass()
     record.name("a/part/x", 8.0, part=True)
@@ -120,10 +128,10 @@ def test_parts_have_the_factors_of_their_own_term() -> None:
     record.name("c/part", 7.0, part=True)  # of no term
     record.step_done(1, {})
     record.slot_done(Slot(0, 0))
-    curves = record._slots[0]["curves"]
-    first = {name: curve[0] for name, curve in curves.items()}
+    curves = saved(record, tmp_path)
+    first = {name: curve["0"] for name, curve in curves.items()}
     assert first == {"a/part/x": 2.0, "a/part/y": 1.0, "a/other": 8.0, "c/part": 8.0}
-    assert curves["c/part"][1] == 7.0
+    assert curves["c/part"]["1"] == 7.0
 
 
 def test_what_is_no_scalar_is_refused_with_the_plugins_name(tmp_path: Path) -> None:
@@ -137,9 +145,13 @@ def test_what_is_no_scalar_is_refused_with_the_plugins_name(tmp_path: Path) -> N
 
 
 def test_values_are_fetched_once_a_slot_and_no_image_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched = []
-    original = recording._fetch
-    monkeypatch.setattr(recording, "_fetch", lambda values: fetched.append(len(values)) or original(values))
+    fetched: list[int] = []
+
+    def note(values: list[torch.Tensor | float]) -> list[float | None]:
+        fetched.append(len(values))
+        return fetch(values)
+
+    monkeypatch.setattr(recording, "fetch", note)
     before = torch.random.get_rng_state(), random.getstate()
     images, _ = run_pass(make(tmp_path, term=Term(lambda b: b.embeddings.sum())))
     assert fetched == [2 * STEPS]
@@ -171,14 +183,14 @@ def test_of_many_slots_some_are_kept_and_the_mean_is_over_all(tmp_path: Path) ->
     assert found["mean"]["upstream"] == [50.0, 51.0]
 
 
-def test_an_unfinished_pass_leaves_nothing_in_the_next() -> None:
+def test_an_unfinished_pass_leaves_nothing_in_the_next(tmp_path: Path) -> None:
     record = LossRecord(2)
     record.begin_pass()
     record.step_done(1, {"upstream": torch.tensor(9.0)})
     record.begin_pass()
     record.step_done(0, {"upstream": torch.tensor(1.0)})
     record.slot_done(Slot(0, 0))
-    assert record._slots == [{"batch": 0, "curves": {"upstream": {0: 1.0}}}]
+    assert saved(record, tmp_path) == {"upstream": {"0": 1.0}}
 
 
 def test_passes_without_a_record_are_left_out(tmp_path: Path) -> None:

@@ -1,19 +1,18 @@
 """The running synthesis: what a loop gets back, what plugins see, what a pass leaves."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.synthesis_loop import CLASSES, STEPS, Grouped, Term, make, network, run_pass
+from support.synthesis_loop import CLASSES, STEPS, Grouped, Term, make, network, run_pass, varied
 from torch import Tensor
 
 from dire_plug.api.plans import ListedPlan
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.hookspecs import hookimpl
 from dire_plug.plugins import build_manager
-from dire_plug.synthesis import RunningSynthesis, collect, pass_file
+from dire_plug.synthesis import collect, pass_file
 from dire_plug.types import Batch, Slot, SlotPlan, Synthesis
 
 
@@ -136,10 +135,7 @@ def test_a_synthesis_of_independent_passes_keeps_nothing_between_them(tmp_path: 
         def slot_done(self, synthesis: Synthesis, slot: Slot, images: Tensor) -> None:
             synthesis.state(self)
 
-    whole = make(tmp_path)
-    independent = RunningSynthesis(
-        replace(whole._spec, chained=False), adapter=Grouped(), manager=build_manager({"counter": Counter()})
-    )
+    independent = varied(tmp_path, terms={"counter": Counter()}, chained=False)
     with pytest.raises(DirePlugError, match="counter: asked for its state, but the passes of this synthesis are indep"):
         run_pass(independent, 1)
 

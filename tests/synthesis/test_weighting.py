@@ -32,7 +32,7 @@ def followed(weighting: Weighting, loss: float, **where: Any) -> float:
     batch, term = batch_of(loss, **where)
     weighted, value = weighting.apply("term", term, batch)
     weighting.step_done()
-    assert value is not None
+    assert isinstance(value, torch.Tensor)
     assert weighted.item() == pytest.approx(value.item() * term.item())
     return value.item()
 
@@ -70,7 +70,7 @@ def test_a_term_without_gradient_has_no_weight_until_it_has_one() -> None:
     images = torch.zeros(2, requires_grad=True)
     flat = Batch(images, images.sum(), torch.zeros(1), images[None], "teacher", 0, Slot(0, 0))
     _, value = weighting.apply("term", images.square().sum(), flat)
-    assert value is not None
+    assert isinstance(value, torch.Tensor)
     assert value.item() == 0
     assert followed(weighting, 8.0) == pytest.approx(0.2 * 4)
 
@@ -78,7 +78,7 @@ def test_a_term_without_gradient_has_no_weight_until_it_has_one() -> None:
 def test_a_weight_that_follows_leaves_the_loops_graph_whole() -> None:
     batch, term = batch_of(6.0)
     weighted, _ = auto(every=1).apply("term", term, batch)
-    (batch.loss + weighted).backward()
+    (batch.loss + weighted).backward()  # type: ignore[no-untyped-call]
     assert batch.images.grad is not None
 
 

@@ -17,7 +17,7 @@ from dire_plug.files import read_json
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
 from dire_plug.stages import evaluate as evaluate_stage
-from dire_plug.stages import student_data as lessons
+from dire_plug.stages import student_data
 from dire_plug.training import soft_labels as relabel_stage
 from dire_plug.training.protocols import equal_norm_mean, fkd, stored_label, train_student
 from dire_plug.training.soft_label_files import write_epoch
@@ -106,7 +106,8 @@ def test_a_step_sums_the_gradients_of_its_parts_and_decays_matrices_only(protoco
         for first in range(0, len(images), 3):
             some = slice(first, first + 3)
             # A last batch of 2 is one part, and its gradient is halved none the less, as in upstream's loop.
-            (loss(expected(images[some]), targets[some], classes[some]) / 2).backward()
+            part = loss(expected(images[some]), targets[some], classes[some])
+            (part / 2).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     student = without_dropout(0)
     train_student(student, [], data=_data(), section=section, seed=0, folder=tmp_path)
@@ -141,9 +142,7 @@ def run(recipe: Path, **more: Any) -> Any:
     return run_arm(Request("sre2l", recipe=str(recipe), engine="native", **more))
 
 
-def test_a_run_with_stored_labels_ends_with_an_accuracy_and_without_the_labels(
-    home: Path, recipe: Path, cli: Cli
-) -> None:
+def test_a_run_with_stored_labels_ends_with_an_accuracy_without_them(home: Path, recipe: Path, cli: Cli) -> None:
     answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--set", "evaluate.protocol=fkd")
     assert answer.code == 0, answer.err
     assert "relabel: the soft labels of 2 epochs × 20 images take 0.0 MB of disk" in answer.err
@@ -189,14 +188,13 @@ def test_a_test_set_that_is_too_large_stays_uint8_until_it_is_used(
 ) -> None:
     small = run(recipe_fkd)
     seen = []
-    genuine = evaluate_stage.build_student_data
 
     def watched(*arguments: Any) -> StudentData:
-        data = genuine(*arguments)
+        data = student_data.build_student_data(*arguments)
         seen.append(data.test_images.dtype)
         return data
 
-    monkeypatch.setattr(lessons, "MOST_TEST_BYTES", 0)
+    monkeypatch.setattr(student_data, "MOST_TEST_BYTES", 0)
     monkeypatch.setattr(evaluate_stage, "build_student_data", watched)
     shutil.rmtree(home / "store" / "student")
     large = run(recipe_fkd)

@@ -83,7 +83,7 @@ def kl(outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 
 @pytest.mark.parametrize("protocol", ["static-labels", "dynamic-labels"])
-def test_infers_labels_are_mean_logits_of_plain_images_mixed_alike_or_of_the_mixed_images(
+def test_infers_labels_are_mean_logits_of_plain_or_of_mixed_images(
     data: StudentData, teachers: list[nn.Module], tmp_path: Path, protocol: str
 ) -> None:
     student = make_network(1)
@@ -104,7 +104,7 @@ def test_infers_labels_are_mean_logits_of_plain_images_mixed_alike_or_of_the_mix
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_gvbsm_regresses_on_mean_logits_and_learns_the_class_that_is_not_mixed(
+def test_gvbsm_regresses_on_mean_logits_and_learns_the_unmixed_class(
     data: StudentData, teachers: list[nn.Module], tmp_path: Path, accumulate: int
 ) -> None:
     student = make_network(1)

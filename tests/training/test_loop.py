@@ -292,7 +292,7 @@ def test_students_are_tested_from_an_epoch_on_and_after_the_last() -> None:
     assert [epoch for epoch in range(10) if is_tested(epoch, section)] == [3, 7, 9]
 
 
-def test_the_authors_test_every_epoch_from_201_on_with_adamw_at_a_thousandth() -> None:
+def test_the_authors_test_every_epoch_from_201_on_with_adamw() -> None:
     section: Any = section_of("on-the-fly", test_from=201)
     tested = [epoch for epoch in range(section.epochs) if is_tested(epoch, section)]
     assert (tested[0], tested[-1], len(tested)) == (201, 399, 199)
@@ -326,7 +326,7 @@ def test_the_mode_of_the_teacher_changes_the_labels(data: StudentData, tmp_path:
     assert not same(published, fixed)
 
 
-def test_the_loss_is_the_mean_divergence_at_the_temperature_without_its_square() -> None:
+def test_the_loss_is_the_mean_divergence_without_the_squared_temperature() -> None:
     inputs = torch.randn(5, 4, dtype=torch.float64, generator=Generator().manual_seed(0))
     student, teacher = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
     p, q = (torch.softmax(network(inputs) / 7, dim=1).detach() for network in (teacher, student))

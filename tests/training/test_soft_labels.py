@@ -5,6 +5,7 @@ from collections import namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,7 +131,7 @@ def same(first: TransformParams, second: TransformParams) -> bool:
 def test_a_rebuilt_batch_is_that_of_the_other_protocols_bit_for_bit(shown: Shown) -> None:
     images = torch.randint(0, 256, (9, 3, 8, 8), generator=Generator().manual_seed(0)).to(torch.uint8)
     indices = torch.tensor([7, 1, 0, 4, 2])
-    network = namedtuple("network", "mean std")(MEAN, STD)
+    network = SimpleNamespace(mean=MEAN, std=STD)
     transform = train_transform(network, augmentation=shown.augmentation, padding=2)  # type: ignore[arg-type]
     mix = mixing(mixup_alpha=shown.mixup, cutmix_alpha=shown.cutmix)
     for seed in range(5):
@@ -283,11 +284,11 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_labelled(
 ) -> None:
     needed = EPOCHS * epoch_bytes(9, 3, OUTPUTS)
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(relabel_stage.shutil, "disk_usage", lambda path: usage(needed - 1))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(needed - 1))
     with pytest.raises(DirePlugError, match=r"the soft labels of 3 epochs × 9 images take .* with --out, or"):
         label(run, networks, condensed, tmp_path)
     assert not any(path.exists() for path in files_in(tmp_path))
-    monkeypatch.setattr(relabel_stage.shutil, "disk_usage", lambda path: usage(needed))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(needed))
     label(run, networks, condensed, tmp_path)
     assert all(path.exists() for path in files_in(tmp_path))
 
@@ -306,7 +307,7 @@ def test_long_work_is_told_in_hours(
     words: str,
 ) -> None:
     clock = iter([0.0, minutes * 60 / EPOCHS])
-    monkeypatch.setattr(relabel_stage.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     label(run, networks, condensed, tmp_path)
     assert f"takes {words}" in capsys.readouterr().err
 

@@ -50,7 +50,7 @@ def test_a_large_image_has_as_many_tokens_as_one_of_32_pixels(size: int, patch: 
     assert ShiftedPatches(patch)(make_images(2, size)).shape == (2, tokens, 512)
 
 
-def test_a_patch_is_read_with_the_same_place_in_four_diagonally_shifted_images() -> None:
+def test_a_patch_is_read_with_that_of_four_diagonally_shifted_images() -> None:
     layer = ShiftedPatches(4).double()
     layer.project = nn.Linear(240, 240).double()
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_a_patch_is_read_with_the_same_place_in_four_diagonally_shifted_images()
             torch.testing.assert_close(tokens[image, token], expected)
 
 
-def test_attention_leaves_the_token_itself_out_and_scales_each_head_by_its_own_number() -> None:
+def test_attention_leaves_the_token_itself_out_and_scales_each_head() -> None:
     torch.manual_seed(0)
     layer = LocalityAttention().double().eval()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_the_size_of_a_transformer_is_told_by_its_weights(tmp_path: Path, archit
 
 
 @pytest.mark.parametrize("architecture", TRANSFORMERS)
-def test_without_a_size_a_transformer_is_made_for_the_one_that_it_is_published_for(architecture: str) -> None:
+def test_without_a_size_a_transformer_is_made_for_its_published_one(architecture: str) -> None:
     size = {"vit-small": 32, "vit-tiny": 224}[architecture]
     assert size_of(architecture, sketch(architecture, size=None).state_dict()) == size
 
@@ -135,7 +135,7 @@ def test_a_transformer_for_64_pixels_is_identified() -> None:
     assert identify(sketch("vit-small", size=64).state_dict()) == NetworkSpec("vit-small", 7, "small")
 
 
-def test_without_timm_its_student_is_refused_and_other_weights_are_still_identified(
+def test_without_timm_only_its_student_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)

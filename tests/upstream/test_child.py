@@ -158,7 +158,7 @@ def test_what_upstreams_modules_keep_does_not_reach_the_next_pass(
     assert not {"counter", "package", "package.inner"} & sys.modules.keys()
 
 
-def test_a_script_runs_without_network_even_where_its_adapter_names_no_shim(tmp_path: Path) -> None:
+def test_a_script_runs_offline_even_where_its_adapter_names_no_shim(tmp_path: Path) -> None:
     script = "import socket\nsocket.create_connection(('example.invalid', 80))\n"
     with pytest.raises(OSError, match="it has no network under dire-plug"):
         child.run_job(make_script(tmp_path, script), print)

@@ -113,12 +113,10 @@ def test_jobs_that_run_together_all_end(fake: Callable[[str], None], tmp_path: P
 
 
 def test_a_job_that_fails_stops_those_beside_it(fake: Callable[[str], None], tmp_path: Path) -> None:
-    fake("sys.exit(3) if os.sep + '0' + os.sep in sys.argv[1] else time.sleep(600)")
+    fake("sys.exit(3) if os.sep + '0' + os.sep in sys.argv[1] else time.sleep(10**6)")
     jobs, logs = several(tmp_path, 3)
-    began = time.monotonic()
     with pytest.raises(UpstreamFailedError, match="ended with status 3"):
         run_together(jobs, logs=logs)
-    assert time.monotonic() - began < 300
     assert not runner._alive
 
 

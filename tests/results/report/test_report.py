@@ -165,9 +165,9 @@ def test_only_an_https_repository_is_a_link(runs: list[ReportRun], tmp_path: Pat
     write_report([replace(run, provenance={**run.provenance, "upstream": upstream})], tmp_path / "page.html")
     page = Reader((tmp_path / "page.html").read_text())
     assert address in (tmp_path / "page.html").read_text()
-    assert not [link for link in page.all("a") if not link["href"].startswith("#")]
+    assert not [link for link in page.all("a") if not str(link["href"]).startswith("#")]
     write_report([run], tmp_path / "page.html")
-    links = [link["href"] for link in Reader((tmp_path / "page.html").read_text()).all("a")]
+    links = [str(link["href"]) for link in Reader((tmp_path / "page.html").read_text()).all("a")]
     assert [link for link in links if not link.startswith("#")] == ["https://github.com/VILA-Lab/SRe2L"]
 
 

@@ -83,7 +83,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_distributed_script_runs_here_as_one_rank_as_often_as_it_is_called(tmp_path: Path) -> None:
+def test_a_distributed_script_runs_as_one_rank_as_often_as_it_is_called(tmp_path: Path) -> None:
     shims.install({"one_process": {}}, device="cpu")  # with `network`, which refuses every connection
     start_method = multiprocessing.get_start_method(allow_none=True)
     for _ in range(2):  # one call for each pass
@@ -131,7 +131,7 @@ def test_a_hard_coded_crop_takes_the_datasets_size() -> None:
     assert crop(images).shape == images.shape
 
 
-def test_a_hard_coded_crop_is_the_crop_that_the_size_itself_would_have_given() -> None:
+def test_a_hard_coded_crop_is_what_the_size_itself_would_have_given() -> None:
     images = torch.rand(2, 3, 32, 32)
     wanted = []
     for size in (32, 64):

@@ -113,7 +113,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_networks_name_gives_our_architecture_with_what_the_script_replaces() -> None:
+def test_a_networks_name_gives_ours_with_what_the_script_replaces() -> None:
     options = {"replace": "resnet18", "architecture": "resnet-small"}
     shims.install({"get_model": options}, device="cpu")
     network = torchvision.models.get_model("resnet18", num_classes=100)
@@ -140,7 +140,7 @@ def test_a_network_of_ours_has_no_trained_weights_to_ask_for() -> None:
 
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained':UserWarning")
 @pytest.mark.filterwarnings("ignore:Arguments other than a weight enum:UserWarning")
-def test_pretrained_weights_come_from_the_given_file_and_the_verifiers_from_a_seed(tmp_path: Path) -> None:
+def test_pretrained_weights_come_from_a_file_and_the_verifiers_from_a_seed(tmp_path: Path) -> None:
     teacher = torchvision.models.resnet18()
     torch.save(teacher.state_dict(), tmp_path / "teacher.pt")
     shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt")}, "network": {}}, device="cpu")
@@ -251,7 +251,7 @@ def test_a_third_party_shim_is_installed_after_ours(tmp_path: Path, monkeypatch:
         ("their_package.their_shim", "has no attribute 'install'"),
     ],
 )
-def test_a_third_party_shim_that_is_none_is_refused_before_any_is_installed(
+def test_a_third_partys_faulty_shim_is_refused_before_any_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
 ) -> None:
     make_shim(tmp_path, "", monkeypatch)
@@ -271,7 +271,7 @@ def test_options_may_name_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         shims.install(options, device="cpu")
 
 
-def test_what_keeps_code_away_from_files_devices_and_the_network_is_installed_unasked(tmp_path: Path) -> None:
+def test_what_keeps_code_from_files_devices_and_network_comes_unasked(tmp_path: Path) -> None:
     torch.save(Payload(tmp_path / "ran"), tmp_path / "evil.pth")
     shims.install({}, device="cpu")
     assert torch.zeros(1, device="cuda").device.type == "cpu"

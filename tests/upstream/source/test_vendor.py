@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from support.toy_upstream import FOLDER, INSERTIONS, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, make_adapter, make_toy
 
-from dire_plug import plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.upstream.source.patching import make_patch, read_patch, remake
@@ -272,7 +271,7 @@ def test_a_repair_comes_first_and_stays_in_the_unpatched_copy(adapter: Any, toy:
     assert [path.name for path in patch_files(adapter)] == ["repair.patch", "a.patch", "bridge.patch"]
 
 
-def change(tree: Path, name: str, text: str) -> None:
+def change_with_record(tree: Path, name: str, text: str) -> None:
     """Change a file of a vendored tree, or add one, and its record in the tree too."""
     (tree / name).write_text(text)
     manifest = read_manifest(tree)
@@ -291,7 +290,7 @@ def change(tree: Path, name: str, text: str) -> None:
 )
 def test_a_file_changed_together_with_its_record_is_noticed(adapter: Any, name: str, message: str) -> None:
     tree = vendor(adapter)
-    change(tree, name, "print('something else')\n")
+    change_with_record(tree, name, "print('something else')\n")
     with pytest.raises(DirePlugError, match=message) as refused:
         require_vendored(adapter)
     assert str(refused.value).endswith("and run `dire-plug vendor` again.")
@@ -300,7 +299,7 @@ def test_a_file_changed_together_with_its_record_is_noticed(adapter: Any, name: 
 def test_a_missing_file_whose_record_is_gone_too_is_noticed(adapter: Any) -> None:
     tree = vendor(adapter)
     (tree / FOLDER / "neighbour.py").unlink()
-    change(tree, SCRIPT, (tree / SCRIPT).read_text())
+    change_with_record(tree, SCRIPT, (tree / SCRIPT).read_text())
     with pytest.raises(DirePlugError, match="must have git's hash"):
         require_vendored(adapter)
 
@@ -329,18 +328,6 @@ def test_a_file_system_that_keeps_no_modes_is_no_change(adapter: Any, mode: int)
     for path in (tree / FOLDER).iterdir():
         path.chmod(mode)
     assert require_vendored(adapter) == tree
-
-
-@pytest.mark.parametrize("name", plugins.known("methods"))
-def test_every_path_of_a_shipped_method_is_pinned_as_its_patches_say(name: str) -> None:
-    adapter = plugins.load_adapter(name)
-    upstream = adapter.upstream
-    assert set(upstream.pins) == set(upstream.paths)
-    assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in upstream.pins.values())
-    first = {file.path: file.before for path in reversed(patch_files(adapter)) for file in read_patch(path).files}
-    alone = first.keys() & upstream.pins.keys()
-    assert alone
-    assert {path: first[path] for path in alone} == {path: upstream.pins[path] for path in alone}
 
 
 @pytest.mark.upstream

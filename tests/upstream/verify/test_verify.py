@@ -252,14 +252,14 @@ def test_a_call_that_is_missing_or_wrong_is_named(number: int, changes: Event | 
     assert any(problem.startswith(says) for problem in check_calls(events, WANTED)), check_calls(events, WANTED)
 
 
-def test_a_run_that_is_stopped_inside_a_step_is_not_blamed_for_what_it_did_not_reach() -> None:
+def test_a_run_stopped_inside_a_step_is_not_blamed_for_what_follows() -> None:
     events = [*run()[:12], {"call": "end", "stopped": True, "outside": True}]
     assert events[-2]["call"] == "step"
     assert check_calls(events, WANTED) == []
     assert check_answered(events, WANTED, files=["0-0.png", "1-0.png"], names=NAMES) == []
 
 
-def test_images_made_of_what_is_optimised_are_right_where_the_adapter_says_so() -> None:
+def test_images_made_of_what_is_optimised_are_right_where_so_declared() -> None:
     events = [event | ({"images": "made"} if "images" in event else {}) for event in run()]
     shared = ExpectedRun(PLAN, 1, WANTED.calls, images_are_leaf=False)
     assert check_calls(events, WANTED)
