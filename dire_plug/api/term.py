@@ -20,8 +20,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from dire_plug.api.bank import MemoryBank
-from dire_plug.api.real import PreparedReal, prepare_real
+from dire_plug.api.memory_bank import MemoryBank
+from dire_plug.api.real_embeddings import PreparedReal, prepare_real
 from dire_plug.api.rows import COINCIDING, squared_distances, unit_rows
 from dire_plug.errors import DirePlugError
 from dire_plug.hookspecs import hookimpl

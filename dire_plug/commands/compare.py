@@ -42,7 +42,7 @@ def compare(method: str, arms: str, seeds: int, executor: str, jobs: int, **opti
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
     from dire_plug.results import draw, render, to_json
-    from dire_plug.results.arms import comparison_requests
+    from dire_plug.results.comparison import comparison_requests
 
     request = make_request(method, **options)
     # each arm once, in the order given

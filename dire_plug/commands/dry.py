@@ -15,7 +15,7 @@ from dire_plug.types import LoopInputs
 
 if TYPE_CHECKING:
     from dire_plug.pipeline import Request, Run
-    from dire_plug.pipeline.units import Unit
+    from dire_plug.pipeline.work_units import Unit
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
@@ -87,10 +87,10 @@ def show_units(requests: Sequence[Request]) -> None:
 
     Their names follow from the data and from upstream's code, so nothing is listed where one of them isn't here.
     """
-    from dire_plug.pipeline.units import plan_units
+    from dire_plug.pipeline.work_units import plan_units
 
     try:
-        units = plan_units(requests)
+        units = plan_units([replace(request, offline=True) for request in requests])
     except DirePlugError as error:
         ui.show(f"units of work: not known yet: {error}")
         return

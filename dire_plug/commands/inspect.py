@@ -14,7 +14,7 @@ from dire_plug import home, plugins, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import format_bytes, read_json
 from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
-from dire_plug.store.keeping import KINDS, read_entries, runs_naming, weigh
+from dire_plug.store.cleaning import KINDS, read_entries, runs_naming, weigh
 from dire_plug.store.provenance import Code
 from dire_plug.store.runs import find_run, list_runs
 from dire_plug.tables import Table

@@ -12,7 +12,7 @@ from dire_plug.commands.inspect import out_option
 from dire_plug.errors import DirePlugError
 from dire_plug.files import format_bytes
 from dire_plug.store import archive as archives
-from dire_plug.store import keeping
+from dire_plug.store import cleaning
 from dire_plug.store.runs import RunFolder, find_run
 from dire_plug.tables import Table
 
@@ -23,7 +23,7 @@ from dire_plug.tables import Table
     "days",
     metavar="DAYS",
     type=click.FloatRange(min=0),
-    default=keeping.WEEK,
+    default=cleaning.WEEK,
     show_default=True,
     help="Keep younger artefacts even if no run names them.",
 )
@@ -43,12 +43,12 @@ def clean(days: float, forget: Path | None, yes: bool) -> None:
     if forget is not None:
         if not yes:
             raise DirePlugError(f"--forget {forget}: changes what stays, so it needs --yes")
-        keeping.forget(store, forget.absolute())
-    found = (keeping.clean if yes else keeping.plan_cleaning)(store, days=days, more=runs)
+        cleaning.forget(store, forget.absolute())
+    found = (cleaning.clean if yes else cleaning.plan_cleaning)(store, days=days, more=runs)
     ui.show(_removed(found, store, days=days, done=yes))
 
 
-def _removed(found: keeping.Cleaning, store: Path, *, days: float, done: bool) -> str:
+def _removed(found: cleaning.Cleaning, store: Path, *, days: float, done: bool) -> str:
     lines = [f"{name}  {format_bytes(size)}" for name, size in found.entries.items()]
     lines += [str(path.relative_to(store)) for path in (*found.folders, *found.locks)]
     verb = "removed" if done else "would be removed"
@@ -57,7 +57,7 @@ def _removed(found: keeping.Cleaning, store: Path, *, days: float, done: bool) -
         _count(len(found.folders), "unfinished folder"),
         _count(len(found.locks), "dead lock file"),
     ]
-    lines.append(f"{verb}: {', '.join(counts)}; {keeping.in_words(found)}")
+    lines.append(f"{verb}: {', '.join(counts)}; {cleaning.in_words(found)}")
     lines.append(f"kept: {found.named} that runs name, {found.young} younger than {days:g} days")
     lines += found.notes
     if not done and (found.entries or found.folders or found.locks):
@@ -76,9 +76,9 @@ def _count(number: int, what: str) -> str:
     "--only",
     "kinds",
     multiple=True,
-    type=click.Choice(keeping.KINDS),
+    type=click.Choice(cleaning.KINDS),
     metavar="KIND",
-    help=f"Only artefacts of this kind; may be repeated: {', '.join(keeping.KINDS)}.",
+    help=f"Only artefacts of this kind; may be repeated: {', '.join(cleaning.KINDS)}.",
 )
 @out_option
 def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Path | None) -> None:
@@ -90,7 +90,7 @@ def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Pat
     names, runs = set[str](), dict[str, RunFolder]()
     for one in what:
         # a run's path begins with its method, which is no kind
-        if one.partition("/")[0] in keeping.KINDS:
+        if one.partition("/")[0] in cleaning.KINDS:
             names.add(_find_entry(store, one))
         else:
             run = find_run(root, one)
@@ -98,7 +98,7 @@ def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Pat
     card = archives.write_archive(store, target, names=names, runs=runs, kinds=kinds)
     table = Table("kind")
     table.add_numbers("artefacts", "size")
-    for kind in keeping.KINDS:
+    for kind in cleaning.KINDS:
         sizes = [
             sum(file.bytes for file in entry.files.values())
             for name, entry in card.entries.items()
@@ -121,7 +121,7 @@ def _find_entry(store: Path, name: str) -> str:
     kind, _, start = name.partition("/")
     if not re.fullmatch(r"[0-9a-f]+", start):
         raise DirePlugError(f"{name}: write it as {kind}/DIGEST, as `dire-plug list artefacts --kind {kind}` shows it")
-    found = [one for one in keeping.read_entries(store) if one.startswith(name)]
+    found = [one for one in cleaning.read_entries(store) if one.startswith(name)]
     if len(found) != 1:
         which = f": {', '.join(found[:5])}" if found else f"; see `dire-plug list artefacts --kind {kind}`"
         raise DirePlugError(f"{name}: names {len(found)} artefacts in {store}{which}")

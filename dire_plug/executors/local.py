@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
-from dire_plug.pipeline.units import Unit, make_unit, plan_units
+from dire_plug.pipeline.work_units import Unit, make_unit, plan_units
 from dire_plug.store.runs import Request
 
 PATIENCE = 10.0

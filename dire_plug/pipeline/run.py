@@ -26,7 +26,7 @@ from dire_plug.stages.artefacts import (
     name_students,
     name_term_embeddings,
 )
-from dire_plug.stages.collapse import check_collapse
+from dire_plug.stages.collapse_check import check_collapse
 from dire_plug.stages.embed import embed
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
@@ -37,7 +37,7 @@ from dire_plug.stages.recover import recover
 from dire_plug.stages.squeeze import squeeze
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences
-from dire_plug.store.keeping import register
+from dire_plug.store.cleaning import register
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import ARTEFACTS, METRICS, Request, Run, RunFolder, run_folder
 from dire_plug.upstream.source.patching import patch_digest

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dire_plug.api.real import PreparedReal
+from dire_plug.api.real_embeddings import PreparedReal
 from dire_plug.api.rows import Groups, index_runs, squared_distances
 from dire_plug.errors import DirePlugError
 from dire_plug.types import Coreset

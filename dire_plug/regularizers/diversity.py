@@ -27,8 +27,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dire_plug.api.bank import MemoryBank
-from dire_plug.api.real import ClassBlock, PreparedReal, prepare_real
+from dire_plug.api.memory_bank import MemoryBank
+from dire_plug.api.real_embeddings import ClassBlock, PreparedReal, prepare_real
 from dire_plug.api.rows import Groups, unit_rows
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.regularizers.coreset import compare_sums, sum_by_coreset, sum_of_partners

@@ -12,7 +12,7 @@ from rich.text import Text
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from dire_plug.results.arms import Comparison
+from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import new_figure, save_png
 from dire_plug.results.statistics import (
     ACCURACY,

@@ -25,7 +25,7 @@ from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact
-from dire_plug.store.keeping import register
+from dire_plug.store.cleaning import register
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import ARTEFACTS, Run, RunFolder
 

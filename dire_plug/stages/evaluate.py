@@ -26,8 +26,8 @@ from dire_plug.stages.student_data import build_student_data, with_rate
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import initialised
 from dire_plug.training.protocols import train_student
-from dire_plug.training.soft_label_files import FOLDER
 from dire_plug.training.soft_labels import relabel
+from dire_plug.training.stored_batches import FOLDER
 from dire_plug.training.students import StudentData, find_best
 
 STUDENT = "student.json"

@@ -28,7 +28,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, format_bytes, make_folder, write_json
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import ENTRY, LENGTH, WORK, entry_files, hash_entry, lock_of, name_of, put, read_entry
-from dire_plug.store.keeping import KINDS, read_entries, with_inputs
+from dire_plug.store.cleaning import KINDS, read_entries, with_inputs
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import ARTEFACTS, METRICS, RunFolder
 

@@ -1,8 +1,8 @@
 """Synthesize images: the running synthesis that both engines drive, and its finished passes."""
 
-from dire_plug.synthesis.passes import collect, pass_file
 from dire_plug.synthesis.recording import gather_losses
 from dire_plug.synthesis.running import RunningSynthesis, open_synthesis
+from dire_plug.synthesis.saved_passes import collect, pass_file
 from dire_plug.synthesis.spec import SynthesisSpec
 
 __all__ = ["RunningSynthesis", "SynthesisSpec", "collect", "gather_losses", "open_synthesis", "pass_file"]

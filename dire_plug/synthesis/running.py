@@ -21,8 +21,8 @@ from dire_plug.recipe.weight import take_weight
 from dire_plug.seeding import derive
 from dire_plug.synthesis.embeddings import Embeddings
 from dire_plug.synthesis.hooks import Answer, Hooks
-from dire_plug.synthesis.passes import CurrentPass, load_state
 from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
+from dire_plug.synthesis.saved_passes import CurrentPass, load_state
 from dire_plug.synthesis.spec import SynthesisSpec, load_start
 from dire_plug.synthesis.terms import Terms
 from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, StartImages

@@ -23,7 +23,7 @@ from dire_plug.seeding import derive
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import seeded, shuffled
 from dire_plug.training.protocols import stored_label
-from dire_plug.training.soft_label_files import (
+from dire_plug.training.stored_batches import (
     FOLDER,
     StoredTransform,
     TransformParams,

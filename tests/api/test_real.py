@@ -30,7 +30,7 @@ def test_the_arrangement_is_kept_while_the_labels_stay() -> None:
 def test_preparing_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     real, labels, rows = real_of({0: 9, 1: 6}, 6), torch.tensor([0, 1, 1]), draw(3, 6)
     value = diversity_loss(rows, labels, real)
-    monkeypatch.setattr("dire_plug.api.real.CHUNK", 4)
+    monkeypatch.setattr("dire_plug.api.real_embeddings.CHUNK", 4)
     torch.testing.assert_close(diversity_loss(rows, labels, real), value, rtol=1e-13, atol=0)
 
 
@@ -38,5 +38,5 @@ def test_the_mean_norm_is_that_of_all_rows_in_parts_too(monkeypatch: pytest.Monk
     values = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, -6.0], [8.0, 6.0], [0.0, 1.0]])
     real = RealEmbeddings(values, torch.tensor([0, 0, 0, 1, 1]))
     assert prepare_real(real).mean_norm == pytest.approx((5 + 0 + 6 + 10 + 1) / 5)
-    monkeypatch.setattr("dire_plug.api.real.CHUNK", 3)
+    monkeypatch.setattr("dire_plug.api.real_embeddings.CHUNK", 3)
     assert prepare_real(real).mean_norm == pytest.approx((5 + 0 + 6 + 10 + 1) / 5)

@@ -32,7 +32,7 @@ from dire_plug.models import build
 from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline import run_arm
 from dire_plug.plugins import load_adapter
-from dire_plug.store import keeping
+from dire_plug.store import cleaning
 from dire_plug.upstream.source.vendor import vendored_folder
 
 NATIVE = ("--engine", "native")
@@ -372,7 +372,7 @@ def test_a_full_disk_loses_nothing_and_the_rerun_completes(
     written = [path for path in home.rglob("*.json") if path.name not in renewed and "work" not in path.parts]
     before, made = {path: path.read_bytes() for path in written}, when_made(home)
     hidden = {path.name for path in home.rglob(".*") if path.is_file()}
-    assert hidden <= {keeping.MARK}, "temporary files stayed behind"
+    assert hidden <= {cleaning.MARK}, "temporary files stayed behind"
     assert cli(*line).code == 0
     assert outcome(only_run(home)) == outcome(baseline)
     assert {path: path.read_bytes() for path in before} == before

@@ -10,7 +10,7 @@ from support.small_run import forget, native, outcome, run_folders, when_made, w
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.local import run_units
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.pipeline.units import Unit, make_unit, plan_units
+from dire_plug.pipeline.work_units import Unit, make_unit, plan_units
 
 
 def units_by_title(*requests: Request) -> dict[str, Unit]:

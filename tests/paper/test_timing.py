@@ -12,7 +12,8 @@ from support.small_run import read_rows
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.paper.timing import ArmTiming, Timing, measure, time_arms
+from dire_plug.paper.timing import ArmTiming, Timing, time_arms
+from dire_plug.paper.timing import step_times as measure
 from dire_plug.paper.timing.arms import SEED, check_engines, plan_arm, run_synthesis, set_up
 from dire_plug.paper.timing.table import notes, render
 from dire_plug.pipeline import Request, Run, plan_run

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dire_plug.api import term
-from dire_plug.api.real import PreparedReal
+from dire_plug.api.real_embeddings import PreparedReal
 from dire_plug.api.term import MemoryBank
 from dire_plug.plugins import build_manager
 from dire_plug.regularizers import diversity_loss

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.reference_loss import assert_same, both, distance, draw, real_of
 
-from dire_plug.api.real import extend_real
+from dire_plug.api.real_embeddings import extend_real
 from dire_plug.errors import DirePlugError
 from dire_plug.regularizers import diversity_loss
 from dire_plug.regularizers.distance import sum_distances

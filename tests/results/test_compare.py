@@ -23,7 +23,7 @@ from dire_plug.home import resource
 from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.recipe import read_yaml
 from dire_plug.results import Comparison, compare, render, to_json
-from dire_plug.results.arms import check_alike, check_teachers, equal_arms, split_by_control
+from dire_plug.results.comparison import check_alike, check_teachers, equal_arms, split_by_control
 from dire_plug.results.statistics import paired_difference, summarise
 from dire_plug.store.runs import RunFolder
 

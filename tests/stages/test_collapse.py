@@ -7,8 +7,8 @@ from support.cli import Cli
 from support.small_run import made_by_kind, only_run
 
 from dire_plug.files import read_json
-from dire_plug.stages import collapse
-from dire_plug.stages.collapse import CollapseReport
+from dire_plug.stages import collapse_check as collapse
+from dire_plug.stages.collapse_check import CollapseReport
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dire_plug.stages import evaluate as evaluate_stage
 from dire_plug.stages import student_data
 from dire_plug.training import soft_labels as relabel_stage
 from dire_plug.training.protocols import equal_norm_mean, fkd, stored_label, train_student
-from dire_plug.training.soft_label_files import write_epoch
+from dire_plug.training.stored_batches import write_epoch
 from dire_plug.training.students import Loss, StudentData
 
 CLASSES = 3

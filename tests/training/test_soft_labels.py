@@ -40,7 +40,8 @@ from dire_plug.training import loop as training
 from dire_plug.training import soft_labels as relabel_stage
 from dire_plug.training import students
 from dire_plug.training.protocols import stored_label
-from dire_plug.training.soft_label_files import (
+from dire_plug.training.soft_labels import relabel
+from dire_plug.training.stored_batches import (
     StoredTransform,
     TransformParams,
     epoch_bytes,
@@ -49,7 +50,6 @@ from dire_plug.training.soft_label_files import (
     read_epoch,
     write_epoch,
 )
-from dire_plug.training.soft_labels import relabel
 from dire_plug.training.transforms import mixing, train_transform
 
 EPOCHS, BATCH, OUTPUTS = 3, 4, 4

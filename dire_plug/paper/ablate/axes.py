@@ -12,7 +12,7 @@ from dataclasses import replace
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.paper.ablate.trials import TERM, Setting, last_line, require_term
 from dire_plug.pipeline import Request, Run, plan_run
-from dire_plug.results.arms import equal_arms
+from dire_plug.results.comparison import equal_arms
 
 DEFAULT = "default"
 """The recipe's own setting, as tables name it."""

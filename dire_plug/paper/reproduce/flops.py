@@ -21,7 +21,7 @@ from dire_plug.pipeline import Run
 from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection, HardLabelsSection
 from dire_plug.recipe.model import Recipe, TrainingSection
 from dire_plug.stages.artefacts import INDEPENDENT_STEM
-from dire_plug.training.soft_label_files import epoch_bytes
+from dire_plug.training.stored_batches import epoch_bytes
 
 COUNTED = (2, 4)
 """Images in the two batches that are counted; their difference leaves out what doesn't grow with a batch."""

@@ -2,7 +2,7 @@
 steps interleaved and estimates the whole, `table.py` shows it.
 """
 
-from dire_plug.paper.timing.measure import ArmTiming, Timing, time_arms
+from dire_plug.paper.timing.step_times import ArmTiming, Timing, time_arms
 from dire_plug.paper.timing.table import render
 
 __all__ = ["ArmTiming", "Timing", "render", "time_arms"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rich.console import RenderableType
 
-from dire_plug.paper.timing.measure import ArmTiming, Interval, Timing
+from dire_plug.paper.timing.step_times import ArmTiming, Interval, Timing
 from dire_plug.results.statistics import FEW
 from dire_plug.tables import Table, with_notes
 

@@ -13,7 +13,7 @@ from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
 from dire_plug.recipe.layers import flatten
 from dire_plug.recipe.model import FROZEN
 from dire_plug.results import Comparison
-from dire_plug.results.arms import split_recipes
+from dire_plug.results.comparison import split_recipes
 from dire_plug.results.report.runs import ReportRun
 
 ALIKE = ("dataset", "evaluate", "measure", "squeeze")

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import Field
 
 from dire_plug.api.method import (
-    OWNED_PASSES,
-    OWNED_PATHS,
-    OWNED_TEACHER,
+    RESERVED_PASSES,
+    RESERVED_PATHS,
+    RESERVED_TEACHER,
     ChunkedPlan,
     Flags,
     Invocation,
@@ -62,9 +62,9 @@ class Toy(PlannedAdapter):
     }
     flags = {"synth": ToyFlags}
     reserved_flags = {
-        "weights": OWNED_TEACHER,
-        "out": OWNED_PATHS,
-        "round": OWNED_PASSES,
+        "weights": RESERVED_TEACHER,
+        "out": RESERVED_PATHS,
+        "round": RESERVED_PASSES,
     }
     embeddings_are_nonnegative = True
 

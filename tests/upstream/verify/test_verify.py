@@ -13,7 +13,7 @@ from support.upstreams import verified
 from dire_plug.api.plans import ChunkedPlan
 from dire_plug.errors import DirePlugError
 from dire_plug.methods.sre2l import SRe2L
-from dire_plug.regularizers.probe import Probe, ProbeSettings
+from dire_plug.regularizers.verify_probe import Probe, ProbeSettings
 from dire_plug.types import Batch, Slot
 from dire_plug.upstream.verify.checks import (
     Event,

@@ -26,14 +26,14 @@ from dire_plug.paper.reproduce.result import attempt
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline import run as pipeline
 from dire_plug.results import table
-from dire_plug.results.arms import compare
+from dire_plug.results.comparison import compare
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.opened import SetRequest
 from dire_plug.stages.artefacts import REVISIONS
-from dire_plug.store import archive, keeping
+from dire_plug.store import archive, cleaning
 from dire_plug.store.archive import read_archive, write_archive
 from dire_plug.store.artefacts import Artefact, Store, lock_of, put
-from dire_plug.store.keeping import KINDS, MARK, ROOTS, clean, plan_cleaning, read_entries, register, with_inputs
+from dire_plug.store.cleaning import KINDS, MARK, ROOTS, clean, plan_cleaning, read_entries, register, with_inputs
 from dire_plug.store.lock import hold
 from dire_plug.store.runs import RunFolder
 
@@ -366,7 +366,7 @@ def test_an_entry_that_was_taken_since_clean_looked_stays(
     store: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(store, root, [])
-    monkeypatch.setattr(keeping, "holder", lambda _path: None)
+    monkeypatch.setattr(cleaning, "holder", lambda _path: None)
     with hold(lock_of(store, OTHER.name), what="the entry"):
         found = clean(store)
     assert names(store) == names_of(OTHER)
@@ -464,7 +464,7 @@ def test_a_lock_that_was_taken_over_since_clean_looked_stays(
     register(store, root, [])
     with hold(store / "locks" / "network-aa.lock", what="x"):
         live = set((store / "locks").iterdir())
-        monkeypatch.setattr(keeping, "find_dead", lambda folder: sorted(folder.glob("network-aa*")))
+        monkeypatch.setattr(cleaning, "find_dead", lambda folder: sorted(folder.glob("network-aa*")))
         clean(store)
         assert set((store / "locks").iterdir()) == live
 

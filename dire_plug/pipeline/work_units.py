@@ -29,7 +29,7 @@ from dire_plug.stages.artefacts import (
     name_students,
     name_term_embeddings,
 )
-from dire_plug.stages.collapse import check_collapse
+from dire_plug.stages.collapse_check import check_collapse
 from dire_plug.stages.embed import embed
 from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
 from dire_plug.stages.images import ImageSet

@@ -26,7 +26,8 @@ class Probe:
     """Adds λ · mean(W ⊙ (u + u²)) to the loss: u are the embeddings, [n, D], in units of the largest one.
 
     W[i, d] = cos(0.7 d + 1.3 y_i + 2.1 i), for row i with the label y_i. Embeddings of deep untrained networks may be
-    10⁻¹³, whose squares no loss would feel: hence the units. `upstream/reference.py` has the same term, written apart.
+    10⁻¹³, whose squares no loss would feel: hence the units. `upstream/verify/observe.py` has the same term, written
+    apart.
 
     Attributes:
         weight: λ; `verify` sets it before each step.
