@@ -156,7 +156,7 @@ def test_a_row_without_its_code_has_the_reason_and_the_rest_goes_on(cli: Cli, ti
     assert answer.code == 0, answer.err
     assert "SRe2L + DiRe: drawn" in answer.out
     assert "DWA: – [1]" in answer.out
-    assert "[1] recipe 'quick': DWA's own code is needed and isn't here" in answer.out
+    assert "[1] recipe 'quick': DWA's own code is needed and isn't vendored" in answer.out
     assert (tiny / "runs" / "reproduce" / "figure-2-smoke" / "figure.png").is_file()
 
 
