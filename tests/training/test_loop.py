@@ -217,6 +217,8 @@ def test_a_warm_up_that_leaves_no_epoch_is_refused(tmp_path: Path) -> None:
         train(nn.Linear(1, 1), lambda *_: (torch.zeros(()), None), settings, folder=tmp_path)
 
 
+# torch 2.6 warns of what its own SequentialLR calls
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
 def test_the_schedule_is_torchs_warm_up_and_cosine() -> None:
     settings = Training(epochs=12, lr=0.2, weight_decay=0, seed=0, warmup_epochs=3)
     optimiser = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.2)
