@@ -52,7 +52,7 @@ def compare(method: str, arms: str, seeds: int, executor: str, jobs: int, **opti
     if options["dry_run"]:
         for arm in names:
             show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
-        show_units(comparison_requests(request, arms=names, seeds=seeds))
+        show_units(lambda: comparison_requests(request, arms=names, seeds=seeds))
         return
     started = time.monotonic()
     if executor == "local":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return rows
 
 
-def show_units(requests: Sequence[Request]) -> None:
+def show_units(requests: Callable[[], Sequence[Request]]) -> None:
     """Print the units of work that the store lacks for some runs, and what each waits for.
 
     Their names follow from the data and from upstream's code, so nothing is listed where one of them isn't here.
@@ -90,7 +90,7 @@ def show_units(requests: Sequence[Request]) -> None:
     from dire_plug.pipeline.work_units import plan_units
 
     try:
-        units = plan_units([replace(request, offline=True) for request in requests])
+        units = plan_units([replace(request, offline=True) for request in requests()])
     except DirePlugError as error:
         ui.show(f"units of work: not known yet: {error}")
         return

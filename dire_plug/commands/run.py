@@ -63,7 +63,7 @@ def run(
     request = make_request(method, arm=chosen or "baseline", **options)
     if options["dry_run"]:
         show_plan(plan_run(request, dry=True))
-        show_units([request])
+        show_units(lambda: [request])
         return
     started = time.monotonic()
     if executor == "local":

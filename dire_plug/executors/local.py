@@ -13,6 +13,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,8 +25,10 @@ from typing import Any, ClassVar
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
+from dire_plug.pipeline.run import announce
 from dire_plug.pipeline.work_units import Unit, make_unit, plan_units
 from dire_plug.store.runs import Request
+from dire_plug.upstream.runner import python_path
 
 PATIENCE = 10.0
 """Seconds that a process gets to end by itself when it is told to stop."""
@@ -41,23 +44,35 @@ def run_units(requests: Sequence[Request], *, jobs: int) -> None:
     Raises:
         DirePlugError: units failed; each is named with the last lines of its log, and what the others made is kept.
     """
+    if named := next((one.device for one in requests if one.device.startswith("cuda:")), None):
+        raise DirePlugError(
+            f"--device {named}: --executor local gives each process a GPU of its own; leave --device out, and set "
+            "CUDA_VISIBLE_DEVICES to choose GPUs"
+        )
     units = plan_units(requests)
     if not units:
         return
-    jobs = min(jobs, len(units))
-    ui.say(f"local: {len(units)} units of work in {jobs} processes, threads: {_threads(jobs)} each")
+    for request in requests:
+        announce(request)
+    # by the number that was asked for, so that a command that resumes with less left to do makes the same bits
+    threads, jobs = _threads(jobs), min(jobs, len(units))
+    ui.say(f"local: {len(units)} units of work in {jobs} processes, threads: {threads} each")
     workers = queue.SimpleQueue[_Worker]()
-    for slot in range(jobs):
-        workers.put(_Worker(slot, threads=_threads(jobs)))
+    before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
+        for slot in range(jobs):
+            workers.put(_Worker(slot, threads=threads))
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 failed, blocked = _make_all(units, lambda unit: pool.submit(_make_in, workers, unit))
             except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
                 _Worker.stop_all()  # a thread that waits for its worker's reply ends with the worker
                 raise
     finally:
         _Worker.stop_all()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     if failed:
         raise DirePlugError(_describe(failed, blocked))
 
@@ -97,11 +112,14 @@ class _Worker:
 
     def __init__(self, slot: int, *, threads: int) -> None:
         """Start the process; it sees the GPU of its slot alone."""
-        self.slot, self.threads = slot, threads
+        self.slot, self.threads, self.dead = slot, threads, False
         replies_read, replies_write = os.pipe()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dire_plug.executors.local", str(replies_write)],
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)} | _one_gpu(slot),
+            # -P: a module in the current folder must not stand in for one of the same name
+            [sys.executable, "-P", "-m", "dire_plug.executors.local", str(replies_write)],
+            env=os.environ
+            | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(python_path())}
+            | _one_gpu(slot),
             stdin=subprocess.PIPE,
             pass_fds=(replies_write,),
             start_new_session=True,  # an interruption reaches this process first, which stops its workers in order
@@ -117,14 +135,18 @@ class _Worker:
             self._process.stdin.write(f"{job}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
+            self.dead = True
             return None
         reply = self._replies.readline()
+        if not reply:
+            self._process.wait()  # until it is reaped, its locks look held where there is no /proc
+            self.dead = True
         return int(reply) if reply else None
 
     @classmethod
     def stop_all(cls) -> None:
         """Ask all workers, and what they started, to end; kill those that don't."""
-        for worker in cls._alive:
+        for worker in list(cls._alive):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker._process.pid, signal.SIGTERM)
         deadline = time.monotonic() + PATIENCE
@@ -145,10 +167,18 @@ def _make_in(workers: queue.SimpleQueue[_Worker], unit: Unit) -> int:
     """Make a unit in a worker that is free; return its exit code. A worker that dies is replaced."""
     job = _log(unit).with_suffix(".json")
     make_folder(job.parent)
+    _log(unit).write_bytes(b"")  # what an earlier attempt left there isn't this one's
     write_json(job, {**asdict(unit), "needs": sorted(unit.needs), "request": _to_json(unit.request)})
     worker = workers.get()
-    code = worker.make(job)
-    workers.put(worker if code is not None else _Worker(worker.slot, threads=worker.threads))
+    try:
+        if worker.dead:  # replaced when it is needed, so never after an interruption
+            worker = _Worker(worker.slot, threads=worker.threads)
+        code = worker.make(job)
+    finally:
+        workers.put(worker)
+    if code is None:
+        with _log(unit).open("a") as log:
+            log.write("error: the process that made it was killed; the machine may be out of memory\n")
     return 1 if code is None else code
 
 
@@ -158,7 +188,8 @@ def _log(unit: Unit) -> Path:
 
 def _threads(jobs: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("OMP_NUM_THREADS") or max(1, cores // jobs))
+    # the variable may hold one number for each level of nesting, as in 4,2
+    return int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or max(1, cores // jobs))
 
 
 def _one_gpu(slot: int) -> dict[str, str]:
@@ -181,7 +212,8 @@ def _describe(failed: Sequence[Unit], blocked: Sequence[Unit]) -> str:
 
 
 def _to_json(request: Request) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
+    found = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
+    return found | {"wait": True}  # --no-wait is about other commands: the processes of one wait for each other
 
 
 def _from_json(content: dict[str, Any]) -> Request:
@@ -193,10 +225,11 @@ def _from_json(content: dict[str, Any]) -> Request:
 def main(arguments: Sequence[str]) -> int:
     """Make the unit of each job file that is named on a line of standard input; reply with its exit code."""
     signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     replies = os.fdopen(int(arguments[0]), "w", buffering=1)
     for line in sys.stdin:
         job = Path(line.strip())
-        with job.with_suffix(".log").open("wb") as log:
+        with job.with_suffix(".log").open("ab") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         print(_make(job), file=replies)
@@ -217,6 +250,13 @@ def _make(job: Path) -> int:
         traceback.print_exc()  # into the unit's log; the error of the command names it
         return 1
     return 0
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, however it did."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end(*_: object) -> None:

@@ -114,6 +114,20 @@ def run_arm(request: Request) -> FinishedRun:
     return FinishedRun(folder, metrics, reused, tuple(_notes(run, roles)))
 
 
+def announce(request: Request) -> None:
+    """Let `clean` keep what a run will consist of, before any of it is made.
+
+    Raises:
+        DirePlugError: the request is bad, or its data aren't there.
+    """
+    run = with_data(plan_run(request))
+    roles = name_artefacts(run)
+    folder = run_folder(run, list(roles.values()))
+    folder.make()
+    _record_artefacts(roles, folder)
+    register(run.store.root, run.root, folder.artefacts())
+
+
 def evaluate_arm(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
     """Return the accuracies of a run's students; those of the arm `full` train for about a subset's steps."""
     section, budget = _section_and_budget(run)
@@ -218,6 +232,11 @@ def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
         # only of sessions that worked on the run: showing a finished one is no work
         provenance.record(folder.path / "provenance.json", facts, device=str(run.device))
     write_json(folder.path / "plan.json", run.plan.to_json())
+    _record_artefacts(roles, folder)
+
+
+def _record_artefacts(roles: dict[str, Artefact], folder: RunFolder) -> None:
+    """Write artefacts.json."""
     named = {one.name: role for role, one in roles.items()}
     # an entry that no role names is listed with its kind
     behind = {name: one.kind for end in roles.values() for name, one in end.closure().items()}

@@ -36,7 +36,7 @@ from dire_plug.stages.images import ImageSet
 from dire_plug.stages.measure import measure
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover, recover_pass
-from dire_plug.stages.squeeze import all_roles, ensure_network
+from dire_plug.stages.squeeze import all_roles, check_outputs, ensure_network
 from dire_plug.store.artefacts import ENTRY, Artefact
 from dire_plug.store.runs import Request, Run
 
@@ -151,6 +151,7 @@ def make_unit(request: Request, stage: str, part: str, makes: Sequence[str], *, 
     inputs = name_inputs(run, networks)
     embeddings = name_term_embeddings(run, networks, inputs)
     if stage == "squeeze":
+        check_outputs(run)
         ensure_network(run, next(role for role in all_roles(run) if role.name == part))
     elif stage == "prepare":
         prepare(run, networks)
@@ -159,17 +160,24 @@ def make_unit(request: Request, stage: str, part: str, makes: Sequence[str], *, 
     elif stage == "recover" and part.startswith("pass "):
         recover_pass(run, networks, inputs, embeddings, index=int(part.removeprefix("pass ")), log=log)
     else:
-        _make_with_images(run, networks, inputs, embeddings, stage=stage, part=part)
+        _make_with_images(run, networks, inputs, embeddings, stage=stage, part=part, log=log)
 
 
 def _make_with_images(
-    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, stage: str, part: str
+    run: Run,
+    networks: Networks,
+    inputs: Inputs,
+    embeddings: Mapping[str, Artefact],
+    *,
+    stage: str,
+    part: str,
+    log: Path,
 ) -> None:
     """Make what needs the images of a run; their files are linked into a folder that is removed at the end."""
     folder = run.store.root / "work" / f"images-{uuid.uuid4().hex[:12]}"
     make_folder(folder)
     try:
-        images: ImageSet = recover(run, networks, inputs, embeddings, folder=folder)
+        images: ImageSet = recover(run, networks, inputs, embeddings, folder=folder, log=log)
         if stage == "evaluate" and part:
             architecture, _, k = part.rpartition(" ")
             train_one(run, networks, images, section=section_of(run), architecture=architecture, k=int(k))

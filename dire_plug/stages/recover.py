@@ -66,7 +66,13 @@ OnPass = Callable[[int], None]
 
 
 def recover(
-    run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact], *, folder: Path
+    run: Run,
+    networks: Networks,
+    inputs: Inputs,
+    embeddings: Mapping[str, Artefact],
+    *,
+    folder: Path,
+    log: Path | None = None,
 ) -> ImageSet:
     """Return a run's images, synthesized as far as the store lacks them; link their files into the run's folder.
 
@@ -74,6 +80,7 @@ def recover(
         embeddings: key of a network → the real rows that a term sees in it.
         folder: the run's, which gets `images/` as upstream saves them, `images.safetensors`, `losses.json`, and
             `log.txt`.
+        log: receives what upstream's script prints; default: the folder's `log.txt`.
 
     Raises:
         UpstreamFailedError: upstream's script failed; finished passes are kept.
@@ -86,7 +93,7 @@ def recover(
     # under the lock of the synthesis: two runs may share it, and one makes it for both
     if any(run.store.find(one) is None for one in passes):
         with run.store.holding(synthesis):
-            _synthesize(run, networks, inputs, embeddings, synthesis=synthesis, passes=passes, log=folder / LOG)
+            _synthesize(run, networks, inputs, embeddings, synthesis=synthesis, passes=passes, log=log or folder / LOG)
     gathered = name_images(passes)
     entry = run.store.ensure(gathered, partial(_gather, run, inputs, passes))
     link_images(run, passes, entry, folder)
@@ -249,6 +256,13 @@ class PassPublisher:
     def _publish(self, index: int, *, seconds: float | None) -> None:
         run, artefact = self._run, self._passes[index]
         images = self._saved_images(index)
+        # a process that makes this pass alone may publish it too, in the same work folder
+        with run.store.holding(artefact, wait=True):
+            if keeps_state(run) or run.store.find(artefact) is None:
+                self._fill_and_publish(artefact, images, index, seconds=seconds)
+
+    def _fill_and_publish(self, artefact: Artefact, images: list[Path], index: int, *, seconds: float | None) -> None:
+        run = self._run
         run.store.drop_work(artefact)
         folder = run.store.work(artefact)
         # links, since the next pass of a script may read what this one left

@@ -136,7 +136,7 @@ def squeeze(run: Run) -> Networks:
     Raises:
         DirePlugError: the head is narrower than the dataset's classes, a checkpoint doesn't fit, a training diverged.
     """
-    _check_outputs(run)
+    check_outputs(run)
     for role in all_roles(run):
         ensure_network(run, role)
     return name_networks(run)
@@ -148,7 +148,7 @@ def squeeze_loop(run: Run) -> Networks:
     Raises:
         DirePlugError: see `squeeze`.
     """
-    _check_outputs(run)
+    check_outputs(run)
     for role in roles_in_loop(run):
         ensure_network(run, role)
     return name_networks(run)
@@ -160,7 +160,7 @@ def squeeze_one(run: Run, name: str) -> Artefact:
     Raises:
         DirePlugError: see `squeeze`.
     """
-    _check_outputs(run)
+    check_outputs(run)
     return ensure_network(run, roles_in_loop(run)[0] if name == MAIN else role_of_independent(run))
 
 
@@ -198,7 +198,12 @@ def ensure_network(run: Run, role: Role) -> Artefact:
     return network
 
 
-def _check_outputs(run: Run) -> None:
+def check_outputs(run: Run) -> None:
+    """Raise where the networks' heads are narrower than the dataset has classes.
+
+    Raises:
+        DirePlugError: it names both numbers.
+    """
     # more outputs than classes are fine: a script for 100 classes also takes 10
     if (outputs := run.recipe.squeeze.outputs) < run.classes:
         raise DirePlugError(

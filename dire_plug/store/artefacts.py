@@ -153,13 +153,17 @@ class Store:
             return self.publish(artefact, work, seconds=time.monotonic() - began)
 
     @contextlib.contextmanager
-    def holding(self, artefact: Artefact) -> Iterator[None]:
+    def holding(self, artefact: Artefact, *, wait: bool = False) -> Iterator[None]:
         """Lock an entry for making; wait for another process that has the lock.
+
+        Args:
+            wait: also where the store doesn't wait: for what another process does in a moment.
 
         Raises:
             RunBusyError: a live process has the lock, and this store doesn't wait.
         """
-        with hold(lock_of(self.root, artefact.name), wait=self._wait, what=f"the store's entry {artefact.name}"):
+        wait_for = float("inf") if wait else self._wait
+        with hold(lock_of(self.root, artefact.name), wait=wait_for, what=f"the store's entry {artefact.name}"):
             yield
 
     def work(self, artefact: Artefact) -> Path:

@@ -180,12 +180,12 @@ def _environment(job: ChildJob, scratch: Path, visible: str) -> dict[str, str]:
         "WANDB_MODE": "disabled",
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",  # nothing is written into upstream's tree; our own caches are still read
-        "PYTHONPATH": os.pathsep.join(_python_path()),
+        "PYTHONPATH": os.pathsep.join(python_path()),
         **_user_site(),
     }
 
 
-def _python_path() -> list[str]:
+def python_path() -> list[str]:
     """Return ours, absolute because the child works elsewhere, and the checkout where we run from one."""
     ours = [os.path.abspath(name) for name in os.environ.get("PYTHONPATH", "").split(os.pathsep) if name]
     checkout = home.checkout()
