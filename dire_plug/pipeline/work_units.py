@@ -1,7 +1,7 @@
 """Units of work: the pieces that runs consist of, what each of them waits for, and how one is made by itself.
 
 A unit makes artefacts that the store lacks. Its name follows from what it makes, so the units of several runs, arms and
-tables that would make the same are one. A worker names the artefacts of its run anew before it starts; where they are
+tables that would make the same are one. A worker names the artefacts of its run again before it starts; where they are
 others than those it was asked for, because the code or the data changed in between, it refuses.
 """
 
@@ -69,7 +69,7 @@ class Unit:
 
     @property
     def title(self) -> str:
-        """What a person calls it, such as `evaluate dire, seed 1: convnet 0`."""
+        """The name of the unit for people, such as `evaluate dire, seed 1: convnet 0`."""
         of_run = "" if self.stage in ("squeeze", "embed") else f" {self.request.arm}, seed {self.request.seed}"
         return f"{self.stage}{of_run}{':' if of_run and self.part else ''}{f' {self.part}' if self.part else ''}"
 

@@ -77,7 +77,7 @@ class CardRun(_Strict):
 
 
 class Card(_Strict):
-    """What an archive holds.
+    """The contents of an archive.
 
     Attributes:
         kinds: those that it was restricted to; empty for all.

@@ -254,7 +254,7 @@ def _read_runs(folders: Iterable[RunFolder]) -> tuple[set[str], list[str]]:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What `clean` removes, or removed.
+    """The entries and files that `clean` removes, or removed.
 
     Attributes:
         entries: name → bytes of those that no run names.

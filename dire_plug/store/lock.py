@@ -96,7 +96,7 @@ class Holder:
 
     @property
     def suffix(self) -> str:
-        """What the holder's own file has behind the lock's name."""
+        """The suffix of the holder's own file, behind the lock's name."""
         return f".{self.host}.{self.pid}.{self.use}"
 
     def is_dead(self) -> bool:

@@ -32,7 +32,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class ExpectedRun:
-    """What a run of a script is expected to do.
+    """The expected behaviour of one run of a script.
 
     Attributes:
         plan: of its images.

@@ -51,7 +51,7 @@ class RunHashes:
 
 @dataclass(frozen=True)
 class Setup:
-    """What the runs of one script share: the recipe (in `inputs`), its files, and the step at which they stop.
+    """All that the runs of one script share: the recipe (in `inputs`), its files, and the step at which they stop.
 
     Attributes:
         start: as `SynthesisSpec.start`.
