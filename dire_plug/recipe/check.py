@@ -4,9 +4,9 @@ All problems are reported at once, one `location: message` a line.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,7 +14,7 @@ from dire_plug.errors import DirePlugError, nearest
 from dire_plug.recipe.layers import Tree, flatten, mapping, merge
 from dire_plug.recipe.messages import Problem, describe
 from dire_plug.recipe.model import Recipe
-from dire_plug.types import IMAGE_SUFFIXES, Script, Upstream
+from dire_plug.types import IMAGE_SUFFIXES, Adapter
 
 REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
@@ -26,30 +26,11 @@ FIXED = ("name", "title", "method", "demonstration", "by_ipc", "presets", "paper
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
-class Method(Protocol):
-    """The part of an adapter that the check needs."""
-
-    name: str
-    upstream: Upstream
-    scripts: Mapping[str, Script]
-    reserved_flags: Mapping[str, str]
-    """Upstream flag that the tool sets itself → the reason, and what to do instead."""
-
-    def flags_model(self, script: str) -> type[BaseModel]:
-        """Return the model of the flags that a recipe may set for a script."""
-
-    def image_path(self, label: int, image: int) -> str:
-        """Return where, below the image folder, one image lies."""
-
-    def problems(self, recipe: Recipe, *, classes: int | None = None) -> Sequence[tuple[str, str]]:
-        """Return (dotted key, message) of what doesn't fit together; `classes` of the dataset, where known."""
-
-
 Catalogue = Mapping[str, Callable[[], type[BaseModel]]]
 """Installed regularizer → the function that loads the model of its settings; called for those that a recipe names."""
 
 
-def fill_recipe(tree: Tree, *, adapter: Method) -> Recipe:
+def fill_recipe(tree: Tree, *, adapter: Adapter) -> Recipe:
     """Return a recipe in which `find_problems` found none, with every default filled in, upstream's flags too."""
     recipe = Recipe.model_validate(tree)
     flags = adapter.flags_model(recipe.recover.script).model_validate(recipe.recover.flags)
@@ -57,7 +38,7 @@ def fill_recipe(tree: Tree, *, adapter: Method) -> Recipe:
     return recipe.model_copy(update={"recover": recover})
 
 
-def check_recipe(tree: Tree, *, adapter: Method, catalogue: Catalogue | None = None) -> None:
+def check_recipe(tree: Tree, *, adapter: Adapter, catalogue: Catalogue | None = None) -> None:
     """Check a recipe as its file has it: by itself, and with each `by_ipc`, preset and arm laid over it.
 
     Raises:
@@ -84,7 +65,7 @@ def raise_problems(problems: Iterable[Problem], *, name: object) -> None:
 
 
 def find_problems(
-    tree: Tree, *, adapter: Method, catalogue: Catalogue | None = None, classes: int | None = None
+    tree: Tree, *, adapter: Adapter, catalogue: Catalogue | None = None, classes: int | None = None
 ) -> list[Problem]:
     """Return all that is wrong with a recipe; without a catalogue, regularizers aren't looked at."""
     # every check works on the raw tree, so that one bad section doesn't hide the problems of another
@@ -153,7 +134,7 @@ def _reword(problem: Problem) -> Problem:
     return problem
 
 
-def _upstream_problems(tree: Tree, adapter: Method) -> list[Problem]:
+def _upstream_problems(tree: Tree, adapter: Adapter) -> list[Problem]:
     problems = []
     method, commit = tree.get("method"), mapping(tree, "upstream").get("commit")
     if isinstance(method, str) and method != adapter.name:
@@ -168,7 +149,7 @@ def _upstream_problems(tree: Tree, adapter: Method) -> list[Problem]:
     return problems
 
 
-def _script_problems(tree: Tree, adapter: Method) -> list[Problem]:
+def _script_problems(tree: Tree, adapter: Adapter) -> list[Problem]:
     """Return what is wrong with the script's name, its flags, and the heads that it fixes."""
     recover, name = mapping(tree, "recover"), mapping(tree, "recover").get("script")
     if not isinstance(name, str):

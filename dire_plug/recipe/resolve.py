@@ -10,7 +10,6 @@ from dire_plug.recipe.check import (
     REAL_IMAGE_ARMS,
     RESERVED_ARMS,
     Catalogue,
-    Method,
     fill_recipe,
     find_problems,
     overlay_problems,
@@ -21,6 +20,7 @@ from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import Recipe
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
+from dire_plug.types import Adapter
 
 SUM = "+"
 """Joins the names of regularizers to that of an arm which has them all."""
@@ -52,7 +52,7 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     ipc: int | None,
     preset: str | None,
     settings: Sequence[str],
-    adapter: Method,
+    adapter: Adapter,
     catalogue: Catalogue | None = None,
 ) -> Resolved:
     """Lay the layers over each other for one arm and check what comes out.

@@ -4,6 +4,8 @@ Run as `python -P -m dire_plug.upstream.child JOB EVENTS LIFE`: the job file, th
 pipe whose other end the parent holds.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -13,11 +15,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.source.tree import verify_tree
+
+if TYPE_CHECKING:
+    from dire_plug.synthesis import RunningSynthesis
 
 ORPHANED = 70
 """Exit status of a child whose parent has ended."""
@@ -25,16 +30,6 @@ REPORTED = 71
 """Exit status after an error that the child reported as an event."""
 
 Emit = Callable[[dict[str, Any]], None]
-
-
-class Passes(Protocol):
-    """The methods of a synthesis that the child calls."""
-
-    def begin_pass(self, pass_index: int) -> None:
-        """Begin a pass."""
-
-    def end_pass(self) -> None:
-        """End a pass."""
 
 
 def main(arguments: list[str]) -> int:
@@ -87,7 +82,7 @@ def _prepare_torch(job: ChildJob) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _open_synthesis(job: ChildJob, emit: Emit) -> Passes | None:
+def _open_synthesis(job: ChildJob, emit: Emit) -> RunningSynthesis | None:
     if job.synthesis is None:
         return None
     from dire_plug import bridge
@@ -98,7 +93,7 @@ def _open_synthesis(job: ChildJob, emit: Emit) -> Passes | None:
     return synthesis
 
 
-def _observed(job: ChildJob, synthesis: Passes | None) -> contextlib.AbstractContextManager[None]:
+def _observed(job: ChildJob, synthesis: RunningSynthesis | None) -> contextlib.AbstractContextManager[None]:
     if job.observed is None:
         return contextlib.nullcontext()
     from dire_plug.upstream.verify.observe import observe
@@ -107,7 +102,7 @@ def _observed(job: ChildJob, synthesis: Passes | None) -> contextlib.AbstractCon
     return observe(job.observed, tree=job.tree, synthesis=synthesis, embedder=embedder)
 
 
-def _run_pass(job: ChildJob, pass_index: int, synthesis: Passes | None) -> None:
+def _run_pass(job: ChildJob, pass_index: int, synthesis: RunningSynthesis | None) -> None:
     from dire_plug.seeding import seed_everything
 
     script = job.tree / job.script
