@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 )
 @run_options
 @executor_options
-def compare(method: str, arms: str, seeds: int, executor: str, jobs: int, **options: Any) -> None:
+def compare(method: str, arms: str, seeds: int, executor: str, jobs: int | None, **options: Any) -> None:
     """Compare accuracy and diversity of baseline, control, +DiRe and real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
@@ -49,6 +49,7 @@ def compare(method: str, arms: str, seeds: int, executor: str, jobs: int, **opti
     names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
     if not names:
         raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
+    processes = check_executor(request, executor, jobs)
     if options["dry_run"]:
         for arm in names:
             show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
@@ -56,10 +57,9 @@ def compare(method: str, arms: str, seeds: int, executor: str, jobs: int, **opti
         return
     started = time.monotonic()
     if executor == "local":
-        check_executor(request)
         from dire_plug.executors.local import run_units
 
-        run_units(comparison_requests(request, arms=names, seeds=seeds), jobs=jobs)
+        run_units(comparison_requests(request, arms=names, seeds=seeds), jobs=processes)
     comparison = run_comparison(request, arms=names, seeds=seeds)
     content = to_json(comparison)
     # the same runs are the same comparison, whatever the command line

@@ -117,8 +117,7 @@ EXECUTOR_OPTIONS = (
     click.option(
         "--jobs",
         type=click.IntRange(min=1),
-        default=2,
-        show_default=True,
+        show_default="2",
         help="The number of processes of --executor local; they divide the cores unless OMP_NUM_THREADS is set.",
     ),
 )
@@ -127,14 +126,20 @@ executor_options = _adding(EXECUTOR_OPTIONS)
 """Add the options of `EXECUTOR_OPTIONS` to a command."""
 
 
-def check_executor(request: Request) -> None:
-    """Raise for a request that units of work can't serve.
+def check_executor(request: Request, executor: str, jobs: int | None) -> int:
+    """Return the number of processes; raise for options that don't go together.
 
     Raises:
-        DirePlugError: `--rerun`: each process would make again what another one has just made again.
+        DirePlugError: `--jobs` without several processes; or `--rerun` with them: each process would make again what
+            another one has just made again.
     """
+    if executor == "inline":
+        if jobs is not None:
+            raise DirePlugError(f"--jobs {jobs} needs --executor local; inline is one process")
+        return 1
     if request.rerun:
         raise DirePlugError("--rerun and --executor local can't be combined; give --rerun with --executor inline")
+    return 2 if jobs is None else jobs
 
 
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:

@@ -45,7 +45,7 @@ def run(
     arm: str | None,
     regularizers: tuple[str, ...],
     executor: str,
-    jobs: int,
+    jobs: int | None,
     **options: Any,
 ) -> None:
     """Synthesize with METHOD, train students on the images, measure their diversity.
@@ -61,16 +61,16 @@ def run(
         chosen, weights = _sum(regularizers, chosen, options["settings"])
         options["settings"] = (*options["settings"], *weights)
     request = make_request(method, arm=chosen or "baseline", **options)
+    processes = check_executor(request, executor, jobs)
     if options["dry_run"]:
         show_plan(plan_run(request, dry=True))
         show_units(lambda: [request])
         return
     started = time.monotonic()
     if executor == "local":
-        check_executor(request)
         from dire_plug.executors.local import run_units
 
-        run_units([request], jobs=jobs)
+        run_units([request], jobs=processes)
     finished = run_arm(request)
     ui.show(run_summary(finished))
     ui.show(f"\nrun folder: {finished.folder.path}")

@@ -102,3 +102,9 @@ def test_rerun_and_several_processes_are_refused_together(bare_home: Path, recip
     answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--executor", "local", "--rerun", "squeeze")
     assert answer.code == 2
     assert "--rerun and --executor local can't be combined" in answer.err
+
+
+def test_jobs_need_several_processes(bare_home: Path, recipe: Path, cli: Cli) -> None:
+    answer = cli("compare", "sre2l", "--recipe", recipe, "--jobs", 4)
+    assert answer.code == 2
+    assert "--jobs 4 needs --executor local" in answer.err
