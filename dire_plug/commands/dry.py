@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
+from dire_plug.recipe.layers import flatten
 from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
 
@@ -40,7 +41,7 @@ def show_plan(planned: Run) -> None:
     table = Table("key", title="recipe")
     table.add_prose("value", "from", "source")
     content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
-    for key, value in flatten(content):
+    for key, value in flatten(content).items():
         # an origin is "layer; source"
         layer, _, source = resolved.origin.get(key, "default").partition("; ")
         table.add_row(key, _short(value), layer, source)
@@ -71,23 +72,12 @@ def show_plan(planned: Run) -> None:
     ui.show(f"store: {home.store()}")
 
 
-def flatten(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the dotted keys and values of nested mappings."""
-    rows: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            rows += flatten(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", value))
-    return rows
-
-
 def show_units(requests: Callable[[], Sequence[Request]]) -> None:
     """Print the units of work that the store lacks for some runs, and what each waits for.
 
     Their names follow from the data and from upstream's code, so nothing is listed where one of them isn't here.
     """
-    from dire_plug.pipeline.work_units import plan_units
+    from dire_plug.pipeline.work_units import plan_units, waits_for
 
     try:
         units = plan_units([replace(request, offline=True) for request in requests()])
@@ -95,8 +85,7 @@ def show_units(requests: Callable[[], Sequence[Request]]) -> None:
         ui.show(f"units of work: not known yet: {error}")
         return
     by_name = {unit.name: unit for unit in units}
-    makers = {made: unit.name for unit in units for made in unit.makes}
-    needs = {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
+    needs = waits_for(units)
     table = Table("unit of work", title=f"{len(units)} units of work that the store lacks")
     table.add_prose("waits for")
     for titles, waits in _fold(units, needs, by_name):

@@ -26,14 +26,12 @@ from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
 from dire_plug.pipeline.run import announce
-from dire_plug.pipeline.work_units import Unit, make_unit, plan_units
+from dire_plug.pipeline.work_units import Unit, make_unit, plan_units, waits_for
 from dire_plug.store.runs import Request
-from dire_plug.upstream.runner import python_path
+from dire_plug.upstream.runner import count_cores, python_path, read_tail, visible_gpus
 
 PATIENCE = 10.0
 """Seconds that a process gets to end by itself when it is told to stop."""
-LOG_TAIL = 12
-"""Lines of a failed unit's log that the error repeats."""
 
 
 def run_units(requests: Sequence[Request], *, jobs: int) -> None:
@@ -80,7 +78,7 @@ def run_units(requests: Sequence[Request], *, jobs: int) -> None:
 def _make_all(units: Sequence[Unit], submit: Callable[[Unit], Future[int]]) -> tuple[list[Unit], list[Unit]]:
     """Make units, each when what it needs is made; return those that failed, and those that need one of them."""
     waiting = {unit.name: unit for unit in units}
-    makers = {made: unit.name for unit in units for made in unit.makes}
+    needs = waits_for(units)
     running: dict[Future[int], Unit] = {}
     failed: list[Unit] = []
     blocked: list[Unit] = []
@@ -88,11 +86,10 @@ def _make_all(units: Sequence[Unit], submit: Callable[[Unit], Future[int]]) -> t
         lost = {unit.name for unit in (*failed, *blocked)}
         unfinished = waiting.keys() | {unit.name for unit in running.values()}
         for name, unit in list(waiting.items()):
-            needed = {makers[one] for one in unit.needs if one in makers}
-            if needed & lost:
+            if needs[name] & lost:
                 blocked.append(waiting.pop(name))
                 lost.add(name)
-            elif not needed & unfinished:
+            elif not needs[name] & unfinished:
                 running[submit(waiting.pop(name))] = unit
         for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
             unit = running.pop(future)
@@ -187,25 +184,22 @@ def _log(unit: Unit) -> Path:
 
 
 def _threads(jobs: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # the variable may hold one number for each level of nesting, as in 4,2
-    return int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or max(1, cores // jobs))
+    return int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or max(1, count_cores() // jobs))
 
 
 def _one_gpu(slot: int) -> dict[str, str]:
     """Return the environment in which a process sees the GPU of its slot alone; empty where there are none."""
     import torch
 
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    visible = visible or [str(number) for number in range(torch.cuda.device_count())]
+    visible = visible_gpus() or [str(number) for number in range(torch.cuda.device_count())]
     return {"CUDA_VISIBLE_DEVICES": visible[slot % len(visible)]} if visible else {}
 
 
 def _describe(failed: Sequence[Unit], blocked: Sequence[Unit]) -> str:
     lines = []
     for unit in failed:
-        tail = _log(unit).read_text(errors="replace").splitlines()[-LOG_TAIL:]
-        lines += [f"{unit.title} failed; its last lines:", *(f"  {line}" for line in tail), f"  log: {_log(unit)}"]
+        lines += [f"{unit.title} failed; its last lines:", *read_tail(_log(unit)), f"  log: {_log(unit)}"]
     if blocked:
         lines.append(f"not started, since they need it: {', '.join(unit.title for unit in blocked)}")
     return "\n".join([*lines, "what is finished is kept; the same command resumes"])

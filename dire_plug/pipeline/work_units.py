@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from dire_plug.errors import DirePlugError
@@ -20,6 +21,7 @@ from dire_plug.pipeline.run import name_measures, section_of
 from dire_plug.stages.artefacts import (
     Inputs,
     Networks,
+    Role,
     keeps_state,
     name_inputs,
     name_network,
@@ -36,8 +38,8 @@ from dire_plug.stages.images import ImageSet
 from dire_plug.stages.measure import measure
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover, recover_pass
-from dire_plug.stages.squeeze import all_roles, check_outputs, ensure_network
-from dire_plug.store.artefacts import ENTRY, Artefact
+from dire_plug.stages.squeeze import all_roles, ensure_network
+from dire_plug.store.artefacts import WORK, Artefact
 from dire_plug.store.runs import Request, Run
 
 TOGETHER = "all passes together"
@@ -62,7 +64,7 @@ class Unit:
     makes: tuple[str, ...]
     needs: frozenset[str]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """`<stage>-<12 hex of what it makes>`."""
         return f"{self.stage}-{digest(sorted(self.makes))[:12]}"
@@ -89,42 +91,19 @@ def plan_units(requests: Iterable[Request]) -> list[Unit]:
 
 def units_of(run: Run) -> list[Unit]:
     """Return the units that the store lacks for one run, in the order of the stages."""
-    return [unit for unit in _all_units(run) if unit.makes]
-
-
-def _all_units(run: Run) -> Iterator[Unit]:
-    def unit(stage: str, part: str, makes: Iterable[Artefact]) -> Unit:
+    found = []
+    for stage, part, makes, _ in _parts(run):
         missing = {one.name: one for one in makes if run.store.find(one) is None}
         behind = {name for one in missing.values() for name in one.closure()}
-        return Unit(run.request, stage, part, tuple(missing), frozenset(behind - missing.keys()))
+        if missing:
+            found.append(Unit(run.request, stage, part, tuple(missing), frozenset(behind - missing.keys())))
+    return found
 
-    networks = name_networks(run)
-    inputs = name_inputs(run, networks)
-    embeddings = name_term_embeddings(run, networks, inputs)
-    source = name_source(run, networks, inputs, embeddings)
-    section = section_of(run)
-    students = name_students(run, networks, source, section)
-    for role in all_roles(run):
-        yield unit("squeeze", role.name, [name_network(run, role)])
-    yield unit("prepare", "", inputs.all.values())
-    yield unit("embed", "", embeddings.values())
-    if run.engine == "none":
-        yield unit("recover", "", source.artefacts.values())
-    else:
-        _, passes = name_recovered(run, networks, inputs, embeddings)
-        if keeps_state(run) or len(passes) == 1:
-            yield unit("recover", "", passes)
-        else:
-            for index, one in enumerate(passes):
-                yield unit("recover", f"pass {index}", [one])
-        yield unit("recover", TOGETHER, source.artefacts.values())
-    if stores_labels(section):
-        yield unit("evaluate", "", [one for several in students.values() for one in several])
-    else:
-        for architecture, several in students.items():
-            for k, one in enumerate(several):
-                yield unit("evaluate", f"{architecture} {k}", [one])
-    yield unit("measure", "", name_measures(run, networks, source))
+
+def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
+    """Return the name of each unit → the names of those among the others that make what it needs."""
+    makers = {made: unit.name for unit in units for made in unit.makes}
+    return {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
 
 
 def make_unit(request: Request, stage: str, part: str, makes: Sequence[str], *, log: Path) -> None:
@@ -138,54 +117,82 @@ def make_unit(request: Request, stage: str, part: str, makes: Sequence[str], *, 
         DirePlugError: what the unit would make isn't what was asked for; or a stage failed.
     """
     run = with_data(plan_run(request))
-    here = next((one for one in _all_units(run) if (one.stage, one.part) == (stage, part)), None)
-    there = {name for name in makes if (run.store.root / name / ENTRY).is_file()}
-    if missing := set(makes) - there - set(here.makes if here else ()):
+    known = {(stage, part): (artefacts, make) for stage, part, artefacts, make in _parts(run)}
+    artefacts, make = known.get((stage, part), ([], None))
+    if others := set(makes) - {one.name for one in artefacts}:
         raise DirePlugError(
-            f"{stage} {part}: the code, the data or the recipe changed after this was planned, so {sorted(missing)[0]} "
+            f"{stage} {part}: the code, the data or the recipe changed after this was planned, so {sorted(others)[0]} "
             "would be something else now; run the command again"
         )
-    if here is None or not here.makes:
-        return
+    if make is not None and any(run.store.find(one) is None for one in artefacts):
+        make(log=log)
+
+
+def _parts(run: Run) -> Iterator[tuple[str, str, list[Artefact], Callable[..., object]]]:
+    """Yield stage, part, the artefacts that it makes, and the function that makes them; it takes `log`."""
     networks = name_networks(run)
     inputs = name_inputs(run, networks)
     embeddings = name_term_embeddings(run, networks, inputs)
-    if stage == "squeeze":
-        check_outputs(run)
-        ensure_network(run, next(role for role in all_roles(run) if role.name == part))
-    elif stage == "prepare":
-        prepare(run, networks)
-    elif stage == "embed":
-        embed(run, networks, inputs)
-    elif stage == "recover" and part.startswith("pass "):
-        recover_pass(run, networks, inputs, embeddings, index=int(part.removeprefix("pass ")), log=log)
+    source = name_source(run, networks, inputs, embeddings)
+    section = section_of(run)
+    students = name_students(run, networks, source, section)
+
+    def with_images(use: Callable[[ImageSet], object]) -> Callable[..., object]:
+        return partial(_use_images, run, networks, inputs, embeddings, use)
+
+    def measure_all(images: ImageSet) -> None:
+        if images.synthesized:
+            check_collapse(run, networks, images)
+        measure(run, networks, images)
+
+    for role in all_roles(run):
+        yield "squeeze", role.name, [name_network(run, role)], partial(_train, run, role)
+    yield "prepare", "", list(inputs.all.values()), lambda log: prepare(run, networks)
+    yield "embed", "", list(embeddings.values()), lambda log: embed(run, networks, inputs)
+    gathered = list(source.artefacts.values())
+    if run.engine == "none":
+        yield "recover", "", gathered, with_images(_leave)
     else:
-        _make_with_images(run, networks, inputs, embeddings, stage=stage, part=part, log=log)
+        _, passes = name_recovered(run, networks, inputs, embeddings)
+        if keeps_state(run) or len(passes) == 1:
+            yield "recover", "", passes, with_images(_leave)
+        else:
+            for index, one in enumerate(passes):
+                make = partial(recover_pass, run, networks, inputs, embeddings, index=index)
+                yield "recover", f"pass {index}", [one], make
+        yield "recover", TOGETHER, gathered, with_images(_leave)
+    if stores_labels(section):
+        every = [one for several in students.values() for one in several]
+        yield "evaluate", "", every, with_images(lambda images: evaluate(run, networks, images, section=section))
+    else:
+        for name, several in students.items():
+            for k, one in enumerate(several):
+                train = partial(train_one, run, networks, student=one, section=section, architecture=name, k=k)
+                yield "evaluate", f"{name} {k}", [one], with_images(train)
+    yield "measure", "", name_measures(run, networks, source), with_images(measure_all)
 
 
-def _make_with_images(
+def _train(run: Run, role: Role, *, log: Path) -> None:
+    ensure_network(run, role)
+
+
+def _leave(_: ImageSet) -> None:
+    """Do nothing with images: making them was all."""
+
+
+def _use_images(
     run: Run,
     networks: Networks,
     inputs: Inputs,
     embeddings: Mapping[str, Artefact],
+    use: Callable[[ImageSet], object],
     *,
-    stage: str,
-    part: str,
     log: Path,
 ) -> None:
-    """Make what needs the images of a run; their files are linked into a folder that is removed at the end."""
-    folder = run.store.root / "work" / f"images-{uuid.uuid4().hex[:12]}"
+    """Call `use` with the images of a run; their files are linked into a folder that is removed at the end."""
+    folder = run.store.root / WORK / f"images-{uuid.uuid4().hex[:12]}"
     make_folder(folder)
     try:
-        images: ImageSet = recover(run, networks, inputs, embeddings, folder=folder, log=log)
-        if stage == "evaluate" and part:
-            architecture, _, k = part.rpartition(" ")
-            train_one(run, networks, images, section=section_of(run), architecture=architecture, k=int(k))
-        elif stage == "evaluate":
-            evaluate(run, networks, images, section=section_of(run))
-        elif stage == "measure":
-            if images.synthesized:
-                check_collapse(run, networks, images)
-            measure(run, networks, images)
+        use(recover(run, networks, inputs, embeddings, folder=folder, log=log))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -44,13 +44,8 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
         DirePlugError: an unknown arm; arms that would mix engines or protocols.
     """
     numbers = tuple(range(request.seed, request.seed + seeds))
-    planned = {arm: plan_run(same_but_arm(request, arm, request.seed)) for arm in arms}
-    check_alike(planned)
-    same = equal_arms(planned)
+    planned, same, engine, request = _plan(request, arms)
     controlled, uncontrolled = split_by_control(planned)
-    engine = next((one.engine for one in planned.values() if one.engine != "none"), "none")
-    if engine != "none":
-        request = replace(request, engine=engine)  # `auto` may choose another engine while arms run
     runs: dict[str, list[FinishedRun]] = {}
     for arm in arms:
         if arm in same:
@@ -84,11 +79,19 @@ def comparison_requests(request: Request, *, arms: Sequence[str], seeds: int) ->
     Raises:
         DirePlugError: see `compare`.
     """
-    planned = {arm: plan_run(same_but_arm(request, arm, request.seed)) for arm in arms}
-    check_alike(planned)
-    same = equal_arms(planned)
+    _, same, _, request = _plan(request, arms)
     numbers = range(request.seed, request.seed + seeds)
     return [same_but_arm(request, arm, seed) for seed in numbers for arm in arms if arm not in same]
+
+
+def _plan(request: Request, arms: Sequence[str]) -> tuple[dict[str, Run], dict[str, str], str, Request]:
+    """Return arm → its planned run, arm → the arm that it equals, the engine, and the request with that engine."""
+    planned = {arm: plan_run(same_but_arm(request, arm, request.seed)) for arm in arms}
+    check_alike(planned)
+    engine = next((one.engine for one in planned.values() if one.engine != "none"), "none")
+    if engine != "none":
+        request = replace(request, engine=engine)  # `auto` may choose another engine while arms run
+    return planned, equal_arms(planned), engine, request
 
 
 def _changes(request: Request) -> tuple[str, ...]:

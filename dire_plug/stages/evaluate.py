@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from dire_plug.stages.artefacts import SEVERAL, Networks, name_labels, name_stud
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import network_file
 from dire_plug.stages.student_data import build_student_data, with_rate
+from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import initialised
 from dire_plug.training.protocols import train_student
@@ -69,7 +70,14 @@ def evaluate(
 
 
 def train_one(
-    run: Run, networks: Networks, images: ImageSet, *, section: EvaluateSection, architecture: str, k: int
+    run: Run,
+    networks: Networks,
+    images: ImageSet,
+    *,
+    student: Artefact,
+    section: EvaluateSection,
+    architecture: str,
+    k: int,
 ) -> None:
     """Train one student by itself, under a protocol that stores no labels for all of them.
 
@@ -77,13 +85,12 @@ def train_one(
         DirePlugError: see `evaluate`.
     """
     assert not stores_labels(section), "the students of this protocol share stored labels"
-    student = name_students(run, networks, images.source, section)[architecture][k]
     run.store.ensure(
         student, lambda folder: EvaluationContext(run, networks, images, section).train(architecture, k, folder)
     )
 
 
-def stores_labels(section: EvaluateSection) -> bool:
+def stores_labels(section: EvaluateSection) -> TypeGuard[FkdSection | FkdEnsembleSection]:
     """Return whether a protocol stores labels that all students of a set share."""
     return isinstance(section, FkdSection | FkdEnsembleSection)
 
@@ -95,7 +102,7 @@ def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: Eva
     They take 13 to 136 GB a run on ImageNet-1K, so they are kept in the store only if the user asks for that. Where
     the block is left by an error they stay, so that the same command resumes.
     """
-    if not isinstance(section, FkdSection | FkdEnsembleSection):
+    if not stores_labels(section):
         yield
         return
     labels = name_labels(run, networks, images.source, section)
@@ -120,7 +127,7 @@ class EvaluationContext:
         # its rate is a number; `section`, with `learned` in it, is what names students and labels
         self._protocol = with_rate(section, images)
         self._data: StudentData = build_student_data(run, section, self._networks[0], images)
-        if isinstance(section, FkdSection | FkdEnsembleSection):
+        if stores_labels(section):
             labels = name_labels(run, networks, images.source, section)
             # kept labels of an earlier run, or the work folder, in which a killed process may have left some
             folder = run.store.find(labels) or run.store.work(labels)

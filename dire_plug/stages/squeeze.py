@@ -136,7 +136,6 @@ def squeeze(run: Run) -> Networks:
     Raises:
         DirePlugError: the head is narrower than the dataset's classes, a checkpoint doesn't fit, a training diverged.
     """
-    check_outputs(run)
     for role in all_roles(run):
         ensure_network(run, role)
     return name_networks(run)
@@ -148,7 +147,6 @@ def squeeze_loop(run: Run) -> Networks:
     Raises:
         DirePlugError: see `squeeze`.
     """
-    check_outputs(run)
     for role in roles_in_loop(run):
         ensure_network(run, role)
     return name_networks(run)
@@ -160,7 +158,6 @@ def squeeze_one(run: Run, name: str) -> Artefact:
     Raises:
         DirePlugError: see `squeeze`.
     """
-    check_outputs(run)
     return ensure_network(run, roles_in_loop(run)[0] if name == MAIN else role_of_independent(run))
 
 
@@ -187,6 +184,7 @@ def accuracy_of(run: Run, network: Artefact) -> float:
 
 def ensure_network(run: Run, role: Role) -> Artefact:
     """Return one network; train or load it where the store lacks it."""
+    _check_outputs(run)
     network = name_network(run, role)
     before = len(run.store.made)
     entry = run.store.ensure(network, lambda folder: _make(run, role, folder))
@@ -198,7 +196,7 @@ def ensure_network(run: Run, role: Role) -> Artefact:
     return network
 
 
-def check_outputs(run: Run) -> None:
+def _check_outputs(run: Run) -> None:
     """Raise where the networks' heads are narrower than the dataset has classes.
 
     Raises:

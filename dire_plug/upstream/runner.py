@@ -74,7 +74,7 @@ def run_together(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
         DirePlugError: as `run_child`, of the first job in order that failed; what runs is stopped then, and likewise on
             an interruption.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     with ThreadPoolExecutor(max_workers=min(AT_ONCE, cores)) as pool:
         running = [pool.submit(run_child, job, log=log, on_event=_drop) for job, log in zip(jobs, logs, strict=True)]
         try:
@@ -93,12 +93,22 @@ def _drop(event: Event) -> None:
     """Ignore an event."""
 
 
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """Return the names in CUDA_VISIBLE_DEVICES; empty where it isn't set."""
+    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+
+
 def visible_device(device: str) -> tuple[str, str]:
     """Return CUDA_VISIBLE_DEVICES for a child that may use `device` alone, and how the child calls it."""
     kind, _, index = device.partition(":")
     if kind != "cuda":
         return "", device
-    mine = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    mine = visible_gpus()
     number = int(index or 0)
     if mine and number >= len(mine):
         raise DirePlugError(f"device {device}: CUDA_VISIBLE_DEVICES={','.join(mine)} shows {len(mine)} device(s)")
