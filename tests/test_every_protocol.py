@@ -8,13 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from support.paths import ROOT
-from support.stub_run import NETWORK, change, killing, make_run, random_set, with_seed, with_store
+from support.stub_run import (
+    change,
+    killing,
+    make_run,
+    random_set,
+    section_of,
+    store_with_networks,
+    with_networks,
+    with_section,
+    with_seed,
+    with_store,
+)
 from torch import Tensor, nn
 
-from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, EvaluateSection, check_protocol
-from dire_plug.recipe.model import SqueezeSection
+from dire_plug.recipe.evaluate import PROTOCOLS, check_protocol
 from dire_plug.stages import evaluate as stage
 from dire_plug.stages.artefacts import Networks
 from dire_plug.stages.images import ImageSet
@@ -40,9 +50,7 @@ FAST: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the networks, so that each test doesn't train its own."""
-    root = tmp_path_factory.mktemp("store")
-    squeeze(with_networks(make_run(root)))
-    return root
+    return store_with_networks(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -62,19 +70,8 @@ def condensed(run: Run) -> ImageSet:
     return random_set(run, ipc=3, seed=1)
 
 
-def with_networks(run: Run) -> Run:
-    section = {"outputs": 4, "teacher": NETWORK, "independent": NETWORK, "others": {"second": {**NETWORK, "lr": 0.05}}}
-    return change(run, squeeze=SqueezeSection.model_validate(section))
-
-
-def section_of(protocol: str, **keys: Any) -> EvaluateSection:
-    values = {"protocol": protocol, "students": ["convnet-small"], **keys}
-    section: EvaluateSection = TypeAdapter[Any](Evaluate).validate_python(values)
-    return section
-
-
 def with_epochs(run: Run, protocol: str, epochs: int) -> Run:
-    return change(run, evaluate=section_of(protocol, epochs=epochs, batch_size=9, **FAST.get(protocol, {})))
+    return with_section(run, protocol, epochs=epochs, batch_size=9, **FAST.get(protocol, {}))
 
 
 @pytest.fixture

@@ -14,16 +14,15 @@ from safetensors.torch import load_file, save
 from support.cli import Cli
 from support.paths import GOLDEN
 from support.small_run import run_folders, write_recipe
+from support.upstreams import vendor_or_skip
 from torch import Tensor, nn
 
-from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_atomically
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.native import load_native
 from dire_plug.native.sre2l import Settings, recover_pass
 from dire_plug.seeding import seed_everything
 from dire_plug.synthesis import RunningSynthesis
-from dire_plug.upstream.source.vendor import vendor
 
 GOLDEN = GOLDEN / "sre2l_native.safetensors"
 TOLERANCE = 1e-9
@@ -155,12 +154,7 @@ def vendored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("upstream")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIRE_PLUG_HOME", str(folder))
-        try:
-            vendor(SRe2L())
-        except DirePlugError as error:
-            if str(error).startswith(SRe2L.upstream.repository):
-                pytest.skip(str(error))
-            raise
+        vendor_or_skip(SRe2L())
     return folder / "third_party"
 
 

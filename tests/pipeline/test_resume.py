@@ -13,12 +13,11 @@ import pytest
 from support.cli import Cli
 from support.small_run import PROGRAM, only_run, outcome, read_rows, start_process, wait_until, when_made, write_recipe
 from support.third_party_plugin import ThirdParty
+from support.upstreams import vendor_or_skip
 
-from dire_plug.errors import DirePlugError
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.store.runs import RunFolder
 from dire_plug.training import loop as training
-from dire_plug.upstream.source.vendor import vendor
 
 pytestmark = pytest.mark.slow
 IMPATIENT = f"import dire_plug.training.loop as training; training.SAVE_SECONDS = 0; {PROGRAM}"
@@ -169,12 +168,7 @@ def check_kill(folder: Path, line: list[object], *, victim: str) -> None:
 @pytest.fixture
 def sre2l_home(bare_home: Path) -> Path:
     """A home with SRe2L's own code; skipped where that can't be fetched."""
-    try:
-        vendor(SRe2L())
-    except DirePlugError as error:
-        if str(error).startswith(SRe2L.upstream.repository):
-            pytest.skip(str(error))
-        raise
+    vendor_or_skip(SRe2L())
     return bare_home
 
 

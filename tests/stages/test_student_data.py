@@ -7,17 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import load_file
-from support.stub_run import CPU, MEAN, NETWORK, STD, StubAdapter, change, make_run, random_set, with_adapter
+from support.stub_run import (
+    CPU,
+    MEAN,
+    STD,
+    StubAdapter,
+    make_run,
+    random_set,
+    store_with_networks,
+    with_adapter,
+    with_networks,
+    with_section,
+)
 from torch import Generator, Tensor
 
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.data.augmentation.zca import fit, load, save
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load as load_network
-from dire_plug.recipe.evaluate import Evaluate
-from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages import evaluate as stage
 from dire_plug.stages.artefacts import Networks, name_students, name_whitening
 from dire_plug.stages.evaluate import evaluate
@@ -33,9 +41,7 @@ from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the networks, so that each test doesn't train its own."""
-    root = tmp_path_factory.mktemp("store")
-    squeeze(with_networks(make_run(root)))
-    return root
+    return store_with_networks(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -52,16 +58,6 @@ def networks(run: Run) -> Networks:
 @pytest.fixture
 def condensed(run: Run) -> ImageSet:
     return random_set(run, ipc=3, seed=1)
-
-
-def with_networks(run: Run) -> Run:
-    section = {"outputs": 4, "teacher": NETWORK, "independent": NETWORK, "others": {"second": {**NETWORK, "lr": 0.05}}}
-    return change(run, squeeze=SqueezeSection.model_validate(section))
-
-
-def with_section(run: Run, protocol: str, **keys: Any) -> Run:
-    values = {"protocol": protocol, "students": ["convnet-small"], **keys}
-    return change(run, evaluate=TypeAdapter[Any](Evaluate).validate_python(values))
 
 
 def student_data(run: Run, networks: Networks, condensed: ImageSet) -> Any:

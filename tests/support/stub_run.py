@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from dire_plug.data import Dataset
 from dire_plug.data.dataset import make_tensor_dataset
 from dire_plug.recipe import Recipe, Resolved
+from dire_plug.recipe.evaluate import Evaluate, EvaluateSection
+from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import select_random
+from dire_plug.stages.squeeze import squeeze
 from dire_plug.store.artefacts import Store
 from dire_plug.store.runs import Request, Run
 from dire_plug.training import loop as training
@@ -142,3 +146,27 @@ def killing(epochs: int) -> Callable[..., Any]:
         return genuine(*arguments, **{**named, "progress": progress})
 
     return killed_train
+
+
+def with_networks(run: Run) -> Run:
+    """Return a run whose recipe has the networks of two teachers."""
+    section = {"outputs": 4, "teacher": NETWORK, "independent": NETWORK, "others": {"second": {**NETWORK, "lr": 0.05}}}
+    return change(run, squeeze=SqueezeSection.model_validate(section))
+
+
+def section_of(protocol: str, **keys: Any) -> EvaluateSection:
+    """Return the section of a protocol with these values, for one student."""
+    values = {"protocol": protocol, "students": ["convnet-small"], **keys}
+    section: EvaluateSection = TypeAdapter[Any](Evaluate).validate_python(values)
+    return section
+
+
+def with_section(run: Run, protocol: str, **keys: Any) -> Run:
+    """Return a run whose recipe names a protocol, with these values of its section."""
+    return change(run, evaluate=section_of(protocol, **keys))
+
+
+def store_with_networks(root: Path) -> Path:
+    """Train these networks into a store below `root`, so that tests can copy it; return `root`."""
+    squeeze(with_networks(make_run(root)))
+    return root

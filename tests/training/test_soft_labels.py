@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
 from support.stub_run import (
     CPU,
     MEAN,
-    NETWORK,
     STD,
-    change,
     image_set,
     killing,
     make_run,
     random_set,
+    store_with_networks,
+    with_networks,
+    with_section,
     with_seed,
     with_store,
 )
@@ -28,8 +28,6 @@ from torch import Generator, Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load
-from dire_plug.recipe.evaluate import Evaluate
-from dire_plug.recipe.model import SqueezeSection
 from dire_plug.stages.artefacts import Networks, name_labels, name_student
 from dire_plug.stages.evaluate import STUDENT, evaluate
 from dire_plug.stages.images import ImageSet
@@ -61,9 +59,7 @@ SHOWN = [Shown("none", 0, 0), Shown("crop", 0.8, 0), Shown("crop_flip", 0, 1), S
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the networks, so that each test doesn't train its own."""
-    root = tmp_path_factory.mktemp("store")
-    squeeze(with_networks(make_run(root)))
-    return root
+    return store_with_networks(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -82,14 +78,8 @@ def condensed(run: Run) -> ImageSet:
     return random_set(run, ipc=3, seed=1)
 
 
-def with_networks(run: Run) -> Run:
-    squeezed = {"outputs": OUTPUTS, "teacher": NETWORK, "independent": NETWORK, "others": {"second": NETWORK}}
-    return change(run, squeeze=SqueezeSection.model_validate(squeezed))
-
-
 def with_protocol(run: Run, protocol: str, **keys: Any) -> Run:
-    values = {"students": ["convnet-small"], "epochs": EPOCHS, "batch_size": BATCH, "protocol": protocol, **keys}
-    return change(run, evaluate=TypeAdapter[Any](Evaluate).validate_python(values))
+    return with_section(run, protocol, **{"epochs": EPOCHS, "batch_size": BATCH, **keys})
 
 
 def label(run: Run, networks: Networks, condensed: ImageSet, folder: Path) -> students.Stored:
