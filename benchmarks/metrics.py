@@ -55,7 +55,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds of one call, on the clock and of the processor."""
+    """Wall-clock and CPU seconds of one call."""
 
     wall: float
     cpu: float

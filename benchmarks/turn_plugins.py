@@ -1,4 +1,4 @@
-"""The authors' loss as a plugin, for `step_share.py`: a term in the place of ours.
+"""The authors' loss as a plugin, for `step_share.py`: a term instead of ours.
 
 It is loaded by name, as any third-party regularizer is; `known_plugins` makes the name known to child processes.
 """

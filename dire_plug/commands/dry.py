@@ -75,7 +75,7 @@ def show_plan(planned: Run) -> None:
 def show_units(requests: Callable[[], Sequence[Request]]) -> None:
     """Print the units of work that the store lacks for some runs, and what each waits for.
 
-    Their names follow from the data and from upstream's code, so nothing is listed where one of them isn't here.
+    Their names follow from the data and from upstream's code, so nothing is listed where one of them is missing.
     """
     from dire_plug.pipeline.work_units import plan_units, waits_for
 

@@ -53,6 +53,8 @@ from dire_plug.models.small_networks import (
     wrn_16_2,
 )
 
+TORCHVISION = "torchvision:"
+"""How a recipe, or an option, begins the name of weights that torchvision publishes."""
 NAMES = {
     "resnet-18": "resnet18",
     "resnet-50": "resnet50",

@@ -1,8 +1,8 @@
 """Save and load networks: our own files, which carry their description, and third-party ones.
 
 Our own are safetensors: the weights, and in the metadata the architecture, outputs, stem and normalisation, so that no
-later stage has to guess the stem. Third-party
-files are read with `weights_only=True`, and rejected where they hold another network than expected.
+later stage has to guess the stem. Third-party files are read with `weights_only=True`, and rejected where they hold
+another network than expected.
 """
 
 import argparse

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file
+from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained_sources import Source, classifiers, clip, torchvision_classifier
 
 CLIP = "clip"
-TORCHVISION = "torchvision:"
 BATCH = 64
 """Images in one forward pass."""
 

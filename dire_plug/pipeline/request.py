@@ -23,7 +23,7 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
     """Check a request without reading data.
 
     Args:
-        dry: also return a request that can't run yet because upstream's code isn't here.
+        dry: also return a request that can't run yet because upstream's code isn't vendored.
 
     Raises:
         DirePlugError: unknown method or recipe, a faulty recipe, an engine that can't run it.

@@ -7,7 +7,8 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.models.pretrained import Pretrained, check_pretrained, load_pretrained
+from dire_plug.models.architectures import TORCHVISION
+from dire_plug.models.pretrained import CLIP, Pretrained, check_pretrained, load_pretrained
 from dire_plug.sets.opened import OpenedSet, SetRequest, find_own_source, open_set
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import ImageSet
@@ -17,7 +18,7 @@ from dire_plug.store.artefacts import Artefact
 
 OWN = ("teacher", "independent")
 """The embeddings of the recipe's own networks, T and I."""
-PUBLISHED = ("clip", "torchvision:")
+PUBLISHED = (CLIP, TORCHVISION)
 """How the names of published networks begin."""
 
 

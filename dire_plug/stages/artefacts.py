@@ -16,6 +16,7 @@ from dire_plug import plugins
 from dire_plug.data import normalisation_of
 from dire_plug.files import digest, digest_file
 from dire_plug.models import stem_like
+from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained import Pretrained
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.recipe.model import TrainingSection
@@ -135,7 +136,7 @@ def roles_in_loop(run: Run) -> list[Role]:
 def role_of_independent(run: Run) -> Role:
     """Return I: of the dataset's own classes and normalisation, so that it is one network whatever the method."""
     section = run.recipe.squeeze.independent
-    published = (section.checkpoint or "").startswith("torchvision:")
+    published = (section.checkpoint or "").startswith(TORCHVISION)
     stem = stem_like(section.architecture, "imagenet" if published else INDEPENDENT_STEM)
     mean, std = normalisation_of(run.dataset)
     return Role(INDEPENDENT, section, stem, INDEPENDENT_SEED, run.classes, mean, std)
@@ -176,7 +177,7 @@ def name_network(run: Run, role: Role) -> Artefact:
 def checkpoint_content(checkpoint: str) -> str:
     """Return what identifies a checkpoint's content: torchvision's name of it, or the file's sha256."""
     path = Path(checkpoint).expanduser()
-    if checkpoint.startswith("torchvision:") or not path.is_file():
+    if checkpoint.startswith(TORCHVISION) or not path.is_file():
         return checkpoint
     found = path.stat()
     return _digest_of(path, (found.st_mtime_ns, found.st_size, found.st_ino))

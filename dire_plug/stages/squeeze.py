@@ -25,7 +25,7 @@ from dire_plug import home, ui
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file, make_folder, read_json, write_json
 from dire_plug.models import build
-from dire_plug.models.architectures import is_made_for_a_size, size_of, torchvision_name
+from dire_plug.models.architectures import TORCHVISION, is_made_for_a_size, size_of, torchvision_name
 from dire_plug.models.checkpoint import Network, read_foreign, save
 from dire_plug.stages.artefacts import (
     MAIN,
@@ -46,7 +46,6 @@ from dire_plug.training.transforms import plain_batches, train_transform
 # Checkpoints: a file, or torchvision's published weights.
 
 
-PREFIX = "torchvision:"
 IMAGENET_OUTPUTS = 1000
 
 
@@ -60,14 +59,14 @@ def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
     """
     checkpoint, architecture = str(role.section.checkpoint), role.section.architecture
     outputs, stem = role.outputs, role.stem
-    if checkpoint.startswith(PREFIX):
+    if checkpoint.startswith(TORCHVISION):
         # torchvision's weights have one shape; a head or stem of another can't take them
         if outputs != IMAGENET_OUTPUTS or stem != "imagenet":
             raise DirePlugError(
                 f"checkpoint: {checkpoint} has {IMAGENET_OUTPUTS} outputs and the imagenet stem, "
                 f"the network here {outputs} and the {stem} stem; train one, or name a file"
             )
-        weights = _find(checkpoint.removeprefix(PREFIX), architecture)
+        weights = _find(checkpoint.removeprefix(TORCHVISION), architecture)
         return _read_published(_fetch(checkpoint, weights.url, offline=offline), weights.url)
     path = Path(checkpoint).expanduser()
     if not path.is_file():

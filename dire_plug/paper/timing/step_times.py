@@ -167,7 +167,7 @@ def time_arms(
     Args:
         request: recipe, ipc, settings, device, engine, accelerate …; method, arm and seed are unused.
         steps: those of each process that count, where none begins a slot or a network.
-        rounds: how often the processes are started anew.
+        rounds: how often the processes are restarted.
         whole: how many syntheses of each arm are also run from beginning to end.
         real: real embeddings of each class, and generated images.
 

@@ -18,12 +18,9 @@ from dire_plug.store.runs import LOSSES, RunFolder, find_run
 from dire_plug.types import Adapter
 
 COMPARISON = "compare.json"
-
-
 ADVICE = "remove the folder of this run and run its command again, which takes from the store what is there"
 
-
-# The parts of a run's files that a report reads. They only check: a report goes on with the files' own content.
+# The parts of a run's files that a report reads. They only check: a report then uses the files' own content.
 
 
 class _Part(BaseModel):
