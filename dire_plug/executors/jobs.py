@@ -23,6 +23,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
 from dire_plug.pipeline.work_units import Unit
 from dire_plug.store.artefacts import ENTRY
+from dire_plug.store.provenance import cluster_job
 
 JOBS = "jobs"
 """The folder of the store that holds job folders."""
@@ -267,19 +268,6 @@ def reporting(job: Job, title: str) -> Iterator[dict[str, Any]]:
         ended.set()
         thread.join()
         write()
-
-
-def cluster_job() -> dict[str, str] | None:
-    """Return {"id", "partition", "node"} of the cluster's job that this process is part of; None outside of one."""
-    number = os.environ.get("SLURM_JOB_ID")
-    if number is None:
-        return None
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return {
-        "id": f"{array}_{task}" if array and task else number,
-        "partition": os.environ.get("SLURM_JOB_PARTITION", ""),
-        "node": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
-    }
 
 
 def forget(job: Job) -> None:

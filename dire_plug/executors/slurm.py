@@ -22,12 +22,13 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.executors.jobs import SUBMISSIONS, Job, cluster_job, job_of, jobs_folder, state_of
+from dire_plug.executors.jobs import SUBMISSIONS, Job, job_of, jobs_folder, state_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.worker import Stopped, stopping, work
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
 from dire_plug.pipeline.work_units import Unit, waits_for
 from dire_plug.store.lock import hold
+from dire_plug.store.provenance import cluster_job
 from dire_plug.upstream.runner import python_path
 
 NAME = "dire-plug"
