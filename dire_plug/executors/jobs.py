@@ -32,6 +32,8 @@ SUBMISSIONS = "submissions"
 UNIT, PROGRESS, LOG, STOPS = "unit.json", "progress.json", "log.txt", "stops.json"
 HEARTBEAT = 10.0
 """Seconds between two writings of progress.json."""
+BLOCKED = "it needs a unit that failed"
+"""Why a unit wasn't started."""
 STALE = 120.0
 """Seconds without a heartbeat after which a process counts as lost; file systems of clusters show changes late."""
 
@@ -132,7 +134,7 @@ def _cluster_id(job: Job) -> str | None:
     return None if found is None else str(found)
 
 
-def tail(log: Path, *, lines: int = 15) -> list[str]:
+def read_tail(log: Path, *, lines: int = 15) -> list[str]:
     """Return the last lines of a log, indented; empty where there is none."""
     with contextlib.suppress(OSError):
         return [f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:]]

@@ -14,7 +14,7 @@ from types import FrameType
 
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.jobs import Job, reporting
-from dire_plug.pipeline.work_units import Unit, make_unit
+from dire_plug.pipeline.work_units import Unit
 from dire_plug.store.lock import hold
 from dire_plug.store.provenance import cluster_job
 
@@ -66,7 +66,7 @@ def work(job: Job, *, wait: bool) -> int:
             with reporting(job, unit.title) as facts:
                 _look_at(job, unit)
                 try:
-                    make_unit(unit, log=job.log)
+                    unit.make(log=job.log)
                     facts["state"] = "finished"
                 except BaseException as error:
                     facts.update(

@@ -11,11 +11,11 @@ from dire_plug.executors.jobs import Job, job_of, state_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.slurm import Array, plan_arrays, write_scripts
 from dire_plug.pipeline.work_units import Unit, plan_units, waits_for
-from dire_plug.store.runs import Request
 
 
 def unit(stage: str, makes: str, *needs: str) -> Unit:
-    return Unit(Request("sre2l"), stage, makes, (f"thing/{makes}",), frozenset(f"thing/{one}" for one in needs))
+    made_from = frozenset(f"thing/{one}" for one in needs)
+    return Unit(f"{stage} {makes}", stage, makes, (f"thing/{makes}",), made_from, "no:maker", {})
 
 
 def shape(arrays: list[Array]) -> list[tuple[list[str], int, int | None]]:
