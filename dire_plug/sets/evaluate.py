@@ -80,10 +80,7 @@ def evaluate_set(
             `stages.evaluate`.
         RunBusyError: a live process evaluates the same set, and the request doesn't want to wait.
     """
-    names = [our_name(name) for name in students]
-    opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
-    opened.condensed.require_equal_classes()
-    section, images, notes = fit_protocol(opened)
+    opened, section, images, notes = _open(request, students, per_set, epochs)
     run = opened.run
     networks = squeeze_loop(run)
     folder, made_before = _folder(opened, section, images, networks), len(run.store.made)
@@ -96,6 +93,27 @@ def evaluate_set(
         reused = len(run.store.made) == made_before
         _record(opened, folder, networks, accuracy)
     return EvaluatedSet(folder.path, opened.describe(), opened.recipe, accuracy, tuple(notes), reused)
+
+
+def open_for_students(
+    request: SetRequest, *, students: Sequence[str] = (), per_set: int | None = None, epochs: int | None = None
+) -> tuple[Run, list[tuple[str, EvaluateSection, ImageSet]]]:
+    """Return the run that judges a set, and name, protocol and images of the students that `evaluate_set` trains.
+
+    Raises:
+        DirePlugError: see `evaluate_set`.
+    """
+    opened, section, images, _ = _open(request, students, per_set, epochs)
+    return opened.run, [("students", section, images)]
+
+
+def _open(
+    request: SetRequest, students: Sequence[str], per_set: int | None, epochs: int | None
+) -> tuple[OpenedSet, EvaluateSection, ImageSet, list[str]]:
+    names = [our_name(name) for name in students]
+    opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
+    opened.condensed.require_equal_classes()
+    return opened, *fit_protocol(opened)
 
 
 def our_name(student: str) -> str:
