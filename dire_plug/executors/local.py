@@ -136,7 +136,7 @@ class _Worker:
             return None
         reply = self._replies.readline()
         if not reply:
-            self._process.wait()  # until it is reaped, its locks look held where there is no /proc
+            self._process.wait()  # until it is reaped, its leases look held where there is no /proc
             self.dead = True
         return int(reply) if reply else None
 

@@ -40,6 +40,7 @@ from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover, recover_pass
 from dire_plug.stages.squeeze import all_roles, ensure_network
 from dire_plug.store.artefacts import WORK, Artefact
+from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Request, Run
 
 TOGETHER = "all passes together"
@@ -106,6 +107,7 @@ def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
     return {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
 
 
+@until_kept
 def make_unit(request: Request, stage: str, part: str, makes: Sequence[str], *, log: Path) -> None:
     """Make one unit by itself; what of it is there already isn't made again.
 
