@@ -400,7 +400,7 @@ def test_a_disk_that_is_full_while_images_are_saved_is_told(
 
 @pytest.fixture
 def holder() -> Iterator[Any]:
-    """Return a function that starts a process which holds a lock; it is killed at the end of the test."""
+    """Return a function that starts a process which holds a lease; it is killed at the end of the test."""
     program = (
         "import sys; from pathlib import Path; from dire_plug.store.lease import hold\n"
         "with hold(Path(sys.argv[1]), what='it'):\n    print('held', flush=True)\n    sys.stdin.read()"

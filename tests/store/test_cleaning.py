@@ -1011,8 +1011,8 @@ REFUSED: dict[str, tuple[Callable[[Members], Any], str]] = {
         ),
         "'x' is no run of an archive",
     ),
-    "an entry in locks": (
-        rename_in_card(NETWORK.name, f"locks/{NETWORK.name[8:]}"),
+    "an entry in leases": (
+        rename_in_card(NETWORK.name, f"leases/{NETWORK.name[8:]}"),
         "is no name of an entry that this",
     ),
     "an entry above": (
