@@ -50,7 +50,8 @@ def clean(days: float, forget: Path | None, yes: bool) -> None:
 
 def _removed(found: cleaning.Cleaning, store: Path, *, days: float, done: bool) -> str:
     lines = [f"{name}  {format_bytes(size)}" for name, size in found.entries.items()]
-    lines += [str(path.relative_to(store)) for path in (*found.folders, *found.leases)]
+    others = (*found.folders, *found.leases)
+    lines += [str(path.relative_to(store) if path.is_relative_to(store) else path) for path in others]
     verb = "removed" if done else "would be removed"
     counts = [
         _count(len(found.entries), "artefact"),

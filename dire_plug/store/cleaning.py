@@ -293,8 +293,8 @@ def plan_cleaning(store: Path, *, days: float = WEEK, more: Collection[Path] = (
     Raises:
         DirePlugError: the list of folders of runs can't be read.
     """
-    _, names, notes, known = _read_named(store, more)
-    return _plan(store, names, notes, days=days, removes=known)
+    by_root, names, notes, known = _read_named(store, more)
+    return _plan(store, names, notes, days=days, removes=known, roots=by_root)
 
 
 def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cleaning:
@@ -307,7 +307,7 @@ def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cl
     trash = store / WORK / f".removed-{uuid.uuid4().hex}"
     with _holding_roots(store) as lease:
         by_root, names, notes, known = _read_named(store, more)
-        planned = _plan(store, names, notes, days=days, removes=known)
+        planned = _plan(store, names, notes, days=days, removes=known, roots=by_root)
         trash.mkdir(parents=True)
         gone, notes = dict[str, int](), list(planned.notes)
         for name, size in planned.entries.items():
@@ -332,13 +332,16 @@ def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cl
     return replace(planned, entries=gone, bytes=freed, linked=linked, notes=tuple(notes))
 
 
-def _plan(store: Path, names: Collection[str], notes: Sequence[str], *, days: float, removes: bool) -> Cleaning:
+def _plan(
+    store: Path, names: Collection[str], notes: Sequence[str], *, days: float, removes: bool, roots: Iterable[str]
+) -> Cleaning:
     """Return what would be removed.
 
     Args:
         names: all that runs name.
         notes: for the user.
         removes: whether any entry may go.
+        roots: folders of runs that can be read; leases of runs lie in them too.
     """
     entries = read_entries(store)
     stay = set(with_inputs({name: one.inputs for name, one in entries.items()}, names))
@@ -356,7 +359,7 @@ def _plan(store: Path, names: Collection[str], notes: Sequence[str], *, days: fl
     return Cleaning(
         entries={one.name: one.bytes for one in going},
         folders=tuple(folders),
-        leases=tuple(find_left(store / LEASES)),
+        leases=(*find_left(store / LEASES), *(path for root in roots for path in _leases_left(Path(root)))),
         bytes=freed,
         linked=linked,
         named=len(entries) - len(others),
@@ -380,6 +383,11 @@ def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
                 notes.append(f"{WORK}/{folder.name}: stays, since {who} may work on it")
     replaced = [path for kind in KINDS for path in sorted((store / kind).glob(".*"))]
     return [*found, *(path for path in replaced if _days_since_change(path) >= days)], notes
+
+
+def _leases_left(root: Path) -> list[Path]:
+    """Return what is left of leases of runs and sets: they lie beside the folders of these."""
+    return [path for folder in sorted((*root.glob("*/"), *root.glob("*/*/"))) for path in find_left(folder)]
 
 
 def _days_since_change(folder: Path) -> float:

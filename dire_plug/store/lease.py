@@ -33,6 +33,8 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError, LeaseLostError, RunBusyError
 from dire_plug.files import make_folder
 
+SUFFIX = ".lease"
+"""In the name of every file of a lease."""
 RENEW = 30.0
 """Seconds from one renewal of a lease to the next."""
 EXPIRES = 300.0
@@ -224,10 +226,10 @@ def holder(path: Path) -> str | None:
 
 def find_left(folder: Path) -> list[Path]:
     """Return the files of leases in a folder whose holders have ended, or that weren't renewed for too long."""
-    if not folder.is_dir():
-        return []
-    left, now = [], _now(folder / ".now")
-    for path in sorted(folder.iterdir()):
+    there = [path for path in sorted(folder.iterdir()) if SUFFIX in path.name] if folder.is_dir() else []
+    # nothing is written into a folder without leases
+    left, now = [], _now(folder / f".now{SUFFIX}") if there else None
+    for path in there:
         with contextlib.suppress(OSError):
             if (found := _look(path)) and (found.is_dead() or found.is_older(now)):
                 left.append(path)

@@ -458,6 +458,23 @@ def test_leases_of_dead_processes_go_with_the_files_behind_them(store: Path, roo
         assert list((store / "leases").iterdir()) == [live.path]
 
 
+def test_leases_of_runs_go_too(store: Path, root: Path) -> None:
+    run_naming(root, OTHER)
+    register(store, root, [])
+    folder = next(root.glob("*/*"))
+    holder = {"host": "elsewhere", "boot": "b", "namespace": "n", "pid": 1, "started": "1", "use": "u"}
+    left = [folder / ".baseline-0-aa.lease", folder.parent / ".set-aa.lease"]
+    for path in left:
+        write_json(path, holder)
+        age(path, days=1)
+    other = write(folder / "notes", "mine")
+    age(other, days=1)
+    with hold(folder / ".baseline-0-bb.lease", what="x") as live:
+        assert set(clean(store).leases) == set(left)
+        assert list(root.rglob("*.lease*")) == [live.path]
+    assert other.is_file()
+
+
 def test_leases_of_other_hosts_go_when_they_have_expired(store: Path, root: Path) -> None:
     register(store, root, [])
     holder = {"host": "elsewhere", "boot": "b", "namespace": "n", "pid": 1, "started": "1", "use": "u"}
