@@ -57,7 +57,7 @@ class Job:
     @property
     def lease(self) -> Path:
         """Held by the process that makes the unit."""
-        return self.folder / "lease"
+        return self.folder / "unit.lease"
 
     def unit(self) -> Unit:
         """Return the unit.

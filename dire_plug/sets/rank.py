@@ -20,6 +20,7 @@ from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import plan_budget, select_random, with_budget
 from dire_plug.stages.squeeze import squeeze_loop
+from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Run
 
 OFF: Mapping[str, Any] = {"augmentation": "none", "padding": 0, "mixup": 0, "cutmix": 0, "dsa": "none"}
@@ -30,6 +31,7 @@ MOST_BYTES = 16 << 30
 Students = dict[str, Any]
 
 
+@until_kept
 def rank_set(
     request: SetRequest,
     *,

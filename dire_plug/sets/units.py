@@ -18,6 +18,7 @@ from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import ensure_network
 from dire_plug.store.artefacts import Artefact
+from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Run
 
 MAKER = "dire_plug.sets.units:make_set_unit"
@@ -54,6 +55,7 @@ def plan_set_units(command: str, request: SetRequest, **options: Any) -> list[Un
     return found
 
 
+@until_kept
 def make_set_unit(unit: Unit, *, log: Path) -> None:
     """Make one unit of a set by itself: see `Unit.make`."""
     subject = unit.subject
