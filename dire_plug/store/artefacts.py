@@ -35,8 +35,8 @@ MADE_FROM = "made_from.json"
 """In a work folder: the contents of the inputs from which it was begun."""
 KEYS = {"kind", "decided_by", "inputs", "made_from", "files", "content", "made"}
 """Of entry.json."""
-WORK, LEASES = "work", "leases"
-"""Folders of the store that hold no entries: what is being made, and by whom."""
+WORK, LEASES, JOBS = "work", "leases", "jobs"
+"""Folders of the store that hold no entries: what is being made, by whom, and what executors were given."""
 LENGTH = 20
 """Hex digits of the sha256 in an entry's name."""
 

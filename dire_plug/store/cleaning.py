@@ -20,7 +20,7 @@ from typing import Any
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import format_bytes, read_json, write_atomically, write_json
-from dire_plug.store.artefacts import LEASES, WORK, lease_of, read_entry
+from dire_plug.store.artefacts import JOBS, LEASES, WORK, lease_of, read_entry
 from dire_plug.store.lease import Lease, find_left, hold, holder, remove_left, until_kept
 from dire_plug.store.runs import ARTEFACTS, RERUN, RunFolder
 
@@ -34,6 +34,8 @@ SERVING = ("radii", "reference")
 """Kinds that no run names, but that the next arm in the same embeddings needs; they stay as long as these do."""
 WEEK = 7.0
 """Days that an entry stays even if no run names it."""
+MONTH = 30.0
+"""Days that the folder of a job stays: a cluster may let a job wait for weeks."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,8 @@ class Cleaning:
 
     Attributes:
         entries: name → bytes of those that no run names.
-        folders: unfinished work that no process continues, and leftovers of an interrupted `clean` or replacement.
+        folders: unfinished work that no process continues, folders of old jobs, and leftovers of an interrupted
+            `clean` or replacement.
         leases: files of leases whose holders have ended, or that expired.
         bytes: that become free.
         linked: that don't, since runs keep the same files.
@@ -381,6 +384,10 @@ def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
                 found.append(folder)
             else:
                 notes.append(f"{WORK}/{folder.name}: stays, since {who} may work on it")
+    jobs = store / JOBS
+    for path in (*sorted(jobs.glob("*-*")), *sorted(jobs.glob("submissions/*.json")), *jobs.glob("submissions/*/*")):
+        if _days_since_change(path) >= max(days, MONTH) and not any(holder(lease) for lease in path.glob("*.lease")):
+            found.append(path)
     replaced = [path for kind in KINDS for path in sorted((store / kind).glob(".*"))]
     return [*found, *(path for path in replaced if _days_since_change(path) >= days)], notes
 

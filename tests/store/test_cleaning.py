@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from support.cli import Cli
 from support.small_run import only_run, outcome, read_rows
 
 from dire_plug.errors import DirePlugError, RunBusyError
-from dire_plug.files import digest, format_bytes, read_json, write_json
+from dire_plug.files import digest, format_bytes, make_folder, read_json, write_json
 from dire_plug.paper.reproduce.result import attempt
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline import run as pipeline
@@ -424,6 +425,17 @@ def test_work_stays_for_as_long_as_the_user_says(store: Path, root: Path) -> Non
     write(store / "work" / "network-aa" / "file", "")
     age(store / "work" / "network-aa", days=8)
     assert [len(plan_cleaning(store, days=days).folders) for days in (7.9, 8.1)] == [1, 0]
+
+
+def test_folders_of_jobs_go_after_a_month(store: Path, root: Path) -> None:
+    old = time.time() - 31 * 86400
+    for name in ("recover-0123456789ab", "recover-young"):
+        make_folder(store / "jobs" / name)
+        (store / "jobs" / name / "log.txt").write_text("made")
+    for path in (store / "jobs" / "recover-0123456789ab" / "log.txt", store / "jobs" / "recover-0123456789ab"):
+        os.utime(path, (old, old))
+    assert clean(store, more=[root]).folders == (store / "jobs" / "recover-0123456789ab",)
+    assert [path.name for path in (store / "jobs").iterdir()] == ["recover-young"]
 
 
 def test_what_an_interrupted_clean_or_replacement_left_goes(store: Path, root: Path) -> None:
