@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -77,6 +78,16 @@ def show(content: RenderableType) -> None:
         console.print(_printable(content), soft_wrap=True)
     else:
         console.print(content, crop=False)
+
+
+@contextlib.contextmanager
+def live() -> Iterator[Callable[[RenderableType], None]]:
+    """Yield a function that shows something in place of what it showed before; nothing where there is no terminal."""
+    if not _console.is_terminal:
+        yield lambda content: None
+        return
+    with Live(console=_console, transient=True, auto_refresh=False) as shown:
+        yield lambda content: shown.update(content, refresh=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import click
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.tables import Table
 
 if TYPE_CHECKING:
     from dire_plug.executors.jobs import Job, State
@@ -28,7 +27,7 @@ def jobs(context: click.Context, everything: bool, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from dire_plug.executors.jobs import jobs_folder
+    from dire_plug.executors.jobs import count_states, jobs_folder, jobs_table
 
     found = _states()
     shown = [one for one in found if everything or one[2].word != "finished"]
@@ -36,9 +35,8 @@ def jobs(context: click.Context, everything: bool, as_json: bool) -> None:
         ui.show(json.dumps([_to_json(*one) for one in shown], indent=2, ensure_ascii=False))
         return
     if shown:
-        ui.show(_table(shown))
-    counts = {word: sum(one[2].word == word for one in found) for word in dict.fromkeys(one[2].word for one in found)}
-    ui.show(", ".join(f"{count} {word}" for word, count in counts.items()) or f"no jobs in {jobs_folder()}")
+        ui.show(jobs_table(shown))
+    ui.show(count_states([one[2] for one in found]) or f"no jobs in {jobs_folder()}")
 
 
 @jobs.command()
@@ -89,31 +87,6 @@ def _states() -> list[tuple[Job, Unit, State, str | None]]:
         unit = job.unit()
         found.append((job, unit, state_of(job, unit, queue, ids.get(job.name)), ids.get(job.name)))
     return found
-
-
-def _table(found: list[tuple[Job, Unit, State, str | None]]) -> Table:
-    from dire_plug.executors.jobs import ago
-
-    table = Table("unit", title="jobs")
-    table.add_prose("state", "doing")
-    table.add_numbers("done", "rate", "seen")
-    table.add_prose("host", "cluster's id", "job")
-    for job, unit, state, number in found:
-        progress = job.progress()
-        running = state.word == "running"
-        rate = progress.get("rate") if running else None
-        table.add_row(
-            unit.title,
-            str(state),
-            str(progress.get("doing") or "–") if running else "–",
-            f"{progress['done']}/{progress['total']}" if progress.get("total") else "–",
-            "–" if rate is None else f"{rate:.3g}/s",
-            ago(progress.get("heartbeat")) if running else "–",
-            str(progress.get("host") or "–"),
-            number or "–",
-            job.name,
-        )
-    return table
 
 
 def _to_json(job: Job, unit: Unit, state: State, number: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from dire_plug.files import make_folder, read_json, write_json
 from dire_plug.pipeline.work_units import Unit
 from dire_plug.store.artefacts import ENTRY, JOBS
 from dire_plug.store.provenance import cluster_job
+from dire_plug.tables import Table
 
 SUBMISSIONS = "submissions"
 """In it: what was submitted to a cluster."""
@@ -204,6 +205,36 @@ def ago(moment: float | None) -> str:
     if seconds < 120:
         return f"{seconds} s"
     return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
+
+
+def count_states(states: Sequence[State]) -> str:
+    """Return how many jobs are in which state, such as "3 running, 12 queued"."""
+    counts = {word: sum(one.word == word for one in states) for word in dict.fromkeys(one.word for one in states)}
+    return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def jobs_table(found: Sequence[tuple[Job, Unit, State, str | None]]) -> Table:
+    """Return a table of jobs, their units and states, and their ids in the cluster."""
+    table = Table("unit", title="jobs")
+    table.add_prose("state", "doing")
+    table.add_numbers("done", "rate", "seen")
+    table.add_prose("host", "cluster's id", "job")
+    for job, unit, state, number in found:
+        progress = job.progress()
+        running = state.word == "running"
+        rate = progress.get("rate") if running else None
+        table.add_row(
+            unit.title,
+            str(state),
+            str(progress.get("doing") or "–") if running else "–",
+            f"{progress['done']}/{progress['total']}" if progress.get("total") else "–",
+            "–" if rate is None else f"{rate:.3g}/s",
+            ago(progress.get("heartbeat")) if running else "–",
+            str(progress.get("host") or "–"),
+            number or "–",
+            job.name,
+        )
+    return table
 
 
 # Progress, written by the process that makes a unit.

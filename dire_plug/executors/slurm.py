@@ -22,13 +22,24 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DetachedError, DirePlugError
-from dire_plug.executors.jobs import BLOCKED, SUBMISSIONS, Job, job_of, jobs_folder, state_of
+from dire_plug.executors.jobs import (
+    BLOCKED,
+    SUBMISSIONS,
+    Job,
+    State,
+    count_states,
+    job_of,
+    jobs_folder,
+    jobs_table,
+    state_of,
+)
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.worker import Stopped, stopping, work
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
 from dire_plug.pipeline.work_units import Unit, waits_for
 from dire_plug.store.lease import hold
 from dire_plug.store.provenance import cluster_job
+from dire_plug.tables import with_notes
 from dire_plug.upstream.runner import python_path
 
 NAME = "dire-plug"
@@ -36,6 +47,8 @@ NAME = "dire-plug"
 ARRAY_SIZE = 1001
 """SLURM's own default of MaxArraySize, where the cluster doesn't tell."""
 POLL_SECONDS = 3.0
+ROWS = 20
+"""Jobs that a terminal shows while the command waits."""
 FRUITLESS = 2
 """Requeues at the time limit without a new finished piece, after which a unit is given up."""
 THREADS = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"'
@@ -361,24 +374,33 @@ def _wait(units: Sequence[Unit]) -> dict[str, str]:
     """Show the units' states until nothing is to come of any; return name → why, of those that weren't made."""
     jobs = {unit.name: job_of(unit) for unit in units}
     needs = waits_for(units)
-    shown: dict[str, str] = {}
-    while True:
-        ids, queue = submitted_ids(), read_queue()
-        states = {unit.name: state_of(jobs[unit.name], unit, queue, ids.get(unit.name)) for unit in units}
-        for unit in units:
-            state = states[unit.name]
-            if shown.get(unit.name) != state.word:
-                shown[unit.name] = state.word
-                if state.word in ("finished", "failed", "cancelled", "lost"):
-                    done = sum(one.word == "finished" for one in states.values())
-                    ui.say(
-                        f"slurm: {done}/{len(units)} {unit.title}: {state.word}{f': {state.why}' if state.why else ''}"
-                    )
-        if not any(state.live for state in states.values()):
-            lost = {name: state.why or state.word for name, state in states.items() if state.word != "finished"}
-            # the cluster drops what waits for a job that failed; that isn't what to mend
-            return {name: BLOCKED if needs[name] & lost.keys() else why for name, why in lost.items()}
-        time.sleep(POLL_SECONDS)
+    said: dict[str, str] = {}
+    with ui.live() as show:
+        while True:
+            ids, queue = submitted_ids(), read_queue()
+            states = {unit.name: state_of(jobs[unit.name], unit, queue, ids.get(unit.name)) for unit in units}
+            _say_what_ended(units, states, said)
+            going = [unit for unit in units if states[unit.name].live]
+            if not going:
+                break
+            rows = [(jobs[unit.name], unit, states[unit.name], ids.get(unit.name)) for unit in going]
+            # those that run come first; a terminal has room for some
+            rows.sort(key=lambda row: row[2].word != "running")
+            show(with_notes(jobs_table(rows[:ROWS]), notes=[count_states(list(states.values()))]))
+            time.sleep(POLL_SECONDS)
+    lost = {name: state.why or state.word for name, state in states.items() if state.word != "finished"}
+    # the cluster drops what waits for a job that failed; that isn't what to mend
+    return {name: BLOCKED if needs[name] & lost.keys() else why for name, why in lost.items()}
+
+
+def _say_what_ended(units: Sequence[Unit], states: Mapping[str, State], said: dict[str, str]) -> None:
+    """Print a line on each unit that ended since the last call."""
+    done = sum(one.word == "finished" for one in states.values())
+    for unit in units:
+        state = states[unit.name]
+        if not state.live and said.get(unit.name) != state.word:
+            said[unit.name] = state.word
+            ui.say(f"slurm: {done}/{len(units)} {unit.title}: {state}")
 
 
 def submitted_ids() -> dict[str, str]:
