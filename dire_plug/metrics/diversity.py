@@ -10,11 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.metrics.coverage import per_class_coverage
-from dire_plug.metrics.prdc import prdc_metrics
-from dire_plug.metrics.radii import class_radii, nearest_radii
-from dire_plug.metrics.similarity import check_features, check_labels, intra_class_similarity
-from dire_plug.metrics.vendi import mean_class_vendi, vendi
+from dire_plug.metrics.coverage import per_class_coverage, prdc_metrics
+from dire_plug.metrics.distances import class_radii, nearest_radii
+from dire_plug.metrics.similarity import check_features, check_labels, intra_class_similarity, mean_class_vendi, vendi
 
 
 @dataclass(frozen=True)
