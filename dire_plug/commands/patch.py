@@ -41,8 +41,7 @@ def patch() -> None:
 @offline_option
 def insert(method: str, place: str, call: str, indent: int | None, package: Path | None, offline: bool) -> None:
     """Insert CALL, one call of bridge, after PLACE into the patch of METHOD."""
-    from dire_plug.scaffold.patch_edit import insert_line, parse_location
-    from dire_plug.scaffold.patch_owner import find_owner
+    from dire_plug.scaffold.patch_edit import find_owner, insert_line, parse_location
     from dire_plug.scaffold.script import published
 
     where, adapter = parse_location(place), find_owner(method, package=package)
@@ -59,8 +58,7 @@ def insert(method: str, place: str, call: str, indent: int | None, package: Path
 @package_option
 def show(method: str, package: Path | None) -> None:
     """List the lines of METHOD's patch: the line of the published file before each, its number, its text."""
-    from dire_plug.scaffold.patch_edit import show_lines
-    from dire_plug.scaffold.patch_owner import find_owner
+    from dire_plug.scaffold.patch_edit import find_owner, show_lines
 
     adapter = find_owner(method, package=package)
     for line in show_lines(adapter):
@@ -76,8 +74,7 @@ def show(method: str, package: Path | None) -> None:
 @offline_option
 def remove(method: str, place: str, call: str | None, package: Path | None, offline: bool) -> None:
     """Take what stands after PLACE, or of it the line CALL, out of the patch of METHOD."""
-    from dire_plug.scaffold.patch_edit import parse_location, remove_lines
-    from dire_plug.scaffold.patch_owner import find_owner
+    from dire_plug.scaffold.patch_edit import find_owner, parse_location, remove_lines
     from dire_plug.scaffold.script import published
 
     where, adapter = parse_location(place), find_owner(method, package=package)

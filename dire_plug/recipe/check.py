@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.recipe.layers import Tree, flatten, mapping, merge
+from dire_plug.recipe.loading import Tree, flatten, mapping, merge
 from dire_plug.recipe.messages import Problem, describe
 from dire_plug.recipe.model import Recipe
 from dire_plug.types import IMAGE_SUFFIXES, Adapter

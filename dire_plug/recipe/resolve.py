@@ -15,7 +15,7 @@ from dire_plug.recipe.check import (
     overlay_problems,
     raise_problems,
 )
-from dire_plug.recipe.layers import Layer, Tree, flatten, mapping, merge, settings_tree, stack
+from dire_plug.recipe.loading import Layer, Tree, flatten, mapping, merge, settings_tree, stack
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import Recipe
 from dire_plug.recipe.weight import KEY as WEIGHT

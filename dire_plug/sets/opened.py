@@ -19,10 +19,9 @@ from dire_plug.files import read_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
-from dire_plug.recipe.layers import Tree, mapping
+from dire_plug.recipe.loading import Tree, mapping
 from dire_plug.recipe.values import LEARNED
-from dire_plug.sets.condensed import CondensedSet, read_condensed, require_set
-from dire_plug.sets.normalisation import Space, read_space
+from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space, require_set
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import TENSORS, ImageSet
 from dire_plug.store.artefacts import Artefact

@@ -14,8 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.models.pretrained import check_pretrained, load_pretrained
-from dire_plug.models.pretrained_sources import CLIP_FILES, Preprocessing, Source, torchvision_classifier
+from dire_plug.models.pretrained import (
+    CLIP_FILES,
+    Preprocessing,
+    Source,
+    check_pretrained,
+    load_pretrained,
+    torchvision_classifier,
+)
 
 CPU = torch.device("cpu")
 SMALL = "torchvision:shufflenet_v2_x0_5"
@@ -32,7 +38,7 @@ def clip_source() -> Source:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("open_clip", reason="open_clip isn't installed: pip install 'dire-plug[clip]'")
-    from dire_plug.models.pretrained_sources import clip
+    from dire_plug.models.pretrained import clip
 
     return clip()
 

@@ -10,7 +10,7 @@ from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, run_arm
 from dire_plug.pipeline.request import find_recipe
 from dire_plug.recipe import read_yaml
-from dire_plug.recipe.layers import mapping
+from dire_plug.recipe.loading import mapping
 from dire_plug.results.comparison import check_alike, check_teachers, equal_arms
 from dire_plug.results.statistics import ACCURACY, Measure, Summary, summarise
 

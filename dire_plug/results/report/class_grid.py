@@ -12,8 +12,7 @@ from torch import Tensor
 from dire_plug.errors import DirePlugError
 from dire_plug.results.figures import INK, new_figure
 from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, read_given, save, to_image
-from dire_plug.results.report.embedded import MISSING
-from dire_plug.results.report.images import count_classes, read_condensed, shown_classes
+from dire_plug.results.report.images import MISSING, count_classes, read_condensed, shown_classes
 from dire_plug.results.report.runs import ReportRun
 
 IMAGES = 10

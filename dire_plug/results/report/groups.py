@@ -10,7 +10,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
-from dire_plug.recipe.layers import flatten
+from dire_plug.recipe.loading import flatten
 from dire_plug.recipe.model import FROZEN
 from dire_plug.results import Comparison
 from dire_plug.results.comparison import split_recipes

@@ -13,8 +13,7 @@ from dire_plug.metrics import intra_class_similarity
 from dire_plug.results.figures import INK, MARKERS, colours, new_figure, plain
 from dire_plug.results.figures import REAL as REAL_COLOUR
 from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, listed, read_given, save, to_svg
-from dire_plug.results.report.embedded import Embedded, embed_runs
-from dire_plug.results.report.images import CLASSES, count_classes
+from dire_plug.results.report.images import CLASSES, Embedded, count_classes, embed_runs
 from dire_plug.results.report.runs import ReportRun
 
 TITLE = "Similarity within each class"

@@ -18,7 +18,7 @@ from torch import Tensor
 from dire_plug.errors import DirePlugError
 from dire_plug.results.figures import INK, MARKERS, REAL, colours, new_figure
 from dire_plug.results.report.drawing import SIDE, GivenRun, PageFigure, Panel, read_given, save, to_svg
-from dire_plug.results.report.embedded import Embedded, embed_runs
+from dire_plug.results.report.images import Embedded, embed_runs
 from dire_plug.results.report.runs import ReportRun
 
 REAL_POINTS, POINTS = 1500, 500

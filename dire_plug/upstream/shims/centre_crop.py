@@ -10,7 +10,7 @@ from typing import Any
 
 from torchvision import transforms
 
-from dire_plug.upstream.shims._sizes import read_sizes
+from dire_plug.upstream.shims.crop_size import read_sizes
 
 
 def install(*, device: str, **sizes: int) -> None:

@@ -37,11 +37,10 @@ from dire_plug.results.report import (
 from dire_plug.results.report.class_grid import join, to_bytes
 from dire_plug.results.report.curves import curves_figure
 from dire_plug.results.report.drawing import label_runs
-from dire_plug.results.report.embedded import Embedded, embed_runs
 from dire_plug.results.report.groups import group
-from dire_plug.results.report.images import find_class
+from dire_plug.results.report.images import Embedded, embed_runs, find_class
+from dire_plug.results.report.page import caution, make_notes, make_tables, sum_up
 from dire_plug.results.report.similarity import REAL, class_similarities
-from dire_plug.results.report.tables import caution, make_notes, make_tables, sum_up
 from dire_plug.results.report.tsne import project, spread_rows
 from dire_plug.store.runs import RunFolder
 
