@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-from collections.abc import Mapping, Sequence
-from dataclasses import field
-from pathlib import Path
-
+# adapters and `--help` read this module, and must not wait for torch: tests/test_layering.py looks
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -222,6 +219,7 @@ class Upstream:
     paths: tuple[str, ...]
     licence: str
     packages: tuple[str, ...] = ()
+    # a dict has no hash, and the commit decides the pins anyway
     pins: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -263,7 +261,7 @@ class LoopInputs:
         training_images: of the dataset; 0 where it isn't known.
     """
 
-    recipe: Any
+    recipe: Any  # a recipe's model, which can't be named: `recipe` imports this module
     classes: int
     size: int
     seed: int
@@ -283,6 +281,7 @@ class ScriptInputs:
         start: [C, n, 3, H, W], uint8: real images to start from, where the recipe's start is `real`.
     """
 
+    # Any in both: `models` and `data` stand above this module
     teachers: Mapping[str, Any]
     dataset: Any
     start: Tensor | None = None

@@ -14,7 +14,7 @@ from dire_plug import ui
 from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
-from dire_plug.sets.robust_scores import RATE, WEIGHT
+from dire_plug.sets.robust_scores import RATE, WEIGHT  # light: for the defaults in the help
 from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:

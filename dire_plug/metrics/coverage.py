@@ -137,7 +137,7 @@ def _in_real_balls(rows: Rows, made: Rows, radii: Tensor, part: slice, low: Tens
     limits = _limits(rows, radii[part])
     one, other = _pairs_within(low, limits)
     high = low[one, other] + rows.width[part][one] + made.width[other]
-    inside = high < limits[one]
+    inside = high < limits[one]  # surely, by the upper bound; exact distances decide the others
     one = one + part.start
     open_ = (~inside).nonzero().flatten()
     inside[open_] = exact_distances(rows, one[open_], made, other[open_]) < radii[one[open_]]
@@ -147,6 +147,7 @@ def _in_real_balls(rows: Rows, made: Rows, radii: Tensor, part: slice, low: Tens
 def _in_made_balls(rows: Rows, made: Rows, made_radii: Tensor, part: slice, low: Tensor) -> Tensor:
     """Return whether each real row of `part` lies in some synthetic ball, [n]; `low` is used up."""
     beyond = low.sub_(_limits(made, made_radii))
+    # from cheap to dear: one bound a row, one a pair, exact distances where both leave it open
     least, width = beyond.amin(1), rows.width[part]
     inside = least + made.width.amax() + width < 0
     some = ((least <= 0) & ~inside).nonzero().flatten()
@@ -235,7 +236,7 @@ def per_class_coverage(
         own, made = (labels == label for labels in (real_labels.to(real.device), synthetic_labels.to(synthetic.device)))
         covered = _covered(real[own], synthetic[made], radii[own], None) if bool(made.any()) else radii.new_zeros(1)
         shares.append(covered.double().mean())
-    return float(torch.stack(shares).mean())
+    return float(torch.stack(shares).mean())  # one wait for the device, not one a class
 
 
 def expected_coverage(real_count: int, synthetic_count: int, nearest_k: int) -> float:

@@ -113,7 +113,7 @@ def diversity(real: Neighbourhoods, synthetic: Tensor, synthetic_labels: Tensor)
         class_coverage=of_classes,
         vendi=vendi(synthetic),
         class_vendi=mean_class_vendi(synthetic, synthetic_labels),
-        similarity=float(similarity.nanmean()),
+        similarity=float(similarity.nanmean()),  # a class of one image has no pair
         density=found.density,
         precision=found.precision,
         recall=found.recall,

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,46 +30,43 @@ from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.embedding import embed as embed_before_head
 from dire_plug.models.embedding import last_linear
 
-# The libraries resize pictures with Pillow: columns first, then rows, each with antialiasing, cut
-# off at black and white and rounded to grey levels after both. So do these; single pixels differ
-# from those of Pillow, which computes in fixed point, by one grey level, seldom two.
 
+def preprocess(
+    images: Tensor, *, resize: int, crop: int, mean: Sequence[float], std: Sequence[float], interpolation: str
+) -> Tensor:
+    """Resize the shorter side, cut out the middle, and normalise: as published networks want their images.
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """Resize the shorter side, cut out the middle, normalise.
+    The libraries resize pictures with Pillow: columns first, then rows, each with antialiasing, cut off at black and
+    white and rounded to grey levels after both. So does this; single pixels differ from those of Pillow, which computes
+    in fixed point, by one grey level, seldom two.
 
-    Attributes:
+    Args:
+        images: uint8 or float in [0, 1], [n, 3, h, w].
         resize, crop: in pixels.
         mean, std: of the channels of images in [0, 1].
         interpolation: `bicubic` or `bilinear`.
+
+    Returns:
+        Tensor: [n, 3, crop, crop], float32.
     """
+    levels = images.float() if images.dtype == torch.uint8 else images.float() * 255
+    height, width = (side * resize for side in levels.shape[2:])
+    short = min(levels.shape[2:])
+    # one axis after the other, each rounded, as Pillow does; one bilinear call gives other pixels
+    levels = _resize(levels, levels.shape[2], width // short, interpolation)
+    levels = _resize(levels, height // short, levels.shape[3], interpolation)
+    cut = functional.center_crop(levels, [crop, crop])
+    found: Tensor = functional.normalize(cut / 255, list(mean), list(std))
+    return found
 
-    resize: int
-    crop: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return [n, 3, crop, crop], float32, of images in uint8 or float in [0, 1], [n, 3, h, w]."""
-        levels = images.float() if images.dtype == torch.uint8 else images.float() * 255
-        height, width = (side * self.resize for side in levels.shape[2:])
-        short = min(levels.shape[2:])
-        # one axis after the other, each rounded, as Pillow does; one bilinear call gives other pixels
-        levels = self._resize(levels, levels.shape[2], width // short)
-        levels = self._resize(levels, height // short, levels.shape[3])
-        cut = functional.center_crop(levels, [self.crop, self.crop])
-        found: Tensor = functional.normalize(cut / 255, list(self.mean), list(self.std))
-        return found
-
-    def _resize(self, levels: Tensor, height: int, width: int) -> Tensor:
-        if levels.shape[2:] == (height, width):
-            return levels
-        resized = torch.nn.functional.interpolate(
-            levels, (height, width), mode=self.interpolation, align_corners=False, antialias=True
-        )
-        return resized.clamp_(0, 255).add_(0.5).floor_()  # halves go up, as Pillow's
+def _resize(levels: Tensor, height: int, width: int, interpolation: str) -> Tensor:
+    if levels.shape[2:] == (height, width):
+        return levels
+    resized = torch.nn.functional.interpolate(
+        levels, (height, width), mode=interpolation, align_corners=False, antialias=True
+    )
+    return resized.clamp_(0, 255).add_(0.5).floor_()  # halves go up, as Pillow's
 
 
 CLIP_MODEL, CLIP_WEIGHTS = "ViT-B-32", "laion2b_s34b_b79k"
@@ -94,7 +92,7 @@ class Source:
     """
 
     build: Callable[[], nn.Module]
-    preprocessing: Preprocessing
+    preprocessing: Callable[[Tensor], Tensor]
     width: Callable[[nn.Module], int]
     embed: Callable[[nn.Module, Tensor], Tensor]
     own: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -129,10 +127,17 @@ def clip() -> Source:
 
     return Source(
         build=lambda: open_clip.CLIP(**described).visual,
-        preprocessing=Preprocessing(size, size, entry["mean"], entry["std"], entry["interpolation"]),
+        preprocessing=partial(
+            preprocess,
+            resize=size,
+            crop=size,
+            mean=entry["mean"],
+            std=entry["std"],
+            interpolation=entry["interpolation"],
+        ),
         width=lambda model: int(described["embed_dim"]),
         embed=lambda model, images: model(images),
-        own=lambda state: {
+        own=lambda state: {  # the file holds the text tower, too
             key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")
         },
         fetch=fetch,
@@ -148,17 +153,19 @@ def torchvision_classifier(model: str) -> Source:
     def fetch(offline: bool) -> Path | None:
         path = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
         if not path.is_file() and not offline:
+            # for the file that it leaves behind, which is then read like a given one
             entry.get_state_dict(progress=False, check_hash=True)
         return path if path.is_file() else None
 
     return Source(
         build=lambda: get_model(model, weights=None, **_AS_PUBLISHED.get(model, {})),
-        preprocessing=Preprocessing(
-            preset.resize_size[0],
-            preset.crop_size[0],
-            tuple(preset.mean),
-            tuple(preset.std),
-            preset.interpolation.value,
+        preprocessing=partial(
+            preprocess,
+            resize=preset.resize_size[0],
+            crop=preset.crop_size[0],
+            mean=preset.mean,
+            std=preset.std,
+            interpolation=preset.interpolation.value,
         ),
         width=lambda network: last_linear(network).in_features,
         embed=lambda network, images: embed_before_head(network, images),
@@ -240,7 +247,7 @@ def load_pretrained(
     source = clip() if name == CLIP else torchvision_classifier(name.removeprefix(TORCHVISION))
     path = None if random is not None else weights or _get(name, source, offline)
     # building draws random numbers; the caller's stream stays as it is
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # by default the state of every GPU would be copied
         torch.manual_seed(random or 0)
         model = source.build()
     if path is not None:
@@ -304,7 +311,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     found = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise DirePlugError(f"{path}: holds no state dict; save one with torch.save or as safetensors")
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+    return {str(key).removeprefix("module."): value for key, value in found.items()}  # DataParallel's prefix
 
 
 def _check_images(images: Tensor) -> None:
@@ -324,5 +331,5 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, value in sorted(state.items()):
         found.update(name.encode())
-        found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return found.hexdigest()

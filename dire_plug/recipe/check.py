@@ -127,9 +127,10 @@ def _frame_problems(tree: Tree) -> list[Problem]:
 def _reword(problem: Problem) -> Problem:
     if problem.location == "upstream.commit" and "missing" not in problem.message:
         found = problem.message.rpartition("(is ")[2].removesuffix(")")
+        # quotes, because YAML reads digits alone as a number
         return Problem("upstream.commit", f"must be the full commit, 40 hex digits in quotes (is {found})")
     if problem.location.split(".")[0] in ("name", "arms", "presets") and "pattern" in problem.message:
-        message = "must be made of letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        message = "must be made of letters, digits, '.', '_' and '-', and begin with a letter or digit"  # not a pattern
         return Problem(problem.location, message)
     return problem
 

@@ -26,7 +26,7 @@ def _read_networks(value: object) -> object:
     return tuple(names)
 
 
-Networks = Annotated[tuple[str, ...], BeforeValidator(_read_networks)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(_read_networks)]  # before: one name needs no list
 
 
 class UpstreamSection(Section):
@@ -136,6 +136,7 @@ class TermSection(Section):
         for name in self.names(squeeze):
             if name != LOOP:
                 architecture = name.removeprefix(FROZEN)
+                # T's checkpoint, where it has one, is of T's architecture
                 changed = {"architecture": architecture, "checkpoint": None}
                 found[name] = squeeze.frozen.get(architecture, squeeze.teacher.model_copy(update=changed))
         return found

@@ -47,7 +47,7 @@ def outer_indents(content: bytes, line: int) -> list[int]:
         for node in ast.walk(parse(content, where="the script"))
         if isinstance(node, ast.stmt) and node.end_lineno == line
     }
-    return sorted(ending)[:-1]
+    return sorted(ending)[:-1]  # the innermost is what `indentation` gives
 
 
 def _model(content: bytes, line: int) -> int:
@@ -80,14 +80,14 @@ def check_statement(before: bytes, after: bytes, *, line: int, where: str) -> No
             f"a statement, and the indentation must fit (--indent); nothing was changed ({error})"
         ) from error
     found = [node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno == line]
-    if not found:
+    if not found:  # in a text of several lines
         raise DirePlugError(f"{where}: the line would stand within a text, and never be called; nothing was changed")
     if line < _import_line(tree):
         raise DirePlugError(f"{where}: the line would stand before bridge is imported; nothing was changed")
     # names are compared before anything runs: a typo would otherwise fail in the middle of a synthesis
     known = set(_names(parse(before, where=where))) | {"bridge"}
     for name in sorted(set(_loaded(found[0])) - known):
-        if "*" not in known:
+        if "*" not in known:  # `import *` may bring any name
             raise DirePlugError(f"{where}: the script has no name '{name}'{nearest(name, known)}; nothing was changed")
 
 
@@ -116,7 +116,7 @@ def _names(tree: ast.Module) -> Iterator[str]:
 
 def _lines(content: bytes) -> list[str]:
     """Return the lines as git counts them."""
-    return content.decode(errors="replace").split("\n")
+    return content.decode(errors="replace").split("\n")  # not splitlines, to which a form feed ends a line
 
 
 def _white(line: str) -> str:
@@ -201,7 +201,7 @@ def insert_line(
         raise DirePlugError(f"{place}: {call!r} is there already")
     text = (indentation(content, place.line) if indent is None else " " * indent) + call
     own.setdefault(place.line, []).append(text)
-    number = place.line + sum(len(lines) for line, lines in own.items() if line <= place.line)
+    number = place.line + sum(len(lines) for line, lines in own.items() if line <= place.line)  # those above move it
     check_statement(before, insert_lines(content, own, path=place.file), line=number, where=str(place))
     _write(adapter, contents, places)
     return Inserted(place, number, text, tuple(outer_indents(content, place.line)) if indent is None else ())
@@ -231,7 +231,7 @@ def remove_lines(adapter: Adapter, tree: Path, place: PatchLocation, call: str |
         )
     if not own[place.line]:
         del own[place.line]
-    if len(places) > 1 and own == _import_of(contents[place.file]):
+    if len(places) > 1 and own == _import_of(contents[place.file]):  # a patch of no file can't be written
         del places[place.file]
     _write(adapter, contents, places)
     return gone
@@ -332,7 +332,7 @@ def _in_folder(method: str, package: Path) -> Adapter:
         try:
             loaded = importlib.import_module(module)
             adapter = getattr(loaded, attribute)()
-        except Exception as error:
+        except Exception as error:  # a third party's module may raise anything
             raise PluginError(f"{package}: {points[method]} cannot be made: {error!r}") from error
     # an installed package of the same name shadows the folder; editing its patch would be a surprise
     if not Path(loaded.__file__ or "").resolve().is_relative_to(package.resolve()):
@@ -356,7 +356,7 @@ def _importable(package: Path) -> Iterator[None]:
     """Make the modules of a folder importable; those below `src` too."""
     places = [str((package / name).resolve()) for name in (".", "src")]
     sys.path[:0] = places
-    importlib.invalidate_caches()
+    importlib.invalidate_caches()  # finders remember folders, and this one may be seconds old
     try:
         yield
     finally:

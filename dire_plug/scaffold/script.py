@@ -65,7 +65,7 @@ def read_flags(tree: ast.Module) -> tuple[list[Flag], list[str]]:
 def _calls(tree: ast.Module) -> Iterator[ast.Call]:
     found = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     named = (call for call in found if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument")
-    yield from sorted(named, key=lambda call: (call.lineno, call.col_offset))
+    yield from sorted(named, key=lambda call: (call.lineno, call.col_offset))  # `ast.walk` goes level by level
 
 
 def _read(names: list[str], settings: dict[str, ast.expr]) -> Flag | None:
@@ -98,6 +98,7 @@ def _default(value: object, known: type, choices: list[Any]) -> int | float | st
         value = float(value)
     if (choices and value not in choices) or (type(value) is float and not math.isfinite(value)):
         return None
+    # not isinstance: True is an int
     return value if type(value) is known else None  # type: ignore[return-value]
 
 
@@ -124,6 +125,7 @@ def pydantic_names(flags: Sequence[Flag]) -> str:
 def field_name(flag: str) -> str:
     """Return a name that a model's field may have: the flag's own, where it may."""
     name = re.sub(r"\W", "_", flag)
+    # pydantic takes `_x` for private and keeps `model_` for itself; a field such as `copy` would hide a method
     fits = name.isidentifier() and not keyword.iskeyword(name) and not name.startswith(("_", "model_"))
     return name if fits and not hasattr(BaseModel, name) else f"flag_{name.strip('_')}"
 
@@ -187,7 +189,7 @@ def _before_code(body: list[ast.stmt]) -> int:
     if isinstance(first, ast.Expr) and isinstance(literal(first.value), str):
         return first.end_lineno or 0
     decorators: list[ast.expr] = getattr(first, "decorator_list", [])
-    return min([first.lineno, *(one.lineno for one in decorators)]) - 1
+    return min([first.lineno, *(one.lineno for one in decorators)]) - 1  # a function's line is that of its `def`
 
 
 ALWAYS = ("torch", "torchvision", "numpy", "PIL")
@@ -258,7 +260,7 @@ def published(upstream: Upstream, *, offline: bool = False) -> Path:
             f"{upstream.repository}: its code isn't downloaded, and --offline forbids cloning; leave out --offline"
         )
     with hold(folder.with_name(f".{folder.name}.lock"), wait=600, what=f"the tree {folder}"):
-        if not folder.is_dir():
+        if not folder.is_dir():  # another process may have fetched it meanwhile
             ui.say(f"cloning {upstream.repository} at {upstream.commit[:12]}")
             with new_folder(folder) as tree:
                 fetch(upstream, tree)

@@ -139,6 +139,7 @@ class CondensedSet:
     @cached_property
     def digest(self) -> str:
         """The sha256, in hex, of images and labels."""
+        # the same bytes may be other images
         seen = hashlib.sha256(f"{list(self.images.shape)} {self.images.dtype}".encode())
         for tensor in (self.images, self.labels, *(() if self.loop is None else (self.loop,))):
             seen.update(tensor.flatten().numpy())

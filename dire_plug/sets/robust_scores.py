@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from dire_plug.errors import DirePlugError
 
+# No torch in this module: the command's help shows these two.
 WEIGHT = 0.5
 RATE = 0.01
 """Of SGD with hard labels: the protocol's own, and what DD-Ranking takes for all images of CIFAR."""

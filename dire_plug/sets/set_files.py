@@ -300,6 +300,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     """Load a file of torch.save's without running code; DM keeps accuracies beside the images, as numpy's scalars."""
+    # a pickled scalar names the class of its dtype, and the module of its constructor, which numpy 2 renamed to `_core`
     scalars: list[Any] = [np.dtype, type(np.dtype("float64")), type(np.dtype("int64"))]
     named: list[Any] = [
         (np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")

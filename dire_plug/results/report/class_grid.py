@@ -43,6 +43,7 @@ def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> 
     rows = {name: _row(run, label) for name, run in named.items()}
     figure, panels = new_figure(7.2, 0.95 * len(rows), rows=len(rows))
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
+        # matplotlib would smooth the pixels
         axes.imshow(join([images]).permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK, loc="left")
         axes.set_axis_off()

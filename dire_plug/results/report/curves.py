@@ -82,7 +82,7 @@ def _words(term: str) -> str:
 
 
 def _gaps(values: list[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+    return [float("nan") if value is None else value for value in values]  # drawn as a gap
 
 
 # Every synthesis as a dot, arm by arm: the values behind the means of the tables.

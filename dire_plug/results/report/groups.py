@@ -180,7 +180,7 @@ def _arrange(runs: Sequence[ReportRun]) -> Group:
 
 
 def _rank(arm: str) -> tuple[int, str]:
-    order = (*FIRST, "", *REAL_IMAGE_ARMS)
+    order = (*FIRST, "", *REAL_IMAGE_ARMS)  # "" is where other terms stand
     return (order.index(arm) if arm in order else len(FIRST), arm)
 
 

@@ -7,7 +7,6 @@ trained or fetched.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +94,8 @@ MISSING = "none of the runs has images of its own"
 _ADVICE = "run its command again, or make the report on the machine of the run"
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """Images in one network.
-
-    Attributes:
-        values: [n, D], float32.
-        labels: [n], int64, ascending.
-    """
-
-    values: Tensor
-    labels: Tensor
+Embedded = tuple[Tensor, Tensor]
+"""Embeddings of images in one network, [n, D] in float32, and their labels, [n] in int64, ascending."""
 
 
 def embed_runs(runs: Mapping[str, ReportRun], *, device: str = "cpu") -> tuple[dict[str, Embedded], Embedded]:
@@ -146,7 +136,7 @@ def find_real(run: ReportRun) -> Embedded:
             f"the embeddings of the real images in the teacher of {run.name} aren't in this store ({file}); {_ADVICE}"
         )
     found = load_file(file)
-    return Embedded(found["values"], found["labels"])
+    return found["values"], found["labels"]
 
 
 def find_entry(run: ReportRun, role: str) -> Path:
@@ -174,4 +164,4 @@ def embed_condensed(run: ReportRun, teacher: Path, *, device: str = "cpu") -> Em
             values.append(embed(images.to(device)).cpu())
             labels += [label] * len(images)
             advance(done)
-    return Embedded(torch.cat(values), torch.tensor(labels))
+    return torch.cat(values), torch.tensor(labels)

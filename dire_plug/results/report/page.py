@@ -248,14 +248,14 @@ def _environment() -> jinja2.Environment:
 
 def _provenance(run: ReportRun) -> dict[str, Any]:
     """Return a run's row of the table of provenance."""
-    found, session = run.provenance, run.provenance["sessions"][-1]
+    found, session = run.provenance, run.provenance["sessions"][-1]  # the last one finished the run
     took = (run.metrics.get("recover") or {}).get("seconds")
     return {
         "run": run.name,
         "arm": run.arm,
         "seed": run.seed,
         "engine": run.engine,
-        "commit": (found["commit"] or "")[:12],
+        "commit": (found["commit"] or "")[:12],  # in full in provenance.json
         "repository": found["upstream"]["repository"],
         "patch": (found["patch"] or "")[:8],
         "dataset": found["dataset"][:12],

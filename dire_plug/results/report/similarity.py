@@ -63,10 +63,11 @@ def similarity_figure(
 
 
 def _by_class(embedded: Embedded) -> dict[int, float]:
-    values = intra_class_similarity(embedded.values, embedded.labels).tolist()
+    _, labels = embedded
+    values = intra_class_similarity(*embedded).tolist()
     return {
         label: value
-        for label, value in zip(torch.unique(embedded.labels).tolist(), values, strict=True)
+        for label, value in zip(torch.unique(labels).tolist(), values, strict=True)
         if value == value  # NaN of a class with one image
     }
 

@@ -53,13 +53,14 @@ def project(real: Tensor, sets: Mapping[str, Tensor]) -> tuple[Tensor, Points]:
 def spread_rows(embedded: Embedded, most: int) -> Tensor:
     """Return at most `most` rows, as many of each class as there is room for, chosen by a fixed seed."""
     generator = torch.Generator().manual_seed(SEED)
-    classes = torch.unique(embedded.labels)
+    values, labels = embedded
+    classes = torch.unique(labels)
     each = max(1, most // len(classes))
     kept = []
     for label in classes:
-        rows = (embedded.labels == label).nonzero().flatten()
+        rows = (labels == label).nonzero().flatten()
         kept.append(rows[torch.randperm(len(rows), generator=generator)[:each]].sort().values)
-    return embedded.values[torch.cat(kept)]
+    return values[torch.cat(kept)]
 
 
 def project_samples(sets: Mapping[str, Embedded], real: Embedded) -> tuple[Tensor, Points]:
@@ -113,6 +114,7 @@ def tsne_figure(
 
 def _scatter(axes: Axes, real: Tensor, points: Points, label: str, runs: Mapping[str, ReportRun]) -> None:
     mine, arm = points[label], runs[label].arm
+    # as an image: so many points as single elements make a page heavy
     axes.scatter(real[:, 0], real[:, 1], s=5, color=REAL, alpha=0.55, linewidths=0, rasterized=True)
     axes.scatter(
         mine[:, 0],

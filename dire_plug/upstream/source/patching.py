@@ -185,7 +185,7 @@ def remove_patch(tree: Path, patch: Patch) -> None:
         path = tree / file.path
         _compare(tree, file, expected=file.after, patch=patch, when="after")
         lines = path.read_bytes().split(b"\n")
-        for hunk in reversed(file.hunks):
+        for hunk in reversed(file.hunks):  # from the end, so that the numbers above stay true
             del lines[hunk.new - 1 : hunk.new - 1 + len(hunk.inserted)]
         path.write_bytes(b"\n".join(lines))
         _compare(tree, file, expected=file.before, patch=patch, when="before")
@@ -222,9 +222,11 @@ def _git_apply(tree: Path, patch: Patch) -> None:
 
     The user's configuration is read nevertheless, so what it converts is switched off.
     """
+    # git sets these in its hooks, and would work on the caller's repository
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_CEILING_DIRECTORIES": str(tree.resolve().parent), "GIT_ATTR_NOSYSTEM": "1"}
     settings = [part for name, value in OWN_BYTES.items() for part in ("-c", f"{name}={value}")]
+    # without context, since no line of upstream's may stand in a patch
     options = ["--unidiff-zero", "--whitespace=nowarn", "--no-ignore-whitespace"]
     command = ["git", *settings, "apply", *options, str(patch.source.resolve())]
     try:

@@ -38,7 +38,7 @@ from dire_plug.results.report.class_grid import join, to_bytes
 from dire_plug.results.report.curves import curves_figure
 from dire_plug.results.report.drawing import label_runs
 from dire_plug.results.report.groups import group
-from dire_plug.results.report.images import Embedded, embed_runs, find_class
+from dire_plug.results.report.images import embed_runs, find_class
 from dire_plug.results.report.page import caution, make_notes, make_tables, sum_up
 from dire_plug.results.report.similarity import REAL, class_similarities
 from dire_plug.results.report.tsne import project, spread_rows
@@ -443,9 +443,9 @@ def test_the_projection_repeats_itself() -> None:
 def test_a_sample_is_balanced_over_the_classes() -> None:
     labels = torch.tensor([0] * 50 + [1] * 5)
     values = torch.stack([labels.float(), torch.arange(55.0)], dim=1)
-    kept = spread_rows(Embedded(values, labels), 20)
+    kept = spread_rows((values, labels), 20)
     assert torch.bincount(kept[:, 0].long()).tolist() == [10, 5]
-    assert torch.equal(kept, spread_rows(Embedded(values, labels), 20))
+    assert torch.equal(kept, spread_rows((values, labels), 20))
 
 
 def test_images_are_joined_with_clear_gaps_and_keep_their_pixels() -> None:
