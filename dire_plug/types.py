@@ -344,6 +344,7 @@ class VerifyCase:
     classes: int | None = None
     real_per_class: int = 1
     steps: int | None = 3
+    # other start images, and batches that the script wouldn't make: an answer that gets lost shows
     answered: Mapping[str, Any] = field(default_factory=lambda: {"start": "real", "plan": {"per_class": 2}})
     answered_ipc: int = 2
     answered_classes: int | None = None

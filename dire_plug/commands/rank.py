@@ -91,6 +91,7 @@ def render(ranked: Sequence[RankedSet]) -> RenderableType:
         name = one.condensed["name"]
         for architecture in one.architectures:
             found = one.scores(architecture)
+            # ARS may be missing
             cells = [mean_and_spread([100 * value for value in found.get(score, [])]) for score in SCORES]
             scores.add_row(name, architecture, str(one.seed), str(len(found["LRS"])), *cells)
             accuracies.add_row(name, architecture, *(_accuracy(one, architecture, kind) for kind in CONDITIONS))

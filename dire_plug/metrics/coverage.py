@@ -109,7 +109,7 @@ def match_balls(
         [N], int64: how many synthetic rows each real ball holds; [M], bool: whether a synthetic row lies in some real
         ball; [N], bool: whether a real row lies in some synthetic ball, None without `made_radii`.
     """
-    radii = radii.to(made.features.device, torch.float64)
+    radii = radii.to(made.features.device, torch.float64)  # as the exact distances that they are compared with
     held = torch.zeros(len(rows), dtype=torch.int64, device=radii.device)
     precise = torch.zeros(len(made), dtype=torch.bool, device=radii.device)
     recalled = torch.zeros(len(rows), dtype=torch.bool, device=radii.device)

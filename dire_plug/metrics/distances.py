@@ -175,7 +175,9 @@ def radii_of(rows: Rows, *, nearest_k: int, block: int | None = None) -> Tensor:
     low, at = _candidates(rows, nearest_k + _SPARE, block)
     high = low + rows.width.unsqueeze(1) + rows.width[at]
     limit = high[:, :nearest_k].amax(1)
+    # padded, since with k = 1 there is none nearer, and amax wants a column
     nearer = torch.nn.functional.pad(high[:, : nearest_k - 1], (1, 0), value=-torch.inf).amax(1)
+    # no other candidate's bounds reach the k-th one's, so its exact distance is the radius
     alone = (low[:, nearest_k - 1] > nearer) & (low[:, nearest_k] > limit)
     radii = exact_distances(rows, torch.arange(len(rows), device=at.device), rows, at[:, nearest_k - 1])
     some = (~alone).nonzero().flatten()

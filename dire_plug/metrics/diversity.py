@@ -148,7 +148,7 @@ def real_reference(
     drawn = [_draw(labels, ipc, generator) for _ in range(draws)]
     scores = [diversity(real, held_out[rows], labels[rows]) for rows in drawn]
     means = {f.name: math.fsum(getattr(score, f.name) for score in scores) / draws for f in fields(Diversity)}
-    last = drawn[-1]
+    last = drawn[-1]  # every draw has as many of each class
     fewest = int(torch.unique(labels[last], return_counts=True)[1].min())
     return RealReference(**means, draws=draws, images=len(last), images_per_class=fewest)
 

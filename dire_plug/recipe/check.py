@@ -33,6 +33,7 @@ Catalogue = Mapping[str, Callable[[], type[BaseModel]]]
 def fill_recipe(tree: Tree, *, adapter: Adapter) -> Recipe:
     """Return a recipe in which `find_problems` found none, with every default filled in, upstream's flags too."""
     recipe = Recipe.model_validate(tree)
+    # with upstream's defaults, which belong to the run's identity as ours do
     flags = adapter.flags_model(recipe.recover.script).model_validate(recipe.recover.flags)
     recover = recipe.recover.model_copy(update={"flags": flags.model_dump(by_alias=True)})
     return recipe.model_copy(update={"recover": recover})

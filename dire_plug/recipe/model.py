@@ -105,7 +105,7 @@ class RecoverSection(Section):
     """Upstream's synthesis script and its flags, in upstream's own spelling without the dashes."""
 
     script: str
-    flags: dict[str, Any]
+    flags: dict[str, Any]  # the adapter's model of them checks these
     plan: Literal["keep"] | RegroupSection = "keep"
     bank: bool = False
     start: Literal["noise", "real", "own"] = "noise"
@@ -164,7 +164,7 @@ class MeasureSection(Section):
 class ArmSection(Section):
     """An arm's changes of the recipe, and the regularizers that it adds, by name."""
 
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    overrides: dict[str, Any] = Field(default_factory=dict)  # checked as part of the recipe that they are laid over
     """The same sections and keys as the recipe's own."""
     regularizers: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

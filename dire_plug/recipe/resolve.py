@@ -167,6 +167,7 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
     twice = [name for name in arm.split(SUM) if arm.split(SUM).count(name) > 1]
     if twice:
         raise DirePlugError(f"arm '{arm}': names {twice[0]} twice; each regularizer is added once")
+    # control and the arm of any regularizer are `dire` without, or with another, term
     name = "dire" if arm == "control" or _is_regularizer(arm, definitions, catalogue) else arm
     if name not in definitions:
         known = [*RESERVED_ARMS, *definitions, *(catalogue or ())]

@@ -139,7 +139,7 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     lines.append("real reference: as many real held-out images, mean over draws")
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
-    lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)
+    lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)  # each once
     return lines
 
 
@@ -150,7 +150,7 @@ def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *,
     for kind, label, cells in rows:
         if kind != DIFFERENCE:
             table.add_row(label, *cells, style="dim" if kind == REFERENCE else "")
-    table.add_section()
+    table.add_section()  # differences are no rows of an arm
     for kind, label, cells in rows:
         if kind == DIFFERENCE:
             table.add_row(label, *cells)

@@ -247,6 +247,7 @@ def _choose_rows(labels: Tensor, dataset: Dataset, *, ipc: int | None, where: Pa
         raise DirePlugError(f"{where}: {name} has {int(counts[fewest])} images, --ipc {ipc} were asked for; lower it")
     # stable: the file's order within a class stays
     order = torch.argsort(labels, stable=True)
+    # of each row, its number within its class
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
     return order if ipc is None else order[rank < ipc]
 

@@ -140,7 +140,7 @@ class RankedSet:
         both = zip(recovery, own, strict=True)
         scores = [label_robust_score(recovery=a, improvement=b, weight=self.weight) for a, b in both]
         found = {"HLR": recovery, "IOR": own, "LRS": scores}
-        if "set plain" in self.accuracies:
+        if "set plain" in self.accuracies:  # DELT's protocol always augments
             plain = _improvements(read("set plain"), read("random plain"))
             pairs = zip(own, plain, strict=True)
             robust = [augmentation_robust_score(augmented=a, plain=b, weight=self.weight) for a, b in pairs]

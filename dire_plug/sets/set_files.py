@@ -84,7 +84,7 @@ def read_folders(
     labels = torch.arange(len(folders)).repeat_interleave(torch.tensor([len(own) for own in files]))
     paths = [path for own in files for path in own]
     size = dataset.size
-    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)  # stacking a list would take twice the memory
 
     def read(path: Path) -> Tensor:
         image = to_tensor(decode(path))

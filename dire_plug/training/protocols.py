@@ -186,7 +186,7 @@ def ensemble_labels(
 
     def label(inputs: Tensor, *_: object) -> Tensor:
         logits = mean_logits(own, inputs)
-        return logits.half().float() if section.half_labels else logits
+        return logits.half().float() if section.half_labels else logits  # what a stored label would have lost
 
     return Protocol(
         label=label,

@@ -245,6 +245,7 @@ def final_settings(best: Trial, control: Trial) -> tuple[list[Setting], dict[str
     controls[BEST] = CONTROL
     # only where the plan differs is the control of the best another run
     if control.same_as != CONTROL:
+        # beside the other control, as the table has them
         settings.insert(2, replace(control_of(best.setting), name=f"control of {BEST}"))
         controls[BEST] = f"control of {BEST}"
     return settings, controls

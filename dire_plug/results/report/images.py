@@ -50,7 +50,7 @@ def find_class(run: ReportRun, name: str) -> int:
         DirePlugError: there is no such class.
     """
     names: list[Any] = run.provenance.get("classes", [])
-    if name in names:
+    if name in names:  # before numbers: a class may be called by one
         return names.index(name)
     if name.isdecimal() and int(name) < count_classes(run):
         return int(name)
@@ -161,7 +161,7 @@ def embed_condensed(run: ReportRun, teacher: Path, *, device: str = "cpu") -> Em
     values, labels, classes = [], [], shown_classes(run)
     with ui.progress(f"report: {run.name} in the teacher, classes", len(classes)) as advance:
         for done, (label, images) in enumerate(zip(classes, read_condensed(run, classes), strict=True), start=1):
-            values.append(embed(images.to(device)).cpu())
+            values.append(embed(images.to(device)).cpu())  # the device holds one class at a time
             labels += [label] * len(images)
             advance(done)
     return torch.cat(values), torch.tensor(labels)

@@ -100,7 +100,7 @@ def make_notes(group: Group) -> list[str]:
     if group.even:
         return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
-    return [f"mean ± standard deviation over the syntheses of an arm: {counts}", *lines[1:]]
+    return [f"mean ± standard deviation over the syntheses of an arm: {counts}", *lines[1:]]  # not one n for all arms
 
 
 def sum_up(group: Group) -> list[tuple[str, str, str, str]]:
@@ -153,6 +153,7 @@ def _best(found: Mapping[str, Sequence[Summary | None]], measures: Sequence[Meas
     best: dict[str, set[int]] = {arm: set() for arm in found}
     for index, measure in enumerate(measures):
         means = {arm: summaries[index] for arm, summaries in found.items() if arm != CEILING}
+        # rounded before they are compared: what is printed alike is equally good
         shown = {arm: measure.sign * round(one.mean, measure.digits) for arm, one in means.items() if one is not None}
         if measure.sign and len(shown) > 1:
             for arm in (arm for arm, value in shown.items() if value == max(shown.values())):

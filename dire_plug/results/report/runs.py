@@ -182,7 +182,7 @@ def read_file(path: Path, shape: type[BaseModel]) -> dict[str, Any]:
     try:
         shape.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False)[0]  # one is enough to name: the whole file is doubtful
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DirePlugError(f"{path}: damaged: {where}: {first['msg']}; {ADVICE}") from error
     return content

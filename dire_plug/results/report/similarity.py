@@ -91,6 +91,7 @@ def _draw(axes: Axes, found: Mapping[str, Mapping[int, float]], runs: Mapping[st
     plain(axes)
     first = next(iter(runs.values()))
     names = [first.class_name(label) for label in order] if few else []
+    # longer names would overlap
     axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names), default=0) < 4 else 45)
     axes.set_xlabel("class" if few else f"{len(order)} classes, sorted", fontsize=9)
     axes.set_ylabel("cosine similarity", fontsize=9)

@@ -56,6 +56,7 @@ def _replace(transform: Any, old: int, new: int) -> None:
 
 
 def _is(size: Any, number: int) -> bool:
+    # a number, or one for each side
     return size == number or (isinstance(size, list | tuple) and len(size) > 0 and set(size) == {number})
 
 

@@ -124,7 +124,10 @@ def bridge_functions() -> list[str]:
     """Return the names of bridge's functions that a patch may call."""
     found = inspect.getmembers(bridge, inspect.isfunction)
     return [
-        name for name, value in found if value.__module__ == bridge.__name__ and name[0] != "_" and name != "attach"
+        # its own functions, not those that it imports
+        name
+        for name, value in found
+        if value.__module__ == bridge.__name__ and name[0] != "_" and name != "attach"
     ]
 
 
@@ -242,6 +245,7 @@ def _look_for_lines(path: Path, file: PatchedFile, patch: Patch) -> None:
     lines = path.read_bytes().split(b"\n")
     for hunk in file.hunks:
         for number, line in enumerate(hunk.inserted, start=hunk.new):
+            # a file with Windows line ends keeps them; the patch's lines have none
             found = lines[number - 1].rstrip(b"\r").decode(errors="replace") if number <= len(lines) else "the end"
             if found != line:
                 raise DirePlugError(
