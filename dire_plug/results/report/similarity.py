@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from dire_plug.metrics import intra_class_similarity
 from dire_plug.results.figures import INK, MARKERS, colours, new_figure, plain
 from dire_plug.results.figures import REAL as REAL_COLOUR
-from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, listed, read_given, save, to_svg
+from dire_plug.results.report.drawing import GivenRun, PageFigure, listed, read_given, save, to_svg
 from dire_plug.results.report.images import CLASSES, Embedded, count_classes, embed_runs
 from dire_plug.results.report.runs import ReportRun
 
@@ -52,14 +52,13 @@ def similarity_figure(
         return PageFigure(TITLE, "This figure is missing: a class has one image, so there is no pair to compare.")
     figure, (axes,) = new_figure(5.0, 3.2)
     _draw(axes, shown, runs)
-    alt = _alt(shown)
     caption = (
         "Mean cosine similarity between the images of a class in the teacher's embedding, first synthesis; lower is "
         f"more diverse. Classes are in the order of {next(iter(shown))}'s values."
     )
     if count_classes(next(iter(runs.values()))) > CLASSES:
         caption += f" {CLASSES} classes, evenly spaced, are shown."
-    return PageFigure(TITLE, caption, (Panel(to_svg(figure, name=name, alt=alt), alt),), _numbers(shown, runs))
+    return PageFigure(TITLE, caption, {"": to_svg(figure, name=name, alt=_alt(shown))}, _numbers(shown, runs))
 
 
 def _by_class(embedded: Embedded) -> dict[int, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.results.figures import INK, MARKERS, REAL, colours, new_figure
-from dire_plug.results.report.drawing import SIDE, GivenRun, PageFigure, Panel, read_given, save, to_svg
+from dire_plug.results.report.drawing import SIDE, GivenRun, PageFigure, read_given, save, to_svg
 from dire_plug.results.report.images import Embedded, embed_runs
 from dire_plug.results.report.runs import ReportRun
 
@@ -97,19 +97,19 @@ def tsne_figure(
         DirePlugError: there are fewer than four images.
     """
     plane, points = project_samples(sets, real)
-    panels = []
+    panels = {}
     for number, (label, run) in enumerate(runs.items()):
         figure, (axes,) = new_figure(SIDE, SIDE)
         _scatter(axes, plane, points, label, runs)
         alt = _alt(len(plane), len(points[label]), label, run)
-        panels.append(Panel(to_svg(figure, name=f"{name}-{number}", alt=alt), alt, label))
+        panels[label] = to_svg(figure, name=f"{name}-{number}", alt=alt)
     caption = (
         f"{len(plane):,} real training images (pale) and the condensed images of each arm, in one t-SNE of "
         "their embeddings in the teacher: perplexity "
         f"{PERPLEXITY:g}, seed {SEED}, first synthesis. Distances between far groups mean little in such a picture; "
         "the coverage in the table is the number to trust."
     )
-    return PageFigure(TITLE, caption, tuple(panels))
+    return PageFigure(TITLE, caption, panels)
 
 
 def _scatter(axes: Axes, real: Tensor, points: Points, label: str, runs: Mapping[str, ReportRun]) -> None:

@@ -507,7 +507,7 @@ def test_a_damaged_image_costs_the_figures_that_need_it_alone(runs: list[ReportR
 
 def test_runs_without_a_record_of_losses_say_so(runs: list[ReportRun]) -> None:
     figure = curves_figure({"random": one(runs, "random")}, name="g0")
-    assert figure.panels == ()
+    assert figure.panels == {}
     assert figure.caption.startswith("This figure is missing: these runs have no losses.json")
 
 
