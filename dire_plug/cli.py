@@ -26,6 +26,7 @@ COMMANDS = {
     "patch": "dire_plug.commands.scaffold:patch",
     "list": "dire_plug.commands.inspect:list_",
     "show": "dire_plug.commands.inspect:show",
+    "jobs": "dire_plug.commands.jobs:jobs",
     "clean": "dire_plug.commands.store:clean",
     "export": "dire_plug.commands.store:export",
     "import": "dire_plug.commands.store:import_",
