@@ -349,6 +349,7 @@ class VerifyCase:
     answered_ipc: int = 2
     answered_classes: int | None = None
     answered_steps: int | None = None
+    # DWA's teacher moves along gradients that the step before left, the term's among them
     comparable_steps: int | None = None
     images_are_leaf: bool = True
 

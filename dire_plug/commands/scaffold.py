@@ -47,7 +47,7 @@ def regularizer(name: str, into: Path) -> None:
 @click.option("--script", required=True, metavar="PATH", help="The synthesis script, below the repository's root.")
 @into_option
 @click.option("--offline", is_flag=True, help="Don't use the network: the code must have been cloned before.")
-def method(name: str, into: Path, offline: bool, **origin: str) -> None:
+def method(name: str, into: Path, offline: bool, **origin: str) -> None:  # origin: repository, commit, script
     """Write a package with the method NAME: adapter, typed flags, a patch to fill in, recipe, test.
 
     The script is read, never run or copied: its flags are, with their types and defaults.

@@ -111,7 +111,7 @@ class EnsembleLabelsSection(EvaluateSection):
     epochs: Count = 1000
     batch_size: Count = 100
     test_every: Count = 10
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "sgd"] = "adamw"  # upstream's for CIFAR-10; it takes SGD for the other two
     lr: Positive = 1e-3
     momentum: NonNegative = 0.9
     """For sgd only."""

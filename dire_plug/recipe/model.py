@@ -174,7 +174,7 @@ class PaperSection(Section):
 
     table: Count
     row: str
-    figures: dict[int, dict[str, str]] = Field(default_factory=dict)
+    figures: dict[int, dict[str, str]] = Field(default_factory=dict)  # text, because a figure has its ± with it
     """IPC → {baseline: "…", dire: "…"}, as printed."""
     diversity_table: Count | None = None
     diversity: dict[str, dict[str, str]] = Field(default_factory=dict)

@@ -30,6 +30,7 @@ from dire_plug.stages.images import TENSORS, read_tensors
 from dire_plug.tables import Table, with_notes
 
 CHOSEN = ("herding", "k-center", "k-means")
+# k-means starts from the seed, these two draw nothing
 SEEDLESS = ("herding", "k-center")
 """Arms that choose the same images with every seed."""
 
@@ -180,6 +181,7 @@ def make_rows(
         cells = (format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
         rows.append((arm, label, tuple(cells)))
     if space is not None:
+        # the same for all runs: its draws have a seed of their own, and arms have one dataset, IPC and network
         real = next(iter(comparison.runs.values()))[0].metrics["diversity"][space]["real"]
         rows.append((REFERENCE, "real reference", tuple(diversity_cells(space, real))))
     for arm in comparison.controlled:

@@ -46,7 +46,7 @@ def _problems_of_order(file: PatchedFile) -> Iterator[tuple[int, str]]:
     """Find hunks whose two line numbers don't agree, or that don't go down the file."""
     inserted = last = 0
     for hunk in file.hunks:
-        if hunk.new != hunk.after + inserted + 1 or hunk.after < last:
+        if hunk.new != hunk.after + inserted + 1 or hunk.after < last:  # below what was inserted above
             yield hunk.line, f"inserting after line {hunk.after} makes line {hunk.after + inserted + 1}, not {hunk.new}"
         inserted += len(hunk.inserted)
         last = hunk.after
