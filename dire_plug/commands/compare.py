@@ -39,7 +39,7 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
     """
-    from dire_plug.executors.dispatch import make_all
+    from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
@@ -57,9 +57,7 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
         show_units(lambda: comparison_requests(request, arms=names, seeds=seeds))
         return
     started = time.monotonic()
-    if not make_all(comparison_requests(request, arms=names, seeds=seeds), execution):
-        return
-    comparison = run_comparison(request, arms=names, seeds=seeds)
+    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution))
     content = to_json(comparison)
     # the same runs are the same comparison, whatever the command line
     runs = [name for arm in content["arms"].values() for name in arm["runs"]]

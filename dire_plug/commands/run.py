@@ -53,8 +53,8 @@ def run(
 
     Without --dire: the method as published. The same command shows its finished run, or resumes it.
     """
-    from dire_plug.executors.dispatch import make_all
-    from dire_plug.pipeline import plan_run, run_arm
+    from dire_plug.executors.dispatch import Runner
+    from dire_plug.pipeline import plan_run
 
     if dire and arm not in (None, "dire"):
         raise contradiction("--dire", f"--arm {arm}")
@@ -68,9 +68,9 @@ def run(
         show_units(lambda: [request])
         return
     started = time.monotonic()
-    if not make_all([request], execution):
-        return
-    finished = run_arm(request)
+    runner = Runner(execution)
+    runner.prepare([request])
+    finished = runner.run(request)
     ui.show(run_summary(finished))
     ui.show(f"\nrun folder: {finished.folder.path}")
     if finished.reused:

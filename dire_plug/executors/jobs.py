@@ -23,6 +23,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
 from dire_plug.pipeline.work_units import Unit
 from dire_plug.store.artefacts import ENTRY
+from dire_plug.store.provenance import cluster_job
 
 JOBS = "jobs"
 """The folder of the store that holds job folders."""
@@ -31,6 +32,8 @@ SUBMISSIONS = "submissions"
 UNIT, PROGRESS, LOG, STOPS = "unit.json", "progress.json", "log.txt", "stops.json"
 HEARTBEAT = 10.0
 """Seconds between two writings of progress.json."""
+BLOCKED = "it needs a unit that failed"
+"""Why a unit wasn't started."""
 STALE = 120.0
 """Seconds without a heartbeat after which a process counts as lost; file systems of clusters show changes late."""
 
@@ -54,7 +57,7 @@ class Job:
     @property
     def lease(self) -> Path:
         """Held by the process that makes the unit."""
-        return self.folder / "lease"
+        return self.folder / "unit.lease"
 
     def unit(self) -> Unit:
         """Return the unit.
@@ -131,7 +134,7 @@ def _cluster_id(job: Job) -> str | None:
     return None if found is None else str(found)
 
 
-def tail(log: Path, *, lines: int = 15) -> list[str]:
+def read_tail(log: Path, *, lines: int = 15) -> list[str]:
     """Return the last lines of a log, indented; empty where there is none."""
     with contextlib.suppress(OSError):
         return [f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:]]
@@ -267,19 +270,6 @@ def reporting(job: Job, title: str) -> Iterator[dict[str, Any]]:
         ended.set()
         thread.join()
         write()
-
-
-def cluster_job() -> dict[str, str] | None:
-    """Return {"id", "partition", "node"} of the cluster's job that this process is part of; None outside of one."""
-    number = os.environ.get("SLURM_JOB_ID")
-    if number is None:
-        return None
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return {
-        "id": f"{array}_{task}" if array and task else number,
-        "partition": os.environ.get("SLURM_JOB_PARTITION", ""),
-        "node": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
-    }
 
 
 def forget(job: Job) -> None:

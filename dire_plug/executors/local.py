@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, RunBusyError
-from dire_plug.executors.jobs import Job, job_of
+from dire_plug.executors.jobs import BLOCKED, Job, job_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.worker import Stopped, stopping, work
 from dire_plug.pipeline.work_units import Unit, waits_for
@@ -30,8 +30,6 @@ from dire_plug.upstream.runner import count_cores, python_path, visible_gpus
 
 PATIENCE = 10.0
 """Seconds that a process gets to end by itself when it is told to stop."""
-BLOCKED = "it needs a unit that failed"
-"""Why a unit wasn't started."""
 LOOK_AGAIN = 2.0
 """Seconds after which a unit is tried again that another command was making."""
 
@@ -40,9 +38,9 @@ def run_local(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, st
     """Make units in processes of this machine; return name of a unit → why it wasn't made.
 
     Raises:
-        DirePlugError: a GPU is named in a request.
+        DirePlugError: a unit names a GPU.
     """
-    if named := next((unit.request.device for unit in units if unit.request.device.startswith("cuda:")), None):
+    if named := next((unit.device for unit in units if unit.device.startswith("cuda:")), None):
         raise DirePlugError(
             f"--device {named}: --executor local gives each process a GPU of its own; leave --device out, and set "
             "CUDA_VISIBLE_DEVICES to choose GPUs"

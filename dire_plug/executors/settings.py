@@ -146,7 +146,7 @@ def read_settings(
     for option, value in given.items():
         if value and option not in fits:
             needs = "local" if option == "--jobs" else "slurm"
-            shown = "" if isinstance(value, bool | tuple) else f" {value}"
+            shown = "" if value is True or option == "--slurm" else f" {value}"
             raise DirePlugError(f"{option}{shown} needs --executor {needs}; this is {chosen}")
     if gpus_per_job is not None and chosen == "inline":
         raise DirePlugError("--gpus-per-job needs --executor local or slurm; inline is one process, as it is")

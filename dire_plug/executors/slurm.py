@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug import ui
-from dire_plug.errors import DirePlugError
-from dire_plug.executors.jobs import SUBMISSIONS, Job, cluster_job, job_of, jobs_folder, state_of
+from dire_plug.errors import DetachedError, DirePlugError
+from dire_plug.executors.jobs import BLOCKED, SUBMISSIONS, Job, job_of, jobs_folder, state_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.worker import Stopped, stopping, work
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
 from dire_plug.pipeline.work_units import Unit, waits_for
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
+from dire_plug.store.provenance import cluster_job
 from dire_plug.upstream.runner import python_path
 
 NAME = "dire-plug"
@@ -110,15 +111,15 @@ def _direct(found: set[str], needs: Mapping[str, set[str]]) -> frozenset[str]:
 # Submitting.
 
 
-def run_slurm(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, str] | None:
-    """Submit units and wait for them; return name of a unit → why it wasn't made; None where they go on by themselves.
+def run_slurm(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, str]:
+    """Submit units and wait for them; return name of a unit → why it wasn't made.
 
     Raises:
+        DetachedError: the jobs go on by themselves, or scripts were written for them.
         DirePlugError: there is no SLURM here, or it refuses a submission.
     """
     if settings.scripts is not None:
-        write_scripts(units, settings, settings.scripts)
-        return None
+        raise DetachedError(write_scripts(units, settings, settings.scripts))
     if shutil.which("sbatch") is None:
         raise DirePlugError(
             "--executor slurm: sbatch isn't found; run this on a login node of the cluster, write plain scripts with "
@@ -126,10 +127,9 @@ def run_slurm(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, st
         )
     submit(units, settings)
     if settings.detach:
-        ui.say(
+        raise DetachedError(
             "slurm: submitted; `dire-plug jobs` shows them, and the same command shows the result when they are done"
         )
-        return None
     try:
         return _wait(units)
     except KeyboardInterrupt:
@@ -141,7 +141,7 @@ def submit(units: Sequence[Unit], settings: ExecutorSettings) -> None:
     """Submit those units that the cluster doesn't have already; say of earlier attempts why they failed."""
     folder = jobs_folder() / SUBMISSIONS
     make_folder(folder)
-    with hold(folder / "lease", wait=float("inf"), what="the submission to the cluster"):
+    with hold(folder / "submit.lease", wait=float("inf"), what="the submission to the cluster"):
         ids, queue = submitted_ids(), read_queue()
         todo, live = [], {}
         for unit in units:
@@ -241,10 +241,13 @@ def _reason(error: Exception) -> str:
     return "; ".join(line.partition("error:")[2].strip() for line in lines) or str(error).strip().splitlines()[-1]
 
 
-def write_scripts(units: Sequence[Unit], settings: ExecutorSettings, folder: Path) -> None:
+def write_scripts(units: Sequence[Unit], settings: ExecutorSettings, folder: Path) -> str:
     """Write a script for sbatch for each array, and `submit.sh`, which submits them all with their dependencies.
 
     Nothing but SLURM and this package is needed to run them; how far they are, `dire-plug jobs` tells.
+
+    Returns:
+        how to submit them, as a line for people.
 
     Raises:
         DirePlugError: the folder can't be written.
@@ -269,7 +272,7 @@ def write_scripts(units: Sequence[Unit], settings: ExecutorSettings, folder: Pat
     write_atomically(folder / "submit.sh", "\n".join(lines) + "\n")
     (folder / "submit.sh").chmod(0o755)
     command = f"bash {shlex.quote(str(folder / 'submit.sh'))}"
-    ui.say(f"slurm: {len(units)} units in {len(arrays)} scripts; submit them with: {command}")
+    return f"slurm: {len(units)} units in {len(arrays)} scripts; submit them with: {command}"
 
 
 def _script(array: Array, settings: ExecutorSettings, folder: Path) -> str:
@@ -357,6 +360,7 @@ def _fruitless(job: Job) -> str | None:
 def _wait(units: Sequence[Unit]) -> dict[str, str]:
     """Show the units' states until nothing is to come of any; return name → why, of those that weren't made."""
     jobs = {unit.name: job_of(unit) for unit in units}
+    needs = waits_for(units)
     shown: dict[str, str] = {}
     while True:
         ids, queue = submitted_ids(), read_queue()
@@ -371,7 +375,9 @@ def _wait(units: Sequence[Unit]) -> dict[str, str]:
                         f"slurm: {done}/{len(units)} {unit.title}: {state.word}{f': {state.why}' if state.why else ''}"
                     )
         if not any(state.live for state in states.values()):
-            return {name: state.why or state.word for name, state in states.items() if state.word != "finished"}
+            lost = {name: state.why or state.word for name, state in states.items() if state.word != "finished"}
+            # the cluster drops what waits for a job that failed; that isn't what to mend
+            return {name: BLOCKED if needs[name] & lost.keys() else why for name, why in lost.items()}
         time.sleep(POLL_SECONDS)
 
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from types import FrameType
 
 from dire_plug.errors import DirePlugError, RunBusyError
-from dire_plug.executors.jobs import Job, cluster_job, reporting
-from dire_plug.pipeline.work_units import Unit, make_unit
-from dire_plug.store.lock import hold
+from dire_plug.executors.jobs import Job, reporting
+from dire_plug.pipeline.work_units import Unit
+from dire_plug.store.lease import hold
+from dire_plug.store.provenance import cluster_job
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """What clusters send before they end a job: SLURM SIGTERM, or what was asked for; some send SIGUSR1 at preemption."""
@@ -65,7 +66,7 @@ def work(job: Job, *, wait: bool) -> int:
             with reporting(job, unit.title) as facts:
                 _look_at(job, unit)
                 try:
-                    make_unit(unit, log=job.log)
+                    unit.make(log=job.log)
                     facts["state"] = "finished"
                 except BaseException as error:
                     facts.update(

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover, recover_pass
 from dire_plug.stages.squeeze import all_roles, ensure_network
 from dire_plug.store.artefacts import WORK, Artefact
+from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Request, Run
 
+MAKER = "dire_plug.pipeline.work_units:make_unit"
+"""Of the units of runs."""
 OF_NO_RUN = ("squeeze", "embed", "measure real in")
 """How the titles of units begin that runs of all arms and seeds share."""
 
@@ -55,49 +59,58 @@ class Unit:
     """A piece of work that one process does by itself.
 
     Attributes:
-        request: of the run that it belongs to; of several, the first.
+        title: its name for people, such as `evaluate dire, seed 1: convnet 0`.
         stage: squeeze, prepare, embed, recover, evaluate or measure.
         part: which network, pass or student; "" where the stage is one unit.
         makes: the names of the artefacts that it makes.
         needs: the names of those that it is made from.
+        maker: `module:function` that makes it, called with the unit and with `log`, a file.
+        subject: what the function is to know beside the unit, JSON-like: for a run its request.
+        device: on which it is made.
     """
 
-    request: Request
+    title: str
     stage: str
     part: str
     makes: tuple[str, ...]
     needs: frozenset[str]
+    maker: str
+    subject: Mapping[str, Any]
+    device: str = "auto"
 
     @cached_property
     def name(self) -> str:
         """`<stage>-<12 hex of what it makes>`."""
         return f"{self.stage}-{digest(sorted(self.makes))[:12]}"
 
-    @property
-    def title(self) -> str:
-        """The name of the unit for people, such as `evaluate dire, seed 1: convnet 0`."""
-        shared = f"{self.stage} {self.part}".rstrip()
-        if shared.startswith(OF_NO_RUN):
-            return shared
-        return f"{self.stage} {self.request.arm}, seed {self.request.seed}{f': {self.part}' if self.part else ''}"
-
     def to_json(self) -> dict[str, Any]:
-        """Return the fields, JSON-like; paths are absolute, since a job may start in another folder."""
-        request = {
-            key: str(value.absolute()) if isinstance(value, Path) else value
-            for key, value in asdict(self.request).items()
-        }
-        # --no-wait is about other commands: the units of one wait for each other
-        return {**asdict(self), "needs": sorted(self.needs), "request": request | {"wait": True}}
+        """Return the fields, JSON-like."""
+        return {**asdict(self), "needs": sorted(self.needs)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Unit:
         """Return the unit that `to_json` wrote."""
-        request = dict(content["request"])
-        paths = {key: Path(request[key]) for key in ("out", "data_root") if request[key] is not None}
-        lists = {key: tuple(request[key]) for key in ("settings", "rerun")}
-        fields = {"makes": tuple(content["makes"]), "needs": frozenset(content["needs"])}
-        return cls(**{**content, **fields, "request": Request(**{**request, **paths, **lists})})
+        return cls(**{**content, "makes": tuple(content["makes"]), "needs": frozenset(content["needs"])})
+
+    def make(self, *, log: Path) -> None:
+        """Make the unit in this process; what of it is there already isn't made again.
+
+        Args:
+            log: receives what upstream's script prints.
+
+        Raises:
+            DirePlugError: what the unit would make isn't what was asked for; or a stage failed.
+        """
+        module, _, function = self.maker.partition(":")
+        getattr(import_module(module), function)(self, log=log)
+
+
+def changed_since(unit: Unit, others: Iterable[str]) -> DirePlugError:
+    """Return the error for a unit that would make other artefacts now than when it was planned."""
+    return DirePlugError(
+        f"{unit.title}: the code, the data or the recipe changed after this was planned, so {min(others)} would be "
+        "something else now; run the command again"
+    )
 
 
 def plan_units(requests: Iterable[Request]) -> list[Unit]:
@@ -125,8 +138,33 @@ def units_of(run: Run) -> list[Unit]:
             behind |= references
             references |= {one.name for one in makes if one.kind in ON_DEMAND}
         if missing:
-            found.append(Unit(run.request, stage, part, tuple(missing), frozenset(behind - missing.keys())))
+            needs = frozenset(behind - missing.keys())
+            title, subject = _title(run.request, stage, part), _to_json(run.request)
+            device = run.request.device
+            found.append(Unit(title, stage, part, tuple(missing), needs, MAKER, subject, device=device))
     return found
+
+
+def _title(request: Request, stage: str, part: str) -> str:
+    shared = f"{stage} {part}".rstrip()
+    if shared.startswith(OF_NO_RUN):
+        return shared
+    return f"{stage} {request.arm}, seed {request.seed}{f': {part}' if part else ''}"
+
+
+def _to_json(request: Request) -> dict[str, Any]:
+    """Return a request as JSON-like data; paths are absolute, since a job may start in another folder."""
+    found = {key: str(one.absolute()) if isinstance(one, Path) else one for key, one in asdict(request).items()}
+    # --no-wait is about other commands: the units of one wait for each other
+    return found | {"wait": True}
+
+
+def request_of(unit: Unit) -> Request:
+    """Return the request of the run that a unit belongs to; of several, of the first."""
+    content = unit.subject
+    paths = {key: Path(content[key]) for key in ("out", "data_root") if content[key] is not None}
+    lists = {key: tuple(content[key]) for key in ("settings", "rerun")}
+    return Request(**{**content, **paths, **lists})
 
 
 def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
@@ -135,23 +173,14 @@ def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
     return {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
 
 
+@until_kept
 def make_unit(unit: Unit, *, log: Path) -> None:
-    """Make one unit by itself; what of it is there already isn't made again.
-
-    Args:
-        log: receives what upstream's script prints.
-
-    Raises:
-        DirePlugError: what the unit would make isn't what was asked for; or a stage failed.
-    """
-    run = with_data(plan_run(unit.request))
+    """Make one unit of a run by itself: see `Unit.make`."""
+    run = with_data(plan_run(request_of(unit)))
     known = {(stage, part): (artefacts, make) for stage, part, artefacts, make in _parts(run)}
     artefacts, make = known.get((unit.stage, unit.part), ([], None))
     if others := set(unit.makes) - {one.name for one in artefacts}:
-        raise DirePlugError(
-            f"{unit.title}: the code, the data or the recipe changed after this was planned, so {sorted(others)[0]} "
-            "would be something else now; run the command again"
-        )
+        raise changed_since(unit, others)
     if make is not None and any(run.store.find(one) is None for one in artefacts):
         make(log=log)
 

@@ -97,7 +97,7 @@ def stores_labels(section: EvaluateSection) -> TypeGuard[FkdSection | FkdEnsembl
 
 @contextlib.contextmanager
 def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> Iterator[None]:
-    """Lock the stored labels of a set while its students learn, and remove them afterwards.
+    """Hold the lease of the stored labels of a set while its students learn, and remove them afterwards.
 
     They take 13 to 136 GB a run on ImageNet-1K, so they are kept in the store only if the user asks for that. Where
     the block is left by an error they stay, so that the same command resumes.

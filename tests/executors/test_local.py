@@ -9,10 +9,10 @@ from support.cli import Cli
 from support.small_run import forget, native, outcome, run_folders, when_made, write_recipe
 
 from dire_plug.errors import DirePlugError
-from dire_plug.executors.dispatch import make_all
+from dire_plug.executors.dispatch import Runner
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.pipeline.work_units import Unit, make_unit, plan_units
+from dire_plug.pipeline.work_units import Unit, plan_units
 
 
 def units_by_title(*requests: Request) -> dict[str, Unit]:
@@ -67,7 +67,7 @@ def test_local_processes_make_the_bits_of_one(
         # the number of threads changes bits, so the processes get that of this one
         monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
         if executor == "local":
-            make_all(requests, ExecutorSettings("local", jobs=2))
+            Runner(ExecutorSettings("local", jobs=2)).prepare(requests)
             made = when_made(tmp_path / executor)
         for request in requests:
             run_arm(request)
@@ -80,21 +80,23 @@ def test_local_processes_make_the_bits_of_one(
 @pytest.mark.slow
 def test_a_failed_unit_is_named_and_the_others_are_made(bare_home: Path, tmp_path: Path) -> None:
     broken = write_recipe(tmp_path / "broken.yaml", {"squeeze": {"teacher": {"lr": 1e30, "epochs": 2}}})
+    runner = Runner(ExecutorSettings("local"))
+    runner.prepare([native(broken)])
     with pytest.raises(DirePlugError) as error:
-        make_all([native(broken)], ExecutorSettings("local"))
+        runner.run(native(broken))
     told = str(error.value)
-    assert "squeeze teacher: squeeze: " in told
-    assert "not started: embed real images in T (it needs a unit that failed)" in told
-    assert "what is finished is kept; the same command resumes" in told
+    assert "units of work weren't made; what is finished is kept, and the same command resumes" in told
+    assert told.splitlines()[-1].startswith("squeeze teacher: ")
+    assert "not started, since they need these: embed real images in T" in told
     assert "squeeze teacher" in units_by_title(native(broken))
     assert "squeeze independent" not in units_by_title(native(broken))
 
 
 def test_a_unit_that_would_make_something_else_is_refused(bare_home: Path, recipe: Path, tmp_path: Path) -> None:
     unit = units_by_title(native(recipe))["squeeze teacher"]
-    changed = replace(unit.request, settings=("squeeze.teacher.lr=0.5",))
+    changed = {**unit.subject, "settings": ["squeeze.teacher.lr=0.5"]}
     with pytest.raises(DirePlugError, match="changed after this was planned, so network/"):
-        make_unit(replace(unit, request=changed), log=tmp_path / "log")
+        replace(unit, subject=changed).make(log=tmp_path / "log")
 
 
 def test_a_dry_run_lists_units_and_what_they_wait_for(bare_home: Path, recipe: Path, cli: Cli) -> None:
