@@ -61,7 +61,7 @@ def ablate(
     from dire_plug.executors.dispatch import Runner
     from dire_plug.paper.ablate import ablate_components, components_json, render_components, render_sweep, sweep_json
     from dire_plug.paper.ablate import sweep as run_sweep
-    from dire_plug.paper.ablate.axes import make_grid
+    from dire_plug.paper.ablate.sweep import make_grid
     from dire_plug.paper.ablate.trials import require_term
 
     if grid and only == COMPONENTS:
@@ -103,7 +103,7 @@ def _draw_components(components: Components, path: Path) -> None:
 
 def _draw_sweep(swept: Sweep, path: Path) -> None:
     from dire_plug.paper.ablate import draw_trials
-    from dire_plug.paper.ablate.axes import DEFAULT
+    from dire_plug.paper.ablate.sweep import DEFAULT
     from dire_plug.paper.ablate.sweep_table import ranked
 
     title = f"{swept.method}, {swept.recipe}, IPC {swept.ipc}: settings of DiRe"
@@ -114,9 +114,8 @@ def _draw_sweep(swept: Sweep, path: Path) -> None:
 
 def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...]) -> None:
     """Print the settings that would run, and the recipe's own `dire` arm; without data or upstream's code."""
-    from dire_plug.paper.ablate.axes import DEFAULT, make_grid
     from dire_plug.paper.ablate.components import component_settings
-    from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL
+    from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL, DEFAULT, make_grid
     from dire_plug.paper.ablate.trials import Setting, plan_settings, require_term
 
     own, (grid_settings, left_out) = require_term(request, dry=True), make_grid(request, grid, dry=True)

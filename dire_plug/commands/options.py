@@ -11,7 +11,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.recipe.layers import split_setting
+from dire_plug.recipe.loading import split_setting
 from dire_plug.store.runs import RERUN, Request
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dire_plug import ui
 from dire_plug.commands.options import check_settings, describe_set, executor_options, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
-from dire_plug.sets.robust_scores import RATE, WEIGHT
+from dire_plug.sets.robust_scores import RATE, WEIGHT  # light: for the defaults in the help
 from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def render(ranked: Sequence[RankedSet]) -> RenderableType:
         name = one.condensed["name"]
         for architecture in one.architectures:
             found = one.scores(architecture)
+            # ARS may be missing
             cells = [mean_and_spread([100 * value for value in found.get(score, [])]) for score in SCORES]
             scores.add_row(name, architecture, str(one.seed), str(len(found["LRS"])), *cells)
             accuracies.add_row(name, architecture, *(_accuracy(one, architecture, kind) for kind in CONDITIONS))

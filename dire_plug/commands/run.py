@@ -17,7 +17,7 @@ from dire_plug.commands.options import (
     run_options,
 )
 from dire_plug.commands.tables import run_summary
-from dire_plug.recipe.layers import split_setting
+from dire_plug.recipe.loading import split_setting
 from dire_plug.recipe.resolve import SUM
 
 if TYPE_CHECKING:

@@ -95,7 +95,7 @@ def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Pat
             names.add(_find_entry(store, one))
         else:
             run = find_run(root, one)
-            runs["/".join(run.path.parts[-3:])] = run
+            runs["/".join(run.path.parts[-3:])] = run  # METHOD/RECIPE/RUN
     card = archives.write_archive(store, target, names=names, runs=runs, kinds=kinds)
     table = Table("kind")
     table.add_numbers("artefacts", "size")

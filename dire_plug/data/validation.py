@@ -70,6 +70,7 @@ def draw_validation(labels: Tensor, count: int, *, classes: tuple[str, ...]) -> 
     """
     if problems := validation_problems(count, classes=len(classes), judge="validation"):
         raise DirePlugError(": ".join(problems[0]))
+    # minlength: a class at the end may have no image at all
     per_class, counts = count // len(classes), np.bincount(labels.numpy(), minlength=len(classes))
     label = int(counts.argmin())
     most = int(counts[label]) // FEWEST_LEFT

@@ -148,6 +148,7 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
         "seed": run.seed,
         "dataset": run.dataset.digest,
     }
+    # a set's file may have any name, a folder's should need no quotes
     name = re.sub(r"[^\w.-]+", "-", opened.name.removesuffix(opened.condensed.path.suffix)).strip("-.") or "set"
     return RunFolder(run.root / SETS / f"{name}-{digest(content)[:8]}")
 

@@ -71,7 +71,7 @@ def measure_set(
     Raises:
         DirePlugError: an embedding is unknown or not available; see `open_set` and `stages.measure`.
     """
-    names = tuple(dict.fromkeys(embeddings))
+    names = tuple(dict.fromkeys(embeddings))  # each once
     check_embeddings(names, weights=weights)
     if nearest_k is not None:
         request = replace(request, settings=(*request.settings, f"measure.nearest_k={nearest_k}"))
@@ -79,6 +79,7 @@ def measure_set(
     published_first = sorted(names, key=OWN.__contains__)  # a missing one must fail before anything is trained
     networks = {name: _network(opened, name, weights) for name in published_first}
     run, condensed, diversity = opened.run, opened.condensed, {}
+    # a run's own images were measured by the run, whose values its source finds again
     source = find_own_source(opened) or Source(digest={"set": condensed.digest})
     images = ImageSet(source, lambda: (condensed.images, condensed.labels), name="set")
     for name in names:

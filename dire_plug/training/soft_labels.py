@@ -145,6 +145,7 @@ def _estimate_time(
         label(few, Generator().manual_seed(0))  # the first call also allocates memory and chooses kernels
         began = time.perf_counter()
         label(few, Generator().manual_seed(0))
+    # labels end on the CPU, so the clock has waited for the device
     minutes = round((time.perf_counter() - began) / len(few) * images * epochs / 60)
     if minutes == 0:
         return "less than a minute"

@@ -23,7 +23,6 @@ from dire_plug.paper.ablate import (
     sweep_json,
 )
 from dire_plug.paper.ablate import trials as trials_module
-from dire_plug.paper.ablate.axes import DEFAULT, make_grid
 from dire_plug.paper.ablate.components import (
     COMBINATIONS,
     CONTROL,
@@ -32,7 +31,7 @@ from dire_plug.paper.ablate.components import (
     normalise,
     normalised_columns,
 )
-from dire_plug.paper.ablate.sweep import BEST
+from dire_plug.paper.ablate.sweep import BEST, DEFAULT, make_grid
 from dire_plug.paper.ablate.sweep_table import ranked, sweep_notes, verdict
 from dire_plug.paper.ablate.trials import Setting, Trial
 from dire_plug.pipeline import FinishedRun, Request, plan_run

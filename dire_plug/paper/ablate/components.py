@@ -115,6 +115,7 @@ def normalised_columns(components: Components, space: str) -> dict[str, dict[str
         column = dict(zip(means, normalise(list(means.values())), strict=True))
         control, known = _mean(components.control, measure), [mean for mean in means.values() if mean is not None]
         spread = known and max(known) > min(known)
+        # the scale is that of the seven rows, so that it is the paper's
         columns[key] = {CONTROL: _scale(control, known) if spread and control is not None else None, **column}
     return columns
 
@@ -165,7 +166,7 @@ def _diversity_table(components: Components, space: str) -> Table:
     for name, trial in {CONTROL: components.control, **components.trials}.items():
         cells = [format_summary(trial.summary(measure), measure) for measure in measures.values()]
         cells += [_format(columns[key][name]) for key in measures]
-        table.add_row(name, *cells, *(f"{value:.2f}" for value in PAPER.get(name, ())[:3]))
+        table.add_row(name, *cells, *(f"{value:.2f}" for value in PAPER.get(name, ())[:3]))  # the paper has no control
     return table
 
 
@@ -180,7 +181,7 @@ def component_notes(components: Components) -> list[str]:
         "tested on the test set, so don't choose a setting by it: the sweep chooses on validation images",
     ]
     if _judged(components.control) == "validation":
-        lines[-1] = "tested on the recipe's validation images, not on the test set"
+        lines[-1] = "tested on the recipe's validation images, not on the test set"  # in place of the advice above
     return lines + [f"{name}: {trial.problem}" for name, trial in components.trials.items() if trial.problem]
 
 

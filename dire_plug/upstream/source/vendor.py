@@ -39,7 +39,9 @@ __all__ = [
     "verify_tree",
 ]
 
+# never ask for a password, fetch no large files, take paths as they are written
 _GIT = {"GIT_ATTR_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
+# no link may lead out of the tree, and no hook of the user's may run
 _SETTINGS = {**OWN_BYTES, "core.symlinks": "false", "core.hooksPath": os.devnull}
 
 
