@@ -35,6 +35,12 @@ class PluginError(DirePlugError):
     exit_code = 1
 
 
+class DetachedError(DirePlugError):
+    """No error: a command's jobs go on by themselves, so it has no result yet; its message says how to follow them."""
+
+    exit_code = 0
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the valid name nearest to `name`, or an empty string."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)

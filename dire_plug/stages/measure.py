@@ -83,6 +83,19 @@ def measure_in(run: Run, network: Artefact | Pretrained, images: ImageSet) -> di
     return result
 
 
+def measure_real(run: Run, network: Artefact, *, per_class: int) -> None:
+    """Make what the sets of a dataset share in one network: the radii of the real images, and the real reference.
+
+    Args:
+        per_class: images of a class in the sets.
+
+    Raises:
+        DirePlugError: there are too few real images for the recipe's `nearest_k`.
+    """
+    real = ensure_embeddings(run, network)
+    _reference(run, network, real, _neighbourhoods(run, real), per_class=per_class)
+
+
 def _diversity_of_all(near: Neighbourhoods) -> dict[str, Any]:
     """Return the diversity of all training images; None for what means nothing there."""
     return {

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from dire_plug.executors.dispatch import Runner
 from dire_plug.paper.ablate.trials import TERM, Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request
 from dire_plug.results.statistics import ACCURACY, FEW, Measure, diversity_measures, paired_difference
@@ -66,17 +67,20 @@ def component_settings() -> list[Setting]:
     return [Setting(CONTROL, arm="control"), *rows]
 
 
-def ablate_components(request: Request, seeds: int) -> Components:
+def ablate_components(request: Request, seeds: int, *, runner: Runner | None = None) -> Components:
     """Run the seven combinations and the control, each with `seeds` seeds from the request's own on.
 
     A combination that fails is kept with its reason.
+
+    Args:
+        runner: runs them; None does so in this process.
 
     Raises:
         DirePlugError: the recipe has no DiRe in its arm `dire`, or the control failed.
     """
     planned = require_term(request)
     numbers = tuple(range(request.seed, request.seed + seeds))
-    trials = run_settings(request, component_settings(), seeds=numbers, needed=(CONTROL,))
+    trials = run_settings(request, component_settings(), seeds=numbers, needed=(CONTROL,), runner=runner or Runner())
     return Components(
         method=request.method,
         recipe=planned.source.stem,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from dire_plug import ui
 from dire_plug.data import class_count, default_count
 from dire_plug.errors import DirePlugError
+from dire_plug.executors.dispatch import Runner
 from dire_plug.paper.ablate.axes import DEFAULT, control_of, make_grid
 from dire_plug.paper.ablate.trials import Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request, Run
@@ -54,17 +55,19 @@ class Sweep:
     final_controls: dict[str, str]
 
 
-def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
+def sweep(request: Request, seeds: int, *, grid: Sequence[str] = (), runner: Runner | None = None) -> Sweep:
     """Try settings on validation images, and test the best; finished runs are reused.
 
     Args:
         seeds: syntheses of each setting.
         grid: see `axes.make_grid`.
+        runner: runs them; None does so in this process.
 
     Raises:
         DirePlugError: the recipe has no DiRe, a value isn't valid, the control or the recipe's own setting failed, or
             the recipe's protocol gives no accuracy to choose by.
     """
+    runner = runner or Runner()
     planned = require_term(request)
     count = count_validation(planned)
     numbers = tuple(range(request.seed, request.seed + seeds))
@@ -72,13 +75,13 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> Sweep:
     held_out = with_settings(request, f"dataset.validation={count}", "evaluate.judge=test")
     judged = with_settings(held_out, "evaluate.judge=validation")
     settings, left_out = make_grid(judged, grid)
-    tried, controls = _try(judged, settings, seeds=numbers, chance=_chance(planned))
+    tried, controls = _try(judged, settings, seeds=numbers, chance=_chance(planned), runner=runner)
     best = choose(tried)
     ui.say(f"best on validation images: {best}; now the test")
     last, final_controls = final_settings(tried[best], controls[best])
     # seeds of which none chose the setting
     later = tuple(number + seeds for number in numbers)
-    final = run_settings(held_out, last, seeds=later, needed=(BASELINE, CONTROL, DEFAULT))
+    final = run_settings(held_out, last, seeds=later, needed=(BASELINE, CONTROL, DEFAULT), runner=runner)
     return Sweep(
         method=request.method,
         recipe=planned.source.stem,
@@ -141,13 +144,13 @@ def _chance(planned: Run) -> float:
 
 
 def _try(
-    base: Request, settings: Sequence[Setting], *, seeds: Sequence[int], chance: float
+    base: Request, settings: Sequence[Setting], *, seeds: Sequence[int], chance: float, runner: Runner
 ) -> tuple[dict[str, Trial], dict[str, Trial]]:
     """Run the settings and their controls; mark those that collapsed."""
     default, *others = settings
     controls = {setting.name: control_of(setting) for setting in others}
     ordered = [Setting(CONTROL, arm="control"), default, *controls.values(), *others]
-    trials = run_settings(base, ordered, seeds=seeds, needed=(CONTROL, DEFAULT))
+    trials = run_settings(base, ordered, seeds=seeds, needed=(CONTROL, DEFAULT), runner=runner)
     own = {name: trials[control.name] for name, control in controls.items()} | {DEFAULT: trials[CONTROL]}
     tried = {
         setting.name: mark_collapse(trials[setting.name], own[setting.name], chance=chance) for setting in settings
