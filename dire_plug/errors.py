@@ -19,6 +19,10 @@ class RunBusyError(DirePlugError):
     exit_code = 75
 
 
+class LeaseLostError(RunBusyError):
+    """Another process took over what this one worked on, since it didn't renew its lease for too long."""
+
+
 class DivergedError(DirePlugError):
     """A training or a synthesis left the finite numbers: its settings don't fit."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.jobs import BLOCKED, job_of, read_tail
@@ -80,6 +80,20 @@ def make_units(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, s
     from dire_plug.executors.slurm import run_slurm
 
     return run_slurm(units, settings)
+
+
+def make_or_raise(plan: Callable[[], Sequence[Unit]], settings: ExecutorSettings) -> None:
+    """Make the units that `plan` returns, unless everything runs inline.
+
+    Raises:
+        DetachedError: jobs make them, and the command doesn't wait.
+        DirePlugError: some weren't made; each is named with the last lines of its log.
+    """
+    if settings.kind == "inline":
+        return
+    units = list({unit.name: unit for unit in plan()}.values())
+    if failed := make_units(units, settings):
+        raise DirePlugError(describe([unit for unit in units if unit.name in failed], failed))
 
 
 def describe(units: Sequence[Unit], why: Mapping[str, str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import threading
 import time
@@ -22,11 +21,9 @@ from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
 from dire_plug.pipeline.work_units import Unit
-from dire_plug.store.artefacts import ENTRY
+from dire_plug.store.artefacts import ENTRY, JOBS
 from dire_plug.store.provenance import cluster_job
 
-JOBS = "jobs"
-"""The folder of the store that holds job folders."""
 SUBMISSIONS = "submissions"
 """In it: what was submitted to a cluster."""
 UNIT, PROGRESS, LOG, STOPS = "unit.json", "progress.json", "log.txt", "stops.json"
@@ -57,7 +54,7 @@ class Job:
     @property
     def lease(self) -> Path:
         """Held by the process that makes the unit."""
-        return self.folder / "lease"
+        return self.folder / "unit.lease"
 
     def unit(self) -> Unit:
         """Return the unit.
@@ -270,8 +267,3 @@ def reporting(job: Job, title: str) -> Iterator[dict[str, Any]]:
         ended.set()
         thread.join()
         write()
-
-
-def forget(job: Job) -> None:
-    """Remove the folder of a job."""
-    shutil.rmtree(job.folder, ignore_errors=True)

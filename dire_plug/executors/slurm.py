@@ -27,7 +27,7 @@ from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.worker import Stopped, stopping, work
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
 from dire_plug.pipeline.work_units import Unit, waits_for
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.store.provenance import cluster_job
 from dire_plug.upstream.runner import python_path
 
@@ -141,7 +141,7 @@ def submit(units: Sequence[Unit], settings: ExecutorSettings) -> None:
     """Submit those units that the cluster doesn't have already; say of earlier attempts why they failed."""
     folder = jobs_folder() / SUBMISSIONS
     make_folder(folder)
-    with hold(folder / "lease", wait=float("inf"), what="the submission to the cluster"):
+    with hold(folder / "submit.lease", wait=float("inf"), what="the submission to the cluster"):
         ids, queue = submitted_ids(), read_queue()
         todo, live = [], {}
         for unit in units:

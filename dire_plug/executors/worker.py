@@ -15,7 +15,7 @@ from types import FrameType
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.jobs import Job, reporting
 from dire_plug.pipeline.work_units import Unit
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.store.provenance import cluster_job
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)

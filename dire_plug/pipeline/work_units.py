@@ -45,6 +45,7 @@ from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover, recover_pass
 from dire_plug.stages.squeeze import all_roles, ensure_network
 from dire_plug.store.artefacts import WORK, Artefact
+from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Request, Run
 
 MAKER = "dire_plug.pipeline.work_units:make_unit"
@@ -172,6 +173,7 @@ def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
     return {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
 
 
+@until_kept
 def make_unit(unit: Unit, *, log: Path) -> None:
     """Make one unit of a run by itself: see `Unit.make`."""
     run = with_data(plan_run(request_of(unit)))

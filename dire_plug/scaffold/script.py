@@ -12,7 +12,7 @@ from dire_plug.api.checklist import literal
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest, new_folder
 from dire_plug.scaffold.flags import Flag, read_flags
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.types import Upstream
 from dire_plug.upstream.source.tree import verify_tree, write_manifest
 from dire_plug.upstream.source.vendor import fetch
@@ -140,7 +140,7 @@ def published(upstream: Upstream, *, offline: bool = False) -> Path:
         raise DirePlugError(
             f"{upstream.repository}: its code isn't downloaded, and --offline forbids cloning; leave out --offline"
         )
-    with hold(folder.with_name(f".{folder.name}.lock"), wait=600, what=f"the tree {folder}"):
+    with hold(folder.with_name(f".{folder.name}.lease"), wait=600, what=f"the tree {folder}"):
         if not folder.is_dir():
             ui.say(f"cloning {upstream.repository} at {upstream.commit[:12]}")
             with new_folder(folder) as tree:

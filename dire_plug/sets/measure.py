@@ -15,6 +15,7 @@ from dire_plug.stages.images import ImageSet
 from dire_plug.stages.measure import measure_in
 from dire_plug.stages.squeeze import missing_networks, squeeze_one
 from dire_plug.store.artefacts import Artefact
+from dire_plug.store.lease import until_kept
 
 OWN = ("teacher", "independent")
 """The embeddings of the recipe's own networks, T and I."""
@@ -54,6 +55,7 @@ class MeasuredSet:
         }
 
 
+@until_kept
 def measure_set(
     request: SetRequest, *, embeddings: Sequence[str] = OWN, weights: Path | None = None, nearest_k: int | None = None
 ) -> MeasuredSet:

@@ -102,7 +102,7 @@ Place = Callable[[int], Path]
 
 @contextlib.contextmanager
 def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> Iterator[Place | None]:
-    """Lock the stored labels of a set while its students learn, and remove them afterwards.
+    """Hold the lease of the stored labels of a set while its students learn, and remove them afterwards.
 
     They take 13 to 136 GB a run on ImageNet-1K, so they are kept in the store only if the user asks for that. Else they
     lie in the machine's scratch if it has room, and are gone however the block ends; or beside the store, where an

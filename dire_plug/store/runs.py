@@ -13,7 +13,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, make_folder, read_json, write_json
 from dire_plug.recipe import Recipe, Resolved
 from dire_plug.store.artefacts import Artefact, Store
-from dire_plug.store.lock import holder
+from dire_plug.store.lease import holder
 from dire_plug.types import Adapter, Plan, Script
 
 if TYPE_CHECKING:
@@ -188,9 +188,9 @@ class RunFolder:
     path: Path
 
     @property
-    def lock(self) -> Path:
-        """The lock file."""
-        return self.path.with_name(f".{self.path.name}.lock")
+    def lease(self) -> Path:
+        """The file of its lease."""
+        return self.path.with_name(f".{self.path.name}.lease")
 
     def status(self) -> dict[str, Any]:
         """Return status.json, or that nothing has been done."""
@@ -203,7 +203,7 @@ class RunFolder:
     def state(self) -> str:
         """Return new, running, interrupted, failed or finished."""
         state = str(self.status().get("state", "new"))
-        return "interrupted" if state == "running" and holder(self.lock) is None else state
+        return "interrupted" if state == "running" and holder(self.lease) is None else state
 
     def set_status(self, state: str, *, stage: str, **more: Any) -> None:
         """Write status.json."""

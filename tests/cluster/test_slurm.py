@@ -191,7 +191,7 @@ def test_whatever_happens_the_same_command_ends_with_the_same_bits(
     assert disturber.done, "nothing was disturbed"
     assert not watcher.twice
     assert [outcome(folder) for folder in run_folders(bare_home)] == inline
-    leftovers = [path for path in (bare_home / "store" / "locks").iterdir()]
+    leftovers = [path for path in (bare_home / "store" / "leases").iterdir()]
     assert not leftovers
     with capsys.disabled():
         print(f"\n{disturb.__name__}: {disturber.done} times, the command was given {attempts} times")

@@ -81,7 +81,7 @@ def test_a_signal_ends_a_job_in_order_and_lets_go_of_its_leases(
     assert process.wait(60) == 128 + number
     assert (job.progress()["state"], job.progress()["why"]) == ("interrupted", f"{number.name}: told to end")
     assert not job.lease.exists()
-    assert not list((bare_home / "store" / "locks").iterdir())
+    assert not list((bare_home / "store" / "leases").iterdir())
 
 
 def test_jobs_lists_what_failed_and_why(bare_home: Path, recipe: Path, cli: Cli) -> None:
