@@ -45,7 +45,7 @@ SPREAD = "± is over the students of ONE set, not over syntheses"
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each student; default: the recipe's.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the students; default: the run's, or 0.")
 @OUT
-@rerun_option("squeeze", "evaluate")
+@rerun_option("data", "squeeze", "evaluate")
 @KEEP_LABELS
 @WAIT
 @set_options

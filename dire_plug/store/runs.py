@@ -29,7 +29,9 @@ METRICS = "metrics.json"
 """In the run's folder: accuracies, diversity, and what they were made from; written when all stages are done."""
 ARTEFACTS = "artefacts.json"
 """In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
+DATA = "data"
 RERUN: dict[str, tuple[str, ...]] = {
+    DATA: (),
     "squeeze": ("network",),
     "embed": ("embeddings", "real"),
     "prepare": ("start", "whitening", "prepared", "expert"),
@@ -37,7 +39,7 @@ RERUN: dict[str, tuple[str, ...]] = {
     "evaluate": ("labels", "student"),
     "measure": ("radii", "reference", "diversity", "collapse"),
 }
-"""Stage → the kinds of artefacts that it leaves; `--rerun STAGE` makes them again."""
+"""Stage → the kinds of artefacts that it leaves; `--rerun STAGE` makes them again. `data` lists the dataset anew."""
 
 
 @dataclass(frozen=True)

@@ -1214,7 +1214,7 @@ def test_rerun_makes_again_what_its_stages_left_and_nothing_else(
 def test_rerun_of_no_stage_is_refused(cli: Cli, bare_home: Path, command: str) -> None:
     answer = cli(command, "sre2l", "--rerun", "student")
     assert answer.code == 2
-    assert "Invalid value for '--rerun': 'student' is not one of 'squeeze', " in answer.err
+    assert "Invalid value for '--rerun': 'student' is not one of 'data', 'squeeze', " in answer.err
 
 
 def test_without_waiting_a_run_that_another_process_holds_ends_with_75(
