@@ -235,6 +235,7 @@ class Script:
         stem: the stem that the script gives its network (`small`: 3×3, no pooling; `imagenet`).
         checkpoint: the layout in which the script reads its teacher.
         suffix: of the saved images, where it isn't that of the adapter's `image_path`.
+        several_gpus: whether the script itself spreads a step over all GPUs that it sees.
     """
 
     path: str
@@ -245,6 +246,7 @@ class Script:
     stem: str
     checkpoint: str
     suffix: str | None = None
+    several_gpus: bool = False
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,25 @@ class Preparation:
 
 
 @dataclass(frozen=True)
+class LoopWork:
+    """What a loop computes that inverts no trained network, for estimates of time and GPU memory.
+
+    Attributes:
+        network: our name of the network that the loop makes itself.
+        unrolled: training steps of that network whose graph one iteration keeps; 0 where it isn't trained.
+        batch: synthetic images in each of them; None: all.
+        real: real images of a class that pass through the network in an iteration, without a graph.
+        prepared_epochs: epochs of the same network on the real images that a preparation trains, in all.
+    """
+
+    network: str
+    unrolled: int = 0
+    batch: int | None = None
+    real: int = 0
+    prepared_epochs: int = 0
+
+
+@dataclass(frozen=True)
 class VerifyCase:
     """One script at reduced size, for `dire-plug verify`.
 
@@ -387,6 +408,9 @@ class Adapter(Protocol):
 
     def steps(self, recover: Any) -> int:
         """Return the number of iterations of one slot."""
+
+    def work(self, recipe: Any) -> LoopWork | None:
+        """Return what an iteration computes; None: its batch passes through a trained network and back."""
 
     def has_native(self, script: str) -> bool:
         """Return whether the native engine knows this script."""

@@ -28,6 +28,7 @@ from dire_plug.types import (
     Adapter,
     Invocation,
     LoopInputs,
+    LoopWork,
     Plan,
     Preparation,
     Script,
@@ -68,6 +69,7 @@ __all__ = [
     "Invocation",
     "ListedPlan",
     "LoopInputs",
+    "LoopWork",
     "Plan",
     "PlannedAdapter",
     "Preparation",
@@ -151,6 +153,10 @@ class PlannedAdapter:
         """Return the number of iterations of one slot: upstream's flag `iteration`."""
         iterations: int = self.read_flags(recover).iteration
         return iterations
+
+    def work(self, recipe: Any) -> LoopWork | None:
+        """Return None: the loop inverts trained networks, one of them in each iteration."""
+        return None
 
     def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
         """Return nothing: the script makes all of its images in one pass."""

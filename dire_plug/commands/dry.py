@@ -77,6 +77,8 @@ def show_units(requests: Callable[[], Sequence[Request]]) -> None:
 
     Their names follow from the data and from upstream's code, so nothing is listed where one of them is missing.
     """
+    from dire_plug.files import format_bytes
+    from dire_plug.pipeline.unit_costs import OPERATIONS_PER_SECOND, add_up, count_units
     from dire_plug.pipeline.work_units import plan_units, waits_for
 
     try:
@@ -86,20 +88,29 @@ def show_units(requests: Callable[[], Sequence[Request]]) -> None:
         return
     by_name = {unit.name: unit for unit in units}
     needs = waits_for(units)
+    if not units:
+        ui.show("units of work: none; the store has all of it")
+        return
+    costs = count_units(units)
     table = Table("unit of work", title=f"{len(units)} units of work that the store lacks")
     table.add_prose("waits for")
-    for titles, waits in _fold(units, needs, by_name):
-        table.add_row(titles, ", ".join(waits) or "nothing")
-    if units:
-        ui.show(table)
-    else:
-        ui.show("units of work: none; the store has all of it")
+    table.add_numbers("TFLOP", "memory ≥", "disk ≈")
+    for titles, waits, names in _fold(units, needs, by_name):
+        cost = add_up(costs[name] for name in names)
+        figures = f"{cost.operations / 1e12:,.3g}", format_bytes(cost.memory), format_bytes(cost.disk)
+        table.add_row(titles, ", ".join(waits) or "nothing", *figures)
+    ui.show(table)
+    whole, rate = add_up(costs.values()), OPERATIONS_PER_SECOND
+    ui.show(
+        f"together {whole.operations / 1e12:,.3g} TFLOP, {whole.operations / rate / 3600:,.2g} GPU-hours at "
+        f"{rate / 1e12:g} TFLOP/s (assumed, not measured), disk ≈ {format_bytes(whole.disk)}"
+    )
 
 
 def _fold(
     units: Sequence[Unit], needs: Mapping[str, set[str]], by_name: Mapping[str, Unit]
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield a row for each unit, or for the passes of one synthesis: its title, and the titles that it waits for.
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield a row for each unit, or for the passes of one synthesis: its title, what it waits for, and the names.
 
     What a unit waits for because another one that it waits for does isn't repeated.
     """
@@ -107,14 +118,14 @@ def _fold(
     def title(unit: Unit) -> str:
         return unit.title.partition(": pass ")[0] + (": passes" if ": pass " in unit.title else "")
 
-    rows: dict[str, tuple[int, list[str]]] = {}
+    rows: dict[str, tuple[list[str], list[str]]] = {}
     for unit in units:
         behind = {other for name in needs[unit.name] for other in needs[name]}
         waits = [title(by_name[name]) for name in sorted(needs[unit.name] - behind)]
-        count, known = rows.get(title(unit), (0, []))
-        rows[title(unit)] = count + 1, list(dict.fromkeys([*known, *waits]))
-    for name, (count, waits) in rows.items():
-        yield f"{name} ({count})" if name.endswith(": passes") else name, waits
+        names, known = rows.get(title(unit), ([], []))
+        rows[title(unit)] = [*names, unit.name], list(dict.fromkeys([*known, *waits]))
+    for name, (names, waits) in rows.items():
+        yield f"{name} ({len(names)})" if name.endswith(": passes") else name, waits, names
 
 
 def _short(value: Any) -> str:

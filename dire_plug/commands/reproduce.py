@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from dire_plug.paper.reproduce import TableRequest
 
 FAILED = 1
+ALL = "all"
+"""The target that stands for every table and figure."""
 
 
 @click.command()
@@ -64,6 +66,13 @@ FAILED = 1
 @KEEP_LABELS
 @WAIT
 @click.option("--dry-run", is_flag=True, help="List the runs with their state and their estimated cost; run nothing.")
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="The rate of a GPU in 10¹² operations a second, for the hours and the schedule of --dry-run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print table.json instead of the table.")
 @VERBOSE
 @executor_options
@@ -76,43 +85,51 @@ def reproduce(
     rded: Path | None,
     weights: Path | None,
     dry_run: bool,
+    tflops: float,
     as_json: bool,
     verbose: bool,
     execution: ExecutorSettings,
     **options: Any,
 ) -> int | None:
-    """Reproduce TARGET, table-2 to table-17 or figure-1 to figure-3, from runs.
+    """Reproduce TARGET, table-2 to table-17 or figure-1 to figure-3, from runs; or `all` of them.
 
     Finished runs and cached teachers are reused and missing ones are made. Each cell shows the paper's figure and
     ours; one that can't be filled here is empty, with the reason below the table.
     """
-    from dire_plug.paper.reproduce import TableRequest, load_target, select
+    from dire_plug.paper.reproduce import TableRequest, load_target, select, target_names
     from dire_plug.pipeline import Request
 
     if verbose:
         ui.configure(verbose=True)
     if dry_run and as_json:
         raise contradiction("--dry-run", "--json")
-    found = load_target(target)
-    for option, given, table in (("rded", rded, "table-17"), ("weights", weights, "table-16")):
-        if given is not None and target != table:
+    for option, given in (("--row", row), ("--column", column), ("--json", as_json or None)):
+        if target == ALL and given is not None:
+            raise DirePlugError(f"{option} is of one table; give its name instead of {ALL}, or leave {option} out")
+    for option, path, table in (("rded", rded, "table-17"), ("weights", weights, "table-16")):
+        if path is not None and target not in (table, ALL):
             raise DirePlugError(f"--{option}: only {table} reads it, not {target}; leave it out")
-    request = TableRequest(
-        found,
-        select(found, row=row, column=column),
-        scale,
-        Request(method="", **options),
-        choice=tuple(filter(None, (row, column))),
-        seeds=seeds,
-        rded=rded,
-        weights=weights,
-    )
+    requests = [
+        TableRequest(
+            found,
+            select(found, row=row, column=column),
+            scale,
+            Request(method="", **options),
+            choice=tuple(filter(None, (row, column))),
+            seeds=seeds,
+            rded=rded,
+            weights=weights,
+        )
+        for found in map(load_target, target_names() if target == ALL else [target])
+    ]
     if dry_run:
-        from dire_plug.paper.reproduce.costs import estimate, show_costs
+        from dire_plug.paper.reproduce.costs import estimate, show_all, show_costs
 
-        ui.show(show_costs(request, estimate(request)))
+        rate, (first, *_) = tflops * 1e12, requests
+        ui.show(show_all(requests, rate=rate) if target == ALL else show_costs(first, estimate(first), rate=rate))
         return None
-    return _fill(request, execution, as_json=as_json)
+    codes = [_fill(request, execution, as_json=as_json) for request in requests]
+    return next(filter(None, codes), None)
 
 
 def _fill(request: TableRequest, execution: ExecutorSettings, *, as_json: bool) -> int | None:

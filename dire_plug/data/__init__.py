@@ -2,6 +2,7 @@
 
 from dire_plug.data.dataset import Dataset, Split, normalisation_of, on_device
 from dire_plug.data.loading import class_count, default_root, find_all, load, names
+from dire_plug.data.stand_in import stand_in
 from dire_plug.data.validation import default_count, hold_out, validation_problems
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "names",
     "normalisation_of",
     "on_device",
+    "stand_in",
     "validation_problems",
 ]

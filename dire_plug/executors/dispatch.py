@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.jobs import BLOCKED, job_of, read_tail
@@ -44,8 +45,9 @@ class Runner:
         of_runs: dict[Request, list[str]] = {}
         for request in requests:
             with contextlib.suppress(DirePlugError) if skip_bad else contextlib.nullcontext():
-                own = units_of(with_data(plan_run(request)))
-                announce(request)
+                several = replace(request, gpus=self._settings.gpus_per_job)
+                own = units_of(with_data(plan_run(several)))
+                announce(several)
                 of_runs[request] = [unit.name for unit in own]
                 for unit in own:
                     units.setdefault(unit.name, unit)

@@ -19,6 +19,7 @@ from dire_plug.api.method import (
     Flags,
     Invocation,
     LoopInputs,
+    LoopWork,
     Script,
     Upstream,
     VerifyCase,
@@ -105,6 +106,13 @@ class DM(MatchingAdapter):
         if getattr(recipe.evaluate, "whiten", False):
             found.append(("evaluate.whiten", "DM's images are normalised, not whitened; set it to false"))
         return found
+
+    def work(self, recipe: Any) -> LoopWork:
+        """Return that an iteration embeds real images of every class too, in an untrained network."""
+        flags: DMFlags = self.read_flags(recipe.recover)
+        return LoopWork(
+            "convnet-3" if flags.model in ("ConvNet", "ConvNetBN") else "convnet-3-w32", real=flags.batch_real
+        )
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -26,6 +27,7 @@ from dire_plug.api.method import (
     Flags,
     Invocation,
     LoopInputs,
+    LoopWork,
     Preparation,
     Script,
     ScriptInputs,
@@ -68,6 +70,8 @@ OURS: Mapping[str, str] = MappingProxyType(
     {"ConvNet": "convnet-3", "ConvNetD3": "convnet-3", "ConvNetW32": "convnet-3-w32"}
 )
 """Model → our name of the same network, whose parameters come in the same order."""
+NARROWEST = "convnet-3-w32"
+"""Our network that stands, in estimates, for a model that isn't ours."""
 MOST_IN_A_FILE = 10
 SECONDS = {"ConvNet": 1.1e-2, "ConvNetD3": 1.1e-2, "ConvNetW32": 1.5e-3, "ConvNetW64": 3.5e-3}
 """Model → seconds for one training image in one epoch, on one thread of a busy CPU; for the estimate alone."""
@@ -270,7 +274,9 @@ class MTT(MatchingAdapter):
     )
     scripts: Mapping[str, Script] = MappingProxyType(
         {
-            name: cifar_script("distill.py", classes, checkpoint="bare", statistics=CIFAR_10)
+            name: replace(
+                cifar_script("distill.py", classes, checkpoint="bare", statistics=CIFAR_10), several_gpus=True
+            )
             for name, classes in (("cifar-10", 10), ("cifar-100", 100))
         }
     )
@@ -309,6 +315,14 @@ class MTT(MatchingAdapter):
             are, want = ("whitened", "true") if flags.zca else ("normalised, not whitened", "false")
             found.append(("evaluate.whiten", f"the loop's images are {are}; set it to {want}"))
         return found
+
+    def work(self, recipe: Any) -> LoopWork:
+        """Return that an iteration keeps the graph of `syn_steps` training steps, after the training of the experts."""
+        flags, prepare = self.read_flags(recipe.recover), Prepare.model_validate(recipe.prepare)
+        epochs = prepare.experts * prepare.epochs if prepare.buffers is None else 0
+        return LoopWork(
+            OURS.get(flags.model, NARROWEST), unrolled=flags.syn_steps, batch=flags.batch_syn, prepared_epochs=epochs
+        )
 
     def whitens(self, recover: Any) -> bool:
         """Return whether the loop's images live in ZCA space."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dire_plug import plugins, ui
-from dire_plug.data import Dataset, class_count, hold_out, load, on_device, validation_problems
+from dire_plug.data import Dataset, class_count, hold_out, load, on_device, stand_in, validation_problems
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models import check_architecture, check_size
 from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, read_yaml, recipe_path, resolve
@@ -167,6 +167,24 @@ def with_data(run: Run) -> Run:
     found = read_data(run)
     check_sizes(run.resolved, found.size)
     return replace(run, data=on_device(found, run.device))
+
+
+def with_stand_in(run: Run) -> Run:
+    """Return a run with a stand-in for its dataset, of the published size: for plans and estimates.
+
+    Raises:
+        DirePlugError: a network of the recipe doesn't take images of their size.
+    """
+    section = run.recipe.dataset
+    found = stand_in(
+        section.name,
+        size=section.size,
+        limit=section.limit,
+        validation=section.validation,
+        judge=run.recipe.evaluate.judge,
+    )
+    check_sizes(run.resolved, found.size)
+    return replace(run, data=found)
 
 
 def read_data(run: Run) -> Dataset:

@@ -1,13 +1,14 @@
 """Run one arm, stage by stage. Read this first."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from dire_plug.files import write_atomically, write_json
+from dire_plug.pipeline.gpu_memory import check_gpu_memory, gpu_memory
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
@@ -67,11 +68,12 @@ def run_arm(request: Request) -> FinishedRun:
     """Run all stages of one arm; what the store has of them, whichever run made it, isn't made again.
 
     Raises:
-        DirePlugError: the input is bad, or a stage failed; what is finished is kept.
+        DirePlugError: the input is bad, the GPU too small, or a stage failed; what is finished is kept.
         RunBusyError: another process works on the same run, and the request doesn't wait.
     """
     run = with_data(plan_run(request))
     roles = name_artefacts(run)
+    check_gpu(run, roles)
     folder = run_folder(run, list(roles.values()))
     made_before = len(run.store.made)
     with (
@@ -120,14 +122,21 @@ def announce(request: Request) -> None:
     """Let `clean` keep what a run will consist of, before any of it is made.
 
     Raises:
-        DirePlugError: the request is bad, or its data aren't there.
+        DirePlugError: the request is bad, its data aren't there, or the GPU is too small.
     """
     run = with_data(plan_run(request))
     roles = name_artefacts(run)
+    check_gpu(run, roles)
     folder = run_folder(run, list(roles.values()))
     folder.make()
     _record_artefacts(roles, folder)
     register(run.store.root, run.root, folder.artefacts())
+
+
+def check_gpu(run: Run, roles: Mapping[str, Artefact]) -> None:
+    """Raise where passes of a run's synthesis are missing and its GPU is too small for them."""
+    passes = list(roles["images"].inputs.values()) if "images" in roles else []
+    check_gpu_memory(run, passes, total=gpu_memory(run.device, gpus=run.gpus))
 
 
 def evaluate_arm(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:

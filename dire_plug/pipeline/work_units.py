@@ -19,7 +19,7 @@ from typing import Any
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, make_folder
 from dire_plug.pipeline.request import plan_run, with_data
-from dire_plug.pipeline.run import ON_DEMAND, name_measures, section_of
+from dire_plug.pipeline.run import ON_DEMAND, check_gpu, name_artefacts, name_measures, section_of
 from dire_plug.stages.artefacts import (
     Inputs,
     Networks,
@@ -30,7 +30,6 @@ from dire_plug.stages.artefacts import (
     name_network,
     name_networks,
     name_radii,
-    name_recovered,
     name_reference,
     name_source,
     name_students,
@@ -50,6 +49,8 @@ from dire_plug.store.runs import Request, Run
 
 MAKER = "dire_plug.pipeline.work_units:make_unit"
 """Of the units of runs."""
+AFTER_IMAGES = ("evaluate", "measure")
+"""The stages whose units need no synthesis any more."""
 OF_NO_RUN = ("squeeze", "embed", "measure real in")
 """How the titles of units begin that runs of all arms and seeds share."""
 
@@ -119,10 +120,14 @@ def plan_units(requests: Iterable[Request]) -> list[Unit]:
     Raises:
         DirePlugError: a request is bad, or its data aren't there.
     """
+    return once(unit for request in requests for unit in units_of(with_data(plan_run(request))))
+
+
+def once(units: Iterable[Unit]) -> list[Unit]:
+    """Return each unit once: of those that make the same, the first."""
     found: dict[str, Unit] = {}
-    for request in requests:
-        for unit in units_of(with_data(plan_run(request))):
-            found.setdefault(unit.name, unit)
+    for unit in units:
+        found.setdefault(unit.name, unit)
     return list(found.values())
 
 
@@ -154,9 +159,16 @@ def _title(request: Request, stage: str, part: str) -> str:
 
 def _to_json(request: Request) -> dict[str, Any]:
     """Return a request as JSON-like data; paths are absolute, since a job may start in another folder."""
-    found = {key: str(one.absolute()) if isinstance(one, Path) else one for key, one in asdict(request).items()}
+    found = {key: as_json(one) for key, one in asdict(request).items()}
     # --no-wait is about other commands: the units of one wait for each other
     return found | {"wait": True}
+
+
+def as_json(value: Any) -> Any:
+    """Return a field of a request as JSON has it."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return list(value) if isinstance(value, tuple) else value
 
 
 def request_of(unit: Unit) -> Request:
@@ -182,6 +194,9 @@ def make_unit(unit: Unit, *, log: Path) -> None:
     if others := set(unit.makes) - {one.name for one in artefacts}:
         raise changed_since(unit, others)
     if make is not None and any(run.store.find(one) is None for one in artefacts):
+        # here too: the command that planned the unit may run on a machine without a GPU
+        if unit.stage not in AFTER_IMAGES:
+            check_gpu(run, name_artefacts(run))
         make(log=log)
 
 
@@ -218,7 +233,7 @@ def _parts(run: Run) -> Iterator[tuple[str, str, list[Artefact], Callable[..., o
     if run.engine == "none":
         yield "recover", "", list(source.artefacts.values()), with_images(_leave)
     else:
-        _, passes = name_recovered(run, networks, inputs, embeddings)
+        passes = list(source.artefacts["images"].inputs.values())
         if keeps_state(run) or len(passes) == 1:
             yield "recover", "", passes, with_images(_leave)
         else:

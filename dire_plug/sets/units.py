@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dire_plug.pipeline.work_units import Unit, changed_since
+from dire_plug.pipeline.work_units import Unit, as_json, changed_since
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.sets.evaluate import open_for_students
 from dire_plug.sets.opened import SetRequest
@@ -86,7 +86,7 @@ def _parts(run: Run, conditions: Conditions) -> Iterator[tuple[str, str, list[Ar
 
 
 def _to_json(request: SetRequest) -> dict[str, Any]:
-    found = {key: str(one.absolute()) if isinstance(one, Path) else one for key, one in asdict(request).items()}
+    found = {key: as_json(one) for key, one in asdict(request).items()}
     return found | {"wait": True}
 
 

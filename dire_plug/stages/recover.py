@@ -448,6 +448,7 @@ def child_job(
         synthesis=spec.to_json(),
         seed=run.seed,
         device=str(run.device),
+        gpus=run.gpus,
         threads=torch.get_num_threads(),
     )
 

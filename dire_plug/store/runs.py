@@ -65,6 +65,8 @@ class Request:
     """Whether stored labels are kept in the store when no student needs them any more."""
     wait: bool = True
     """Whether to wait for another process that works on the same run, or on an entry of the store."""
+    gpus: int = 1
+    """How many GPUs a script sees that spreads a step over several; every other script sees one."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,11 @@ class Run:
         import torch
 
         return torch.device(choose_device(self.request.device))
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the script sees, where it runs on one at all."""
+        return self.request.gpus if self.script.several_gpus else 1
 
     @property
     def store(self) -> Store:

@@ -27,6 +27,7 @@ class ChildJob:
         synthesis: what `open_synthesis` takes, or None for a script without our patch.
         seed: each pass is seeded from (seed, pass).
         device: `cpu` or `cuda:N`, as the parent counts; the child sees that device alone.
+        gpus: how many GPUs the child sees instead, from that device on, where the script uses several.
         threads: of torch in the child.
         trace: a file that gets a line for every optimiser step, or None.
         stop_after_steps: end the script after so many optimiser steps, all passes together; None lets it end.
@@ -44,6 +45,7 @@ class ChildJob:
     synthesis: Mapping[str, Any] | None = None
     seed: int = 0
     device: str = "cpu"
+    gpus: int = 1
     threads: int = 1
     trace: Path | None = None
     stop_after_steps: int | None = None

@@ -49,7 +49,7 @@ def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) ->
     """
     scratch = _make_scratch(job.folder)
     make_folder(log.parent)
-    visible, device = visible_device(job.device)
+    visible, device = visible_device(job.device, gpus=job.gpus)
     job_file = replace(job, device=device).write()
     # a resumed run adds to its log; an error shows lines of this attempt only
     began = log.stat().st_size if log.exists() else 0
@@ -110,8 +110,15 @@ def visible_gpus() -> list[str]:
     return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
 
 
-def visible_device(device: str) -> tuple[str, str]:
-    """Return CUDA_VISIBLE_DEVICES for a child that may use `device` alone, and how the child calls it."""
+def visible_device(device: str, *, gpus: int = 1) -> tuple[str, str]:
+    """Return CUDA_VISIBLE_DEVICES for a child that may use `device` alone, and how the child calls it.
+
+    Args:
+        gpus: how many GPUs the child sees, from `device` on.
+
+    Raises:
+        DirePlugError: there aren't so many.
+    """
     kind, _, index = device.partition(":")
     if kind != "cuda":
         return "", device
@@ -119,7 +126,13 @@ def visible_device(device: str) -> tuple[str, str]:
     number = int(index or 0)
     if mine and number >= len(mine):
         raise DirePlugError(f"device {device}: CUDA_VISIBLE_DEVICES={','.join(mine)} shows {len(mine)} device(s)")
-    return mine[number] if mine else str(number), "cuda:0"
+    if mine and number + gpus > len(mine):
+        raise DirePlugError(
+            f"--gpus-per-job {gpus}: from {device} on, CUDA_VISIBLE_DEVICES={','.join(mine)} shows "
+            f"{len(mine) - number}; lower the number, or show more"
+        )
+    chosen = mine[number : number + gpus] or [str(one) for one in range(number, number + gpus)]
+    return ",".join(chosen), "cuda:0"
 
 
 @contextlib.contextmanager

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from support.cli import Cli
-from support.small_run import forget, native, outcome, run_folders, when_made, write_recipe
+from support.small_run import forget, native, outcome, read_rows, run_folders, when_made, write_recipe
 
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.executors.settings import ExecutorSettings
+from dire_plug.files import format_bytes
 from dire_plug.pipeline import Request, run_arm
+from dire_plug.pipeline.unit_costs import count_units
 from dire_plug.pipeline.work_units import Unit, plan_units
 
 
@@ -106,6 +108,16 @@ def test_a_dry_run_lists_units_and_what_they_wait_for(bare_home: Path, recipe: P
     assert f"{len(units)} units of work that the store lacks" in answer.out
     assert "recover baseline, seed 0: passes (2)" in answer.out
     assert not (bare_home / "store").exists()
+
+
+def test_a_dry_run_says_what_units_cost(bare_home: Path, recipe: Path, cli: Cli) -> None:
+    answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--dry-run")
+    rows = {row[0]: row for row in read_rows(answer.out)}
+    unit = units_by_title(native(recipe))["squeeze teacher"]
+    teacher = count_units([unit])[unit.name]
+    assert rows["squeeze teacher"][2] == f"{teacher.operations / 1e12:,.3g}"
+    assert rows["squeeze teacher"][3:] == [format_bytes(teacher.memory), format_bytes(teacher.disk)]
+    assert "GPU-hours at 10 TFLOP/s (assumed, not measured)" in answer.out
 
 
 def test_rerun_and_several_processes_are_refused_together(bare_home: Path, recipe: Path, cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""`reproduce --dry-run`: what it lists, and the counts and rates that its estimates come from."""
+"""`reproduce --dry-run`: what it lists, and the rates and units that its estimates come from."""
 
 import json
 import shutil
@@ -6,108 +6,30 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from support.cli import Cli
-from torch.autograd.graph import saved_tensors_hooks
+from support.small_run import read_rows
 
-from dire_plug.data import Dataset, load
+from dire_plug import ui
+from dire_plug.data import Dataset
 from dire_plug.files import read_json
-from dire_plug.models import build
-from dire_plug.paper.reproduce import TableRequest, load_target, select
-from dire_plug.paper.reproduce.costs import ABSENT, NEW, Rate, duration, estimate, find_rate, left_out, runs_of
-from dire_plug.paper.reproduce.flops import SIZES, count_pass, count_work
+from dire_plug.paper.reproduce import TableRequest, load_target, select, target_names
+from dire_plug.paper.reproduce.costs import (
+    ABSENT,
+    FINISHED,
+    NEW,
+    Rate,
+    duration,
+    estimate,
+    find_rate,
+    left_out,
+    plan_runs,
+    runs_of,
+    show_all,
+)
 from dire_plug.pipeline import Request, Run, plan_run
+from dire_plug.pipeline.network_costs import count_pass
 from dire_plug.pipeline.request import read_data
-
-# Counts.
-
-
-def test_operations_of_a_forward_pass_by_hand() -> None:
-    found = count_pass(architecture="convnet-3-w32", outputs=10, stem="small", size=32)
-    # three 3×3 convolutions, each followed by a pooling that halves the map, then the flattened 4×4 map's head
-    macs = 9 * 32 * (3 * 32**2 + 32 * 16**2 + 32 * 8**2) + 32 * 4**2 * 10
-    assert found.forward == 2 * macs
-    # backward is two products of the same size for each of these, as the images want a gradient too
-    assert found.both == 3 * found.forward
-
-
-def kept_by_a_batch(model: torch.nn.Module, images: torch.Tensor) -> int:
-    held = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        held.append(tensor)
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(images.requires_grad_()).sum()
-    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in held}.values())
-
-
-def test_bytes_kept_are_those_that_autograd_keeps_of_a_further_real_image() -> None:
-    found = count_pass(architecture="resnet-small", outputs=10, stem="small", size=8)
-    model = build("resnet-small", outputs=10).train()
-    seven, six = (kept_by_a_batch(model, torch.rand(count, 3, 8, 8)) for count in (7, 6))
-    assert found.kept == seven - six
-    assert found.weights == sum(parameter.nbytes for parameter in model.parameters())
-
-
-def test_the_sizes_of_the_digits_are_those_of_the_data() -> None:
-    digits = load("digits")
-    assert SIZES["digits"] == (len(digits.train), len(digits.test), digits.size)
-
-
-def test_a_synthesis_is_counted_by_its_steps_and_images() -> None:
-    one = count_pass(architecture="resnet-18", outputs=100, stem="small", size=32)
-    baseline = count_work(plan_run(Request("sre2l", recipe="cifar-100", ipc=10), dry=True))
-    dire = count_work(plan_run(Request("sre2l", recipe="cifar-100", ipc=10, arm="dire"), dry=True))
-    assert (baseline.steps, dire.steps) == (10 * 1000, 2 * 1000)  # ten passes; one pass of two batches
-    assert baseline.recover == dire.recover == 1000 * 1000 * one.both  # iterations × images
-    assert baseline.memory == max(100 * one.kept + one.weights, 128 * one.kept + one.weights)
-    assert dire.memory == 500 * one.kept + one.weights
-    assert baseline.disk == 1000 * 3 * 32 * 32 * 5 + one.weights
-
-
-def test_training_is_counted_by_the_recipes_networks_and_images() -> None:
-    def teachers(*settings: str) -> float:
-        return count_work(plan_run(Request("sre2l", recipe="imagenet-1k", settings=settings), dry=True)).teachers
-
-    assert teachers("dataset.limit=5000") == 0  # both networks of the recipe are published
-    network = {"architecture": "resnet-18", "outputs": 1000, "size": 224}
-    own, of_the_script = (count_pass(**network, stem=stem).both for stem in ("small", "imagenet"))
-    assert own > 10 * of_the_script
-    trained = ("squeeze.independent.checkpoint=null", "squeeze.independent.epochs=2", "dataset.limit=5000")
-    given = (*trained, "squeeze.independent.architecture=resnet-18")
-    assert teachers(*given) == 2 * 5000 * own
-    assert teachers(*given, "dataset.validation=1000") == 2 * 4000 * own
-    averaged = count_pass(architecture="convnet-3", outputs=1000, stem="small", size=224, flat=False)
-    assert teachers(*trained, "squeeze.independent.architecture=convnet-3") == 2 * 5000 * averaged.both
-
-
-def test_students_are_tested_on_the_images_that_judge() -> None:
-    def evaluated(*settings: str) -> float:
-        given = ("evaluate.students=[convnet-3]", "evaluate.per_synthesis=1", *settings)
-        return count_work(plan_run(Request("sre2l", recipe="cifar-100", ipc=10, settings=given), dry=True)).evaluate
-
-    held_out = ("dataset.validation=1000", "evaluate.judge=validation")
-    one = count_pass(architecture="convnet-3", outputs=100, stem="small", size=32)
-    section = plan_run(Request("sre2l", recipe="cifar-100", ipc=10), dry=True).resolved.recipe.evaluate
-    tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
-    assert evaluated() - evaluated(*held_out) == tests * (10_000 - 1000) * one.forward
-    assert evaluated(held_out[0]) == evaluated()
-
-
-def test_stored_labels_count_on_disk() -> None:
-    work = count_work(plan_run(Request("sre2l", recipe="imagenet-1k", ipc=10), dry=True))
-    labels = 300 * 10_000 * 1000 * 2
-    images = 10_000 * 3 * 224 * 224 * 5
-    assert labels + images < work.disk < 1.1 * (labels + images)
-
-
-def test_a_loop_that_trains_networks_itself_is_not_counted() -> None:
-    work = count_work(plan_run(Request("mtt", recipe="cifar-10", ipc=10), dry=True))
-    assert work.recover is None
-    assert work.total(with_teachers=True) is None
-
+from dire_plug.pipeline.unit_costs import add_up, count_units
 
 # Rates.
 
@@ -117,7 +39,7 @@ def test_a_rate_is_the_measured_seconds_by_the_operations_of_that_run(
 ) -> None:
     monkeypatch.setenv("DIRE_PLUG_HOME", str(finished))
     rate = find_rate(plan_run(Request("sre2l", recipe=str(recipe), arm="dire", engine="native")))
-    one = count_pass(architecture="resnet-small", outputs=100, stem="small", size=8)
+    one = count_pass(architecture="resnet-small", outputs=100, stem="small", size=8, inverted=True)
     assert rate.measured == read_json(baseline / "metrics.json")["recover"]["seconds"]
     assert rate.seconds == pytest.approx(rate.measured / (3 * 2 * 10 * one.both))  # iterations × images
     assert rate.what == f"the synthesis of {baseline.name}"
@@ -155,19 +77,30 @@ def test_every_run_is_listed_once_with_all_seeds_and_combinations() -> None:
     assert runs_of(request_of_table("table-2", row="infer", column="100")) == []
 
 
+def test_another_student_is_a_run_that_shares_the_synthesis(bare_home: Path) -> None:
+    own, *others = plan_runs(runs_of(request_of_table("table-10", row="sre2l")))
+    assert others
+    for run in others:
+        if run.request.arm == own.request.arm and run.request.ipc == own.request.ipc:
+            assert {unit.stage for unit in run.own} == {"evaluate"}
+            shared = {unit.name for unit in run.units} - {unit.name for unit in run.own}
+            assert shared < {unit.name for unit in own.units}
+
+
 def test_what_a_table_takes_beside_its_runs_is_named() -> None:
-    assert left_out(request_of_table("table-2")) == []
-    assert left_out(request_of_table("table-10")) == ["not estimated: training of the other students"]
-    assert left_out(request_of_table("table-16", column="vendi-clip")) == [
-        "not estimated: embeddings of another network"
-    ]
+    assert left_out([request_of_table("table-2"), request_of_table("table-10")]) == []
+    timing, clip = request_of_table("table-15"), request_of_table("table-16", column="vendi-clip")
+    told = "not estimated: embeddings of another network (table-16), the timing, which runs by itself (table-15)"
+    assert left_out([timing, clip]) == [told]
 
 
-def test_missing_data_or_code_is_a_state_with_a_reason(bare_home: Path) -> None:
-    (first, *_) = estimate(request_of_table("table-2", scale="paper", row="sre2l", column="10"))
+def test_missing_data_or_code_is_a_state_with_a_reason_and_still_planned(bare_home: Path) -> None:
+    (first, *_) = plan_runs(runs_of(request_of_table("table-2", scale="paper", row="sre2l", column="10")))
     assert first.state == ABSENT
     assert "cifar-10 was not found" in first.reason
-    assert (first.to_train, first.trains) == (None, True)
+    assert first.networks == ["teacher", "independent"]
+    # ten passes at IPC 10, each a unit
+    assert len([unit for unit in first.own if unit.part.startswith("pass ")]) == 10
 
 
 def test_each_dataset_is_loaded_once(bare_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,28 +111,38 @@ def test_each_dataset_is_loaded_once(bare_home: Path, monkeypatch: pytest.Monkey
         return read_data(planned)
 
     monkeypatch.setattr("dire_plug.paper.reproduce.costs.read_data", read)
-    costs = estimate(request_of_table("table-3", row="sre2l"))
-    assert [cost.request.arm for cost in costs] == ["baseline", "dire"]
+    runs = plan_runs(runs_of(request_of_table("table-3", row="sre2l")))
+    assert [run.request.arm for run in runs] == ["baseline", "dire"]
     assert loaded == ["digits"]
 
 
-def test_networks_are_counted_in_the_first_run_that_needs_them(bare_home: Path) -> None:
-    costs = estimate(request_of_table("table-3", row="sre2l"))
-    assert [cost.to_train for cost in costs] == [("teacher", "independent")] * 2
-    assert [cost.trains for cost in costs] == [True, False]
-    assert [cost.state for cost in costs] == [NEW, NEW]
+def test_what_runs_share_counts_in_the_first_one(bare_home: Path) -> None:
+    first, second = plan_runs(runs_of(request_of_table("table-3", row="sre2l")))
+    assert (first.networks, second.networks) == (["teacher", "independent"], [])
+    assert (first.state, second.state) == (NEW, NEW)
+    assert [unit.part for unit in second.units if unit.stage == "squeeze"] == ["teacher", "independent"]
+
+
+def test_a_finished_run_has_no_units_left(finished_home: Path, recipe: Path) -> None:
+    (run,) = plan_runs([Request("sre2l", recipe=str(recipe), engine="native")])
+    assert (run.state, run.units, run.own) == (FINISHED, (), ())
+
+
+def test_tables_that_share_a_synthesis_have_its_units_once(bare_home: Path) -> None:
+    # Table 9 measures the diversity of runs whose accuracy Table 8 prints
+    wanted = [runs_of(request_of_table(name, scale="paper", row="sre2l")) for name in ("table-8", "table-9")]
+    alone = [{unit.name for run in plan_runs(found) for unit in run.own} for found in wanted]
+    together = [unit.name for run in plan_runs(one for found in wanted for one in found) for unit in run.own]
+    assert len(together) == len(set(together)) == len(set.union(*alone)) < sum(map(len, alone))
 
 
 def test_time_is_the_rate_times_what_is_left(bare_home: Path) -> None:
     (cost, _) = estimate(request_of_table("table-3", row="sre2l"))
     assert cost.rate is not None
-    rate = Rate(2.0, 2e9, "a run", "a machine")
-    work = cost.cost
-    assert work.recover is not None
-    left = replace(cost, rate=rate)
-    assert left.seconds == pytest.approx(1e-9 * (work.recover + work.evaluate + work.teachers))
-    assert replace(left, trains=False).seconds == pytest.approx(1e-9 * (work.recover + work.evaluate))
-    assert replace(left, state="finished").seconds is None
+    left = replace(cost, rate=Rate(2.0, 2e9, "a run", "a machine"))
+    assert left.seconds == pytest.approx(1e-9 * cost.cost.operations)
+    assert cost.cost == add_up(count_units(cost.run.own).values())
+    assert replace(left, rate=None).seconds is None
 
 
 def test_the_dry_run_runs_nothing_and_says_what_it_is_based_on(
@@ -212,8 +155,41 @@ def test_the_dry_run_runs_nothing_and_says_what_it_is_based_on(
     assert "sre2l cifar-100, dire, IPC 100, seed 0" in answer.out
     assert "6 runs, 6 of them to be run" in answer.out
     assert "[1] cifar-100 was not found" in answer.out
+    assert "GPU-hours at 10 TFLOP/s (assumed, see --tflops; not measured)" in answer.out
+    assert "critical path: " in answer.out
     assert "time by a step of 4 images of 32 pixels through resnet-18, run here" in answer.out
     assert sorted(finished.rglob("*")) == before
+
+
+def test_tables_are_planned_together(bare_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ui.show(show_all([request_of_table(name, row="sre2l") for name in ("table-2", "table-3", "table-15")], rate=2e12))
+    printed = capsys.readouterr().out
+    rows = {row[0]: row for row in read_rows(printed)}
+    # the smoke scale has one recipe for all datasets
+    assert rows["table-2"][2] == rows["table-2"][3] != "0"
+    assert rows["table-3"][2] != rows["table-3"][3] == "0"
+    assert "passes of syntheses: none is made twice" in printed
+    assert "GPU-hours at 2 TFLOP/s" in printed
+    assert rows["1"][2] == "0%"
+    assert "not estimated: the timing, which runs by itself (table-15)" in printed
+    assert not bare_home.joinpath("store").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_paper_is_planned_without_data_or_code(cli: Cli, bare_home: Path) -> None:
+    answer = cli("reproduce", "all", "--dry-run", "--offline")
+    assert answer.code == 0, answer.err
+    assert {row[0] for row in read_rows(answer.out)} >= set(target_names())
+    assert "passes of syntheses: none is made twice" in answer.out
+    assert "imagenet-1k was not found" in answer.out
+    assert "not planned: " not in answer.out
+
+
+@pytest.mark.parametrize("option", ["--row sre2l", "--column 10", "--json"])
+def test_what_is_of_one_table_is_refused_for_all(cli: Cli, option: str) -> None:
+    answer = cli("reproduce", "all", *option.split())
+    assert answer.code == 2
+    assert f"{option.split()[0]} is of one table" in answer.err
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(8, "8 s"), (90, "1.5 min"), (7_200, "2 h"), (864_000, "10 d")])

@@ -176,6 +176,17 @@ def test_a_device_that_is_not_visible_is_an_error(monkeypatch: pytest.MonkeyPatc
     assert visible_device("cuda:1") == ("1", "cuda:0")
 
 
+def test_a_script_that_uses_several_gpus_sees_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    assert visible_device("cuda", gpus=2) == ("4,6", "cuda:0")
+    assert visible_device("cuda:1", gpus=2) == ("6,7", "cuda:0")
+    assert visible_device("cpu", gpus=2) == ("", "cpu")
+    with pytest.raises(DirePlugError, match="--gpus-per-job 3: from cuda:1 on, CUDA_VISIBLE_DEVICES=4,6,7 shows 2"):
+        visible_device("cuda:1", gpus=3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible_device("cuda:1", gpus=2) == ("1,2", "cuda:0")
+
+
 def is_running(pid: int) -> bool:
     """Tell whether a process exists and isn't a zombie."""
     try:

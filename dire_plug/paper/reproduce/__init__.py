@@ -1,7 +1,7 @@
 """Reproduce the paper's tables and figures, one command each.
 
 `paper_tables.py` holds what the paper prints, `request.py` and `scales.py` turn rows and columns into runs, `fill.py`
-fills the cells, `table.py` shows and stores the result, `costs.py` and `flops.py` estimate what the runs would cost.
+fills the cells, `table.py` shows and stores the result, `costs.py` estimates what the runs would cost.
 """
 
 from dire_plug.paper.reproduce.fill import reproduce

@@ -1,10 +1,11 @@
-"""Estimate what the runs of a table would cost, for `--dry-run`: state, time, disk and memory of each."""
+"""Estimate what the runs of tables would cost, for `--dry-run`: units of work, time, disk, memory, and a schedule."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
@@ -14,19 +15,21 @@ from typing import Any
 import torch
 from rich.console import RenderableType
 
-from dire_plug.data import Dataset
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, format_bytes
 from dire_plug.paper.ablate.components import component_settings
-from dire_plug.paper.reproduce.flops import RunCost, build_for, count_pass, count_work, pass_of
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.paper.reproduce.result import one_line
 from dire_plug.paper.reproduce.table import heading_of
 from dire_plug.pipeline import Request, Run, plan_run
-from dire_plug.pipeline.request import absence, check_sizes, read_data, same_but_arm
+from dire_plug.pipeline.network_costs import build_for, count_pass
+from dire_plug.pipeline.request import absence, check_sizes, read_data, same_but_arm, with_stand_in
 from dire_plug.pipeline.run import name_artefacts
-from dire_plug.stages.squeeze import missing_networks
+from dire_plug.pipeline.schedule import critical_path, simulate
+from dire_plug.pipeline.unit_costs import UnitCost, add_up, count_recover, count_units
+from dire_plug.pipeline.work_units import Unit, once, request_of, units_of, waits_for
+from dire_plug.stages.artefacts import roles_in_loop
 from dire_plug.store.provenance import hardware
 from dire_plug.store.runs import RunFolder, choose_device, list_runs, run_folder, runs_root
 from dire_plug.tables import Table, with_notes
@@ -92,20 +95,27 @@ def _operations(run: Path) -> float | None:
     """Return the operations of a finished synthesis, by its own resolved recipe."""
     # the stored recipe is resolved for its arm already, so any arm gives the same counts
     planned = plan_run(Request(run.parts[-3], recipe=str(run / "recipe.yaml"), arm="baseline"), dry=True)
-    return count_work(planned).recover
+    return count_recover(with_stand_in(planned), "").operations
 
 
 def _measure(planned: Run) -> Rate:
     """Measure forward and backward passes of the teacher's network, untrained, at the recipe's size."""
-    recipe = planned.resolved.recipe
-    return _measure_pass(**pass_of(planned, recipe.squeeze.teacher), device=_device(planned))
+    (teacher, *_) = roles_in_loop(run := with_stand_in(planned))
+    return _measure_pass(
+        architecture=teacher.section.architecture,
+        outputs=teacher.outputs,
+        stem=teacher.stem,
+        size=run.dataset.size,
+        flat=teacher.section.head == "flat",
+        device=_device(planned),
+    )
 
 
 @lru_cache(maxsize=32)
 def _measure_pass(*, device: str, **network: Any) -> Rate:
     """Time steps of the network that `count_pass` counts with these arguments."""
     count, size = IMAGES[torch.device(device).type], network["size"]
-    model = build_for(**network).to(device).train()
+    model = build_for(**network).to(device)
     images = torch.rand(count, 3, size, size, device=device, requires_grad=True)
 
     def step() -> None:
@@ -139,64 +149,107 @@ def _name(found: dict[str, Any]) -> str:
     return f"{found['processor']}, {threads} thread{'' if threads == 1 else 's'}"
 
 
+# Runs and their units of work.
+
+
 FINISHED = "finished"
 NEW = "to be run"
 ABSENT = "can't run here"
-_State = tuple[str, str, tuple[str, ...] | None]
-"""The state of a run, why it can't run here, and which networks are missing from the store."""
+STUDENTS = "evaluate.students="
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """The estimate of one run.
+class PlannedRun:
+    """One run of a table, and what the store lacks of it.
 
     Attributes:
         state: finished, to be run, running, interrupted, failed; or that it can't run here.
         reason: why it can't.
-        to_train: the networks missing from the store; None where the data is missing, so that this isn't known.
-        trains: whether their training is counted in this run, and not in an earlier one that shares them.
-        cost: operations, steps and bytes, as counted.
-        rate: None where the operations can't be counted.
+        units: all that the store lacks; as if it had nothing where the data is missing.
+        own: those of them that no earlier run needs too.
     """
 
-    request: Request
+    planned: Run
     state: str
     reason: str
-    to_train: tuple[str, ...] | None
-    trains: bool
-    cost: RunCost
-    rate: Rate | None
+    units: tuple[Unit, ...]
+    own: tuple[Unit, ...] = ()
 
     @property
-    def seconds(self) -> float | None:
-        """How long it would take on the hardware of the rate; None where it is finished, or can't be counted."""
-        total = self.cost.total(with_teachers=self.trains)
-        return None if self.rate is None or total is None or self.state == FINISHED else total * self.rate.seconds
+    def request(self) -> Request:
+        """The options of the run."""
+        return self.planned.request
+
+    @property
+    def networks(self) -> list[str]:
+        """The names of the networks that this run is the first to need."""
+        return [unit.part for unit in self.own if unit.stage == "squeeze"]
+
+    @property
+    def steps(self) -> int:
+        """The steps of its synthesis, finished ones too."""
+        run = with_stand_in(self.planned)
+        return run.plan.passes * run.plan.slots_per_pass * run.adapter.steps(run.recipe.recover)
 
 
-def estimate(request: TableRequest) -> list[Estimate]:
-    """Return an estimate of every run of a table, each once; nothing is run or fetched.
+def plan_runs(requests: Iterable[Request]) -> list[PlannedRun]:
+    """Return every run once, with its units of work; nothing is run or fetched.
+
+    Units are named by the data. Where it isn't here, a stand-in of its published size takes its place.
 
     Raises:
         DirePlugError: a recipe is faulty.
     """
-    plans = [plan_run(run, dry=True) for run in runs_of(request)]
-    states = _states(plans)
-    estimates, counted = [], set()
+    plans = [plan_run(request, dry=True) for request in dict.fromkeys(requests)]
+    # groupby joins neighbours only; each dataset is loaded once, and one is held at a time
+    groups = groupby(sorted(plans, key=_data), key=_data)
+    found = {one.request: one for _, group in groups for one in _plan_group(list(group))}
+    ordered, taken = [], set[str]()
     for planned in plans:
-        state, reason, to_train = states[planned.request]
-        networks = _networks(planned)
-        # runs of one dataset share their networks, whose training counts once
-        trains = to_train != () and networks not in counted
-        counted.add(networks)
-        cost = count_work(planned)
-        rate = None if cost.recover is None else find_rate(planned)
-        estimates.append(Estimate(planned.request, state, reason, to_train, trains, cost, rate))
-    return estimates
+        one = found[planned.request]
+        ordered.append(replace(one, own=tuple(unit for unit in one.units if unit.name not in taken)))
+        taken |= {unit.name for unit in one.units}
+    return ordered
+
+
+def _plan_group(plans: Sequence[Run]) -> list[PlannedRun]:
+    """Return the runs of one dataset."""
+    try:
+        data, reason = read_data(replace(plans[0], request=replace(plans[0].request, offline=True))), ""
+    except DirePlugError as error:
+        data, reason = None, one_line(str(error))
+    found = []
+    for planned in plans:
+        try:
+            loaded = with_stand_in(planned) if data is None else replace(planned, data=data)
+            check_sizes(planned.resolved, loaded.dataset.size)
+            units = tuple(units_of(loaded))
+            state = ABSENT if data is None else _state(loaded) if units else FINISHED
+        except DirePlugError as error:
+            found.append(PlannedRun(planned, ABSENT, one_line(str(error)), ()))
+            continue
+        why = reason or ("" if planned.ready else absence(planned.adapter))
+        # what the store has needs neither data nor code
+        found.append(PlannedRun(planned, ABSENT if why and units else state, why, units))
+    return found
+
+
+def _state(run: Run) -> str:
+    state = run_folder(run, list(name_artefacts(run).values())).state()
+    return NEW if state == "new" else state
+
+
+def _data(planned: Run) -> str:
+    """Return a digest of all that decides which real images a run uses."""
+    recipe = planned.resolved.recipe
+    return digest([recipe.dataset.model_dump(), recipe.evaluate.judge, str(planned.request.data_root)])
 
 
 def runs_of(request: TableRequest) -> list[Request]:
-    """Return the requests of a table's runs, each once; a timing and a set from outside need none."""
+    """Return the requests of a table's runs, each once; a timing and a set from outside need none.
+
+    Another student than the recipe's is that of a further run, which shares all units but those of its students.
+    """
     found: dict[Request, None] = {}
     for cell in request.cells:
         if cell.set is None and cell.read != "seconds" and not _unprinted(request, cell):
@@ -217,118 +270,213 @@ def _requests(request: TableRequest, cell: Cell) -> list[Request]:
     seeds = range(first.seed, first.seed + request.seeds)
     if cell.components:
         return [setting.of(first, seed=seed) for setting in component_settings() for seed in seeds]
-    return [same_but_arm(first, first.arm, seed) for seed in seeds]
+    runs = [same_but_arm(first, first.arm, seed) for seed in seeds]
+    if cell.student is None:
+        return runs
+    return [*runs, *(replace(run, settings=(*run.settings, f"{STUDENTS}[{cell.student}]")) for run in runs)]
 
 
-def _networks(planned: Run) -> str:
-    """Return a digest of all that decides which networks a run uses."""
-    recipe = planned.resolved.recipe
-    return digest([recipe.dataset.model_dump(), recipe.squeeze.model_dump(), recipe.recover.script])
+@dataclass(frozen=True)
+class Estimate:
+    """The estimate of one run: the units that no earlier run needs, and the rate at which they would be made.
+
+    Attributes:
+        rate: None where nothing is left.
+    """
+
+    run: PlannedRun
+    cost: UnitCost
+    rate: Rate | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it would take on the hardware of the rate."""
+        return None if self.rate is None else self.cost.operations * self.rate.seconds
 
 
-def _states(plans: Sequence[Run]) -> dict[Request, _State]:
-    """Return the state of each run; each dataset is loaded once, and one is held at a time."""
-    # groupby joins neighbours only
-    groups = groupby(sorted(plans, key=_data), key=_data)
-    return {request: state for _, group in groups for request, state in _states_of(list(group)).items()}
+def estimate(request: TableRequest) -> list[Estimate]:
+    """Return an estimate of every run of a table, each once; nothing is run or fetched.
+
+    Raises:
+        DirePlugError: a recipe is faulty.
+    """
+    runs = plan_runs(runs_of(request))
+    costs = count_units(unit for run in runs for unit in run.own)
+    found = []
+    for run in runs:
+        cost = add_up(costs[unit.name] for unit in run.own)
+        found.append(Estimate(run, cost, find_rate(run.planned) if cost.operations else None))
+    return found
 
 
-def _states_of(runs: Sequence[Run]) -> dict[Request, _State]:
-    """Return the states of runs of one dataset."""
-    try:
-        dataset = read_data(replace(runs[0], request=replace(runs[0].request, offline=True)))
-    except DirePlugError as error:
-        return {planned.request: (ABSENT, one_line(str(error)), None) for planned in runs}
-    return {planned.request: _state(planned, dataset) for planned in runs}
-
-
-def _data(planned: Run) -> str:
-    """Return a digest of all that decides which real images a run uses."""
-    recipe = planned.resolved.recipe
-    return digest([recipe.dataset.model_dump(), recipe.evaluate.judge, str(planned.request.data_root)])
-
-
-def _state(planned: Run, dataset: Dataset) -> _State:
-    try:
-        check_sizes(planned.resolved, dataset.size)
-        loaded = replace(planned, data=dataset)
-        state = run_folder(loaded, list(name_artefacts(loaded).values())).state()
-    except DirePlugError as error:
-        return ABSENT, one_line(str(error)), None
-    # also where upstream is missing: teachers can be trained without its code
-    to_train = tuple(missing_networks(loaded))
-    if not planned.ready:
-        return ABSENT, absence(planned.adapter), to_train
-    return NEW if state == "new" else state, "", to_train
-
-
-def left_out(request: TableRequest) -> list[str]:
-    """Return what the table needs besides its runs, which isn't estimated."""
-    cells = request.cells
-    parts = {
-        "training of the other students": any(cell.student for cell in cells),
-        "embeddings of another network": any(cell.embedding for cell in cells),
-        "the timing, which runs by itself": any(cell.read == "seconds" for cell in cells),
-        "measuring the set from outside": any(cell.set for cell in cells),
+def left_out(requests: Sequence[TableRequest]) -> list[str]:
+    """Return what tables need besides their runs, which isn't planned, and where."""
+    parts: dict[str, Callable[[Cell], bool]] = {
+        "embeddings of another network": lambda cell: cell.embedding is not None,
+        "the timing, which runs by itself": lambda cell: cell.read == "seconds",
+        "measuring the set from outside": lambda cell: cell.set is not None,
     }
-    names = [name for name, there in parts.items() if there]
-    return [f"not estimated: {', '.join(names)}"] if names else []
+    found = []
+    for name, is_there in parts.items():
+        if tables := [request.target.name for request in requests if any(map(is_there, request.cells))]:
+            found.append(f"{name} ({', '.join(tables)})")
+    return [f"not estimated: {', '.join(found)}"] if found else []
 
 
 def describe(estimates: Sequence[Estimate]) -> list[str]:
     """Return the caveats of the estimates."""
     rates = list(dict.fromkeys(one.rate for one in estimates if one.rate is not None))
-    lines = [
-        "disk: images as files (uncompressed, an upper bound) and as tensors, stored labels, the networks in the loop; "
-        "the embeddings of real images come on top",
-        "memory: what the backward pass keeps of the largest batch, and its network's weights, counted; the GPU needs "
-        "more (the allocator, workspaces, real embeddings)",
-    ]
+    lines = list(CAVEATS)
     lines += [f"time by {rate.what}: {rate.measured:.3g} s on {rate.where}" for rate in rates]
     if rates:
         lines.append(
-            "time is rough: the operations of convolutions and products in synthesis, students and missing networks "
-            "(in the first run that needs them), as if each took equally long; whatever else a script does isn't "
-            "in it, and another machine, a GPU above all, takes another time"
+            "time is rough: the operations of convolutions and products, as if each took equally long; what runs share "
+            "counts in the first one that needs it; whatever else a script does isn't in it, and another machine, a "
+            "GPU above all, takes another time"
         )
-    if any(one.rate is None for one in estimates):
-        lines.append("no time (–): the loop trains networks itself, which isn't counted")
     return lines
 
 
-# The table of `--dry-run`.
+CAVEATS = (
+    "disk: images as files (uncompressed, an upper bound) and as tensors, stored labels, networks, embeddings",
+    "memory: what the backward pass keeps of the largest batch, networks, real embeddings, counted; the GPU needs more "
+    "(the allocator, workspaces)",
+)
+
+
+# The tables of `--dry-run`.
 
 
 NONE = "–"
+GPUS = (1, 8, 64)
+"""The numbers of GPUs for which a schedule is simulated."""
+SHOWN = 12
+"""Units of the critical path that are shown."""
 
 
-def show_costs(request: TableRequest, estimates: Sequence[Estimate]) -> RenderableType:
-    """Return a table with a row for each run: its state, and estimated time, disk and memory."""
+def show_costs(request: TableRequest, estimates: Sequence[Estimate], *, rate: float) -> RenderableType:
+    """Return a table with a row for each run: its state, and estimated time, disk and memory.
+
+    Args:
+        rate: operations a second, for the schedule.
+    """
     table = Table("run")
     table.add_prose("state", "networks to train")
-    table.add_numbers("steps", "time ≈", "disk ≈", "memory ≥")
-    reasons = list(dict.fromkeys(one.reason for one in estimates if one.reason))
+    table.add_numbers("units", "steps", "time ≈", "disk ≈", "memory ≥")
+    reasons = _reasons([one.run for one in estimates])
     for one in estimates:
         table.add_row(*_row(one, reasons))
     if not estimates:
-        return with_notes(title=heading_of(request), notes=["no run is needed", *left_out(request)])
+        return with_notes(title=heading_of(request), notes=["no run is needed", *left_out([request])])
+    units = once(unit for one in estimates for unit in one.run.own)
     lines = [f"[{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
-    lines += [*_totals(estimates), *left_out(request), *describe(estimates)]
-    return with_notes(table, title=heading_of(request), notes=lines)
+    lines += [*_totals(estimates), *left_out([request]), *describe(estimates)]
+    return with_notes(table, *_schedule(units, count_units(units), rate=rate), title=heading_of(request), notes=lines)
 
 
-def _row(one: Estimate, reasons: Sequence[str]) -> list[str]:
-    request = one.request
+def show_all(requests: Sequence[TableRequest], *, rate: float) -> RenderableType:
+    """Return a table with a row for each table of the paper: its runs and units; and the schedule of all together.
+
+    Args:
+        rate: operations a second.
+
+    Raises:
+        DirePlugError: a recipe is faulty.
+    """
+    wanted = {request.target.name: runs_of(request) for request in requests}
+    runs = {run.request: run for run in plan_runs(one for found in wanted.values() for one in found)}
+    units = once(unit for run in runs.values() for unit in run.own)
+    costs = count_units(units)
+    table = Table("table")
+    table.add_numbers("runs", "units", "of them new", "hours", "disk ≈", "memory ≥")
+    seen, asked = set[str](), 0
+    for name, found in wanted.items():
+        its = once(unit for one in found for unit in runs[one].units)
+        new = [unit for unit in its if unit.name not in seen]
+        seen |= {unit.name for unit in its}
+        asked += len(its)
+        cost = add_up(costs[unit.name] for unit in new)
+        figures = [f"{len(found):,}", f"{len(its):,}", f"{len(new):,}", f"{cost.operations / rate / 3600:,.1f}"]
+        table.add_row(name, *figures, format_bytes(cost.disk), format_bytes(cost.memory))
+    students = sum(any(one.startswith(STUDENTS) for one in request.settings) for request in runs)
+    lines = [
+        f"{len(runs) - students:,} runs, and {students:,} times other students on their images: {len(units):,} units "
+        f"of work; the tables, each by itself, would have {asked:,}",
+        *_synthesized(units),
+        *_absent(list(runs.values())),
+        *left_out(requests),
+        *CAVEATS,
+    ]
+    return with_notes(table, *_schedule(units, costs, rate=rate), title="All tables and figures", notes=lines)
+
+
+def _synthesized(units: Sequence[Unit]) -> list[str]:
+    """Return how many passes there are, and whether one is made twice."""
+    made = Counter(name for unit in units for name in unit.makes if name.startswith("pass/"))
+    twice = sorted(name for name, count in made.items() if count > 1)
+    told = f"{len(twice)} are made twice, the first {twice[0]}" if twice else "none is made twice"
+    return [f"{len(made):,} passes of syntheses: {told}"] if made else []
+
+
+def _absent(runs: Sequence[PlannedRun]) -> list[str]:
+    """Return why runs can't run here, and which ones can't be planned."""
+    counts = Counter(run.reason for run in runs if run.state == ABSENT and run.units)
+    # the first sentence: which folders were looked into is told by a table's own dry run
+    told = {reason: reason.partition(". ")[0] for reason in counts}
+    lines = [f"{count} of them can't run here, but are planned: {told[reason]}" for reason, count in counts.items()]
+    unplanned = [run for run in runs if run.state == ABSENT and not run.units]
+    return [*lines, *(f"not planned: {_name_run(run.request)}: {run.reason}" for run in unplanned)]
+
+
+def _schedule(units: Sequence[Unit], costs: Mapping[str, UnitCost], *, rate: float) -> list[RenderableType]:
+    """Return the schedule of units on several numbers of GPUs, and their longest path; nothing where there are none."""
+    if not units:
+        return []
+    needs = waits_for(units)
+    seconds = {name: cost.operations / rate for name, cost in costs.items()}
+    path = critical_path(seconds, needs)
+    table = Table("GPUs")
+    table.add_numbers("makespan", "idle")
+    for gpus in GPUS:
+        found = simulate(seconds, needs, gpus=gpus)
+        table.add_row(str(gpus), duration(found.makespan), f"{found.idle:.0%}")
+    titles = {unit.name: _name_unit(unit) for unit in units}
+    longest = sorted(path, key=lambda name: -seconds[name])[:SHOWN]
+    shown = [f"{titles[name]} ({duration(seconds[name])})" for name in path if name in longest and seconds[name]]
+    notes = [
+        f"{len(units):,} units of work, {sum(seconds.values()) / 3600:,.1f} GPU-hours at {rate / 1e12:g} TFLOP/s "
+        "(assumed, see --tflops; not measured)",
+        "simulated: a free GPU takes the unit with the longest path ahead; start-up, loading and queues take no time",
+        f"critical path: {duration(sum(seconds[name] for name in path))}: {', then '.join(shown)}",
+    ]
+    return [with_notes(table, notes=notes)]
+
+
+def _name_unit(unit: Unit) -> str:
+    request = request_of(unit)
+    return f"{request.method} {request.recipe}: {unit.title}"
+
+
+def _reasons(runs: Sequence[PlannedRun]) -> list[str]:
+    return list(dict.fromkeys(run.reason for run in runs if run.reason and run.state == ABSENT))
+
+
+def _name_run(request: Request) -> str:
     preset = f" ({request.preset})" if request.preset else ""
     name = f"{request.method} {request.recipe}{preset}, {request.arm}"
     name += "" if request.ipc is None else f", IPC {request.ipc}"
-    name += "".join(f", {setting}" for setting in request.settings if setting.startswith("regularizers."))
-    networks = "?" if one.to_train is None else ", ".join(one.to_train) or "none"
+    name += "".join(f", {one}" for one in request.settings if one.startswith(("regularizers.", STUDENTS)))
+    return f"{name}, seed {request.seed}"
+
+
+def _row(one: Estimate, reasons: Sequence[str]) -> list[str]:
+    run = one.run
     return [
-        f"{name}, seed {request.seed}",
-        f"{one.state} [{reasons.index(one.reason) + 1}]" if one.reason else one.state,
-        networks,
-        f"{one.cost.steps:,}",
+        _name_run(run.request),
+        f"{run.state} [{reasons.index(run.reason) + 1}]" if run.state == ABSENT else run.state,
+        ", ".join(run.networks) or "none",
+        f"{len(run.own):,}",
+        f"{run.steps:,}",
         NONE if one.seconds is None else duration(one.seconds),
         format_bytes(one.cost.disk),
         format_bytes(one.cost.memory),
@@ -337,11 +485,11 @@ def _row(one: Estimate, reasons: Sequence[str]) -> list[str]:
 
 def _totals(estimates: Sequence[Estimate]) -> list[str]:
     """Return how many runs are left, and their time and disk together."""
-    left = [one for one in estimates if one.state != FINISHED]
+    left = [one for one in estimates if one.run.units]
     known = [one.seconds for one in left if one.seconds is not None]
     disk = format_bytes(sum(one.cost.disk for one in left))
     text = f"{len(estimates)} runs, {len(left)} of them to be run: disk ≈ {disk}"
-    return [text + (f", time ≈ {duration(sum(known))} for the {len(known)} that can be estimated" if known else "")]
+    return [text + (f", time ≈ {duration(sum(known))}" if known else "")]
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,71 @@
+"""Stand in for a dataset that isn't here, by its published size: for plans and estimates, which read no image."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dire_plug.data.dataset import Dataset
+from dire_plug.data.loading import class_count
+from dire_plug.data.validation import Judge
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest
+
+SIZES = {
+    "digits": (1437, 360, 8),
+    "fashion-mnist": (60_000, 10_000, 28),
+    "cifar-10": (50_000, 10_000, 32),
+    "cifar-100": (50_000, 10_000, 32),
+    "tiny-imagenet": (100_000, 10_000, 64),
+    "imagenet-1k": (1_281_167, 50_000, 224),
+}
+"""Training images, test images, and pixels of a side, as each dataset's authors published it (of ImageNet-1K, the
+crop); digits, as `data.digits` splits them."""
+
+
+@dataclass(frozen=True, eq=False)
+class UnreadSplit:
+    """Labels without images."""
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        """Raise: there are no images.
+
+        Raises:
+            DirePlugError: always.
+        """
+        raise DirePlugError("a dataset's stand-in has no images; this is a fault of ours")
+
+
+def stand_in(
+    name: str,
+    *,
+    size: int | None = None,
+    limit: int | None = None,
+    validation: int | None = None,
+    judge: Judge = "test",
+) -> Dataset:
+    """Return a dataset with the number of images and classes that the named one would have, and a digest of its own.
+
+    Args:
+        size, limit: as `load` takes them.
+        validation, judge: as `hold_out` takes them; None holds nothing out.
+    """
+    classes = class_count(name)
+    train, test, side = SIZES[name]
+    train = (limit or train) - (validation or 0)
+    tested = validation if validation is not None and judge == "validation" else test
+    return Dataset(
+        name=name,
+        train=UnreadSplit(torch.arange(train) % classes),
+        test=UnreadSplit(torch.arange(tested) % classes),
+        classes=tuple(map(str, range(classes))),
+        size=size or side,
+        digest=digest(["stand-in", name, size, limit, validation]),
+        judged=judge,
+    )
