@@ -138,16 +138,27 @@ def units_of(run: Run) -> list[Unit]:
     for stage, part, makes, _ in _parts(run):
         missing = {one.name: one for one in makes if run.store.find(one) is None}
         behind = {name for one in missing.values() for name in one.closure()}
-        if stage == "measure":
+        if on_demand := {one.name for one in makes if one.kind in ON_DEMAND}:
+            references |= on_demand
+        elif stage == "measure":
             # no input of a set's diversity, but measuring it would make them: once, and not in each job
             behind |= references
-            references |= {one.name for one in makes if one.kind in ON_DEMAND}
         if missing:
             needs = frozenset(behind - missing.keys())
             title, subject = _title(run.request, stage, part), _to_json(run.request)
             device = run.request.device
             found.append(Unit(title, stage, part, tuple(missing), needs, MAKER, subject, device=device))
-    return found
+    return _wanted(found)
+
+
+def _wanted(units: Sequence[Unit]) -> list[Unit]:
+    """Leave out what is only made for another artefact where no unit makes such a one: a finished run needs it not."""
+    kept: list[Unit] = []
+    for unit in reversed(units):
+        is_on_demand = all(name.partition("/")[0] in ON_DEMAND for name in unit.makes)
+        if not is_on_demand or any(not other.needs.isdisjoint(unit.makes) for other in kept):
+            kept.append(unit)
+    return kept[::-1]
 
 
 def _title(request: Request, stage: str, part: str) -> str:

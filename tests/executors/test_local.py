@@ -1,5 +1,6 @@
 """Units of work, and local processes that make them: the bits of one process, failures named, nothing made twice."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def test_arms_share_the_units_that_make_the_same(bare_home: Path, recipe: Path) 
 
 def test_a_finished_run_has_no_units_left(finished_home: Path, recipe: Path) -> None:
     assert plan_units([native(recipe)]) == []
+    for kind in ("embeddings", "radii", "reference"):
+        shutil.rmtree(finished_home / "store" / kind)
+    forget()
+    assert plan_units([native(recipe)]) == []  # made only for what is there
+    shutil.rmtree(finished_home / "store" / "diversity")
+    assert len(plan_units([native(recipe)])) == 5
 
 
 @pytest.mark.slow
