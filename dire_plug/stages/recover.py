@@ -50,7 +50,15 @@ from dire_plug.stages.real_images import check_memory, write_subset
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact, link
 from dire_plug.store.runs import LOSSES, Run
-from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, gather_losses, open_synthesis, pass_file
+from dire_plug.synthesis import (
+    RunningSynthesis,
+    SynthesisSpec,
+    collect,
+    find_finished,
+    gather_losses,
+    open_synthesis,
+    pass_file,
+)
 from dire_plug.types import EXTRAS, LOOP, Adapter, Plan, Slot
 from dire_plug.ui import Advance
 from dire_plug.upstream.job import ChildJob
@@ -229,13 +237,17 @@ class PassPublisher:
         """Start timing the first pass."""
         self._run, self._inputs, self._passes, self._work = run, inputs, passes, work
         self._began = time.monotonic()
+        self._resumed: set[int] = set()
 
     def publish_left_behind(self) -> list[int]:
         """Publish the passes that a killed process finished but didn't publish; return the missing ones."""
         for index, one in enumerate(self._passes):
             if self._run.store.find(one) is None and self._is_whole(index):
                 self._publish(index, seconds=None)
-        return [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
+        missing = [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
+        made, device = self._work / PASSES, str(self._run.device)
+        self._resumed = {index for index in missing if find_finished(made, index, device=device)[0]}
+        return missing
 
     def __call__(self, index: int) -> None:
         """Publish a finished pass.
@@ -244,7 +256,8 @@ class PassPublisher:
             UpstreamFailedError: the script saved fewer files than the plan has images.
         """
         now = time.monotonic()
-        self._publish(index, seconds=now - self._began)
+        # nobody knows how long a killed process took for the slots that are kept
+        self._publish(index, seconds=None if index in self._resumed else now - self._began)
         self._began = now
 
     def _is_whole(self, index: int) -> bool:
@@ -339,6 +352,7 @@ def synthesis_spec(
         frozen={key: _embedder(str(network_file(run, one)), whitening) for key, one in networks.frozen.items()},
         in_loop=recipe.term.in_loop(recipe.squeeze),
         chained=keeps_state(run),
+        independent=run.script.slots == "independent",
         code={f"{kind}/{name}": plugins.code_of(kind, name) for kind in names for name in names[kind]},  # type: ignore[arg-type]
     )
 

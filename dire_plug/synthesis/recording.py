@@ -73,13 +73,21 @@ class LossRecord:
         self._named, self._parts, self._factors = {}, [], {}
 
     def slot_done(self, slot: Slot) -> None:
-        """Fetch the values of a finished slot from the device, all at once."""
+        """Fetch the values of a finished slot from the device, all at once, and take them as its record."""
         points = [(name, step) for step, values in self._kept.items() for name in values]
         curves: Curves = {}
         for (name, step), value in zip(points, fetch([self._kept[step][name] for name, step in points]), strict=True):
             curves.setdefault(name, {})[step] = value
         self._kept = {}
         self._slots.append({"batch": slot.batch_index, "curves": curves})
+
+    def save_slot(self, folder: str | Path, slot: Slot) -> None:
+        """Write the record of the slot that was finished last, from which an interrupted pass resumes."""
+        write_json(losses_of_slot(folder, slot), self._slots[-1])
+
+    def take_up(self, folder: str | Path, slot: Slot) -> None:
+        """Take the record that `save_slot` wrote of a slot that was finished before."""
+        self._slots.append(read_json(losses_of_slot(folder, slot)))
 
     def save(self, folder: str | Path, pass_index: int) -> None:
         """Write the slots of a finished pass beside its images."""
@@ -127,6 +135,11 @@ def gather_losses(folders: Mapping[int, Path]) -> dict[str, Any] | None:
 
 def _pass_file(folder: str | Path, pass_index: int) -> Path:
     return Path(folder) / f"losses-{pass_index:03d}.json"
+
+
+def losses_of_slot(folder: str | Path, slot: Slot) -> Path:
+    """Return the file with the record of one finished slot; that of its pass has all slots."""
+    return Path(folder) / f"losses-{slot.pass_index:03d}-batch-{slot.batch_index:04d}.json"
 
 
 def fetch(values: list[Tensor | float]) -> list[float | None]:

@@ -18,14 +18,17 @@ from dire_plug import plugins
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
-from dire_plug.seeding import derive
+from dire_plug.seeding import derive, put_back_random_state, take_random_state
 from dire_plug.synthesis.embeddings import Embeddings
 from dire_plug.synthesis.hooks import Answer, Hooks
 from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
-from dire_plug.synthesis.saved_passes import CurrentPass, load_state
+from dire_plug.synthesis.saved_passes import CurrentPass, find_finished, load_state, read_slot, save_random_state
 from dire_plug.synthesis.spec import SynthesisSpec, load_start
 from dire_plug.synthesis.terms import Terms
 from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, StartImages
+
+PLUGINS = "plugins"
+"""The plugins' generator, among the random state that is saved with a slot."""
 
 
 class RunningSynthesis:
@@ -41,7 +44,10 @@ class RunningSynthesis:
         self._freezes = spec.accelerate and adapter.freezes_after_first_step
         self._embeddings = Embeddings(spec)
         self._nonnegative = adapter.embeddings_are_nonnegative and self._embeddings.nonnegative
+        # what plugins keep goes from slot to slot too, and is saved with whole passes only
+        self._resumes = spec.independent and not spec.chained
         self._pass = CurrentPass(spec.passes, self._plan)
+        self._put_back: dict[str, Tensor] = {}
         self._generator = torch.Generator()
         self._hooks = Hooks(manager, self)
         # without a plugin that looks at steps, nothing is embedded: a baseline runs at upstream's own speed
@@ -135,10 +141,16 @@ class RunningSynthesis:
         return self._hooks.plugin(name)
 
     def begin_pass(self, pass_index: int) -> None:
-        """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
+        """Begin a pass: restore what plugins kept after the pass before, and seed their generator.
+
+        Slots that an interrupted process finished are left out, where the script's are independent.
+        """
         # from the file and not from memory, so that a resumed run and an uninterrupted one start the pass alike
         kept = load_state(self._spec.passes, pass_index - 1, self._spec.device) if self._spec.chained else {}
-        self._pass = CurrentPass(self._spec.passes, self._plan, index=pass_index, state=kept)
+        finished, self._put_back = range(0), {}
+        if self._resumes:
+            finished, self._put_back = find_finished(self._spec.passes, pass_index, device=self._spec.device)
+        self._pass = CurrentPass(self._spec.passes, self._plan, index=pass_index, state=kept, finished=finished)
         self._in_use = None
         self._record.begin_pass()
         # a generator of its own: a plugin that draws must not shift upstream's random numbers
@@ -166,6 +178,13 @@ class RunningSynthesis:
         # the first step of a slot needs the gradients again: upstream's code may use them there
         self._embeddings.loop.unfreeze()
         self._pass.next_slot()
+        if self._pass.slot_is_finished:
+            self._record.take_up(self._spec.passes, self._pass.slot)
+        elif self._put_back:
+            # here and not after the last finished slot: the script may have drawn since, as it did in the first run
+            put_back_random_state(self._put_back, self._spec.device)
+            self._generator.set_state(self._put_back[PLUGINS])
+            self._put_back = {}
         return self._ask("plan_labels", labels, labels=labels)
 
     def order(self, order: Tensor) -> Tensor:
@@ -175,8 +194,12 @@ class RunningSynthesis:
     def start(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the start images: the same object where nobody answers, else a new tensor on the same device.
 
-        It is a leaf that requires a gradient where the given one does. A slot without a step ends with it.
+        It is a leaf that requires a gradient where the given one does. A slot without a step ends with it. A slot that
+        was finished before starts, and ends, with its final images.
         """
+        if self._pass.slot_is_finished:
+            made, _ = read_slot(self._spec.passes, self._pass.slot)
+            return made.to(images.device, images.dtype).requires_grad_(images.requires_grad)
         answer = self._ask("initial_images", images, images=images, labels=labels)
         if answer is not images:
             if answer.shape[0] != labels.shape[0]:
@@ -186,6 +209,10 @@ class RunningSynthesis:
             answer = answer.detach().to(images.device, images.dtype).clone().requires_grad_(images.requires_grad)
         self._pass.hold(answer, labels)
         return answer
+
+    def steps_to_do(self, count: int) -> int:
+        """Return the number of iterations of the slot: `count`, or 0 where it was finished before."""
+        return 0 if self._pass.slot_is_finished else count
 
     def embedded(self, images: Tensor, real: Tensor) -> None:
         """Keep what the loop's own network made of synthetic and real images, where the recipe's terms work on that."""
@@ -211,7 +238,13 @@ class RunningSynthesis:
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
+            DirePlugError: the slot was finished before, but the patch doesn't ask for the number of its iterations.
         """
+        if self._pass.slot_is_finished:
+            raise DirePlugError(
+                f"{self._pass.slot} was finished before, but the script runs its iterations again: the adapter says "
+                "that its slots are independent, so its patch needs a line ITERATIONS = bridge.steps(ITERATIONS)"
+            )
         self._losses, self._batch = {"upstream": loss.detach()}, None
         # used once: the next step says again which part it sees
         (used, rows), self._in_use = self._in_use or (labels, None), None
@@ -266,6 +299,12 @@ class RunningSynthesis:
         self._hooks.tell("slot_done", slot=self._pass.slot, images=images, labels=labels)
         self._pass.save(images, labels)
         self._record.slot_done(self._pass.slot)
+        if self._resumes:
+            folder, slot = self._spec.passes, self._pass.slot
+            self._record.save_slot(folder, slot)
+            # last: with it the slot counts as finished
+            state = take_random_state(self._spec.device) | {PLUGINS: self._generator.get_state()}
+            save_random_state(folder, slot, state)
 
     def _report(self, *, step: int = 0, force: bool = False) -> None:
         if self._events.is_due(step, force=force):

@@ -1,8 +1,8 @@
-"""Write and read finished passes, from which an interrupted synthesis resumes."""
+"""Write and read finished passes and slots, from which an interrupted synthesis resumes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError, DivergedError
 from dire_plug.files import write_atomically, write_json
-from dire_plug.synthesis.recording import LossRecord
+from dire_plug.synthesis.recording import LossRecord, losses_of_slot
 from dire_plug.types import EXTRAS, Plan, Slot
 
 STATE = "state/"
+BATCH = "batch"
 
 
 def pass_file(folder: str | Path, pass_index: int) -> Path:
@@ -23,7 +24,7 @@ def pass_file(folder: str | Path, pass_index: int) -> Path:
 
 
 def slot_file(folder: str | Path, slot: Slot) -> Path:
-    """Return the file of one finished slot; it counts when its pass is finished."""
+    """Return the file of one finished slot; it counts when its pass is finished, or as `find_finished` says."""
     return Path(folder) / f"pass-{slot.pass_index:03d}-batch-{slot.batch_index:04d}.safetensors"
 
 
@@ -36,6 +37,39 @@ def save_slot(folder: str | Path, slot: Slot, *, images: Tensor, labels: Tensor,
     """
     tensors = {"images": images.contiguous(), "labels": labels, "index": index}
     write_atomically(slot_file(folder, slot), save(tensors))
+
+
+def read_slot(folder: str | Path, slot: Slot) -> tuple[Tensor, Tensor]:
+    """Return the images [N, 3, H, W], in the loop's own space, and labels [N] of a finished slot."""
+    found = _read(slot_file(folder, slot))
+    return found["images"], found["labels"]
+
+
+def _random_file(folder: str | Path, pass_index: int) -> Path:
+    return Path(folder) / f"random-{pass_index:03d}.safetensors"
+
+
+def save_random_state(folder: str | Path, slot: Slot, state: Mapping[str, Tensor]) -> None:
+    """Write the random state after a finished slot, in place of that after the slot before."""
+    tensors = {BATCH: torch.tensor(slot.batch_index), **state}
+    write_atomically(_random_file(folder, slot.pass_index), save(tensors))
+
+
+def find_finished(folder: str | Path, pass_index: int, *, device: str) -> tuple[range, dict[str, Tensor]]:
+    """Return the first slots of an unfinished pass, which needn't be made again, and the random state after them.
+
+    Both are empty where there are none, or a device of another kind made them, whose random state can't be put back.
+    """
+    file = _random_file(folder, pass_index)
+    state = _read(file) if file.is_file() else {}
+    if not state or ("cuda" in state) != device.startswith("cuda"):
+        return range(0), {}
+    finished = range(int(state.pop(BATCH)) + 1)
+    slots = [Slot(pass_index, batch) for batch in finished]
+    # written before the random state, so they are there unless somebody removed them
+    if not all(slot_file(folder, slot).is_file() and losses_of_slot(folder, slot).is_file() for slot in slots):
+        return range(0), {}
+    return finished, state
 
 
 def save_pass(folder: str | Path, pass_index: int, state: dict[str, dict[str, Tensor]]) -> None:
@@ -95,19 +129,27 @@ class CurrentPass:
     """
 
     def __init__(
-        self, folder: str, plan: Plan, *, index: int = 0, state: dict[str, dict[str, Tensor]] | None = None
+        self,
+        folder: str,
+        plan: Plan,
+        *,
+        index: int = 0,
+        state: dict[str, dict[str, Tensor]] | None = None,
+        finished: Collection[int] = (),
     ) -> None:
         """Begin before the first slot.
 
         Args:
             folder: of the finished passes.
             state: as the pass before left it; None: there is none.
+            finished: batches that were finished before.
         """
         self._folder = folder
         self._plan = plan
         self._finished = 0
         self._leaf: tuple[Tensor, Tensor] | None = None
         self._learned: dict[str, Tensor] = {}
+        self._before = finished
         self.slot = Slot(index, -1)
         self.state = {} if state is None else state
 
@@ -116,9 +158,15 @@ class CurrentPass:
         """Whether no other slot of the pass follows."""
         return self.slot.batch_index + 1 == self._plan.slots_per_pass
 
+    @property
+    def slot_is_finished(self) -> bool:
+        """Whether the slot was finished before, by a process that was interrupted."""
+        return self.slot.batch_index in self._before
+
     def next_slot(self) -> None:
         """Go on to the next slot."""
         self.slot = Slot(self.slot.pass_index, self.slot.batch_index + 1)
+        self._finished += self.slot_is_finished
 
     def hold(self, images: Tensor, labels: Tensor) -> None:
         """Remember the optimised leaf [N, 3, H, W] of the slot, whose values still change, and its labels [N]."""

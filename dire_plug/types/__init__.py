@@ -26,6 +26,7 @@ from dire_plug.types.method import (
     Preparation,
     Script,
     ScriptInputs,
+    SlotKind,
     Upstream,
     VerifyCase,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Script",
     "ScriptInputs",
     "Slot",
+    "SlotKind",
     "SlotPlan",
     "StartImages",
     "Synthesis",

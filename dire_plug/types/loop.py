@@ -105,6 +105,10 @@ class Plan(Protocol):
     def ipc(self) -> int:
         """The images of a class that all slots hold together; INFER's are more than the recipe's IPC."""
 
+    @property
+    def regrouped(self) -> bool:
+        """Whether a slot holds other images than in upstream's own order."""
+
     def slot(self, slot: Slot) -> SlotPlan:
         """Return what `slot` holds; raise DirePlugError when the plan has no such slot."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dire_plug.types.loop import Plan
 
@@ -22,6 +22,10 @@ TINY_IMAGENET_MEAN, TINY_IMAGENET_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.226
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 """The suffixes of the formats in which images are saved and opened again."""
+
+SlotKind = Literal["independent", "stateful", "none"]
+"""What a script's slots need of those before them: `independent`: the random state alone, so that finished ones can be
+left out; `stateful`: more, such as a network that changed; `none`: a pass is one slot."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class Script:
         stem: the stem that the script gives its network (`small`: 3×3, no pooling; `imagenet`).
         checkpoint: the layout in which the script reads its teacher.
         suffix: of the saved images, where it isn't that of the adapter's `image_path`.
+        slots: what a slot needs of those before it; `verify` cuts a run of independent ones. A patch of such a script
+            calls `bridge.steps`.
+        carried: where they are stateful, what goes from slot to slot.
     """
 
     path: str
@@ -64,6 +71,8 @@ class Script:
     stem: str
     checkpoint: str
     suffix: str | None = None
+    slots: SlotKind = "stateful"
+    carried: str = ""
 
 
 @dataclass(frozen=True)
