@@ -18,12 +18,16 @@ def derive(seed: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:4]) >> 1
 
 
-def seed_everything(seed: int, pass_index: int) -> None:
-    """Seed Python, NumPy and torch before a pass, patched or not, in either engine: upstream never seeds."""
+def seed_everything(seed: int, pass_index: int, *, batch: int | None = None) -> None:
+    """Seed Python, NumPy and torch before a pass, patched or not, in either engine: upstream never seeds.
+
+    Args:
+        batch: the one of the pass that begins, where each is seeded by itself.
+    """
     import numpy
     import torch
 
-    value = derive(seed, "pass", pass_index)
+    value = derive(seed, "pass", pass_index, *(() if batch is None else ("batch", batch)))
     random.seed(value)
     numpy.random.seed(value)
     torch.manual_seed(value)

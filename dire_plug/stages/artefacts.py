@@ -376,6 +376,8 @@ def name_synthesis(
         "seed": run.seed,
         "ipc": None if grows else recipe.ipc,
     }
+    if seeds_batches(run):
+        decided_by["seeded"] = "by batch"
     made_from: dict[str, Artefact] = {**networks.in_loop}
     made_from |= {role: one for role, one in inputs.all.items() if not (grows and role == "start")}
     if run.regularizers:
@@ -409,6 +411,12 @@ def name_recovered(
     patch = patch_digest(patch_files(run.adapter)) if run.engine == "upstream" else None
     synthesis = name_synthesis(run, networks, inputs, embeddings, patch=patch)
     return synthesis, name_passes(run, synthesis)
+
+
+def seeds_batches(run: Run) -> bool:
+    """Return whether each batch of a pass is seeded by itself: where the script's slots are independent, and the plan
+    isn't upstream's own, whose random numbers go on from batch to batch."""
+    return run.script.slots == "independent" and run.plan.regrouped
 
 
 def keeps_state(run: Run) -> bool:

@@ -34,6 +34,7 @@ from dire_plug.stages.artefacts import (
     name_images,
     name_recovered,
     name_subset,
+    seeds_batches,
 )
 from dire_plug.stages.embed import real_file
 from dire_plug.stages.images import (
@@ -55,6 +56,7 @@ from dire_plug.synthesis import (
     SynthesisSpec,
     collect,
     find_finished,
+    find_seeded,
     gather_losses,
     open_synthesis,
     pass_file,
@@ -245,8 +247,7 @@ class PassPublisher:
             if self._run.store.find(one) is None and self._is_whole(index):
                 self._publish(index, seconds=None)
         missing = [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
-        made, device = self._work / PASSES, str(self._run.device)
-        self._resumed = {index for index in missing if find_finished(made, index, device=device)[0]}
+        self._resumed = {index for index in missing if self._is_begun(index)}
         return missing
 
     def __call__(self, index: int) -> None:
@@ -265,6 +266,13 @@ class PassPublisher:
         made = self._work / PASSES
         batches = list(made.glob(f"pass-{index:03d}-batch-*.safetensors"))
         return pass_file(made, index).is_file() and len(batches) == self._run.plan.slots_per_pass
+
+    def _is_begun(self, index: int) -> bool:
+        """Return whether an interrupted process finished some batches of a pass."""
+        run, made = self._run, self._work / PASSES
+        if seeds_batches(run):
+            return bool(find_seeded(made, index, slots=run.plan.slots_per_pass))
+        return bool(find_finished(made, index, device=str(run.device))[0])
 
     def _publish(self, index: int, *, seconds: float | None) -> None:
         run, artefact = self._run, self._passes[index]

@@ -2,7 +2,7 @@
 
 from dire_plug.synthesis.recording import gather_losses
 from dire_plug.synthesis.running import RunningSynthesis, open_synthesis
-from dire_plug.synthesis.saved_passes import collect, find_finished, pass_file
+from dire_plug.synthesis.saved_passes import collect, find_finished, find_seeded, pass_file
 from dire_plug.synthesis.spec import SynthesisSpec
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "SynthesisSpec",
     "collect",
     "find_finished",
+    "find_seeded",
     "gather_losses",
     "open_synthesis",
     "pass_file",

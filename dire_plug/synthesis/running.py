@@ -18,14 +18,21 @@ from dire_plug import plugins
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
-from dire_plug.seeding import derive, put_back_random_state, take_random_state
+from dire_plug.seeding import derive, put_back_random_state, seed_everything, take_random_state
 from dire_plug.synthesis.embeddings import Embeddings
 from dire_plug.synthesis.hooks import Answer, Hooks
 from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
-from dire_plug.synthesis.saved_passes import CurrentPass, find_finished, load_state, read_slot, save_random_state
+from dire_plug.synthesis.saved_passes import (
+    CurrentPass,
+    find_finished,
+    find_seeded,
+    load_state,
+    read_slot,
+    save_random_state,
+)
 from dire_plug.synthesis.spec import SynthesisSpec, load_start
 from dire_plug.synthesis.terms import Terms
-from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, StartImages
+from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, Slot, StartImages
 
 PLUGINS = "plugins"
 """The plugins' generator, among the random state that is saved with a slot."""
@@ -44,6 +51,8 @@ class RunningSynthesis:
         self._freezes = spec.accelerate and adapter.freezes_after_first_step
         self._embeddings = Embeddings(spec)
         self._nonnegative = adapter.embeddings_are_nonnegative and self._embeddings.nonnegative
+        # so that a batch can be made without those before it; upstream's own plan keeps upstream's own numbers
+        self._seeds_batches = spec.independent and self._plan.regrouped
         # what plugins keep goes from slot to slot too, and is saved with whole passes only
         self._resumes = spec.independent and not spec.chained
         self._pass = CurrentPass(spec.passes, self._plan)
@@ -104,7 +113,7 @@ class RunningSynthesis:
 
     @property
     def generator(self) -> torch.Generator:
-        """A CPU generator for plugins, re-seeded every pass."""
+        """A CPU generator for plugins, seeded again every pass, or every batch where those are seeded."""
         return self._generator
 
     @property
@@ -147,9 +156,12 @@ class RunningSynthesis:
         """
         # from the file and not from memory, so that a resumed run and an uninterrupted one start the pass alike
         kept = load_state(self._spec.passes, pass_index - 1, self._spec.device) if self._spec.chained else {}
-        finished, self._put_back = range(0), {}
-        if self._resumes:
-            finished, self._put_back = find_finished(self._spec.passes, pass_index, device=self._spec.device)
+        folder, finished = self._spec.passes, set[int]()
+        self._put_back = {}
+        if self._resumes and self._seeds_batches:
+            finished = find_seeded(folder, pass_index, slots=self._plan.slots_per_pass)
+        elif self._resumes:
+            finished, self._put_back = find_finished(folder, pass_index, device=self._spec.device)
         self._pass = CurrentPass(self._spec.passes, self._plan, index=pass_index, state=kept, finished=finished)
         self._in_use = None
         self._record.begin_pass()
@@ -180,6 +192,8 @@ class RunningSynthesis:
         self._pass.next_slot()
         if self._pass.slot_is_finished:
             self._record.take_up(self._spec.passes, self._pass.slot)
+        elif self._seeds_batches:
+            self._seed_batch(self._pass.slot)
         elif self._put_back:
             # here and not after the last finished slot: the script may have drawn since, as it did in the first run
             put_back_random_state(self._put_back, self._spec.device)
@@ -302,9 +316,16 @@ class RunningSynthesis:
         if self._resumes:
             folder, slot = self._spec.passes, self._pass.slot
             self._record.save_slot(folder, slot)
+            if self._seeds_batches:
+                return
             # last: with it the slot counts as finished
             state = take_random_state(self._spec.device) | {PLUGINS: self._generator.get_state()}
             save_random_state(folder, slot, state)
+
+    def _seed_batch(self, slot: Slot) -> None:
+        """Seed a slot by itself, before the loop draws anything for it, and the plugins' generator."""
+        seed_everything(self.seed, slot.pass_index, batch=slot.batch_index)
+        self._generator.manual_seed(derive(self.seed, "plugins", slot.pass_index, slot.batch_index))
 
     def _report(self, *, step: int = 0, force: bool = False) -> None:
         if self._events.is_due(step, force=force):

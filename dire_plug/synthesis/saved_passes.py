@@ -55,21 +55,27 @@ def save_random_state(folder: str | Path, slot: Slot, state: Mapping[str, Tensor
     write_atomically(_random_file(folder, slot.pass_index), save(tensors))
 
 
-def find_finished(folder: str | Path, pass_index: int, *, device: str) -> tuple[range, dict[str, Tensor]]:
-    """Return the first slots of an unfinished pass, which needn't be made again, and the random state after them.
+def find_seeded(folder: str | Path, pass_index: int, *, slots: int) -> set[int]:
+    """Return which of the `slots` batches of an unfinished pass are finished, where each is seeded by itself."""
+    return {batch for batch in range(slots) if _is_there(folder, Slot(pass_index, batch))}
+
+
+def find_finished(folder: str | Path, pass_index: int, *, device: str) -> tuple[set[int], dict[str, Tensor]]:
+    """Return the first batches of an unfinished pass, which needn't be made again, and the random state after them.
 
     Both are empty where there are none, or a device of another kind made them, whose random state can't be put back.
     """
     file = _random_file(folder, pass_index)
     state = _read(file) if file.is_file() else {}
     if not state or ("cuda" in state) != device.startswith("cuda"):
-        return range(0), {}
-    finished = range(int(state.pop(BATCH)) + 1)
-    slots = [Slot(pass_index, batch) for batch in finished]
+        return set(), {}
+    finished = set(range(int(state.pop(BATCH)) + 1))
     # written before the random state, so they are there unless somebody removed them
-    if not all(slot_file(folder, slot).is_file() and losses_of_slot(folder, slot).is_file() for slot in slots):
-        return range(0), {}
-    return finished, state
+    return (finished, state) if all(_is_there(folder, Slot(pass_index, batch)) for batch in finished) else (set(), {})
+
+
+def _is_there(folder: str | Path, slot: Slot) -> bool:
+    return slot_file(folder, slot).is_file() and losses_of_slot(folder, slot).is_file()
 
 
 def save_pass(folder: str | Path, pass_index: int, state: dict[str, dict[str, Tensor]]) -> None:

@@ -149,7 +149,10 @@ class Synthesis(Protocol):
 
     @property
     def generator(self) -> Generator:
-        """A CPU generator for plugins: drawing from it leaves upstream's random streams alone. Re-seeded every pass."""
+        """A CPU generator for plugins: drawing from it leaves upstream's random streams alone.
+
+        It is seeded again every pass, and every batch where those are seeded by themselves.
+        """
 
     @property
     def start_images(self) -> StartImages:

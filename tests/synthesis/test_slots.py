@@ -18,6 +18,8 @@ from dire_plug.seeding import put_back_random_state, seed_everything, take_rando
 from dire_plug.synthesis import RunningSynthesis, collect, gather_losses
 from dire_plug.types import Batch, Slot, Synthesis
 
+REGROUPED = {"script": "toy", "flags": {}, "plan": {"per_class": 2}}
+
 
 class KilledError(Exception):
     """Stands for the end of the process."""
@@ -29,7 +31,8 @@ class OneClassEach:
     embeddings_are_nonnegative = True
 
     def plan(self, recover: Any, *, classes: int, ipc: int) -> Any:
-        return build_plan(classes=classes, ipc=ipc, slots_per_pass=CLASSES)
+        per_class = 1 if recover.plan == "keep" else recover.plan.per_class
+        return build_plan(classes=classes, ipc=ipc, slots_per_pass=CLASSES, per_class=per_class)
 
 
 class Drawing:
@@ -72,7 +75,8 @@ def run_pass(synthesis: RunningSynthesis, *, kill_in: int | None = None, asks: b
     seed_everything(synthesis.seed, 0)
     synthesis.watch(teacher)
     for batch in range(CLASSES):
-        labels = synthesis.labels(torch.arange(batch, batch + 1))
+        held = synthesis.plan.slot(Slot(0, batch)).labels
+        labels = synthesis.labels(torch.tensor(held))
         images = synthesis.start(torch.randn(len(labels), 3, 2, 2, requires_grad=True), labels)
         for step in range(synthesis.steps_to_do(STEPS) if asks else STEPS):
             if (batch, step) == (kill_in, 1):
@@ -105,6 +109,41 @@ def test_a_pass_resumes_at_its_first_missing_slot_with_the_same_bits(tmp_path: P
     for one, other in zip(collect({0: resumed / "passes"}), collect({0: whole / "passes"}), strict=True):
         assert torch.equal(one, other)
     assert gather_losses({0: resumed / "passes"}) == gather_losses({0: whole / "passes"})
+
+
+@pytest.mark.parametrize("killed", [0, 2])
+def test_a_regrouped_pass_resumes_with_the_same_bits_and_holes(tmp_path: Path, killed: int) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    saved = run_pass(make(whole, Drawing(), recover=REGROUPED))
+    with pytest.raises(KilledError):
+        run_pass(make(resumed, Drawing(), recover=REGROUPED), kill_in=killed)
+    for file in (resumed / "passes").glob("*-batch-0000.*"):
+        file.unlink()
+    seed_everything(99, 99)
+    term = Drawing()
+    again = run_pass(make(resumed, term, recover=REGROUPED))
+    assert {batch for _, batch in term.calls} == {0, *range(killed, CLASSES)}
+    assert all(torch.equal(again[batch], images) for batch, images in saved.items())
+    for one, other in zip(collect({0: resumed / "passes"}), collect({0: whole / "passes"}), strict=True):
+        assert torch.equal(one, other)
+    assert gather_losses({0: resumed / "passes"}) == gather_losses({0: whole / "passes"})
+
+
+@pytest.mark.parametrize(
+    ("spec", "seeded"),
+    [({}, False), ({"recover": REGROUPED}, True), ({"recover": REGROUPED, "independent": False}, False)],
+    ids=["upstream's own plan", "regrouped", "regrouped, stateful"],
+)
+def test_regrouped_batches_alone_are_seeded_by_themselves(tmp_path: Path, spec: Any, seeded: bool) -> None:
+    synthesis = make(tmp_path, Drawing(), **spec)
+    synthesis.begin_pass(0)
+    found = []
+    for seed in (1, 2):
+        seed_everything(seed, 0)
+        synthesis.labels(torch.arange(1))
+        found.append((float(torch.rand(())), random.random(), float(numpy.random.rand())))
+        synthesis.begin_pass(0)
+    assert (found[0] == found[1]) is seeded
 
 
 def test_a_pass_whose_slots_are_all_finished_needs_no_step(tmp_path: Path) -> None:
