@@ -2,7 +2,7 @@
 
 from dire_plug.synthesis.recording import gather_losses
 from dire_plug.synthesis.running import RunningSynthesis, open_synthesis
-from dire_plug.synthesis.saved_passes import collect, find_finished, find_seeded, pass_file
+from dire_plug.synthesis.saved_passes import collect, find_finished, find_seeded, join_batches, pass_file, seeded_files
 from dire_plug.synthesis.spec import SynthesisSpec
 
 __all__ = [
@@ -12,6 +12,8 @@ __all__ = [
     "find_finished",
     "find_seeded",
     "gather_losses",
+    "join_batches",
     "open_synthesis",
     "pass_file",
+    "seeded_files",
 ]

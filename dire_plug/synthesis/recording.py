@@ -94,6 +94,14 @@ class LossRecord:
         write_json(_pass_file(folder, pass_index), {"pass": pass_index, "slots": self._slots})
 
 
+def join_losses(folder: str | Path, pass_index: int, *, slots: int) -> None:
+    """Write the record of a pass whose slots have each left theirs."""
+    record = LossRecord(0)
+    for batch in range(slots):
+        record.take_up(folder, Slot(pass_index, batch))
+    record.save(folder, pass_index)
+
+
 def kept_steps(steps: int) -> list[int]:
     """Return which of `steps` iterations are kept: all, or `POINTS` evenly spaced with the first and the last."""
     # by number and not by time: records of two runs can be compared step by step

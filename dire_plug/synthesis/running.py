@@ -64,7 +64,7 @@ class RunningSynthesis:
         self._record = LossRecord(spec.steps)
         weights = {name: take_weight(one)[0] for name, one in spec.regularizers.items()}
         self._terms = Terms(self._hooks, weights, self._record, name_networks=self._embeddings.has_outside)
-        self._events = StepEvents(emit, spec.steps)
+        self._emit, self._events = emit, StepEvents(emit, spec.steps)
         self._in_use: tuple[Tensor, Tensor | None] | None = None
         self._losses: dict[str, Tensor] = {}
         self._batch: Batch | None = None
@@ -162,7 +162,9 @@ class RunningSynthesis:
             finished = find_seeded(folder, pass_index, slots=self._plan.slots_per_pass)
         elif self._resumes:
             finished, self._put_back = find_finished(folder, pass_index, device=self._spec.device)
-        self._pass = CurrentPass(self._spec.passes, self._plan, index=pass_index, state=kept, finished=finished)
+        self._pass = CurrentPass(
+            folder, self._plan, index=pass_index, state=kept, finished=finished, batches=self._spec.batches
+        )
         self._in_use = None
         self._record.begin_pass()
         # a generator of its own: a plugin that draws must not shift upstream's random numbers
@@ -209,11 +211,15 @@ class RunningSynthesis:
         """Return the start images: the same object where nobody answers, else a new tensor on the same device.
 
         It is a leaf that requires a gradient where the given one does. A slot without a step ends with it. A slot that
-        was finished before starts, and ends, with its final images.
+        was finished before starts, and ends, with its final images; one that isn't made here with constant ones,
+        of which nothing is kept.
         """
         if self._pass.slot_is_finished:
             made, _ = read_slot(self._spec.passes, self._pass.slot)
             return made.to(images.device, images.dtype).requires_grad_(images.requires_grad)
+        if self._pass.slot_is_left_out:
+            # constant images are the fastest to write, and the script writes them
+            return torch.zeros_like(images, requires_grad=images.requires_grad)
         answer = self._ask("initial_images", images, images=images, labels=labels)
         if answer is not images:
             if answer.shape[0] != labels.shape[0]:
@@ -225,8 +231,8 @@ class RunningSynthesis:
         return answer
 
     def steps_to_do(self, count: int) -> int:
-        """Return the number of iterations of the slot: `count`, or 0 where it was finished before."""
-        return 0 if self._pass.slot_is_finished else count
+        """Return the number of iterations of the slot: `count`, or 0 where it isn't made here."""
+        return 0 if self._pass.slot_is_left_out else count
 
     def embedded(self, images: Tensor, real: Tensor) -> None:
         """Keep what the loop's own network made of synthetic and real images, where the recipe's terms work on that."""
@@ -252,12 +258,12 @@ class RunningSynthesis:
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
-            DirePlugError: the slot was finished before, but the patch doesn't ask for the number of its iterations.
+            DirePlugError: the slot isn't made here, but the patch doesn't ask for the number of its iterations.
         """
-        if self._pass.slot_is_finished:
+        if self._pass.slot_is_left_out:
             raise DirePlugError(
-                f"{self._pass.slot} was finished before, but the script runs its iterations again: the adapter says "
-                "that its slots are independent, so its patch needs a line ITERATIONS = bridge.steps(ITERATIONS)"
+                f"{self._pass.slot} is left out, but the script runs its iterations: the adapter says that its slots "
+                "are independent, so its patch needs a line ITERATIONS = bridge.steps(ITERATIONS)"
             )
         self._losses, self._batch = {"upstream": loss.detach()}, None
         # used once: the next step says again which part it sees
@@ -305,6 +311,8 @@ class RunningSynthesis:
 
     def _finish_slot(self) -> None:
         """Call the plugins' `slot_done` with the slot's final images, and save them; do nothing where it has none."""
+        if self._pass.slot_is_finished:
+            self._tell_finished(before=True)
         if not self._pass.holds_images:
             return
         self._terms.check_finite(self._pass.slot)
@@ -316,11 +324,16 @@ class RunningSynthesis:
         if self._resumes:
             folder, slot = self._spec.passes, self._pass.slot
             self._record.save_slot(folder, slot)
-            if self._seeds_batches:
-                return
-            # last: with it the slot counts as finished
-            state = take_random_state(self._spec.device) | {PLUGINS: self._generator.get_state()}
-            save_random_state(folder, slot, state)
+            if not self._seeds_batches:
+                # last: with it the slot counts as finished
+                state = take_random_state(self._spec.device) | {PLUGINS: self._generator.get_state()}
+                save_random_state(folder, slot, state)
+        self._tell_finished(before=False)
+
+    def _tell_finished(self, *, before: bool) -> None:
+        """Send that a slot is finished, and the script has written its files: here, or before and now again."""
+        slot = self._pass.slot
+        self._emit({"event": "slot", "pass": slot.pass_index, "batch": slot.batch_index, "before": before})
 
     def _seed_batch(self, slot: Slot) -> None:
         """Seed a slot by itself, before the loop draws anything for it, and the plugins' generator."""

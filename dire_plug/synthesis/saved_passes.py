@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError, DivergedError
 from dire_plug.files import write_atomically, write_json
-from dire_plug.synthesis.recording import LossRecord, losses_of_slot
+from dire_plug.synthesis.recording import LossRecord, join_losses, losses_of_slot
 from dire_plug.types import EXTRAS, Plan, Slot
 
 STATE = "state/"
@@ -58,6 +58,17 @@ def save_random_state(folder: str | Path, slot: Slot, state: Mapping[str, Tensor
 def find_seeded(folder: str | Path, pass_index: int, *, slots: int) -> set[int]:
     """Return which of the `slots` batches of an unfinished pass are finished, where each is seeded by itself."""
     return {batch for batch in range(slots) if _is_there(folder, Slot(pass_index, batch))}
+
+
+def seeded_files(slot: Slot) -> tuple[str, str]:
+    """Return the names of the two files that make up a finished batch which is seeded by itself."""
+    return slot_file("", slot).name, losses_of_slot("", slot).name
+
+
+def join_batches(folder: str | Path, pass_index: int, *, slots: int) -> None:
+    """Finish a pass whose batches, each seeded by itself, are all there."""
+    join_losses(folder, pass_index, slots=slots)
+    save_pass(folder, pass_index, {})
 
 
 def find_finished(folder: str | Path, pass_index: int, *, device: str) -> tuple[set[int], dict[str, Tensor]]:
@@ -142,6 +153,7 @@ class CurrentPass:
         index: int = 0,
         state: dict[str, dict[str, Tensor]] | None = None,
         finished: Collection[int] = (),
+        batches: Collection[int] | None = None,
     ) -> None:
         """Begin before the first slot.
 
@@ -149,10 +161,13 @@ class CurrentPass:
             folder: of the finished passes.
             state: as the pass before left it; None: there is none.
             finished: batches that were finished before.
+            batches: those to make; None: all.
         """
         self._folder = folder
         self._plan = plan
-        self._finished = 0
+        self._wanted = set(range(plan.slots_per_pass) if batches is None else batches)
+        self._is_part = batches is not None
+        self._done: set[int] = set()
         self._leaf: tuple[Tensor, Tensor] | None = None
         self._learned: dict[str, Tensor] = {}
         self._before = finished
@@ -169,10 +184,18 @@ class CurrentPass:
         """Whether the slot was finished before, by a process that was interrupted."""
         return self.slot.batch_index in self._before
 
+    @property
+    def slot_is_left_out(self) -> bool:
+        """Whether the slot isn't made here: it was finished before, or isn't among those to make."""
+        # a batch that the plan hasn't is told as such when its labels are asked for
+        left_out = self._is_part and self.slot.batch_index not in self._wanted
+        return self.slot_is_finished or left_out
+
     def next_slot(self) -> None:
         """Go on to the next slot."""
         self.slot = Slot(self.slot.pass_index, self.slot.batch_index + 1)
-        self._finished += self.slot_is_finished
+        if self.slot_is_finished:
+            self._done.add(self.slot.batch_index)
 
     def hold(self, images: Tensor, labels: Tensor) -> None:
         """Remember the optimised leaf [N, 3, H, W] of the slot, whose values still change, and its labels [N]."""
@@ -210,7 +233,7 @@ class CurrentPass:
         if len(index) != len(images):
             raise DirePlugError(f"{self.slot}: the script made {len(images)} images where the plan has {len(index)}")
         save_slot(self._folder, self.slot, images=images.cpu(), labels=labels.cpu().long(), index=torch.tensor(index))
-        self._finished += 1
+        self._done.add(self.slot.batch_index)
 
     def keep(self, values: Mapping[str, Tensor]) -> None:
         """Remember what the script learns beside the images; it is read when the pass ends."""
@@ -220,14 +243,18 @@ class CurrentPass:
     def end(self, record: LossRecord) -> None:
         """Write what the script learned, the record of the losses and, last, what plugins keep.
 
+        Where some of the batches were to be made, nothing is written: they are finished each by itself.
+
         Raises:
             DirePlugError: a slot of the plan is missing.
         """
-        if self._finished != self._plan.slots_per_pass:
+        if not self._done >= self._wanted:
             raise DirePlugError(
-                f"pass {self.slot.pass_index} of the script finished {self._finished} of "
-                f"{self._plan.slots_per_pass} batches; nothing of this pass is kept"
+                f"pass {self.slot.pass_index} of the script finished {len(self._done & self._wanted)} of "
+                f"{len(self._wanted)} batches; nothing of this pass is kept"
             )
+        if self._is_part:
+            return
         if self._learned:
             write_json(Path(self._folder) / EXTRAS, {name: value.tolist() for name, value in self._learned.items()})
         # the pass counts as finished once its own file is there, so that one is written last

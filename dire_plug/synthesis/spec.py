@@ -33,6 +33,7 @@ class SynthesisSpec:
         in_loop: whether the terms work in the loop's own networks too.
         chained: whether a plugin may keep something from pass to pass.
         independent: whether the script's slots are (`Script.slots`), so that a pass resumes at its first missing one.
+        batches: the batches of a pass to make, where they are seeded by themselves; the others are left out. None: all.
         code: "methods/NAME" and "regularizers/NAME" → the digest of a plugin's code, as `plugins.code_of` gives it.
     """
 
@@ -54,6 +55,7 @@ class SynthesisSpec:
     in_loop: bool = True
     chained: bool = True
     independent: bool = False
+    batches: tuple[int, ...] | None = None
     code: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
