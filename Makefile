@@ -7,7 +7,7 @@ INSTALL = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONST
 # A test calls make itself, and must not inherit what this make was called with.
 PYTEST = MAKEFLAGS= $(BIN)/python -m pytest
 
-.PHONY: run test check test-unit test-slow test-upstream test-lowest coverage lock install hooks clean
+.PHONY: run test check test-unit test-slow test-upstream test-cluster test-lowest coverage lock install hooks clean
 
 run: $(VENV)/installed
 	@$(BIN)/python -c "import time; print(time.time())" > $(VENV)/started
@@ -18,7 +18,7 @@ run: $(VENV)/installed
 	@echo "      (or, in this shell as it is: $(BIN)/dire-plug vendor sre2l)"
 
 test: $(VENV)/installed check
-	$(PYTEST) -m "not every_script"
+	$(PYTEST) -m "not every_script and not cluster"
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -27,19 +27,22 @@ check: $(VENV)/installed
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 test-unit: $(VENV)/installed
-	$(PYTEST) -m "not slow and not upstream"
+	$(PYTEST) -m "not slow and not upstream and not cluster"
 
 test-slow: $(VENV)/installed
-	$(PYTEST) -m "slow and not upstream"
+	$(PYTEST) -m "slow and not upstream and not cluster"
 
 test-upstream: $(VENV)/installed
 	$(PYTEST) -m upstream -rs
+
+test-cluster: $(VENV)/installed
+	$(PYTEST) -m cluster -rs tests/cluster
 
 test-lowest:
 	$(MAKE) test-unit VENV=.venv-lowest CONSTRAINTS=ci/lowest.txt
 
 coverage: $(VENV)/installed-dev
-	$(PYTEST) -m "not slow and not upstream" --cov --cov-report=term --cov-report=markdown:coverage.md
+	$(PYTEST) -m "not slow and not upstream and not cluster" --cov --cov-report=term --cov-report=markdown:coverage.md
 
 lock: $(VENV)/installed-dev
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --extra upstreams --universal --python-version 3.11 \

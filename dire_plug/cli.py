@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dire_plug import __version__, ui
-from dire_plug.errors import DirePlugError, nearest
+from dire_plug.errors import DetachedError, DirePlugError, nearest
 
 COMMANDS = {
     "run": "dire_plug.commands.run:run",
@@ -22,10 +22,11 @@ COMMANDS = {
     "reproduce": "dire_plug.commands.reproduce:reproduce",
     "vendor": "dire_plug.commands.upstream:vendor",
     "verify": "dire_plug.commands.upstream:verify",
-    "new": "dire_plug.commands.new:new",
-    "patch": "dire_plug.commands.patch:patch",
+    "new": "dire_plug.commands.scaffold:new",
+    "patch": "dire_plug.commands.scaffold:patch",
     "list": "dire_plug.commands.inspect:list_",
     "show": "dire_plug.commands.inspect:show",
+    "jobs": "dire_plug.commands.jobs:jobs",
     "clean": "dire_plug.commands.store:clean",
     "export": "dire_plug.commands.store:export",
     "import": "dire_plug.commands.store:import_",
@@ -75,6 +76,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except DetachedError as notice:
+        _end(str(notice), notice.exit_code)
     except DirePlugError as error:
         _end(f"error: {error}", error.exit_code)
     # a full disk, or a folder that can't be read

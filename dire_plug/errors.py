@@ -19,6 +19,10 @@ class RunBusyError(DirePlugError):
     exit_code = 75
 
 
+class LeaseLostError(RunBusyError):
+    """Another process took over what this one worked on, since it didn't renew its lease for too long."""
+
+
 class DivergedError(DirePlugError):
     """A training or a synthesis left the finite numbers: its settings don't fit."""
 
@@ -33,6 +37,12 @@ class PluginError(DirePlugError):
     """A plugin raised, or answered a hook with something that cannot be used."""
 
     exit_code = 1
+
+
+class DetachedError(DirePlugError):
+    """No error: a command's jobs go on by themselves, so it has no result yet; its message says how to follow them."""
+
+    exit_code = 0
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

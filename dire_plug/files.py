@@ -8,20 +8,30 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dire_plug.errors import DirePlugError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content` to a temporary sibling of `path`, flush it to disk and rename it into place."""
-    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary sibling of `path` to write; when the block ends well, flush it to disk and rename it to `path`.
+
+    Raises:
+        DirePlugError: it cannot be written.
+    """
     make_folder(path.parent)
     # a sibling: a rename is atomic within one file system only
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp's 0600 would hide results from the group that shares them

@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[..., None]
 """Called with the number of finished units, and by keyword the values to show beside the bar."""
+Follow = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and the whole."""
 
 WIDE = 100_000
 """A width that no table exceeds, in columns."""
@@ -17,6 +20,7 @@ WIDE = 100_000
 _console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 _verbose = False
 _said: set[str] = set()
+_follow: Follow | None = None
 
 
 def configure(*, verbose: bool) -> None:
@@ -77,11 +81,41 @@ def show(content: RenderableType) -> None:
 
 
 @contextlib.contextmanager
+def live() -> Iterator[Callable[[RenderableType], None]]:
+    """Yield a function that shows something in place of what it showed before; nothing where there is no terminal."""
+    if not _console.is_terminal:
+        yield lambda content: None
+        return
+    with Live(console=_console, transient=True, auto_refresh=False) as shown:
+        yield lambda content: shown.update(content, refresh=True)
+
+
+@contextlib.contextmanager
 def progress(description: str, total: int) -> Iterator[Advance]:
     """Show the progress of `total` units: a bar on a terminal, otherwise a line every ten seconds."""
     shown = _bar(description, total) if _console.is_terminal else _lines(description, total)
     with shown as advance:
-        yield advance
+        if (follow := _follow) is None:
+            yield advance
+            return
+
+        def advance_both(done: int, **values: float) -> None:
+            advance(done, **values)
+            follow(description, done, total)
+
+        follow(description, 0, total)
+        yield advance_both
+
+
+@contextlib.contextmanager
+def following(follow: Follow) -> Iterator[None]:
+    """Also tell `follow` all progress, while the block runs."""
+    global _follow
+    before, _follow = _follow, follow
+    try:
+        yield
+    finally:
+        _follow = before
 
 
 @contextlib.contextmanager

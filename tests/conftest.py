@@ -1,6 +1,7 @@
 """What the tests of the command line and of whole runs share."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ from support.third_party_plugin import ThirdParty, make_third_party
 
 from dire_plug.cli import main
 from dire_plug.pipeline import Request, run_arm
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the config file of whoever runs the tests out of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIRE_PLUG_CONFIG", str(tmp_path_factory.mktemp("config") / "none.yaml"))
+        yield
 
 
 @pytest.fixture

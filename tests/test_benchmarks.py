@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -184,3 +185,13 @@ def test_sre2l_is_measured_beside_the_release(tmp_path: Path, monkeypatch: pytes
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("sre2l cifar: 10×1")]
     assert len(rows) == 2, done.stdout
     assert all(row[-3:-1] == ["2", "≤"] and float(row[-1]) < 1e-4 for row in rows), rows
+
+
+@pytest.mark.slow
+def test_embedding_streams_into_its_file(tmp_path: Path) -> None:
+    script = BENCHMARKS / "embedding_memory.py"
+    command = [sys.executable, str(script), "--rows", "40000", "--width", "1024", "--child", str(tmp_path)]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    # in float32, and a label and an index of 8 bytes each
+    assert found["result"] == pytest.approx(40_000 * (4 * 1024 + 16), abs=1000)
+    assert found["peak"] < 1.3 * found["result"]

@@ -30,7 +30,7 @@ from dire_plug.recipe import (
     recipe_names,
     resolve,
 )
-from dire_plug.recipe.layers import flatten, merge
+from dire_plug.recipe.loading import flatten, merge
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.types import Adapter, LoopInputs, Plan, Slot
 from dire_plug.upstream.source.patching import check_rules

@@ -12,13 +12,14 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan
-from dire_plug.commands.options import make_request, run_options
+from dire_plug.commands.options import executor_options, make_request, run_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.store.runs import runs_root
 from dire_plug.tables import Table
 
 if TYPE_CHECKING:
+    from dire_plug.executors.settings import ExecutorSettings
     from dire_plug.paper.ablate import Components, Sweep
     from dire_plug.paper.ablate.trials import Setting
     from dire_plug.pipeline import Request
@@ -42,16 +43,25 @@ DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
     help="A grid instead of the default ones; axes: r_c, r_e, multiplier, plan, variant, real.order.",
 )
 @run_options
-def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **options: Any) -> None:
+@executor_options
+def ablate(
+    method: str,
+    only: str | None,
+    seeds: int,
+    grid: tuple[str, ...],
+    execution: ExecutorSettings,
+    **options: Any,
+) -> None:
     """Ablate the components of DiRe, and try settings of it around the recipe's own.
 
     components: the seven combinations of CD, CDM and EDM, compared with the control (the paper's Table 14). sweep:
     settings that differ from the recipe's own in one thing, ranked on validation images held out of the training set;
     then the best one is tested once. Finished runs are reused.
     """
+    from dire_plug.executors.dispatch import Runner
     from dire_plug.paper.ablate import ablate_components, components_json, render_components, render_sweep, sweep_json
     from dire_plug.paper.ablate import sweep as run_sweep
-    from dire_plug.paper.ablate.axes import make_grid
+    from dire_plug.paper.ablate.sweep import make_grid
     from dire_plug.paper.ablate.trials import require_term
 
     if grid and only == COMPONENTS:
@@ -61,18 +71,18 @@ def ablate(method: str, only: str | None, seeds: int, grid: tuple[str, ...], **o
     if options["dry_run"]:
         _show_settings(request, parts, seeds=seeds, grid=grid)
         return
-    started = time.monotonic()
+    started, runner = time.monotonic(), Runner(execution)
     planned = require_term(request)
     if SWEEP in parts:
         make_grid(request, grid)  # a faulty grid must fail before anything runs
     content: dict[str, Any] = {}
     drawings: dict[str, Callable[[Path], None]] = {}
     if COMPONENTS in parts:
-        components = ablate_components(request, seeds)
+        components = ablate_components(request, seeds, runner=runner)
         content[COMPONENTS], drawings[COMPONENTS] = components_json(components), partial(_draw_components, components)
         ui.show(render_components(components))
     if SWEEP in parts:
-        swept = run_sweep(request, seeds, grid=grid)
+        swept = run_sweep(request, seeds, grid=grid, runner=runner)
         content[SWEEP], drawings[SWEEP] = sweep_json(swept), partial(_draw_sweep, swept)
         ui.show(render_sweep(swept))
     folder = runs_root(request) / method / planned.source.stem / f"ablate-{digest(content)[:8]}"
@@ -93,7 +103,7 @@ def _draw_components(components: Components, path: Path) -> None:
 
 def _draw_sweep(swept: Sweep, path: Path) -> None:
     from dire_plug.paper.ablate import draw_trials
-    from dire_plug.paper.ablate.axes import DEFAULT
+    from dire_plug.paper.ablate.sweep import DEFAULT
     from dire_plug.paper.ablate.sweep_table import ranked
 
     title = f"{swept.method}, {swept.recipe}, IPC {swept.ipc}: settings of DiRe"
@@ -104,9 +114,8 @@ def _draw_sweep(swept: Sweep, path: Path) -> None:
 
 def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...]) -> None:
     """Print the settings that would run, and the recipe's own `dire` arm; without data or upstream's code."""
-    from dire_plug.paper.ablate.axes import DEFAULT, make_grid
     from dire_plug.paper.ablate.components import component_settings
-    from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL
+    from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL, DEFAULT, make_grid
     from dire_plug.paper.ablate.trials import Setting, plan_settings, require_term
 
     own, (grid_settings, left_out) = require_term(request, dry=True), make_grid(request, grid, dry=True)

@@ -10,13 +10,14 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import check_executor, executor_options, make_request, run_options
+from dire_plug.commands.options import executor_options, make_request, run_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.store.runs import runs_root
 
 if TYPE_CHECKING:
+    from dire_plug.executors.settings import ExecutorSettings
     from dire_plug.pipeline import Request
 
 
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 )
 @run_options
 @executor_options
-def compare(method: str, arms: str, seeds: int, executor: str, jobs: int | None, **options: Any) -> None:
+def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **options: Any) -> None:
     """Compare accuracy and diversity of baseline, control, +DiRe and real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
     """
+    from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
@@ -49,18 +51,13 @@ def compare(method: str, arms: str, seeds: int, executor: str, jobs: int | None,
     names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
     if not names:
         raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
-    processes = check_executor(request, executor, jobs)
     if options["dry_run"]:
         for arm in names:
             show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
         show_units(lambda: comparison_requests(request, arms=names, seeds=seeds))
         return
     started = time.monotonic()
-    if executor == "local":
-        from dire_plug.executors.local import run_units
-
-        run_units(comparison_requests(request, arms=names, seeds=seeds), jobs=processes)
-    comparison = run_comparison(request, arms=names, seeds=seeds)
+    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution))
     content = to_json(comparison)
     # the same runs are the same comparison, whatever the command line
     runs = [name for arm in content["arms"].values() for name in arm["runs"]]

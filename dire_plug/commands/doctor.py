@@ -26,7 +26,7 @@ def doctor(data_root: Path | None) -> None:
         table.add_row(name, value)
     table.add_row("code", str(code()))
     for name, value in hardware(choose_device("auto")).items():
-        table.add_row("GPU" if name == "card" else name, str(value))
+        table.add_row("GPU" if name == "card" else name, str(value))  # `card` is its key in provenance.json
     places = {"home": home.home(), "store": home.store(), "runs": home.runs(), "data": data_root or default_root()}
     for name, path in places.items():
         table.add_row(name, str(path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
-from dire_plug.recipe.layers import flatten
+from dire_plug.recipe.loading import flatten
 from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
 

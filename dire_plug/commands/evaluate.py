@@ -16,6 +16,7 @@ from dire_plug.commands.options import (
     WAIT,
     check_settings,
     describe_set,
+    executor_options,
     make_set_request,
     rerun_option,
     set_options,
@@ -24,6 +25,7 @@ from dire_plug.commands.tables import mean_and_spread
 from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
+    from dire_plug.executors.settings import ExecutorSettings
     from dire_plug.sets.evaluate import EvaluatedSet
 
 ONE = "students of ONE set: another synthesis may differ; --per-set 5 gives a spread over students"
@@ -43,23 +45,36 @@ SPREAD = "± is over the students of ONE set, not over syntheses"
 @click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each student; default: the recipe's.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the students; default: the run's, or 0.")
 @OUT
-@rerun_option("squeeze", "evaluate")
+@rerun_option("data", "squeeze", "evaluate")
 @KEEP_LABELS
 @WAIT
 @set_options
-def evaluate(path: Path, students: tuple[str, ...], per_set: int | None, epochs: int | None, **options: Any) -> None:
+@executor_options
+def evaluate(
+    path: Path,
+    students: tuple[str, ...],
+    per_set: int | None,
+    epochs: int | None,
+    execution: ExecutorSettings,
+    **options: Any,
+) -> None:
     """Train students on the condensed set at PATH under a recipe's protocol, and test them on real images.
 
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
     same command reuses finished students, and resumes the others.
     """
+    from dire_plug.executors.dispatch import make_or_raise
     from dire_plug.sets.evaluate import evaluate_set
+    from dire_plug.sets.units import plan_set_units
 
     given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
     given |= {"epochs": ("--epochs", epochs)}
     check_settings(options["settings"], {f"evaluate.{key}": value for key, value in given.items()})
     started = time.monotonic()
-    found = evaluate_set(make_set_request(path, **options), students=students, per_set=per_set, epochs=epochs)
+    request = make_set_request(path, **options)
+    chosen: dict[str, Any] = {"students": students, "per_set": per_set, "epochs": epochs}
+    make_or_raise(lambda: plan_set_units("evaluate", request, **chosen), execution)
+    found = evaluate_set(request, **chosen)
     ui.show(_render(found))
     ui.show(f"\nset folder: {found.folder}")
     if found.reused:

@@ -45,7 +45,7 @@ def _methods() -> Table:
         with _one_row(table, name):
             adapter = plugins.load_adapter(name)
             upstream = adapter.upstream
-            repository = upstream.repository.removeprefix("https://github.com/")
+            repository = upstream.repository.removeprefix("https://github.com/")  # the table is wide enough
             scripts = ", ".join(adapter.scripts)
             table.add_row(name, adapter.title, repository, upstream.commit[:12], upstream.licence, scripts)
     return table
@@ -85,6 +85,7 @@ def _plugins() -> Table:
     table.add_prose("package", "entry point")
     for kind in ("methods", "regularizers"):
         for name, point in plugins.known(kind).items():
+            # not every entry point knows its package
             table.add_row(kind[:-1], name, point.dist.name if point.dist else "?", point.value)
     return table
 

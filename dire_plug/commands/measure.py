@@ -58,6 +58,7 @@ def measure(
 
     check_settings(options["settings"], {"measure.nearest_k": ("--nearest-k", nearest_k)})
     request = make_set_request(path, **options)
+    # () if none is named
     found = measure_set(request, embeddings=embeddings or OWN, weights=weights, nearest_k=nearest_k)
     ui.show(_render(found))
     if json_file is not None:

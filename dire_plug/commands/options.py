@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,7 +11,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.recipe.layers import split_setting
+from dire_plug.recipe.loading import split_setting
 from dire_plug.store.runs import RERUN, Request
 
 if TYPE_CHECKING:
@@ -109,10 +110,9 @@ run_options = _adding(RUN_OPTIONS)
 EXECUTOR_OPTIONS = (
     click.option(
         "--executor",
-        type=click.Choice(["inline", "local"]),
-        default="inline",
-        show_default=True,
-        help="inline: one stage after another in this process; local: several processes, each on a GPU of its own.",
+        type=click.Choice(["inline", "local", "slurm"]),
+        show_default="the config file's, else inline",
+        help="inline: one stage after another in this process; local: several processes; slurm: a cluster.",
     ),
     click.option(
         "--jobs",
@@ -120,26 +120,59 @@ EXECUTOR_OPTIONS = (
         show_default="2",
         help="The number of processes of --executor local; they divide the cores unless OMP_NUM_THREADS is set.",
     ),
+    click.option("--max-jobs", type=click.IntRange(min=1), help="Jobs of an array that SLURM runs at a time."),
+    click.option("--gpus-per-job", type=click.IntRange(min=1), help="GPUs that one process or job sees; default: 1."),
+    click.option(
+        "--slurm",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An option of sbatch, such as partition=gpu; STAGE.KEY=VALUE for one stage's jobs.",
+    ),
+    click.option("--detach", is_flag=True, help="End when the jobs are submitted; the same command shows the result."),
+    click.option(
+        "--write-scripts",
+        "scripts",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="FOLDER",
+        help="Write plain scripts for sbatch into FOLDER instead of submitting.",
+    ),
 )
 
-executor_options = _adding(EXECUTOR_OPTIONS)
-"""Add the options of `EXECUTOR_OPTIONS` to a command."""
 
+def executor_options(function: Function) -> Function:
+    """Add the options of `EXECUTOR_OPTIONS` to a command, which gets them as one argument, `execution`."""
 
-def check_executor(request: Request, executor: str, jobs: int | None) -> int:
-    """Return the number of processes; raise for options that don't go together.
+    @wraps(function)
+    def call(
+        *arguments: Any,
+        executor: str | None,
+        jobs: int | None,
+        max_jobs: int | None,
+        gpus_per_job: int | None,
+        slurm: tuple[str, ...],
+        detach: bool,
+        scripts: Path | None,
+        **options: Any,
+    ) -> Any:
+        from dire_plug.executors.settings import read_settings
 
-    Raises:
-        DirePlugError: `--jobs` without several processes; or `--rerun` with them: each process would make again what
-            another one has just made again.
-    """
-    if executor == "inline":
-        if jobs is not None:
-            raise DirePlugError(f"--jobs {jobs} needs --executor local; inline is one process")
-        return 1
-    if request.rerun:
-        raise DirePlugError("--rerun and --executor local can't be combined; give --rerun with --executor inline")
-    return 2 if jobs is None else jobs
+        execution = read_settings(
+            executor,
+            jobs=jobs,
+            max_jobs=max_jobs,
+            gpus_per_job=gpus_per_job,
+            slurm=slurm,
+            detach=detach,
+            scripts=scripts,
+        )
+        if options.get("rerun") and execution.kind != "inline":
+            raise DirePlugError(
+                f"--rerun and --executor {execution.kind} can't be combined: each process would make again what "
+                "another one has just made again; give --rerun with --executor inline"
+            )
+        return function(*arguments, execution=execution, **options)
+
+    return _adding(EXECUTOR_OPTIONS)(call)  # type: ignore[return-value]
 
 
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:

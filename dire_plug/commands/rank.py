@@ -11,13 +11,14 @@ import click
 from rich.console import RenderableType
 
 from dire_plug import ui
-from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
+from dire_plug.commands.options import check_settings, describe_set, executor_options, make_set_request, set_options
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
-from dire_plug.sets.robust_scores import RATE, WEIGHT
+from dire_plug.sets.robust_scores import RATE, WEIGHT  # light: for the defaults in the help
 from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
+    from dire_plug.executors.settings import ExecutorSettings
     from dire_plug.sets.robust_scores import RankedSet
 
 SCORES = ("LRS", "ARS", "HLR", "IOR", "IOR plain")
@@ -44,6 +45,7 @@ COUNT, PERCENT = click.IntRange(min=1), click.FloatRange(0, 100)
 @click.option("--full-accuracy", type=PERCENT, help="Accuracy of hard labels on all images; default: train.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="A file for all values.")
 @set_options
+@executor_options
 def rank(
     paths: tuple[Path, ...],
     per_set: int | None,
@@ -52,6 +54,7 @@ def rank(
     weight: float,
     full_accuracy: float | None,
     file: Path | None,
+    execution: ExecutorSettings,
     **options: Any,
 ) -> None:
     """Give the label-robust and the augmentation-robust score of the condensed set at each PATH.
@@ -59,20 +62,16 @@ def rank(
     PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
     set, on as many random real images, and on all of them; finished ones are reused.
     """
+    from dire_plug.executors.dispatch import make_or_raise
     from dire_plug.sets.rank import rank_set
+    from dire_plug.sets.units import plan_set_units
 
     check_settings(options["settings"], {"evaluate.per_synthesis": ("--per-set", per_set)})
     started = time.monotonic()
-    ranked = [
-        rank_set(
-            make_set_request(path, seed=seed, **options),
-            rates=rates,
-            weight=weight,
-            full_accuracy=full_accuracy,
-            per_set=per_set,
-        )
-        for path in paths
-    ]
+    requests = [make_set_request(path, seed=seed, **options) for path in paths]
+    chosen: dict[str, Any] = {"rates": rates, "full_accuracy": full_accuracy, "per_set": per_set}
+    make_or_raise(lambda: [unit for one in requests for unit in plan_set_units("rank", one, **chosen)], execution)
+    ranked = [rank_set(request, weight=weight, **chosen) for request in requests]
     ui.show(render(ranked))
     if file is not None:
         write_json(file, [one.to_json() for one in ranked])
@@ -91,6 +90,7 @@ def render(ranked: Sequence[RankedSet]) -> RenderableType:
         name = one.condensed["name"]
         for architecture in one.architectures:
             found = one.scores(architecture)
+            # ARS may be missing
             cells = [mean_and_spread([100 * value for value in found.get(score, [])]) for score in SCORES]
             scores.add_row(name, architecture, str(one.seed), str(len(found["LRS"])), *cells)
             accuracies.add_row(name, architecture, *(_accuracy(one, architecture, kind) for kind in CONDITIONS))

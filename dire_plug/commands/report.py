@@ -46,7 +46,9 @@ def _default_path(names: tuple[str, ...], found: list[ReportRun]) -> Path:
     first = found[0].folder.path
     if len(found) == 1:
         return first / "report.html"
+    # a run's folder is METHOD/RECIPE/RUN below the root
     comparison = find_comparison(names[0], first.parents[2]) if len(names) == 1 else None
     if comparison is not None:
         return comparison.with_name("report.html")
+    # sorted: the same runs in another order are the same report
     return first.parent / f"report-{digest(sorted(run.name for run in found))[:8]}" / "report.html"

@@ -20,11 +20,13 @@ from dire_plug.commands.options import (
     VERBOSE,
     WAIT,
     contradiction,
+    executor_options,
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
 
 if TYPE_CHECKING:
+    from dire_plug.executors.settings import ExecutorSettings
     from dire_plug.paper.reproduce import TableRequest
 
 FAILED = 1
@@ -64,6 +66,7 @@ FAILED = 1
 @click.option("--dry-run", is_flag=True, help="List the runs with their state and their estimated cost; run nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print table.json instead of the table.")
 @VERBOSE
+@executor_options
 def reproduce(
     target: str,
     row: str | None,
@@ -75,6 +78,7 @@ def reproduce(
     dry_run: bool,
     as_json: bool,
     verbose: bool,
+    execution: ExecutorSettings,
     **options: Any,
 ) -> int | None:
     """Reproduce TARGET, table-2 to table-17 or figure-1 to figure-3, from runs.
@@ -108,16 +112,17 @@ def reproduce(
 
         ui.show(show_costs(request, estimate(request)))
         return None
-    return _fill(request, as_json=as_json)
+    return _fill(request, execution, as_json=as_json)
 
 
-def _fill(request: TableRequest, *, as_json: bool) -> int | None:
+def _fill(request: TableRequest, execution: ExecutorSettings, *, as_json: bool) -> int | None:
     """Fill, store and show a table; return the exit code."""
+    from dire_plug.executors.dispatch import Runner
     from dire_plug.paper.reproduce import as_text, render, to_json
     from dire_plug.paper.reproduce import reproduce as fill_table
 
     started = time.monotonic()
-    result = fill_table(request)
+    result = fill_table(request, runner=Runner(execution))
     folder, content, table = request.folder, to_json(result), render(result)
     write_json(folder / "table.json", content)
     write_atomically(folder / "table.txt", as_text(table))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
 from dire_plug.commands.options import (
-    check_executor,
     check_settings,
     contradiction,
     executor_options,
@@ -18,8 +17,11 @@ from dire_plug.commands.options import (
     run_options,
 )
 from dire_plug.commands.tables import run_summary
-from dire_plug.recipe.layers import split_setting
+from dire_plug.recipe.loading import split_setting
 from dire_plug.recipe.resolve import SUM
+
+if TYPE_CHECKING:
+    from dire_plug.executors.settings import ExecutorSettings
 
 
 @click.command()
@@ -44,15 +46,15 @@ def run(
     dire: bool,
     arm: str | None,
     regularizers: tuple[str, ...],
-    executor: str,
-    jobs: int | None,
+    execution: ExecutorSettings,
     **options: Any,
 ) -> None:
     """Synthesize with METHOD, train students on the images, measure their diversity.
 
     Without --dire: the method as published. The same command shows its finished run, or resumes it.
     """
-    from dire_plug.pipeline import plan_run, run_arm
+    from dire_plug.executors.dispatch import Runner
+    from dire_plug.pipeline import plan_run
 
     if dire and arm not in (None, "dire"):
         raise contradiction("--dire", f"--arm {arm}")
@@ -61,17 +63,14 @@ def run(
         chosen, weights = _sum(regularizers, chosen, options["settings"])
         options["settings"] = (*options["settings"], *weights)
     request = make_request(method, arm=chosen or "baseline", **options)
-    processes = check_executor(request, executor, jobs)
     if options["dry_run"]:
         show_plan(plan_run(request, dry=True))
         show_units(lambda: [request])
         return
     started = time.monotonic()
-    if executor == "local":
-        from dire_plug.executors.local import run_units
-
-        run_units([request], jobs=processes)
-    finished = run_arm(request)
+    runner = Runner(execution)
+    runner.prepare([request])
+    finished = runner.run(request)
     ui.show(run_summary(finished))
     ui.show(f"\nrun folder: {finished.folder.path}")
     if finished.reused:

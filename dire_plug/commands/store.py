@@ -50,17 +50,18 @@ def clean(days: float, forget: Path | None, yes: bool) -> None:
 
 def _removed(found: cleaning.Cleaning, store: Path, *, days: float, done: bool) -> str:
     lines = [f"{name}  {format_bytes(size)}" for name, size in found.entries.items()]
-    lines += [str(path.relative_to(store)) for path in (*found.folders, *found.locks)]
+    others = (*found.folders, *found.leases)
+    lines += [str(path.relative_to(store) if path.is_relative_to(store) else path) for path in others]
     verb = "removed" if done else "would be removed"
     counts = [
         _count(len(found.entries), "artefact"),
         _count(len(found.folders), "unfinished folder"),
-        _count(len(found.locks), "dead lock file"),
+        _count(len(found.leases), "expired lease"),
     ]
     lines.append(f"{verb}: {', '.join(counts)}; {cleaning.in_words(found)}")
     lines.append(f"kept: {found.named} that runs name, {found.young} younger than {days:g} days")
     lines += found.notes
-    if not done and (found.entries or found.folders or found.locks):
+    if not done and (found.entries or found.folders or found.leases):
         lines.append("nothing was removed; --yes removes it")
     return "\n".join(lines)
 
@@ -94,7 +95,7 @@ def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Pat
             names.add(_find_entry(store, one))
         else:
             run = find_run(root, one)
-            runs["/".join(run.path.parts[-3:])] = run
+            runs["/".join(run.path.parts[-3:])] = run  # METHOD/RECIPE/RUN
     card = archives.write_archive(store, target, names=names, runs=runs, kinds=kinds)
     table = Table("kind")
     table.add_numbers("artefacts", "size")

@@ -9,7 +9,7 @@ import click
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.options import VERBOSE
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.tables import Table
 
 UNDECIDABLE = 3
@@ -44,7 +44,7 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
     adapter = plugins.load_adapter(method)
     folder = home.store() / "work" / f"verify-{method}"
     # two verifications of a method would share the folder
-    with hold(folder.with_name(f".{method}.lock"), what=f"the folder of verify, {folder},"):
+    with hold(folder.with_name(f".{method}.lease"), what=f"the folder of verify, {folder},"):
         shutil.rmtree(folder, ignore_errors=True)
         verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)
         shutil.rmtree(folder)  # where a script failed, its log is still there

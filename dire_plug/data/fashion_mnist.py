@@ -67,6 +67,7 @@ def _read(folder: Path, name: str, *, header: int) -> Tensor:
     # the digest vouches for the header too, so nothing of it is parsed
     if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
         raise DirePlugError(f"{path}: sha256 of the content is {found}, expected {SHA256[name]}. {AGAIN}")
+    # bytearray: torch warns of bytes, which can't be written to
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
 
 

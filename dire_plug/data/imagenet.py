@@ -7,24 +7,31 @@ the transform of evaluation and of embeddings.
 from pathlib import Path
 
 from dire_plug.data.dataset import Dataset, DatasetSpec, make_dataset
-from dire_plug.data.folders import SUFFIXES, list_classes, list_images, list_training, make_folder_split
+from dire_plug.data.folders import SUFFIXES, File, FolderSplit, list_classes, list_images, list_training
+from dire_plug.data.listing import list_once
 from dire_plug.errors import DirePlugError
 
 CLASSES = 1000
 SIZE = 224
+TRAIN, VAL = "train", "val"
 
 
 def read(folder: Path, *, size: int | None, limit: int | None, expected: int = CLASSES) -> Dataset:
-    """List ImageNet-1K, of `expected` classes; no image is decoded yet."""
-    classes = list_classes(folder / "train", expected=expected)
-    _check_val(folder / "val", classes)
-    train = list_training(folder / "train", classes, limit=limit)
-    test = [file for label, name in enumerate(classes) for file in list_images(folder / "val" / name, label)]
+    """List ImageNet-1K, of `expected` classes, or read the listing that is kept; no image is decoded yet."""
+
+    def find() -> tuple[tuple[str, ...], list[list[File]]]:
+        classes = list_classes(folder / TRAIN, expected=expected)
+        _check_val(folder / VAL, classes)
+        train = list_training(folder / TRAIN, classes, limit=limit)
+        test = [file for label, name in enumerate(classes) for file in list_images(folder / VAL / name, label)]
+        return classes, [train, test]
+
+    listing = list_once(folder, (TRAIN, VAL), limit=limit, find=find)
     return make_dataset(
         "imagenet-1k",
-        train=make_folder_split(folder, train, size=size or SIZE),
-        test=make_folder_split(folder, test, size=size or SIZE),
-        classes=classes,
+        train=FolderSplit(listing.splits[TRAIN], size or SIZE),
+        test=FolderSplit(listing.splits[VAL], size or SIZE),
+        classes=listing.classes,
         size=size or SIZE,
     )
 
@@ -46,7 +53,7 @@ def _places(root: Path) -> tuple[Path, ...]:
 
 
 def _missing(folder: Path) -> tuple[str, ...]:
-    return tuple(f"{part}/" for part in ("train", "val") if not (folder / part).is_dir())
+    return tuple(f"{part}/" for part in (TRAIN, VAL) if not (folder / part).is_dir())
 
 
 SPEC = DatasetSpec(

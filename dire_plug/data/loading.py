@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from dire_plug.data import cifar, digits, fashion_mnist, imagenet, tiny_imagenet
+from dire_plug.data import cifar, digits, fashion_mnist, imagenet, listing, tiny_imagenet
 from dire_plug.data.dataset import Dataset, DatasetSpec
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import make_folder
@@ -58,6 +58,7 @@ def load(
     size: int | None = None,
     limit: int | None = None,
     offline: bool = False,
+    anew: bool = False,
 ) -> Dataset:
     """Load a dataset.
 
@@ -67,6 +68,7 @@ def load(
         size: height and width to resize to, antialiased; None for the dataset's own.
         limit: the number of training images: of each class the first limit / classes; None for all.
         offline: never fetch what is missing.
+        anew: list its folders again, whatever listing is kept.
 
     Raises:
         DirePlugError: the name or size is unknown, the dataset is missing or damaged, or the limit can't be met.
@@ -80,6 +82,8 @@ def load(
         place = spec.find(root)
     if place is None:
         raise spec.absence(root)
+    if anew:
+        listing.forget(place)
     return spec.read(place, size=size, limit=limit)
 
 

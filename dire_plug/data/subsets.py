@@ -80,6 +80,7 @@ def choose_by_k_means(values: Tensor, count: int, *, seed: int) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than clusters: some centres agree
         found = KMeans(count, n_init=1, random_state=seed).fit(rows.numpy())
+    # differences themselves: the product of matrices that cdist takes for many rows is rough near 0
     distances = torch.cdist(torch.from_numpy(found.cluster_centers_), rows, compute_mode="donot_use_mm_for_euclid_dist")
     _, chosen = linear_sum_assignment(distances.numpy())
     return torch.from_numpy(chosen).to(torch.int64).sort().values

@@ -37,7 +37,7 @@ def list_val(val: Path, classes: tuple[str, ...]) -> list[File]:
         if path.suffix.lower() in SUFFIXES:
             if path.name not in labels:
                 raise DirePlugError(f"{val / 'val_annotations.txt'}: says nothing of {path.name}; unpack the set again")
-            files.append(File(path, labels.pop(path.name), path.stat().st_size))
+            files.append(File(path, labels.pop(path.name), path.stat().st_size))  # what is left over has no file
     if labels or not files:
         absent = min(labels, default="any image")
         raise DirePlugError(f"{val / 'images'}: {absent} is missing, which the set has; unpack it again")

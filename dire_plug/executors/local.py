@@ -1,8 +1,8 @@
 """Run units in local processes, several at a time, each as soon as what it needs is there.
 
-One that fails doesn't stop those that don't need it. Every process gets the same number of threads, since the number
-changes bits: that of `OMP_NUM_THREADS`, else the cores divided by the number of processes. Where there are several
-GPUs, each process sees one.
+One that fails doesn't stop those that don't need it; one that another command makes at the moment is waited for. Every
+process gets the same number of threads, since the number changes bits: that of `OMP_NUM_THREADS`, else the cores
+divided by the number of processes. Where there are several GPUs, each process sees its own.
 """
 
 from __future__ import annotations
@@ -15,54 +15,47 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from dire_plug import home, ui
-from dire_plug.errors import DirePlugError
-from dire_plug.files import make_folder, read_json, write_json
-from dire_plug.pipeline.run import announce
-from dire_plug.pipeline.work_units import Unit, make_unit, plan_units, waits_for
-from dire_plug.store.runs import Request
-from dire_plug.upstream.runner import count_cores, python_path, read_tail, visible_gpus
+from dire_plug import ui
+from dire_plug.errors import DirePlugError, RunBusyError
+from dire_plug.executors.jobs import BLOCKED, Job, job_of
+from dire_plug.executors.settings import ExecutorSettings
+from dire_plug.executors.worker import Stopped, stopping, work
+from dire_plug.pipeline.work_units import Unit, waits_for
+from dire_plug.upstream.runner import count_cores, python_path, visible_gpus
 
 PATIENCE = 10.0
 """Seconds that a process gets to end by itself when it is told to stop."""
+LOOK_AGAIN = 2.0
+"""Seconds after which a unit is tried again that another command was making."""
 
 
-def run_units(requests: Sequence[Request], *, jobs: int) -> None:
-    """Make all that the store lacks of some runs, in `jobs` processes at a time.
-
-    Afterwards each run finds all of it, so running it only puts it together.
+def run_local(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, str]:
+    """Make units in processes of this machine; return name of a unit → why it wasn't made.
 
     Raises:
-        DirePlugError: units failed; each is named with the last lines of its log, and what the others made is kept.
+        DirePlugError: a unit names a GPU.
     """
-    if named := next((one.device for one in requests if one.device.startswith("cuda:")), None):
+    if named := next((unit.device for unit in units if unit.device.startswith("cuda:")), None):
         raise DirePlugError(
             f"--device {named}: --executor local gives each process a GPU of its own; leave --device out, and set "
             "CUDA_VISIBLE_DEVICES to choose GPUs"
         )
-    units = plan_units(requests)
-    if not units:
-        return
-    for request in requests:
-        announce(request)
     # by the number that was asked for, so that a command that resumes with less left to do makes the same bits
-    threads, jobs = _threads(jobs), min(jobs, len(units))
+    threads, jobs = _threads(settings.jobs), min(settings.jobs, len(units))
     ui.say(f"local: {len(units)} units of work in {jobs} processes, threads: {threads} each")
     workers = queue.SimpleQueue[_Worker]()
     before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
         for slot in range(jobs):
-            workers.put(_Worker(slot, threads=threads))
+            workers.put(_Worker(slot, threads=threads, gpus=settings.gpus_per_job))
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                failed, blocked = _make_all(units, lambda unit: pool.submit(_make_in, workers, unit))
+                return _make_all(units, lambda unit: pool.submit(_make_in, workers, unit))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 _Worker.stop_all()  # a thread that waits for its worker's reply ends with the worker
@@ -71,35 +64,35 @@ def run_units(requests: Sequence[Request], *, jobs: int) -> None:
         _Worker.stop_all()
         if before is not None:
             signal.signal(signal.SIGTERM, before)
-    if failed:
-        raise DirePlugError(_describe(failed, blocked))
 
 
-def _make_all(units: Sequence[Unit], submit: Callable[[Unit], Future[int]]) -> tuple[list[Unit], list[Unit]]:
-    """Make units, each when what it needs is made; return those that failed, and those that need one of them."""
+def _make_all(units: Sequence[Unit], submit: Callable[[Unit], Future[int]]) -> dict[str, str]:
+    """Make units, each when what it needs is made; return name → why, of those that failed or need one that did."""
     waiting = {unit.name: unit for unit in units}
     needs = waits_for(units)
     running: dict[Future[int], Unit] = {}
-    failed: list[Unit] = []
-    blocked: list[Unit] = []
+    lost: dict[str, str] = {}
     while waiting or running:
-        lost = {unit.name for unit in (*failed, *blocked)}
         unfinished = waiting.keys() | {unit.name for unit in running.values()}
         for name, unit in list(waiting.items()):
-            if needs[name] & lost:
-                blocked.append(waiting.pop(name))
-                lost.add(name)
+            if needs[name] & lost.keys():
+                lost[name] = BLOCKED
+                waiting.pop(name)
             elif not needs[name] & unfinished:
                 running[submit(waiting.pop(name))] = unit
         for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
             unit = running.pop(future)
-            if future.result() == 0:
-                done = len(units) - len(waiting) - len(running) - len(failed) - len(blocked)
+            code = future.result()
+            if code == 0:
+                done = len(units) - len(waiting) - len(running) - len(lost)
                 ui.say(f"local: {done}/{len(units)} {unit.title}")
+            elif code == RunBusyError.exit_code:
+                waiting[unit.name] = unit
             else:
-                failed.append(unit)
-                ui.warn(f"{unit.title} failed; log: {_log(unit)}")
-    return failed, blocked
+                job = job_of(unit)
+                lost[unit.name] = str(job.progress().get("why") or "failed")
+                ui.warn(f"{unit.title} failed; log: {job.log}")
+    return lost
 
 
 class _Worker:
@@ -107,16 +100,16 @@ class _Worker:
 
     _alive: ClassVar[set[_Worker]] = set()
 
-    def __init__(self, slot: int, *, threads: int) -> None:
-        """Start the process; it sees the GPU of its slot alone."""
-        self.slot, self.threads, self.dead = slot, threads, False
+    def __init__(self, slot: int, *, threads: int, gpus: int) -> None:
+        """Start the process; it sees the GPUs of its slot alone."""
+        self.slot, self.threads, self.gpus, self.dead = slot, threads, gpus, False
         replies_read, replies_write = os.pipe()
         self._process = subprocess.Popen(
             # -P: a module in the current folder must not stand in for one of the same name
             [sys.executable, "-P", "-m", "dire_plug.executors.local", str(replies_write)],
             env=os.environ
             | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(python_path())}
-            | _one_gpu(slot),
+            | gpus_of(slot, gpus),
             stdin=subprocess.PIPE,
             pass_fds=(replies_write,),
             start_new_session=True,  # an interruption reaches this process first, which stops its workers in order
@@ -125,18 +118,18 @@ class _Worker:
         self._replies = os.fdopen(replies_read)
         _Worker._alive.add(self)
 
-    def make(self, job: Path) -> int | None:
-        """Make the unit of a job file; return its exit code, or None where the process died."""
+    def make(self, job: Job) -> int | None:
+        """Make the unit of a job; return its exit code, or None where the process died."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(f"{job}\n".encode())
+            self._process.stdin.write(f"{job.folder}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
             self.dead = True
             return None
         reply = self._replies.readline()
         if not reply:
-            self._process.wait()  # until it is reaped, its locks look held where there is no /proc
+            self._process.wait()  # until it is reaped, its leases look held where there is no /proc
             self.dead = True
         return int(reply) if reply else None
 
@@ -162,25 +155,20 @@ class _Worker:
 
 def _make_in(workers: queue.SimpleQueue[_Worker], unit: Unit) -> int:
     """Make a unit in a worker that is free; return its exit code. A worker that dies is replaced."""
-    job = _log(unit).with_suffix(".json")
-    make_folder(job.parent)
-    _log(unit).write_bytes(b"")  # what an earlier attempt left there isn't this one's
-    write_json(job, {**asdict(unit), "needs": sorted(unit.needs), "request": _to_json(unit.request)})
+    job = job_of(unit)
     worker = workers.get()
     try:
         if worker.dead:  # replaced when it is needed, so never after an interruption
-            worker = _Worker(worker.slot, threads=worker.threads)
+            worker = _Worker(worker.slot, threads=worker.threads, gpus=worker.gpus)
         code = worker.make(job)
     finally:
         workers.put(worker)
     if code is None:
-        with _log(unit).open("a") as log:
-            log.write("error: the process that made it was killed; the machine may be out of memory\n")
-    return 1 if code is None else code
-
-
-def _log(unit: Unit) -> Path:
-    return home.store() / "jobs" / f"{unit.name}.log"
+        job.set_state("failed", why="the process that made it was killed; the machine may be out of memory")
+        return 1
+    if code == RunBusyError.exit_code:
+        time.sleep(LOOK_AGAIN)
+    return code
 
 
 def _threads(jobs: int) -> int:
@@ -188,61 +176,30 @@ def _threads(jobs: int) -> int:
     return int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or max(1, count_cores() // jobs))
 
 
-def _one_gpu(slot: int) -> dict[str, str]:
-    """Return the environment in which a process sees the GPU of its slot alone; empty where there are none."""
+def gpus_of(slot: int, count: int) -> dict[str, str]:
+    """Return the environment in which a process sees the GPUs of its slot alone; empty where there are none.
+
+    Raises:
+        DirePlugError: there are fewer than `count`.
+    """
     import torch
 
     visible = visible_gpus() or [str(number) for number in range(torch.cuda.device_count())]
-    return {"CUDA_VISIBLE_DEVICES": visible[slot % len(visible)]} if visible else {}
-
-
-def _describe(failed: Sequence[Unit], blocked: Sequence[Unit]) -> str:
-    lines = []
-    for unit in failed:
-        lines += [f"{unit.title} failed; its last lines:", *read_tail(_log(unit)), f"  log: {_log(unit)}"]
-    if blocked:
-        lines.append(f"not started, since they need it: {', '.join(unit.title for unit in blocked)}")
-    return "\n".join([*lines, "what is finished is kept; the same command resumes"])
-
-
-def _to_json(request: Request) -> dict[str, Any]:
-    found = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(request).items()}
-    return found | {"wait": True}  # --no-wait is about other commands: the processes of one wait for each other
-
-
-def _from_json(content: dict[str, Any]) -> Request:
-    paths = {key: Path(content[key]) for key in ("out", "data_root") if content[key] is not None}
-    lists = {key: tuple(content[key]) for key in ("settings", "rerun")}
-    return Request(**{**content, **paths, **lists})
+    if not visible:
+        return {}
+    if len(visible) < count:
+        raise DirePlugError(f"--gpus-per-job {count}: this process sees {len(visible)}; ask for fewer")
+    sets = len(visible) // count
+    first = slot % sets * count
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible[first : first + count])}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make the unit of each job file that is named on a line of standard input; reply with its exit code."""
-    signal.signal(signal.SIGTERM, _end)
+    """Make the unit of each job folder that is named on a line of standard input; reply with its exit code."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    replies = os.fdopen(int(arguments[0]), "w", buffering=1)
-    for line in sys.stdin:
-        job = Path(line.strip())
-        with job.with_suffix(".log").open("ab") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-        print(_make(job), file=replies)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    return 0
-
-
-def _make(job: Path) -> int:
-    try:
-        content = read_json(job)
-        request, log = _from_json(content["request"]), job.with_suffix(".log")
-        make_unit(request, content["stage"], content["part"], content["makes"], log=log)
-    except DirePlugError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except Exception:
-        traceback.print_exc()  # into the unit's log; the error of the command names it
-        return 1
+    with os.fdopen(int(arguments[0]), "w", buffering=1) as replies, stopping():
+        for line in sys.stdin:
+            print(work(Job(Path(line.strip())), wait=False), file=replies)
     return 0
 
 
@@ -258,5 +215,5 @@ def _end(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(Stopped):
         sys.exit(main(sys.argv[1:]))

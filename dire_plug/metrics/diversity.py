@@ -10,11 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.metrics.coverage import per_class_coverage
-from dire_plug.metrics.prdc import prdc_metrics
-from dire_plug.metrics.radii import class_radii, nearest_radii
-from dire_plug.metrics.similarity import check_features, check_labels, intra_class_similarity
-from dire_plug.metrics.vendi import mean_class_vendi, vendi
+from dire_plug.metrics.coverage import per_class_coverage, prdc_metrics
+from dire_plug.metrics.distances import class_radii, nearest_radii
+from dire_plug.metrics.similarity import check_features, check_labels, intra_class_similarity, mean_class_vendi, vendi
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def diversity(real: Neighbourhoods, synthetic: Tensor, synthetic_labels: Tensor)
         class_coverage=of_classes,
         vendi=vendi(synthetic),
         class_vendi=mean_class_vendi(synthetic, synthetic_labels),
-        similarity=float(similarity.nanmean()),
+        similarity=float(similarity.nanmean()),  # a class of one image has no pair
         density=found.density,
         precision=found.precision,
         recall=found.recall,
@@ -150,7 +148,7 @@ def real_reference(
     drawn = [_draw(labels, ipc, generator) for _ in range(draws)]
     scores = [diversity(real, held_out[rows], labels[rows]) for rows in drawn]
     means = {f.name: math.fsum(getattr(score, f.name) for score in scores) / draws for f in fields(Diversity)}
-    last = drawn[-1]
+    last = drawn[-1]  # every draw has as many of each class
     fewest = int(torch.unique(labels[last], return_counts=True)[1].min())
     return RealReference(**means, draws=draws, images=len(last), images_per_class=fewest)
 

@@ -99,12 +99,15 @@ _SMALL: dict[str, Callable[[int], nn.Module]] = {
 """Those that have the small stem alone and take images of any size."""
 _VIT_SMALL, _VIT_TINY = "vit-small", "vit-tiny"
 _IMAGENET_ONLY = ("mobilenet-v2", "efficientnet-b0", "vgg-16", _VIT_TINY)
+# SiLU, linear maps or a LayerNorm come last in these, not ReLU
 _SIGNED = ("efficientnet-b0", "efficientnet-b0-ufc", _VIT_SMALL, _VIT_TINY)
+# fewer pixels than these would be gone after the poolings: four of a ConvNet's, five of VGG's
 _LEAST = {"convnet-4": 16, "convnet-4-bn": 16, "vgg-16-bn-dwa": 32, "vgg-16": 32, _VIT_TINY: vit.VIT_TINY_PATCH}
 
 
 def architectures() -> tuple[str, ...]:
     """Return the names that `build` takes."""
+    # in this order `checkpoint.identify` tries them
     return tuple(dict.fromkeys(["resnet-18", *CONVNETS, *_SMALL, *NAMES, _VIT_SMALL, _VIT_TINY]))
 
 
@@ -188,7 +191,7 @@ def least_size(architecture: str) -> int:
 
 def nonnegative(architecture: str) -> bool:
     """Return whether no embedding of an architecture has a negative value: ReLU before its last average or map."""
-    return architecture not in _SIGNED
+    return architecture not in _SIGNED  # a term may take a cheaper form then: docs/dire.md
 
 
 def torchvision_name(architecture: str) -> str | None:

@@ -140,6 +140,7 @@ class Whitened(nn.Module):
     def __init__(self, network: nn.Module, *, mean: Tensor, matrix: Tensor) -> None:
         super().__init__()
         self.network = network
+        # not in the state dict, whose keys stay those of the plain network
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("matrix", matrix, persistent=False)
 
@@ -155,6 +156,7 @@ class Whitened(nn.Module):
 
 def save(path: Path, network: Network) -> None:
     """Write a network with its description as safetensors, atomically; `Whitened` ones with what whitens."""
+    # `NetworkSpec` describes the network inside, and what whitens goes under keys of its own
     whitened = network.model if isinstance(network.model, Whitened) else None
     state = _plain_state(network.model if whitened is None else whitened.network)
     spec = NetworkSpec(network.architecture, network.outputs, network.stem)

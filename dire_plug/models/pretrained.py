@@ -5,24 +5,186 @@
 | `clip` | CLIP ViT-B/32 of LAION-2B, through open_clip (extra `clip`) | the image's, 512, unnormalised | open_clip's |
 | `torchvision:<model>` | any classifier of torchvision with a linear head | what reaches that head | its default ones |
 
-Each has the preprocessing that its library tells (`pretrained_sources`).
+Their libraries build them, find their weights and tell the preprocessing (`Source`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision.models
 from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.transforms import functional
 
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file
 from dire_plug.models.architectures import TORCHVISION
-from dire_plug.models.pretrained_sources import Source, classifiers, clip, torchvision_classifier
+from dire_plug.models.embedding import embed as embed_before_head
+from dire_plug.models.embedding import last_linear
+
+
+def preprocess(
+    images: Tensor, *, resize: int, crop: int, mean: Sequence[float], std: Sequence[float], interpolation: str
+) -> Tensor:
+    """Resize the shorter side, cut out the middle, and normalise: as published networks want their images.
+
+    The libraries resize pictures with Pillow: columns first, then rows, each with antialiasing, cut off at black and
+    white and rounded to grey levels after both. So does this; single pixels differ from those of Pillow, which computes
+    in fixed point, by one grey level, seldom two.
+
+    Args:
+        images: uint8 or float in [0, 1], [n, 3, h, w].
+        resize, crop: in pixels.
+        mean, std: of the channels of images in [0, 1].
+        interpolation: `bicubic` or `bilinear`.
+
+    Returns:
+        Tensor: [n, 3, crop, crop], float32.
+    """
+    levels = images.float() if images.dtype == torch.uint8 else images.float() * 255
+    height, width = (side * resize for side in levels.shape[2:])
+    short = min(levels.shape[2:])
+    # one axis after the other, each rounded, as Pillow does; one bilinear call gives other pixels
+    levels = _resize(levels, levels.shape[2], width // short, interpolation)
+    levels = _resize(levels, height // short, levels.shape[3], interpolation)
+    cut = functional.center_crop(levels, [crop, crop])
+    found: Tensor = functional.normalize(cut / 255, list(mean), list(std))
+    return found
+
+
+def _resize(levels: Tensor, height: int, width: int, interpolation: str) -> Tensor:
+    if levels.shape[2:] == (height, width):
+        return levels
+    resized = torch.nn.functional.interpolate(
+        levels, (height, width), mode=interpolation, align_corners=False, antialias=True
+    )
+    return resized.clamp_(0, 255).add_(0.5).floor_()  # halves go up, as Pillow's
+
+
+CLIP_MODEL, CLIP_WEIGHTS = "ViT-B-32", "laion2b_s34b_b79k"
+"""open_clip's names of the ViT-B/32 of LAION-2B; of its two sets of weights, the one trained for longer."""
+CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""The files of its weights in their repository, the preferred one first."""
+_AS_PUBLISHED = {name: {"init_weights": False, "transform_input": True} for name in ("googlenet", "inception_v3")}
+"""Arguments with which torchvision builds these two when it loads their published weights."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One network as its library has it.
+
+    Attributes:
+        build: makes it untrained.
+        preprocessing: of its images.
+        width: of an embedding.
+        embed: from the network and a preprocessed batch to embeddings.
+        own: its part of the keys and values that a file holds, as it names them.
+        fetch: finds the library's file of weights, or fetches it unless that is forbidden; None if it isn't there.
+        file: what that file is called, for messages.
+    """
+
+    build: Callable[[], nn.Module]
+    preprocessing: Callable[[Tensor], Tensor]
+    width: Callable[[nn.Module], int]
+    embed: Callable[[nn.Module, Tensor], Tensor]
+    own: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    fetch: Callable[[bool], Path | None]
+    file: str
+
+
+def clip() -> Source:
+    """Return CLIP's image tower; its embedding is the projected one, not normalised.
+
+    Raises:
+        DirePlugError: open_clip isn't installed.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise DirePlugError(
+            f"embedding: clip needs the package open_clip_torch ({error}); pip install 'dire-plug[clip]'"
+        ) from error
+    described: Mapping[str, Any] = open_clip.get_model_config(CLIP_MODEL)
+    entry: Mapping[str, Any] = open_clip.get_pretrained_cfg(CLIP_MODEL, CLIP_WEIGHTS)
+    size = int(described["vision_cfg"]["image_size"])
+    repository = entry["hf_hub"].rstrip("/")
+
+    def fetch(offline: bool) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        for name in CLIP_FILES:  # the hub isn't asked for what is here: without a network it tries for a minute
+            if isinstance(found := try_to_load_from_cache(repository, name), str):
+                return Path(found)
+        return None if offline else Path(open_clip.download_pretrained(entry))
+
+    return Source(
+        build=lambda: open_clip.CLIP(**described).visual,
+        preprocessing=partial(
+            preprocess,
+            resize=size,
+            crop=size,
+            mean=entry["mean"],
+            std=entry["std"],
+            interpolation=entry["interpolation"],
+        ),
+        width=lambda model: int(described["embed_dim"]),
+        embed=lambda model, images: model(images),
+        own=lambda state: {  # the file holds the text tower, too
+            key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")
+        },
+        fetch=fetch,
+        file=f"{CLIP_FILES[0]} of {repository}",
+    )
+
+
+def torchvision_classifier(model: str) -> Source:
+    """Return a classifier of torchvision's, which `classifiers` lists, with its default weights' preprocessing."""
+    entry: Any = get_model_weights(model).DEFAULT
+    preset = entry.transforms()
+
+    def fetch(offline: bool) -> Path | None:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rpartition("/")[2]
+        if not path.is_file() and not offline:
+            # for the file that it leaves behind, which is then read like a given one
+            entry.get_state_dict(progress=False, check_hash=True)
+        return path if path.is_file() else None
+
+    return Source(
+        build=lambda: get_model(model, weights=None, **_AS_PUBLISHED.get(model, {})),
+        preprocessing=partial(
+            preprocess,
+            resize=preset.resize_size[0],
+            crop=preset.crop_size[0],
+            mean=preset.mean,
+            std=preset.std,
+            interpolation=preset.interpolation.value,
+        ),
+        width=lambda network: last_linear(network).in_features,
+        embed=lambda network, images: embed_before_head(network, images),
+        own=_renamed,
+        fetch=fetch,
+        file=entry.url.rpartition("/")[2],
+    )
+
+
+def classifiers() -> list[str]:
+    """Return torchvision's classifiers."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights by the keys of today; the published ones of DenseNet have a dot more: `norm.1.weight`."""
+    dense = r"(denselayer\d+\.(?:norm|conv))\.(\d)\."
+    return {re.sub(dense, r"\1\2.", key): value for key, value in state.items()}
+
 
 CLIP = "clip"
 BATCH = 64
@@ -85,7 +247,7 @@ def load_pretrained(
     source = clip() if name == CLIP else torchvision_classifier(name.removeprefix(TORCHVISION))
     path = None if random is not None else weights or _get(name, source, offline)
     # building draws random numbers; the caller's stream stays as it is
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # by default the state of every GPU would be copied
         torch.manual_seed(random or 0)
         model = source.build()
     if path is not None:
@@ -149,7 +311,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     found = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise DirePlugError(f"{path}: holds no state dict; save one with torch.save or as safetensors")
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+    return {str(key).removeprefix("module."): value for key, value in found.items()}  # DataParallel's prefix
 
 
 def _check_images(images: Tensor) -> None:
@@ -169,5 +331,5 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, value in sorted(state.items()):
         found.update(name.encode())
-        found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(value.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())  # numpy has no bfloat16
     return found.hexdigest()

@@ -83,7 +83,7 @@ class ConvNet(nn.Module):
         super().__init__()
         inputs = (3, *(width,) * (depth - 1))
         self.features = nn.Sequential(*(_convnet_block(count, width, batch_norm=batch_norm) for count in inputs))
-        side = 1 if size is None else size // 2**depth
+        side = 1 if size is None else size // 2**depth  # each block's pooling halves, an odd last row is lost
         self.pool = nn.AdaptiveAvgPool2d(1) if size is None else nn.Identity()
         self.fc = nn.Linear(width * side**2, outputs)
 
@@ -126,7 +126,7 @@ def convnet_size(architecture: str, state: Mapping[str, Tensor]) -> int | None:
         return None
     width, depth, _ = CONVNETS[architecture]
     side = isqrt(head.shape[1] // width)
-    return side * 2**depth if side > 1 else None
+    return side * 2**depth if side > 1 else None  # of one pixel, the flat map and the average are the same network
 
 
 RESNET_STEM = 64
@@ -146,7 +146,7 @@ class ResNetSmall(nn.Module):
         self.conv1 = nn.Conv2d(3, RESNET_STEM, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(RESNET_STEM)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool: nn.Module = nn.Identity()
+        self.maxpool: nn.Module = nn.Identity()  # scripts put a pooling of their own, or none, in its place
         self.layer1 = _resnet_block(RESNET_STEM, 64)
         self.layer2 = _resnet_block(64, 128)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -221,7 +221,7 @@ class _InvertedResidual(nn.Module):
         self.beside: nn.Module | None = None
         if stride == 1 and inputs == outputs:
             self.beside = nn.Identity()
-        elif stride == 1 and project:
+        elif stride == 1 and project:  # no shortcut across a stride, where the maps have another size
             self.beside = pointwise(inputs, outputs, linear=True)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -313,8 +313,9 @@ class _ShuffleUnit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:
         super().__init__()
-        made = outputs - inputs if halve else outputs
+        made = outputs - inputs if halve else outputs  # the average of the input brings the other channels
         narrow = made // 4
+        # the paper doesn't group the first 1×1 convolution, which has few channels
         groups = 1 if inputs == SHUFFLENET_STEM else SHUFFLENET_GROUPS
         self.branch = nn.Sequential(
             pointwise(inputs, narrow, groups=groups),

@@ -43,7 +43,7 @@ def our_keys(architecture: str, state: Mapping[str, Tensor], wanted: Collection[
         state: weights, their keys without prefix; counters of batch normalisation may be missing.
         wanted: our keys of that architecture.
     """
-    if not state.keys() <= set(wanted):
+    if not state.keys() <= set(wanted):  # a subset: counters of batch normalisation may be missing
         for rules in (of_method[architecture] for of_method in _RULES.values() if architecture in of_method):
             ours = {_renaming(rules)(key): key for key in wanted}
             if state.keys() <= ours.keys():
@@ -72,30 +72,31 @@ def _place(index: int, counts: Sequence[int]) -> tuple[int, int]:
 
 def _flat_convnet(match: re.Match[str]) -> str:
     block, part = map(int, match.groups())
-    return f"features.{4 * block + part}."
+    return f"features.{4 * block + part}."  # upstream's features are one flat Sequential, of four layers a block
 
 
 def _block_of_half_mobilenet(match: re.Match[str]) -> str:
     index, layer, part = map(int, match.groups())
     stage, number = _place(index - 1, [count for _, _, count, _ in MOBILENET_STAGES])
-    return f"blocks.{stage}.{number}.conv.{3 * layer + part}."
+    return f"blocks.{stage}.{number}.conv.{3 * layer + part}."  # ReLUs are counted too
 
 
 def _block_of_mobilenet(match: re.Match[str]) -> str:
     index, layer, part = map(int, match.groups())
-    return f"layers.{index - 1}.{_LAYER[part]}{layer + 1}."
+    return f"layers.{index - 1}.{_LAYER[part]}{layer + 1}."  # features.0 is the stem
 
 
 def _layer_of_efficientnet(match: re.Match[str]) -> str:
     index, layer, part = map(int, match.groups())
     number = layer + (2 if index == 1 else 1)  # the first block has no expansion
+    # between the second and the last stands squeeze-and-excitation, which has names of its own
     return f"layers.{index - 1}.{_LAYER[part]}{3 if number == 4 else number}."
 
 
 def _unit_of_shufflenet(match: re.Match[str]) -> str:
     index, layer, part = map(int, match.groups())
     stage, number = _place(index - 1, [count for _, count in SHUFFLENET_STAGES])
-    return f"layer{stage + 1}.{number}.{_LAYER[part]}{max(layer, 1)}."
+    return f"layer{stage + 1}.{number}.{_LAYER[part]}{max(layer, 1)}."  # our layer 1 is the shuffle, without weights
 
 
 def _unit_of_shufflenet_v2(match: re.Match[str]) -> str:
@@ -175,7 +176,7 @@ _DELT_CONVNET: Rules = {
 _DELT: Mapping[str, Rules] = dict.fromkeys(("convnet-3-bn", "convnet-4-bn"), _DELT_CONVNET)
 _RULES: Mapping[str, Mapping[str, Rules]] = {
     "infer": _INFER,
-    "dwa": _INFER,
+    "dwa": _INFER,  # its models/ has the same files
     "g-vbsm": _G_VBSM,
     "mtt": _MTT,
     "dm": _MTT,

@@ -53,7 +53,7 @@ class VitSmall(nn.Module):
         self.size = size
         self.patches = ShiftedPatches(patch)
         self.first = nn.Parameter(torch.randn(1, 1, WIDTH))
-        self.positions = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, WIDTH))
+        self.positions = nn.Parameter(torch.randn(1, (size // patch) ** 2 + 1, WIDTH))  # and one for the class token
         self.dropout = nn.Dropout(DROPOUT)
         self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
         self.norm = nn.LayerNorm(WIDTH)
@@ -131,6 +131,7 @@ class LocalityAttention(nn.Module):
         # locality self-attention: a token never attends to itself
         others = ~torch.eye(count, dtype=torch.bool, device=tokens.device)
         query = query * self.scale[:, None, None]
+        # the learned scale is in the query; torch's default would divide by √d once more
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=others, scale=1.0)
         result: Tensor = self.dropout(self.project(found.transpose(1, 2).flatten(2)))
         return result
@@ -146,6 +147,7 @@ def vit_small_size(state: Mapping[str, Tensor]) -> int:
     positions, project = state.get("positions"), state.get("patches.project.weight")
     if positions is None or project is None:
         return VIT_SMALL_SIZE
+    # patches along a side × pixels along a side of one
     return isqrt(positions.shape[1] - 1) * isqrt(project.shape[1] // (VIEWS * 3))
 
 

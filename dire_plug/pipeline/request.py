@@ -14,7 +14,7 @@ from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import DatasetSection
-from dire_plug.store.runs import RERUN, Engine, Request, Run
+from dire_plug.store.runs import DATA, RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
 from dire_plug.upstream.source.vendor import find_vendored, require_packages
 
@@ -176,12 +176,13 @@ def read_data(run: Run) -> Dataset:
         DirePlugError: the data are missing.
     """
     request, recipe = run.request, run.recipe
-    return _read_data(recipe.dataset, recipe.evaluate.judge, request.data_root, request.offline)
+    anew = DATA in request.rerun
+    return _read_data(recipe.dataset, recipe.evaluate.judge, request.data_root, request.offline, anew)
 
 
 @lru_cache(maxsize=1)  # the arms of a comparison have one dataset
 def _read_data(
-    section: DatasetSection, judge: Literal["test", "validation"], root: Path | None, offline: bool
+    section: DatasetSection, judge: Literal["test", "validation"], root: Path | None, offline: bool, anew: bool
 ) -> Dataset:
-    found = load(section.name, root=root, size=section.size, limit=section.limit, offline=offline)
+    found = load(section.name, root=root, size=section.size, limit=section.limit, offline=offline, anew=anew)
     return found if section.validation is None else hold_out(found, section.validation, judge=judge)

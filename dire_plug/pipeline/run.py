@@ -39,7 +39,7 @@ from dire_plug.stages.squeeze import squeeze
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences
 from dire_plug.store.cleaning import register
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import Lease, hold, until_kept
 from dire_plug.store.runs import ARTEFACTS, METRICS, Request, Run, RunFolder, run_folder
 from dire_plug.upstream.source.patching import patch_digest
 from dire_plug.upstream.source.vendor import patch_files
@@ -63,20 +63,21 @@ class FinishedRun:
     notes: tuple[str, ...] = field(default=())
 
 
+@until_kept
 def run_arm(request: Request) -> FinishedRun:
     """Run all stages of one arm; what the store has of them, whichever run made it, isn't made again.
 
     Raises:
         DirePlugError: the input is bad, or a stage failed; what is finished is kept.
-        RunBusyError: a live process works on the same run, and the request doesn't wait.
+        RunBusyError: another process works on the same run, and the request doesn't wait.
     """
     run = with_data(plan_run(request))
     roles = name_artefacts(run)
     folder = run_folder(run, list(roles.values()))
     made_before = len(run.store.made)
     with (
-        hold(folder.lock, wait=float("inf") if request.wait else 0, what=f"the run {folder.path}"),
-        _following(folder, run, roles) as begin,
+        hold(folder.lease, wait=float("inf") if request.wait else 0, what=f"the run {folder.path}") as lease,
+        _following(folder, run, roles, lease) as begin,
     ):
         # before the first write: `begin` changes the state
         finished = folder.state() == "finished"
@@ -110,6 +111,7 @@ def run_arm(request: Request) -> FinishedRun:
             "recover": _seconds(run, images),
         }
         reused = finished and len(run.store.made) == made_before
+        lease.require()
         if not reused or not (folder.path / METRICS).is_file():
             write_json(folder.path / METRICS, metrics)
             # without the batches: their passes are there
@@ -179,17 +181,20 @@ def name_artefacts(run: Run) -> dict[str, Artefact]:
 
 
 @contextlib.contextmanager
-def _following(folder: RunFolder, run: Run, roles: dict[str, Artefact]) -> Iterator[Callable[[str], None]]:
+def _following(
+    folder: RunFolder, run: Run, roles: dict[str, Artefact], lease: Lease
+) -> Iterator[Callable[[str], None]]:
     """Yield a function to call with the stage that begins; keep status.json true, however the block ends.
 
     A finished run of which nothing is missing is only shown again: it stays finished unless something is made after
-    all.
+    all. Nothing is written once another process has taken the run over.
     """
     stage, made_before = "squeeze", len(run.store.made)
     shown_again: bool | None = None
 
     def begin(name: str) -> None:
         nonlocal stage, shown_again
+        lease.require()
         stage = name
         if shown_again is None:
             shown_again = folder.state() == "finished" and _is_whole(run, roles)
@@ -200,11 +205,12 @@ def _following(folder: RunFolder, run: Run, roles: dict[str, Artefact]) -> Itera
     try:
         yield begin
     except BaseException as error:
-        if not shown_again:
+        if not shown_again and not lease.is_lost():
             state = "failed" if isinstance(error, Exception) else "interrupted"
             folder.set_status(state, stage=stage, error=str(error))
         raise
     if not shown_again or len(run.store.made) > made_before:
+        lease.require()
         folder.set_status("finished", stage=stage)
 
 

@@ -10,40 +10,48 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, make_folder
 from dire_plug.pipeline.request import plan_run, with_data
-from dire_plug.pipeline.run import name_measures, section_of
+from dire_plug.pipeline.run import ON_DEMAND, name_measures, section_of
 from dire_plug.stages.artefacts import (
     Inputs,
     Networks,
     Role,
+    embeddings_of,
     keeps_state,
     name_inputs,
     name_network,
     name_networks,
+    name_radii,
     name_recovered,
+    name_reference,
     name_source,
     name_students,
     name_term_embeddings,
 )
 from dire_plug.stages.collapse_check import check_collapse
-from dire_plug.stages.embed import embed
+from dire_plug.stages.embed import embed, make_embeddings
 from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.measure import measure
+from dire_plug.stages.measure import measure, measure_real
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover, recover_pass
 from dire_plug.stages.squeeze import all_roles, ensure_network
 from dire_plug.store.artefacts import WORK, Artefact
+from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Request, Run
 
-TOGETHER = "all passes together"
-"""The part of recover that gathers the finished passes of a synthesis."""
+MAKER = "dire_plug.pipeline.work_units:make_unit"
+"""Of the units of runs."""
+OF_NO_RUN = ("squeeze", "embed", "measure real in")
+"""How the titles of units begin that runs of all arms and seeds share."""
 
 
 @dataclass(frozen=True)
@@ -51,29 +59,58 @@ class Unit:
     """A piece of work that one process does by itself.
 
     Attributes:
-        request: of the run that it belongs to; of several, the first.
+        title: its name for people, such as `evaluate dire, seed 1: convnet 0`.
         stage: squeeze, prepare, embed, recover, evaluate or measure.
         part: which network, pass or student; "" where the stage is one unit.
         makes: the names of the artefacts that it makes.
         needs: the names of those that it is made from.
+        maker: `module:function` that makes it, called with the unit and with `log`, a file.
+        subject: what the function is to know beside the unit, JSON-like: for a run its request.
+        device: on which it is made.
     """
 
-    request: Request
+    title: str
     stage: str
     part: str
     makes: tuple[str, ...]
     needs: frozenset[str]
+    maker: str
+    subject: Mapping[str, Any]
+    device: str = "auto"
 
     @cached_property
     def name(self) -> str:
         """`<stage>-<12 hex of what it makes>`."""
         return f"{self.stage}-{digest(sorted(self.makes))[:12]}"
 
-    @property
-    def title(self) -> str:
-        """The name of the unit for people, such as `evaluate dire, seed 1: convnet 0`."""
-        of_run = "" if self.stage in ("squeeze", "embed") else f" {self.request.arm}, seed {self.request.seed}"
-        return f"{self.stage}{of_run}{':' if of_run and self.part else ''}{f' {self.part}' if self.part else ''}"
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, JSON-like."""
+        return {**asdict(self), "needs": sorted(self.needs)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Unit:
+        """Return the unit that `to_json` wrote."""
+        return cls(**{**content, "makes": tuple(content["makes"]), "needs": frozenset(content["needs"])})
+
+    def make(self, *, log: Path) -> None:
+        """Make the unit in this process; what of it is there already isn't made again.
+
+        Args:
+            log: receives what upstream's script prints.
+
+        Raises:
+            DirePlugError: what the unit would make isn't what was asked for; or a stage failed.
+        """
+        module, _, function = self.maker.partition(":")
+        getattr(import_module(module), function)(self, log=log)
+
+
+def changed_since(unit: Unit, others: Iterable[str]) -> DirePlugError:
+    """Return the error for a unit that would make other artefacts now than when it was planned."""
+    return DirePlugError(
+        f"{unit.title}: the code, the data or the recipe changed after this was planned, so {min(others)} would be "
+        "something else now; run the command again"
+    )
 
 
 def plan_units(requests: Iterable[Request]) -> list[Unit]:
@@ -92,12 +129,42 @@ def plan_units(requests: Iterable[Request]) -> list[Unit]:
 def units_of(run: Run) -> list[Unit]:
     """Return the units that the store lacks for one run, in the order of the stages."""
     found = []
+    references: set[str] = set()
     for stage, part, makes, _ in _parts(run):
         missing = {one.name: one for one in makes if run.store.find(one) is None}
         behind = {name for one in missing.values() for name in one.closure()}
+        if stage == "measure":
+            # no input of a set's diversity, but measuring it would make them: once, and not in each job
+            behind |= references
+            references |= {one.name for one in makes if one.kind in ON_DEMAND}
         if missing:
-            found.append(Unit(run.request, stage, part, tuple(missing), frozenset(behind - missing.keys())))
+            needs = frozenset(behind - missing.keys())
+            title, subject = _title(run.request, stage, part), _to_json(run.request)
+            device = run.request.device
+            found.append(Unit(title, stage, part, tuple(missing), needs, MAKER, subject, device=device))
     return found
+
+
+def _title(request: Request, stage: str, part: str) -> str:
+    shared = f"{stage} {part}".rstrip()
+    if shared.startswith(OF_NO_RUN):
+        return shared
+    return f"{stage} {request.arm}, seed {request.seed}{f': {part}' if part else ''}"
+
+
+def _to_json(request: Request) -> dict[str, Any]:
+    """Return a request as JSON-like data; paths are absolute, since a job may start in another folder."""
+    found = {key: str(one.absolute()) if isinstance(one, Path) else one for key, one in asdict(request).items()}
+    # --no-wait is about other commands: the units of one wait for each other
+    return found | {"wait": True}
+
+
+def request_of(unit: Unit) -> Request:
+    """Return the request of the run that a unit belongs to; of several, of the first."""
+    content = unit.subject
+    paths = {key: Path(content[key]) for key in ("out", "data_root") if content[key] is not None}
+    lists = {key: tuple(content[key]) for key in ("settings", "rerun")}
+    return Request(**{**content, **paths, **lists})
 
 
 def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
@@ -106,24 +173,14 @@ def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
     return {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
 
 
-def make_unit(request: Request, stage: str, part: str, makes: Sequence[str], *, log: Path) -> None:
-    """Make one unit by itself; what of it is there already isn't made again.
-
-    Args:
-        stage, part, makes: as in `Unit`.
-        log: receives what upstream's script prints.
-
-    Raises:
-        DirePlugError: what the unit would make isn't what was asked for; or a stage failed.
-    """
-    run = with_data(plan_run(request))
+@until_kept
+def make_unit(unit: Unit, *, log: Path) -> None:
+    """Make one unit of a run by itself: see `Unit.make`."""
+    run = with_data(plan_run(request_of(unit)))
     known = {(stage, part): (artefacts, make) for stage, part, artefacts, make in _parts(run)}
-    artefacts, make = known.get((stage, part), ([], None))
-    if others := set(makes) - {one.name for one in artefacts}:
-        raise DirePlugError(
-            f"{stage} {part}: the code, the data or the recipe changed after this was planned, so {sorted(others)[0]} "
-            "would be something else now; run the command again"
-        )
+    artefacts, make = known.get((unit.stage, unit.part), ([], None))
+    if others := set(unit.makes) - {one.name for one in artefacts}:
+        raise changed_since(unit, others)
     if make is not None and any(run.store.find(one) is None for one in artefacts):
         make(log=log)
 
@@ -148,10 +205,18 @@ def _parts(run: Run) -> Iterator[tuple[str, str, list[Artefact], Callable[..., o
     for role in all_roles(run):
         yield "squeeze", role.name, [name_network(run, role)], partial(_train, run, role)
     yield "prepare", "", list(inputs.all.values()), lambda log: prepare(run, networks)
-    yield "embed", "", list(embeddings.values()), lambda log: embed(run, networks, inputs)
-    gathered = list(source.artefacts.values())
+    judges = {"T": networks.teacher, "I": networks.independent}
+    real = {name: (embeddings_of(run, one), embeddings_of(run, one, split="test")) for name, one in judges.items()}
+    for name, both in real.items():
+        yield "embed", f"real images in {name}", list(both), partial(_embed, run, judges[name])
+    embedded = {one.name for both in real.values() for one in both}
+    rows = [one for one in embeddings.values() if one.name not in embedded]
+    yield "embed", "the rows of the terms", rows, lambda log: embed(run, networks, inputs)
+    for name, (train, held_out) in real.items():
+        references = [name_radii(run, train), name_reference(run, train, held_out, per_class=run.recipe.ipc)]
+        yield "measure", f"real in {name}", references, partial(_measure_real, run, judges[name])
     if run.engine == "none":
-        yield "recover", "", gathered, with_images(_leave)
+        yield "recover", "", list(source.artefacts.values()), with_images(_leave)
     else:
         _, passes = name_recovered(run, networks, inputs, embeddings)
         if keeps_state(run) or len(passes) == 1:
@@ -160,20 +225,29 @@ def _parts(run: Run) -> Iterator[tuple[str, str, list[Artefact], Callable[..., o
             for index, one in enumerate(passes):
                 make = partial(recover_pass, run, networks, inputs, embeddings, index=index)
                 yield "recover", f"pass {index}", [one], make
-        yield "recover", TOGETHER, gathered, with_images(_leave)
+    # no unit gathers the passes: the first one that needs the images does it in seconds, less than a job takes to start
     if stores_labels(section):
         every = [one for several in students.values() for one in several]
         yield "evaluate", "", every, with_images(lambda images: evaluate(run, networks, images, section=section))
     else:
         for name, several in students.items():
             for k, one in enumerate(several):
-                train = partial(train_one, run, networks, student=one, section=section, architecture=name, k=k)
-                yield "evaluate", f"{name} {k}", [one], with_images(train)
+                student = partial(train_one, run, networks, student=one, section=section, architecture=name, k=k)
+                yield "evaluate", f"{name} {k}", [one], with_images(student)
     yield "measure", "", name_measures(run, networks, source), with_images(measure_all)
 
 
 def _train(run: Run, role: Role, *, log: Path) -> None:
     ensure_network(run, role)
+
+
+def _embed(run: Run, network: Artefact, *, log: Path) -> None:
+    for split in ("train", "test"):
+        make_embeddings(run, network, split=split)
+
+
+def _measure_real(run: Run, network: Artefact, *, log: Path) -> None:
+    measure_real(run, network, per_class=run.recipe.ipc)
 
 
 def _leave(_: ImageSet) -> None:

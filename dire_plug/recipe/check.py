@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.recipe.layers import Tree, flatten, mapping, merge
+from dire_plug.recipe.loading import Tree, flatten, mapping, merge
 from dire_plug.recipe.messages import Problem, describe
 from dire_plug.recipe.model import Recipe
 from dire_plug.types import IMAGE_SUFFIXES, Adapter
@@ -33,6 +33,7 @@ Catalogue = Mapping[str, Callable[[], type[BaseModel]]]
 def fill_recipe(tree: Tree, *, adapter: Adapter) -> Recipe:
     """Return a recipe in which `find_problems` found none, with every default filled in, upstream's flags too."""
     recipe = Recipe.model_validate(tree)
+    # with upstream's defaults, which belong to the run's identity as ours do
     flags = adapter.flags_model(recipe.recover.script).model_validate(recipe.recover.flags)
     recover = recipe.recover.model_copy(update={"flags": flags.model_dump(by_alias=True)})
     return recipe.model_copy(update={"recover": recover})
@@ -127,9 +128,10 @@ def _frame_problems(tree: Tree) -> list[Problem]:
 def _reword(problem: Problem) -> Problem:
     if problem.location == "upstream.commit" and "missing" not in problem.message:
         found = problem.message.rpartition("(is ")[2].removesuffix(")")
+        # quotes, because YAML reads digits alone as a number
         return Problem("upstream.commit", f"must be the full commit, 40 hex digits in quotes (is {found})")
     if problem.location.split(".")[0] in ("name", "arms", "presets") and "pattern" in problem.message:
-        message = "must be made of letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        message = "must be made of letters, digits, '.', '_' and '-', and begin with a letter or digit"  # not a pattern
         return Problem(problem.location, message)
     return problem
 

@@ -64,7 +64,7 @@ class HardLabelsSection(EvaluateSection):
     protocol: Literal["hard-labels"]
     epochs: Count = 1001
     batch_size: Count = 256
-    test_from: FromZero = 1000
+    test_from: FromZero = 1000  # of 1001 epochs: one test, after the last, as upstream's
     source: Literal["saved", "tensor"] = "tensor"
     lr: Rate = 0.01
     """A number, or `learned`: the one that the synthesis learned."""
@@ -101,7 +101,7 @@ class DynamicLabelsSection(_MeanLabelsSection):
     """The teachers' mean logits of each augmented batch; INFER (D)."""
 
     protocol: Literal["dynamic-labels"]
-    epochs: Count = 80
+    epochs: Count = 80  # 400/(M + 1) of M = 4 networks, since the folder holds M + 1 times as many images
 
 
 class EnsembleLabelsSection(EvaluateSection):
@@ -111,7 +111,7 @@ class EnsembleLabelsSection(EvaluateSection):
     epochs: Count = 1000
     batch_size: Count = 100
     test_every: Count = 10
-    optimiser: Literal["adamw", "sgd"] = "adamw"
+    optimiser: Literal["adamw", "sgd"] = "adamw"  # upstream's for CIFAR-10; it takes SGD for the other two
     lr: Positive = 1e-3
     momentum: NonNegative = 0.9
     """For sgd only."""
@@ -162,7 +162,7 @@ class DeltSection(_OneMixSection):
 
 class _TinySection(_OneMixSection):
     momentum: NonNegative = 0.9
-    lr: Positive = 0.2
+    lr: Positive = 0.2  # the loss is multiplied by T²; without that this rate is no good
     weight_decay: NonNegative = 1e-4
     warmup_epochs: FromZero = 5
     temperature: Positive = 20
@@ -194,7 +194,7 @@ class _StoredSection(EvaluateSection):
     test_every: Count = 10
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
-    accumulate: Count = 2
+    accumulate: Count = 2  # SRe2L accumulates gradients, G-VBSM trains on two GPUs
     """The parts of a batch that go through the student one after the other, before one step."""
     augmentation: Augmentation = "resized_crop_flip"
     padding: FromZero = 4
@@ -238,7 +238,7 @@ Evaluate = Annotated[
 
 PROTOCOLS: tuple[str, ...] = tuple(
     name
-    for section in get_args(get_args(Evaluate)[0])
+    for section in get_args(get_args(Evaluate)[0])  # the members of the union that is annotated
     for name in get_args(section.model_fields["protocol"].annotation)
 )
 """Those for which a recipe has a section; `published` says what each does."""

@@ -60,7 +60,7 @@ def describe(error: ValidationError, model: type[BaseModel], *, prefix: str = ""
             message = _union_message(found) if in_union else _message(found, siblings)
             told = [Problem(location, message)] if message else []
         for problem in told:
-            problems.setdefault(problem.location, problem)
+            problems.setdefault(problem.location, problem)  # each branch of a union complains; the first one is told
     return list(problems.values())
 
 
@@ -97,7 +97,7 @@ def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 def _value_type(annotation: Any) -> Any:
-    return typing.get_args(annotation)[-1] if typing.get_origin(annotation) is dict else None
+    return typing.get_args(annotation)[-1] if typing.get_origin(annotation) is dict else None  # a dict takes any key
 
 
 def _variants(field: FieldInfo) -> dict[str, type[BaseModel]]:
@@ -131,7 +131,7 @@ def _variant_problems(found: ErrorDetails, variants: dict[str, type[BaseModel]],
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:  # X | Y, Optional[X]
         return next((model for part in typing.get_args(annotation) if (model := _model_in(part))), None)
     return None
 
@@ -157,15 +157,16 @@ def _union_message(found: ErrorDetails) -> str:
 
 
 def _own_words(found: ErrorDetails) -> str:
-    return found["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return found["msg"].removeprefix("Value error, ").replace("Input should be", "must be")  # how pydantic's own begin
 
 
 def _is_union_tag(part: str | int) -> bool:
+    # pydantic puts the branch of a union into a location, by its type: `literal['keep']`, `RegroupSection`
     return isinstance(part, str) and (part.startswith("literal[") or part.endswith("Section"))
 
 
 def _quote_free(value: Any) -> Any:
-    return f"{value:g}" if isinstance(value, float) else value
+    return f"{value:g}" if isinstance(value, float) else value  # a bound of 1, not 1.0
 
 
 def _shorten(value: Any) -> str:

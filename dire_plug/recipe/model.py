@@ -26,7 +26,7 @@ def _read_networks(value: object) -> object:
     return tuple(names)
 
 
-Networks = Annotated[tuple[str, ...], BeforeValidator(_read_networks)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(_read_networks)]  # before: one name needs no list
 
 
 class UpstreamSection(Section):
@@ -105,7 +105,7 @@ class RecoverSection(Section):
     """Upstream's synthesis script and its flags, in upstream's own spelling without the dashes."""
 
     script: str
-    flags: dict[str, Any]
+    flags: dict[str, Any]  # the adapter's model of them checks these
     plan: Literal["keep"] | RegroupSection = "keep"
     bank: bool = False
     start: Literal["noise", "real", "own"] = "noise"
@@ -136,6 +136,7 @@ class TermSection(Section):
         for name in self.names(squeeze):
             if name != LOOP:
                 architecture = name.removeprefix(FROZEN)
+                # T's checkpoint, where it has one, is of T's architecture
                 changed = {"architecture": architecture, "checkpoint": None}
                 found[name] = squeeze.frozen.get(architecture, squeeze.teacher.model_copy(update=changed))
         return found
@@ -163,7 +164,7 @@ class MeasureSection(Section):
 class ArmSection(Section):
     """An arm's changes of the recipe, and the regularizers that it adds, by name."""
 
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    overrides: dict[str, Any] = Field(default_factory=dict)  # checked as part of the recipe that they are laid over
     """The same sections and keys as the recipe's own."""
     regularizers: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -173,7 +174,7 @@ class PaperSection(Section):
 
     table: Count
     row: str
-    figures: dict[int, dict[str, str]] = Field(default_factory=dict)
+    figures: dict[int, dict[str, str]] = Field(default_factory=dict)  # text, because a figure has its ± with it
     """IPC → {baseline: "…", dire: "…"}, as printed."""
     diversity_table: Count | None = None
     diversity: dict[str, dict[str, str]] = Field(default_factory=dict)

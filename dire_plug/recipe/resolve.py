@@ -15,7 +15,7 @@ from dire_plug.recipe.check import (
     overlay_problems,
     raise_problems,
 )
-from dire_plug.recipe.layers import Layer, Tree, flatten, mapping, merge, settings_tree, stack
+from dire_plug.recipe.loading import Layer, Tree, flatten, mapping, merge, settings_tree, stack
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import Recipe
 from dire_plug.recipe.weight import KEY as WEIGHT
@@ -68,11 +68,12 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
         DirePlugError: an unknown arm, preset or key, or a recipe that isn't valid; all problems of the recipe at once.
     """
     given = Layer("--set", settings_tree(settings))
-    overlays = _overlays(raw, ipc=_choose_ipc(raw, ipc, given), preset=preset)
+    overlays = _overlays(raw, ipc=_choose_ipc(raw, ipc, given), preset=preset)  # IPC first: it chooses the by_ipc
     changes = [*overlays, given]
     definitions = _definitions(raw, changes, catalogue)
     layers = [Layer("recipe file", raw, ""), *map(_recipe_part, overlays)]
     layers += _arm_layer(arm, definitions, catalogue)
+    # last: the command line wins over everything
     layers += [_recipe_part(given), Layer("--ipc", {} if ipc is None else {"ipc": ipc})]
     tree, layer_of = stack(layers)
     if definitions:
@@ -166,6 +167,7 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
     twice = [name for name in arm.split(SUM) if arm.split(SUM).count(name) > 1]
     if twice:
         raise DirePlugError(f"arm '{arm}': names {twice[0]} twice; each regularizer is added once")
+    # control and the arm of any regularizer are `dire` without, or with another, term
     name = "dire" if arm == "control" or _is_regularizer(arm, definitions, catalogue) else arm
     if name not in definitions:
         known = [*RESERVED_ARMS, *definitions, *(catalogue or ())]
@@ -202,6 +204,7 @@ def _change_problems(changes: Sequence[Layer], definitions: Tree, catalogue: Cat
     known |= set(catalogue or ())
     problems = []
     for layer in changes:
+        # `--set ipc=…` is `--ipc` in other words, so it may say what a preset may not
         values = {key: value for key, value in layer.values.items() if layer.place is not None or key != "ipc"}
         found = overlay_problems(values, catalogue=catalogue)
         for name in mapping(values, "regularizers"):
@@ -244,6 +247,7 @@ def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree
     unused = _DESCRIPTION | ({"real", "term"} if not regularizers else set())
     if arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
+    # a copy, since `frozen` is taken out of it below
     content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
     if not regularizers:
         # frozen networks only embed for a term, so a baseline with and without them is one run

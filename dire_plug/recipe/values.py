@@ -16,6 +16,7 @@ OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 def _read_rate(value: object) -> float | str:
     if value == LEARNED:
         return LEARNED
+    # bool is an int in Python
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(value)
     raise PydanticCustomError("learning_rate", "must be 'learned' or a finite number greater than 0")

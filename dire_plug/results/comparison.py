@@ -8,7 +8,8 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, run_arm
+from dire_plug.executors.dispatch import Runner
+from dire_plug.pipeline import FinishedRun, Request, Run, plan_run
 from dire_plug.pipeline.request import same_but_arm
 from dire_plug.recipe import counted, without_terms
 
@@ -37,23 +38,29 @@ class Comparison:
     changes: tuple[str, ...] = ()
 
 
-def compare(request: Request, *, arms: Sequence[str], seeds: int) -> Comparison:
+def compare(request: Request, *, arms: Sequence[str], seeds: int, runner: Runner | None = None) -> Comparison:
     """Run every arm with every seed (finished runs are reused) and return them.
 
+    Args:
+        runner: runs them; None does so in this process.
+
     Raises:
+        DetachedError: jobs work for the runs, and the command doesn't wait for them.
         DirePlugError: an unknown arm; arms that would mix engines or protocols.
     """
     numbers = tuple(range(request.seed, request.seed + seeds))
     planned, same, engine, request = _plan(request, arms)
     controlled, uncontrolled = split_by_control(planned)
     runs: dict[str, list[FinishedRun]] = {}
+    runner = runner or Runner()
+    runner.prepare([same_but_arm(request, arm, seed) for seed in numbers for arm in arms if arm not in same])
     for arm in arms:
         if arm in same:
             continue
         runs[arm] = []
         for seed in numbers:
             ui.say(f"{arm}, seed {seed}")
-            runs[arm].append(run_arm(same_but_arm(request, arm, seed)))
+            runs[arm].append(runner.run(same_but_arm(request, arm, seed)))
     # after the loop, since `same` names arms that ran
     for arm, other in same.items():
         runs[arm] = runs[other]

@@ -37,7 +37,7 @@ def colours(sets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
         own = colour(one[1], arms)
         # an arm keeps its colour where no second method has taken it
         free = [other for other in (own, *OTHERS, *COLOURS.values()) if other not in taken.values()]
-        taken[one] = free[0] if free else own
+        taken[one] = free[0] if free else own  # more sets than colours
     return {label: taken[one] for label, one in sets.items()}
 
 

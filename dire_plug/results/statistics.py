@@ -115,4 +115,5 @@ def paired_difference(first: Sequence[float | None], second: Sequence[float | No
         return Difference(differences[0], None, n)
     # the standard error of the mean difference
     error = statistics.stdev(differences) / math.sqrt(n)
+    # two-sided: 2.5 % at each end
     return Difference(statistics.fmean(differences), float(stats.t.ppf(0.975, n - 1)) * error, n)

@@ -30,6 +30,7 @@ from dire_plug.stages.images import TENSORS, read_tensors
 from dire_plug.tables import Table, with_notes
 
 CHOSEN = ("herding", "k-center", "k-means")
+# k-means starts from the seed, these two draw nothing
 SEEDLESS = ("herding", "k-center")
 """Arms that choose the same images with every seed."""
 
@@ -139,7 +140,7 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     lines.append("real reference: as many real held-out images, mean over draws")
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
-    lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)
+    lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)  # each once
     return lines
 
 
@@ -150,7 +151,7 @@ def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *,
     for kind, label, cells in rows:
         if kind != DIFFERENCE:
             table.add_row(label, *cells, style="dim" if kind == REFERENCE else "")
-    table.add_section()
+    table.add_section()  # differences are no rows of an arm
     for kind, label, cells in rows:
         if kind == DIFFERENCE:
             table.add_row(label, *cells)
@@ -180,6 +181,7 @@ def make_rows(
         cells = (format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
         rows.append((arm, label, tuple(cells)))
     if space is not None:
+        # the same for all runs: its draws have a seed of their own, and arms have one dataset, IPC and network
         real = next(iter(comparison.runs.values()))[0].metrics["diversity"][space]["real"]
         rows.append((REFERENCE, "real reference", tuple(diversity_cells(space, real))))
     for arm in comparison.controlled:

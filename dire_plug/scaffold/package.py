@@ -15,8 +15,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import new_folder, write_atomically
 from dire_plug.plugins import Kind
 from dire_plug.recipe.check import RESERVED_ARMS
-from dire_plug.scaffold.flags import flag_lines, pydantic_names, typing_names
-from dire_plug.scaffold.script import Facts, published, read_facts
+from dire_plug.scaffold.script import Facts, flag_lines, published, pydantic_names, read_facts, typing_names
 from dire_plug.types import Upstream
 from dire_plug.upstream.source.tree import object_hash
 

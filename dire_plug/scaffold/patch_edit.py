@@ -1,19 +1,27 @@
-"""Insert, show and remove lines of a patch, by the line of the published file after which they stand."""
+"""Edit a patch line by line: insert, show and remove lines, by the line of the published file after which they stand.
+
+`check_statement` makes sure that an inserted line became a statement of the script; `find_owner` finds the adapter
+whose patch is edited, installed or in a folder, and never dire-plug's own by accident.
+"""
 
 import ast
+import importlib
+import sys
+import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
+from dire_plug import home, plugins
 from dire_plug.api.checklist import IMPORT
 from dire_plug.api.patch_file import Patch, blob_hash, insert_lines, make_patch, read_patch
-from dire_plug.errors import DirePlugError, nearest
+from dire_plug.errors import DirePlugError, PluginError, nearest
 from dire_plug.files import write_atomically
 from dire_plug.scaffold.script import end_of_imports, parse, read_script
 from dire_plug.types import Adapter
 from dire_plug.upstream.source.patching import REPAIR, line_problem
-
-# Where an inserted line stands: its indentation, and that it became a statement of the script.
 
 
 def indentation(content: bytes, line: int) -> str:
@@ -39,7 +47,7 @@ def outer_indents(content: bytes, line: int) -> list[int]:
         for node in ast.walk(parse(content, where="the script"))
         if isinstance(node, ast.stmt) and node.end_lineno == line
     }
-    return sorted(ending)[:-1]
+    return sorted(ending)[:-1]  # the innermost is what `indentation` gives
 
 
 def _model(content: bytes, line: int) -> int:
@@ -72,14 +80,14 @@ def check_statement(before: bytes, after: bytes, *, line: int, where: str) -> No
             f"a statement, and the indentation must fit (--indent); nothing was changed ({error})"
         ) from error
     found = [node for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno == line]
-    if not found:
+    if not found:  # in a text of several lines
         raise DirePlugError(f"{where}: the line would stand within a text, and never be called; nothing was changed")
     if line < _import_line(tree):
         raise DirePlugError(f"{where}: the line would stand before bridge is imported; nothing was changed")
     # names are compared before anything runs: a typo would otherwise fail in the middle of a synthesis
     known = set(_names(parse(before, where=where))) | {"bridge"}
     for name in sorted(set(_loaded(found[0])) - known):
-        if "*" not in known:
+        if "*" not in known:  # `import *` may bring any name
             raise DirePlugError(f"{where}: the script has no name '{name}'{nearest(name, known)}; nothing was changed")
 
 
@@ -108,7 +116,7 @@ def _names(tree: ast.Module) -> Iterator[str]:
 
 def _lines(content: bytes) -> list[str]:
     """Return the lines as git counts them."""
-    return content.decode(errors="replace").split("\n")
+    return content.decode(errors="replace").split("\n")  # not splitlines, to which a form feed ends a line
 
 
 def _white(line: str) -> str:
@@ -193,7 +201,7 @@ def insert_line(
         raise DirePlugError(f"{place}: {call!r} is there already")
     text = (indentation(content, place.line) if indent is None else " " * indent) + call
     own.setdefault(place.line, []).append(text)
-    number = place.line + sum(len(lines) for line, lines in own.items() if line <= place.line)
+    number = place.line + sum(len(lines) for line, lines in own.items() if line <= place.line)  # those above move it
     check_statement(before, insert_lines(content, own, path=place.file), line=number, where=str(place))
     _write(adapter, contents, places)
     return Inserted(place, number, text, tuple(outer_indents(content, place.line)) if indent is None else ())
@@ -223,7 +231,7 @@ def remove_lines(adapter: Adapter, tree: Path, place: PatchLocation, call: str |
         )
     if not own[place.line]:
         del own[place.line]
-    if len(places) > 1 and own == _import_of(contents[place.file]):
+    if len(places) > 1 and own == _import_of(contents[place.file]):  # a patch of no file can't be written
         del places[place.file]
     _write(adapter, contents, places)
     return gone
@@ -282,3 +290,75 @@ def _inserted_lines(patch: Patch) -> Iterator[Inserted]:
         for hunk in file.hunks:
             for number, text in enumerate(hunk.inserted, start=hunk.new):
                 yield Inserted(PatchLocation(file.path, hunk.after), number, text)
+
+
+GROUP = "dire_plug.methods"
+
+
+def find_owner(method: str, *, package: Path | None) -> Adapter:
+    """Return the adapter whose patch may be edited.
+
+    Args:
+        package: the folder of a package that needn't be installed; None looks for its entry point.
+
+    Raises:
+        DirePlugError: nobody offers the method, or it is one of dire-plug's own, whose patches change in a checkout of
+            it only.
+    """
+    adapter = _in_folder(method, package) if package else _installed(method)
+    ours = adapter.patches().resolve().is_relative_to(home.resource("patches").resolve())
+    if ours and not (package and home.checkout() == package.resolve()):
+        raise DirePlugError(f"{method} is dire-plug's own, and its patch isn't edited; write a method of your own")
+    return adapter
+
+
+def _installed(method: str) -> Adapter:
+    known = plugins.known("methods")
+    if method not in known:
+        raise DirePlugError(
+            f"unknown method '{method}'{nearest(method, known)}; install its package: pip install --no-deps "
+            "-e FOLDER; or name its folder with --package FOLDER"
+        )
+    return plugins.load_adapter(method)
+
+
+def _in_folder(method: str, package: Path) -> Adapter:
+    points = _entry_points(package)
+    if method not in points:
+        offered = ", ".join(points) or "none"
+        raise DirePlugError(f"{package}: offers no method '{method}'{nearest(method, points)}; it offers {offered}")
+    module, _, attribute = points[method].partition(":")
+    with _importable(package):
+        try:
+            loaded = importlib.import_module(module)
+            adapter = getattr(loaded, attribute)()
+        except Exception as error:  # a third party's module may raise anything
+            raise PluginError(f"{package}: {points[method]} cannot be made: {error!r}") from error
+    # an installed package of the same name shadows the folder; editing its patch would be a surprise
+    if not Path(loaded.__file__ or "").resolve().is_relative_to(package.resolve()):
+        raise DirePlugError(f"{package}: {module} is installed from {loaded.__file__}; leave out --package")
+    return cast(Adapter, adapter)
+
+
+def _entry_points(package: Path) -> dict[str, str]:
+    file = package / "pyproject.toml"
+    try:
+        content: Any = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise DirePlugError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DirePlugError(f"{file}: {error}") from error
+    return dict(content.get("project", {}).get("entry-points", {}).get(GROUP, {}))
+
+
+@contextmanager
+def _importable(package: Path) -> Iterator[None]:
+    """Make the modules of a folder importable; those below `src` too."""
+    places = [str((package / name).resolve()) for name in (".", "src")]
+    sys.path[:0] = places
+    importlib.invalidate_caches()  # finders remember folders, and this one may be seconds old
+    try:
+        yield
+    finally:
+        for place in places:
+            sys.path.remove(place)

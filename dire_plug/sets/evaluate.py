@@ -26,7 +26,7 @@ from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.cleaning import register
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold, until_kept
 from dire_plug.store.runs import ARTEFACTS, Run, RunFolder
 
 METRICS = "metrics.json"
@@ -65,6 +65,7 @@ class EvaluatedSet:
         }
 
 
+@until_kept
 def evaluate_set(
     request: SetRequest, *, students: Sequence[str] = (), per_set: int | None = None, epochs: int | None = None
 ) -> EvaluatedSet:
@@ -78,24 +79,43 @@ def evaluate_set(
     Raises:
         DirePlugError: an architecture is unknown, classes hold different numbers of images; see `open_set` and
             `stages.evaluate`.
-        RunBusyError: a live process evaluates the same set, and the request doesn't want to wait.
+        RunBusyError: another process evaluates the same set, and the request doesn't want to wait.
     """
-    names = [our_name(name) for name in students]
-    opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
-    opened.condensed.require_equal_classes()
-    section, images, notes = fit_protocol(opened)
+    opened, section, images, notes = _open(request, students, per_set, epochs)
     run = opened.run
     networks = squeeze_loop(run)
     folder, made_before = _folder(opened, section, images, networks), len(run.store.made)
-    # the lock is held to the end: two processes would train the same students
+    # the lease is held to the end: two processes would train the same students
     wait = float("inf") if request.wait else 0
-    with hold(folder.lock, wait=wait, what=f"the set {folder.path}"):
+    with hold(folder.lease, wait=wait, what=f"the set {folder.path}") as lease:
         # before training, so that `clean` keeps the students of an interrupted evaluation
         _register(run, networks, name_students(run, networks, images.source, section), folder)
         accuracy = evaluate(run, networks, images, section=section)
         reused = len(run.store.made) == made_before
+        lease.require()
         _record(opened, folder, networks, accuracy)
     return EvaluatedSet(folder.path, opened.describe(), opened.recipe, accuracy, tuple(notes), reused)
+
+
+def open_for_students(
+    request: SetRequest, *, students: Sequence[str] = (), per_set: int | None = None, epochs: int | None = None
+) -> tuple[Run, list[tuple[str, EvaluateSection, ImageSet]]]:
+    """Return the run that judges a set, and name, protocol and images of the students that `evaluate_set` trains.
+
+    Raises:
+        DirePlugError: see `evaluate_set`.
+    """
+    opened, section, images, _ = _open(request, students, per_set, epochs)
+    return opened.run, [("students", section, images)]
+
+
+def _open(
+    request: SetRequest, students: Sequence[str], per_set: int | None, epochs: int | None
+) -> tuple[OpenedSet, EvaluateSection, ImageSet, list[str]]:
+    names = [our_name(name) for name in students]
+    opened = open_set(replace(request, settings=(*request.settings, *_settings(names, per_set, epochs))))
+    opened.condensed.require_equal_classes()
+    return opened, *fit_protocol(opened)
 
 
 def our_name(student: str) -> str:
@@ -128,6 +148,7 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
         "seed": run.seed,
         "dataset": run.dataset.digest,
     }
+    # a set's file may have any name, a folder's should need no quotes
     name = re.sub(r"[^\w.-]+", "-", opened.name.removesuffix(opened.condensed.path.suffix)).strip("-.") or "set"
     return RunFolder(run.root / SETS / f"{name}-{digest(content)[:8]}")
 

@@ -15,6 +15,7 @@ from dire_plug.stages.images import ImageSet
 from dire_plug.stages.measure import measure_in
 from dire_plug.stages.squeeze import missing_networks, squeeze_one
 from dire_plug.store.artefacts import Artefact
+from dire_plug.store.lease import until_kept
 
 OWN = ("teacher", "independent")
 """The embeddings of the recipe's own networks, T and I."""
@@ -54,6 +55,7 @@ class MeasuredSet:
         }
 
 
+@until_kept
 def measure_set(
     request: SetRequest, *, embeddings: Sequence[str] = OWN, weights: Path | None = None, nearest_k: int | None = None
 ) -> MeasuredSet:
@@ -69,7 +71,7 @@ def measure_set(
     Raises:
         DirePlugError: an embedding is unknown or not available; see `open_set` and `stages.measure`.
     """
-    names = tuple(dict.fromkeys(embeddings))
+    names = tuple(dict.fromkeys(embeddings))  # each once
     check_embeddings(names, weights=weights)
     if nearest_k is not None:
         request = replace(request, settings=(*request.settings, f"measure.nearest_k={nearest_k}"))
@@ -77,6 +79,7 @@ def measure_set(
     published_first = sorted(names, key=OWN.__contains__)  # a missing one must fail before anything is trained
     networks = {name: _network(opened, name, weights) for name in published_first}
     run, condensed, diversity = opened.run, opened.condensed, {}
+    # a run's own images were measured by the run, whose values its source finds again
     source = find_own_source(opened) or Source(digest={"set": condensed.digest})
     images = ImageSet(source, lambda: (condensed.images, condensed.labels), name="set")
     for name in names:

@@ -19,10 +19,9 @@ from dire_plug.files import read_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
-from dire_plug.recipe.layers import Tree, mapping
+from dire_plug.recipe.loading import Tree, mapping
 from dire_plug.recipe.values import LEARNED
-from dire_plug.sets.condensed import CondensedSet, read_condensed, require_set
-from dire_plug.sets.normalisation import Space, read_space
+from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space, require_set
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import TENSORS, ImageSet
 from dire_plug.store.artefacts import Artefact
@@ -46,7 +45,7 @@ class SetRequest:
         settings: `KEY.KEY=VALUE`, changes of the recipe.
         ipc: the first so many images of each class; None takes all.
         resize: whether images of another size than the real ones are resized.
-        space, normalised_by: of a file's tensors, see `normalisation.read_space`.
+        space, normalised_by: of a file's tensors, see `condensed.read_space`.
         teacher: a checkpoint instead of the recipe's teacher.
         seed: of the students; None: the run's, or 0.
         out: the folder of run directories.
@@ -221,11 +220,11 @@ def _recipe_of(dataset: str | None) -> str:
     """Return the default method's recipe of a dataset; one that is named after it comes first."""
     if dataset is None:
         raise DirePlugError(f"--real: which dataset is it condensed from? One of {', '.join(names())}")
-    class_count(dataset)
+    class_count(dataset)  # raises for an unknown name
     folder = plugins.load_adapter(DEFAULT_METHOD).recipes()
     found = [
         name
-        for name in sorted(recipe_names(folder), key=lambda name: name != dataset)
+        for name in sorted(recipe_names(folder), key=lambda name: name != dataset)  # False comes first
         if mapping(read_yaml(folder / f"{name}.yaml"), "dataset").get("name") == dataset
     ]
     if not found:
@@ -293,7 +292,9 @@ def _is_untouched(run: Run, images: Artefact, folder: Path) -> bool:
             return False
         kept |= {path: entry / path for path in _image_files(entry)}
     return _image_files(folder) == kept.keys() and all(
-        (folder / path).samefile(file) or cmp(folder / path, file, shallow=False) for path, file in kept.items()
+        # links first
+        (folder / path).samefile(file) or cmp(folder / path, file, shallow=False)
+        for path, file in kept.items()
     )
 
 

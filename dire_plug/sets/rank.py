@@ -4,6 +4,7 @@ Hard labels: the class is the label, nothing augments or mixes, SGD as in the pr
 batches of the recipe; DD-Ranking's own default is of that kind. The recipe's students, seeds and tests stay.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,14 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
-from dire_plug.sets.opened import SetRequest, fit_protocol, open_set
+from dire_plug.sets.opened import OpenedSet, SetRequest, fit_protocol, open_set
 from dire_plug.sets.robust_scores import RATE, WEIGHT, LearningRate, RankedSet, check_weight
 from dire_plug.stages.artefacts import FULL, Source
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import plan_budget, select_random, with_budget
 from dire_plug.stages.squeeze import squeeze_loop
+from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Run
 
 OFF: Mapping[str, Any] = {"augmentation": "none", "padding": 0, "mixup": 0, "cutmix": 0, "dsa": "none"}
@@ -29,6 +31,7 @@ MOST_BYTES = 16 << 30
 Students = dict[str, Any]
 
 
+@until_kept
 def rank_set(
     request: SetRequest,
     *,
@@ -50,10 +53,7 @@ def rank_set(
             `stages.evaluate`.
     """
     check_weight(weight)
-    if per_set is not None:
-        request = replace(request, settings=(*request.settings, f"evaluate.per_synthesis={per_set}"))
-    opened = open_set(request)
-    own, images, notes = fit_protocol(opened)
+    opened, own, images, notes = _open(request, per_set)
     per_class = opened.condensed.require_equal_classes()
     run = opened.run
     if full_accuracy is None:
@@ -97,6 +97,47 @@ def rank_set(
         budget=None if budget is None else budget.to_json(),
         notes=tuple(notes),
     )
+
+
+def open_for_ranking(
+    request: SetRequest,
+    *,
+    rates: Sequence[float] = (RATE,),
+    full_accuracy: float | None = None,
+    per_set: int | None = None,
+) -> tuple[Run, list[tuple[str, EvaluateSection, ImageSet]]]:
+    """Return the run that judges a set, and name, protocol and images of all students that `rank_set` trains.
+
+    Raises:
+        DirePlugError: see `rank_set`.
+    """
+    opened, own, images, _ = _open(request, per_set)
+    run, per_class = opened.run, opened.condensed.require_equal_classes()
+    found = []
+    for name, of_set in {"set": images, "random": random_images(run, per_class=per_class)}.items():
+        found.append((f"{name} own", own, of_set))
+        found += [(f"{name} hard at {lr}", section, of_set) for lr, section in _hard_sections(own, rates)]
+        with contextlib.suppress(DirePlugError):  # a protocol that always augments has no score without
+            found.append((f"{name} plain", without_augmentation(own), of_set))
+    if full_accuracy is None:
+        check_full(run)
+        section = with_budget(own, plan_budget(run, own, ipc=per_class))
+        found += [(f"full hard at {lr}", hard, full_images(run)) for lr, hard in _hard_sections(section, rates)]
+    return run, found
+
+
+def _open(request: SetRequest, per_set: int | None) -> tuple[OpenedSet, EvaluateSection, ImageSet, list[str]]:
+    if per_set is not None:
+        request = replace(request, settings=(*request.settings, f"evaluate.per_synthesis={per_set}"))
+    opened = open_set(request)
+    return opened, *fit_protocol(opened)
+
+
+def _hard_sections(section: EvaluateSection, rates: Sequence[float]) -> list[tuple[LearningRate, EvaluateSection]]:
+    """Return (learning rate, protocol with hard labels) of those that are tried."""
+    if isinstance(section, HardLabelsSection):
+        return [(section.lr, with_hard_labels(section))]
+    return [(rate, with_hard_labels(section, lr=rate)) for rate in rates]
 
 
 def _train_hard(

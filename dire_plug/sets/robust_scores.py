@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from dire_plug.errors import DirePlugError
 
+# No torch in this module: the command's help shows these two.
 WEIGHT = 0.5
 RATE = 0.01
 """Of SGD with hard labels: the protocol's own, and what DD-Ranking takes for all images of CIFAR."""
@@ -139,7 +140,7 @@ class RankedSet:
         both = zip(recovery, own, strict=True)
         scores = [label_robust_score(recovery=a, improvement=b, weight=self.weight) for a, b in both]
         found = {"HLR": recovery, "IOR": own, "LRS": scores}
-        if "set plain" in self.accuracies:
+        if "set plain" in self.accuracies:  # DELT's protocol always augments
             plain = _improvements(read("set plain"), read("random plain"))
             pairs = zip(own, plain, strict=True)
             robust = [augmentation_robust_score(augmented=a, plain=b, weight=self.weight) for a, b in pairs]

@@ -12,7 +12,7 @@ from dire_plug import ui
 from dire_plug.files import read_json, write_json
 from dire_plug.models.checkpoint import load
 from dire_plug.stages.artefacts import Networks, name_collapse
-from dire_plug.stages.embed import embed_images, ensure_embeddings
+from dire_plug.stages.embed import embed_images, ensure_embeddings, make_all_embeddings
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import accuracy_of, network_file
 from dire_plug.store.runs import Run
@@ -72,6 +72,8 @@ def check_collapse(run: Run, networks: Networks, images: ImageSet) -> dict[str, 
 
 
 def _inspect(run: Run, networks: Networks, images: ImageSet) -> CollapseReport:
+    # the metrics will ask for both
+    make_all_embeddings(run, [networks.teacher, networks.independent])
     real = ensure_embeddings(run, networks.teacher)
     made = embed_images(run, networks.teacher, images.images)
     judge = load(network_file(run, networks.independent), run.device)

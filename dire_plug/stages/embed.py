@@ -4,20 +4,20 @@ A term may use a part of them: the first rows of each class, the authors' chunks
 stands for all in EDM's sums of distances.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from sklearn.cluster import KMeans
 from torch import Tensor
 
 from dire_plug import ui
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
-from dire_plug.files import write_atomically
 from dire_plug.models import embed as embed_batch
 from dire_plug.models.checkpoint import load
 from dire_plug.models.pretrained import Pretrained
@@ -29,6 +29,7 @@ from dire_plug.stages.artefacts import (
     embeddings_of,
     name_term_embeddings,
 )
+from dire_plug.stages.row_file import stream_rows
 from dire_plug.stages.squeeze import FILE as NETWORK
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
@@ -63,9 +64,17 @@ def embed(run: Run, networks: Networks, inputs: Inputs) -> dict[str, Artefact]:
     Raises:
         DirePlugError: an image or a network cannot be read, a class has fewer real images than `real` asks for.
     """
-    found = name_term_embeddings(run, networks, inputs)
-    for one in found.values():
-        _ensure_real(run, one)
+    found, mode = name_term_embeddings(run, networks, inputs), run.recipe.real.mode
+    missing = [one for one in found.values() if run.store.find(one) is None]
+    wanted: list[Artefact | Pretrained] = [one.inputs.get("embeddings", one).inputs["network"] for one in missing]
+    # while images are decoded anyway: the metrics will ask for I's, in eval mode
+    if wanted and mode == "eval" and run.store.find(networks.independent) is not None:
+        wanted.append(networks.independent)
+    make_all_embeddings(run, wanted, mode=mode)
+    for one in missing:
+        # else the term sees all rows as they are: a further file would only copy them
+        if "embeddings" in one.inputs:
+            run.store.ensure(one, partial(_make_real, run, one.inputs["embeddings"].inputs["network"]))
     return found
 
 
@@ -74,19 +83,18 @@ def real_file(run: Run, real: Artefact) -> Path:
     return run.store.path(real) / FILE
 
 
-def _ensure_real(run: Run, real: Artefact) -> None:
-    embedded = real.inputs.get("embeddings", real)
-    network = embedded.inputs["network"]
-    # all rows as they are: a further file would only copy them
-    if real is embedded:
-        make_embeddings(run, network, mode=run.recipe.real.mode)
-        return
-
-    def make(folder: Path) -> None:
-        found = ensure_embeddings(run, network, mode=run.recipe.real.mode)
-        _write(folder / FILE, _choose(run, found))
-
-    run.store.ensure(real, make)
+def _make_real(run: Run, network: Artefact, folder: Path) -> None:
+    """Write the rows that the `real` section asks for, and their labels."""
+    embedded = ensure_embeddings(run, network, mode=run.recipe.real.mode)
+    rows, labels = _choose(run, embedded)
+    beside = {"labels": labels}
+    if (k := run.recipe.real.coreset) is not None:
+        everything = len(rows) == len(embedded.values) and run.recipe.real.order == "by_class"
+        centres = choose_centres(embedded.values if everything else embedded.values[rows], labels, k)
+        beside |= {f"{CORESET}{name}": tensor for name, tensor in centres.items()}
+    with stream_rows(folder / FILE, torch.arange(len(rows)), beside=beside) as add:
+        for part in torch.split(rows, BATCH):
+            add(embedded.values[part])
 
 
 def ensure_embeddings(
@@ -115,12 +123,55 @@ def make_embeddings(
     Raises:
         DirePlugError: an image or the network cannot be read.
     """
+    make_all_embeddings(run, [network], split=split, mode=mode)
+    return run.store.path(embeddings_of(run, network, split=split, mode=mode)) / FILE
+
+
+def make_all_embeddings(
+    run: Run, networks: Iterable[Artefact | Pretrained], *, split: SplitName = "train", mode: Mode = "eval"
+) -> None:
+    """Make the embeddings of a split in several networks where the store lacks them; each image is decoded once.
+
+    Raises:
+        DirePlugError: an image or a network cannot be read.
+    """
+    named = {(one := embeddings_of(run, network, split=split, mode=mode)).name: (one, network) for network in networks}
+    # in the order of the names: two processes that lock several can't wait for each other
+    missing = [named[name] for name in sorted(named) if run.store.find(named[name][0]) is None]
+    # in train mode a network may draw from the global generator (dropout): one after the other, as it would alone
+    for together in [missing] if mode == "eval" else [[one] for one in missing]:
+        _make_together(run, together, {}, split=split, mode=mode)
+
+
+def _make_together(
+    run: Run,
+    missing: Sequence[tuple[Artefact, Artefact | Pretrained]],
+    ready: Mapping[Path, Artefact | Pretrained],
+    *,
+    split: SplitName,
+    mode: Mode,
+) -> None:
+    """Take the locks of all that is missing, one inside the other; embed in one pass; publish each.
+
+    Args:
+        ready: work folder of what is locked → its network.
+    """
+    if not missing:
+        if ready:
+            _embed_split(run, ready, split=split, mode=mode)
+        return
+    (artefact, network), *rest = missing
+    begun = False
 
     def make(folder: Path) -> None:
-        function = _embedder(run, network, mode=mode)
-        _write(folder / FILE, _embed_split(run, function, split=split))
+        nonlocal begun
+        begun = True
+        _make_together(run, rest, {**ready, folder: network}, split=split, mode=mode)
 
-    return run.store.ensure(embeddings_of(run, network, split=split, mode=mode), make) / FILE
+    run.store.ensure(artefact, make)
+    # another process has made this one while we waited
+    if not begun:
+        _make_together(run, rest, ready, split=split, mode=mode)
 
 
 def embed_images(run: Run, network: Artefact | Pretrained, images: Tensor) -> Tensor:
@@ -152,35 +203,37 @@ def embedder(network: Path, device: torch.device, *, mode: Mode = "eval") -> Cal
     return lambda images: embed_batch(model, normalise(images, loaded.mean, loaded.std), batch=BATCH).float()
 
 
-def _embed_split(run: Run, function: Callable[[Tensor], Tensor], *, split: SplitName) -> dict[str, Tensor]:
+def _embed_split(run: Run, networks: Mapping[Path, Artefact | Pretrained], *, split: SplitName, mode: Mode) -> None:
+    """Write the embeddings of a split in each network to the network's folder."""
     chosen = run.dataset.train if split == "train" else run.dataset.test
-    parts: list[Tensor] = []
-    with ui.progress(f"embed: {split} images", len(chosen)) as advance:
-        for number, (images, _) in enumerate(raw_batches(chosen, device=run.device), start=1):
-            parts.append(function(images).cpu())
-            advance(min(number * BATCH, len(chosen)))
-    values = torch.cat(parts)
     # stable: within a class the dataset's own order, by which `per_class` takes the first
     labels, indices = torch.sort(chosen.labels, stable=True)
-    return {"values": values[indices], "labels": labels, "indices": indices}
+    places = torch.empty_like(indices)
+    places[indices] = torch.arange(len(indices))
+    with contextlib.ExitStack() as files:
+        beside = {"labels": labels, "indices": indices}
+        sinks = [
+            (_embedder(run, network, mode=mode), files.enter_context(stream_rows(folder / FILE, places, beside=beside)))
+            for folder, network in networks.items()
+        ]
+        with ui.progress(f"embed: {split} images", len(chosen)) as advance:
+            for number, (images, _) in enumerate(raw_batches(chosen, device=run.device), start=1):
+                for function, add in sinks:
+                    add(function(images))
+                advance(min(number * BATCH, len(chosen)))
 
 
-def _choose(run: Run, embedded: EmbeddedReal) -> dict[str, Tensor]:
-    """Return the rows that the `real` section asks for, and their labels."""
-    section, values, labels = run.recipe.real, embedded.values, embedded.labels
+def _choose(run: Run, embedded: EmbeddedReal) -> tuple[Tensor, Tensor]:
+    """Return which rows the `real` section asks for, and their labels."""
+    section, rows, labels = run.recipe.real, torch.arange(len(embedded.labels)), embedded.labels
     if section.order == "as_released":
         # back in the dataset's own order, which the authors' code cuts
-        values, labels = chunks_as_released(values[torch.argsort(embedded.indices)], run.classes)
-    if section.per_class is not None:
-        values, labels = _first(run, values, labels, section.per_class)
-    if section.coreset is None:
-        return {"values": values, "labels": labels}
-    found = choose_centres(values, labels, section.coreset)
-    return {"values": values, "labels": labels, **{f"{CORESET}{name}": tensor for name, tensor in found.items()}}
+        rows, labels = chunks_as_released(torch.argsort(embedded.indices), run.classes)
+    return (rows, labels) if section.per_class is None else _first(run, rows, labels, section.per_class)
 
 
-def _first(run: Run, values: Tensor, labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
-    """Return the first `per_class` rows of each class, and their labels."""
+def _first(run: Run, rows: Tensor, labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
+    """Return the first `per_class` of each class, and their labels."""
     counts = torch.bincount(labels, minlength=run.classes)
     if int(counts.min()) < per_class:
         label = int(counts.argmin())
@@ -191,11 +244,11 @@ def _first(run: Run, values: Tensor, labels: Tensor, per_class: int) -> tuple[Te
     # the position of each row within its class, without a loop over classes
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
     kept = rank < per_class
-    return values[kept], labels[kept]
+    return rows[kept], labels[kept]
 
 
 def chunks_as_released(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Cut [N, D], in the dataset's own order, into `classes` chunks of ⌊N/C⌋ and label them 0 … C−1; drop the rest.
+    """Cut [N, …], in the dataset's own order, into `classes` chunks of ⌊N/C⌋ and label them 0 … C−1; drop the rest.
 
     The authors' `get_embeddings_cifar100.py` does so with an unsorted training set: its "classes" are mixtures.
 
@@ -243,7 +296,3 @@ def _cluster(rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     weights = torch.bincount(owner).to(rows.dtype)
     squares = (rows - centres[owner]).square().sum(1)
     return centres, weights, torch.zeros_like(weights).index_add_(0, owner, squares) / weights
-
-
-def _write(path: Path, tensors: dict[str, Any]) -> None:
-    write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))

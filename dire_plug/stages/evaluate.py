@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,9 +25,10 @@ from dire_plug.stages.squeeze import network_file
 from dire_plug.stages.student_data import build_student_data, with_rate
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
+from dire_plug.store.scratch import scratch_folder, scratch_root
 from dire_plug.training.loop import initialised
 from dire_plug.training.protocols import train_student
-from dire_plug.training.soft_labels import relabel
+from dire_plug.training.soft_labels import labels_bytes, relabel
 from dire_plug.training.stored_batches import FOLDER
 from dire_plug.training.students import StudentData, find_best
 
@@ -55,10 +56,10 @@ def evaluate(
     """
     section = section or run.recipe.evaluate
     students = name_students(run, networks, images.source, section)
-    # lazily: where the store has every student, no network is loaded and no image decoded
-    context = cache(partial(EvaluationContext, run, networks, images, section))
     found: dict[str, Any] = {}
-    with _holding_labels(run, networks, images, section):
+    with _holding_labels(run, networks, images, section) as place:
+        # lazily: where the store has every student, no network is loaded and no image decoded
+        context = cache(partial(EvaluationContext, run, networks, images, section, place))
         for architecture, artefacts in students.items():
             entries = [
                 run.store.ensure(artefact, lambda folder, name=architecture, k=k: context().train(name, k, folder))  # type: ignore[misc]
@@ -95,19 +96,37 @@ def stores_labels(section: EvaluateSection) -> TypeGuard[FkdSection | FkdEnsembl
     return isinstance(section, FkdSection | FkdEnsembleSection)
 
 
-@contextlib.contextmanager
-def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> Iterator[None]:
-    """Lock the stored labels of a set while its students learn, and remove them afterwards.
+Place = Callable[[int], Path]
+"""From the bytes that the labels of a set take to the folder where they lie, or are made."""
 
-    They take 13 to 136 GB a run on ImageNet-1K, so they are kept in the store only if the user asks for that. Where
-    the block is left by an error they stay, so that the same command resumes.
+
+@contextlib.contextmanager
+def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> Iterator[Place | None]:
+    """Hold the lease of the stored labels of a set while its students learn, and remove them afterwards.
+
+    They take 13 to 136 GB a run on ImageNet-1K, so they are kept in the store only if the user asks for that. Else they
+    lie in the machine's scratch if it has room, and are gone however the block ends; or beside the store, where an
+    error leaves them, so that the same command resumes.
     """
     if not stores_labels(section):
-        yield
+        yield None
         return
     labels = name_labels(run, networks, images.source, section)
-    with run.store.holding(labels):
-        yield
+    with run.store.holding(labels), contextlib.ExitStack() as scratch:
+
+        def place(needed: int) -> Path:
+            # kept labels of an earlier run, or the work folder, in which a killed process may have left some
+            if (kept := run.store.find(labels)) is not None:
+                return kept
+            work = run.store.work(labels)
+            if run.request.keep_labels or (work / FOLDER).is_dir():
+                return work
+            root = scratch_root(run.store.root)
+            if root is None or shutil.disk_usage(root).free < needed:
+                return work
+            return scratch.enter_context(scratch_folder(root, "labels"))
+
+        yield place
         work = run.store.work(labels)
         if run.request.keep_labels and (work / FOLDER).is_dir():
             # the time was spent in the work folder, perhaps by several processes; 0 is not a measurement
@@ -119,8 +138,10 @@ def _holding_labels(run: Run, networks: Networks, images: ImageSet, section: Eva
 class EvaluationContext:
     """All that the students of a set share: the networks that label, the student data, the protocol's numbers."""
 
-    def __init__(self, run: Run, networks: Networks, images: ImageSet, section: EvaluateSection) -> None:
-        """Load the networks and build the student data; label all of it where the protocol stores labels."""
+    def __init__(
+        self, run: Run, networks: Networks, images: ImageSet, section: EvaluateSection, place: Place | None = None
+    ) -> None:
+        """Load the networks and build the student data; label it all in `place` where the protocol stores labels."""
         _check_range(images.images)
         self._run, self._section, self._name = run, section, images.name
         self._networks = _load(run, networks, several=section.protocol in SEVERAL)
@@ -128,9 +149,8 @@ class EvaluationContext:
         self._protocol = with_rate(section, images)
         self._data: StudentData = build_student_data(run, section, self._networks[0], images)
         if stores_labels(section):
-            labels = name_labels(run, networks, images.source, section)
-            # kept labels of an earlier run, or the work folder, in which a killed process may have left some
-            folder = run.store.find(labels) or run.store.work(labels)
+            assert place is not None, "the labels of this protocol need a place"
+            folder = place(labels_bytes(section, images=len(self._data.images), outputs=self._networks[0].outputs))
             stored = relabel(run, section, self._networks, data=self._data, folder=folder, name=images.name)
             self._data = replace(self._data, stored=stored)
 

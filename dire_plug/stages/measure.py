@@ -27,7 +27,7 @@ from dire_plug.stages.artefacts import (
     name_radii,
     name_reference,
 )
-from dire_plug.stages.embed import EmbeddedReal, embed_images, ensure_embeddings, make_embeddings
+from dire_plug.stages.embed import EmbeddedReal, embed_images, ensure_embeddings, make_all_embeddings
 from dire_plug.stages.images import ImageSet
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
@@ -46,12 +46,16 @@ def measure(run: Run, networks: Networks, images: ImageSet) -> dict[str, Any]:
     Raises:
         DirePlugError: there are too few real images for the recipe's `nearest_k`.
     """
+    spaces = {"T": networks.teacher, "I": networks.independent}
+    unmeasured = [one for one in spaces.values() if run.store.find(name_measured(run, one, images.source)) is None]
+    # what both need is made in one pass; a report draws the images among the real ones, whatever was measured before
+    absent = [one for one in spaces.values() if not run.store.has(embeddings_of(run, one))]
+    make_all_embeddings(run, [*unmeasured, *absent])
+    make_all_embeddings(run, unmeasured, split="test")
     result = {}
-    for name, network in (("T", networks.teacher), ("I", networks.independent)):
+    for name, network in spaces.items():
         ui.detail(f"measure: diversity in {name}")
         result[name] = measure_in(run, network, images)
-        if not run.store.has(embeddings_of(run, network)):
-            make_embeddings(run, network)  # a report draws the images among the real ones
     return result
 
 
@@ -77,6 +81,19 @@ def measure_in(run: Run, network: Artefact | Pretrained, images: ImageSet) -> di
     artefact = name_measured(run, network, images.source)
     result: dict[str, Any] = read_json(run.store.ensure(artefact, make) / DIVERSITY)
     return result
+
+
+def measure_real(run: Run, network: Artefact, *, per_class: int) -> None:
+    """Make what the sets of a dataset share in one network: the radii of the real images, and the real reference.
+
+    Args:
+        per_class: images of a class in the sets.
+
+    Raises:
+        DirePlugError: there are too few real images for the recipe's `nearest_k`.
+    """
+    real = ensure_embeddings(run, network)
+    _reference(run, network, real, _neighbourhoods(run, real), per_class=per_class)
 
 
 def _diversity_of_all(near: Neighbourhoods) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def recover(
         return _real_images(run, networks, folder)
     check_paths(run)
     synthesis, passes = name_recovered(run, networks, inputs, embeddings)
-    # under the lock of the synthesis: two runs may share it, and one makes it for both
+    # under the lease of the synthesis: two runs may share it, and one makes it for both
     if any(run.store.find(one) is None for one in passes):
         with run.store.holding(synthesis):
             _synthesize(
@@ -139,7 +139,7 @@ def recover_pass(
 ) -> None:
     """Synthesize one pass by itself, for a run whose passes don't depend on each other.
 
-    It has a work folder and a lock of its own, so that several processes can make the passes of one synthesis at
+    It has a work folder and a lease of its own, so that several processes can make the passes of one synthesis at
     once. Every pass is seeded from (seed, pass), so its bits are those that it has among the others.
 
     Args:
@@ -439,7 +439,7 @@ class PassPublisher:
     def _publish(self, index: int, *, seconds: float | None) -> None:
         run, artefact = self._run, self._passes[index]
         images = self._saved_images(index)
-        # a process that makes this pass alone may publish it too, in the same work folder
+        # a process that makes this pass alone may publish it too
         with run.store.holding(artefact, wait=True):
             if keeps_state(run) or run.store.find(artefact) is None:
                 stem = f"pass-{index:03d}"

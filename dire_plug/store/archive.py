@@ -27,9 +27,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, format_bytes, make_folder, write_json
 from dire_plug.store import provenance
-from dire_plug.store.artefacts import ENTRY, LENGTH, WORK, entry_files, hash_entry, lock_of, name_of, put, read_entry
+from dire_plug.store.artefacts import (
+    ENTRY,
+    LENGTH,
+    WORK,
+    entry_files,
+    hash_entry,
+    identify,
+    lease_of,
+    name_of,
+    put,
+    read_entry,
+)
 from dire_plug.store.cleaning import KINDS, read_entries, with_inputs
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.store.runs import ARTEFACTS, METRICS, RunFolder
 
 FORMAT, VERSION = "dire-plug artefacts", 1
@@ -317,7 +328,7 @@ def read_archive(store: Path, archive: Path, *, replace: bool = False) -> tuple[
         _require_space(store, archive, sum(one.bytes for one in taken))
         key = f"import-{uuid.uuid4().hex}"
         work = store / WORK / key
-        with hold(lock_of(store, key), what=f"the import of {archive}"):
+        with hold(lease_of(store, key), what=f"the import of {archive}"):
             try:
                 for one in taken:
                     _unpack(archive, tar, members, card.entries[one.name], one.name, work / one.name)
@@ -532,12 +543,13 @@ def _unpack(
 def _publish(store: Path, work: Path, record: _Record, planned: Arrival, archive: Path) -> Arrival:
     """Make what was unpacked an entry, unless the store has got one of this name in the meantime."""
     name, entry = planned.name, store / planned.name
-    with hold(lock_of(store, name), wait=float("inf"), what=f"the store's entry {name}"):
+    with hold(lease_of(store, name), wait=float("inf"), what=f"the store's entry {name}"):
         if planned.what == "imported" and (ours := _sound_content(entry)) is not None:
             same = ours == record.content
             return Arrival(name, planned.bytes, "the same" if same else "kept ours", "made here in the meantime")
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         content = {**record.model_dump(), "imported": {"when": now, "archive": archive.name}}
         write_json(work / name / ENTRY, content)
-        put(work / name, entry)
+        if not put(work / name, entry, instead_of=identify(entry)):
+            return Arrival(name, planned.bytes, "kept ours", "made here in the meantime")
     return planned

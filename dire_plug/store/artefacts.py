@@ -4,12 +4,16 @@ An entry is the folder `<kind>/<digest>` below the store, whole or absent. Besid
 decided it, the sha256 of each file, the entries that it was made from with their contents, and how it was made. An
 entry is hashed when it is reused; one that was damaged, or made from an input that has another content now, is made
 again, with a message.
+
+An entry is made under a lease (`store.lease`), in a work folder that bears the lease's name. Of two processes that make
+the same one, which happens where the first lost its lease, one publishes, and the other discards what it made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
 import shutil
 import time
@@ -24,17 +28,20 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, digest_file, make_folder, read_json, write_json
 from dire_plug.store import provenance
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import Lease, hold
 
 ENTRY = "entry.json"
 MADE_FROM = "made_from.json"
 """In a work folder: the contents of the inputs from which it was begun."""
 KEYS = {"kind", "decided_by", "inputs", "made_from", "files", "content", "made"}
 """Of entry.json."""
-WORK, LOCKS = "work", "locks"
-"""Folders of the store that hold no entries: what is being made, and by whom."""
+WORK, LEASES, JOBS = "work", "leases", "jobs"
+"""Folders of the store that hold no entries: what is being made, by whom, and what executors were given."""
 LENGTH = 20
 """Hex digits of the sha256 in an entry's name."""
+
+PART_OF_USE = 8
+"""Characters of a lease's `use` in the name of a work folder."""
 
 Made = Mapping[str, Any]
 """How an entry was made: {"when", "seconds", "commit", "versions", "hardware", "command"}."""
@@ -90,6 +97,8 @@ class Store:
         self._rerun = frozenset(rerun)
         self._wait = float("inf") if wait else 0
         self._sound: set[str] = set()
+        # name → the lease that this process has, and what was there when it took it
+        self._held: dict[str, tuple[Lease, int | None]] = {}
 
     def path(self, artefact: Artefact) -> Path:
         """Return the folder of an entry, which is there if the entry is."""
@@ -154,26 +163,50 @@ class Store:
 
     @contextlib.contextmanager
     def holding(self, artefact: Artefact, *, wait: bool = False) -> Iterator[None]:
-        """Lock an entry for making; wait for another process that has the lock.
+        """Hold the lease of an entry for making it; wait for another process that has it.
 
         Args:
             wait: also where the store doesn't wait: for what another process does in a moment.
 
         Raises:
-            RunBusyError: a live process has the lock, and this store doesn't wait.
+            RunBusyError: another process has the lease, and this store doesn't wait.
+            LeaseLostError: another process took it over while the block ran, which failed or published.
         """
         wait_for = float("inf") if wait else self._wait
-        with hold(lock_of(self.root, artefact.name), wait=wait_for, what=f"the store's entry {artefact.name}"):
-            yield
+        with hold(
+            lease_of(self.root, artefact.name), wait=wait_for, what=f"the store's entry {artefact.name}"
+        ) as lease:
+            self._held[artefact.name] = lease, identify(self.path(artefact))
+            try:
+                yield
+            finally:
+                work = self._own_work(artefact)
+                del self._held[artefact.name]
+                # what was written after another process had moved the work folder on
+                if not (work / MADE_FROM).is_file() and lease.is_lost():
+                    shutil.rmtree(work, ignore_errors=True)
 
     def work(self, artefact: Artefact) -> Path:
         """Return the work folder of an entry, made if there is none; it isn't the entry until it is published.
 
-        One that was begun from inputs with another content is emptied, with a message.
+        That of an earlier holder of the lease is taken over by renaming it, since a holder that comes back may write
+        into the old one. One that was begun from inputs with another content is emptied, with a message.
+
+        Raises:
+            LeaseLostError: this process lost a lease under which it works.
         """
-        folder = self.root / WORK / artefact.name.replace("/", "-")
+        self._require_leases()
+        folder = self._own_work(artefact)
         used = self._contents(artefact)
         record = folder / MADE_FROM
+        for left in self._works(artefact):
+            if left == folder:
+                continue
+            # without a record it is what a holder wrote after it had lost the lease
+            if (left / MADE_FROM).is_file() and not folder.exists():
+                os.rename(left, folder)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
         if record.is_file() and read_json(record) != used:
             ui.say(f"store: {artefact.name} was begun from other inputs than those in the store now; it starts again")
             shutil.rmtree(folder)
@@ -182,21 +215,43 @@ class Store:
         return folder
 
     def drop_work(self, artefact: Artefact) -> None:
-        """Remove the work folder of an entry, if there is one."""
-        shutil.rmtree(self.root / WORK / artefact.name.replace("/", "-"), ignore_errors=True)
+        """Remove the work folder of an entry, if there is one.
+
+        Raises:
+            LeaseLostError: this process lost a lease under which it works.
+        """
+        self._require_leases()
+        for left in self._works(artefact):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _own_work(self, artefact: Artefact) -> Path:
+        name = artefact.name.replace("/", "-")
+        held = self._held.get(artefact.name)
+        return self.root / WORK / (name if held is None else f"{name}.{held[0].holder.use[:PART_OF_USE]}")
+
+    def _works(self, artefact: Artefact) -> list[Path]:
+        """Return the work folders of an entry, whichever process they are or were."""
+        return sorted((self.root / WORK).glob(f"{artefact.name.replace('/', '-')}*"))
+
+    def _require_leases(self) -> None:
+        for lease, _ in list(self._held.values()):
+            lease.require()
 
     def publish(self, artefact: Artefact, folder: Path, *, seconds: float | None) -> Path:
         """Make a folder of this file system the entry, by a rename; return its path.
 
-        Where the entry is there already, the new one takes its place.
+        An entry that was there when the lease was taken is replaced. One that another process has published since
+        stays, and the folder is discarded.
 
         Args:
             seconds: that it took; None if unknown.
 
         Raises:
+            LeaseLostError: this process lost a lease under which it works; nothing is published.
             DirePlugError: the entry cannot be written.
         """
         entry = self.path(artefact)
+        _, before = self._held.get(artefact.name, (None, identify(entry)))
         (folder / MADE_FROM).unlink(missing_ok=True)
         # before entry.json is written, which isn't part of the content: it holds times
         files = {name: digest_file(path) for name, path in entry_files(folder)}
@@ -214,10 +269,12 @@ class Store:
             },
         }
         write_json(folder / ENTRY, content)
-        put(folder, entry)
+        self._require_leases()
+        placed = put(folder, entry, instead_of=before)
         self.made.add(artefact.name)
-        self._sound.add(artefact.name)
-        _content[entry, _signature(entry)] = content["content"]
+        if placed:
+            self._sound.add(artefact.name)
+            _content[entry, _signature(entry)] = content["content"]
         return entry
 
     def how_made(self, artefact: Artefact) -> Made | None:
@@ -289,9 +346,9 @@ def name_of(kind: str, decided_by: Mapping[str, Any], inputs: Mapping[str, str])
     return f"{kind}/{digest(content)[:LENGTH]}"
 
 
-def lock_of(root: Path, name: str) -> Path:
-    """Return the lock file of an entry of the store at `root`."""
-    return root / LOCKS / f"{name.replace('/', '-')}.lock"
+def lease_of(root: Path, name: str) -> Path:
+    """Return the file of the lease of an entry of the store at `root`."""
+    return root / LEASES / f"{name.replace('/', '-')}.lease"
 
 
 def read_entry(entry: Path) -> dict[str, Any] | None:
@@ -305,8 +362,20 @@ def read_entry(entry: Path) -> dict[str, Any] | None:
     return None
 
 
-def put(folder: Path, entry: Path) -> None:
-    """Make a whole folder of this file system the entry, by a rename, in place of one that is there.
+def identify(entry: Path) -> int | None:
+    """Return a number that an entry doesn't share with another one put in its place; None where there is none."""
+    try:
+        return entry.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def put(folder: Path, entry: Path, *, instead_of: int | None) -> bool:
+    """Make a whole folder of this file system the entry, by a rename; return whether it is.
+
+    Args:
+        instead_of: the entry to be replaced, by `identify`. If another one is there, that one stays, and the folder is
+            removed.
 
     Raises:
         DirePlugError: the entry cannot be written.
@@ -316,7 +385,7 @@ def put(folder: Path, entry: Path) -> None:
         path.chmod(0o444)
     make_folder(entry.parent)
     try:
-        if entry.exists():
+        if instead_of is not None and identify(entry) == instead_of:
             # two renames, since a folder can't replace one that isn't empty; `clean` removes what a kill leaves
             old = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
             os.rename(entry, old)
@@ -324,7 +393,11 @@ def put(folder: Path, entry: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(folder, entry)
+        return True
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            shutil.rmtree(folder, ignore_errors=True)
+            return False
         raise DirePlugError(f"{entry}: cannot be written: {error.strerror}") from error
 
 

@@ -20,8 +20,8 @@ from typing import Any
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import format_bytes, read_json, write_atomically, write_json
-from dire_plug.store.artefacts import LOCKS, WORK, lock_of, read_entry
-from dire_plug.store.lock import find_dead, hold, holder, remove_dead
+from dire_plug.store.artefacts import JOBS, LEASES, WORK, lease_of, read_entry
+from dire_plug.store.lease import Lease, find_left, hold, holder, remove_left, until_kept
 from dire_plug.store.runs import ARTEFACTS, RERUN, RunFolder
 
 ROOTS = "roots.json"
@@ -34,6 +34,8 @@ SERVING = ("radii", "reference")
 """Kinds that no run names, but that the next arm in the same embeddings needs; they stay as long as these do."""
 WEEK = 7.0
 """Days that an entry stays even if no run names it."""
+MONTH = 30.0
+"""Days that the folder of a job stays: a cluster may let a job wait for weeks."""
 
 
 @dataclass(frozen=True)
@@ -116,20 +118,24 @@ def register(store: Path, root: Path, names: Iterable[str]) -> None:
     be written is used nevertheless.
     """
     try:
-        with _holding_roots(store):
-            roots = _read_roots(store)
-            known = roots.get(str(root))
-            before, troubles = (set(known), []) if known is not None else _read_runs(_run_folders(root))
-            named = None if troubles else sorted(before.union(names))
-            # a mount point without its disk is an empty folder; the mark tells it from a folder without runs
-            if not (root / MARK).is_file():
-                write_atomically(
-                    root / MARK, f"The runs here name entries of a store; its {ROOTS} names this folder.\n"
-                )
-            if str(root) not in roots or named != known:
-                _write_roots(store, {**roots, str(root): named})
+        _register(store, root, names)
     except (DirePlugError, OSError) as error:
         ui.say_once(f"store: this folder of runs isn't registered, so `clean` may remove what it names: {error}")
+
+
+@until_kept
+def _register(store: Path, root: Path, names: Iterable[str]) -> None:
+    with _holding_roots(store) as lease:
+        roots = _read_roots(store)
+        known = roots.get(str(root))
+        before, troubles = (set(known), []) if known is not None else _read_runs(_run_folders(root))
+        named = None if troubles else sorted(before.union(names))
+        # a mount point without its disk is an empty folder; the mark tells it from a folder without runs
+        if not (root / MARK).is_file():
+            write_atomically(root / MARK, f"The runs here name entries of a store; its {ROOTS} names this folder.\n")
+        if str(root) not in roots or named != known:
+            lease.require()
+            _write_roots(store, {**roots, str(root): named})
 
 
 def forget(store: Path, root: Path) -> None:
@@ -138,13 +144,14 @@ def forget(store: Path, root: Path) -> None:
     Raises:
         DirePlugError: it isn't registered, or still exists.
     """
-    with _holding_roots(store):
+    with _holding_roots(store) as lease:
         roots = _read_roots(store)
         if str(root) not in roots:
             known = ", ".join(sorted(roots)) or "none"
             raise DirePlugError(f"--forget {root}: no such folder of runs is registered; registered: {known}")
         if (root / MARK).is_file():
             raise DirePlugError(f"--forget {root}: the folder is still there; remove it, or the runs in it, first")
+        lease.require()
         _write_roots(store, {one: names for one, names in roots.items() if one != str(root)})
 
 
@@ -179,9 +186,11 @@ def _write_roots(store: Path, roots: Mapping[str, list[str] | None]) -> None:
 
 
 @contextlib.contextmanager
-def _holding_roots(store: Path) -> Iterator[None]:
-    with hold(store / LOCKS / "roots.lock", wait=float("inf"), what=f"the list of folders of runs in {store}"):
-        yield
+def _holding_roots(store: Path) -> Iterator[Lease]:
+    with hold(
+        store / LEASES / "roots.lease", wait=float("inf"), what=f"the list of folders of runs in {store}"
+    ) as lease:
+        yield lease
 
 
 def _run_folders(root: Path) -> list[RunFolder]:
@@ -258,8 +267,9 @@ class Cleaning:
 
     Attributes:
         entries: name → bytes of those that no run names.
-        folders: unfinished work that no process continues, and leftovers of an interrupted `clean` or replacement.
-        locks: files of locks that dead processes left.
+        folders: unfinished work that no process continues, folders of old jobs, and leftovers of an interrupted
+            `clean` or replacement.
+        leases: files of leases whose holders have ended, or that expired.
         bytes: that become free.
         linked: that don't, since runs keep the same files.
         named, young: how many entries stay since they are named, or came less than so many days ago.
@@ -268,7 +278,7 @@ class Cleaning:
 
     entries: Mapping[str, int]
     folders: tuple[Path, ...]
-    locks: tuple[Path, ...]
+    leases: tuple[Path, ...]
     bytes: int
     linked: int
     named: int
@@ -286,8 +296,8 @@ def plan_cleaning(store: Path, *, days: float = WEEK, more: Collection[Path] = (
     Raises:
         DirePlugError: the list of folders of runs can't be read.
     """
-    _, names, notes, known = _read_named(store, more)
-    return _plan(store, names, notes, days=days, removes=known)
+    by_root, names, notes, known = _read_named(store, more)
+    return _plan(store, names, notes, days=days, removes=known, roots=by_root)
 
 
 def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cleaning:
@@ -298,15 +308,15 @@ def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cl
     if not store.is_dir():
         return plan_cleaning(store, days=days, more=more)
     trash = store / WORK / f".removed-{uuid.uuid4().hex}"
-    with _holding_roots(store):
+    with _holding_roots(store) as lease:
         by_root, names, notes, known = _read_named(store, more)
-        planned = _plan(store, names, notes, days=days, removes=known)
+        planned = _plan(store, names, notes, days=days, removes=known, roots=by_root)
         trash.mkdir(parents=True)
         gone, notes = dict[str, int](), list(planned.notes)
         for name, size in planned.entries.items():
             try:
-                with hold(lock_of(store, name), what=name):
-                    # a rename under the lock: a run that begins now finds the entry whole, or not at all
+                with hold(lease_of(store, name), what=name):
+                    # a rename under the lease: a run that begins now finds the entry whole, or not at all
                     os.rename(store / name, trash / name.replace("/", "-"))
                 gone[name] = size
             except RunBusyError as error:
@@ -316,21 +326,25 @@ def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cl
                 os.rename(path, trash / path.name)
         roots = _read_roots(store)
         if known and roots:
+            lease.require()
             _write_roots(store, {root: by_root.get(root, named) for root, named in roots.items()})
-    for path in planned.locks:
-        remove_dead(path)
+    for path in planned.leases:
+        remove_left(path)
     freed, linked = weigh([trash])
     shutil.rmtree(trash, ignore_errors=True)
     return replace(planned, entries=gone, bytes=freed, linked=linked, notes=tuple(notes))
 
 
-def _plan(store: Path, names: Collection[str], notes: Sequence[str], *, days: float, removes: bool) -> Cleaning:
+def _plan(
+    store: Path, names: Collection[str], notes: Sequence[str], *, days: float, removes: bool, roots: Iterable[str]
+) -> Cleaning:
     """Return what would be removed.
 
     Args:
         names: all that runs name.
         notes: for the user.
         removes: whether any entry may go.
+        roots: folders of runs that can be read; leases of runs lie in them too.
     """
     entries = read_entries(store)
     stay = set(with_inputs({name: one.inputs for name, one in entries.items()}, names))
@@ -340,7 +354,7 @@ def _plan(store: Path, names: Collection[str], notes: Sequence[str], *, days: fl
     young = [one for one in others if one.days < days]
     old = [one for one in others if one.days >= days]
     notes = list(notes)
-    held = {one.name: who for one in old if (who := holder(lock_of(store, one.name))) is not None}
+    held = {one.name: who for one in old if (who := holder(lease_of(store, one.name))) is not None}
     notes += [f"{name}: stays, since {who} holds it" for name, who in held.items()]
     going = [one for one in old if one.name not in held] if removes else []
     folders, more = _left_behind(store, days=days)
@@ -348,7 +362,7 @@ def _plan(store: Path, names: Collection[str], notes: Sequence[str], *, days: fl
     return Cleaning(
         entries={one.name: one.bytes for one in going},
         folders=tuple(folders),
-        locks=tuple(path for path in find_dead(store / LOCKS) if path.exists()),
+        leases=(*find_left(store / LEASES), *(path for root in roots for path in _leases_left(Path(root)))),
         bytes=freed,
         linked=linked,
         named=len(entries) - len(others),
@@ -360,18 +374,27 @@ def _plan(store: Path, names: Collection[str], notes: Sequence[str], *, days: fl
 def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
     """Return the folders that no process works on, and notes for the user on the others."""
     found, notes = list[Path](), list[str]()
-    holders = {path.name.partition("-")[0]: who for path in (store / LOCKS).glob("*.lock") if (who := holder(path))}
+    holders = {path.name.partition("-")[0]: who for path in (store / LEASES).glob("*.lease") if (who := holder(path))}
     for folder in sorted((store / WORK).glob("*")):
         if folder.name.startswith("."):
             found.append(folder)  # left by an interrupted `clean`
         elif _days_since_change(folder) >= days:
-            # a pass is made under the lock of its synthesis, whose name the folder's doesn't hold
+            # a pass is made under the lease of its synthesis, whose name the folder's doesn't hold
             if (who := holders.get(folder.name.partition("-")[0])) is None:
                 found.append(folder)
             else:
                 notes.append(f"{WORK}/{folder.name}: stays, since {who} may work on it")
+    jobs = store / JOBS
+    for path in (*sorted(jobs.glob("*-*")), *sorted(jobs.glob("submissions/*.json")), *jobs.glob("submissions/*/*")):
+        if _days_since_change(path) >= max(days, MONTH) and not any(holder(lease) for lease in path.glob("*.lease")):
+            found.append(path)
     replaced = [path for kind in KINDS for path in sorted((store / kind).glob(".*"))]
     return [*found, *(path for path in replaced if _days_since_change(path) >= days)], notes
+
+
+def _leases_left(root: Path) -> list[Path]:
+    """Return what is left of leases of runs and sets: they lie beside the folders of these."""
+    return [path for folder in sorted((*root.glob("*/"), *root.glob("*/*/"))) for path in find_left(folder)]
 
 
 def _days_since_change(folder: Path) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -86,8 +87,27 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def session(device: str) -> dict[str, Any]:
-    """Return what this process computes with: {"versions", "code", "hardware", "command"}."""
-    return {"versions": versions(), "code": asdict(code()), "hardware": hardware(device), "command": command()}
+    """Return what this process computes with: {"versions", "code", "hardware", "command", "cluster"}."""
+    return {
+        "versions": versions(),
+        "code": asdict(code()),
+        "hardware": hardware(device),
+        "command": command(),
+        "cluster": cluster_job(),
+    }
+
+
+def cluster_job() -> dict[str, str] | None:
+    """Return {"id", "partition", "node"} of the cluster's job that this process is part of; None outside of one."""
+    number = os.environ.get("SLURM_JOB_ID")
+    if number is None:
+        return None
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return {
+        "id": f"{array}_{task}" if array and task else number,
+        "partition": os.environ.get("SLURM_JOB_PARTITION", ""),
+        "node": os.environ.get("SLURMD_NODENAME", socket.gethostname()),
+    }
 
 
 def record(path: Path, facts: Mapping[str, Any], *, device: str) -> None:

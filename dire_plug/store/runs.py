@@ -13,7 +13,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, make_folder, read_json, write_json
 from dire_plug.recipe import Recipe, Resolved
 from dire_plug.store.artefacts import Artefact, Store
-from dire_plug.store.lock import holder
+from dire_plug.store.lease import holder
 from dire_plug.types import Adapter, Plan, Script
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ METRICS = "metrics.json"
 """In the run's folder: accuracies, diversity, and what they were made from; written when all stages are done."""
 ARTEFACTS = "artefacts.json"
 """In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
+DATA = "data"
 RERUN: dict[str, tuple[str, ...]] = {
+    DATA: (),
     "squeeze": ("network",),
     "embed": ("embeddings", "real"),
     "prepare": ("start", "whitening", "prepared", "expert"),
@@ -37,7 +39,7 @@ RERUN: dict[str, tuple[str, ...]] = {
     "evaluate": ("labels", "student"),
     "measure": ("radii", "reference", "diversity", "collapse"),
 }
-"""Stage → the kinds of artefacts that it leaves; `--rerun STAGE` makes them again."""
+"""Stage → the kinds of artefacts that it leaves; `--rerun STAGE` makes them again. `data` lists the dataset anew."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,9 @@ class RunFolder:
     path: Path
 
     @property
-    def lock(self) -> Path:
-        """The lock file."""
-        return self.path.with_name(f".{self.path.name}.lock")
+    def lease(self) -> Path:
+        """The file of its lease."""
+        return self.path.with_name(f".{self.path.name}.lease")
 
     def status(self) -> dict[str, Any]:
         """Return status.json, or that nothing has been done."""
@@ -201,7 +203,7 @@ class RunFolder:
     def state(self) -> str:
         """Return new, running, interrupted, failed or finished."""
         state = str(self.status().get("state", "new"))
-        return "interrupted" if state == "running" and holder(self.lock) is None else state
+        return "interrupted" if state == "running" and holder(self.lease) is None else state
 
     def set_status(self, state: str, *, stage: str, **more: Any) -> None:
         """Write status.json."""

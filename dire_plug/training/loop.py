@@ -23,8 +23,10 @@ from dire_plug.files import digest, write_atomically
 from dire_plug.seeding import derive
 
 CHECKPOINT = "training.pt"
-SAVE_SECONDS = 20.0
-"""Least time between two checkpoints: a kill costs about this much, and saving costs little beside it."""
+SAVE_SECONDS = 60.0
+"""Least time between two checkpoints: a kill costs about this much, and a training that is shorter writes none."""
+SAVE_TOOK = 1.2
+"""Seconds of saving from which the time between two checkpoints grows in proportion, so that it costs 2 % at most."""
 WARMUP_START = 0.01
 """Learning rate of the first warm-up epoch as a share of the full one, as in torchvision's reference training."""
 STEP = 0.1
@@ -93,7 +95,7 @@ def train(
         )
     optimiser = _optimiser(model, training)
     finished, curve = _resume(folder / CHECKPOINT, model, optimiser, training)
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), SAVE_SECONDS
     # epochs and not steps: the draws of an epoch come from its number, so it can only be redone whole
     for epoch in range(finished, training.epochs):
         for group in optimiser.param_groups:
@@ -104,9 +106,11 @@ def train(
         loss, accuracy = _run_seeded(epoch, run_epoch, optimiser, training)
         if accuracy is not None:
             curve.append((epoch, accuracy))
-        if epoch + 1 == training.epochs or time.monotonic() - saved >= SAVE_SECONDS:
+        # not after the last one: the result itself is written in a moment
+        if epoch + 1 < training.epochs and (began := time.monotonic()) - saved >= pause:
             _save(folder / CHECKPOINT, model, optimiser, training, epochs=epoch + 1, curve=curve)
             saved = time.monotonic()
+            pause = SAVE_SECONDS * max(1, (saved - began) / SAVE_TOOK)
         if progress is not None:
             progress(epoch + 1, loss=loss, **({"accuracy": curve[-1][1]} if curve else {}))
     return curve

@@ -124,7 +124,7 @@ def delt(student: nn.Module, teachers: Teachers, *, data: StudentData, section: 
 
     def label(inputs: Tensor, *_: object) -> Tensor:
         if section.second_forward:
-            with torch.no_grad():
+            with torch.no_grad():  # the student is in train mode: its running statistics move, nothing else
                 student(inputs)
         return mean_logits(teacher, inputs)
 
@@ -186,7 +186,7 @@ def ensemble_labels(
 
     def label(inputs: Tensor, *_: object) -> Tensor:
         logits = mean_logits(own, inputs)
-        return logits.half().float() if section.half_labels else logits
+        return logits.half().float() if section.half_labels else logits  # what a stored label would have lost
 
     return Protocol(
         label=label,
@@ -222,7 +222,7 @@ def hard_labels(
         loss=lambda outputs, _, classes: F.cross_entropy(outputs, classes),
         training=Training(
             section.epochs,
-            float(section.lr),
+            float(section.lr),  # `learned` was replaced before
             section.weight_decay,
             seed,
             momentum=section.momentum,
@@ -235,10 +235,10 @@ def hard_labels(
 
 def first_epoch_at_a_tenth(epochs: int) -> int:
     """Return the epoch, from 0, from which the learning rate is a tenth: 502 of 1001."""
-    return (epochs - 1) // 2 + 2
+    return (epochs - 1) // 2 + 2  # upstream counts 0 … E, E = epochs − 1, and lowers the rate after epoch E // 2 + 1
 
 
-# Labels stored with their crops, for all students: `stages.relabel` makes them.
+# Labels stored with their crops, for all students: `training.soft_labels` makes them.
 
 
 def fkd(
@@ -319,6 +319,7 @@ def divergence(outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:
         targets: the logits to learn, [n, K].
     """
     soft = F.softmax(targets / temperature, dim=1)
+    # `mean` would divide by the number of classes, too
     return F.kl_div(F.log_softmax(outputs / temperature, dim=1), soft, reduction="batchmean")
 
 

@@ -85,8 +85,8 @@ def relabel(
     files = {epoch: epoch_file(folder, epoch) for epoch in range(section.epochs)}
     missing = {epoch: path for epoch, path in files.items() if not is_stored(path)}
     if missing:
-        size = epoch_bytes(len(images), math.ceil(len(images) / section.batch_size), networks[0].outputs)
-        cost = _check_disk(folder, len(missing) * size, epochs=len(missing), images=len(images))
+        needed = labels_bytes(section, images=len(images), outputs=networks[0].outputs, epochs=len(missing))
+        cost = _check_disk(folder, needed, epochs=len(missing), images=len(images))
         took = _estimate_time(label, len(images), epochs=len(missing), device=run.device)
         ui.say(f"relabel: {cost} of disk until the students are finished; making them takes {took}")
         with ui.progress(f"relabel ({name})", section.epochs) as advance:
@@ -108,6 +108,14 @@ def relabel(
             yield inputs, logits.to(run.device).float(), classes[params.indices.to(run.device)]
 
     return stored
+
+
+def labels_bytes(
+    section: FkdSection | FkdEnsembleSection, *, images: int, outputs: int, epochs: int | None = None
+) -> int:
+    """Return how many bytes the labels of so many epochs take, by default of all."""
+    count = section.epochs if epochs is None else epochs
+    return count * epoch_bytes(images, math.ceil(images / section.batch_size), outputs)
 
 
 def _placed(images: Tensor, device: torch.device) -> Tensor:
@@ -145,6 +153,7 @@ def _estimate_time(
         label(few, Generator().manual_seed(0))  # the first call also allocates memory and chooses kernels
         began = time.perf_counter()
         label(few, Generator().manual_seed(0))
+    # labels end on the CPU, so the clock has waited for the device
     minutes = round((time.perf_counter() - began) / len(few) * images * epochs / 60)
     if minutes == 0:
         return "less than a minute"

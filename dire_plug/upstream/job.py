@@ -19,7 +19,8 @@ class ChildJob:
         tree: the vendored tree; it is verified again by the child.
         script: path of the script below `tree`.
         arguments: those of every pass.
-        folder: the run's folder; job.json and scratch/ (the child's home, working folder and TMPDIR) lie in it.
+        folder: the run's folder; job.json and scratch/ (the child's home, working folder and, without another disk for
+            it, TMPDIR) lie in it.
         passes: the passes to run, in order.
         pass_arguments: pass → the arguments added for it.
         shims: shim → its options; the child adds those that it always installs.

@@ -18,6 +18,7 @@ from typing import Any
 from dire_plug import home
 from dire_plug.errors import DirePlugError, PluginError, UpstreamFailedError
 from dire_plug.files import make_folder
+from dire_plug.store.scratch import scratch_folder, scratch_root
 from dire_plug.upstream.job import ChildJob
 
 Event = dict[str, Any]
@@ -53,7 +54,13 @@ def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) ->
     # a resumed run adds to its log; an error shows lines of this attempt only
     began = log.stat().st_size if log.exists() else 0
     last: Event = {}
-    with _child(job_file, _environment(job, scratch, visible), cwd=scratch / "cwd", log=log) as (process, events):
+    with (
+        _temporary(scratch) as tmp,
+        _child(job_file, _environment(job, scratch, visible, tmp=tmp), cwd=scratch / "cwd", log=log) as (
+            process,
+            events,
+        ),
+    ):
         # iterated and then waited for: a reader that polls can miss the last lines
         for line in events:
             last = json.loads(line)
@@ -177,12 +184,22 @@ def _make_scratch(folder: Path) -> Path:
     return scratch
 
 
-def _environment(job: ChildJob, scratch: Path, visible: str) -> dict[str, str]:
+@contextlib.contextmanager
+def _temporary(scratch: Path) -> Iterator[Path]:
+    """Yield the child's folder of temporary files: on the machine's own disk where there is one."""
+    if (root := scratch_root(home.store())) is None:
+        yield scratch / "tmp"
+        return
+    with scratch_folder(root, "child") as folder:
+        yield folder
+
+
+def _environment(job: ChildJob, scratch: Path, visible: str, *, tmp: Path) -> dict[str, str]:
     """Return the child's whole environment: only what Python and torch need of ours, so no credentials."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
     return kept | {
         "HOME": str(scratch / "home"),
-        "TMPDIR": str(scratch / "tmp"),
+        "TMPDIR": str(tmp),
         "DIRE_PLUG_HOME": str(home.home()),
         "CUDA_VISIBLE_DEVICES": visible,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may not be deterministic

@@ -327,7 +327,7 @@ def test_a_tampered_checkout_is_refused_and_so_is_a_tampered_patch(
     assert cli("vendor", "toy-net", "--offline").code == 0
 
 
-# Files and locks.
+# Files and leases.
 
 
 def test_an_output_path_below_a_regular_file_is_refused(cli: Cli, home: Path, recipe: Path, tmp_path: Path) -> None:
@@ -400,16 +400,16 @@ def test_a_disk_that_is_full_while_images_are_saved_is_told(
 
 @pytest.fixture
 def holder() -> Iterator[Any]:
-    """Return a function that starts a process which holds a lock; it is killed at the end of the test."""
+    """Return a function that starts a process which holds a lease; it is killed at the end of the test."""
     program = (
-        "import sys; from pathlib import Path; from dire_plug.store.lock import hold\n"
+        "import sys; from pathlib import Path; from dire_plug.store.lease import hold\n"
         "with hold(Path(sys.argv[1]), what='it'):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     processes = []
 
-    def start(lock: Path) -> subprocess.Popen[str]:
+    def start(lease: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", program, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, str(lease)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         processes.append(process)
         assert process.stdout is not None
@@ -426,11 +426,11 @@ def test_a_run_that_a_live_process_works_on_is_refused_without_waiting(
     home: Path, recipe: Path, baseline: Path, holder: Any
 ) -> None:
     folder = home / baseline.relative_to(baseline.parents[3])
-    process = holder(folder.with_name(f".{folder.name}.lock"))
+    process = holder(folder.with_name(f".{folder.name}.lease"))
     with pytest.raises(RunBusyError) as caught:
         run_arm(native(recipe, wait=False))
     assert str(caught.value).startswith(f"the run {folder} is held by process {process.pid} on ")
-    assert "wait for it to end, or, if it no longer exists, remove " in str(caught.value)
+    assert "; wait for it to end (a lease expires 5 minutes after its last renewal: " in str(caught.value)
     assert run_folders(home) == []
     process.kill()
     process.communicate()
@@ -442,7 +442,7 @@ def test_a_command_says_whom_it_waits_for_and_takes_over_in_the_end(
     home: Path, recipe: Path, baseline: Path, holder: Any
 ) -> None:
     folder = home / baseline.relative_to(baseline.parents[3])
-    other = holder(folder.with_name(f".{folder.name}.lock"))
+    other = holder(folder.with_name(f".{folder.name}.lease"))
     process = start_process("run", "sre2l", "--recipe", recipe, *NATIVE)
     try:
         assert process.stdout is not None

@@ -14,7 +14,7 @@ from dire_plug.commands.options import make_request
 from dire_plug.commands.upstream import verify
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_json
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -169,7 +169,7 @@ def test_verify_leaves_a_folder_alone_that_another_verify_works_in(
     folder = home.store() / "work" / "verify-sre2l"
     folder.mkdir(parents=True)
     (folder / "evidence").write_text("")
-    with hold(folder.with_name(".sre2l.lock"), what="it"):
+    with hold(folder.with_name(".sre2l.lease"), what="it"):
         result = CliRunner().invoke(verify, ["sre2l"])
     assert isinstance(result.exception, DirePlugError)
     assert f"the folder of verify, {folder}, is held by process " in str(result.exception)

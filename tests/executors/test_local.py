@@ -9,9 +9,10 @@ from support.cli import Cli
 from support.small_run import forget, native, outcome, run_folders, when_made, write_recipe
 
 from dire_plug.errors import DirePlugError
-from dire_plug.executors.local import run_units
+from dire_plug.executors.dispatch import Runner
+from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.pipeline.work_units import Unit, make_unit, plan_units
+from dire_plug.pipeline.work_units import Unit, plan_units
 
 
 def units_by_title(*requests: Request) -> dict[str, Unit]:
@@ -23,15 +24,18 @@ def test_a_unit_waits_for_what_it_is_made_from(bare_home: Path, recipe: Path) ->
     assert list(units) == [
         "squeeze teacher",
         "squeeze independent",
-        "embed",
+        "embed real images in T",
+        "embed real images in I",
+        "measure real in T",
+        "measure real in I",
         "recover dire, seed 0",
-        "recover dire, seed 0: all passes together",
         "evaluate dire, seed 0: resnet-small 0",
         "measure dire, seed 0",
     ]
     (teacher,) = units["squeeze teacher"].makes
-    assert teacher in units["embed"].needs & units["recover dire, seed 0"].needs
-    assert set(units["embed"].makes) <= units["recover dire, seed 0"].needs
+    embedded = units["embed real images in T"]
+    assert teacher in embedded.needs & units["recover dire, seed 0"].needs
+    assert set(embedded.makes) & units["recover dire, seed 0"].needs
     assert not units["squeeze teacher"].needs
 
 
@@ -42,7 +46,9 @@ def test_passes_that_keep_no_state_are_units_of_their_own(bare_home: Path, recip
 
 def test_arms_share_the_units_that_make_the_same(bare_home: Path, recipe: Path) -> None:
     alone = [len(plan_units([native(recipe, arm)])) for arm in ("baseline", "dire")]
-    assert len(plan_units([native(recipe), native(recipe, "dire")])) == sum(alone) - 2  # both networks
+    assert (
+        len(plan_units([native(recipe), native(recipe, "dire")])) == sum(alone) - 6
+    )  # networks, and real images in them
 
 
 def test_a_finished_run_has_no_units_left(finished_home: Path, recipe: Path) -> None:
@@ -61,7 +67,7 @@ def test_local_processes_make_the_bits_of_one(
         # the number of threads changes bits, so the processes get that of this one
         monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
         if executor == "local":
-            run_units(requests, jobs=2)
+            Runner(ExecutorSettings("local", jobs=2)).prepare(requests)
             made = when_made(tmp_path / executor)
         for request in requests:
             run_arm(request)
@@ -74,21 +80,23 @@ def test_local_processes_make_the_bits_of_one(
 @pytest.mark.slow
 def test_a_failed_unit_is_named_and_the_others_are_made(bare_home: Path, tmp_path: Path) -> None:
     broken = write_recipe(tmp_path / "broken.yaml", {"squeeze": {"teacher": {"lr": 1e30, "epochs": 2}}})
+    runner = Runner(ExecutorSettings("local"))
+    runner.prepare([native(broken)])
     with pytest.raises(DirePlugError) as error:
-        run_units([native(broken)], jobs=1)
+        runner.run(native(broken))
     told = str(error.value)
-    assert "squeeze teacher failed; its last lines:" in told
-    assert "not started, since they need it: recover baseline, seed 0: pass 0" in told
-    assert "what is finished is kept; the same command resumes" in told
+    assert "units of work weren't made; what is finished is kept, and the same command resumes" in told
+    assert told.splitlines()[-1].startswith("squeeze teacher: ")
+    assert "not started, since they need these: embed real images in T" in told
     assert "squeeze teacher" in units_by_title(native(broken))
     assert "squeeze independent" not in units_by_title(native(broken))
 
 
 def test_a_unit_that_would_make_something_else_is_refused(bare_home: Path, recipe: Path, tmp_path: Path) -> None:
     unit = units_by_title(native(recipe))["squeeze teacher"]
-    changed = replace(unit.request, settings=("squeeze.teacher.lr=0.5",))
+    changed = {**unit.subject, "settings": ["squeeze.teacher.lr=0.5"]}
     with pytest.raises(DirePlugError, match="changed after this was planned, so network/"):
-        make_unit(changed, unit.stage, unit.part, unit.makes, log=tmp_path / "log")
+        replace(unit, subject=changed).make(log=tmp_path / "log")
 
 
 def test_a_dry_run_lists_units_and_what_they_wait_for(bare_home: Path, recipe: Path, cli: Cli) -> None:

@@ -26,7 +26,7 @@ from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.recipe import check_recipe, read_yaml
-from dire_plug.recipe.layers import merge
+from dire_plug.recipe.loading import merge
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.stages.artefacts import Networks, name_inputs
 from dire_plug.store.artefacts import Artefact

@@ -26,7 +26,7 @@ from dire_plug.methods.gvbsm_inputs import TEACHERS, teacher_path
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import check_recipe, read_yaml
-from dire_plug.recipe.layers import merge
+from dire_plug.recipe.loading import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, ScriptInputs, Slot, SlotPlan, StartImages, Synthesis
 from dire_plug.upstream.shims import image_folder as image_folder_shim

@@ -22,7 +22,7 @@ from dire_plug.methods.infer_plan import PerturbationPlan, ipc_argument
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe import read_yaml
-from dire_plug.recipe.layers import merge
+from dire_plug.recipe.loading import merge
 from dire_plug.recipe.model import RecoverSection, RegroupSection
 from dire_plug.types import LoopInputs, ScriptInputs, Slot, StartImages, Synthesis
 from dire_plug.upstream.verify.verify import verify

@@ -253,7 +253,7 @@ def test_equal_images_count_as_one_and_orthogonal_ones_each() -> None:
 def test_vendi_does_not_depend_on_the_rows_taken_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     features = draw(50, 6)
     whole = vendi(features)
-    monkeypatch.setattr(sys.modules["dire_plug.metrics.vendi"], "_ROWS", 7)
+    monkeypatch.setattr(sys.modules["dire_plug.metrics.similarity"], "_PRODUCT_ROWS", 7)
     assert vendi(features) == pytest.approx(whole, rel=1e-12)
 
 

@@ -14,8 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.models.pretrained import check_pretrained, load_pretrained
-from dire_plug.models.pretrained_sources import CLIP_FILES, Preprocessing, Source, torchvision_classifier
+from dire_plug.models.pretrained import (
+    CLIP_FILES,
+    Source,
+    check_pretrained,
+    load_pretrained,
+    preprocess,
+    torchvision_classifier,
+)
 
 CPU = torch.device("cpu")
 SMALL = "torchvision:shufflenet_v2_x0_5"
@@ -32,7 +38,7 @@ def clip_source() -> Source:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("open_clip", reason="open_clip isn't installed: pip install 'dire-plug[clip]'")
-    from dire_plug.models.pretrained_sources import clip
+    from dire_plug.models.pretrained import clip
 
     return clip()
 
@@ -75,7 +81,7 @@ def test_preprocessing_is_within_a_grey_level_of_pillows(interpolation: str, siz
     )
     batch = images(*size)
     expected = torch.stack([theirs(Image.fromarray(one.permute(1, 2, 0).numpy())) for one in batch])
-    found = Preprocessing(32, 28, mean, std, interpolation)(batch)
+    found = preprocess(batch, resize=32, crop=28, mean=mean, std=std, interpolation=interpolation)
     apart = (found - expected).abs() * 255 * torch.tensor(std).view(3, 1, 1)
     assert found.shape == (2, 3, 28, 28)
     assert apart.max() <= 1.01
@@ -89,7 +95,7 @@ def test_clips_preprocessing_is_within_a_grey_level_of_open_clips() -> None:
     theirs = image_transform_v2(PreprocessCfg(size=224), is_train=False)
     batch = images(50, 60)
     expected = torch.stack([theirs(Image.fromarray(one.permute(1, 2, 0).numpy())) for one in batch])
-    apart = (preprocessing(batch) - expected).abs() * 255 * torch.tensor(preprocessing.std).view(3, 1, 1)
+    apart = (preprocessing(batch) - expected).abs() * 255 * torch.tensor(PreprocessCfg().std).view(3, 1, 1)
     assert apart.max() <= 1.01
     assert apart.mean() < 0.05
 

@@ -12,6 +12,7 @@ from support.cli import Cli
 from support.small_run import read_rows, run_folders, write_recipe
 
 from dire_plug.errors import DirePlugError, RunBusyError
+from dire_plug.executors import dispatch
 from dire_plug.files import read_json
 from dire_plug.paper.ablate import (
     Sweep,
@@ -22,8 +23,6 @@ from dire_plug.paper.ablate import (
     sweep,
     sweep_json,
 )
-from dire_plug.paper.ablate import trials as trials_module
-from dire_plug.paper.ablate.axes import DEFAULT, make_grid
 from dire_plug.paper.ablate.components import (
     COMBINATIONS,
     CONTROL,
@@ -32,7 +31,7 @@ from dire_plug.paper.ablate.components import (
     normalise,
     normalised_columns,
 )
-from dire_plug.paper.ablate.sweep import BEST
+from dire_plug.paper.ablate.sweep import BEST, DEFAULT, make_grid
 from dire_plug.paper.ablate.sweep_table import ranked, sweep_notes, verdict
 from dire_plug.paper.ablate.trials import Setting, Trial
 from dire_plug.pipeline import FinishedRun, Request, plan_run
@@ -74,7 +73,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, bare_home: Path) -> Callable[[Score]
             asked.append(asking)
             return canned(asking.arm, asking.seed, score(asking))
 
-        monkeypatch.setattr(trials_module, "run_arm", run_arm)
+        monkeypatch.setattr(dispatch, "run_arm", run_arm)
         return asked
 
     return install

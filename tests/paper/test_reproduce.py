@@ -14,6 +14,7 @@ from torchvision.utils import save_image
 
 from dire_plug.data import load
 from dire_plug.errors import DirePlugError, UpstreamFailedError
+from dire_plug.executors import dispatch
 from dire_plug.files import read_json
 from dire_plug.paper.reproduce import (
     TableRequest,
@@ -25,7 +26,6 @@ from dire_plug.paper.reproduce import (
     select,
     to_json,
 )
-from dire_plug.paper.reproduce import fill as running
 from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.paper.reproduce.result import CellResult
 from dire_plug.paper.reproduce.scales import SMOKE_IPCS, SMOKE_SETTINGS
@@ -178,7 +178,7 @@ def test_a_run_that_breaks_leaves_exit_code_1_and_is_tried_once(
         asked.append(request.arm)
         raise UpstreamFailedError("it fell\nover") if request.arm == "baseline" else RuntimeError("out of memory")
 
-    monkeypatch.setattr(running, "run_arm", broken)
+    monkeypatch.setattr(dispatch, "run_arm", broken)
     answer = cli("reproduce", "table-3", "--row", "sre2l", *NATIVE)
     assert answer.code == 1
     assert asked == ["baseline", "dire"]
@@ -192,7 +192,7 @@ def test_runs_of_different_teachers_are_told(tiny: Path, monkeypatch: pytest.Mon
         metrics = {"networks": {"teacher": request.arm}, "accuracy": accuracy}
         return FinishedRun(RunFolder(tiny / request.arm), metrics, reused=True)
 
-    monkeypatch.setattr(running, "run_arm", canned)
+    monkeypatch.setattr(dispatch, "run_arm", canned)
     (line,) = reproduce(request_of_table("table-2", row="sre2l", column="10")).warnings
     assert line.startswith("sre2l quick: its runs were made with different teachers")
     one = request_of_table("table-2", row="sre2l")
@@ -285,7 +285,7 @@ def test_components_are_scaled_between_least_and_greatest_of_all_seven(
         }
         return FinishedRun(RunFolder(tiny / "runs" / f"{len(calls)}"), metrics, reused=True)
 
-    monkeypatch.setattr("dire_plug.paper.ablate.trials.run_arm", canned)
+    monkeypatch.setattr("dire_plug.executors.dispatch.run_arm", canned)
     result = reproduce(request_of_table("table-14"))
     assert calls == ["control", "cd", "cdm", "edm", "cd, cdm", "cd, edm", "cdm, edm", "cd, cdm, edm"]
     found = {(cell.row_name, cell.read): result.cells[cell] for cell in result.request.cells}

@@ -2,15 +2,20 @@
 
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
+from support.directory_calls import count_calls, make_old
 from support.small_run import forget, made_by_kind, native, only_run, outcome, run_folders, when_made, write_recipe
 
+from dire_plug.data import imagenet
+from dire_plug.data.loading import DATASETS
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.methods.sre2l import SRe2L
@@ -243,6 +248,36 @@ def test_images_are_decoded_once_for_all_stages(home: Path, recipe: Path, monkey
     assert [folder.parent.name.split("-")[0] for folder in decoded] == ["baseline", "random"]
     run_arm(native(recipe))
     assert len(decoded) == 2
+
+
+def write_many_files(root: Path) -> None:
+    """Write 2,000 images of ten classes, whose folders look an hour old."""
+    for split, count in (("train", 180), ("val", 20)):
+        for label in range(10):
+            (folder := root / split / f"n{label:02d}").mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (9, 9), (25 * label, index, 0)).save(folder / f"{index:03d}.png")
+    make_old(root)
+
+
+@pytest.mark.slow
+def test_a_finished_run_on_many_files_is_shown_without_listing_them(
+    bare_home: Path, tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(imagenet.SPEC, classes=10, sizes=(8, 512), read=partial(imagenet.read, expected=10))
+    monkeypatch.setitem(DATASETS, spec.name, spec)
+    write_many_files(root := tmp_path / "data" / spec.name)
+    dataset = {"name": spec.name, "size": 8, "limit": None}
+    request = native(write_recipe(tmp_path / "files.yaml", {"dataset": dataset}), data_root=root.parent)
+    first = run_arm(request)
+    forget()
+    # what this process remembers is the last dataset only
+    read_data(plan_run(native(recipe)))
+    seen = count_calls(monkeypatch, root)
+    again = run_arm(request)
+    assert (again.reused, again.metrics) == (True, first.metrics)
+    # of 22 folders, and of three whether they are there
+    assert seen == {"stat": 22 + 3}
 
 
 # What makes another run.

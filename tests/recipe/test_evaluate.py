@@ -9,7 +9,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.recipe import check_recipe, read_yaml, resolve
 from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, OnTheFlySection
-from dire_plug.recipe.layers import merge
+from dire_plug.recipe.loading import merge
 
 ADAPTER = SRe2L()
 QUICK = read_yaml(ADAPTER.recipes() / "quick.yaml")

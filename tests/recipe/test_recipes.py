@@ -32,7 +32,7 @@ from dire_plug.recipe import (
     recipe_path,
     resolve,
 )
-from dire_plug.recipe.layers import merge, split_setting
+from dire_plug.recipe.loading import merge, split_setting
 
 COMMIT = SRe2L.upstream.commit
 RECIPES = ROOT / "recipes" / "sre2l"

@@ -14,8 +14,7 @@ from torch import Generator, Tensor
 from dire_plug.data.augmentation.zca import fit
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
 from dire_plug.errors import DirePlugError
-from dire_plug.sets.condensed import CondensedSet, read_condensed
-from dire_plug.sets.normalisation import Space, read_space
+from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space
 
 CLASSES = ("cat", "dog", "ship")
 SIZE = 8

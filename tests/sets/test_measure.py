@@ -28,7 +28,7 @@ from dire_plug.stages.artefacts import name_networks
 from dire_plug.stages.embed import ensure_embeddings
 from dire_plug.stages.measure import measure_in
 from dire_plug.stages.squeeze import missing_networks, network_file
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.store.runs import RunFolder
 from dire_plug.training.protocols import train_student
 
@@ -339,7 +339,7 @@ def test_a_set_that_a_live_process_works_on_is_waited_for(
         return f"waiting: the set {folder} is held by process" in said
 
     with ThreadPoolExecutor() as pool:
-        with hold(RunFolder(folder).lock, what="the set"):
+        with hold(RunFolder(folder).lease, what="the set"):
             waiting = pool.submit(evaluate_set, request, students=STUDENT, epochs=1)
             wait_until(has_said)
             assert not waiting.done()

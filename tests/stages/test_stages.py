@@ -1,7 +1,8 @@
 """Squeeze, embed, evaluate, measure and the files between them, on 60 tiny images of three classes."""
 
 import shutil
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ from support.stub_run import (
 )
 from torch import Tensor
 
+from dire_plug.data import Split
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, read_json
@@ -32,14 +34,22 @@ from dire_plug.models.checkpoint import Network, load, save
 from dire_plug.recipe.model import RealSection
 from dire_plug.stages import squeeze as squeeze_stage
 from dire_plug.stages.artefacts import Inputs, Networks, Role, name_embeddings, name_students, roles_in_loop
-from dire_plug.stages.embed import EmbeddedReal, chunks_as_released, embed, ensure_embeddings, real_file
+from dire_plug.stages.embed import (
+    EmbeddedReal,
+    chunks_as_released,
+    embed,
+    ensure_embeddings,
+    make_all_embeddings,
+    make_embeddings,
+    real_file,
+)
 from dire_plug.stages.evaluate import STUDENT, evaluate
 from dire_plug.stages.images import ImageSet, read_saved, read_tensors, save_images
 from dire_plug.stages.measure import measure
 from dire_plug.stages.real_images import select_random
 from dire_plug.stages.recover import recover
 from dire_plug.stages.squeeze import FACTS, FILE, network_file, read_weights, squeeze
-from dire_plug.store.artefacts import Artefact
+from dire_plug.store.artefacts import Artefact, Store
 from dire_plug.store.runs import Run
 from dire_plug.training import loop as training
 from dire_plug.training import students
@@ -249,6 +259,88 @@ def test_embeddings_are_made_once_for_each_network(run: Run) -> None:
     other = ensure_embeddings(run, networks.independent)
     assert run.store.made == {first.artefact.name, other.artefact.name}
     assert not torch.equal(other.values, first.values)
+
+
+@dataclass(frozen=True, eq=False)
+class CountedSplit:
+    """A split that notes how many images it is asked for at a time."""
+
+    split: Split
+    asked: list[int] = field(default_factory=list)
+
+    @property
+    def labels(self) -> Tensor:
+        return self.split.labels
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def images(self, indices: Tensor | None = None) -> Tensor:
+        self.asked.append(len(self) if indices is None else len(indices))
+        return self.split.images(indices)
+
+
+def counted(run: Run) -> tuple[Run, CountedSplit, CountedSplit]:
+    """Return the run with splits that count, and both."""
+    train, test = CountedSplit(run.dataset.train), CountedSplit(run.dataset.test)
+    return replace(run, data=replace(run.dataset, train=train, test=test)), train, test
+
+
+def test_networks_that_lack_embeddings_see_the_images_of_one_decoding(run: Run, tmp_path: Path) -> None:
+    networks = [*squeeze(run).all.values()]
+    run, train, _ = counted(run)
+    make_all_embeddings(run, networks)
+    assert train.asked == [45]
+    alone = with_store(run, tmp_path / "alone")
+    shutil.copytree(run.store.root / "network", alone.store.root / "network")
+    for network in networks:
+        together, single = run.store.path(name_embeddings(run, network)), make_embeddings(alone, network)
+        assert (together / single.name).read_bytes() == single.read_bytes()
+    make_all_embeddings(run, networks)
+    assert train.asked == 3 * [45]
+
+
+def test_of_several_networks_only_those_that_lack_embeddings_embed(run: Run) -> None:
+    networks = squeeze(run)
+    found = ensure_embeddings(run, networks.teacher)
+    make_all_embeddings(run, [networks.independent, networks.teacher])
+    other = name_embeddings(run, networks.independent)
+    assert run.store.made == {found.artefact.name, other.name}
+
+
+def test_what_another_process_embeds_meanwhile_is_not_embedded_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = squeeze(run)
+    first, last = sorted((networks.teacher, networks.independent), key=lambda one: name_embeddings(run, one).name)
+    theirs = name_embeddings(run, last)
+    elsewhere = with_store(run, run.store.root)
+    genuine = Store.ensure
+
+    def ensure(store: Store, artefact: Artefact, make: Callable[[Path], None]) -> Path:
+        # it comes while the first one is locked
+        if store is run.store and artefact.name == theirs.name:
+            make_embeddings(elsewhere, last)
+        return genuine(store, artefact, make)
+
+    monkeypatch.setattr(Store, "ensure", ensure)
+    make_all_embeddings(run, [first, last])
+    assert run.store.made == {name_embeddings(run, first).name}
+    assert elsewhere.store.made == {theirs.name}
+
+
+def test_the_stage_of_the_terms_embeds_for_the_metrics_too(run: Run) -> None:
+    networks = squeeze(run)
+    run, train, _ = counted(replace(run, resolved=replace(run.resolved, regularizers={"dire": {}})))
+    embed(run, networks, Inputs())
+    assert run.store.made == {name_embeddings(run, one).name for one in (networks.teacher, networks.independent)}
+    assert train.asked == [45]
+
+
+def test_measuring_decodes_each_split_once_for_both_networks(run: Run, condensed: ImageSet) -> None:
+    networks = squeeze(run)
+    run, train, test = counted(run)
+    measure(run, networks, condensed)
+    measure(run, networks, condensed)
+    assert (train.asked, test.asked) == ([45], [15])
 
 
 def with_batch_norm(run: Run) -> Artefact:

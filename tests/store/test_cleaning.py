@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from support.cli import Cli
 from support.small_run import only_run, outcome, read_rows
 
 from dire_plug.errors import DirePlugError, RunBusyError
-from dire_plug.files import digest, format_bytes, read_json, write_json
+from dire_plug.files import digest, format_bytes, make_folder, read_json, write_json
 from dire_plug.paper.reproduce.result import attempt
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline import run as pipeline
@@ -32,9 +33,9 @@ from dire_plug.sets.opened import SetRequest
 from dire_plug.stages.artefacts import REVISIONS
 from dire_plug.store import archive, cleaning
 from dire_plug.store.archive import read_archive, write_archive
-from dire_plug.store.artefacts import Artefact, Store, lock_of, put
+from dire_plug.store.artefacts import Artefact, Store, lease_of, put
 from dire_plug.store.cleaning import KINDS, MARK, ROOTS, clean, plan_cleaning, read_entries, register, with_inputs
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.store.runs import RunFolder
 
 YEAR = 365.0
@@ -175,7 +176,7 @@ def test_a_folder_has_not_told_while_one_of_its_runs_does_not(store: Path, root:
 def test_a_store_that_cannot_be_written_is_used_all_the_same(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(tmp_path / "store" / "locks", "a file stands in the way")
+    write(tmp_path / "store" / "leases", "a file stands in the way")
     register(tmp_path / "store", root, [])
     assert "this folder of runs isn't registered, so `clean` may remove what it names" in capsys.readouterr().err
 
@@ -355,7 +356,7 @@ def test_after_a_clean_a_folder_is_remembered_by_the_runs_that_it_has_now(store:
 
 def test_an_entry_that_a_process_holds_stays(store: Path, root: Path) -> None:
     register(store, root, [])
-    with hold(lock_of(store, OTHER.name), what="the entry"):
+    with hold(lease_of(store, OTHER.name), what="the entry"):
         found = clean(store)
     assert set(found.entries) == names_of(NETWORK, EMBEDDINGS, RADII, STUDENT)
     assert names(store) == names_of(OTHER)
@@ -367,7 +368,7 @@ def test_an_entry_that_was_taken_since_clean_looked_stays(
 ) -> None:
     register(store, root, [])
     monkeypatch.setattr(cleaning, "holder", lambda _path: None)
-    with hold(lock_of(store, OTHER.name), what="the entry"):
+    with hold(lease_of(store, OTHER.name), what="the entry"):
         found = clean(store)
     assert names(store) == names_of(OTHER)
     assert found.notes[0].startswith(f"stays: {OTHER.name} is held by process {os.getpid()}")
@@ -380,7 +381,7 @@ def test_no_run_can_begin_while_entries_are_moved_away(
     move, held = os.rename, []
 
     def look(source: Path, target: Path) -> None:
-        held.append((store / "locks" / "roots.lock").is_file())
+        held.append((store / "leases" / "roots.lease").is_file())
         move(source, target)
 
     monkeypatch.setattr(os, "rename", look)
@@ -398,7 +399,7 @@ def test_files_that_runs_keep_free_no_space(store: Path, root: Path) -> None:
     assert (root / "kept").read_text() == OTHER.name
 
 
-# Unfinished work and locks.
+# Unfinished work and leases.
 
 
 def test_old_work_that_nobody_holds_goes(store: Path, root: Path) -> None:
@@ -408,11 +409,11 @@ def test_old_work_that_nobody_holds_goes(store: Path, root: Path) -> None:
         write(store / "work" / name / "deep" / "file", "12345")
         age(store / "work" / name, days=8)
     os.utime(store / "work" / "labels-bb" / "deep" / "file")  # somebody writes there
-    with hold(store / "locks" / "student-cc.lock", what="it"), hold(store / "locks" / "pass-ee.lock", what="it"):
+    with hold(store / "leases" / "student-cc.lease", what="it"), hold(store / "leases" / "pass-ee.lease", what="it"):
         found = clean(store)
     assert [path.name for path in found.folders] == ["network-aa"]
     assert sorted(path.name for path in (store / "work").iterdir()) == ["labels-bb", "pass-dd", "student-cc"]
-    # a pass is worked on under its synthesis's lock
+    # a pass is worked on under its synthesis's lease
     who = f"process {os.getpid()} on {socket.gethostname()}"
     assert found.notes == tuple(f"work/{name}: stays, since {who} may work on it" for name in ("pass-dd", "student-cc"))
     assert found.bytes == 5
@@ -426,6 +427,17 @@ def test_work_stays_for_as_long_as_the_user_says(store: Path, root: Path) -> Non
     assert [len(plan_cleaning(store, days=days).folders) for days in (7.9, 8.1)] == [1, 0]
 
 
+def test_folders_of_jobs_go_after_a_month(store: Path, root: Path) -> None:
+    old = time.time() - 31 * 86400
+    for name in ("recover-0123456789ab", "recover-young"):
+        make_folder(store / "jobs" / name)
+        (store / "jobs" / name / "log.txt").write_text("made")
+    for path in (store / "jobs" / "recover-0123456789ab" / "log.txt", store / "jobs" / "recover-0123456789ab"):
+        os.utime(path, (old, old))
+    assert clean(store, more=[root]).folders == (store / "jobs" / "recover-0123456789ab",)
+    assert [path.name for path in (store / "jobs").iterdir()] == ["recover-young"]
+
+
 def test_what_an_interrupted_clean_or_replacement_left_goes(store: Path, root: Path) -> None:
     register(store, root, [])
     write(store / "work" / ".removed-x" / "file", "")
@@ -437,36 +449,70 @@ def test_what_an_interrupted_clean_or_replacement_left_goes(store: Path, root: P
     assert [path.name for path in (store / "network").glob(".*")] == [".cc.dd"]
 
 
-def test_locks_of_dead_processes_go_with_the_files_behind_them(store: Path, root: Path) -> None:
+def test_leases_of_dead_processes_go_with_the_files_behind_them(store: Path, root: Path) -> None:
     register(store, root, [])
+    lease = store / "leases" / "network-aa.lease"
     code = (
-        "import os, pathlib, dire_plug.store.lock as locks\n"
-        f"with locks.hold(pathlib.Path({str(store / 'locks' / 'network-aa.lock')!r}), what='x'): os._exit(0)"
+        "import os, pathlib, dire_plug.store.lease as leases\n"
+        f"with leases.hold(pathlib.Path({str(lease)!r}), what='x'): os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    dead = sorted((store / "locks").iterdir())
-    assert len(dead) == 2
-    # what is left where a process died while it waited
-    alone = shutil.copyfile(dead[1], dead[1].with_name(dead[1].name.replace("network-aa", "network-bb")))
-    elsewhere = {"host": "elsewhere", "pid": 1, "started": "1", "use": "u"}
-    write_json(store / "locks" / "network-cc.lock", elsewhere)
-    with hold(store / "locks" / "network-dd.lock", what="x"):
-        live = set((store / "locks").iterdir()) - {*dead, alone}
-        assert len(live) == 3
-        assert set(plan_cleaning(store).locks) == {*dead, alone}
-        assert set(clean(store).locks) == {*dead, alone}
-        assert set((store / "locks").iterdir()) == live
+    assert list((store / "leases").iterdir()) == [lease]
+    # what is left where a process dies while it takes a lease, and while it takes one over
+    dead = read_json(lease)
+    alone = lease.with_name(f"network-bb.lease.{dead['host']}.{dead['pid']}.{dead['use']}")
+    halfway = lease.with_name("network-aa.lease.break")
+    for path in (alone, halfway):
+        shutil.copyfile(lease, path)
+    with hold(store / "leases" / "network-dd.lease", what="x") as live:
+        assert set(plan_cleaning(store).leases) == {lease, alone, halfway}
+        assert set(clean(store).leases) == {lease, alone, halfway}
+        assert list((store / "leases").iterdir()) == [live.path]
 
 
-def test_a_lock_that_was_taken_over_since_clean_looked_stays(
+def test_leases_of_runs_go_too(store: Path, root: Path) -> None:
+    run_naming(root, OTHER)
+    register(store, root, [])
+    folder = next(root.glob("*/*"))
+    holder = {"host": "elsewhere", "boot": "b", "namespace": "n", "pid": 1, "started": "1", "use": "u"}
+    left = [folder / ".baseline-0-aa.lease", folder.parent / ".set-aa.lease"]
+    for path in left:
+        write_json(path, holder)
+        age(path, days=1)
+    other = write(folder / "notes", "mine")
+    age(other, days=1)
+    with hold(folder / ".baseline-0-bb.lease", what="x") as live:
+        assert set(clean(store).leases) == set(left)
+        assert list(root.rglob("*.lease*")) == [live.path]
+    assert other.is_file()
+
+
+def test_leases_of_other_hosts_go_when_they_have_expired(store: Path, root: Path) -> None:
+    register(store, root, [])
+    holder = {"host": "elsewhere", "boot": "b", "namespace": "n", "pid": 1, "started": "1", "use": "u"}
+    fresh, expired, alone, cut = (
+        store / "leases" / name
+        for name in ("network-aa.lease", "network-bb.lease", "network-cc.lease.elsewhere.1.u", "network-dd.lease.x.1.v")
+    )
+    for path in (fresh, expired, alone):
+        write_json(path, holder)
+    cut.write_text("")  # killed before it had written who it was
+    for path in (expired, alone, cut):
+        age(path, days=1)
+    assert set(plan_cleaning(store).leases) == {expired, alone, cut}
+    clean(store)
+    assert list((store / "leases").iterdir()) == [fresh]
+
+
+def test_a_lease_that_was_taken_over_since_clean_looked_stays(
     store: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(store, root, [])
-    with hold(store / "locks" / "network-aa.lock", what="x"):
-        live = set((store / "locks").iterdir())
-        monkeypatch.setattr(cleaning, "find_dead", lambda folder: sorted(folder.glob("network-aa*")))
+    with hold(store / "leases" / "network-aa.lease", what="x"):
+        live = set((store / "leases").iterdir())
+        monkeypatch.setattr(cleaning, "find_left", lambda folder: sorted(folder.glob("network-aa*")))
         clean(store)
-        assert set((store / "locks").iterdir()) == live
+        assert set((store / "leases").iterdir()) == live
 
 
 # The commands that show and clean.
@@ -509,7 +555,7 @@ def test_an_empty_store_says_so(cli: Cli, bare_home: Path) -> None:
     words = f"{bare_home}/store: holds no artefact yet; runs leave them there: dire-plug run sre2l --dire\n"
     assert cli("list", "artefacts").out == words
     assert cli("clean", "--yes").out == (
-        "removed: 0 artefacts, 0 unfinished folders, 0 dead lock files; 0 B\n"
+        "removed: 0 artefacts, 0 unfinished folders, 0 expired leases; 0 B\n"
         "kept: 0 that runs name, 0 younger than 7 days\n"
     )
     assert not bare_home.exists()
@@ -533,7 +579,7 @@ def test_clean_says_what_would_go_and_yes_removes_it(
     age(store / "work" / "network-aa", days=8)
     sizes = {one.name: size_of(store / one.name) for one in (OTHER, STUDENT)}
     lines = [*(f"{name}  {format_bytes(size)}" for name, size in sizes.items()), "work/network-aa"]
-    counts = f"2 artefacts, 1 unfinished folder, 0 dead lock files; {format_bytes(sum(sizes.values()))}"
+    counts = f"2 artefacts, 1 unfinished folder, 0 expired leases; {format_bytes(sum(sizes.values()))}"
     stay = "kept: 3 that runs name, 1 younger than 7 days"
     dry = cli("clean")
     assert dry.out.splitlines() == [
@@ -771,7 +817,7 @@ def test_imported_entries_are_those_that_were_exported(store: Path, other: Path,
         assert (other / name / "file").read_bytes() == (store / name / "file").read_bytes()
         assert (other / name / "file").stat().st_mode & 0o777 == 0o444
     assert Store(other).find(EMBEDDINGS) == other / EMBEDDINGS.name
-    assert list((other / "work").iterdir()) == list((other / "locks").iterdir()) == []
+    assert list((other / "work").iterdir()) == list((other / "leases").iterdir()) == []
 
 
 def test_what_was_just_imported_stays_however_long_ago_it_was_made(other: Path, archived: Path, root: Path) -> None:
@@ -837,18 +883,18 @@ def test_a_damaged_one_of_ours_is_mended(other: Path, archived: Path) -> None:
 def test_an_entry_is_seen_whole_or_not_at_all(other: Path, archived: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
 
-    def fail_second(folder: Path, entry: Path) -> None:
+    def fail_second(folder: Path, entry: Path, *, instead_of: int | None) -> bool:
         seen.append(entry)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        put(folder, entry)
+        return put(folder, entry, instead_of=instead_of)
 
     monkeypatch.setattr(archive, "put", fail_second)
     with pytest.raises(KeyboardInterrupt):
         read_archive(other, archived)
     assert names(other) == names_of(NETWORK)  # what others are made from comes first
     assert Store(other).find(NETWORK) is not None
-    assert list((other / "work").iterdir()) == list((other / "locks").iterdir()) == []
+    assert list((other / "work").iterdir()) == list((other / "leases").iterdir()) == []
 
 
 def test_what_another_process_made_in_the_meantime_stays(
@@ -994,8 +1040,8 @@ REFUSED: dict[str, tuple[Callable[[Members], Any], str]] = {
         ),
         "'x' is no run of an archive",
     ),
-    "an entry in locks": (
-        rename_in_card(NETWORK.name, f"locks/{NETWORK.name[8:]}"),
+    "an entry in leases": (
+        rename_in_card(NETWORK.name, f"leases/{NETWORK.name[8:]}"),
         "is no name of an entry that this",
     ),
     "an entry above": (
@@ -1168,14 +1214,14 @@ def test_rerun_makes_again_what_its_stages_left_and_nothing_else(
 def test_rerun_of_no_stage_is_refused(cli: Cli, bare_home: Path, command: str) -> None:
     answer = cli(command, "sre2l", "--rerun", "student")
     assert answer.code == 2
-    assert "Invalid value for '--rerun': 'student' is not one of 'squeeze', " in answer.err
+    assert "Invalid value for '--rerun': 'student' is not one of 'data', 'squeeze', " in answer.err
 
 
 def test_without_waiting_a_run_that_another_process_holds_ends_with_75(
     cli: Cli, own_home: Path, line: tuple[object, ...]
 ) -> None:
     run = RunFolder(only_run(own_home))
-    with hold(run.lock, what="it"):
+    with hold(run.lease, what="it"):
         answer = cli(*line, "--no-wait")
     assert answer.code == 75
     assert answer.err.startswith(f"error: the run {run.path} is held by process {os.getpid()} on ")
@@ -1187,7 +1233,7 @@ def test_without_waiting_an_entry_that_another_process_makes_ends_with_75(
     store = own_home / "store"
     student = next(name for name in names(store) if name.startswith("student/"))
     shutil.rmtree(store / student)
-    with hold(lock_of(store, student), what="it"):
+    with hold(lease_of(store, student), what="it"):
         answer = cli(*line, "--no-wait")
     assert answer.code == 75
     assert f"error: the store's entry {student} is held by process {os.getpid()} on " in answer.err
@@ -1199,7 +1245,7 @@ def test_without_waiting_a_set_that_another_process_evaluates_ends_with_75(
     command = ("evaluate", baseline / "images", "--recipe", recipe, "--no-wait")
     assert cli(*command).code == 0
     (folder,) = (own_home / "runs" / "sets").iterdir()
-    with hold(RunFolder(folder).lock, what="it"):
+    with hold(RunFolder(folder).lease, what="it"):
         assert cli(*command).code == 75
 
 

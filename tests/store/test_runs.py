@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dire_plug.errors import DirePlugError
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.store.runs import RunFolder
 
 
@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_a_run_that_says_running_and_is_held_by_nobody_is_interrupted(folder: RunFolder) -> None:
     assert folder.state() == "new"
-    with hold(folder.lock, what="the run"):
+    with hold(folder.lease, what="the run"):
         folder.set_status("running", stage="recover")
         assert folder.state() == "running"
     assert folder.state() == "interrupted"

@@ -13,7 +13,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.methods.dm import DM
 from dire_plug.methods.mtt import MTT, parameter_shapes
 from dire_plug.recipe import check_recipe, read_yaml
-from dire_plug.recipe.layers import merge
+from dire_plug.recipe.loading import merge
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.types import LoopInputs
 

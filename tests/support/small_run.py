@@ -18,7 +18,7 @@ from dire_plug.home import resource
 from dire_plug.native import sre2l
 from dire_plug.pipeline import Request
 from dire_plug.recipe import read_yaml
-from dire_plug.recipe.layers import merge
+from dire_plug.recipe.loading import merge
 from dire_plug.store.runs import open_store
 
 PROGRAM = "from dire_plug.cli import main; main()"

@@ -115,14 +115,20 @@ def test_a_killed_sgd_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypa
     assert same(fit(tmp_path / "b"), undisturbed)
 
 
-def test_a_checkpoint_of_other_settings_is_not_used(data: StudentData, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_settings_is_not_used(
+    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     run(data, tmp_path / "a", temperature=4)
     fresh, _ = run(data, tmp_path / "b", lr=0.02)
     after_other, _ = run(data, tmp_path / "a", lr=0.02)
     assert same(after_other, fresh)
 
 
-def test_a_truncated_checkpoint_is_refused_by_name(data: StudentData, tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_refused_by_name(
+    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     run(data, tmp_path)
     path = tmp_path / "training.pt"
     path.write_bytes(path.read_bytes()[:1000])
@@ -130,20 +136,40 @@ def test_a_truncated_checkpoint_is_refused_by_name(data: StudentData, tmp_path: 
         run(data, tmp_path)
 
 
-def test_checkpoints_are_not_written_more_often_than_the_interval(
-    data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def checkpoints_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, epochs: int, epoch_takes: float, saving_takes: float
+) -> list[int]:
+    """Return after how many epochs a training by a clock of the test's own wrote its checkpoints."""
     written: list[int] = []
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    now = 0.0
 
     def write(path: Path, content: bytes) -> None:
+        nonlocal now
+        now += saving_takes
         written.append(torch.load(io.BytesIO(content), weights_only=True)["epochs"])
 
+    def run_epoch(*_: object) -> tuple[Tensor, None]:
+        nonlocal now
+        now += epoch_takes
+        return torch.zeros(()), None
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
     monkeypatch.setattr(training, "write_atomically", write)
-    settings = Training(epochs=8, lr=0.1, weight_decay=0, seed=0)
-    train(nn.Linear(1, 1), lambda *_: (torch.zeros(()), None), settings, folder=tmp_path)
-    assert written == [2, 4, 6, 8]
+    train(nn.Linear(1, 1), run_epoch, Training(epochs=epochs, lr=0.1, weight_decay=0, seed=0), folder=folder)
+    return written
+
+
+def test_checkpoints_are_a_minute_apart_and_none_is_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checkpoints_of(tmp_path, monkeypatch, epochs=8, epoch_takes=30, saving_takes=1) == [2, 4, 6]
+
+
+def test_a_training_shorter_than_a_minute_writes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checkpoints_of(tmp_path, monkeypatch, epochs=50, epoch_takes=1, saving_takes=1) == []
+
+
+def test_checkpoints_that_take_long_are_rarer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 6 s of saving are 2 % of 300 s
+    assert checkpoints_of(tmp_path, monkeypatch, epochs=30, epoch_takes=60, saving_takes=6) == [1, 6, 11, 16, 21, 26]
 
 
 def test_a_training_leaves_the_global_random_state_alone(data: StudentData, tmp_path: Path) -> None:
@@ -185,6 +211,7 @@ def test_the_generator_of_a_gpu_is_seeded_and_put_back(
 def test_a_checkpoint_is_read_onto_the_cpu_where_adamw_counts_its_steps(
     data: StudentData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     run(data, tmp_path)
     load, places = torch.load, []
 

@@ -349,6 +349,77 @@ def test_kept_labels_serve_students_that_come_later(
     assert seen == [f"read epoch-{epoch:04d}" for epoch in range(EPOCHS)]
 
 
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The machine's scratch."""
+    (folder := tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("DIRE_PLUG_SCRATCH", str(folder))
+    return folder
+
+
+def places(monkeypatch: pytest.MonkeyPatch, *, fail: bool = False) -> set[Path]:
+    """Return a set to which each folder is added in which labels are written; let the second epoch fail."""
+    seen: set[Path] = set()
+
+    def write(path: Path, *arguments: Any, **named: Any) -> None:
+        if fail and "0001" in path.name:
+            raise KeyboardInterrupt
+        seen.add(path.parents[1])
+        write_epoch(path, *arguments, **named)
+
+    monkeypatch.setattr(relabel_stage, "write_epoch", write)
+    return seen
+
+
+def test_labels_lie_in_the_scratch_and_nothing_is_left_there(
+    run: Run, networks: Networks, condensed: ImageSet, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delenv("DIRE_PLUG_SCRATCH")
+        beside = with_store(run, tmp_path / "beside")
+        shutil.copytree(run.store.root, beside.store.root)
+        expected = evaluate(beside, networks, condensed)
+    seen = places(monkeypatch)
+    assert evaluate(run, networks, condensed) == expected
+    assert [one.is_relative_to(scratch) for one in seen] == [True]
+    assert not [path for path in scratch.rglob("*") if path.name.startswith("labels")]
+    assert not list(run.store.root.rglob("*/relabel"))
+
+
+def test_labels_in_the_scratch_are_gone_after_an_error(
+    run: Run, networks: Networks, condensed: ImageSet, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = places(monkeypatch, fail=True)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, networks, condensed)
+    assert [(one.is_relative_to(scratch), one.exists()) for one in seen] == [(True, False)]
+
+
+def test_labels_that_are_kept_or_were_begun_lie_in_the_store(
+    run: Run, networks: Networks, condensed: ImageSet, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delenv("DIRE_PLUG_SCRATCH")
+        patch.setattr(relabel_stage, "write_epoch", killed_write(1))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run, networks, condensed)
+    seen = places(monkeypatch)
+    evaluate(run, networks, condensed)
+    other = image_set(condensed.images.flip(2), condensed.labels)
+    evaluate(replace(run, request=replace(run.request, keep_labels=True)), networks, other)
+    assert [one.parent.name for one in seen] == 2 * ["work"]
+
+
+def test_a_scratch_without_room_is_passed_over(
+    run: Run, networks: Networks, condensed: ImageSet, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(0 if path == scratch else 1 << 40))
+    seen = places(monkeypatch)
+    evaluate(run, networks, condensed)
+    assert [one.parent for one in seen] == [run.store.root / "work"]
+
+
 def test_other_images_have_labels_of_their_own(run: Run, networks: Networks, condensed: ImageSet) -> None:
     flipped = image_set(condensed.images.flip(2), condensed.labels)
     folders = []

@@ -130,6 +130,7 @@ def test_what_the_child_left_running_is_ended(fake: Callable[[str], None], tmp_p
 def test_the_child_gets_a_home_a_folder_and_a_device_of_its_own(
     fake: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setenv("SECRET_TOKEN", "x")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     settings = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTORCH_ALLOC_CONF": "x", "TORCH_LOGS": "+dynamo"}
@@ -150,6 +151,19 @@ def test_the_child_gets_a_home_a_folder_and_a_device_of_its_own(
     assert settings.items() <= environment.items()
     assert ChildJob.read(tmp_path / "job.json").device == "cuda:0"
     assert not scratch.exists()
+
+
+def test_temporary_files_go_to_the_machines_scratch_and_are_gone(
+    fake: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scratch := tmp_path / "local").mkdir()
+    monkeypatch.setenv("DIRE_PLUG_SCRATCH", str(scratch))
+    fake("emit(event='step', tmp=os.environ['TMPDIR']); open(os.environ['TMPDIR'] + '/x', 'w').close(); sys.exit(3)")
+    seen: list[dict[str, Any]] = []
+    with pytest.raises(UpstreamFailedError):
+        start(tmp_path, seen.append)
+    assert Path(seen[0]["tmp"]).is_relative_to(scratch)
+    assert not Path(seen[0]["tmp"]).exists()
 
 
 def test_a_device_that_is_not_visible_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

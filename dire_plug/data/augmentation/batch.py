@@ -61,6 +61,7 @@ def crop_flip_at(images: Tensor, tops: Tensor, lefts: Tensor, flips: Tensor, pad
     device = images.device
     padded = F.pad(images, (padding, padding, padding, padding))
     across = torch.arange(width, device=device).expand(len(images), -1)
+    # a flipped image reads the same columns from the right, so that one gather crops and flips
     columns = torch.where(flips.to(device)[:, None], across.flip(1), across) + lefts.to(device)[:, None]
     rows = torch.arange(height, device=device) + tops.to(device)[:, None]
     places = (rows[:, :, None] * padded.shape[-1] + columns[:, None, :]).flatten(1)
@@ -120,7 +121,7 @@ def draw_boxes(
     widths, heights = torch.sqrt(area * aspect).round(), torch.sqrt(area / aspect).round()
     fits = (widths > 0) & (widths <= columns) & (heights > 0) & (heights <= rows)
     tops, lefts = (down * (rows - heights + 1)).floor(), (right * (columns - widths + 1)).floor()
-    first = fits.to(torch.uint8).argmax(1)
+    first = fits.to(torch.uint8).argmax(1)  # of the first attempt that fits; torch has no argmax of bools
     boxes = torch.stack([tops, lefts, heights, widths], 2)[torch.arange(count, device=fits.device), first].long()
     central = torch.tensor(_central_box(rows, columns, ratio), device=boxes.device)
     return torch.where(fits.any(1)[:, None], boxes, central)
@@ -204,7 +205,7 @@ def enlarge_and_crop(images: Tensor) -> Tensor:
     if larger <= size:
         return images
     enlarged = transforms.resize(images, [larger, larger], antialias=True)
-    first = round((larger - size) / 2)
+    first = round((larger - size) / 2)  # as torchvision's CenterCrop
     return torch.as_tensor(enlarged)[:, :, first : first + size, first : first + size]
 
 

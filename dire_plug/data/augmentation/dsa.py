@@ -47,7 +47,7 @@ def colour(images: Tensor, generator: Generator) -> Tensor:
 
 def shift(images: Tensor, generator: Generator) -> Tensor:
     """Move each image by up to an eighth of its size in both directions; 0 comes in."""
-    reach = int(images.shape[-1] * SHIFT + 0.5)
+    reach = int(images.shape[-1] * SHIFT + 0.5)  # half up, as upstream; `round` goes to the even number
     tops, lefts = torch.randint(0, 2 * reach + 1, (2, len(images)), generator=generator, device=generator.device)
     return crop_flip_at(images, tops, lefts, torch.zeros(len(images), dtype=torch.bool), reach)
 
@@ -57,7 +57,7 @@ def cut_out(images: Tensor, generator: Generator) -> Tensor:
     rows, columns = (
         _outside(length, len(images), generator).to(images.device) for length in (images.shape[-2], images.shape[-1])
     )
-    return images * (rows[:, None, :, None] | columns[:, None, None, :])
+    return images * (rows[:, None, :, None] | columns[:, None, None, :])  # cut is what is inside in both
 
 
 def flip(images: Tensor, generator: Generator) -> Tensor:
@@ -110,5 +110,6 @@ def _outside(length: int, count: int, generator: Generator) -> Tensor:
 def _sample(images: Tensor, matrix: list[Tensor]) -> Tensor:
     """Sample each image through its 2×2 matrix about the centre, bilinearly; outside of the image is 0."""
     linear = torch.stack(matrix, dim=1).reshape(-1, 2, 2)
+    # in both calls: torch's default, False, would sample other places
     grid = F.affine_grid(F.pad(linear, (0, 1)), list(images.shape), align_corners=True)
     return F.grid_sample(images, grid, align_corners=True)

@@ -23,7 +23,7 @@ CHUNK = 2000
 """Images that are held in float64 at a time."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # comparing tensors gives tensors, which are no truth value
 class Whitening:
     """A ZCA transform, float32.
 
@@ -93,6 +93,7 @@ def ensure(path: Path, split: Split) -> Path:
 def save(path: Path, whitening: Whitening) -> None:
     """Write a transform as safetensors, atomically."""
     tensors = {"mean": whitening.mean, "matrix": whitening.matrix, "inverse": whitening.inverse}
+    # safetensors refuses tensors that aren't contiguous
     write_atomically(path, safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from dire_plug.executors.dispatch import Runner
 from dire_plug.paper.ablate.trials import TERM, Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request
 from dire_plug.results.statistics import ACCURACY, FEW, Measure, diversity_measures, paired_difference
@@ -66,17 +67,20 @@ def component_settings() -> list[Setting]:
     return [Setting(CONTROL, arm="control"), *rows]
 
 
-def ablate_components(request: Request, seeds: int) -> Components:
+def ablate_components(request: Request, seeds: int, *, runner: Runner | None = None) -> Components:
     """Run the seven combinations and the control, each with `seeds` seeds from the request's own on.
 
     A combination that fails is kept with its reason.
+
+    Args:
+        runner: runs them; None does so in this process.
 
     Raises:
         DirePlugError: the recipe has no DiRe in its arm `dire`, or the control failed.
     """
     planned = require_term(request)
     numbers = tuple(range(request.seed, request.seed + seeds))
-    trials = run_settings(request, component_settings(), seeds=numbers, needed=(CONTROL,))
+    trials = run_settings(request, component_settings(), seeds=numbers, needed=(CONTROL,), runner=runner or Runner())
     return Components(
         method=request.method,
         recipe=planned.source.stem,
@@ -111,6 +115,7 @@ def normalised_columns(components: Components, space: str) -> dict[str, dict[str
         column = dict(zip(means, normalise(list(means.values())), strict=True))
         control, known = _mean(components.control, measure), [mean for mean in means.values() if mean is not None]
         spread = known and max(known) > min(known)
+        # the scale is that of the seven rows, so that it is the paper's
         columns[key] = {CONTROL: _scale(control, known) if spread and control is not None else None, **column}
     return columns
 
@@ -161,7 +166,7 @@ def _diversity_table(components: Components, space: str) -> Table:
     for name, trial in {CONTROL: components.control, **components.trials}.items():
         cells = [format_summary(trial.summary(measure), measure) for measure in measures.values()]
         cells += [_format(columns[key][name]) for key in measures]
-        table.add_row(name, *cells, *(f"{value:.2f}" for value in PAPER.get(name, ())[:3]))
+        table.add_row(name, *cells, *(f"{value:.2f}" for value in PAPER.get(name, ())[:3]))  # the paper has no control
     return table
 
 
@@ -176,7 +181,7 @@ def component_notes(components: Components) -> list[str]:
         "tested on the test set, so don't choose a setting by it: the sweep chooses on validation images",
     ]
     if _judged(components.control) == "validation":
-        lines[-1] = "tested on the recipe's validation images, not on the test set"
+        lines[-1] = "tested on the recipe's validation images, not on the test set"  # in place of the advice above
     return lines + [f"{name}: {trial.problem}" for name, trial in components.trials.items() if trial.problem]
 
 

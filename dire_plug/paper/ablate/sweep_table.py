@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from rich.console import RenderableType
 from rich.text import Text
 
-from dire_plug.paper.ablate.axes import DEFAULT
 from dire_plug.paper.ablate.components import spread_notes, table_measures, trial_json
-from dire_plug.paper.ablate.sweep import BEST, Sweep
+from dire_plug.paper.ablate.sweep import BEST, DEFAULT, Sweep
 from dire_plug.paper.ablate.trials import Trial
 from dire_plug.results.figures import new_figure, save_png
 from dire_plug.results.statistics import ACCURACY, Difference, Measure, paired_difference
@@ -43,7 +42,7 @@ def ranked(sweep: Sweep) -> list[str]:
         trial = sweep.tried[name]
         return math.inf if trial.problem or trial.accuracy is None else -trial.accuracy
 
-    return sorted(sweep.tried, key=rank)
+    return sorted(sweep.tried, key=rank)  # stable, so the earlier one of equals is first here as in `sweep.choose`
 
 
 def gap_between(first: Trial | None, second: Trial | None) -> Difference | None:
@@ -118,6 +117,7 @@ def _against(sweep: Sweep, name: str, other: str) -> str:
     if found is None:
         return f"can't be compared with {other}"
     word = "gains on" if found.mean > 0 else "loses to" if found.mean < 0 else "equals"
+    # the half width is None of one pair
     doubt = "; the interval includes 0" if found.half_width and abs(found.mean) < found.half_width else ""
     return f"{word} {other} ({format_difference(found, LAST)} points{doubt})"
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from dire_plug import plugins, ui
 from dire_plug.errors import DirePlugError, RunBusyError
-from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, run_arm
+from dire_plug.executors.dispatch import Runner
+from dire_plug.pipeline import FinishedRun, Request, Run, plan_run
 from dire_plug.pipeline.request import find_recipe
 from dire_plug.recipe import read_yaml
-from dire_plug.recipe.layers import mapping
+from dire_plug.recipe.loading import mapping
 from dire_plug.results.comparison import check_alike, check_teachers, equal_arms
 from dire_plug.results.statistics import ACCURACY, Measure, Summary, summarise
 
@@ -79,7 +80,7 @@ def plan_settings(base: Request, settings: Sequence[Setting], *, dry: bool = Fal
 
 
 def run_settings(
-    base: Request, settings: Sequence[Setting], *, seeds: Sequence[int], needed: Collection[str]
+    base: Request, settings: Sequence[Setting], *, seeds: Sequence[int], needed: Collection[str], runner: Runner
 ) -> dict[str, Trial]:
     """Run every setting with every seed (finished runs are reused); return the trials by name.
 
@@ -87,6 +88,7 @@ def run_settings(
 
     Args:
         needed: names of settings whose failure ends the command.
+        runner: runs them.
 
     Raises:
         DirePlugError: see `plan_settings`; a needed setting failed, another process works on a run, or teachers differ.
@@ -96,22 +98,24 @@ def run_settings(
     same = equal_arms(planned)
     base = replace(base, engine=_engine(planned))  # what `auto` stands for may change while settings run
     trials: dict[str, Trial] = {}
+    different = [setting for setting in settings if setting.name not in same]
+    runner.prepare([setting.of(base, seed=seed) for setting in different for seed in seeds])
     for setting in settings:
         if (other := same.get(setting.name)) is not None:
             trials[setting.name] = replace(trials[other], setting=setting, same_as=other)
         else:
-            trials[setting.name] = _run(base, setting, seeds=seeds, needed=setting.name in needed)
+            trials[setting.name] = _run(base, setting, seeds=seeds, needed=setting.name in needed, runner=runner)
     # a teacher trained by another torch, as in an older run, would decide the comparison
     check_teachers({name: list(trial.runs) for name, trial in trials.items() if trial.runs})
     return trials
 
 
-def _run(base: Request, setting: Setting, *, seeds: Sequence[int], needed: bool) -> Trial:
+def _run(base: Request, setting: Setting, *, seeds: Sequence[int], needed: bool, runner: Runner) -> Trial:
     runs = []
     for seed in seeds:
         ui.say(f"{setting.name}, seed {seed}")
         try:
-            runs.append(run_arm(setting.of(base, seed=seed)))
+            runs.append(runner.run(setting.of(base, seed=seed)))
         # the user asked not to wait
         except RunBusyError:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -11,14 +12,21 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
+from dire_plug.executors.dispatch import Runner
 from dire_plug.files import make_folder
-from dire_plug.paper.ablate.components import COMBINATIONS, Components, ablate_components, normalised_columns
+from dire_plug.paper.ablate.components import (
+    COMBINATIONS,
+    Components,
+    ablate_components,
+    component_settings,
+    normalised_columns,
+)
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.paper.reproduce.result import CellResult, TableResult, attempt, result_of
 from dire_plug.paper.reproduce.scales import SMOKE_SETTINGS
 from dire_plug.paper.timing import Timing, time_arms
-from dire_plug.pipeline import FinishedRun, Request, plan_run, run_arm
+from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.pipeline.request import same_but_arm
 from dire_plug.results.report import draw_class_grid, draw_class_similarity, draw_tsne
 from dire_plug.results.statistics import ACCURACY, STUDENTS, Summary, summarise
@@ -33,12 +41,19 @@ DIVERSITY: Mapping[str, str] = MappingProxyType(
 """The measure of a table → the key in metrics.json: coverage of all classes pooled, Vendi as the mean over classes."""
 
 
-def reproduce(request: TableRequest) -> TableResult:
+def reproduce(request: TableRequest, *, runner: Runner | None = None) -> TableResult:
     """Fill every requested cell.
 
     A cell that can't be filled is left empty with the reason, and the others go on.
+
+    Args:
+        runner: runs the cells' runs; None does so in this process.
+
+    Raises:
+        DetachedError: jobs work for the runs, and the command doesn't wait for them.
     """
-    runs = Runs(request)
+    runs = Runs(request, runner or Runner())
+    runs.prepare()
     if request.target.draw is not None:
         cells, figure = draw_figure(runs)
         return TableResult(request, cells, figure, tuple(find_mixed_teachers(runs)))
@@ -53,10 +68,29 @@ def reproduce(request: TableRequest) -> TableResult:
 class Runs:
     """The runs of one request, and what else several cells share; each is made once, whether it ends well or not."""
 
-    def __init__(self, request: TableRequest) -> None:
-        self.request = request
+    def __init__(self, request: TableRequest, runner: Runner) -> None:
+        self.request, self.runner = request, runner
         self.finished: dict[Request, FinishedRun] = {}
         self._found: dict[Hashable, Any] = {}
+
+    def prepare(self) -> None:
+        """Make all that the store lacks of the cells' runs, where several processes or a cluster can."""
+        wanted: dict[Request, None] = {}
+        for cell in self.request.cells:
+            # a cell that the scale leaves out, or that can't be planned, says so when it is filled
+            with contextlib.suppress(DirePlugError):
+                wanted |= dict.fromkeys(self._requests(cell))
+        self.runner.prepare(list(wanted), skip_bad=True)
+
+    def _requests(self, cell: Cell) -> list[Request]:
+        """Return the requests of the runs that a cell is made from; none of a cell that is timed, or has a set."""
+        if cell.figure == NOT_PRINTED or cell.set or cell.read == "seconds":
+            return []
+        first = self.request.first_run(cell)
+        seeds = range(first.seed, first.seed + self.request.seeds)
+        if cell.components:
+            return [setting.of(first, seed=seed) for setting in component_settings() for seed in seeds]
+        return [same_but_arm(first, first.arm, seed) for seed in seeds]
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the result of `make`, or raise its error, again for each cell that needs the same."""
@@ -85,7 +119,7 @@ class Runs:
         def make() -> FinishedRun:
             ipc = "" if request.ipc is None else f", IPC {request.ipc}"
             ui.say(f"{request.method} {request.recipe}, {request.arm}{ipc}, seed {request.seed}")
-            self.finished[request] = run_arm(request)
+            self.finished[request] = self.runner.run(request)
             return self.finished[request]
 
         found: FinishedRun = self.once(request, make)
@@ -161,7 +195,7 @@ def fill_from_ablation(cell: Cell, runs: Runs) -> CellResult:
         DirePlugError: the ablation, or this combination, failed.
     """
     first = runs.request.first_run(cell)
-    found = runs.once(("components", first), lambda: ablate_components(first, runs.request.seeds))
+    found = runs.once(("components", first), lambda: ablate_components(first, runs.request.seeds, runner=runs.runner))
     assert isinstance(found, Components)
     name = next(name for name, parts in COMBINATIONS.items() if parts == cell.components)
     trial = found.trials[name]

@@ -256,7 +256,7 @@ def _sum_up(arm: TimedArm, measured: Sequence[tuple[Starts, list[Round]]], whole
         cpu=tuple(one.cpu for one in steps),
         start=tuple(seconds for seconds, _ in starts),
         first=tuple(one.wall for one in firsts),
-        memory_before=max(memory for _, memory in starts),
+        memory_before=max(memory for _, memory in starts),  # of all rounds' processes
         memory=max(one.memory for one in lasts),
         gpu_memory=max((one.gpu_memory for one in lasts if one.gpu_memory is not None), default=None),
         whole=tuple(wholes),

@@ -29,6 +29,7 @@ def _steps(timing: Timing, first: str) -> Table:
             arm.name,
             str(arm.images),
             *(_show(timing.step(at, clock), _milliseconds) for clock in ("wall", "cpu")),
+            # the first arm is what the others are divided by
             *("" if at == 0 else _show(timing.ratio(at, clock), "{:.3f}".format) for clock in ("wall", "cpu")),
             _memory(arm),
         )

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.results.figures import INK, new_figure
-from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, read_given, save, to_image
-from dire_plug.results.report.embedded import MISSING
-from dire_plug.results.report.images import count_classes, read_condensed, shown_classes
+from dire_plug.results.report.drawing import GivenRun, PageFigure, read_given, save, to_image
+from dire_plug.results.report.images import MISSING, count_classes, read_condensed, shown_classes
 from dire_plug.results.report.runs import ReportRun
 
 IMAGES = 10
@@ -44,6 +43,7 @@ def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> 
     rows = {name: _row(run, label) for name, run in named.items()}
     figure, panels = new_figure(7.2, 0.95 * len(rows), rows=len(rows))
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
+        # matplotlib would smooth the pixels
         axes.imshow(join([images]).permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK, loc="left")
         axes.set_axis_off()
@@ -56,15 +56,15 @@ def class_figure(runs: Mapping[str, ReportRun], label: int) -> PageFigure:
     """Return the images of one class for a page, a panel a run."""
     first = next(iter(runs.values()))
     title = f"Images of class “{first.class_name(label)}”"
-    panels = []
+    panels = {}
     try:
         for name, run in runs.items():
             images = _row(run, label)
             alt = f"{len(images)} images of class {run.class_name(label)} in the arm {name}{_similarity(run)}"
-            panels.append(Panel(to_image(join([images]), alt=alt, width=WIDTH), alt, name))
+            panels[name] = to_image(join([images]), alt=alt, width=WIDTH)
     except DirePlugError as error:
         return PageFigure(title, f"This figure is missing: {error}.")
-    return PageFigure(title, "The images that students learned from, first synthesis.", tuple(panels))
+    return PageFigure(title, "The images that students learned from, first synthesis.", panels)
 
 
 def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
@@ -72,7 +72,7 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
     title = "Images of every class"
     first = next(iter(runs.values()))
     labels = shown_classes(first)[:SHEET_CLASSES]
-    panels = []
+    panels = {}
     try:
         for name, run in runs.items():
             rows = [to_bytes(images[:IMAGES]) for images in read_condensed(run, labels)]
@@ -80,11 +80,11 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
             if rows[0].shape[-1] > SHEET_SIZE:
                 return None
             alt = f"{len(rows)} classes, a row each with {len(rows[0])} images, of the arm {name}"
-            panels.append(Panel(to_image(join(rows), alt=alt, width=WIDTH), alt, name))
+            panels[name] = to_image(join(rows), alt=alt, width=WIDTH)
     except DirePlugError as error:
         return PageFigure(title, f"This figure is missing: {error}.")
     names = ", ".join(first.class_name(label) for label in labels)
-    return PageFigure(title, f"A row a class: {names}.", tuple(panels))
+    return PageFigure(title, f"A row a class: {names}.", panels)
 
 
 def join(rows: Sequence[Tensor]) -> Tensor:

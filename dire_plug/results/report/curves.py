@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from dire_plug.results.figures import INK, MARKERS, colour, new_figure, plain
-from dire_plug.results.report.drawing import PageFigure, Panel, listed, to_svg
+from dire_plug.results.report.drawing import PageFigure, listed, to_svg
 from dire_plug.results.report.groups import Group
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.results.statistics import ACCURACY, Measure, diversity_measures
@@ -31,21 +31,20 @@ def curves_figure(runs: Mapping[str, ReportRun], *, name: str) -> PageFigure:
             "by an older version no record of it.",
         )
     names = list(dict.fromkeys(one for record in records.values() for one in record["mean"]))
-    panels = []
+    panels = {}
     for number, term in enumerate(names):
         drawn = {label: record for label, record in records.items() if term in record["mean"]}
         figure, (axes,) = new_figure(3.6, 2.5)
         for label, record in drawn.items():
             _draw(axes, record, term, colour(runs[label].arm, [run.arm for run in runs.values()]), label)
         _finish(axes, drawn, term)
-        alt = _alt(drawn, term)
-        panels.append(Panel(to_svg(figure, name=f"{name}-{number}", alt=alt), alt, _words(term)))
+        panels[_words(term)] = to_svg(figure, name=f"{name}-{number}", alt=_alt(drawn, term))
     slots = listed([f"{label} {record['slots_run']}" for label, record in records.items()])
     caption = (
         f"Mean over the batches that the synthesis optimised ({slots}), first synthesis; pale lines are single "
         "batches. A term is shown as it was added to upstream's loss, its weight included; its parts add up to it."
     )
-    return PageFigure(title, caption, tuple(panels))
+    return PageFigure(title, caption, panels)
 
 
 def _draw(axes: Axes, record: Mapping[str, Any], term: str, tint: str, label: str) -> None:
@@ -82,7 +81,7 @@ def _words(term: str) -> str:
 
 
 def _gaps(values: list[float | None]) -> list[float]:
-    return [float("nan") if value is None else value for value in values]
+    return [float("nan") if value is None else value for value in values]  # drawn as a gap
 
 
 # Every synthesis as a dot, arm by arm: the values behind the means of the tables.
@@ -97,7 +96,7 @@ SHOWN = (
 
 def strips_figure(group: Group, *, name: str) -> PageFigure:
     """Return accuracy and coverage of every run for a page, a panel for each measure."""
-    panels = []
+    panels = {}
     for number, (words, measure) in enumerate(SHOWN):
         values = _known(group, measure)
         if not values:
@@ -106,8 +105,8 @@ def strips_figure(group: Group, *, name: str) -> PageFigure:
         _draw_strip(axes, values)
         digits = measure.digits
         alt = f"Dot plot of {words}: {listed([_range(arm, found, digits) for arm, found in values.items()])}."
-        panels.append(Panel(to_svg(figure, name=f"{name}-{number}", alt=alt), alt, words))
-    return PageFigure("Every synthesis", "A dot is a synthesis, the bar the mean of an arm.", tuple(panels))
+        panels[words] = to_svg(figure, name=f"{name}-{number}", alt=alt)
+    return PageFigure("Every synthesis", "A dot is a synthesis, the bar the mean of an arm.", panels)
 
 
 def _known(group: Group, measure: Measure) -> dict[str, list[float]]:

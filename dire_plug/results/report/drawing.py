@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +30,17 @@ SIDE = 3.6
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A drawing as part of a page, and what it shows in words, for those who can't see it."""
-
-    drawing: Markup
-    alt: str
-    title: str = ""
-
-
-@dataclass(frozen=True)
 class PageFigure:
-    """Panels with one caption; without panels the caption says why they are missing."""
+    """Panels with one caption; without panels the caption says why they are missing.
+
+    Attributes:
+        panels: title → drawing; a single panel needs no title.
+        numbers: what is drawn, for a table below.
+    """
 
     title: str
     caption: str
-    panels: tuple[Panel, ...] = ()
+    panels: Mapping[str, Markup] = field(default_factory=dict)
     numbers: dict[str, Any] | None = None
 
 

@@ -10,7 +10,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
-from dire_plug.recipe.layers import flatten
+from dire_plug.recipe.loading import flatten
 from dire_plug.recipe.model import FROZEN
 from dire_plug.results import Comparison
 from dire_plug.results.comparison import split_recipes
@@ -180,7 +180,7 @@ def _arrange(runs: Sequence[ReportRun]) -> Group:
 
 
 def _rank(arm: str) -> tuple[int, str]:
-    order = (*FIRST, "", *REAL_IMAGE_ARMS)
+    order = (*FIRST, "", *REAL_IMAGE_ARMS)  # "" is where other terms stand
     return (order.index(arm) if arm in order else len(FIRST), arm)
 
 

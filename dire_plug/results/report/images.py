@@ -1,18 +1,27 @@
-"""Read the condensed images of a run as students see them, one class at a time: a set may not fit in memory."""
+"""Read the condensed images of runs as students see them, and embed them in T.
+
+Images are read one class at a time: a set may not fit in memory. Real embeddings come from the store; nothing is
+trained or fetched.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from dire_plug import home, ui
 from dire_plug.data import class_count
 from dire_plug.errors import DirePlugError
 from dire_plug.results.report.runs import ADVICE, PlanFile, ReportRun, read_file
 from dire_plug.stages.artefacts import FULL
+from dire_plug.stages.embed import FILE, embedder
 from dire_plug.stages.images import read_image, read_tensors
+from dire_plug.stages.squeeze import FILE as NETWORK
 
 CLASSES, IMAGES = 100, 50
 """The most classes, evenly spaced, and images of each that figures show."""
@@ -41,7 +50,7 @@ def find_class(run: ReportRun, name: str) -> int:
         DirePlugError: there is no such class.
     """
     names: list[Any] = run.provenance.get("classes", [])
-    if name in names:
+    if name in names:  # before numbers: a class may be called by one
         return names.index(name)
     if name.isdecimal() and int(name) < count_classes(run):
         return int(name)
@@ -79,3 +88,80 @@ def _saved_per_class(run: ReportRun) -> int:
     if run.engine == "none":
         return run.ipc
     return int(read_file(run.folder.path / "plan.json", PlanFile)["ipc"])
+
+
+MISSING = "none of the runs has images of its own"
+_ADVICE = "run its command again, or make the report on the machine of the run"
+
+
+Embedded = tuple[Tensor, Tensor]
+"""Embeddings of images in one network, [n, D] in float32, and their labels, [n] in int64, ascending."""
+
+
+def embed_runs(runs: Mapping[str, ReportRun], *, device: str = "cpu") -> tuple[dict[str, Embedded], Embedded]:
+    """Embed the images of runs, by label, and the real training images in the teacher of the first run.
+
+    Raises:
+        DirePlugError: the teacher, or the real images in it, aren't in the store, an image is damaged, or there is no
+            run.
+    """
+    if not runs:
+        raise DirePlugError(MISSING)
+    first = next(iter(runs.values()))
+    teacher, real = find_teacher(first), find_real(first)
+    return {name: embed_condensed(run, teacher, device=device) for name, run in runs.items()}, real
+
+
+def find_teacher(run: ReportRun) -> Path:
+    """Return the file of a run's teacher T in the store.
+
+    Raises:
+        DirePlugError: it isn't there, as when the run was made elsewhere.
+    """
+    file = find_entry(run, "teacher") / NETWORK
+    if file.is_file():
+        return file
+    raise DirePlugError(f"the teacher of {run.name} isn't in this store ({file}); {_ADVICE}")
+
+
+def find_real(run: ReportRun) -> Embedded:
+    """Return the embeddings of the real training images in the teacher of a run, from the store.
+
+    Raises:
+        DirePlugError: they aren't there.
+    """
+    file = find_entry(run, "real in T") / FILE
+    if not file.is_file():
+        raise DirePlugError(
+            f"the embeddings of the real images in the teacher of {run.name} aren't in this store ({file}); {_ADVICE}"
+        )
+    found = load_file(file)
+    return found["values"], found["labels"]
+
+
+def find_entry(run: ReportRun, role: str) -> Path:
+    """Return the store's folder of the artefact with this role in a run; the folder may have been removed.
+
+    Raises:
+        DirePlugError: the run's artefacts.json names none, or several.
+    """
+    names = [name for name, what in run.folder.artefacts().items() if what == role]
+    if len(names) != 1:
+        raise DirePlugError(f"{run.folder.path}: its artefacts.json doesn't name one {role}; run its command again")
+    return home.store() / names[0]
+
+
+def embed_condensed(run: ReportRun, teacher: Path, *, device: str = "cpu") -> Embedded:
+    """Embed the condensed images of a run, at most so many as `shown_classes` allows, in a network.
+
+    Raises:
+        DirePlugError: an image or the network can't be read.
+    """
+    embed = embedder(teacher, torch.device(device))
+    values, labels, classes = [], [], shown_classes(run)
+    with ui.progress(f"report: {run.name} in the teacher, classes", len(classes)) as advance:
+        for done, (label, images) in enumerate(zip(classes, read_condensed(run, classes), strict=True), start=1):
+            values.append(embed(images.to(device)).cpu())  # the device holds one class at a time
+            labels += [label] * len(images)
+            advance(done)
+    return torch.cat(values), torch.tensor(labels)

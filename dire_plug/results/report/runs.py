@@ -24,7 +24,7 @@ ADVICE = "remove the folder of this run and run its command again, which takes f
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow")  # a number in quotes is damage; other keys don't matter here
 
 
 class _Named(_Part):
@@ -93,7 +93,7 @@ class _Seconds(_Part):
 
 
 class _Networks(_Part):
-    __pydantic_extra__: dict[str, str]
+    __pydantic_extra__: dict[str, str]  # by this pydantic checks the values of further keys
     teacher: str
 
 
@@ -182,7 +182,7 @@ def read_file(path: Path, shape: type[BaseModel]) -> dict[str, Any]:
     try:
         shape.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False)[0]  # one is enough to name: the whole file is doubtful
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DirePlugError(f"{path}: damaged: {where}: {first['msg']}; {ADVICE}") from error
     return content
@@ -294,7 +294,7 @@ def find_runs(names: Sequence[str], root: Path) -> list[ReportRun]:
         DirePlugError: a name stands for none or for several runs, or one isn't finished.
     """
     folders = [folder for name in names for folder in _resolve(name, root)]
-    unique = {folder.path.resolve(): folder for folder in folders}
+    unique = {folder.path.resolve(): folder for folder in folders}  # one that is named twice, or by a link, counts once
     return [read_run(folder) for folder in unique.values()]
 
 

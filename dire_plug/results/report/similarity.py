@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from dire_plug.metrics import intra_class_similarity
 from dire_plug.results.figures import INK, MARKERS, colours, new_figure, plain
 from dire_plug.results.figures import REAL as REAL_COLOUR
-from dire_plug.results.report.drawing import GivenRun, PageFigure, Panel, listed, read_given, save, to_svg
-from dire_plug.results.report.embedded import Embedded, embed_runs
-from dire_plug.results.report.images import CLASSES, count_classes
+from dire_plug.results.report.drawing import GivenRun, PageFigure, listed, read_given, save, to_svg
+from dire_plug.results.report.images import CLASSES, Embedded, count_classes, embed_runs
 from dire_plug.results.report.runs import ReportRun
 
 TITLE = "Similarity within each class"
@@ -53,21 +52,21 @@ def similarity_figure(
         return PageFigure(TITLE, "This figure is missing: a class has one image, so there is no pair to compare.")
     figure, (axes,) = new_figure(5.0, 3.2)
     _draw(axes, shown, runs)
-    alt = _alt(shown)
     caption = (
         "Mean cosine similarity between the images of a class in the teacher's embedding, first synthesis; lower is "
         f"more diverse. Classes are in the order of {next(iter(shown))}'s values."
     )
     if count_classes(next(iter(runs.values()))) > CLASSES:
         caption += f" {CLASSES} classes, evenly spaced, are shown."
-    return PageFigure(TITLE, caption, (Panel(to_svg(figure, name=name, alt=alt), alt),), _numbers(shown, runs))
+    return PageFigure(TITLE, caption, {"": to_svg(figure, name=name, alt=_alt(shown))}, _numbers(shown, runs))
 
 
 def _by_class(embedded: Embedded) -> dict[int, float]:
-    values = intra_class_similarity(embedded.values, embedded.labels).tolist()
+    _, labels = embedded
+    values = intra_class_similarity(*embedded).tolist()
     return {
         label: value
-        for label, value in zip(torch.unique(embedded.labels).tolist(), values, strict=True)
+        for label, value in zip(torch.unique(labels).tolist(), values, strict=True)
         if value == value  # NaN of a class with one image
     }
 
@@ -91,6 +90,7 @@ def _draw(axes: Axes, found: Mapping[str, Mapping[int, float]], runs: Mapping[st
     plain(axes)
     first = next(iter(runs.values()))
     names = [first.class_name(label) for label in order] if few else []
+    # longer names would overlap
     axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names), default=0) < 4 else 45)
     axes.set_xlabel("class" if few else f"{len(order)} classes, sorted", fontsize=9)
     axes.set_ylabel("cosine similarity", fontsize=9)

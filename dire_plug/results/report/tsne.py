@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dire_plug.errors import DirePlugError
 from dire_plug.results.figures import INK, MARKERS, REAL, colours, new_figure
-from dire_plug.results.report.drawing import SIDE, GivenRun, PageFigure, Panel, read_given, save, to_svg
-from dire_plug.results.report.embedded import Embedded, embed_runs
+from dire_plug.results.report.drawing import SIDE, GivenRun, PageFigure, read_given, save, to_svg
+from dire_plug.results.report.images import Embedded, embed_runs
 from dire_plug.results.report.runs import ReportRun
 
 REAL_POINTS, POINTS = 1500, 500
@@ -53,13 +53,14 @@ def project(real: Tensor, sets: Mapping[str, Tensor]) -> tuple[Tensor, Points]:
 def spread_rows(embedded: Embedded, most: int) -> Tensor:
     """Return at most `most` rows, as many of each class as there is room for, chosen by a fixed seed."""
     generator = torch.Generator().manual_seed(SEED)
-    classes = torch.unique(embedded.labels)
+    values, labels = embedded
+    classes = torch.unique(labels)
     each = max(1, most // len(classes))
     kept = []
     for label in classes:
-        rows = (embedded.labels == label).nonzero().flatten()
+        rows = (labels == label).nonzero().flatten()
         kept.append(rows[torch.randperm(len(rows), generator=generator)[:each]].sort().values)
-    return embedded.values[torch.cat(kept)]
+    return values[torch.cat(kept)]
 
 
 def project_samples(sets: Mapping[str, Embedded], real: Embedded) -> tuple[Tensor, Points]:
@@ -96,23 +97,24 @@ def tsne_figure(
         DirePlugError: there are fewer than four images.
     """
     plane, points = project_samples(sets, real)
-    panels = []
+    panels = {}
     for number, (label, run) in enumerate(runs.items()):
         figure, (axes,) = new_figure(SIDE, SIDE)
         _scatter(axes, plane, points, label, runs)
         alt = _alt(len(plane), len(points[label]), label, run)
-        panels.append(Panel(to_svg(figure, name=f"{name}-{number}", alt=alt), alt, label))
+        panels[label] = to_svg(figure, name=f"{name}-{number}", alt=alt)
     caption = (
         f"{len(plane):,} real training images (pale) and the condensed images of each arm, in one t-SNE of "
         "their embeddings in the teacher: perplexity "
         f"{PERPLEXITY:g}, seed {SEED}, first synthesis. Distances between far groups mean little in such a picture; "
         "the coverage in the table is the number to trust."
     )
-    return PageFigure(TITLE, caption, tuple(panels))
+    return PageFigure(TITLE, caption, panels)
 
 
 def _scatter(axes: Axes, real: Tensor, points: Points, label: str, runs: Mapping[str, ReportRun]) -> None:
     mine, arm = points[label], runs[label].arm
+    # as an image: so many points as single elements make a page heavy
     axes.scatter(real[:, 0], real[:, 1], s=5, color=REAL, alpha=0.55, linewidths=0, rasterized=True)
     axes.scatter(
         mine[:, 0],

@@ -58,6 +58,7 @@ def _prepare(name: str, options: Mapping[str, Any], device: str) -> Callable[[],
     """Return the call that installs one shim, its options checked against what it takes."""
     function = _find(name)
     try:
+        # raises for an option that is missing or unknown
         bound = inspect.signature(function).bind(**{"device": device} | _without_device(options))
     except TypeError as error:
         raise DirePlugError(f"shim '{name}' with options {dict(options)}: {error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchvision import transforms
 
-from dire_plug.upstream.shims._sizes import read_sizes
+from dire_plug.upstream.shims.crop_size import read_sizes
 
 
 def install(*, device: str, **sizes: int) -> None:
@@ -26,7 +26,7 @@ def install(*, device: str, **sizes: int) -> None:
 
 def enlarged(size: int) -> int:
     """Return the height and width from which DELT crops `size`."""
-    return max(size, size // 7 * 8)
+    return max(size, size // 7 * 8)  # the script's integers: 32 // 7 * 8 is 32 again
 
 
 def _replace(transform: Any, old: int, new: int) -> None:

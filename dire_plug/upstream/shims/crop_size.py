@@ -2,15 +2,30 @@
 
 Needed by CDA `recover_cda_tiny.py` 70 (64) for CIFAR-100, and by recipes at other sizes through that script, SRe2L
 `recover_tiny.py` 50 and DWA `distillation_tiny.py` 82 (64), and G-VBSM (CIFAR 73, 138: 32 with padding 4; Tiny 126: 64
-with padding 8).
+with padding 8). `centre_crop` takes the same two sizes.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from torchvision import transforms
 
-from dire_plug.upstream.shims._sizes import read_sizes
+from dire_plug.errors import DirePlugError
+
+
+def read_sizes(shim: str, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Return the hard-coded size and the dataset's.
+
+    Raises:
+        DirePlugError: the options are not `from` and `to`.
+    """
+    if sizes.keys() != {"from", "to"}:
+        raise DirePlugError(
+            f"shim '{shim}' takes the options 'from' (the hard-coded size) and 'to' (the dataset's); "
+            f"it was given {dict(sizes)}"
+        )
+    return sizes["from"], sizes["to"]
 
 
 def install(*, device: str, **sizes: int) -> None:
@@ -41,6 +56,7 @@ def _replace(transform: Any, old: int, new: int) -> None:
 
 
 def _is(size: Any, number: int) -> bool:
+    # a number, or one for each side
     return size == number or (isinstance(size, list | tuple) and len(size) > 0 and set(size) == {number})
 
 

@@ -21,7 +21,7 @@ def install(*, device: str, replace: str, architecture: str, stem: str = "small"
     original = torchvision.models.get_model
 
     def build_ours(*, num_classes: int = 1000, **options: Any) -> nn.Module:
-        if options.get("weights") or options.get("pretrained"):
+        if options.get("weights") or options.get("pretrained"):  # `pretrained` is torchvision's older word for it
             raise DirePlugError(
                 f"upstream asks for trained weights of '{replace}', but '{architecture}', which replaces it, "
                 "has none; give the weights as a file and leave the network as it is"

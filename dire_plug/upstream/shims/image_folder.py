@@ -30,7 +30,7 @@ def install(*, device: str, file: str) -> None:
             `paths`, a JSON list of N image files, which are decoded when they are read.
     """
 
-    class Ours(Images):
+    class Ours(Images):  # the file is the class's, since scripts make instances with arguments of their own
         source = Path(file)
 
     torchvision.datasets.ImageFolder = Ours

@@ -25,6 +25,7 @@ def install(*, device: str) -> None:
     """Replace `spawn`, `set_start_method`, `init_process_group`, and `torch.cuda.device_count` for upstream's code."""
     on_cuda = torch.device(device).type == "cuda"
     if on_cuda:
+        # now, so that a `CUDA_VISIBLE_DEVICES` of the script's comes too late
         torch.cuda.init()  # type: ignore[no-untyped-call]
     for name, replacement in {"spawn": _call, "set_start_method": _do_nothing}.items():
         setattr(torch.multiprocessing, name, replacement)

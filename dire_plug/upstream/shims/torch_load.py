@@ -23,7 +23,7 @@ def install(*, device: str, replace: Mapping[str, str] | None = None) -> None:
 
     @functools.wraps(original)
     def load(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **{**kwargs, "weights_only": True})
+        bound = signature.bind(*args, **{**kwargs, "weights_only": True})  # file and device may come by position
         given = bound.arguments
         given["f"] = _other(given["f"], others)
         if given.get("map_location") is None:

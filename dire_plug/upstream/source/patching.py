@@ -46,7 +46,7 @@ def _problems_of_order(file: PatchedFile) -> Iterator[tuple[int, str]]:
     """Find hunks whose two line numbers don't agree, or that don't go down the file."""
     inserted = last = 0
     for hunk in file.hunks:
-        if hunk.new != hunk.after + inserted + 1 or hunk.after < last:
+        if hunk.new != hunk.after + inserted + 1 or hunk.after < last:  # below what was inserted above
             yield hunk.line, f"inserting after line {hunk.after} makes line {hunk.after + inserted + 1}, not {hunk.new}"
         inserted += len(hunk.inserted)
         last = hunk.after
@@ -124,7 +124,10 @@ def bridge_functions() -> list[str]:
     """Return the names of bridge's functions that a patch may call."""
     found = inspect.getmembers(bridge, inspect.isfunction)
     return [
-        name for name, value in found if value.__module__ == bridge.__name__ and name[0] != "_" and name != "attach"
+        # its own functions, not those that it imports
+        name
+        for name, value in found
+        if value.__module__ == bridge.__name__ and name[0] != "_" and name != "attach"
     ]
 
 
@@ -185,7 +188,7 @@ def remove_patch(tree: Path, patch: Patch) -> None:
         path = tree / file.path
         _compare(tree, file, expected=file.after, patch=patch, when="after")
         lines = path.read_bytes().split(b"\n")
-        for hunk in reversed(file.hunks):
+        for hunk in reversed(file.hunks):  # from the end, so that the numbers above stay true
             del lines[hunk.new - 1 : hunk.new - 1 + len(hunk.inserted)]
         path.write_bytes(b"\n".join(lines))
         _compare(tree, file, expected=file.before, patch=patch, when="before")
@@ -222,9 +225,11 @@ def _git_apply(tree: Path, patch: Patch) -> None:
 
     The user's configuration is read nevertheless, so what it converts is switched off.
     """
+    # git sets these in its hooks, and would work on the caller's repository
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_CEILING_DIRECTORIES": str(tree.resolve().parent), "GIT_ATTR_NOSYSTEM": "1"}
     settings = [part for name, value in OWN_BYTES.items() for part in ("-c", f"{name}={value}")]
+    # without context, since no line of upstream's may stand in a patch
     options = ["--unidiff-zero", "--whitespace=nowarn", "--no-ignore-whitespace"]
     command = ["git", *settings, "apply", *options, str(patch.source.resolve())]
     try:
@@ -240,6 +245,7 @@ def _look_for_lines(path: Path, file: PatchedFile, patch: Patch) -> None:
     lines = path.read_bytes().split(b"\n")
     for hunk in file.hunks:
         for number, line in enumerate(hunk.inserted, start=hunk.new):
+            # a file with Windows line ends keeps them; the patch's lines have none
             found = lines[number - 1].rstrip(b"\r").decode(errors="replace") if number <= len(lines) else "the end"
             if found != line:
                 raise DirePlugError(

@@ -116,6 +116,7 @@ def object_hash(tree: Path, path: str, *, patched: Mapping[str, str] | None = No
         own = bytes.fromhex(object_hash(tree, name, patched=patched, modes=modes))
         entries.append(f"{mode} {entry.name}\0".encode() + own)
     content = b"".join(entries)
+    # sha1 because git's hash is; some builds of Python refuse it where security may depend on it
     return hashlib.sha1(b"tree %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 

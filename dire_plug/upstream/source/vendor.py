@@ -13,7 +13,7 @@ from dire_plug import home, ui
 from dire_plug.api.patch_file import Patch
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, new_folder
-from dire_plug.store.lock import hold
+from dire_plug.store.lease import hold
 from dire_plug.types import Adapter, Upstream
 from dire_plug.upstream.source.patching import (
     OWN_BYTES,
@@ -39,7 +39,9 @@ __all__ = [
     "verify_tree",
 ]
 
+# never ask for a password, fetch no large files, take paths as they are written
 _GIT = {"GIT_ATTR_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1"}
+# no link may lead out of the tree, and no hook of the user's may run
 _SETTINGS = {**OWN_BYTES, "core.symlinks": "false", "core.hooksPath": os.devnull}
 
 
@@ -54,7 +56,7 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
         return require_vendored(adapter)
     folder = vendored_folder(adapter)
     # two commands may want the same tree at once; the second finds it
-    with hold(folder.with_name(f".{folder.name}.lock"), wait=600, what=f"the vendored tree {folder}"):
+    with hold(folder.with_name(f".{folder.name}.lease"), wait=600, what=f"the vendored tree {folder}"):
         if found := find_vendored(adapter):
             return found
         ui.say(f"vendor {adapter.name}: cloning {adapter.upstream.repository} at {adapter.upstream.commit[:12]}")

@@ -37,11 +37,10 @@ from dire_plug.results.report import (
 from dire_plug.results.report.class_grid import join, to_bytes
 from dire_plug.results.report.curves import curves_figure
 from dire_plug.results.report.drawing import label_runs
-from dire_plug.results.report.embedded import Embedded, embed_runs
 from dire_plug.results.report.groups import group
-from dire_plug.results.report.images import find_class
+from dire_plug.results.report.images import embed_runs, find_class
+from dire_plug.results.report.page import caution, make_notes, make_tables, sum_up
 from dire_plug.results.report.similarity import REAL, class_similarities
-from dire_plug.results.report.tables import caution, make_notes, make_tables, sum_up
 from dire_plug.results.report.tsne import project, spread_rows
 from dire_plug.store.runs import RunFolder
 
@@ -444,9 +443,9 @@ def test_the_projection_repeats_itself() -> None:
 def test_a_sample_is_balanced_over_the_classes() -> None:
     labels = torch.tensor([0] * 50 + [1] * 5)
     values = torch.stack([labels.float(), torch.arange(55.0)], dim=1)
-    kept = spread_rows(Embedded(values, labels), 20)
+    kept = spread_rows((values, labels), 20)
     assert torch.bincount(kept[:, 0].long()).tolist() == [10, 5]
-    assert torch.equal(kept, spread_rows(Embedded(values, labels), 20))
+    assert torch.equal(kept, spread_rows((values, labels), 20))
 
 
 def test_images_are_joined_with_clear_gaps_and_keep_their_pixels() -> None:
@@ -508,7 +507,7 @@ def test_a_damaged_image_costs_the_figures_that_need_it_alone(runs: list[ReportR
 
 def test_runs_without_a_record_of_losses_say_so(runs: list[ReportRun]) -> None:
     figure = curves_figure({"random": one(runs, "random")}, name="g0")
-    assert figure.panels == ()
+    assert figure.panels == {}
     assert figure.caption.startswith("This figure is missing: these runs have no losses.json")
 
 

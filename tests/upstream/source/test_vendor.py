@@ -144,7 +144,7 @@ def test_a_vendored_tree_can_be_used_without_writing(adapter: Any, monkeypatch: 
     tree = vendor(adapter)
 
     def refuse(*arguments: object, **named: object) -> None:
-        raise AssertionError("a lock was taken")
+        raise AssertionError("a lease was taken")
 
     monkeypatch.setattr("dire_plug.upstream.source.vendor.hold", refuse)
     assert require_vendored(adapter) == vendor(adapter, offline=True) == tree

@@ -1,7 +1,8 @@
-"""`dire-plug patch`: put lines into the patch of a method of your own, show them, take them out."""
+"""`dire-plug new` and `dire-plug patch`: write a small package to fill in, and edit the patch of a method in one."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,61 @@ from dire_plug import ui
 
 if TYPE_CHECKING:
     from dire_plug.types import Adapter
+
+
+into_option = click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="The folder in which the package's folder is made; default: the current one.",
+)
+
+
+@click.group()
+def new() -> None:
+    """Write a small installable package: a regularizer, or a method."""
+
+
+@new.command()
+@click.argument("name")
+@into_option
+def regularizer(name: str, into: Path) -> None:
+    """Write a package with the regularizer NAME: settings, a term that works, a test."""
+    from dire_plug.scaffold.package import new_regularizer
+
+    folder = new_regularizer(name, into=into)
+    ui.show(f"made: {folder}")
+    ui.show(f"next: {_install(folder)}")
+    ui.show(f"      dire-plug run sre2l --regularizer {name}")
+
+
+@new.command()
+@click.argument("name")
+@click.option("--repository", required=True, metavar="URL", help="Where the method is published, or a clone of it.")
+@click.option("--commit", required=True, metavar="SHA", help="All 40 hex digits.")
+@click.option("--script", required=True, metavar="PATH", help="The synthesis script, below the repository's root.")
+@into_option
+@click.option("--offline", is_flag=True, help="Don't use the network: the code must have been cloned before.")
+def method(name: str, into: Path, offline: bool, **origin: str) -> None:  # origin: repository, commit, script
+    """Write a package with the method NAME: adapter, typed flags, a patch to fill in, recipe, test.
+
+    The script is read, never run or copied: its flags are, with their types and defaults.
+    """
+    from dire_plug.scaffold.package import Published, new_method
+
+    folder, facts = new_method(name, Published(**origin), into=into, offline=offline)
+    ui.show(f"made: {folder}")
+    ui.show(f"      flags read: {', '.join(flag.name for flag in facts.flags) or 'none'}")
+    if facts.others:
+        ui.show(f"      arguments left to you: {', '.join(facts.others)}")
+    ui.show(f"next: {_install(folder)}")
+    ui.show(f"      dire-plug verify {name}")
+
+
+def _install(folder: Path) -> str:
+    here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f"pip install --no-deps -e {shlex.quote(str(here))}"
+
 
 package_option = click.option(
     "--package",
@@ -41,8 +97,7 @@ def patch() -> None:
 @offline_option
 def insert(method: str, place: str, call: str, indent: int | None, package: Path | None, offline: bool) -> None:
     """Insert CALL, one call of bridge, after PLACE into the patch of METHOD."""
-    from dire_plug.scaffold.patch_edit import insert_line, parse_location
-    from dire_plug.scaffold.patch_owner import find_owner
+    from dire_plug.scaffold.patch_edit import find_owner, insert_line, parse_location
     from dire_plug.scaffold.script import published
 
     where, adapter = parse_location(place), find_owner(method, package=package)
@@ -59,8 +114,7 @@ def insert(method: str, place: str, call: str, indent: int | None, package: Path
 @package_option
 def show(method: str, package: Path | None) -> None:
     """List the lines of METHOD's patch: the line of the published file before each, its number, its text."""
-    from dire_plug.scaffold.patch_edit import show_lines
-    from dire_plug.scaffold.patch_owner import find_owner
+    from dire_plug.scaffold.patch_edit import find_owner, show_lines
 
     adapter = find_owner(method, package=package)
     for line in show_lines(adapter):
@@ -76,8 +130,7 @@ def show(method: str, package: Path | None) -> None:
 @offline_option
 def remove(method: str, place: str, call: str | None, package: Path | None, offline: bool) -> None:
     """Take what stands after PLACE, or of it the line CALL, out of the patch of METHOD."""
-    from dire_plug.scaffold.patch_edit import parse_location, remove_lines
-    from dire_plug.scaffold.patch_owner import find_owner
+    from dire_plug.scaffold.patch_edit import find_owner, parse_location, remove_lines
     from dire_plug.scaffold.script import published
 
     where, adapter = parse_location(place), find_owner(method, package=package)

@@ -9,9 +9,18 @@ from pydantic import BaseModel, ValidationError
 
 from dire_plug.api.method import to_arguments
 from dire_plug.errors import DirePlugError
-from dire_plug.scaffold.flags import Flag, field_name, flag_lines, pydantic_names, read_flags, typing_names
 from dire_plug.scaffold.package import fill_templates
-from dire_plug.scaffold.script import end_of_imports, parse, read_facts
+from dire_plug.scaffold.script import (
+    Flag,
+    end_of_imports,
+    field_name,
+    flag_lines,
+    parse,
+    pydantic_names,
+    read_facts,
+    read_flags,
+    typing_names,
+)
 
 EVERY_KIND = """\
 parser = argparse.ArgumentParser()

@@ -1,0 +1,96 @@
+"""Units of work of `evaluate` and `rank`: the networks that label, and each student of each set, made by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dire_plug.pipeline.work_units import Unit, changed_since
+from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.sets.evaluate import open_for_students
+from dire_plug.sets.opened import SetRequest
+from dire_plug.sets.rank import open_for_ranking
+from dire_plug.stages.artefacts import name_network, name_networks, name_students, roles_in_loop
+from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
+from dire_plug.stages.images import ImageSet
+from dire_plug.stages.squeeze import ensure_network
+from dire_plug.store.artefacts import Artefact
+from dire_plug.store.lease import until_kept
+from dire_plug.store.runs import Run
+
+MAKER = "dire_plug.sets.units:make_set_unit"
+Conditions = list[tuple[str, EvaluateSection, ImageSet]]
+"""Name, protocol and images of the students of a set, and of those that it is compared with."""
+OPEN: Mapping[str, Callable[..., tuple[Run, Conditions]]] = {
+    "evaluate": open_for_students,
+    "rank": open_for_ranking,
+}
+"""Command → what opens a set for its students."""
+
+
+def plan_set_units(command: str, request: SetRequest, **options: Any) -> list[Unit]:
+    """Return the units that the store lacks for the students of a set, in an order in which they can be made.
+
+    Args:
+        command: evaluate or rank.
+        options: as `open_for_students` or `open_for_ranking` takes them.
+
+    Raises:
+        DirePlugError: see `open_set`.
+    """
+    run, conditions = OPEN[command](request, **options)
+    subject = {"command": command, "request": _to_json(request), "options": options}
+    found = []
+    for stage, part, artefacts, _ in _parts(run, conditions):
+        missing = {one.name: one for one in artefacts if run.store.find(one) is None}
+        if not missing:
+            continue
+        needs = {name for one in missing.values() for name in one.closure()} - missing.keys()
+        of_set = "" if stage == "squeeze" else f" {request.path.name}:"
+        title = f"{stage}{of_set} {part}"
+        found.append(Unit(title, stage, part, tuple(missing), frozenset(needs), MAKER, subject, device=request.device))
+    return found
+
+
+@until_kept
+def make_set_unit(unit: Unit, *, log: Path) -> None:
+    """Make one unit of a set by itself: see `Unit.make`."""
+    subject = unit.subject
+    run, conditions = OPEN[subject["command"]](_from_json(subject["request"]), **subject["options"])
+    known = {(stage, part): (artefacts, make) for stage, part, artefacts, make in _parts(run, conditions)}
+    artefacts, make = known.get((unit.stage, unit.part), ([], None))
+    if others := set(unit.makes) - {one.name for one in artefacts}:
+        raise changed_since(unit, others)
+    if make is not None:
+        make()
+
+
+def _parts(run: Run, conditions: Conditions) -> Iterator[tuple[str, str, list[Artefact], Callable[[], object]]]:
+    """Yield stage, part, the artefacts that it makes, and the function that makes them."""
+    networks = name_networks(run)
+    for role in roles_in_loop(run):
+        yield "squeeze", role.name, [name_network(run, role)], partial(ensure_network, run, role)
+    for condition, section, images in conditions:
+        students = name_students(run, networks, images.source, section)
+        if stores_labels(section):
+            every = [one for several in students.values() for one in several]
+            yield "evaluate", condition, every, partial(evaluate, run, networks, images, section=section)
+            continue
+        for name, several in students.items():
+            for k, one in enumerate(several):
+                train = partial(train_one, run, networks, images, student=one, section=section, architecture=name, k=k)
+                yield "evaluate", f"{condition}, {name} {k}", [one], train
+
+
+def _to_json(request: SetRequest) -> dict[str, Any]:
+    found = {key: str(one.absolute()) if isinstance(one, Path) else one for key, one in asdict(request).items()}
+    return found | {"wait": True}
+
+
+def _from_json(content: Mapping[str, Any]) -> SetRequest:
+    paths = {key: Path(content[key]) for key in ("path", "out", "data_root") if content[key] is not None}
+    lists = {key: tuple(content[key]) for key in ("settings", "rerun")}
+    return SetRequest(**{**content, **paths, **lists})
