@@ -52,6 +52,11 @@ def start(images: Tensor, labels: Tensor) -> Tensor:
     return _running().start(images, labels)
 
 
+def steps(count: int) -> int:
+    """Return the number of iterations of the slot: `count`, or 0 where its images are made already."""
+    return _running().steps_to_do(count)
+
+
 def embedded(images: Tensor, real: Tensor) -> None:
     """Show the loop's own embeddings of synthetic and of real images, class by class; returns nothing."""
     _running().embedded(images, real)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 # adapters and `--help` read this module, and must not wait for torch: tests/test_layering.py looks
 if TYPE_CHECKING:
@@ -109,6 +109,10 @@ class Plan(Protocol):
     def ipc(self) -> int:
         """The images of a class that all slots hold together; INFER's are more than the recipe's IPC."""
 
+    @property
+    def regrouped(self) -> bool:
+        """Whether a slot holds other images than in upstream's own order."""
+
     def slot(self, slot: Slot) -> SlotPlan:
         """Return what `slot` holds; raise DirePlugError when the plan has no such slot."""
 
@@ -149,7 +153,10 @@ class Synthesis(Protocol):
 
     @property
     def generator(self) -> Generator:
-        """A CPU generator for plugins: drawing from it leaves upstream's random streams alone. Re-seeded every pass."""
+        """A CPU generator for plugins: drawing from it leaves upstream's random streams alone.
+
+        It is seeded again every pass, and every batch where those are seeded by themselves.
+        """
 
     @property
     def start_images(self) -> StartImages:
@@ -203,6 +210,10 @@ TINY_IMAGENET_MEAN, TINY_IMAGENET_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.226
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 """The suffixes of the formats in which images are saved and opened again."""
 
+SlotKind = Literal["independent", "stateful", "none"]
+"""What a script's slots need of those before them: `independent`: the random state alone, so that finished ones can be
+left out; `stateful`: more, such as a network that changed; `none`: a pass is one slot."""
+
 
 @dataclass(frozen=True)
 class Upstream:
@@ -236,6 +247,9 @@ class Script:
         checkpoint: the layout in which the script reads its teacher.
         suffix: of the saved images, where it isn't that of the adapter's `image_path`.
         several_gpus: whether the script itself spreads a step over all GPUs that it sees.
+        slots: what a slot needs of those before it; `verify` cuts a run of independent ones. A patch of such a script
+            calls `bridge.steps`.
+        carried: where they are stateful, what goes from slot to slot.
     """
 
     path: str
@@ -247,6 +261,8 @@ class Script:
     checkpoint: str
     suffix: str | None = None
     several_gpus: bool = False
+    slots: SlotKind = "stateful"
+    carried: str = ""
 
 
 @dataclass(frozen=True)

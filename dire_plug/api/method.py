@@ -6,7 +6,9 @@ Importing it imports no torch: an adapter is made wherever a recipe is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +36,7 @@ from dire_plug.types import (
     Script,
     ScriptInputs,
     Slot,
+    SlotKind,
     SlotPlan,
     StartImages,
     Synthesis,
@@ -76,6 +79,7 @@ __all__ = [
     "Script",
     "ScriptInputs",
     "Slot",
+    "SlotKind",
     "SlotPlan",
     "StartImages",
     "Synthesis",
@@ -98,6 +102,7 @@ __all__ = [
     "teacher_problems",
     "tiny_imagenet_script",
     "to_arguments",
+    "with_slots",
     "write_network",
 ]
 
@@ -248,6 +253,11 @@ def tiny_imagenet_script(path: str, *, checkpoint: str = "model") -> Script:
 def imagenet_script(path: str, *, checkpoint: str = "bare", suffix: str | None = None) -> Script:
     """Return a script of ImageNet-1K: 1000 classes at 224 pixels, normalised as torchvision's networks want them."""
     return Script(path, 1000, 224, IMAGENET_MEAN, IMAGENET_STD, stem="imagenet", checkpoint=checkpoint, suffix=suffix)
+
+
+def with_slots(scripts: Mapping[str, Script], slots: SlotKind, carried: str = "") -> Mapping[str, Script]:
+    """Return scripts with what their slots need of those before them; where they are stateful, `carried` says it."""
+    return MappingProxyType({name: replace(one, slots=slots, carried=carried) for name, one in scripts.items()})
 
 
 def image_path(label: int, image: int, suffix: str = ".jpg") -> str:

@@ -32,6 +32,11 @@ class ChunkedPlan:
         """The number of batches in a pass."""
         return len(self.chunks)
 
+    @property
+    def regrouped(self) -> bool:
+        """Whether several images of a class share a slot."""
+        return self.per_class > 1
+
     def slot(self, slot: Slot) -> SlotPlan:
         """Return what a slot holds, class by class: 0, 0, …, 1, 1, …
 
@@ -52,7 +57,7 @@ class ChunkedPlan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plan.json holds it."""
         return {
-            "kind": "keep" if self.per_class == 1 else "regroup",
+            "kind": "regroup" if self.regrouped else "keep",
             "classes": self.chunks[-1][1],
             "ipc": self.ipc,
             "per_class": self.per_class,
@@ -88,6 +93,11 @@ class ListedPlan:
     def ipc(self) -> int:
         """The images of a class, all batches together."""
         return sum(len(slot.labels) for slot in self.slots) // self.classes
+
+    @property
+    def regrouped(self) -> bool:
+        """False: the slots are listed in upstream's own order, or the script takes any order as its own."""
+        return False
 
     def slot(self, slot: Slot) -> SlotPlan:
         """Return what a slot holds.

@@ -116,7 +116,8 @@ def _fold(
     """
 
     def title(unit: Unit) -> str:
-        return unit.title.partition(": pass ")[0] + (": passes" if ": pass " in unit.title else "")
+        run, found, part = unit.title.partition(": pass ")
+        return f"{run}: {'batches' if ' batch ' in part else 'passes'}" if found else run
 
     rows: dict[str, tuple[list[str], list[str]]] = {}
     for unit in units:
@@ -125,7 +126,7 @@ def _fold(
         names, known = rows.get(title(unit), ([], []))
         rows[title(unit)] = [*names, unit.name], list(dict.fromkeys([*known, *waits]))
     for name, (names, waits) in rows.items():
-        yield f"{name} ({len(names)})" if name.endswith(": passes") else name, waits, names
+        yield f"{name} ({len(names)})" if name.endswith((": passes", ": batches")) else name, waits, names
 
 
 def _short(value: Any) -> str:

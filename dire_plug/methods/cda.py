@@ -23,6 +23,7 @@ from dire_plug.api.method import (
     imagenet_script,
     tiny_imagenet_script,
     to_arguments,
+    with_slots,
 )
 from dire_plug.methods.sre2l_family import (
     TEACHER,
@@ -77,12 +78,13 @@ class CDA(FamilyAdapter):
         licence="none",
         pins=_PINS,
     )
-    scripts: Mapping[str, Script] = MappingProxyType(
+    scripts: Mapping[str, Script] = with_slots(
         {
             "tiny": _TINY_IMAGENET,
             "cifar-100": _TINY_IMAGENET,
             "imagenet": imagenet_script("CDA/recover_cda_in1k.py"),
-        }
+        },
+        "independent",
     )
     reserved_flags: Mapping[str, str] = MappingProxyType(
         {

@@ -40,6 +40,7 @@ from dire_plug.api.method import (
     teacher_problems,
     tiny_imagenet_script,
     to_arguments,
+    with_slots,
     write_network,
 )
 from dire_plug.files import make_folder
@@ -188,12 +189,13 @@ class DELT(PlannedAdapter):
         packages=("pandas", "tqdm"),
         pins=_PINS,
     )
-    scripts: Mapping[str, Script] = MappingProxyType(
+    scripts: Mapping[str, Script] = with_slots(
         {
             "cifar-10": cifar_script(RECOVER, 10, checkpoint="model"),
             "tiny-imagenet": tiny_imagenet_script(RECOVER),
             "imagenet-1k": imagenet_script(RECOVER, checkpoint="model"),
-        }
+        },
+        "independent",
     )
     reserved_flags: Mapping[str, str] = MappingProxyType(
         {

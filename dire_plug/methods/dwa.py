@@ -32,6 +32,7 @@ from dire_plug.api.method import (
     imagenet_script,
     tiny_imagenet_script,
     to_arguments,
+    with_slots,
 )
 from dire_plug.files import make_folder
 from dire_plug.methods.sre2l_family import (
@@ -177,12 +178,14 @@ class DWA(FamilyAdapter):
         licence="none",
         pins=_PINS,
     )
-    scripts: Mapping[str, Script] = MappingProxyType(
+    scripts: Mapping[str, Script] = with_slots(
         {
             **cifar_scripts(_CIFAR),
             "tiny": tiny_imagenet_script("distillation/distillation_tiny.py"),
             "imagenet": imagenet_script("distillation/distillation_imgnet.py"),
-        }
+        },
+        "stateful",
+        carried="the teacher's weights, which each slot perturbs again, and the gradients along which it does",
     )
     reserved_flags: Mapping[str, str] = MappingProxyType(
         {

@@ -31,6 +31,7 @@ from dire_plug.api.method import (
     image_path,
     imagenet_script,
     to_arguments,
+    with_slots,
     write_network,
 )
 from dire_plug.files import make_folder
@@ -129,11 +130,12 @@ class INFER(PlannedAdapter):
         licence="none",
         pins=_PINS,
     )
-    scripts: Mapping[str, Script] = MappingProxyType(
+    scripts: Mapping[str, Script] = with_slots(
         {
             **cifar_scripts(_CIFAR),
             "imagenet": imagenet_script(_IMAGENET),
-        }
+        },
+        "independent",
     )
     reserved_flags: Mapping[str, str] = MappingProxyType(
         {

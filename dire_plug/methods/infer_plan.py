@@ -56,6 +56,11 @@ class PerturbationPlan:
         """The files of a class: more than the recipe's IPC."""
         return (self.networks + 1) * self.originals
 
+    @property
+    def regrouped(self) -> bool:
+        """Whether several images of a class share a batch."""
+        return self.per_class > 1
+
     def original(self, image: int) -> int:
         """Return which real image of its class an image starts from."""
         return image % self.originals
@@ -79,7 +84,7 @@ class PerturbationPlan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plan.json holds it."""
         return {
-            "kind": "keep" if self.per_class == 1 else "regroup",
+            "kind": "regroup" if self.regrouped else "keep",
             "classes": self.chunks[-1][1],
             "ipc": self.ipc,
             "originals": self.originals,

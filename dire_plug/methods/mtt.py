@@ -35,6 +35,7 @@ from dire_plug.api.method import (
     VerifyCase,
     cifar_script,
     to_arguments,
+    with_slots,
 )
 from dire_plug.files import make_folder, read_json, write_json
 from dire_plug.methods.matching_family import (
@@ -272,13 +273,14 @@ class MTT(MatchingAdapter):
         packages=("kornia", "scipy", "tqdm"),
         pins=_PINS,
     )
-    scripts: Mapping[str, Script] = MappingProxyType(
+    scripts: Mapping[str, Script] = with_slots(
         {
             name: replace(
                 cifar_script("distill.py", classes, checkpoint="bare", statistics=CIFAR_10), several_gpus=True
             )
             for name, classes in (("cifar-10", 10), ("cifar-100", 100))
-        }
+        },
+        "none",
     )
     """Upstream normalises CIFAR-100 by CIFAR-10's numbers."""
     reserved_flags: Mapping[str, str] = MappingProxyType(

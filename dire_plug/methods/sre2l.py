@@ -28,6 +28,7 @@ from dire_plug.api.method import (
     imagenet_script,
     tiny_imagenet_script,
     to_arguments,
+    with_slots,
 )
 from dire_plug.methods.sre2l_family import (
     TEACHER,
@@ -86,12 +87,13 @@ class SRe2L(FamilyAdapter):
         licence="none",
         pins=_PINS,
     )
-    scripts: Mapping[str, Script] = MappingProxyType(
+    scripts: Mapping[str, Script] = with_slots(
         {
             "cifar": cifar_script(f"{SMALL}/recover_cifar.py", 100, statistics=CIFAR_10),
             "tiny": tiny_imagenet_script(f"{SMALL}/recover_tiny.py"),
             "imagenet": imagenet_script(f"{IMAGENET}/data_synthesis.py"),
-        }
+        },
+        "independent",
     )
     reserved_flags: Mapping[str, str] = MappingProxyType(
         {

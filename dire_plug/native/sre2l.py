@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,16 +77,15 @@ class StatisticsLoss:
 
 def recover_pass(
     synthesis: RunningSynthesis, teacher: nn.Module, settings: Settings
-) -> list[tuple[Tensor, list[int], list[int]]]:
-    """Synthesize one pass; call between `begin_pass` and `end_pass`.
+) -> Iterator[tuple[Tensor, list[int], list[int]]]:
+    """Synthesize one pass, slot by slot; call between `begin_pass` and `end_pass`.
 
-    Returns:
+    Yields:
         for each slot its images [N, 3, H, W] in [0, 1], their labels, and which image of its class each one is.
     """
     device = next(teacher.parameters()).device
     statistics = [StatisticsLoss(layer) for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
     synthesis.watch(teacher)
-    slots = []
     for first in range(0, settings.classes, settings.batch_size):
         last = min(first + settings.batch_size, settings.classes)
         labels = synthesis.labels(torch.arange(first, last, device=device))
@@ -95,10 +94,9 @@ def recover_pass(
         images = synthesis.start(noise, labels)
         _optimise(synthesis, images, labels, teacher=teacher, statistics=statistics, settings=settings)
         index = [synthesis.image_index(synthesis.pass_index, position) for position in range(len(labels))]
-        slots.append((_to_pixels(images.detach(), settings), labels.tolist(), index))
+        yield _to_pixels(images.detach(), settings), labels.tolist(), index
     for statistic in statistics:
         statistic.handle.remove()
-    return slots
 
 
 def _optimise(
@@ -113,7 +111,7 @@ def _optimise(
     optimizer = torch.optim.Adam([images], lr=settings.lr, betas=(0.5, 0.9), eps=1e-8)
     # as upstream: the first BatchNorm layer alone has a multiplier
     weights = [settings.first_bn_multiplier] + [1.0] * (len(statistics) - 1)
-    for step in range(settings.iteration):
+    for step in range(synthesis.steps_to_do(settings.iteration)):
         # from the step's number, as upstream does; torch's own schedule is recursive and rounds differently
         optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / settings.iteration)) * settings.lr
         # Python's generator and this order: upstream draws its shifts so

@@ -20,6 +20,7 @@ from dire_plug.stages.artefacts import (
     name_collapse,
     name_inputs,
     name_measured,
+    name_missing_batches,
     name_networks,
     name_radii,
     name_reference,
@@ -115,6 +116,8 @@ def run_arm(request: Request) -> FinishedRun:
         lease.require()
         if not reused or not (folder.path / METRICS).is_file():
             write_json(folder.path / METRICS, metrics)
+            # without the batches: their passes are there
+            _record_artefacts(run, roles, folder)
     return FinishedRun(folder, metrics, reused, tuple(_notes(run, roles)))
 
 
@@ -129,7 +132,7 @@ def announce(request: Request) -> None:
     check_gpu(run, roles)
     folder = run_folder(run, list(roles.values()))
     folder.make()
-    _record_artefacts(roles, folder)
+    _record_artefacts(run, roles, folder)
     register(run.store.root, run.root, folder.artefacts())
 
 
@@ -247,14 +250,15 @@ def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
         # only of sessions that worked on the run: showing a finished one is no work
         provenance.record(folder.path / "provenance.json", facts, device=str(run.device))
     write_json(folder.path / "plan.json", run.plan.to_json())
-    _record_artefacts(roles, folder)
+    _record_artefacts(run, roles, folder)
 
 
-def _record_artefacts(roles: dict[str, Artefact], folder: RunFolder) -> None:
-    """Write artefacts.json."""
+def _record_artefacts(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
+    """Write artefacts.json: what the run consists of and, as long as a pass is missing, that pass's batches."""
     named = {one.name: role for role, one in roles.items()}
     # an entry that no role names is listed with its kind
     behind = {name: one.kind for end in roles.values() for name, one in end.closure().items()}
+    behind |= {one.name: one.kind for one in name_missing_batches(run)}
     write_json(folder.path / ARTEFACTS, dict(sorted((behind | named).items())))
 
 

@@ -139,8 +139,10 @@ def count_recover(run: Run, part: str) -> UnitCost:
         teacher = count_inverted(run, roles_in_loop(run)[0])
         embedded = len(run.dataset.train) if run.arm in ("herding", "k-center", "k-means") else 0
         return UnitCost(embedded * teacher.forward, teacher.weights if embedded else 0, chosen * pixels * SAVED)
-    passes = [int(part.removeprefix("pass "))] if part else range(run.plan.passes)
-    slots = [len(run.plan.slot(Slot(one, batch)).labels) for one in passes for batch in range(run.plan.slots_per_pass)]
+    _, index, _, batch = (*part.split(), *[""] * 4)[:4]
+    passes = [int(index)] if index else range(run.plan.passes)
+    batches = [int(batch)] if batch else range(run.plan.slots_per_pass)
+    slots = [len(run.plan.slot(Slot(one, batch)).labels) for one in passes for batch in batches]
     steps = run.adapter.steps(run.recipe.recover)
     operations = steps * sum(_step(run, images) for images in slots)
     return UnitCost(operations, _memory(run.request), sum(slots) * pixels * SAVED)

@@ -26,14 +26,17 @@ from dire_plug.stages.artefacts import (
     Role,
     embeddings_of,
     keeps_state,
+    name_batches,
     name_inputs,
     name_network,
     name_networks,
     name_radii,
+    name_recovered,
     name_reference,
     name_source,
     name_students,
     name_term_embeddings,
+    shares_batches,
 )
 from dire_plug.stages.collapse_check import check_collapse
 from dire_plug.stages.embed import embed, make_embeddings
@@ -41,7 +44,7 @@ from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.measure import measure, measure_real
 from dire_plug.stages.prepare import prepare
-from dire_plug.stages.recover import recover, recover_pass
+from dire_plug.stages.recover import recover, recover_pass, recover_slots
 from dire_plug.stages.squeeze import all_roles, ensure_network
 from dire_plug.store.artefacts import WORK, Artefact
 from dire_plug.store.lease import until_kept
@@ -135,9 +138,14 @@ def units_of(run: Run) -> list[Unit]:
     """Return the units that the store lacks for one run, in the order of the stages."""
     found = []
     references: set[str] = set()
-    for stage, part, makes, _ in _parts(run):
+    batches: set[str] = set()
+    for stage, part, makes, _ in _parts(run, planning=True):
         missing = {one.name: one for one in makes if run.store.find(one) is None}
         behind = {name for one in missing.values() for name in one.closure()}
+        if stage == "recover":
+            batches |= {one.name for one in makes if one.kind == "batch"}
+        elif stage in AFTER_IMAGES:
+            behind |= batches  # no inputs of a pass either: it is the same however it was made
         if on_demand := {one.name for one in makes if one.kind in ON_DEMAND}:
             references |= on_demand
         elif stage == "measure":
@@ -211,8 +219,12 @@ def make_unit(unit: Unit, *, log: Path) -> None:
         make(log=log)
 
 
-def _parts(run: Run) -> Iterator[tuple[str, str, list[Artefact], Callable[..., object]]]:
-    """Yield stage, part, the artefacts that it makes, and the function that makes them; it takes `log`."""
+def _parts(run: Run, *, planning: bool = False) -> Iterator[tuple[str, str, list[Artefact], Callable[..., object]]]:
+    """Yield stage, part, the artefacts that it makes, and the function that makes them; it takes `log`.
+
+    Args:
+        planning: whether to leave out what serves only what is there.
+    """
     networks = name_networks(run)
     inputs = name_inputs(run, networks)
     embeddings = name_term_embeddings(run, networks, inputs)
@@ -245,13 +257,21 @@ def _parts(run: Run) -> Iterator[tuple[str, str, list[Artefact], Callable[..., o
         yield "recover", "", list(source.artefacts.values()), with_images(_leave)
     else:
         passes = list(source.artefacts["images"].inputs.values())
-        if keeps_state(run) or len(passes) == 1:
+        if shares_batches(run):
+            synthesis, _ = name_recovered(run, networks, inputs, embeddings)
+            for index, one in enumerate(passes):
+                if planning and run.store.find(one) is not None:
+                    continue  # its batches aren't needed any more
+                for batch, of_pass in enumerate(name_batches(run, synthesis, index)):
+                    make = partial(recover_slots, run, networks, inputs, embeddings, index=index, batches=[batch])
+                    yield "recover", f"pass {index} batch {batch}", [of_pass], make
+        elif keeps_state(run) or len(passes) == 1:
             yield "recover", "", passes, with_images(_leave)
         else:
             for index, one in enumerate(passes):
                 make = partial(recover_pass, run, networks, inputs, embeddings, index=index)
                 yield "recover", f"pass {index}", [one], make
-    # no unit gathers the passes: the first one that needs the images does it in seconds, less than a job takes to start
+    # no unit puts batches or passes together: the first that needs the images does, and a job takes longer to start
     if stores_labels(section):
         every = [one for several in students.values() for one in several]
         yield "evaluate", "", every, with_images(lambda images: evaluate(run, networks, images, section=section))

@@ -37,6 +37,7 @@ REVISIONS = {
     "whitening": 1,
     "prepared": 1,
     "expert": 1,
+    "batch": 1,
     "pass": 2,
     "images": 1,
     "subset": 1,
@@ -376,6 +377,8 @@ def name_synthesis(
         "seed": run.seed,
         "ipc": None if grows else recipe.ipc,
     }
+    if seeds_batches(run):
+        decided_by["seeded"] = "by batch"
     made_from: dict[str, Artefact] = {**networks.in_loop}
     made_from |= {role: one for role, one in inputs.all.items() if not (grows and role == "start")}
     if run.regularizers:
@@ -402,6 +405,33 @@ def name_passes(run: Run, synthesis: Artefact) -> list[Artefact]:
     return found
 
 
+def shares_batches(run: Run) -> bool:
+    """Return whether the batches of a pass can be made apart from each other: several, seeded by themselves, with no
+    plugin that keeps something from one to the next."""
+    return seeds_batches(run) and not keeps_state(run) and run.plan.slots_per_pass > 1
+
+
+def name_batches(run: Run, synthesis: Artefact, index: int) -> list[Artefact]:
+    """Return the batches of a pass in order, each an artefact of its own; none where they can't be made apart.
+
+    A pass is put together from those that are there; it isn't decided by them, and is the same however it was made. How
+    many a process makes enters no name, so any number of workers share them.
+    """
+    if not shares_batches(run):
+        return []
+    found = []
+    for batch in range(run.plan.slots_per_pass):
+        slot = run.plan.slot(Slot(index, batch))
+        decided_by = {
+            "synthesis": dict(synthesis.decided_by),
+            "pass": index,
+            "batch": batch,
+            "slot": digest([list(slot.labels), list(slot.images)]),
+        }
+        found.append(_artefact("batch", decided_by, synthesis.inputs))
+    return found
+
+
 def name_recovered(
     run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]
 ) -> tuple[Artefact, list[Artefact]]:
@@ -409,6 +439,23 @@ def name_recovered(
     patch = patch_digest(patch_files(run.adapter)) if run.engine == "upstream" else None
     synthesis = name_synthesis(run, networks, inputs, embeddings, patch=patch)
     return synthesis, name_passes(run, synthesis)
+
+
+def seeds_batches(run: Run) -> bool:
+    """Return whether each batch of a pass is seeded by itself: where the script's slots are independent, and the plan
+    isn't upstream's own, whose random numbers go on from batch to batch."""
+    return run.script.slots == "independent" and run.plan.regrouped
+
+
+def name_missing_batches(run: Run) -> list[Artefact]:
+    """Return the batches, where they can be made apart, of the passes that the store lacks."""
+    if run.engine == "none" or not shares_batches(run):
+        return []
+    networks = name_networks(run)
+    inputs = name_inputs(run, networks)
+    synthesis, passes = name_recovered(run, networks, inputs, name_term_embeddings(run, networks, inputs))
+    missing = [index for index, one in enumerate(passes) if not run.store.has(one)]
+    return [one for index in missing for one in name_batches(run, synthesis, index)]
 
 
 def keeps_state(run: Run) -> bool:

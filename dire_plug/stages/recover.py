@@ -1,12 +1,14 @@
 """Recover: synthesize images, by upstream's patched script or by the native loop, pass by pass.
 
 Each finished pass becomes an entry of the store at once: the final tensors of its batches, in the loop's own space, the
-files that the script saved, the record of its losses. Gathered, the passes are the images of a run.
+files that the script saved, the record of its losses. Gathered, the passes are the images of a run. Where batches are
+seeded by themselves, so does each finished batch, and a pass is put together from those that are there.
 """
 
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,12 @@ from dire_plug.stages.artefacts import (
     embedding_networks,
     keeps_state,
     loop_inputs,
+    name_batches,
     name_images,
     name_recovered,
     name_subset,
+    seeds_batches,
+    shares_batches,
 )
 from dire_plug.stages.embed import real_file
 from dire_plug.stages.images import (
@@ -50,7 +55,18 @@ from dire_plug.stages.real_images import check_memory, write_subset
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact, link
 from dire_plug.store.runs import LOSSES, Run
-from dire_plug.synthesis import RunningSynthesis, SynthesisSpec, collect, gather_losses, open_synthesis, pass_file
+from dire_plug.synthesis import (
+    RunningSynthesis,
+    SynthesisSpec,
+    collect,
+    find_finished,
+    find_seeded,
+    gather_losses,
+    join_batches,
+    open_synthesis,
+    pass_file,
+    seeded_files,
+)
 from dire_plug.types import EXTRAS, LOOP, Adapter, Plan, Slot
 from dire_plug.ui import Advance
 from dire_plug.upstream.job import ChildJob
@@ -61,6 +77,7 @@ IMAGES, PASSES, LOG = "images", "passes", "log.txt"
 MOST_BYTES = 4 << 30
 """Passes are gathered into one file up to this size."""
 
+Event = dict[str, Any]
 OnPass = Callable[[int], None]
 """Called with the number of a pass when it is finished."""
 
@@ -93,7 +110,16 @@ def recover(
     # under the lease of the synthesis: two runs may share it, and one makes it for both
     if any(run.store.find(one) is None for one in passes):
         with run.store.holding(synthesis):
-            _synthesize(run, networks, inputs, embeddings, synthesis=synthesis, passes=passes, log=log or folder / LOG)
+            _synthesize(
+                run,
+                networks,
+                inputs,
+                embeddings,
+                synthesis=synthesis,
+                passes=passes,
+                place=synthesis,
+                log=log or folder / LOG,
+            )
     gathered = name_images(passes)
     entry = run.store.ensure(gathered, partial(_gather, run, inputs, passes))
     link_images(run, passes, entry, folder)
@@ -129,7 +155,62 @@ def recover_pass(
     if run.store.find(passes[index]) is None:
         alone = Artefact(synthesis.kind, {**synthesis.decided_by, "only pass": index}, synthesis.inputs)
         with run.store.holding(alone):
-            _synthesize(run, networks, inputs, embeddings, synthesis=alone, passes=passes, only=index, log=log)
+            _synthesize(
+                run,
+                networks,
+                inputs,
+                embeddings,
+                synthesis=synthesis,
+                passes=passes,
+                place=alone,
+                only=index,
+                log=log,
+            )
+
+
+def recover_slots(
+    run: Run,
+    networks: Networks,
+    inputs: Inputs,
+    embeddings: Mapping[str, Artefact],
+    *,
+    index: int,
+    batches: Sequence[int],
+    log: Path,
+) -> None:
+    """Synthesize some batches of a pass, each an artefact of its own, for a run that `shares_batches`.
+
+    It has a work folder and a lock of its own, as `recover_pass` has. Which batches a process makes together changes
+    none of their bits. `recover_pass` and `recover` put the pass together from those that are there, and make the rest.
+
+    Args:
+        log: receives what upstream's script prints.
+
+    Raises:
+        UpstreamFailedError: upstream's script failed; finished batches are kept.
+        PluginError: a plugin raised or answered what cannot be used.
+    """
+    assert shares_batches(run), "the batches of this synthesis depend on each other"
+    check_paths(run)
+    synthesis, passes = name_recovered(run, networks, inputs, embeddings)
+    named = name_batches(run, synthesis, index)
+    if run.store.find(passes[index]) is not None or all(run.store.find(named[one]) is not None for one in batches):
+        return
+    part = {"only pass": index, "only batches": sorted(batches)}
+    alone = Artefact(synthesis.kind, {**synthesis.decided_by, **part}, synthesis.inputs)
+    with run.store.holding(alone):
+        _synthesize(
+            run,
+            networks,
+            inputs,
+            embeddings,
+            synthesis=synthesis,
+            passes=passes,
+            place=alone,
+            only=index,
+            batches=batches,
+            log=log,
+        )
 
 
 def _real_images(run: Run, networks: Networks, folder: Path) -> ImageSet:
@@ -172,9 +253,10 @@ def check_paths(run: Run) -> None:
                 )
 
 
-def _images_of_pass(plan: Plan, index: int) -> list[tuple[int, int]]:
-    """Return (class, number) of the images of a pass."""
-    slots = [plan.slot(Slot(index, batch)) for batch in range(plan.slots_per_pass)]
+def _images_of_pass(plan: Plan, index: int, *, batch: int | None = None) -> list[tuple[int, int]]:
+    """Return (class, number) of the images of a pass, or of one batch of it."""
+    batches = range(plan.slots_per_pass) if batch is None else [batch]
+    slots = [plan.slot(Slot(index, one)) for one in batches]
     return [pair for slot in slots for pair in zip(slot.labels, slot.images, strict=True)]
 
 
@@ -186,25 +268,35 @@ def _synthesize(
     *,
     synthesis: Artefact,
     passes: Sequence[Artefact],
+    place: Artefact,
     log: Path,
     only: int | None = None,
+    batches: Sequence[int] | None = None,
 ) -> None:
-    """Make the passes that the store lacks, in the synthesis's work folder, which is removed at the end.
+    """Make the passes that the store lacks, in a work folder, which is removed at the end.
 
     Args:
+        place: whose work folder it is.
         only: the one pass to make; None makes all.
+        batches: of that pass, the ones to make; None makes the pass.
     """
-    work = run.store.work(synthesis)
+    work = run.store.work(place)
     for name in (PASSES, IMAGES):
         make_folder(work / name)
-    finished = PassPublisher(run, inputs, passes, work)
+    finished = PassPublisher(run, inputs, synthesis, passes, work)
     missing = [index for index in finished.publish_left_behind() if only in (None, index)]
-    if not missing:
-        run.store.drop_work(synthesis)
+    if batches is None:
+        missing = [index for index in missing if not finished.put_together(index)]
+    else:
+        batches = finished.lacking(missing, batches)
+    if not missing or batches == []:
+        run.store.drop_work(place)
         return
     if only is None and len(missing) < len(passes):
         ui.say(f"recover: {len(passes) - len(missing)} of {len(passes)} passes were finished before")
     spec = synthesis_spec(run, networks, inputs, embeddings, folder=work)
+    if batches is not None:
+        spec = replace(spec, batches=tuple(batches))
     plan = run.plan
     if keeps_state(run):
         # if one pass is made again, the plugins' state after it may differ, so all that follow are too
@@ -213,29 +305,112 @@ def _synthesize(
             link(pass_file(run.store.path(passes[before]), before), pass_file(work / PASSES, before))
     total = plan.passes * plan.slots_per_pass * spec.steps
     with ui.progress(f"recover ({run.arm}, {run.engine})", total) as advance:
-        on_event = _Progress(plan, spec.steps, advance)
+        progress = _Progress(plan, spec.steps, advance)
+
+        def on_event(event: Event) -> None:
+            progress(event)
+            if event["event"] == "slot":
+                finished.publish_batch(event["pass"], event["batch"], timed=not event["before"])
+
+        on_pass = finished if batches is None else _leave
         if run.engine == "upstream":
             job = child_job(run, spec, networks=networks, inputs=inputs, passes=missing, folder=work)
-            _run_upstream(job, log=log, on_event=on_event, on_pass=finished)
+            _run_upstream(job, log=log, on_event=on_event, on_pass=on_pass)
         else:
-            _run_native(run, spec, networks, passes=missing, folder=work, on_event=on_event, on_pass=finished)
-    run.store.drop_work(synthesis)
+            _run_native(run, spec, networks, passes=missing, folder=work, on_event=on_event, on_pass=on_pass)
+    run.store.drop_work(place)
+
+
+def _leave(_: int) -> None:
+    """Do nothing at the end of a pass of which some batches were made: they are published one by one."""
 
 
 class PassPublisher:
-    """Publishes passes as entries of the store, each as soon as it is finished."""
+    """Publishes passes, and batches that are seeded by themselves, as entries of the store, as they are finished."""
 
-    def __init__(self, run: Run, inputs: Inputs, passes: Sequence[Artefact], work: Path) -> None:
-        """Start timing the first pass."""
-        self._run, self._inputs, self._passes, self._work = run, inputs, passes, work
-        self._began = time.monotonic()
+    def __init__(self, run: Run, inputs: Inputs, synthesis: Artefact, passes: Sequence[Artefact], work: Path) -> None:
+        """Start timing the first pass and its first batch."""
+        self._run, self._inputs, self._synthesis, self._passes, self._work = run, inputs, synthesis, passes, work
+        self._began = self._batch_began = time.monotonic()
+        self._resumed: set[int] = set()
+        self._batches: dict[int, list[Artefact]] = {}
 
     def publish_left_behind(self) -> list[int]:
         """Publish the passes that a killed process finished but didn't publish; return the missing ones."""
         for index, one in enumerate(self._passes):
             if self._run.store.find(one) is None and self._is_whole(index):
                 self._publish(index, seconds=None)
-        return [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
+        missing = [index for index, one in enumerate(self._passes) if self._run.store.find(one) is None]
+        self._resumed = {index for index in missing if self._is_begun(index)}
+        return missing
+
+    def put_together(self, index: int) -> bool:
+        """Take the batches of a pass that are entries; return whether these were all, and the pass is published.
+
+        Otherwise the images that an interrupted process left are removed, since the script writes all again.
+        """
+        entries = [self._run.store.find(one) for one in self._batches_of(index)]
+        files = [seeded_files(Slot(index, batch)) for batch in range(len(entries))]
+        for entry, names in zip(entries, files, strict=True):
+            if entry is not None:
+                for name in names:
+                    link(entry / name, self._work / PASSES / name)
+                self._resumed.add(index)
+        if not entries or None in entries:
+            self._remove_images(index)
+            return False
+        for entry in entries:
+            assert entry is not None
+            _link_tree(entry / IMAGES, self._work / IMAGES)
+        join_batches(self._work / PASSES, index, slots=len(entries))
+        self._publish(index, seconds=None)
+        return True
+
+    def lacking(self, missing: Sequence[int], batches: Sequence[int]) -> list[int]:
+        """Return which batches of the one pass that is `missing` the store lacks; none where it isn't."""
+        for index in missing:
+            self._remove_images(index)
+        return [
+            batch
+            for index in missing
+            for batch in sorted(batches)
+            if self._run.store.find(self._batches_of(index)[batch]) is None
+        ]
+
+    def publish_batch(self, index: int, batch: int, *, timed: bool) -> None:
+        """Publish a finished batch; do nothing where batches are no entries, or this one is there.
+
+        Args:
+            timed: whether all of it was made since the last call.
+        """
+        run, now = self._run, time.monotonic()
+        seconds, self._batch_began = now - self._batch_began, now
+        if not (named := self._batches_of(index)) or run.store.find(named[batch]) is not None:
+            return
+        files = seeded_files(Slot(index, batch))
+        images = self._wanted_images(index, batch=batch) if run.adapter.saves_images else []
+        _require_files(images, self._work, f"batch {batch} of pass {index} of {run.script.path}")
+        with run.store.holding(named[batch], wait=True):
+            if run.store.find(named[batch]) is None:
+                self._fill_and_publish(named[batch], images, files, seconds=seconds if timed else None)
+
+    def _batches_of(self, index: int) -> list[Artefact]:
+        """Return the batches of a pass; none where they can't be made apart."""
+        if index not in self._batches:
+            self._batches[index] = name_batches(self._run, self._synthesis, index)
+        return self._batches[index]
+
+    def _wanted_images(self, index: int, *, batch: int | None = None) -> list[Path]:
+        """Return where the images of a pass, or of one batch of it, are saved in the work folder."""
+        run = self._run
+        suffix = run.script.suffix if run.adapter.saves_images else None
+        images = _images_of_pass(run.plan, index, batch=batch)
+        return [image_path(self._work / IMAGES, run.adapter, *image, suffix) for image in images]
+
+    def _remove_images(self, index: int) -> None:
+        # they may be the files of an entry, which the script would write into
+        for path in self._wanted_images(index):
+            path.unlink(missing_ok=True)
 
     def __call__(self, index: int) -> None:
         """Publish a finished pass.
@@ -244,7 +419,8 @@ class PassPublisher:
             UpstreamFailedError: the script saved fewer files than the plan has images.
         """
         now = time.monotonic()
-        self._publish(index, seconds=now - self._began)
+        # nobody knows how long a killed process took for the slots that are kept
+        self._publish(index, seconds=None if index in self._resumed else now - self._began)
         self._began = now
 
     def _is_whole(self, index: int) -> bool:
@@ -253,22 +429,33 @@ class PassPublisher:
         batches = list(made.glob(f"pass-{index:03d}-batch-*.safetensors"))
         return pass_file(made, index).is_file() and len(batches) == self._run.plan.slots_per_pass
 
+    def _is_begun(self, index: int) -> bool:
+        """Return whether an interrupted process finished some batches of a pass."""
+        run, made = self._run, self._work / PASSES
+        if seeds_batches(run):
+            return bool(find_seeded(made, index, slots=run.plan.slots_per_pass))
+        return bool(find_finished(made, index, device=str(run.device))[0])
+
     def _publish(self, index: int, *, seconds: float | None) -> None:
         run, artefact = self._run, self._passes[index]
         images = self._saved_images(index)
         # a process that makes this pass alone may publish it too
         with run.store.holding(artefact, wait=True):
             if keeps_state(run) or run.store.find(artefact) is None:
-                self._fill_and_publish(artefact, images, index, seconds=seconds)
+                stem = f"pass-{index:03d}"
+                files = (f"{stem}.safetensors", f"{stem}-batch-*.safetensors", f"losses-{index:03d}.json", EXTRAS)
+                self._fill_and_publish(artefact, images, files, seconds=seconds)
 
-    def _fill_and_publish(self, artefact: Artefact, images: list[Path], index: int, *, seconds: float | None) -> None:
+    def _fill_and_publish(
+        self, artefact: Artefact, images: Sequence[Path], files: Sequence[str], *, seconds: float | None
+    ) -> None:
+        """Publish images, and those among the files of finished passes that match `files`."""
         run = self._run
         run.store.drop_work(artefact)
         folder = run.store.work(artefact)
         # links, since the next pass of a script may read what this one left
-        made, stem = self._work / PASSES, f"pass-{index:03d}"
-        for pattern in (f"{stem}.safetensors", f"{stem}-batch-*.safetensors", f"losses-{index:03d}.json", EXTRAS):
-            for path in made.glob(pattern):
+        for pattern in files:
+            for path in (self._work / PASSES).glob(pattern):
                 link(path, folder / path.name)
         for path in images:
             link(path, folder / path.relative_to(self._work))
@@ -281,15 +468,23 @@ class PassPublisher:
             slots, labels, numbers = collect({index: self._work / PASSES})
             pixels = _to_pixels(run, self._inputs, slots)
             save_images(folder, run.adapter, images=pixels, labels=labels.tolist(), numbers=numbers.tolist())
-        suffix = run.script.suffix if run.adapter.saves_images else None
-        wanted = [image_path(folder, run.adapter, *image, suffix) for image in _images_of_pass(run.plan, index)]
-        if lacking := [path for path in wanted if not path.is_file()]:
-            raise UpstreamFailedError(
-                f"pass {index} of {run.script.path} left {len(wanted) - len(lacking)} of {len(wanted)} images; "
-                f"the first that is missing is {lacking[0].relative_to(self._work)}; nothing of this pass is kept"
-            )
+        wanted = self._wanted_images(index)
+        _require_files(wanted, self._work, f"pass {index} of {run.script.path}")
         # of a script with one pass, also what it saved beside the images: MTT's and DM's own result files
         return sorted(path for path in folder.rglob("*") if path.is_file()) if run.plan.passes == 1 else wanted
+
+
+def _require_files(wanted: Sequence[Path], work: Path, what: str) -> None:
+    """Raise where a script saved fewer images than the plan has.
+
+    Raises:
+        UpstreamFailedError: some are missing.
+    """
+    if lacking := [path for path in wanted if not path.is_file()]:
+        raise UpstreamFailedError(
+            f"{what} left {len(wanted) - len(lacking)} of {len(wanted)} images; the first that is missing is "
+            f"{lacking[0].relative_to(work)}; nothing of it is kept"
+        )
 
 
 class _Progress:
@@ -339,6 +534,7 @@ def synthesis_spec(
         frozen={key: _embedder(str(network_file(run, one)), whitening) for key, one in networks.frozen.items()},
         in_loop=recipe.term.in_loop(recipe.squeeze),
         chained=keeps_state(run),
+        independent=run.script.slots == "independent",
         code={f"{kind}/{name}": plugins.code_of(kind, name) for kind in names for name in names[kind]},  # type: ignore[arg-type]
     )
 

@@ -35,7 +35,7 @@ RERUN: dict[str, tuple[str, ...]] = {
     "squeeze": ("network",),
     "embed": ("embeddings", "real"),
     "prepare": ("start", "whitening", "prepared", "expert"),
-    "recover": ("pass", "images", "subset"),
+    "recover": ("batch", "pass", "images", "subset"),
     "evaluate": ("labels", "student"),
     "measure": ("radii", "reference", "diversity", "collapse"),
 }

@@ -2,7 +2,18 @@
 
 from dire_plug.synthesis.recording import gather_losses
 from dire_plug.synthesis.running import RunningSynthesis, open_synthesis
-from dire_plug.synthesis.saved_passes import collect, pass_file
+from dire_plug.synthesis.saved_passes import collect, find_finished, find_seeded, join_batches, pass_file, seeded_files
 from dire_plug.synthesis.spec import SynthesisSpec
 
-__all__ = ["RunningSynthesis", "SynthesisSpec", "collect", "gather_losses", "open_synthesis", "pass_file"]
+__all__ = [
+    "RunningSynthesis",
+    "SynthesisSpec",
+    "collect",
+    "find_finished",
+    "find_seeded",
+    "gather_losses",
+    "join_batches",
+    "open_synthesis",
+    "pass_file",
+    "seeded_files",
+]

@@ -73,7 +73,7 @@ class LossRecord:
         self._named, self._parts, self._factors = {}, [], {}
 
     def slot_done(self, slot: Slot) -> None:
-        """Fetch the values of a finished slot from the device, all at once."""
+        """Fetch the values of a finished slot from the device, all at once, and take them as its record."""
         points = [(name, step) for step, values in self._kept.items() for name in values]
         curves: Curves = {}
         for (name, step), value in zip(points, fetch([self._kept[step][name] for name, step in points]), strict=True):
@@ -81,9 +81,25 @@ class LossRecord:
         self._kept = {}
         self._slots.append({"batch": slot.batch_index, "curves": curves})
 
+    def save_slot(self, folder: str | Path, slot: Slot) -> None:
+        """Write the record of the slot that was finished last, from which an interrupted pass resumes."""
+        write_json(losses_of_slot(folder, slot), self._slots[-1])
+
+    def take_up(self, folder: str | Path, slot: Slot) -> None:
+        """Take the record that `save_slot` wrote of a slot that was finished before."""
+        self._slots.append(read_json(losses_of_slot(folder, slot)))
+
     def save(self, folder: str | Path, pass_index: int) -> None:
         """Write the slots of a finished pass beside its images."""
         write_json(_pass_file(folder, pass_index), {"pass": pass_index, "slots": self._slots})
+
+
+def join_losses(folder: str | Path, pass_index: int, *, slots: int) -> None:
+    """Write the record of a pass whose slots have each left theirs."""
+    record = LossRecord(0)
+    for batch in range(slots):
+        record.take_up(folder, Slot(pass_index, batch))
+    record.save(folder, pass_index)
 
 
 def kept_steps(steps: int) -> list[int]:
@@ -127,6 +143,11 @@ def gather_losses(folders: Mapping[int, Path]) -> dict[str, Any] | None:
 
 def _pass_file(folder: str | Path, pass_index: int) -> Path:
     return Path(folder) / f"losses-{pass_index:03d}.json"
+
+
+def losses_of_slot(folder: str | Path, slot: Slot) -> Path:
+    """Return the file with the record of one finished slot; that of its pass has all slots."""
+    return Path(folder) / f"losses-{slot.pass_index:03d}-batch-{slot.batch_index:04d}.json"
 
 
 def fetch(values: list[Tensor | float]) -> list[float | None]:

@@ -18,14 +18,24 @@ from dire_plug import plugins
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
-from dire_plug.seeding import derive
+from dire_plug.seeding import derive, put_back_random_state, seed_everything, take_random_state
 from dire_plug.synthesis.embeddings import Embeddings
 from dire_plug.synthesis.hooks import Answer, Hooks
 from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
-from dire_plug.synthesis.saved_passes import CurrentPass, load_state
+from dire_plug.synthesis.saved_passes import (
+    CurrentPass,
+    find_finished,
+    find_seeded,
+    load_state,
+    read_slot,
+    save_random_state,
+)
 from dire_plug.synthesis.spec import SynthesisSpec, load_start
 from dire_plug.synthesis.terms import Terms
-from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, StartImages
+from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, Slot, StartImages
+
+PLUGINS = "plugins"
+"""The plugins' generator, among the random state that is saved with a slot."""
 
 
 class RunningSynthesis:
@@ -41,7 +51,12 @@ class RunningSynthesis:
         self._freezes = spec.accelerate and adapter.freezes_after_first_step
         self._embeddings = Embeddings(spec)
         self._nonnegative = adapter.embeddings_are_nonnegative and self._embeddings.nonnegative
+        # so that a batch can be made without those before it; upstream's own plan keeps upstream's own numbers
+        self._seeds_batches = spec.independent and self._plan.regrouped
+        # what plugins keep goes from slot to slot too, and is saved with whole passes only
+        self._resumes = spec.independent and not spec.chained
         self._pass = CurrentPass(spec.passes, self._plan)
+        self._put_back: dict[str, Tensor] = {}
         self._generator = torch.Generator()
         self._hooks = Hooks(manager, self)
         # without a plugin that looks at steps, nothing is embedded: a baseline runs at upstream's own speed
@@ -49,7 +64,7 @@ class RunningSynthesis:
         self._record = LossRecord(spec.steps)
         weights = {name: take_weight(one)[0] for name, one in spec.regularizers.items()}
         self._terms = Terms(self._hooks, weights, self._record, name_networks=self._embeddings.has_outside)
-        self._events = StepEvents(emit, spec.steps)
+        self._emit, self._events = emit, StepEvents(emit, spec.steps)
         self._in_use: tuple[Tensor, Tensor | None] | None = None
         self._losses: dict[str, Tensor] = {}
         self._batch: Batch | None = None
@@ -98,7 +113,7 @@ class RunningSynthesis:
 
     @property
     def generator(self) -> torch.Generator:
-        """A CPU generator for plugins, re-seeded every pass."""
+        """A CPU generator for plugins, seeded again every pass, or every batch where those are seeded."""
         return self._generator
 
     @property
@@ -135,10 +150,21 @@ class RunningSynthesis:
         return self._hooks.plugin(name)
 
     def begin_pass(self, pass_index: int) -> None:
-        """Begin a pass: restore what plugins kept after the pass before, and seed their generator."""
+        """Begin a pass: restore what plugins kept after the pass before, and seed their generator.
+
+        Slots that an interrupted process finished are left out, where the script's are independent.
+        """
         # from the file and not from memory, so that a resumed run and an uninterrupted one start the pass alike
         kept = load_state(self._spec.passes, pass_index - 1, self._spec.device) if self._spec.chained else {}
-        self._pass = CurrentPass(self._spec.passes, self._plan, index=pass_index, state=kept)
+        folder, finished = self._spec.passes, set[int]()
+        self._put_back = {}
+        if self._resumes and self._seeds_batches:
+            finished = find_seeded(folder, pass_index, slots=self._plan.slots_per_pass)
+        elif self._resumes:
+            finished, self._put_back = find_finished(folder, pass_index, device=self._spec.device)
+        self._pass = CurrentPass(
+            folder, self._plan, index=pass_index, state=kept, finished=finished, batches=self._spec.batches
+        )
         self._in_use = None
         self._record.begin_pass()
         # a generator of its own: a plugin that draws must not shift upstream's random numbers
@@ -166,6 +192,15 @@ class RunningSynthesis:
         # the first step of a slot needs the gradients again: upstream's code may use them there
         self._embeddings.loop.unfreeze()
         self._pass.next_slot()
+        if self._pass.slot_is_finished:
+            self._record.take_up(self._spec.passes, self._pass.slot)
+        elif self._seeds_batches:
+            self._seed_batch(self._pass.slot)
+        elif self._put_back:
+            # here and not after the last finished slot: the script may have drawn since, as it did in the first run
+            put_back_random_state(self._put_back, self._spec.device)
+            self._generator.set_state(self._put_back[PLUGINS])
+            self._put_back = {}
         return self._ask("plan_labels", labels, labels=labels)
 
     def order(self, order: Tensor) -> Tensor:
@@ -175,8 +210,16 @@ class RunningSynthesis:
     def start(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the start images: the same object where nobody answers, else a new tensor on the same device.
 
-        It is a leaf that requires a gradient where the given one does. A slot without a step ends with it.
+        It is a leaf that requires a gradient where the given one does. A slot without a step ends with it. A slot that
+        was finished before starts, and ends, with its final images; one that isn't made here with constant ones,
+        of which nothing is kept.
         """
+        if self._pass.slot_is_finished:
+            made, _ = read_slot(self._spec.passes, self._pass.slot)
+            return made.to(images.device, images.dtype).requires_grad_(images.requires_grad)
+        if self._pass.slot_is_left_out:
+            # constant images are the fastest to write, and the script writes them
+            return torch.zeros_like(images, requires_grad=images.requires_grad)
         answer = self._ask("initial_images", images, images=images, labels=labels)
         if answer is not images:
             if answer.shape[0] != labels.shape[0]:
@@ -186,6 +229,10 @@ class RunningSynthesis:
             answer = answer.detach().to(images.device, images.dtype).clone().requires_grad_(images.requires_grad)
         self._pass.hold(answer, labels)
         return answer
+
+    def steps_to_do(self, count: int) -> int:
+        """Return the number of iterations of the slot: `count`, or 0 where it isn't made here."""
+        return 0 if self._pass.slot_is_left_out else count
 
     def embedded(self, images: Tensor, real: Tensor) -> None:
         """Keep what the loop's own network made of synthetic and real images, where the recipe's terms work on that."""
@@ -211,7 +258,13 @@ class RunningSynthesis:
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
+            DirePlugError: the slot isn't made here, but the patch doesn't ask for the number of its iterations.
         """
+        if self._pass.slot_is_left_out:
+            raise DirePlugError(
+                f"{self._pass.slot} is left out, but the script runs its iterations: the adapter says that its slots "
+                "are independent, so its patch needs a line ITERATIONS = bridge.steps(ITERATIONS)"
+            )
         self._losses, self._batch = {"upstream": loss.detach()}, None
         # used once: the next step says again which part it sees
         (used, rows), self._in_use = self._in_use or (labels, None), None
@@ -258,6 +311,8 @@ class RunningSynthesis:
 
     def _finish_slot(self) -> None:
         """Call the plugins' `slot_done` with the slot's final images, and save them; do nothing where it has none."""
+        if self._pass.slot_is_finished:
+            self._tell_finished(before=True)
         if not self._pass.holds_images:
             return
         self._terms.check_finite(self._pass.slot)
@@ -266,6 +321,24 @@ class RunningSynthesis:
         self._hooks.tell("slot_done", slot=self._pass.slot, images=images, labels=labels)
         self._pass.save(images, labels)
         self._record.slot_done(self._pass.slot)
+        if self._resumes:
+            folder, slot = self._spec.passes, self._pass.slot
+            self._record.save_slot(folder, slot)
+            if not self._seeds_batches:
+                # last: with it the slot counts as finished
+                state = take_random_state(self._spec.device) | {PLUGINS: self._generator.get_state()}
+                save_random_state(folder, slot, state)
+        self._tell_finished(before=False)
+
+    def _tell_finished(self, *, before: bool) -> None:
+        """Send that a slot is finished, and the script has written its files: here, or before and now again."""
+        slot = self._pass.slot
+        self._emit({"event": "slot", "pass": slot.pass_index, "batch": slot.batch_index, "before": before})
+
+    def _seed_batch(self, slot: Slot) -> None:
+        """Seed a slot by itself, before the loop draws anything for it, and the plugins' generator."""
+        seed_everything(self.seed, slot.pass_index, batch=slot.batch_index)
+        self._generator.manual_seed(derive(self.seed, "plugins", slot.pass_index, slot.batch_index))
 
     def _report(self, *, step: int = 0, force: bool = False) -> None:
         if self._events.is_due(step, force=force):

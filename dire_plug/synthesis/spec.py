@@ -32,6 +32,8 @@ class SynthesisSpec:
         frozen: key → what embeds outside of the loop, for the terms alone: likewise.
         in_loop: whether the terms work in the loop's own networks too.
         chained: whether a plugin may keep something from pass to pass.
+        independent: whether the script's slots are (`Script.slots`), so that a pass resumes at its first missing one.
+        batches: the batches of a pass to make, where they are seeded by themselves; the others are left out. None: all.
         code: "methods/NAME" and "regularizers/NAME" → the digest of a plugin's code, as `plugins.code_of` gives it.
     """
 
@@ -52,6 +54,8 @@ class SynthesisSpec:
     frozen: dict[str, dict[str, Any]] = field(default_factory=dict)
     in_loop: bool = True
     chained: bool = True
+    independent: bool = False
+    batches: tuple[int, ...] | None = None
     code: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.cli import Cli
-from support.small_run import forget, native, outcome, read_rows, run_folders, when_made, write_recipe
+from support.small_run import forget, native, only_run, outcome, read_rows, run_folders, when_made, write_recipe
 
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
@@ -15,7 +15,7 @@ from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.files import format_bytes
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline.unit_costs import count_units
-from dire_plug.pipeline.work_units import Unit, plan_units
+from dire_plug.pipeline.work_units import Unit, plan_units, waits_for
 
 
 def units_by_title(*requests: Request) -> dict[str, Unit]:
@@ -45,6 +45,29 @@ def test_a_unit_waits_for_what_it_is_made_from(bare_home: Path, recipe: Path) ->
 def test_passes_that_keep_no_state_are_units_of_their_own(bare_home: Path, recipe: Path) -> None:
     titles = units_by_title(native(recipe))
     assert {"recover baseline, seed 0: pass 0", "recover baseline, seed 0: pass 1"} <= titles.keys()
+
+
+def test_batches_of_a_regrouped_pass_are_units_with_the_bits_of_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regrouped = write_recipe(tmp_path / "regrouped.yaml", {"recover": {"flags": {"batch-size": 40}}})
+    request, found = native(regrouped, "dire"), {}
+    for executor in ("units", "inline"):
+        forget()
+        monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / executor))
+        if executor == "units":
+            units = plan_units([request])
+            batches = [unit for unit in units if " batch " in unit.part]
+            assert [unit.part for unit in batches] == ["pass 0 batch 0", "pass 0 batch 1", "pass 0 batch 2"]
+            student = next(unit for unit in units if unit.stage == "evaluate")
+            assert {unit.name for unit in batches} <= waits_for(units)[student.name]
+            for unit in (*(one for one in units if one not in batches), *reversed(batches)):
+                if unit.stage not in ("evaluate", "measure"):
+                    unit.make(log=tmp_path / "log")
+        run_arm(request)
+        found[executor] = outcome(only_run(tmp_path / executor))
+        assert plan_units([request]) == []
+    assert found["units"] == found["inline"]
 
 
 def test_arms_share_the_units_that_make_the_same(bare_home: Path, recipe: Path) -> None:

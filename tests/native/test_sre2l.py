@@ -57,6 +57,9 @@ class PlainSynthesis:
     def start(self, images: Tensor, labels: Tensor) -> Tensor:
         return images
 
+    def steps_to_do(self, count: int) -> int:
+        return count
+
     def loss(self, loss: Tensor, **of_the_step: object) -> Tensor:
         return loss
 
@@ -95,7 +98,7 @@ def run_golden() -> dict[str, Tensor]:
     torch.set_default_dtype(torch.float64)
     try:
         seed_everything(7, 2)
-        slots = recover_pass(cast(RunningSynthesis, PlainSynthesis()), make_teacher(), SETTINGS)
+        slots = list(recover_pass(cast(RunningSynthesis, PlainSynthesis()), make_teacher(), SETTINGS))
     finally:
         torch.set_default_dtype(kept[0])
         torch.set_rng_state(kept[1])

@@ -44,8 +44,9 @@ network = network.eval().requires_grad_(False).cuda()
 for first in range(0, 4, 2):
     labels = torch.arange(first, first + 2).cuda()
     images = torch.randn((len(labels), 3, 8, 8), device="cuda", requires_grad=True)
+    count = arguments.iteration
     optimizer = torch.optim.Adam([images], lr=0.1)
-    for step in range(arguments.iteration):
+    for step in range(count):
         moved = torch.roll(images, random.randint(0, 3), 3)
         cost = nn.functional.cross_entropy(network(moved), labels)
         cost = cost + 0.1 * images.square().mean()
@@ -70,9 +71,10 @@ INSERTIONS: Mapping[int, Sequence[str]] = MappingProxyType(
         17: ["bridge.watch(network)"],
         19: ["    labels = bridge.labels(labels)"],
         20: ["    images = bridge.start(images, labels)"],
-        25: ["        cost = bridge.loss(cost, images=images, labels=labels, step=step)"],
-        29: ["        bridge.step_done(cost, images=images, labels=labels, step=step)"],
-        30: ["        number = bridge.image_index(number, place)"],
+        21: ["    count = bridge.steps(count)"],
+        26: ["        cost = bridge.loss(cost, images=images, labels=labels, step=step)"],
+        30: ["        bridge.step_done(cost, images=images, labels=labels, step=step)"],
+        31: ["        number = bridge.image_index(number, place)"],
     }
 )
 """The line of SYNTH after which each stands → the lines: the patch that holds."""
@@ -95,7 +97,11 @@ class LoopAdapter(PlannedAdapter):
     reserved_flags: Mapping[str, str] = MappingProxyType({})
     flags = MappingProxyType({"synth": Flags})
     scripts: Mapping[str, Script] = MappingProxyType(
-        {"synth": Script(SCRIPT, CLASSES, SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "small", "bare")}
+        {
+            "synth": Script(
+                SCRIPT, CLASSES, SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "small", "bare", slots="independent"
+            )
+        }
     )
 
     def __init__(self, repository: str = "", commit: str = "0" * 40, folder: Path = Path()) -> None:

@@ -213,6 +213,8 @@ def _check_slot(found: Sequence[Event], number: int, wanted: ExpectedRun, *, fin
         yield f"bridge.start is called {len(starts)} times"
     elif starts[0]["late"]:
         yield "bridge.start comes after an optimiser was made for the images"
+    if "steps" in wanted.calls:
+        yield from _check_asked(events)
     yield from _check_steps(events, planned.labels, wanted, finished=finished)
     if finished and events[-1]["outside"]:
         yield "what is optimised has changed after the last bridge.step_done"
@@ -222,6 +224,15 @@ def _check_slot(found: Sequence[Event], number: int, wanted: ExpectedRun, *, fin
             yield f"bridge.image_index is called for the positions {list(indices)} of {len(planned.images)} images"
         elif list(indices.values()) != list(planned.images):
             yield "the images' numbers aren't the plan's"
+
+
+def _check_asked(events: Sequence[Event]) -> Iterator[str]:
+    """Check that the number of iterations is asked for once, after the start images and before the first step."""
+    calls = [event["call"] for event in events if event["call"] in ("start", "steps", "loss")]
+    if calls.count("steps") != 1:
+        yield f"bridge.steps is called {calls.count('steps')} times"
+    elif "loss" in calls and calls.index("steps") > calls.index("loss"):
+        yield "bridge.steps comes after the first step"
 
 
 def _check_steps(
@@ -280,6 +291,12 @@ def _find_wrong_images(event: Event, wanted: ExpectedRun) -> str:
     if event["images"] == "leaf" or (event["images"] == "made" and not wanted.images_are_leaf):
         return ""
     return "`images` isn't what the optimiser holds and the loss depends on"
+
+
+def last_batch(events: Iterable[Event]) -> tuple[int, int]:
+    """Return the last batch of a pass that did a step, from 0, and the number of its steps; (-1, 0) where none did."""
+    steps = [sum(event["call"] == "step" for event in slot) for slot in _by_slot(events)]
+    return next(((batch, count) for batch, count in reversed(list(enumerate(steps))) if count), (-1, 0))
 
 
 # The answered run.

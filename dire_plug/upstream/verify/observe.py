@@ -37,7 +37,7 @@ CALLS = "calls.jsonl"
 GRADIENTS = "gradients"
 GRADIENT, TERM = "gradient/", "term/"
 """Of the keys in the file of a step: what the optimiser's tensors had as gradient, and λ · ∂term."""
-FORWARDED = ("watch", "order", "in_use", "keep")
+FORWARDED = ("watch", "order", "steps", "in_use", "keep")
 """Functions of bridge of which it counts only where and when they are called."""
 
 

@@ -28,6 +28,8 @@ from dire_plug.upstream.preparations import run_preparation
 from dire_plug.upstream.runner import run_together
 
 SEED = 0
+PASSES = "passes"
+"""The folder, in that of a patched run, of its finished slots."""
 TEST_PER_CLASS = 1
 """Generated test images of each class: scripts that evaluate read some."""
 PIXELS = (32, 224)
@@ -248,7 +250,10 @@ def describe_synthesis(
         start=setup.start,
         # the test term needs no real embeddings
         real={},
-        passes=str(folder / "passes"),
+        passes=str(folder / PASSES),
+        # the test term keeps nothing, so a cut run resumes where the script lets it
+        chained=False,
+        independent=setup.adapter.scripts[recipe.recover.script].slots == "independent",
         networks=tuple(setup.case.teachers),
         embedder=embedder,
         accelerate=accelerate,

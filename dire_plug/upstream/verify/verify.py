@@ -5,12 +5,16 @@ Six runs of a script, at reduced size:
 - unpatched, twice, and patched: the same bits in every optimised tensor after every step, and in every file;
 - unpatched, and patched with a test term, both at the learning rate 0: the gradients differ by λ · ∂term;
 - patched with the term, the hooks answered: the images start as answered, and move.
+
+Where the script's slots are independent it is cut, too: a run that ended within its second slot resumes, and a batch of
+the answered run is made without those before it. Both must have the bits of the whole runs.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +22,31 @@ from dire_plug import ui
 from dire_plug.api.patch_file import Patch, read_patch
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest
-from dire_plug.types import Adapter
+from dire_plug.types import Adapter, Plan, Slot
+from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_together
 from dire_plug.upstream.source.patching import REPAIR
 from dire_plug.upstream.source.vendor import patch_files, require_vendored, unpatched_copy
 from dire_plug.upstream.verify import checks
 from dire_plug.upstream.verify.checks import Event, ExpectedRun
 from dire_plug.upstream.verify.observe import PROBE
-from dire_plug.upstream.verify.runs import RunHashes, Runner, Setup, run_jobs, set_up, set_up_answered, write_job
+from dire_plug.upstream.verify.runs import (
+    PASSES,
+    RunHashes,
+    Runner,
+    Setup,
+    run_jobs,
+    set_up,
+    set_up_answered,
+    write_job,
+)
 
 FROZEN = {"frozen": True, "start": False}
 ANSWERED = {"frozen": False, "start": True}
-CHECKS = ("inert", "gradient", "calls", "answered", "accelerated")
+CHECKS = ("inert", "gradient", "calls", "answered", "accelerated", "cut")
+RESUMED, APART = "resumed", "apart"
+CUTS = {RESUMED: "resumes", APART: "batches apart"}
+"""Run of a script whose slots are independent → what it shows that the script can."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class ScriptVerdict:
         calls: of bridge, seen in the two runs with the term.
         answers: what the answered run was given: start, plan, names.
         accelerated: whether a run with `--accelerate exact` was compared; None where it leaves out nothing.
+        cut: what a script with independent slots was shown to do, or why it wasn't cut.
         problems: check → what it found; a check without a problem isn't here.
     """
 
@@ -59,6 +77,7 @@ class ScriptVerdict:
     calls: int
     answers: tuple[str, ...]
     accelerated: bool | None
+    cut: str
     problems: dict[str, tuple[str, ...]]
 
     @property
@@ -79,6 +98,7 @@ class ScriptVerdict:
             inert = "NOT inert" if "inert" in self.problems else "inert"
             shown = {None: "", True: "; accelerated too", False: "; accelerated: not reached"}[self.accelerated]
             inert += "; accelerated: NOT the same" if "accelerated" in self.problems else shown
+            inert += "; cut: NOT the same" if "cut" in self.problems else f"; {self.cut}"
             found = {"gradient": f"{self.agreement:.0e}", "calls": str(self.calls), "answered": ", ".join(self.answers)}
             cells = [inert, *("NO" if name in self.problems else cell for name, cell in found.items())]
         return self.script, *cells, self.steps, self.files, self.last[:16]
@@ -131,8 +151,89 @@ def _verify_script(
         jobs["accelerated"] = write_job(
             other, folder / "accelerated", tree, regularizers=term, observed=ANSWERED, accelerate=True
         )
+    patch = _bridge_patch(adapter)
+    independent = adapter.scripts[name].slots == "independent" and "steps" in checks.called_functions(patch)
+    if independent and not _ends_in_second_slot(setup):
+        interrupted = write_job(setup, folder / INTERRUPTED, tree, regularizers={})
+        jobs[INTERRUPTED] = replace(interrupted, stop_after_steps=_iterations(setup) + 1)
     found = run_jobs(jobs, run=run)
-    return _judge(setup, other, found, folder=folder, patch=_bridge_patch(adapter))
+    failed = ""
+    if independent and (cuts := _cut_jobs(setup, other, found, folder=folder, tree=tree)):
+        try:
+            found |= run_jobs(cuts, run=run)
+        except DirePlugError as error:
+            # the script runs well when it isn't cut, so this is what the cut shows
+            failed = f"a cut run failed: {error}"
+    return _judge(setup, other, found, folder=folder, patch=patch, failed=failed)
+
+
+# The cut.
+
+INTERRUPTED = "interrupted"
+
+
+def _iterations(setup: Setup) -> int:
+    return setup.adapter.steps(setup.inputs.recipe.recover)
+
+
+def _ends_in_second_slot(setup: Setup) -> bool:
+    """Return whether the runs of a script end in the first step of the second slot that has steps."""
+    return setup.steps == _iterations(setup) + 1
+
+
+def _cut_jobs(
+    setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder: Path, tree: Path
+) -> dict[str, ChildJob]:
+    """Return the runs that resume, and that make one batch alone; none where the whole runs reach no second slot."""
+    jobs, iterations = {}, _iterations(setup)
+    if len(found["patched"].steps) > iterations:
+        before = "patched" if _ends_in_second_slot(setup) else INTERRUPTED
+        job = write_job(setup, folder / RESUMED, tree, regularizers={})
+        shutil.copytree(folder / before / PASSES, folder / RESUMED / PASSES)
+        jobs[RESUMED] = replace(job, stop_after_steps=None if setup.steps is None else setup.steps - iterations)
+    batch, steps = checks.last_batch(checks.read_events(folder / "answered"))
+    if _plan(other).regrouped and batch > 0:
+        term = {PROBE: dict[str, Any]()}
+        job = write_job(other, folder / APART, tree, regularizers=term, observed=ANSWERED)
+        jobs[APART] = replace(
+            job,
+            synthesis={**(job.synthesis or {}), "batches": [batch]},
+            stop_after_steps=None if other.steps is None else steps,
+        )
+    return jobs
+
+
+def _check_steps_asked(setup: Setup, patch: Patch) -> list[str]:
+    slots = setup.adapter.scripts[setup.case.recover["script"]].slots
+    if slots != "independent" or "steps" in checks.called_functions(patch):
+        return []
+    return ["bridge.steps is never called, although the adapter says that the script's slots are independent"]
+
+
+def _judge_cut(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder: Path) -> tuple[str, list[str]]:
+    """Return what of a script was cut, or why it wasn't, and what differs in the cut runs."""
+    slots = setup.adapter.scripts[setup.case.recover["script"]].slots
+    if slots != "independent":
+        return {"stateful": "stateful, not cut", "none": "one slot"}[slots], []
+    if RESUMED not in found and APART not in found:
+        return "not cut", []
+    problems = list[str]()
+    if RESUMED in found:
+        whole, resumed = found["patched"], found[RESUMED]
+        rest = replace(whole, steps=whole.steps[_iterations(setup) :])
+        if difference := first_difference(rest, resumed):
+            problems.append(f"after a run that ended within its second slot, {difference} of the rest differs")
+    if APART in found:
+        whole, apart = found["answered"], found[APART]
+        batch, steps = checks.last_batch(checks.read_events(folder / "answered"))
+        held, names = _plan(other).slot(Slot(0, batch)), _names(other)
+        files = {names[pair] for pair in zip(held.labels, held.images, strict=True)} & whole.files.keys()
+        alone = [
+            RunHashes(one.steps[-steps:], {name: one.files.get(name, "") for name in files}) for one in (whole, apart)
+        ]
+        if difference := first_difference(*alone):
+            problems.append(f"batch {batch} of the answered run, made alone: {difference} differs")
+    return ", ".join(shows for name, shows in CUTS.items() if name in found), problems
 
 
 def _bridge_patch(adapter: Adapter) -> Patch:
@@ -140,8 +241,10 @@ def _bridge_patch(adapter: Adapter) -> Patch:
     return read_patch(path)
 
 
-def _judge(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder: Path, patch: Patch) -> ScriptVerdict:
-    """Judge what the runs left."""
+def _judge(
+    setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder: Path, patch: Patch, failed: str
+) -> ScriptVerdict:
+    """Judge what the runs left; `failed` says why the cut runs didn't end well, "" where they did."""
     name, adapter = setup.case.recover["script"], setup.adapter
     published = found["unpatched-1"]
     check_something_to_compare(name, published)
@@ -162,6 +265,7 @@ def _judge(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder
         "calls": [
             *checks.check_calls(with_term, expected),
             *(f"answered: {one}" for one in checks.check_calls(answered, answered_expected)),
+            *_check_steps_asked(setup, patch),
             *checks.check_lines([with_term, answered], patch, adapter.scripts[name].path),
         ],
         "answered": checks.check_answered(
@@ -171,6 +275,8 @@ def _judge(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder
             names=_names(other),
         ),
     }
+    cut, problems["cut"] = _judge_cut(setup, other, found, folder=folder)
+    problems["cut"] += [failed] if failed else []
     accelerated = None
     if "accelerated" in found:
         accelerated = _reaches_last_batch(answered, answered_expected)
@@ -189,6 +295,7 @@ def _judge(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, folder
         calls=sum("file" in event for events in (with_term, answered) for event in events),
         answers=_answers(setup, other),
         accelerated=accelerated,
+        cut=cut,
         problems={check: tuple(dict.fromkeys(texts)) for check, texts in problems.items() if texts},
     )
 
@@ -209,18 +316,23 @@ def check_something_to_compare(script: str, published: RunHashes) -> None:
 def _expect(setup: Setup, patch: Patch) -> ExpectedRun:
     recipe = setup.inputs.recipe
     return ExpectedRun(
-        plan=setup.adapter.plan(recipe.recover, classes=setup.inputs.classes, ipc=recipe.ipc),
+        plan=_plan(setup),
         steps=setup.adapter.steps(recipe.recover),
         calls=checks.called_functions(patch),
         images_are_leaf=setup.case.images_are_leaf,
     )
 
 
+def _plan(setup: Setup) -> Plan:
+    recipe = setup.inputs.recipe
+    return setup.adapter.plan(recipe.recover, classes=setup.inputs.classes, ipc=recipe.ipc)
+
+
 def _names(setup: Setup) -> dict[tuple[int, int], str]:
     """Return (label, image) → file, of all images of the plan."""
     adapter, recipe = setup.adapter, setup.inputs.recipe
     suffix = adapter.scripts[recipe.recover.script].suffix
-    plan = adapter.plan(recipe.recover, classes=setup.inputs.classes, ipc=recipe.ipc)
+    plan = _plan(setup)
     paths = {
         (label, image): Path(adapter.image_path(label, image))
         for label in range(setup.inputs.classes)

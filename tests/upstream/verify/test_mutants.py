@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support import third_party_plugin
 from support.cli import Cli
 from support.loop_upstream import INSERTIONS, LoopAdapter, make_loop, make_loop_known, run_here, write_patch
@@ -19,6 +20,7 @@ from dire_plug import bridge
 from dire_plug.methods.dwa import DWA
 from dire_plug.plugins import load_adapter
 from dire_plug.scaffold.package import Published, new_method
+from dire_plug.synthesis import running
 from dire_plug.synthesis.embeddings import Embeddings, PenultimateHook
 from dire_plug.synthesis.terms import Terms
 from dire_plug.upstream.source.patching import make_patch, read_patch
@@ -58,6 +60,7 @@ def test_a_patch_that_is_right_passes_every_check(verified: Any) -> None:
     assert verdict.holds
     assert verdict.agreement < 1e-5
     assert verdict.answers == ("start", "plan", "names")
+    assert verdict.cut == "resumes, batches apart"
     assert (verdict.steps, verdict.files) == (4, 4)
 
 
@@ -79,19 +82,21 @@ def with_images(name: str) -> dict[int, list[str]]:
 
 
 PATCHES = {
-    "start after the optimiser": (moved("start", 21, indent=4), "calls", "bridge.start comes after an optimiser was"),
-    "start after the optimiser, answered": (moved("start", 21, indent=4), "answered", "stay where bridge.start put"),
-    "start after the first step": (moved("start", 29), "calls", "bridge.start is called 2 times"),
+    "start after the optimiser": (moved("start", 22, indent=4), "calls", "bridge.start comes after an optimiser was"),
+    "start after the optimiser, answered": (moved("start", 22, indent=4), "answered", "stay where bridge.start put"),
+    "start after the first step": (moved("start", 30), "calls", "bridge.start is called 2 times"),
     "no start": (moved("start", 0), "calls", "bridge.start is never called"),
     "no image_index": (moved("image_index", 0), "answered", "4 of 8 images aren't saved under their number"),
-    "image_index after the name": (moved("image_index", 31), "answered", "images aren't saved under their number"),
+    "image_index after the name": (moved("image_index", 32), "answered", "images aren't saved under their number"),
     "no step_done": (moved("step_done", 0), "calls", "bridge.step_done is never called"),
-    "step_done before backward": (moved("step_done", 26), "calls", "step_done comes before the optimiser's step"),
-    "step_done before the clipping": (moved("step_done", 28), "calls", "has changed since bridge.step_done"),
+    "step_done before backward": (moved("step_done", 27), "calls", "step_done comes before the optimiser's step"),
+    "step_done before the clipping": (moved("step_done", 29), "calls", "has changed since bridge.step_done"),
     "images are another tensor": (with_images("moved"), "calls", "`images` isn't what the optimiser holds"),
-    "loss before a part is added": (moved("loss", 24), "gradient", "isn't that of the loss handed to bridge.loss plus"),
-    "loss after backward": (moved("loss", 27), "gradient", "bridge.loss had no loss with its graph"),
+    "loss before a part is added": (moved("loss", 25), "gradient", "isn't that of the loss handed to bridge.loss plus"),
+    "loss after backward": (moved("loss", 28), "gradient", "bridge.loss had no loss with its graph"),
     "no loss": (moved("loss", 0), "calls", "bridge.loss is never called"),
+    "no steps": (moved("steps", 0), "calls", "bridge.steps is never called, although"),
+    "steps after the first step": (moved("steps", 24), "calls", "bridge.steps is called 2 times"),
 }
 """Mutant → its patch, the check that finds it, and what that says."""
 
@@ -177,6 +182,52 @@ def test_a_bridge_that_is_wrong_is_found(verified: Any, change: Change, monkeypa
     )
     assert compared
     assert handed
+
+
+def change_network(patch: pytest.MonkeyPatch) -> None:
+    """Let each step change the network, as a script does whose slots aren't independent."""
+    watched: list[Any] = []
+    watch, step_done = bridge.watch, bridge.step_done
+
+    @functools.wraps(watch)
+    def watching(network: Any) -> None:
+        watched.append(network)
+        watch(network)
+
+    @functools.wraps(step_done)
+    def changing(loss: Any, **arguments: Any) -> None:
+        step_done(loss, **arguments)
+        with torch.no_grad():
+            for weight in watched[-1].parameters():
+                weight.mul_(1.1)
+
+    patch.setattr(bridge, "watch", watching)
+    patch.setattr(bridge, "step_done", changing)
+
+
+RESUMED, ALONE = "after a run that ended within its second slot, step", "batch 1 of the answered run, made alone: step"
+CUTS: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "random state not put back": (
+        lambda patch: patch.setattr(running, "put_back_random_state", lambda state, device: None),
+        (RESUMED,),
+    ),
+    "batches not seeded": (
+        lambda patch: patch.setattr(running, "seed_everything", lambda seed, pass_index, *, batch: None),
+        (ALONE,),
+    ),
+    "a network that changes": (change_network, (RESUMED, ALONE)),
+}
+"""Mutants of what lets a run resume → the change, and what the cut says."""
+
+
+@pytest.mark.parametrize(("change", "says"), CUTS.values(), ids=CUTS)
+def test_a_cut_shows_what_goes_from_slot_to_slot(
+    verified: Any, change: Change, says: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch)
+    problems = verified(INSERTIONS).problems["cut"]
+    assert len(problems) == len(says)
+    assert all(problem.startswith(start) for problem, start in zip(problems, says, strict=True)), problems
 
 
 # A third-party method, as `new method` and `patch insert` make it.

@@ -40,6 +40,7 @@ VERDICT: dict[str, Any] = {
     "calls": 20,
     "answers": ("start", "plan"),
     "accelerated": None,
+    "cut": "resumes",
     "problems": {},
 }
 
@@ -47,17 +48,19 @@ VERDICT: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("changes", "cells", "holds"),
     [
-        ({}, ("inert", "3e-07", "20", "start, plan"), True),
-        ({"accelerated": True}, ("inert; accelerated too", "3e-07", "20", "start, plan"), True),
-        ({"accelerated": False}, ("inert; accelerated: not reached", "3e-07", "20", "start, plan"), True),
-        ({"problems": {"inert": ("",)}}, ("NOT inert", "3e-07", "20", "start, plan"), False),
-        ({"problems": {"gradient": ("",), "calls": ("",)}}, ("inert", "NO", "NO", "start, plan"), False),
-        ({"problems": {"answered": ("",)}}, ("inert", "3e-07", "20", "NO"), False),
+        ({}, ("inert; resumes", "3e-07", "20", "start, plan"), True),
+        ({"accelerated": True}, ("inert; accelerated too; resumes", "3e-07", "20", "start, plan"), True),
+        ({"accelerated": False}, ("inert; accelerated: not reached; resumes", "3e-07", "20", "start, plan"), True),
+        ({"problems": {"inert": ("",)}}, ("NOT inert; resumes", "3e-07", "20", "start, plan"), False),
+        ({"problems": {"gradient": ("",), "calls": ("",)}}, ("inert; resumes", "NO", "NO", "start, plan"), False),
+        ({"problems": {"answered": ("",)}}, ("inert; resumes", "3e-07", "20", "NO"), False),
         (
             {"accelerated": True, "problems": {"accelerated": ("",)}},
-            ("inert; accelerated: NOT the same", "3e-07", "20", "start, plan"),
+            ("inert; accelerated: NOT the same; resumes", "3e-07", "20", "start, plan"),
             False,
         ),
+        ({"cut": "stateful, not cut"}, ("inert; stateful, not cut", "3e-07", "20", "start, plan"), True),
+        ({"problems": {"cut": ("",)}}, ("inert; cut: NOT the same", "3e-07", "20", "start, plan"), False),
         ({"repeats": False}, ("undecidable: two unpatched runs differ", "?", "?", "?"), False),
     ],
 )
