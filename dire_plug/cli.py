@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         sys.exit(error.exit_code)
     except DetachedError as notice:
-        _end(str(notice), notice.exit_code)
+        _end(str(notice), 0)
     except DirePlugError as error:
         _end(f"error: {error}", error.exit_code)
     # a full disk, or a folder that can't be read

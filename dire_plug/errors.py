@@ -39,10 +39,11 @@ class PluginError(DirePlugError):
     exit_code = 1
 
 
-class DetachedError(DirePlugError):
-    """No error: a command's jobs go on by themselves, so it has no result yet; its message says how to follow them."""
+class DetachedError(Exception):
+    """A command's jobs go on by themselves, so it has no result yet; the message says how to follow them.
 
-    exit_code = 0
+    No `DirePlugError`: what goes on after an error of one run must not go on after this.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

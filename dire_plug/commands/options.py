@@ -44,6 +44,9 @@ WAIT = click.option(
 """Options of several commands."""
 
 
+DRY_RUN = click.option("--dry-run", is_flag=True, help="List the units of work that the store lacks; run nothing.")
+
+
 def rerun_option(*stages: str) -> Callable[[Function], Function]:
     """Return `--rerun STAGE` with these stages."""
     return click.option(
