@@ -241,7 +241,7 @@ def jobs_table(found: Sequence[tuple[Job, Unit, State, str | None]]) -> Table:
 
 
 @contextlib.contextmanager
-def reporting(job: Job, title: str) -> Iterator[dict[str, Any]]:
+def reporting(job: Job, unit: Unit) -> Iterator[dict[str, Any]]:
     """Keep progress.json of a unit true while the block makes it: what is done, how fast, and that it is alive.
 
     Yields:
@@ -250,7 +250,8 @@ def reporting(job: Job, title: str) -> Iterator[dict[str, Any]]:
     began = time.time()
     facts: dict[str, Any] = {
         "state": "running",
-        "title": title,
+        "title": unit.title,
+        "stage": unit.stage,
         "doing": "starting",
         "done": 0,
         "total": 0,

@@ -20,6 +20,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.jobs import BLOCKED, Job, job_of
@@ -48,6 +50,8 @@ def run_local(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, st
     # by the number that was asked for, so that a command that resumes with less left to do makes the same bits
     threads, jobs = _threads(settings.jobs), min(settings.jobs, len(units))
     ui.say(f"local: {len(units)} units of work in {jobs} processes, threads: {threads} each")
+    # what this process makes of them afterwards has the bits that they would give
+    torch.set_num_threads(threads)
     workers = queue.SimpleQueue[_Worker]()
     before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
@@ -182,8 +186,6 @@ def gpus_of(slot: int, count: int) -> dict[str, str]:
     Raises:
         DirePlugError: there are fewer than `count`.
     """
-    import torch
-
     visible = visible_gpus() or [str(number) for number in range(torch.cuda.device_count())]
     if not visible:
         return {}

@@ -44,8 +44,8 @@ def test_a_unit_survives_being_written_and_read(bare_home: Path, recipe: Path) -
 def test_progress_tells_what_is_done_where_and_how_fast(bare_home: Path, recipe: Path) -> None:
     from dire_plug import ui
 
-    job = job_of(teacher(recipe))
-    with reporting(job, "squeeze teacher") as facts, ui.progress("squeeze: teacher", 10) as advance:
+    job = job_of(unit := teacher(recipe))
+    with reporting(job, unit) as facts, ui.progress("squeeze: teacher", 10) as advance:
         advance(2)
         time.sleep(0.01)
         advance(6)
@@ -53,7 +53,7 @@ def test_progress_tells_what_is_done_where_and_how_fast(bare_home: Path, recipe:
     found = job.progress()
     assert (found["doing"], found["done"], found["total"], found["resumed_at"]) == ("squeeze: teacher", 6, 10, 2)
     assert found["rate"] > 0
-    assert found["pid"] == os.getpid()
+    assert (found["stage"], found["pid"]) == ("squeeze", os.getpid())
     assert found["state"] == "finished"
 
 
