@@ -33,6 +33,12 @@ class UpstreamFailedError(DirePlugError):
     exit_code = 1
 
 
+class UnitsFailedError(DirePlugError):
+    """Units of work weren't made; the message carries the ends of their logs."""
+
+    exit_code = 1
+
+
 class PluginError(DirePlugError):
     """A plugin raised, or answered a hook with something that cannot be used."""
 

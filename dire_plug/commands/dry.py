@@ -127,8 +127,10 @@ def _fold(
     What a unit waits for because another one that it waits for does isn't repeated.
     """
 
+    several = len({unit.of for unit in units}) > 1
+
     def title(unit: Unit) -> str:
-        run, found, part = unit.title.partition(": pass ")
+        run, found, part = (unit.label if several else unit.title).partition(": pass ")
         return f"{run}: {'batches' if ' batch ' in part else 'passes'}" if found else run
 
     rows: dict[str, tuple[list[str], list[str]]] = {}

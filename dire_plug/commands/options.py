@@ -120,7 +120,7 @@ EXECUTOR_OPTIONS = (
     click.option(
         "--jobs",
         type=click.IntRange(min=1),
-        show_default="2",
+        show_default="one for each GPU, or 2",
         help="The number of processes of --executor local; they divide the cores unless OMP_NUM_THREADS is set.",
     ),
     click.option("--max-jobs", type=click.IntRange(min=1), help="Jobs of an array that SLURM runs at a time."),

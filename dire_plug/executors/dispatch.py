@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, UnitsFailedError
 from dire_plug.executors.jobs import BLOCKED, job_of, read_tail
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.pipeline import FinishedRun, plan_run, run_arm
@@ -45,9 +45,11 @@ class Runner:
         for request in dict.fromkeys(requests):
             if request not in self._units:
                 with contextlib.suppress(DirePlugError) if skip_bad else contextlib.nullcontext():
-                    several = replace(request, gpus=self._settings.gpus_per_job)
-                    self._units[request] = units_of(with_data(plan_run(several)))
-                    announce(several)
+                    # planned on the CPU: what this machine's GPU can't do, that of a job may
+                    planned = replace(request, device="cpu", gpus=self._settings.gpus_per_job)
+                    announce(planned)
+                    units = units_of(with_data(plan_run(planned)))
+                    self._units[request] = [_on_device(unit, request.device) for unit in units]
         self._make(unit for units in self._units.values() for unit in units)
 
     def make(self, plan: Callable[[], Iterable[Unit]]) -> None:
@@ -55,7 +57,7 @@ class Runner:
 
         Raises:
             DetachedError: jobs make them, and the command doesn't wait.
-            DirePlugError: some weren't made; each is named with the last lines of its log.
+            UnitsFailedError: some weren't made; each is named with the last lines of its log.
         """
         if self._settings.kind != "inline":
             units = list(plan())
@@ -66,7 +68,7 @@ class Runner:
         """Return a finished run: see `pipeline.run_arm`.
 
         Raises:
-            DirePlugError: units that it needs weren't made; each is named with the last lines of its log.
+            UnitsFailedError: units that it needs weren't made; each is named with the last lines of its log.
         """
         self._raise_for(self._units.get(request, ()))
         return run_arm(request)
@@ -86,7 +88,12 @@ class Runner:
 
     def _raise_for(self, units: Sequence[Unit]) -> None:
         if lost := [unit for unit in units if unit.name in self._failed]:
-            raise DirePlugError(describe(lost, self._failed))
+            raise UnitsFailedError(describe(lost, self._failed))
+
+
+def _on_device(unit: Unit, device: str) -> Unit:
+    """Return the unit with the device on which it is made."""
+    return replace(unit, device=device, subject={**unit.subject, "device": device})
 
 
 def describe(units: Sequence[Unit], why: Mapping[str, str]) -> str:
@@ -96,6 +103,6 @@ def describe(units: Sequence[Unit], why: Mapping[str, str]) -> str:
     for unit in ran:
         if tail := read_tail(job_of(unit).log):
             lines += [f"the last lines of {job_of(unit).log}:", *tail]
-    if blocked := [unit.title for unit in units if why[unit.name] == BLOCKED]:
+    if blocked := [unit.label for unit in units if why[unit.name] == BLOCKED]:
         lines.append(f"not started, since they need these: {', '.join(blocked)}")
-    return "\n".join([*lines, *(f"{unit.title}: {why[unit.name]}" for unit in ran)])
+    return "\n".join([*lines, *(f"{unit.label}: {why[unit.name]}" for unit in ran)])
