@@ -96,7 +96,7 @@ def _look() -> tuple[list[tuple[Job, Unit, State, Submitted | None]], dict[str, 
             ui.warn(str(error))
             continue
         submitted = ids.get(job.name)
-        found.append((job, unit, state_of(job, unit, queue, submitted), submitted))
+        found.append((job, unit, state_of(job, unit, queue, submitted, quickly=True), submitted))
     return found, queue, ids
 
 

@@ -403,8 +403,10 @@ def _fruitless(job: Job) -> str | None:
 def _wait(units: Sequence[Unit]) -> dict[str, str]:
     """Show the units' states until nothing is to come of any; return name → why, of those that weren't made."""
     jobs = {unit.name: job_of(unit) for unit in units}
+    by_name = {unit.name: unit for unit in units}
     needs = waits_for(units)
     said: dict[str, str] = {}
+    states: dict[str, State] = {}
     unanswered = 0
     with ui.live() as show:
         while True:
@@ -416,7 +418,13 @@ def _wait(units: Sequence[Unit]) -> dict[str, str]:
                 time.sleep(POLL_SECONDS)
                 continue
             unanswered = 0
-            states = {unit.name: state_of(jobs[unit.name], unit, queue, ids.get(unit.name)) for unit in units}
+            # what is finished isn't looked at again: its files may be many, on a file system that is slow to list them
+            states = {
+                name: states[name]
+                if name in states and states[name].word == "finished"
+                else state_of(job, by_name[name], queue, ids.get(name))
+                for name, job in jobs.items()
+            }
             _say_what_ended(units, states, said)
             going = [unit for unit in units if states[unit.name].live]
             if not going:
