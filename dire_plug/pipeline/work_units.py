@@ -138,11 +138,16 @@ def units_of(run: Run) -> list[Unit]:
     """Return the units that the store lacks for one run, in the order of the stages."""
     found = []
     references: set[str] = set()
+    prepared: set[str] = set()
     batches: set[str] = set()
     for stage, part, makes, _ in _parts(run, planning=True):
         missing = {one.name: one for one in makes if run.store.find(one) is None}
         behind = {name for one in missing.values() for name in one.closure()}
-        if stage == "recover":
+        if stage == "prepare":
+            prepared = {one.name for one in makes}
+        elif stage == "recover":
+            # start images are no input of passes that every IPC shares, but the loop reads them
+            behind |= prepared
             batches |= {one.name for one in makes if one.kind == "batch"}
         elif stage in AFTER_IMAGES:
             behind |= batches  # no inputs of a pass either: it is the same however it was made
