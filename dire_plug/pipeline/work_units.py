@@ -54,7 +54,7 @@ MAKER = "dire_plug.pipeline.work_units:make_unit"
 """Of the units of runs."""
 AFTER_IMAGES = ("evaluate", "measure")
 """The stages whose units need no synthesis any more."""
-GIVEN = ("network", "prepared")
+GIVEN = ("network", "start", "whitening", "prepared", "expert", "real")
 """Kinds that a unit finds made, and doesn't make itself where it needs them."""
 OF_NO_RUN = ("squeeze", "embed", "measure real in")
 """How the titles of units begin that runs of all arms and seeds share."""
@@ -147,12 +147,17 @@ def units_of(run: Run) -> list[Unit]:
     """Return the units that the store lacks for one run, in the order of the stages."""
     found = []
     references: set[str] = set()
+    prepared: set[str] = set()
     batches: set[str] = set()
     for stage, part, makes, _ in _parts(run, planning=True):
         # named by all of them, so that a unit that was half made keeps its name
         names = tuple(one.name for one in makes)
         behind = {name for one in makes for name in one.closure()}
-        if stage == "recover":
+        if stage == "prepare":
+            prepared = set(names)
+        elif stage == "recover":
+            # start images are no input of passes that every IPC shares, but the loop reads them
+            behind |= prepared
             batches |= {one.name for one in makes if one.kind == "batch"}
         elif stage in AFTER_IMAGES:
             behind |= batches  # no inputs of a pass either: it is the same however it was made

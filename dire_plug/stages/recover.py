@@ -303,9 +303,10 @@ def _synthesize(
         missing = list(range(missing[0], len(passes)))
         if (before := missing[0] - 1) >= 0:
             link(pass_file(run.store.path(passes[before]), before), pass_file(work / PASSES, before))
-    total = plan.passes * plan.slots_per_pass * spec.steps
-    with ui.progress(f"recover ({run.arm}, {run.engine})", total) as advance:
-        progress = _Progress(plan, spec.steps, advance)
+    of_passes = range(plan.passes) if only is None else [only]
+    counted = [(index, one) for index in of_passes for one in (batches or range(plan.slots_per_pass))]
+    with ui.progress(f"recover ({run.arm}, {run.engine})", len(counted) * spec.steps) as advance:
+        progress = _Progress(counted, spec.steps, advance)
 
         def on_event(event: Event) -> None:
             progress(event)
@@ -488,15 +489,18 @@ def _require_files(wanted: Sequence[Path], work: Path, what: str) -> None:
 
 
 class _Progress:
-    """Shows the events of a synthesis as a progress bar."""
+    """Shows the events of a synthesis as a progress bar over the (pass, batch) pairs that are asked for."""
 
-    def __init__(self, plan: Plan, steps: int, advance: Advance) -> None:
-        self._slots, self._steps, self._advance = plan.slots_per_pass, steps, advance
+    def __init__(self, counted: Sequence[tuple[int, int]], steps: int, advance: Advance) -> None:
+        self._before = {pair: number * steps for number, pair in enumerate(counted)}
+        self._advance = advance
 
     def __call__(self, event: dict[str, Any]) -> None:
         if event.get("event") == "step":
-            done = (event["pass"] * self._slots + event["batch"]) * self._steps + event["step"]
-            self._advance(done, **event["losses"])
+            # a pass begins with an event of its batch 0, whichever are made
+            before = self._before.get((event["pass"], event["batch"]))
+            if before is not None:
+                self._advance(before + event["step"], **event["losses"])
 
 
 def synthesis_spec(

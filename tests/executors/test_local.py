@@ -42,6 +42,14 @@ def test_a_unit_waits_for_what_it_is_made_from(bare_home: Path, recipe: Path) ->
     assert not units["squeeze teacher"].needs
 
 
+def test_every_pass_waits_for_its_real_start_images(bare_home: Path, tmp_path: Path) -> None:
+    units = plan_units([native(write_recipe(tmp_path / "real.yaml", {"recover": {"start": "real"}}))])
+    (prepare,) = (unit.name for unit in units if unit.stage == "prepare")
+    passes = [unit.name for unit in units if unit.stage == "recover"]
+    assert len(passes) == 2
+    assert all(prepare in waits_for(units)[one] for one in passes)
+
+
 def test_passes_that_keep_no_state_are_units_of_their_own(bare_home: Path, recipe: Path) -> None:
     titles = units_by_title(native(recipe))
     assert {"recover baseline, seed 0: pass 0", "recover baseline, seed 0: pass 1"} <= titles.keys()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from support.small_run import forget, native, only_run, outcome, watch_passes, write_recipe
 
+from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.models.checkpoint import load, save
@@ -281,6 +282,17 @@ def test_a_batch_of_a_process_holds_its_own_images_alone(tmp_path: Path, home: P
     assert files == sorted(
         Path("images") / one.run.adapter.image_path(*pair) for pair in zip(planned.labels, planned.images, strict=True)
     )
+
+
+def test_the_progress_of_some_batches_counts_these_alone(tmp_path: Path, home: Path, batches: Path) -> None:
+    one, told = prepared(native(batches, "dire"), tmp_path), []
+    with ui.following(lambda doing, done, total: told.append((done, total))):
+        one.make(1, 1, 3)
+    steps = one.run.adapter.steps(one.run.recipe.recover)
+    # the end of each slot is always told
+    assert {(0, 2 * steps), (steps, 2 * steps), (2 * steps, 2 * steps)} <= set(told)
+    assert told == sorted(told)
+    assert {total for _, total in told} == {2 * steps}
 
 
 def test_a_run_keeps_the_batches_of_its_missing_passes_from_clean(
