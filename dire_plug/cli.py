@@ -66,7 +66,7 @@ def group(verbose: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exit 0 on success, 1 on failure, 2 on bad input, 130 when interrupted."""
+    """Run the command line; exit 0 on success, 1 on failure, 2 on bad input, 75 if busy, 130 when interrupted."""
     ui.configure(verbose=False)
     try:
         # standalone_mode would print errors and exit by click's own rules
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> Any:
         error.show()
         sys.exit(error.exit_code)
     except DetachedError as notice:
-        _end(str(notice), notice.exit_code)
+        _end(str(notice), 0)
     except DirePlugError as error:
         _end(f"error: {error}", error.exit_code)
     # a full disk, or a folder that can't be read

@@ -33,16 +33,23 @@ class UpstreamFailedError(DirePlugError):
     exit_code = 1
 
 
+class UnitsFailedError(DirePlugError):
+    """Units of work weren't made; the message carries the ends of their logs."""
+
+    exit_code = 1
+
+
 class PluginError(DirePlugError):
     """A plugin raised, or answered a hook with something that cannot be used."""
 
     exit_code = 1
 
 
-class DetachedError(DirePlugError):
-    """No error: a command's jobs go on by themselves, so it has no result yet; its message says how to follow them."""
+class DetachedError(Exception):
+    """A command's jobs go on by themselves, so it has no result yet; the message says how to follow them.
 
-    exit_code = 0
+    No `DirePlugError`: what goes on after an error of one run must not go on after this.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

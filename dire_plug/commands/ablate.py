@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.dry import show_plan
+from dire_plug.commands.dry import show_plan, show_units
 from dire_plug.commands.options import executor_options, make_request, run_options
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
@@ -115,7 +115,7 @@ def _draw_sweep(swept: Sweep, path: Path) -> None:
 def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...]) -> None:
     """Print the settings that would run, and the recipe's own `dire` arm; without data or upstream's code."""
     from dire_plug.paper.ablate.components import component_settings
-    from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL, DEFAULT, make_grid
+    from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL, DEFAULT, make_grid, sweep_requests
     from dire_plug.paper.ablate.trials import Setting, plan_settings, require_term
 
     own, (grid_settings, left_out) = require_term(request, dry=True), make_grid(request, grid, dry=True)
@@ -131,6 +131,14 @@ def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid
         ui.show(f"then, on the test set, {seeds} of each with new seeds: {BASELINE}, {CONTROL}, {DEFAULT}, {BEST}")
         for line in left_out:
             ui.show(f"not tried: {line}")
+
+    def requests() -> list[Request]:
+        numbers = range(request.seed, request.seed + seeds)
+        tables = component_settings() if COMPONENTS in parts else []
+        found = [setting.of(request, seed=seed) for setting in tables for seed in numbers]
+        return found + (sweep_requests(request, seeds, grid=grid) if SWEEP in parts else [])
+
+    show_units(requests)
 
 
 def _settings_table(title: str, settings: Sequence[Setting]) -> Table:

@@ -73,16 +73,23 @@ def show_plan(planned: Run) -> None:
 
 
 def show_units(requests: Callable[[], Sequence[Request]]) -> None:
-    """Print the units of work that the store lacks for some runs, and what each waits for.
+    """Print the units of work that the store lacks for some runs, what each waits for, and what it costs.
 
     Their names follow from the data and from upstream's code, so nothing is listed where one of them is missing.
     """
+    from dire_plug.pipeline.work_units import plan_units
+
+    show_planned(lambda: plan_units([replace(request, offline=True) for request in requests()]))
+
+
+def show_planned(plan: Callable[[], Sequence[Unit]]) -> None:
+    """Print units of work, what each waits for, and, of those of runs, what it costs."""
     from dire_plug.files import format_bytes
     from dire_plug.pipeline.unit_costs import OPERATIONS_PER_SECOND, add_up, count_units
-    from dire_plug.pipeline.work_units import plan_units, waits_for
+    from dire_plug.pipeline.work_units import once, waits_for
 
     try:
-        units = plan_units([replace(request, offline=True) for request in requests()])
+        units = once(plan())
     except DirePlugError as error:
         ui.show(f"units of work: not known yet: {error}")
         return
@@ -94,12 +101,17 @@ def show_units(requests: Callable[[], Sequence[Request]]) -> None:
     costs = count_units(units)
     table = Table("unit of work", title=f"{len(units)} units of work that the store lacks")
     table.add_prose("waits for")
-    table.add_numbers("TFLOP", "memory ≥", "disk ≈")
+    if costs:
+        table.add_numbers("TFLOP", "memory ≥", "disk ≈")
     for titles, waits, names in _fold(units, needs, by_name):
-        cost = add_up(costs[name] for name in names)
-        figures = f"{cost.operations / 1e12:,.3g}", format_bytes(cost.memory), format_bytes(cost.disk)
+        figures: tuple[str, ...] = ()
+        if costs:
+            cost = add_up(costs[name] for name in names)
+            figures = f"{cost.operations / 1e12:,.3g}", format_bytes(cost.memory), format_bytes(cost.disk)
         table.add_row(titles, ", ".join(waits) or "nothing", *figures)
     ui.show(table)
+    if not costs:
+        return
     whole, rate = add_up(costs.values()), OPERATIONS_PER_SECOND
     ui.show(
         f"together {whole.operations / 1e12:,.3g} TFLOP, {whole.operations / rate / 3600:,.2g} GPU-hours at "
@@ -115,8 +127,10 @@ def _fold(
     What a unit waits for because another one that it waits for does isn't repeated.
     """
 
+    several = len({unit.of for unit in units}) > 1
+
     def title(unit: Unit) -> str:
-        run, found, part = unit.title.partition(": pass ")
+        run, found, part = (unit.label if several else unit.title).partition(": pass ")
         return f"{run}: {'batches' if ' batch ' in part else 'passes'}" if found else run
 
     rows: dict[str, tuple[list[str], list[str]]] = {}

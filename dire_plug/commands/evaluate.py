@@ -10,7 +10,9 @@ import click
 from rich.console import RenderableType
 
 from dire_plug import ui
+from dire_plug.commands.dry import show_planned
 from dire_plug.commands.options import (
+    DRY_RUN,
     KEEP_LABELS,
     OUT,
     WAIT,
@@ -49,12 +51,14 @@ SPREAD = "± is over the students of ONE set, not over syntheses"
 @KEEP_LABELS
 @WAIT
 @set_options
+@DRY_RUN
 @executor_options
 def evaluate(
     path: Path,
     students: tuple[str, ...],
     per_set: int | None,
     epochs: int | None,
+    dry_run: bool,
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
@@ -63,7 +67,7 @@ def evaluate(
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
     same command reuses finished students, and resumes the others.
     """
-    from dire_plug.executors.dispatch import make_or_raise
+    from dire_plug.executors.dispatch import Runner
     from dire_plug.sets.evaluate import evaluate_set
     from dire_plug.sets.units import plan_set_units
 
@@ -73,7 +77,10 @@ def evaluate(
     started = time.monotonic()
     request = make_set_request(path, **options)
     chosen: dict[str, Any] = {"students": students, "per_set": per_set, "epochs": epochs}
-    make_or_raise(lambda: plan_set_units("evaluate", request, **chosen), execution)
+    if dry_run:
+        show_planned(lambda: plan_set_units("evaluate", request, **chosen))
+        return
+    Runner(execution).make(lambda: plan_set_units("evaluate", request, **chosen))
     found = evaluate_set(request, **chosen)
     ui.show(_render(found))
     ui.show(f"\nset folder: {found.folder}")

@@ -12,7 +12,7 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 
 if TYPE_CHECKING:
-    from dire_plug.executors.jobs import Job, State
+    from dire_plug.executors.jobs import Job, State, Submitted
     from dire_plug.pipeline.work_units import Unit
 
 
@@ -29,7 +29,7 @@ def jobs(context: click.Context, everything: bool, as_json: bool) -> None:
         return
     from dire_plug.executors.jobs import count_states, jobs_folder, jobs_table
 
-    found = _states()
+    found, _, _ = _look()
     shown = [one for one in found if everything or one[2].word != "finished"]
     if as_json:
         ui.show(json.dumps([_to_json(*one) for one in shown], indent=2, ensure_ascii=False))
@@ -45,13 +45,15 @@ def jobs(context: click.Context, everything: bool, as_json: bool) -> None:
 def cancel(names: tuple[str, ...], everything: bool) -> None:
     """Cancel jobs, by the beginning of a name or the cluster's id; what is finished is kept."""
     from dire_plug.executors.cancelling import cancel_jobs
-    from dire_plug.executors.jobs import find_job
+    from dire_plug.executors.jobs import QUEUED, RUNNING, find_job
 
     if bool(names) == everything:
         raise DirePlugError("name jobs to cancel, as `dire-plug jobs` lists them, or give --all")
-    chosen = {find_job(name).name for name in names}
-    live = [(job, unit) for job, unit, state, _ in _states() if state.live and (everything or job.name in chosen)]
-    for line in cancel_jobs(live):
+    found, queue, ids = _look()
+    chosen = {find_job(name, ids).name for name in names}
+    live = [(job, unit) for job, unit, state, _ in found if state.live and (everything or job.name in chosen)]
+    known = {name: one for name, one in ids.items() if queue.get(one.id, "").partition(" ")[0] in (*QUEUED, *RUNNING)}
+    for line in cancel_jobs(live, known):
         ui.show(line)
     if not live:
         ui.show("none of them is queued or runs")
@@ -62,11 +64,15 @@ def cancel(names: tuple[str, ...], everything: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until interrupted.")
 def logs(name: str, follow: bool) -> None:
     """Print a job's log."""
-    from dire_plug.executors.jobs import find_job
+    from dire_plug.executors.jobs import cluster_log, find_job
+    from dire_plug.executors.slurm import submitted_ids
 
-    file = find_job(name).log
+    ids = submitted_ids()
+    job = find_job(name, ids)
+    # what went wrong before the unit began stands in the cluster's own log
+    file = job.log if job.log.is_file() or job.name not in ids else cluster_log(ids[job.name].id)
     if not file.is_file():
-        raise DirePlugError(f"{file}: not there yet; the job hasn't started")
+        raise DirePlugError(f"{job.log}: not there yet; the job hasn't started")
     with file.open(errors="replace") as log:
         ui.show(log.read().rstrip("\n"))
         while follow:
@@ -75,8 +81,8 @@ def logs(name: str, follow: bool) -> None:
             time.sleep(1)
 
 
-def _states() -> list[tuple[Job, Unit, State, str | None]]:
-    """Return every job with its unit, its state, and its id in the cluster."""
+def _look() -> tuple[list[tuple[Job, Unit, State, Submitted | None]], dict[str, str], dict[str, Submitted]]:
+    """Return every job with its unit, state and submission; the cluster's queue; and all submissions."""
     from dire_plug.executors.jobs import list_jobs, state_of
     from dire_plug.executors.slurm import read_queue, submitted_ids
 
@@ -84,18 +90,24 @@ def _states() -> list[tuple[Job, Unit, State, str | None]]:
     queue = read_queue() if ids else {}
     found = []
     for job in list_jobs():
-        unit = job.unit()
-        found.append((job, unit, state_of(job, unit, queue, ids.get(job.name)), ids.get(job.name)))
-    return found
+        try:
+            unit = job.unit()
+        except DirePlugError as error:
+            ui.warn(str(error))
+            continue
+        submitted = ids.get(job.name)
+        found.append((job, unit, state_of(job, unit, queue, submitted, quickly=True), submitted))
+    return found, queue, ids
 
 
-def _to_json(job: Job, unit: Unit, state: State, number: str | None) -> dict[str, Any]:
+def _to_json(job: Job, unit: Unit, state: State, submitted: Submitted | None) -> dict[str, Any]:
     return {
         "job": job.name,
         "unit": unit.title,
+        "of": unit.of,
         "state": state.word,
         "why": state.why or None,
-        "cluster": number,
+        "cluster": submitted.id if submitted else None,
         "log": str(job.log),
         "makes": list(unit.makes),
         "progress": job.progress() or None,

@@ -44,6 +44,9 @@ WAIT = click.option(
 """Options of several commands."""
 
 
+DRY_RUN = click.option("--dry-run", is_flag=True, help="List the units of work that the store lacks; run nothing.")
+
+
 def rerun_option(*stages: str) -> Callable[[Function], Function]:
     """Return `--rerun STAGE` with these stages."""
     return click.option(
@@ -117,7 +120,7 @@ EXECUTOR_OPTIONS = (
     click.option(
         "--jobs",
         type=click.IntRange(min=1),
-        show_default="2",
+        show_default="one for each GPU, or 2",
         help="The number of processes of --executor local; they divide the cores unless OMP_NUM_THREADS is set.",
     ),
     click.option("--max-jobs", type=click.IntRange(min=1), help="Jobs of an array that SLURM runs at a time."),

@@ -11,7 +11,15 @@ import click
 from rich.console import RenderableType
 
 from dire_plug import ui
-from dire_plug.commands.options import check_settings, describe_set, executor_options, make_set_request, set_options
+from dire_plug.commands.dry import show_planned
+from dire_plug.commands.options import (
+    DRY_RUN,
+    check_settings,
+    describe_set,
+    executor_options,
+    make_set_request,
+    set_options,
+)
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
 from dire_plug.sets.robust_scores import RATE, WEIGHT  # light: for the defaults in the help
@@ -19,6 +27,7 @@ from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
+    from dire_plug.pipeline.work_units import Unit
     from dire_plug.sets.robust_scores import RankedSet
 
 SCORES = ("LRS", "ARS", "HLR", "IOR", "IOR plain")
@@ -45,6 +54,7 @@ COUNT, PERCENT = click.IntRange(min=1), click.FloatRange(0, 100)
 @click.option("--full-accuracy", type=PERCENT, help="Accuracy of hard labels on all images; default: train.")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="A file for all values.")
 @set_options
+@DRY_RUN
 @executor_options
 def rank(
     paths: tuple[Path, ...],
@@ -54,6 +64,7 @@ def rank(
     weight: float,
     full_accuracy: float | None,
     file: Path | None,
+    dry_run: bool,
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
@@ -62,7 +73,7 @@ def rank(
     PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
     set, on as many random real images, and on all of them; finished ones are reused.
     """
-    from dire_plug.executors.dispatch import make_or_raise
+    from dire_plug.executors.dispatch import Runner
     from dire_plug.sets.rank import rank_set
     from dire_plug.sets.units import plan_set_units
 
@@ -70,7 +81,14 @@ def rank(
     started = time.monotonic()
     requests = [make_set_request(path, seed=seed, **options) for path in paths]
     chosen: dict[str, Any] = {"rates": rates, "full_accuracy": full_accuracy, "per_set": per_set}
-    make_or_raise(lambda: [unit for one in requests for unit in plan_set_units("rank", one, **chosen)], execution)
+
+    def plan() -> list[Unit]:
+        return [unit for one in requests for unit in plan_set_units("rank", one, **chosen)]
+
+    if dry_run:
+        show_planned(plan)
+        return
+    Runner(execution).make(plan)
     ranked = [rank_set(request, weight=weight, **chosen) for request in requests]
     ui.show(render(ranked))
     if file is not None:

@@ -26,6 +26,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
 
 if TYPE_CHECKING:
+    from dire_plug.executors.dispatch import Runner
     from dire_plug.executors.settings import ExecutorSettings
     from dire_plug.paper.reproduce import TableRequest
 
@@ -128,18 +129,23 @@ def reproduce(
         rate, (first, *_) = tflops * 1e12, requests
         ui.show(show_all(requests, rate=rate) if target == ALL else show_costs(first, estimate(first), rate=rate))
         return None
-    codes = [_fill(request, execution, as_json=as_json) for request in requests]
+    from dire_plug.executors.dispatch import Runner
+    from dire_plug.paper.reproduce.fill import requests_of
+
+    runner = Runner(execution)
+    # the runs of all tables at once: tables share some, and the others can run side by side
+    runner.prepare((one for request in requests for one in requests_of(request)), skip_bad=True)
+    codes = [_fill(request, runner, as_json=as_json) for request in requests]
     return next(filter(None, codes), None)
 
 
-def _fill(request: TableRequest, execution: ExecutorSettings, *, as_json: bool) -> int | None:
+def _fill(request: TableRequest, runner: Runner, *, as_json: bool) -> int | None:
     """Fill, store and show a table; return the exit code."""
-    from dire_plug.executors.dispatch import Runner
     from dire_plug.paper.reproduce import as_text, render, to_json
     from dire_plug.paper.reproduce import reproduce as fill_table
 
     started = time.monotonic()
-    result = fill_table(request, runner=Runner(execution))
+    result = fill_table(request, runner=runner)
     folder, content, table = request.folder, to_json(result), render(result)
     write_json(folder / "table.json", content)
     write_atomically(folder / "table.txt", as_text(table))

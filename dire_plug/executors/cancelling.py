@@ -5,32 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from dire_plug.executors.jobs import Job
-from dire_plug.executors.slurm import submitted_ids
+from dire_plug.executors.jobs import Job, Submitted
 from dire_plug.pipeline.work_units import Unit
+from dire_plug.store.lease import read_holder
 
 
-def cancel_jobs(found: Sequence[tuple[Job, Unit]]) -> Iterator[str]:
+def cancel_jobs(found: Sequence[tuple[Job, Unit]], ids: Mapping[str, Submitted]) -> Iterator[str]:
     """Cancel queued and running jobs; yield a line on each.
 
     Those that wait for a cancelled one are dropped by the cluster itself.
+
+    Args:
+        ids: name of a unit → how it was submitted, of those that the cluster has.
     """
-    ids = submitted_ids()
-    numbers = [ids[job.name] for job, _ in found if job.name in ids]
-    if numbers:
-        subprocess.run(["scancel", *numbers], check=False, capture_output=True)
     for job, unit in found:
-        if job.name in ids:
-            yield f"cancelled {unit.title} ({ids[job.name]})"
+        if (submitted := ids.get(job.name)) is not None:
+            done = subprocess.run(["scancel", submitted.id], check=False, capture_output=True, text=True)
+            trouble = f"not cancelled: {unit.label} ({submitted.id}): {done.stderr.strip()}"
+            yield trouble if done.returncode else f"cancelled {unit.label} ({submitted.id})"
             continue
-        progress = job.progress()
-        if progress.get("host") != socket.gethostname():
-            yield f"{unit.title} runs on {progress.get('host')}; cancel it there"
-            continue
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(progress["pid"]), signal.SIGTERM)
-        yield f"cancelled {unit.title} (process {progress['pid']})"
+        holder = read_holder(job.lease)
+        if holder is None:
+            yield f"{unit.label} has ended by itself"
+        elif not holder.is_here():
+            yield f"not cancelled: {unit.label}: it is made by {holder}; cancel it there"
+        elif not holder.is_dead():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(holder.pid, signal.SIGTERM)
+            yield f"cancelled {unit.label} ({holder})"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, UnitsFailedError
 from dire_plug.executors.jobs import BLOCKED, job_of, read_tail
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.pipeline import FinishedRun, plan_run, run_arm
 from dire_plug.pipeline.request import with_data
 from dire_plug.pipeline.run import announce
-from dire_plug.pipeline.work_units import Unit, units_of
+from dire_plug.pipeline.work_units import Unit, once, units_of
 from dire_plug.store.runs import Request
 
 
@@ -25,12 +25,13 @@ class Runner:
     def __init__(self, settings: ExecutorSettings | None = None) -> None:
         """Take the executor's settings; None runs inline."""
         self._settings = settings or ExecutorSettings()
-        self._problems: dict[Request, str] = {}
+        self._units: dict[Request, list[Unit]] = {}
+        self._failed: dict[str, str] = {}
 
-    def prepare(self, requests: Sequence[Request], *, skip_bad: bool = False) -> None:
+    def prepare(self, requests: Iterable[Request], *, skip_bad: bool = False) -> None:
         """Make all that the store lacks of some runs, so that asking for them only puts them together.
 
-        What fails is raised when the run that needs it is asked for.
+        What fails is raised when the run that needs it is asked for, and isn't tried again.
 
         Args:
             skip_bad: whether a request that can't be planned is left to that moment too.
@@ -41,61 +42,58 @@ class Runner:
         """
         if self._settings.kind == "inline":
             return
-        units: dict[str, Unit] = {}
-        of_runs: dict[Request, list[str]] = {}
-        for request in requests:
-            with contextlib.suppress(DirePlugError) if skip_bad else contextlib.nullcontext():
-                several = replace(request, gpus=self._settings.gpus_per_job)
-                own = units_of(with_data(plan_run(several)))
-                announce(several)
-                of_runs[request] = [unit.name for unit in own]
-                for unit in own:
-                    units.setdefault(unit.name, unit)
-        failed = make_units(list(units.values()), self._settings)
-        for request, names in of_runs.items():
-            if lost := {name: failed[name] for name in names if name in failed}:
-                self._problems[request] = describe([units[name] for name in lost], lost)
+        for request in dict.fromkeys(requests):
+            if request not in self._units:
+                with contextlib.suppress(DirePlugError) if skip_bad else contextlib.nullcontext():
+                    # planned on the CPU: what this machine's GPU can't do, that of a job may
+                    planned = replace(request, device="cpu", gpus=self._settings.gpus_per_job)
+                    announce(planned)
+                    units = units_of(with_data(plan_run(planned)))
+                    self._units[request] = [_on_device(unit, request.device) for unit in units]
+        self._make(unit for units in self._units.values() for unit in units)
+
+    def make(self, plan: Callable[[], Iterable[Unit]]) -> None:
+        """Make the units that `plan` returns, unless everything runs inline.
+
+        Raises:
+            DetachedError: jobs make them, and the command doesn't wait.
+            UnitsFailedError: some weren't made; each is named with the last lines of its log.
+        """
+        if self._settings.kind != "inline":
+            units = list(plan())
+            self._make(units)
+            self._raise_for(units)
 
     def run(self, request: Request) -> FinishedRun:
         """Return a finished run: see `pipeline.run_arm`.
 
         Raises:
-            DirePlugError: units that it needs weren't made; each is named with the last lines of its log.
+            UnitsFailedError: units that it needs weren't made; each is named with the last lines of its log.
         """
-        if request in self._problems:
-            raise DirePlugError(self._problems[request])
+        self._raise_for(self._units.get(request, ()))
         return run_arm(request)
 
+    def _make(self, units: Iterable[Unit]) -> None:
+        missing = [unit for unit in once(units) if unit.name not in self._failed and not job_of(unit).is_made(unit)]
+        if not missing:
+            return
+        if self._settings.kind == "local":
+            from dire_plug.executors.local import run_local
 
-def make_units(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, str]:
-    """Make units by `local` or `slurm`; return name of a unit → why it wasn't made.
+            self._failed |= run_local(missing, self._settings)
+        else:
+            from dire_plug.executors.slurm import run_slurm
 
-    Raises:
-        DetachedError: jobs make them, and the command doesn't wait.
-    """
-    if not units:
-        return {}
-    if settings.kind == "local":
-        from dire_plug.executors.local import run_local
+            self._failed |= run_slurm(missing, self._settings)
 
-        return run_local(units, settings)
-    from dire_plug.executors.slurm import run_slurm
-
-    return run_slurm(units, settings)
+    def _raise_for(self, units: Sequence[Unit]) -> None:
+        if lost := [unit for unit in units if unit.name in self._failed]:
+            raise UnitsFailedError(describe(lost, self._failed))
 
 
-def make_or_raise(plan: Callable[[], Sequence[Unit]], settings: ExecutorSettings) -> None:
-    """Make the units that `plan` returns, unless everything runs inline.
-
-    Raises:
-        DetachedError: jobs make them, and the command doesn't wait.
-        DirePlugError: some weren't made; each is named with the last lines of its log.
-    """
-    if settings.kind == "inline":
-        return
-    units = list({unit.name: unit for unit in plan()}.values())
-    if failed := make_units(units, settings):
-        raise DirePlugError(describe([unit for unit in units if unit.name in failed], failed))
+def _on_device(unit: Unit, device: str) -> Unit:
+    """Return the unit with the device on which it is made."""
+    return replace(unit, device=device, subject={**unit.subject, "device": device})
 
 
 def describe(units: Sequence[Unit], why: Mapping[str, str]) -> str:
@@ -105,6 +103,6 @@ def describe(units: Sequence[Unit], why: Mapping[str, str]) -> str:
     for unit in ran:
         if tail := read_tail(job_of(unit).log):
             lines += [f"the last lines of {job_of(unit).log}:", *tail]
-    if blocked := [unit.title for unit in units if why[unit.name] == BLOCKED]:
+    if blocked := [unit.label for unit in units if why[unit.name] == BLOCKED]:
         lines.append(f"not started, since they need these: {', '.join(blocked)}")
-    return "\n".join([*lines, *(f"{unit.title}: {why[unit.name]}" for unit in ran)])
+    return "\n".join([*lines, *(f"{unit.label}: {why[unit.name]}" for unit in ran)])

@@ -15,18 +15,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
 from dire_plug.pipeline.work_units import Unit
-from dire_plug.store.artefacts import ENTRY, JOBS
+from dire_plug.store.artefacts import ENTRY, JOBS, is_sound
 from dire_plug.store.provenance import cluster_job
 from dire_plug.tables import Table
 
 SUBMISSIONS = "submissions"
-"""In it: what was submitted to a cluster."""
+"""The folder, among job folders, of what was submitted to a cluster."""
 UNIT, PROGRESS, LOG, STOPS = "unit.json", "progress.json", "log.txt", "stops.json"
 HEARTBEAT = 10.0
 """Seconds between two writings of progress.json."""
@@ -68,6 +68,11 @@ class Job:
         except (KeyError, TypeError, AttributeError) as error:
             raise DirePlugError(f"{self.folder / UNIT}: holds no unit of work; remove the folder") from error
 
+    def write(self, unit: Unit) -> None:
+        """Make the folder, with unit.json."""
+        make_folder(self.folder)
+        write_json(self.folder / UNIT, unit.to_json())
+
     def progress(self) -> dict[str, Any]:
         """Return progress.json; empty where nothing has started."""
         with contextlib.suppress(DirePlugError):
@@ -76,22 +81,31 @@ class Job:
                 return found
         return {}
 
-    def stops(self) -> int:
-        """Return how often in a row the time limit stopped the unit although it had begun at the start again."""
-        file = self.folder / STOPS
-        return int(read_json(file)) if file.is_file() else 0
+    def count_stops(self, unit: Unit) -> int:
+        """Count a stop by the time limit of an attempt that had begun at the start; return how many there are in a row.
 
-    def keep_stops(self, count: int) -> None:
-        """Keep that number for the next attempt."""
-        write_json(self.folder / STOPS, count)
+        The count begins again when something that the unit makes was finished in between.
+        """
+        file, made = self.folder / STOPS, sum(is_sound(self.folder.parent.parent, one) is True for one in unit.makes)
+        before = read_json(file) if file.is_file() else {"stops": 0, "made": made}
+        stops = 1 + (before["stops"] if before["made"] == made else 0)
+        write_json(file, {"stops": stops, "made": made})
+        return stops
 
-    def is_made(self, unit: Unit) -> bool:
-        """Return whether the store has all that the unit makes; contents aren't checked."""
+    def is_made(self, unit: Unit, *, quickly: bool = False) -> bool:
+        """Return whether the store has all that the unit makes, undamaged.
+
+        Args:
+            quickly: don't read the entries, which may be large; a damaged one counts as made then.
+        """
         store = self.folder.parent.parent
-        return all((store / name / ENTRY).is_file() for name in unit.makes)
+        if quickly:
+            return all((store / name / ENTRY).is_file() for name in unit.makes)
+        return all(is_sound(store, name) for name in unit.makes)
 
     def set_state(self, state: str, *, why: str | None = None) -> None:
         """Change the state in progress.json, of a unit that no process makes now."""
+        make_folder(self.folder)
         write_json(self.folder / PROGRESS, {**self.progress(), "state": state, "why": why})
 
 
@@ -101,11 +115,8 @@ def jobs_folder() -> Path:
 
 
 def job_of(unit: Unit) -> Job:
-    """Return the job of a unit; its folder is made, with unit.json."""
-    job = Job(jobs_folder() / unit.name)
-    make_folder(job.folder)
-    write_json(job.folder / UNIT, unit.to_json())
-    return job
+    """Return the job of a unit, whether it has a folder already or not."""
+    return Job(jobs_folder() / unit.name)
 
 
 def list_jobs() -> list[Job]:
@@ -114,22 +125,21 @@ def list_jobs() -> list[Job]:
     return [Job(file.parent) for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
 
 
-def find_job(name: str) -> Job:
+def find_job(name: str, ids: Mapping[str, Submitted] | None = None) -> Job:
     """Return the job with this name, or this unambiguous beginning of one, or this id in the cluster.
+
+    Args:
+        ids: name of a unit → how it was submitted.
 
     Raises:
         DirePlugError: none or several match.
     """
-    found = [job for job in list_jobs() if job.name.startswith(name) or _cluster_id(job) == name]
+    numbers = {unit for unit, one in (ids or {}).items() if one.id == name}
+    found = [job for job in list_jobs() if job.name.startswith(name) or job.name in numbers]
     if len(found) == 1:
         return found[0]
     listed = f": {', '.join(job.name for job in found[:5])}" if found else "; see `dire-plug jobs`"
     raise DirePlugError(f"'{name}' names {len(found)} jobs{listed}")
-
-
-def _cluster_id(job: Job) -> str | None:
-    found = (job.progress().get("job") or {}).get("id")
-    return None if found is None else str(found)
 
 
 def read_tail(log: Path, *, lines: int = 15) -> list[str]:
@@ -142,12 +152,19 @@ def read_tail(log: Path, *, lines: int = 15) -> list[str]:
 # The state of a job.
 
 
+class Submitted(NamedTuple):
+    """A unit's submission to a cluster: the job's id there, and when, in seconds since 1970."""
+
+    id: str
+    when: float
+
+
 @dataclass(frozen=True)
 class State:
     """The state of a job.
 
     Attributes:
-        word: waiting, queued, running, finished, failed, cancelled or lost.
+        word: waiting, queued, running, finished, failed, cancelled, interrupted or lost.
         why: the reason, where there is one.
     """
 
@@ -164,33 +181,58 @@ class State:
         return self.word in ("queued", "running")
 
 
-def state_of(job: Job, unit: Unit, queue: Mapping[str, str] | None = None, submitted: str | None = None) -> State:
-    """Return the state of a job, from our own events first: a cluster without accounting forgets its jobs.
+QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT")
+# COMPLETED, but the entry isn't there: a network file system shows it a little later
+RUNNING = ("RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT", "COMPLETED")
+"""What the cluster says of a job that waits, and of one that runs."""
+
+
+def state_of(
+    job: Job,
+    unit: Unit,
+    queue: Mapping[str, str] | None = None,
+    submitted: Submitted | None = None,
+    *,
+    quickly: bool = False,
+) -> State:
+    """Return the state of a job, from our own events where the cluster, without accounting, has forgotten it.
 
     Args:
         queue: id → state and reason, as "PENDING (Priority)", of the jobs that the cluster knows.
-        submitted: the id under which the unit was submitted last; None if it wasn't.
+        submitted: how the unit was submitted last; None if it wasn't.
+        quickly: as in `Job.is_made`.
     """
-    if job.is_made(unit):
+    if job.is_made(unit, quickly=quickly):
         return State("finished")
-    progress, known = job.progress(), (queue or {}).get(submitted or "", "")
-    mine = submitted is None or (progress.get("job") or {}).get("id") == submitted
-    word, _, reason = known.partition(" ")
-    if word in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED", "SPECIAL_EXIT"):
+    progress = job.progress()
+    cluster = (progress.get("job") or {}).get("id")
+    # an attempt by another executor may be later than the submission
+    if submitted is not None and cluster != submitted.id and float(progress.get("began") or 0) > submitted.when:
+        submitted = None
+    word, _, reason = (queue or {}).get(submitted.id if submitted else "", "").partition(" ")
+    if word in QUEUED:
         return State("queued", reason.strip("()"))
-    # COMPLETED, but the entry isn't there: a network file system shows it a little later
-    if word in ("RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT", "COMPLETED"):
+    mine = submitted is None or cluster == submitted.id
+    state, why = (progress.get("state"), str(progress.get("why") or "")) if mine else (None, "")
+    if word in RUNNING or (state == "running" and _is_fresh(progress) and not word):
         return State("running")
-    if mine and progress.get("state") in ("failed", "cancelled", "refused"):
-        return State(progress["state"], str(progress.get("why") or ""))
-    if submitted is None and progress.get("state") == "running" and _is_fresh(progress):
-        return State("running")
-    if mine and progress.get("state") in ("running", "interrupted"):
-        seen = f"its process ended without a word; last seen {ago(progress.get('heartbeat'))} ago"
-        return State("lost", f"{seen}{f'; the cluster says {word}' if word else ''}")
-    if submitted is not None:
-        return State("cancelled", f"never started{f'; the cluster says {word}' if word else ''}")
-    return State("waiting")
+    says = f"; the cluster says {word}" if word else ""
+    if state == "interrupted":
+        return State("cancelled" if word.startswith("CANCELLED") else "interrupted", why)
+    if state == "running":
+        return State("lost", f"its process was killed; last seen {ago(progress.get('heartbeat'))} ago{says}")
+    if state == "failed":
+        return State("failed", why)
+    if submitted is None:
+        return State("waiting")
+    if word.startswith("CANCELLED") or not word:
+        return State("cancelled", f"it never started{says}")
+    return State("failed", f"it ended before the unit began{says}; see {cluster_log(submitted.id)}")
+
+
+def cluster_log(number: str) -> Path:
+    """Return the file that gets what a job of the cluster prints before its unit begins."""
+    return jobs_folder() / SUBMISSIONS / "submitit" / f"{number}_0_log.out"
 
 
 def _is_fresh(progress: Mapping[str, Any]) -> bool:
@@ -213,7 +255,7 @@ def count_states(states: Sequence[State]) -> str:
     return ", ".join(f"{count} {word}" for word, count in counts.items())
 
 
-def jobs_table(found: Sequence[tuple[Job, Unit, State, str | None]]) -> Table:
+def jobs_table(found: Sequence[tuple[Job, Unit, State, Submitted | None]]) -> Table:
     """Return a table of jobs, their units and states, and their ids in the cluster."""
     table = Table("unit", title="jobs")
     table.add_prose("state", "doing")
@@ -224,14 +266,14 @@ def jobs_table(found: Sequence[tuple[Job, Unit, State, str | None]]) -> Table:
         running = state.word == "running"
         rate = progress.get("rate") if running else None
         table.add_row(
-            unit.title,
+            unit.label,
             str(state),
             str(progress.get("doing") or "–") if running else "–",
             f"{progress['done']}/{progress['total']}" if progress.get("total") else "–",
             "–" if rate is None else f"{rate:.3g}/s",
             ago(progress.get("heartbeat")) if running else "–",
             str(progress.get("host") or "–"),
-            number or "–",
+            number.id if number else "–",
             job.name,
         )
     return table
@@ -241,7 +283,7 @@ def jobs_table(found: Sequence[tuple[Job, Unit, State, str | None]]) -> Table:
 
 
 @contextlib.contextmanager
-def reporting(job: Job, title: str) -> Iterator[dict[str, Any]]:
+def reporting(job: Job, unit: Unit) -> Iterator[dict[str, Any]]:
     """Keep progress.json of a unit true while the block makes it: what is done, how fast, and that it is alive.
 
     Yields:
@@ -250,7 +292,8 @@ def reporting(job: Job, title: str) -> Iterator[dict[str, Any]]:
     began = time.time()
     facts: dict[str, Any] = {
         "state": "running",
-        "title": title,
+        "title": unit.title,
+        "stage": unit.stage,
         "doing": "starting",
         "done": 0,
         "total": 0,

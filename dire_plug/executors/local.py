@@ -20,12 +20,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.jobs import BLOCKED, Job, job_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.worker import Stopped, stopping, work
 from dire_plug.pipeline.work_units import Unit, waits_for
+from dire_plug.store.lease import holder
 from dire_plug.upstream.runner import count_cores, python_path, visible_gpus
 
 PATIENCE = 10.0
@@ -46,8 +49,11 @@ def run_local(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, st
             "CUDA_VISIBLE_DEVICES to choose GPUs"
         )
     # by the number that was asked for, so that a command that resumes with less left to do makes the same bits
-    threads, jobs = _threads(settings.jobs), min(settings.jobs, len(units))
+    asked = settings.jobs or max(2, torch.cuda.device_count() // settings.gpus_per_job)
+    threads, jobs = _threads(asked), min(asked, len(units))
     ui.say(f"local: {len(units)} units of work in {jobs} processes, threads: {threads} each")
+    # what this process makes of them afterwards has the bits that they would give
+    torch.set_num_threads(threads)
     workers = queue.SimpleQueue[_Worker]()
     before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
@@ -85,13 +91,13 @@ def _make_all(units: Sequence[Unit], submit: Callable[[Unit], Future[int]]) -> d
             code = future.result()
             if code == 0:
                 done = len(units) - len(waiting) - len(running) - len(lost)
-                ui.say(f"local: {done}/{len(units)} {unit.title}")
+                ui.say(f"local: {done}/{len(units)} {unit.label}")
             elif code == RunBusyError.exit_code:
                 waiting[unit.name] = unit
             else:
                 job = job_of(unit)
                 lost[unit.name] = str(job.progress().get("why") or "failed")
-                ui.warn(f"{unit.title} failed; log: {job.log}")
+                ui.warn(f"{unit.label} failed; log: {job.log}")
     return lost
 
 
@@ -156,6 +162,7 @@ class _Worker:
 def _make_in(workers: queue.SimpleQueue[_Worker], unit: Unit) -> int:
     """Make a unit in a worker that is free; return its exit code. A worker that dies is replaced."""
     job = job_of(unit)
+    job.write(unit)
     worker = workers.get()
     try:
         if worker.dead:  # replaced when it is needed, so never after an interruption
@@ -164,9 +171,12 @@ def _make_in(workers: queue.SimpleQueue[_Worker], unit: Unit) -> int:
     finally:
         workers.put(worker)
     if code is None:
-        job.set_state("failed", why="the process that made it was killed; the machine may be out of memory")
+        # one that was told to end has said so itself
+        if job.progress().get("state") == "running":
+            job.set_state("failed", why="the process that made it was killed; the machine may be out of memory")
         return 1
     if code == RunBusyError.exit_code:
+        ui.say_once(f"local: {unit.label} is made by {holder(job.lease) or 'another command'}; waiting for it")
         time.sleep(LOOK_AGAIN)
     return code
 
@@ -182,8 +192,6 @@ def gpus_of(slot: int, count: int) -> dict[str, str]:
     Raises:
         DirePlugError: there are fewer than `count`.
     """
-    import torch
-
     visible = visible_gpus() or [str(number) for number in range(torch.cuda.device_count())]
     if not visible:
         return {}

@@ -20,6 +20,8 @@ KINDS: tuple[str, ...] = get_args(Kind)
 CONFIG = "config.yaml"
 SHORT = {"cpus": "cpus-per-task", "memory": "mem", "gpus": "gpus-per-node", "time_limit": "time"}
 """Our names of sbatch's options; any other key is an option as sbatch spells it, such as `constraint`."""
+SEVERAL_GPUS = ("prepare", "recover")
+"""Stages that run upstream's code, some of which uses several GPUs."""
 OURS = ("array", "dependency", "job-name", "output", "error", "open-mode", "requeue", "signal", "comment", "wrap")
 """What a submission sets itself."""
 
@@ -52,7 +54,7 @@ class ExecutorSettings:
 
     Attributes:
         kind: inline, local or slurm.
-        jobs: processes of `local`.
+        jobs: processes of `local`; None: one for each GPU, or two.
         max_jobs: jobs of one array that SLURM runs at a time; None leaves it to the cluster.
         gpus_per_job: GPUs that one job sees; more than one only helps a script that uses several.
         detach: whether the command ends when its jobs are submitted.
@@ -64,7 +66,7 @@ class ExecutorSettings:
     """
 
     kind: Kind = "inline"
-    jobs: int = 1
+    jobs: int | None = None
     max_jobs: int | None = None
     gpus_per_job: int = 1
     detach: bool = False
@@ -77,8 +79,9 @@ class ExecutorSettings:
     def options(self, stage: str) -> dict[str, Any]:
         """Return the options of sbatch for the units of one stage."""
         found = {**self.sbatch, **self.stages.get(stage, {})}
-        if self.gpus_per_job > 1:
+        if self.gpus_per_job > 1 and stage in SEVERAL_GPUS:
             found["gpus-per-node"] = self.gpus_per_job
+            found.pop("gres", None)  # it may say another number
         return found
 
 
@@ -163,7 +166,7 @@ def read_settings(
             raise DirePlugError(f"slurm: no such stage '{stage}'{nearest(stage, RERUN)}; one of {', '.join(RERUN)}")
     return ExecutorSettings(
         kind=chosen,
-        jobs=jobs or config.jobs or 2,
+        jobs=jobs or config.jobs,
         max_jobs=max_jobs or config.max_jobs,
         gpus_per_job=gpus_per_job or config.gpus_per_job,
         detach=detach,

@@ -7,6 +7,7 @@ and nothing twice; what a second submission would make is waited for, or depende
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -27,6 +28,7 @@ from dire_plug.executors.jobs import (
     SUBMISSIONS,
     Job,
     State,
+    Submitted,
     count_states,
     job_of,
     jobs_folder,
@@ -46,12 +48,16 @@ NAME = "dire-plug"
 """Of all jobs in the cluster's queue."""
 ARRAY_SIZE = 1001
 """SLURM's own default of MaxArraySize, where the cluster doesn't tell."""
-POLL_SECONDS = 3.0
+MOST_NAMED = 50
+"""Tasks of one array that a dependency names; sbatch takes no list of thousands."""
+POLL_SECONDS = 10.0
+PATIENCE = 30
+"""Failures of squeue in a row that a waiting command bears: a restart of the controller takes minutes."""
 ROWS = 20
 """Jobs that a terminal shows while the command waits."""
 FRUITLESS = 2
-"""Requeues at the time limit without a new finished piece, after which a unit is given up."""
-THREADS = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"'
+"""Stops by the time limit, of attempts that began at the start and finished nothing, that a unit may have."""
+THREADS = 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}}"'
 CPUS = 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"'
 """srun doesn't take the number of cores from its job since SLURM 22.05."""
 
@@ -151,29 +157,32 @@ def run_slurm(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, st
 
 
 def submit(units: Sequence[Unit], settings: ExecutorSettings) -> None:
-    """Submit those units that the cluster doesn't have already; say of earlier attempts why they failed."""
+    """Submit those units that neither the cluster nor another process has; say of earlier attempts why they failed."""
     folder = jobs_folder() / SUBMISSIONS
     make_folder(folder)
-    with hold(folder / "submit.lease", wait=float("inf"), what="the submission to the cluster"):
+    with hold(folder / "submit.lease", wait=float("inf"), what="the submission to the cluster") as lease:
         ids, queue = submitted_ids(), read_queue()
-        todo, live = [], {}
+        todo, live = [], dict[str, str]()
+        going = 0
         for unit in units:
-            job = job_of(unit)
-            state = state_of(job, unit, queue, ids.get(unit.name))
+            state = state_of(job_of(unit), unit, queue, ids.get(unit.name))
             if state.live:
-                live[unit.name] = ids[unit.name]
+                going += 1
+                if unit.name in ids:  # else a process of `local`, or of a script, makes it: it can't be depended on
+                    live[unit.name] = ids[unit.name].id
             elif state.word != "finished":
                 todo.append(unit)
                 if state.word != "waiting":
-                    ui.say(f"slurm: {unit.title} is submitted again; before: {state}")
-        if live:
-            ui.say(f"slurm: {len(live)} of {len(units)} units are in the cluster already")
+                    ui.say(f"slurm: {unit.label} is submitted again; before: {state}")
+        if going:
+            ui.say(f"slurm: {going} of {len(units)} units are being made already")
         arrays = plan_arrays(todo, array_size=_array_size())
         every = waits_for(units)
         numbers: list[str] = []
         for array in arrays:
             already = {live[name] for unit in array.units for name in every[unit.name] if name in live}
             after = _dependency(array, arrays, numbers, already)
+            lease.require()
             number = _submit_array(array, after, settings, folder)
             numbers.append(number)
             ui.say(f"slurm: {number}: {_name_of(array)}{f' ({after})' if after else ''}")
@@ -181,22 +190,29 @@ def submit(units: Sequence[Unit], settings: ExecutorSettings) -> None:
 
 def _name_of(array: Array) -> str:
     """Return the title of its first unit, and how many there are."""
-    title, more = array.units[0].title, len(array.units) - 1
+    title, more = array.units[0].label, len(array.units) - 1
     return f"{title}, and {more} more" if more else title
 
 
 def _dependency(array: Array, arrays: Sequence[Array], numbers: Sequence[str], already: set[str]) -> str:
     """Return an array's option --dependency: on the arrays submitted before it, and on jobs that are there already."""
     parts = [f"aftercorr:{numbers[array.matches]}"] if array.matches is not None else []
-    wanted = list(already)
+    wanted = _shorten(already)
     for number, other in zip(numbers, arrays, strict=False):
         tasks = [task for task, unit in enumerate(other.units) if unit.name in array.after]
-        # the whole array by its own number: a list of a thousand tasks is longer than sbatch takes
-        whole = len(tasks) == len(other.units)
+        whole = len(tasks) == len(other.units) or len(tasks) > MOST_NAMED
         wanted += [number] if tasks and whole else [f"{number}_{task}" for task in tasks]
     if wanted:
         parts.append(":".join(["afterok", *sorted(wanted)]))
     return ",".join(parts)
+
+
+def _shorten(already: Iterable[str]) -> list[str]:
+    """Return jobs that are there already, with an array by its own number in place of many of its tasks."""
+    of_array: dict[str, list[str]] = {}
+    for one in already:
+        of_array.setdefault(one.partition("_")[0], []).append(one)
+    return [one for array, tasks in of_array.items() for one in ([array] if len(tasks) > MOST_NAMED else tasks)]
 
 
 def _submit_array(array: Array, after: str, settings: ExecutorSettings, folder: Path) -> str:
@@ -222,18 +238,23 @@ def _submit_array(array: Array, after: str, settings: ExecutorSettings, folder: 
     }
     executor.update_parameters(
         job_name=NAME,
+        # submitit's own defaults: five minutes, and a key that clusters with accounting by keys refuse
+        time=None,
+        wckey=None,
         setup=[*settings.setup, THREADS, CPUS, "export PYTHONSAFEPATH=1", _export("PYTHONPATH")],
         signal_delay_s=settings.signal_seconds,
         stderr_to_stdout=True,
         additional_parameters=options,
         **({"array_parallelism": settings.max_jobs} if settings.max_jobs else {}),
     )
+    for unit in array.units:
+        job_of(unit).write(unit)
     folders = [str(job_of(unit).folder) for unit in array.units]
     try:
         jobs = executor.map_array(MakeUnit(), folders) if len(folders) > 1 else [executor.submit(MakeUnit(), *folders)]
     except submitit.core.utils.FailedJobError as error:
         (folder / f"{name}.json").unlink()
-        raise DirePlugError(f"sbatch refuses {array.units[0].title}: {_reason(error)}") from error
+        raise DirePlugError(f"sbatch refuses {array.units[0].label}: {_reason(error)}") from error
     number = str(jobs[0].job_id).partition("_")[0]
     write_json(folder / f"{name}.json", {**record, "number": number})
     return number
@@ -277,11 +298,12 @@ def write_scripts(units: Sequence[Unit], settings: ExecutorSettings, folder: Pat
     for number, array in enumerate(arrays):
         file = f"{number:03d}-{array.units[0].stage}.sbatch"
         write_atomically(folder / file, _script(array, settings, folder))
-        names = [f"$job{other}" for other in range(number)]
+        names = [f"${{job{other}}}" for other in range(number)]
         after = _dependency(array, arrays, names, set())
         option = f' --dependency="{after}"' if after else ""
-        lines.append(f"job{number}=$(sbatch --parsable{option} {shlex.quote(file)}); job{number}=${{job{number}%%;*}}")
-        lines.append(f'echo "$job{number}: {_name_of(array)}"')
+        path = shlex.quote(str(folder / file))
+        lines.append(f"job{number}=$(sbatch --parsable{option} {path}); job{number}=${{job{number}%%;*}}")
+        lines.append(f'echo "$job{number}:" {shlex.quote(_name_of(array))}')
     write_atomically(folder / "submit.sh", "\n".join(lines) + "\n")
     (folder / "submit.sh").chmod(0o755)
     command = f"bash {shlex.quote(str(folder / 'submit.sh'))}"
@@ -297,12 +319,17 @@ def _script(array: Array, settings: ExecutorSettings, folder: Path) -> str:
         "output": str(folder / ("%A_%a.out" if len(array.units) > 1 else "%j.out")),
         "signal": f"USR2@{settings.signal_seconds}",
         "kill-on-invalid-dep": "yes",
+        "chdir": os.getcwd(),  # as sbatch by itself would: a recipe may name files from here
         **_options(settings, array),
     }
     if len(array.units) > 1:
         limit = f"%{settings.max_jobs}" if settings.max_jobs else ""
         options["array"] = f"0-{len(array.units) - 1}{limit}"
-    flags = [f"#SBATCH --{key}" + ("" if value is True else f"={value}") for key, value in options.items()]
+    flags = [
+        f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}") for key, value in options.items()
+    ]
+    for unit in array.units:
+        job_of(unit).write(unit)
     folders = " ".join(shlex.quote(str(job_of(unit).folder)) for unit in array.units)
     command = f"{shlex.quote(sys.executable)} -P -m dire_plug.executors.slurm"
     body = [*settings.setup, THREADS, CPUS, _export("PYTHONPATH"), f"units=({folders})"]
@@ -327,14 +354,15 @@ class MakeUnit:
 
 def make_in_job(job: Job) -> int:
     """Make a unit in a job of the cluster; return its exit code."""
-    # the job folder says which home it belongs to, whatever the job's environment does
-    os.environ.setdefault("DIRE_PLUG_HOME", str(job.folder.parents[2]))
-    try:
-        with stopping():
+    # the home that the job folder lies in, whatever the job's environment says
+    os.environ["DIRE_PLUG_HOME"] = str(job.folder.parents[2])
+    with stopping():
+        try:
             return work(job, wait=True)
-    except Stopped as stopped:
-        _requeue(job, stopped)
-        return 128 + stopped.signal
+        except Stopped as stopped:
+            # in here, where further signals are ignored
+            _requeue(job, stopped)
+            return 128 + stopped.signal
 
 
 def _requeue(job: Job, stopped: Stopped) -> None:
@@ -342,7 +370,9 @@ def _requeue(job: Job, stopped: Stopped) -> None:
     mine = cluster_job()
     if mine is None:
         return
-    word = read_queue().get(mine["id"], "").partition(" ")[0]
+    word = "RUNNING"
+    with contextlib.suppress(DirePlugError):  # one that doesn't answer just now ends nothing for good
+        word = read_queue().get(mine["id"], "").partition(" ")[0]
     # of a job that someone cancelled the cluster says COMPLETING or CANCELLED while it sends the signal; at the time
     # limit, and before a preemption, it says RUNNING
     if word not in ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING"):
@@ -357,13 +387,13 @@ def _requeue(job: Job, stopped: Stopped) -> None:
 def _fruitless(job: Job) -> str | None:
     """Return why another attempt would end as this one did: at the time limit, having begun at the start again."""
     progress = job.progress()
-    stops = job.stops() if progress.get("resumed_at", 0) < progress.get("done", 0) / 2 else 0
-    job.keep_stops(stops + 1)
-    if stops < FRUITLESS:
+    if progress.get("resumed_at", 0) >= progress.get("done", 0) / 2:
+        return None
+    if (stops := job.count_stops(job.unit())) <= FRUITLESS:
         return None
     return (
-        f"stopped by the time limit {stops + 1} times, each time from the start: {progress.get('doing')} can't resume; "
-        f"it came to {progress.get('done')} of {progress.get('total')}; give it more with --slurm time=…"
+        f"the time limit stopped it {stops} times, each time from the start: {progress.get('doing')} can't resume; it "
+        f"came to {progress.get('done')} of {progress.get('total')}; give it more with --slurm time=…"
     )
 
 
@@ -373,12 +403,28 @@ def _fruitless(job: Job) -> str | None:
 def _wait(units: Sequence[Unit]) -> dict[str, str]:
     """Show the units' states until nothing is to come of any; return name → why, of those that weren't made."""
     jobs = {unit.name: job_of(unit) for unit in units}
+    by_name = {unit.name: unit for unit in units}
     needs = waits_for(units)
     said: dict[str, str] = {}
+    states: dict[str, State] = {}
+    unanswered = 0
     with ui.live() as show:
         while True:
-            ids, queue = submitted_ids(), read_queue()
-            states = {unit.name: state_of(jobs[unit.name], unit, queue, ids.get(unit.name)) for unit in units}
+            try:
+                ids, queue = submitted_ids(), read_queue()
+            except DirePlugError:
+                if (unanswered := unanswered + 1) > PATIENCE:
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            unanswered = 0
+            # what is finished isn't looked at again: its files may be many, on a file system that is slow to list them
+            states = {
+                name: states[name]
+                if name in states and states[name].word == "finished"
+                else state_of(job, by_name[name], queue, ids.get(name))
+                for name, job in jobs.items()
+            }
             _say_what_ended(units, states, said)
             going = [unit for unit in units if states[unit.name].live]
             if not going:
@@ -400,23 +446,24 @@ def _say_what_ended(units: Sequence[Unit], states: Mapping[str, State], said: di
         state = states[unit.name]
         if not state.live and said.get(unit.name) != state.word:
             said[unit.name] = state.word
-            ui.say(f"slurm: {done}/{len(units)} {unit.title}: {state}")
+            ui.say(f"slurm: {done}/{len(units)} {unit.label}: {state}")
 
 
-def submitted_ids() -> dict[str, str]:
-    """Return name of a unit → the id in the cluster under which it was submitted last."""
+def submitted_ids() -> dict[str, Submitted]:
+    """Return name of a unit → how it was submitted last."""
     found: list[tuple[float, dict[str, Any]]] = []
     for file in (jobs_folder() / SUBMISSIONS).glob("*.json"):
         record = read_json(file)
-        if record["number"] is None:
-            record["number"] = _by_comment(file.stem)
+        if record["number"] is None and (number := _by_comment(file.stem)) is not None:
+            record["number"] = number
+            write_json(file, record)
         if record["number"] is not None:
             found.append((record["when"], record))
-    ids: dict[str, str] = {}
-    for _, record in sorted(found, key=lambda pair: pair[0]):
+    ids: dict[str, Submitted] = {}
+    for when, record in sorted(found, key=lambda pair: pair[0]):
         several = len(record["units"]) > 1
         for task, name in enumerate(record["units"]):
-            ids[name] = f"{record['number']}_{task}" if several else record["number"]
+            ids[name] = Submitted(f"{record['number']}_{task}" if several else record["number"], when)
     return ids
 
 

@@ -63,7 +63,7 @@ def work(job: Job, *, wait: bool) -> int:
         unit = job.unit()
         with hold(job.lease, wait=float("inf") if wait else 0, what=f"the unit {unit.title}"):
             _print_to(job, unit.title)
-            with reporting(job, unit.title) as facts:
+            with reporting(job, unit) as facts:
                 _look_at(job, unit)
                 try:
                     unit.make(log=job.log)

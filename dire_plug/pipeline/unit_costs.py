@@ -14,7 +14,7 @@ from dire_plug.pipeline.gpu_memory import count_inverted, count_own, count_role,
 from dire_plug.pipeline.network_costs import ImageCost, count_unrolled
 from dire_plug.pipeline.request import plan_run, with_stand_in
 from dire_plug.pipeline.run import section_of
-from dire_plug.pipeline.work_units import Unit, request_of
+from dire_plug.pipeline.work_units import MAKER, Unit, request_of
 from dire_plug.recipe.evaluate import HardLabelsSection
 from dire_plug.stages.artefacts import (
     FULL,
@@ -69,8 +69,9 @@ def add_up(costs: Iterable[UnitCost]) -> UnitCost:
 
 
 def count_units(units: Iterable[Unit]) -> dict[str, UnitCost]:
-    """Return the name of each unit of runs → its cost."""
-    return {unit.name: count_unit(_planned(request_of(unit)), unit.stage, unit.part) for unit in units}
+    """Return the name of each unit of runs → its cost; those of sets from outside are left out."""
+    of_runs = (unit for unit in units if unit.maker == MAKER)
+    return {unit.name: count_unit(_planned(request_of(unit)), unit.stage, unit.part) for unit in of_runs}
 
 
 @lru_cache(maxsize=512)

@@ -46,7 +46,7 @@ from dire_plug.stages.measure import measure, measure_real
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover, recover_pass, recover_slots
 from dire_plug.stages.squeeze import all_roles, ensure_network
-from dire_plug.store.artefacts import WORK, Artefact
+from dire_plug.store.artefacts import WORK, Artefact, Store, is_sound
 from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Request, Run
 
@@ -54,6 +54,8 @@ MAKER = "dire_plug.pipeline.work_units:make_unit"
 """Of the units of runs."""
 AFTER_IMAGES = ("evaluate", "measure")
 """The stages whose units need no synthesis any more."""
+GIVEN = ("network", "prepared")
+"""Kinds that a unit finds made, and doesn't make itself where it needs them."""
 OF_NO_RUN = ("squeeze", "embed", "measure real in")
 """How the titles of units begin that runs of all arms and seeds share."""
 
@@ -70,6 +72,7 @@ class Unit:
         needs: the names of those that it is made from.
         maker: `module:function` that makes it, called with the unit and with `log`, a file.
         subject: what the function is to know beside the unit, JSON-like: for a run its request.
+        of: the method, recipe and IPC, or the set, that it belongs to; of several, the first.
         device: on which it is made.
     """
 
@@ -80,12 +83,18 @@ class Unit:
     needs: frozenset[str]
     maker: str
     subject: Mapping[str, Any]
+    of: str = ""
     device: str = "auto"
 
     @cached_property
     def name(self) -> str:
         """`<stage>-<12 hex of what it makes>`."""
         return f"{self.stage}-{digest(sorted(self.makes))[:12]}"
+
+    @property
+    def label(self) -> str:
+        """The title with what it belongs to, where units of several stand side by side."""
+        return f"{self.of}: {self.title}" if self.of else self.title
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, JSON-like."""
@@ -141,8 +150,9 @@ def units_of(run: Run) -> list[Unit]:
     prepared: set[str] = set()
     batches: set[str] = set()
     for stage, part, makes, _ in _parts(run, planning=True):
-        missing = {one.name: one for one in makes if run.store.find(one) is None}
-        behind = {name for one in missing.values() for name in one.closure()}
+        # named by all of them, so that a unit that was half made keeps its name
+        names = tuple(one.name for one in makes)
+        behind = {name for one in makes for name in one.closure()}
         if stage == "prepare":
             prepared = {one.name for one in makes}
         elif stage == "recover":
@@ -156,11 +166,20 @@ def units_of(run: Run) -> list[Unit]:
         elif stage == "measure":
             # no input of a set's diversity, but measuring it would make them: once, and not in each job
             behind |= references
-        if missing:
-            needs = frozenset(behind - missing.keys())
-            title, subject = _title(run.request, stage, part), _to_json(run.request)
-            device = run.request.device
-            found.append(Unit(title, stage, part, tuple(missing), needs, MAKER, subject, device=device))
+        if any(run.store.find(one) is None for one in makes):
+            found.append(
+                Unit(
+                    title=_title(run.request, stage, part),
+                    stage=stage,
+                    part=part,
+                    makes=names,
+                    needs=frozenset(behind.difference(names)),
+                    maker=MAKER,
+                    subject=_to_json(run.request),
+                    of=f"{run.adapter.name} {run.source.stem}, IPC {run.recipe.ipc}",
+                    device=run.request.device,
+                )
+            )
     return _wanted(found)
 
 
@@ -184,6 +203,8 @@ def _title(request: Request, stage: str, part: str) -> str:
 def _to_json(request: Request) -> dict[str, Any]:
     """Return a request as JSON-like data; paths are absolute, since a job may start in another folder."""
     found = {key: as_json(one) for key, one in asdict(request).items()}
+    if Path(request.recipe).is_file():
+        found["recipe"] = str(Path(request.recipe).absolute())
     # --no-wait is about other commands: the units of one wait for each other
     return found | {"wait": True}
 
@@ -209,6 +230,19 @@ def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
     return {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
 
 
+def check_inputs(unit: Unit, store: Store) -> None:
+    """Raise where the unit would be made from an entry that was damaged, or that isn't there.
+
+    Raises:
+        DirePlugError: it names the entry.
+    """
+    for name in unit.needs:
+        # the other kinds are put together, or made, by whoever needs them
+        if (sound := is_sound(store.root, name)) is False or (sound is None and name.partition("/")[0] in GIVEN):
+            trouble = "isn't there" if sound is None else "was damaged, or edited"
+            raise DirePlugError(f"{unit.title}: {name}, from which it is made, {trouble}; run the same command again")
+
+
 @until_kept
 def make_unit(unit: Unit, *, log: Path) -> None:
     """Make one unit of a run by itself: see `Unit.make`."""
@@ -218,6 +252,7 @@ def make_unit(unit: Unit, *, log: Path) -> None:
     if others := set(unit.makes) - {one.name for one in artefacts}:
         raise changed_since(unit, others)
     if make is not None and any(run.store.find(one) is None for one in artefacts):
+        check_inputs(unit, run.store)
         # here too: the command that planned the unit may run on a machine without a GPU
         if unit.stage not in AFTER_IMAGES:
             check_gpu(run, name_artefacts(run))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dire_plug.pipeline.work_units import Unit, as_json, changed_since
+from dire_plug.pipeline.work_units import Unit, as_json, changed_since, check_inputs
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.sets.evaluate import open_for_students
 from dire_plug.sets.opened import SetRequest
@@ -45,13 +45,14 @@ def plan_set_units(command: str, request: SetRequest, **options: Any) -> list[Un
     subject = {"command": command, "request": _to_json(request), "options": options}
     found = []
     for stage, part, artefacts, _ in _parts(run, conditions):
-        missing = {one.name: one for one in artefacts if run.store.find(one) is None}
-        if not missing:
+        if all(run.store.find(one) is not None for one in artefacts):
             continue
-        needs = {name for one in missing.values() for name in one.closure()} - missing.keys()
-        of_set = "" if stage == "squeeze" else f" {request.path.name}:"
-        title = f"{stage}{of_set} {part}"
-        found.append(Unit(title, stage, part, tuple(missing), frozenset(needs), MAKER, subject, device=request.device))
+        makes = tuple(one.name for one in artefacts)
+        needs = frozenset(name for one in artefacts for name in one.closure()).difference(makes)
+        title = f"{stage} {part}"
+        # a network belongs to no set
+        of = "" if stage == "squeeze" else request.path.name
+        found.append(Unit(title, stage, part, makes, needs, MAKER, subject, of=of, device=request.device))
     return found
 
 
@@ -65,6 +66,7 @@ def make_set_unit(unit: Unit, *, log: Path) -> None:
     if others := set(unit.makes) - {one.name for one in artefacts}:
         raise changed_since(unit, others)
     if make is not None:
+        check_inputs(unit, run.store)
         make()
 
 
@@ -87,6 +89,9 @@ def _parts(run: Run, conditions: Conditions) -> Iterator[tuple[str, str, list[Ar
 
 def _to_json(request: SetRequest) -> dict[str, Any]:
     found = {key: as_json(one) for key, one in asdict(request).items()}
+    for key in ("recipe", "teacher"):
+        if found[key] is not None and Path(found[key]).is_file():
+            found[key] = str(Path(found[key]).absolute())
     return found | {"wait": True}
 
 

@@ -136,7 +136,7 @@ def make_all_embeddings(
         DirePlugError: an image or a network cannot be read.
     """
     named = {(one := embeddings_of(run, network, split=split, mode=mode)).name: (one, network) for network in networks}
-    # in the order of the names: two processes that lock several can't wait for each other
+    # in the order of the names: two processes that lease several can't wait for each other
     missing = [named[name] for name in sorted(named) if run.store.find(named[name][0]) is None]
     # in train mode a network may draw from the global generator (dropout): one after the other, as it would alone
     for together in [missing] if mode == "eval" else [[one] for one in missing]:
@@ -151,10 +151,10 @@ def _make_together(
     split: SplitName,
     mode: Mode,
 ) -> None:
-    """Take the locks of all that is missing, one inside the other; embed in one pass; publish each.
+    """Take the leases of all that is missing, one inside the other; embed in one pass; publish each.
 
     Args:
-        ready: work folder of what is locked → its network.
+        ready: work folder of what is leased → its network.
     """
     if not missing:
         if ready:

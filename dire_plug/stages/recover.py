@@ -180,7 +180,7 @@ def recover_slots(
 ) -> None:
     """Synthesize some batches of a pass, each an artefact of its own, for a run that `shares_batches`.
 
-    It has a work folder and a lock of its own, as `recover_pass` has. Which batches a process makes together changes
+    It has a work folder and a lease of its own, as `recover_pass` has. Which batches a process makes together changes
     none of their bits. `recover_pass` and `recover` put the pass together from those that are there, and make the rest.
 
     Args:

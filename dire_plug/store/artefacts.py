@@ -252,7 +252,6 @@ class Store:
         """
         entry = self.path(artefact)
         _, before = self._held.get(artefact.name, (None, identify(entry)))
-        (folder / MADE_FROM).unlink(missing_ok=True)
         # before entry.json is written, which isn't part of the content: it holds times
         files = {name: digest_file(path) for name, path in entry_files(folder)}
         content: dict[str, Any] = {
@@ -270,6 +269,8 @@ class Store:
         }
         write_json(folder / ENTRY, content)
         self._require_leases()
+        # as late as can be: without it `work` takes the folder for one of unknown inputs
+        (folder / MADE_FROM).unlink(missing_ok=True)
         placed = put(folder, entry, instead_of=before)
         self.made.add(artefact.name)
         if placed:
@@ -370,6 +371,17 @@ def identify(entry: Path) -> int | None:
         return None
 
 
+def is_sound(root: Path, name: str) -> bool | None:
+    """Return whether an entry of the store at `root` is as it was published; None where it isn't there."""
+    recorded = read_entry(root / name)
+    if recorded is None:
+        return False if (root / name).is_dir() else None
+    try:
+        return hash_entry(root / name) == str(recorded["content"])
+    except OSError:
+        return False
+
+
 def put(folder: Path, entry: Path, *, instead_of: int | None) -> bool:
     """Make a whole folder of this file system the entry, by a rename; return whether it is.
 
@@ -416,6 +428,6 @@ def _signature(entry: Path) -> tuple[Any, ...]:
 
 
 def entry_files(folder: Path) -> list[tuple[str, Path]]:
-    """Return the files of an entry, but for entry.json, by their path in it."""
+    """Return the files of an entry, but for those that say how it was made, by their path in it."""
     found = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    return sorted((name, path) for name, path in found if name != ENTRY)
+    return sorted((name, path) for name, path in found if name not in (ENTRY, MADE_FROM))

@@ -216,6 +216,14 @@ def until_kept(work: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def read_holder(path: Path) -> Holder | None:
+    """Return who holds a lease, alive or not; None where nobody does, or its file names nobody."""
+    with contextlib.suppress(OSError):
+        if found := _look(path):
+            return found.holder
+    return None
+
+
 def holder(path: Path) -> str | None:
     """Return "process N on HOST" for the holder of a lease that hasn't expired, or None."""
     with contextlib.suppress(OSError):

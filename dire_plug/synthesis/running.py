@@ -219,7 +219,8 @@ class RunningSynthesis:
             return made.to(images.device, images.dtype).requires_grad_(images.requires_grad)
         if self._pass.slot_is_left_out:
             # constant images are the fastest to write, and the script writes them
-            return torch.zeros_like(images, requires_grad=images.requires_grad)
+            # as many as labels: a regrouped batch of INFER's has fewer than the tensor that its script reads
+            return images.new_zeros((len(labels), *images.shape[1:])).requires_grad_(images.requires_grad)
         answer = self._ask("initial_images", images, images=images, labels=labels)
         if answer is not images:
             if answer.shape[0] != labels.shape[0]:

@@ -12,7 +12,7 @@ import pytest
 from support.cli import Cli
 from support.small_run import native, write_recipe
 
-from dire_plug.executors.jobs import Job, find_job, job_of, reporting
+from dire_plug.executors.jobs import Job, Submitted, find_job, job_of, reporting
 from dire_plug.pipeline.work_units import Unit, plan_units
 
 WORK = "import sys; from pathlib import Path; from dire_plug.executors.slurm import make_in_job; " + (
@@ -36,16 +36,23 @@ def teacher(recipe: Path) -> Unit:
     return next(unit for unit in plan_units([native(recipe)]) if unit.title == "squeeze teacher")
 
 
+def written(unit: Unit) -> Job:
+    """Return the job of a unit, with its folder."""
+    job = job_of(unit)
+    job.write(unit)
+    return job
+
+
 def test_a_unit_survives_being_written_and_read(bare_home: Path, recipe: Path) -> None:
     unit = teacher(recipe)
-    assert job_of(unit).unit() == unit
+    assert written(unit).unit() == unit
 
 
 def test_progress_tells_what_is_done_where_and_how_fast(bare_home: Path, recipe: Path) -> None:
     from dire_plug import ui
 
-    job = job_of(teacher(recipe))
-    with reporting(job, "squeeze teacher") as facts, ui.progress("squeeze: teacher", 10) as advance:
+    job = written(unit := teacher(recipe))
+    with reporting(job, unit) as facts, ui.progress("squeeze: teacher", 10) as advance:
         advance(2)
         time.sleep(0.01)
         advance(6)
@@ -53,19 +60,19 @@ def test_progress_tells_what_is_done_where_and_how_fast(bare_home: Path, recipe:
     found = job.progress()
     assert (found["doing"], found["done"], found["total"], found["resumed_at"]) == ("squeeze: teacher", 6, 10, 2)
     assert found["rate"] > 0
-    assert found["pid"] == os.getpid()
+    assert (found["stage"], found["pid"]) == ("squeeze", os.getpid())
     assert found["state"] == "finished"
 
 
 @pytest.mark.slow
 def test_a_job_logs_where_it_runs_and_leaves_its_provenance(bare_home: Path, recipe: Path) -> None:
-    job = job_of(unit := teacher(recipe))
+    job = written(unit := teacher(recipe))
     environment = {"SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "4"}
     assert start(job, SLURM_JOB_PARTITION="gpu", SLURMD_NODENAME="node7", **environment).wait() == 0
     assert "SLURM job 70_4, partition gpu: squeeze teacher" in job.log.read_text().splitlines()[0]
     entry = json.loads((bare_home / "store" / unit.makes[0] / "entry.json").read_text())
     assert entry["made"]["cluster"] == {"id": "70_4", "partition": "gpu", "node": "node7"}
-    assert find_job("70_4") == job
+    assert find_job("70_4", {job.name: Submitted("70_4", 0)}) == job
 
 
 @pytest.mark.slow
@@ -74,7 +81,7 @@ def test_a_signal_ends_a_job_in_order_and_lets_go_of_its_leases(
     bare_home: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     long = write_recipe(tmp_path / "long.yaml", {"squeeze": {"teacher": {"epochs": 5000}}})
-    job = job_of(teacher(long))
+    job = written(teacher(long))
     process = start(job)
     wait_until_running(job, "squeeze: teacher")
     process.send_signal(number)
@@ -85,7 +92,7 @@ def test_a_signal_ends_a_job_in_order_and_lets_go_of_its_leases(
 
 
 def test_jobs_lists_what_failed_and_why(bare_home: Path, recipe: Path, cli: Cli) -> None:
-    job = job_of(teacher(recipe))
+    job = written(teacher(recipe))
     job.set_state("failed", why="squeeze: the training diverged")
     answer = cli("jobs")
     assert answer.code == 0
@@ -94,7 +101,7 @@ def test_jobs_lists_what_failed_and_why(bare_home: Path, recipe: Path, cli: Cli)
 
 
 def test_a_job_is_found_by_the_beginning_of_its_name(bare_home: Path, recipe: Path, cli: Cli) -> None:
-    job = job_of(teacher(recipe))
+    job = written(teacher(recipe))
     job.log.write_text("one\ntwo\n")
     assert cli("jobs", "logs", job.name[:12]).out == "one\ntwo\n"
     answer = cli("jobs", "logs", "measure-")

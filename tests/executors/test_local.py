@@ -85,6 +85,29 @@ def test_arms_share_the_units_that_make_the_same(bare_home: Path, recipe: Path) 
     )  # networks, and real images in them
 
 
+def test_a_unit_that_was_half_made_keeps_its_name(bare_home: Path, recipe: Path) -> None:
+    before = units_by_title(native(recipe))["embed real images in T"]
+    for title in ("squeeze teacher", "embed real images in T"):
+        units_by_title(native(recipe))[title].make(log=bare_home / "log")
+    for entry in (bare_home / "store" / "embeddings").iterdir():
+        shutil.rmtree(entry)
+        break
+    forget()
+    assert units_by_title(native(recipe))["embed real images in T"].name == before.name
+
+
+def test_nothing_is_made_from_a_damaged_entry(finished_home: Path, recipe: Path, tmp_path: Path) -> None:
+    other = write_recipe(tmp_path / "tiny.yaml", {"recover": {"flags": {"iteration": 4}}})
+    unit = units_by_title(native(other))["recover baseline, seed 0: pass 0"]
+    for file in (finished_home / "store").glob("network/*/network.safetensors"):
+        file.chmod(0o644)
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(DirePlugError, match="from which it is made, was damaged, or edited; run the same"):
+        unit.make(log=tmp_path / "log")
+
+
 def test_a_finished_run_has_no_units_left(finished_home: Path, recipe: Path) -> None:
     assert plan_units([native(recipe)]) == []
     for kind in ("embeddings", "radii", "reference"):

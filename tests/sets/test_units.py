@@ -57,3 +57,11 @@ def test_evaluate_takes_an_executor(request_of_run: SetRequest, cli: Cli) -> Non
     answer = cli("evaluate", request_of_run.path, "--jobs", 2)
     assert answer.code == 2
     assert "--jobs 2 needs --executor local" in answer.err
+
+
+def test_a_dry_run_lists_the_students_that_are_missing(request_of_run: SetRequest, cli: Cli) -> None:
+    answer = cli("evaluate", request_of_run.path, "--per-set", 3, "--epochs", 1, "--dry-run")
+    assert answer.code == 0
+    assert "3 units of work that the store lacks" in answer.out
+    assert "students, resnet-small 2" in answer.out
+    assert cli("rank", request_of_run.path, "--dry-run").out.count("random hard at 0.01, resnet-small 0") == 1

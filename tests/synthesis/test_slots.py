@@ -129,6 +129,17 @@ def test_a_regrouped_pass_resumes_with_the_same_bits_and_holes(tmp_path: Path, k
     assert gather_losses({0: resumed / "passes"}) == gather_losses({0: whole / "passes"})
 
 
+def test_a_batch_made_elsewhere_gets_as_many_images_as_labels(tmp_path: Path) -> None:
+    synthesis = make(tmp_path, Drawing(), recover=REGROUPED, batches=(1,))
+    synthesis.begin_pass(0)
+    labels = synthesis.labels(torch.zeros(2, dtype=torch.long))
+    images = synthesis.start(torch.ones(5, 3, 2, 2, requires_grad=True), labels)
+    assert images.shape == (2, 3, 2, 2)
+    assert images.is_leaf
+    assert images.requires_grad
+    assert synthesis.steps_to_do(STEPS) == 0
+
+
 @pytest.mark.parametrize(
     ("spec", "seeded"),
     [({}, False), ({"recover": REGROUPED}, True), ({"recover": REGROUPED, "independent": False}, False)],

@@ -191,9 +191,7 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = (), runner: Run
     planned = require_term(request)
     count = count_validation(planned)
     numbers = tuple(range(request.seed, request.seed + seeds))
-    # also for the final test: its students must have learned from the same images
-    held_out = with_settings(request, f"dataset.validation={count}", "evaluate.judge=test")
-    judged = with_settings(held_out, "evaluate.judge=validation")
+    held_out, judged = _hold_out(request, count)
     settings, left_out = make_grid(judged, grid)
     tried, controls = _try(judged, settings, seeds=numbers, chance=_chance(planned), runner=runner)
     best = choose(tried)
@@ -264,13 +262,37 @@ def _chance(planned: Run) -> float:
     return 100 / class_count(planned.resolved.recipe.dataset.name)
 
 
+def _hold_out(request: Request, count: int) -> tuple[Request, Request]:
+    """Return the request with validation images held out, judged on test images, and judged on those."""
+    # also for the final test: its students must have learned from the same images
+    held_out = with_settings(request, f"dataset.validation={count}", "evaluate.judge=test")
+    return held_out, with_settings(held_out, "evaluate.judge=validation")
+
+
+def sweep_requests(request: Request, seeds: int, *, grid: Sequence[str] = ()) -> list[Request]:
+    """Return the requests of all runs by which `sweep` chooses; those of its final test depend on the choice.
+
+    Raises:
+        DirePlugError: see `sweep`.
+    """
+    _, judged = _hold_out(request, count_validation(require_term(request)))
+    settings, _ = make_grid(judged, grid)
+    numbers = range(request.seed, request.seed + seeds)
+    return [one.of(judged, seed=seed) for one in _with_controls(settings)[0] for seed in numbers]
+
+
+def _with_controls(settings: Sequence[Setting]) -> tuple[list[Setting], dict[str, Setting]]:
+    """Return settings with their controls, in the order in which they run, and the control of each but the first."""
+    default, *others = settings
+    controls = {setting.name: control_of(setting) for setting in others}
+    return [Setting(CONTROL, arm="control"), default, *controls.values(), *others], controls
+
+
 def _try(
     base: Request, settings: Sequence[Setting], *, seeds: Sequence[int], chance: float, runner: Runner
 ) -> tuple[dict[str, Trial], dict[str, Trial]]:
     """Run the settings and their controls; mark those that collapsed."""
-    default, *others = settings
-    controls = {setting.name: control_of(setting) for setting in others}
-    ordered = [Setting(CONTROL, arm="control"), default, *controls.values(), *others]
+    ordered, controls = _with_controls(settings)
     trials = run_settings(base, ordered, seeds=seeds, needed=(CONTROL, DEFAULT), runner=runner)
     own = {name: trials[control.name] for name, control in controls.items()} | {DEFAULT: trials[CONTROL]}
     tried = {

@@ -28,11 +28,13 @@ from dire_plug.paper.reproduce.scales import SMOKE_SETTINGS
 from dire_plug.paper.timing import Timing, time_arms
 from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.pipeline.request import same_but_arm
+from dire_plug.pipeline.work_units import Unit
 from dire_plug.results.report import draw_class_grid, draw_class_similarity, draw_tsne
 from dire_plug.results.statistics import ACCURACY, STUDENTS, Summary, summarise
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.measure import measure_set
 from dire_plug.sets.opened import SetRequest
+from dire_plug.sets.units import plan_set_units
 from dire_plug.store.runs import choose_device
 
 DIVERSITY: Mapping[str, str] = MappingProxyType(
@@ -65,6 +67,24 @@ def reproduce(request: TableRequest, *, runner: Runner | None = None) -> TableRe
     return TableResult(request, cells, warnings=tuple(find_mixed_teachers(runs)))
 
 
+def requests_of(request: TableRequest) -> list[Request]:
+    """Return the requests of the runs that a table's cells are made from, but of those that can't be planned."""
+    found: dict[Request, None] = {}
+    for cell in request.cells:
+        # of a cell that is timed, or has a set of its own, there are none
+        if cell.figure == NOT_PRINTED or cell.set or cell.read == "seconds":
+            continue
+        # a cell that the scale leaves out says so when it is filled
+        with contextlib.suppress(DirePlugError):
+            first = request.first_run(cell)
+            seeds = range(first.seed, first.seed + request.seeds)
+            if cell.components:
+                found |= dict.fromkeys(one.of(first, seed=seed) for one in component_settings() for seed in seeds)
+            else:
+                found |= dict.fromkeys(same_but_arm(first, first.arm, seed) for seed in seeds)
+    return list(found)
+
+
 class Runs:
     """The runs of one request, and what else several cells share; each is made once, whether it ends well or not."""
 
@@ -74,23 +94,24 @@ class Runs:
         self._found: dict[Hashable, Any] = {}
 
     def prepare(self) -> None:
-        """Make all that the store lacks of the cells' runs, where several processes or a cluster can."""
-        wanted: dict[Request, None] = {}
-        for cell in self.request.cells:
-            # a cell that the scale leaves out, or that can't be planned, says so when it is filled
-            with contextlib.suppress(DirePlugError):
-                wanted |= dict.fromkeys(self._requests(cell))
-        self.runner.prepare(list(wanted), skip_bad=True)
+        """Make all that the store lacks of the cells' runs, then of their other students, where an executor does."""
+        self.runner.prepare(requests_of(self.request), skip_bad=True)
+        # a cell whose runs or students can't be made says so when it is filled
+        with contextlib.suppress(DirePlugError):
+            self.runner.make(self._student_units)
 
-    def _requests(self, cell: Cell) -> list[Request]:
-        """Return the requests of the runs that a cell is made from; none of a cell that is timed, or has a set."""
-        if cell.figure == NOT_PRINTED or cell.set or cell.read == "seconds":
-            return []
-        first = self.request.first_run(cell)
-        seeds = range(first.seed, first.seed + self.request.seeds)
-        if cell.components:
-            return [setting.of(first, seed=seed) for setting in component_settings() for seed in seeds]
-        return [same_but_arm(first, first.arm, seed) for seed in seeds]
+    def _student_units(self) -> list[Unit]:
+        found = []
+        for cell in self.request.cells:
+            if cell.student and cell.figure != NOT_PRINTED:
+                with contextlib.suppress(DirePlugError):
+                    found += self.student_units(cell)
+        return found
+
+    def student_units(self, cell: Cell) -> list[Unit]:
+        """Return the units of a cell's students on the images of its runs."""
+        requests = [replace(plain_request(self), path=Path(folder)) for folder in _folders(self.of(cell))]
+        return [unit for one in requests for unit in plan_set_units("evaluate", one, students=[cell.student])]
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the result of `make`, or raise its error, again for each cell that needs the same."""
@@ -339,6 +360,7 @@ def fill_from_students(cell: Cell, runs: Runs) -> CellResult:
         DirePlugError: the run can't be made, or the student doesn't take its images.
     """
     student = str(cell.student)
+    runs.runner.make(lambda: runs.student_units(cell))
     folders, found = _folders(runs.of(cell)), []
     for folder in folders:
         request = replace(plain_request(runs), path=Path(folder))
