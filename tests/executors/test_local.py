@@ -55,7 +55,7 @@ def test_passes_that_keep_no_state_are_units_of_their_own(bare_home: Path, recip
     assert {"recover baseline, seed 0: pass 0", "recover baseline, seed 0: pass 1"} <= titles.keys()
 
 
-def test_batches_of_a_regrouped_pass_are_units_with_the_bits_of_one_process(
+def test_batches_of_a_regrouped_pass_are_units_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     regrouped = write_recipe(tmp_path / "regrouped.yaml", {"recover": {"flags": {"batch-size": 40}}})
