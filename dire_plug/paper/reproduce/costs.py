@@ -411,11 +411,13 @@ def show_all(requests: Sequence[TableRequest], *, rate: float) -> RenderableType
 
 
 def _synthesized(units: Sequence[Unit]) -> list[str]:
-    """Return how many passes there are, and whether one is made twice."""
-    made = Counter(name for unit in units for name in unit.makes if name.startswith("pass/"))
+    """Return how many passes, and batches of other passes, there are, and whether one is made twice."""
+    made = Counter(name for unit in units for name in unit.makes if name.startswith(("pass/", "batch/")))
+    batches = sum(name.startswith("batch/") for name in made)
     twice = sorted(name for name, count in made.items() if count > 1)
     told = f"{len(twice)} are made twice, the first {twice[0]}" if twice else "none is made twice"
-    return [f"{len(made):,} passes of syntheses: {told}"] if made else []
+    several = f" and {batches:,} batches of further ones" if batches else ""
+    return [f"{len(made) - batches:,} passes of syntheses{several}: {told}"] if made else []
 
 
 def _absent(runs: Sequence[PlannedRun]) -> list[str]:
