@@ -231,7 +231,7 @@ def test_a_full_disk_is_named_and_costs_nothing_that_is_made(
 ) -> None:
     home = tmp_path / "small"
     home.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", home]  # room for the networks, and little more
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(home)]  # room for the networks, and little more
     mounted = subprocess.run(mount, capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.decode().strip()}")
