@@ -52,8 +52,6 @@ def run_local(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, st
     asked = settings.jobs or max(2, torch.cuda.device_count() // settings.gpus_per_job)
     threads, jobs = _threads(asked), min(asked, len(units))
     ui.say(f"local: {len(units)} units of work in {jobs} processes, threads: {threads} each")
-    # what this process makes of them afterwards has the bits that they would give
-    torch.set_num_threads(threads)
     workers = queue.SimpleQueue[_Worker]()
     before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
