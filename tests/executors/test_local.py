@@ -150,7 +150,7 @@ def test_a_failed_unit_is_named_and_the_others_are_made(bare_home: Path, tmp_pat
     told = str(error.value)
     assert "units of work weren't made; what is finished is kept, and the same command resumes" in told
     assert told.splitlines()[-1].startswith("sre2l broken, IPC 2: squeeze teacher: ")
-    assert "not started, since they need these: embed real images in T" in told
+    assert "not started, since they need these: sre2l broken, IPC 2: embed real images in T" in told
     assert "squeeze teacher" in units_by_title(native(broken))
     assert "squeeze independent" not in units_by_title(native(broken))
 
