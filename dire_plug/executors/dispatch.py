@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from dire_plug.errors import DirePlugError, UnitsFailedError
-from dire_plug.executors.jobs import BLOCKED, job_of, read_tail
+from dire_plug.executors.jobs import BLOCKED, job_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.pipeline import FinishedRun, plan_run, run_arm
 from dire_plug.pipeline.request import with_data
 from dire_plug.pipeline.run import announce
 from dire_plug.pipeline.work_units import Unit, once, units_of
 from dire_plug.store.runs import Request
+from dire_plug.upstream.runner import read_tail
 
 
 class Runner:
@@ -47,8 +48,9 @@ class Runner:
                 with contextlib.suppress(DirePlugError) if skip_bad else contextlib.nullcontext():
                     # planned on the CPU: what this machine's GPU can't do, that of a job may
                     planned = replace(request, device="cpu", gpus=self._settings.gpus_per_job)
-                    announce(planned)
-                    units = units_of(with_data(plan_run(planned)))
+                    run = with_data(plan_run(planned))
+                    announce(run)
+                    units = units_of(run)
                     self._units[request] = [_on_device(unit, request.device) for unit in units]
         self._make(unit for units in self._units.values() for unit in units)
 
@@ -101,8 +103,8 @@ def describe(units: Sequence[Unit], why: Mapping[str, str]) -> str:
     lines = ["units of work weren't made; what is finished is kept, and the same command resumes"]
     ran = [unit for unit in units if why[unit.name] != BLOCKED]
     for unit in ran:
-        if tail := read_tail(job_of(unit).log):
-            lines += [f"the last lines of {job_of(unit).log}:", *tail]
+        if (log := job_of(unit).log).is_file():
+            lines += [f"the last lines of {log}:", *read_tail(log)]
     if blocked := [unit.label for unit in units if why[unit.name] == BLOCKED]:
         lines.append(f"not started, since they need these: {', '.join(blocked)}")
     return "\n".join([*lines, *(f"{unit.label}: {why[unit.name]}" for unit in ran)])

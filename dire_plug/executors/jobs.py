@@ -48,6 +48,11 @@ class Job:
         return self.folder.name
 
     @property
+    def store(self) -> Path:
+        """The folder of the store that it belongs to."""
+        return self.folder.parent.parent
+
+    @property
     def log(self) -> Path:
         """What its attempts printed."""
         return self.folder / LOG
@@ -86,7 +91,7 @@ class Job:
 
         The count begins again when something that the unit makes was finished in between.
         """
-        file, made = self.folder / STOPS, sum(is_sound(self.folder.parent.parent, one) is True for one in unit.makes)
+        file, made = self.folder / STOPS, sum(is_sound(self.store, one) is True for one in unit.makes)
         before = read_json(file) if file.is_file() else {"stops": 0, "made": made}
         stops = 1 + (before["stops"] if before["made"] == made else 0)
         write_json(file, {"stops": stops, "made": made})
@@ -98,10 +103,9 @@ class Job:
         Args:
             quickly: don't read the entries, which may be large; a damaged one counts as made then.
         """
-        store = self.folder.parent.parent
         if quickly:
-            return all((store / name / ENTRY).is_file() for name in unit.makes)
-        return all(is_sound(store, name) for name in unit.makes)
+            return all((self.store / name / ENTRY).is_file() for name in unit.makes)
+        return all(is_sound(self.store, name) for name in unit.makes)
 
     def set_state(self, state: str, *, why: str | None = None) -> None:
         """Change the state in progress.json, of a unit that no process makes now."""
@@ -140,13 +144,6 @@ def find_job(name: str, ids: Mapping[str, Submitted] | None = None) -> Job:
         return found[0]
     listed = f": {', '.join(job.name for job in found[:5])}" if found else "; see `dire-plug jobs`"
     raise DirePlugError(f"'{name}' names {len(found)} jobs{listed}")
-
-
-def read_tail(log: Path, *, lines: int = 15) -> list[str]:
-    """Return the last lines of a log, indented; empty where there is none."""
-    with contextlib.suppress(OSError):
-        return [f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:]]
-    return []
 
 
 # The state of a job.

@@ -247,9 +247,7 @@ def _submit_array(array: Array, after: str, settings: ExecutorSettings, folder: 
         additional_parameters=options,
         **({"array_parallelism": settings.max_jobs} if settings.max_jobs else {}),
     )
-    for unit in array.units:
-        job_of(unit).write(unit)
-    folders = [str(job_of(unit).folder) for unit in array.units]
+    folders = _write_jobs(array)
     try:
         jobs = executor.map_array(MakeUnit(), folders) if len(folders) > 1 else [executor.submit(MakeUnit(), *folders)]
     except submitit.core.utils.FailedJobError as error:
@@ -258,6 +256,13 @@ def _submit_array(array: Array, after: str, settings: ExecutorSettings, folder: 
     number = str(jobs[0].job_id).partition("_")[0]
     write_json(folder / f"{name}.json", {**record, "number": number})
     return number
+
+
+def _write_jobs(array: Array) -> list[str]:
+    """Write the job folders of an array's units; return them."""
+    for unit in array.units:
+        job_of(unit).write(unit)
+    return [str(job_of(unit).folder) for unit in array.units]
 
 
 def _options(settings: ExecutorSettings, array: Array) -> dict[str, Any]:
@@ -294,7 +299,6 @@ def write_scripts(units: Sequence[Unit], settings: ExecutorSettings, folder: Pat
         "# Submits the scripts of this folder, each after those that it waits for.",
         "set -euo pipefail",
     ]
-    lines.append(f"cd {shlex.quote(str(folder))}")
     for number, array in enumerate(arrays):
         file = f"{number:03d}-{array.units[0].stage}.sbatch"
         write_atomically(folder / file, _script(array, settings, folder))
@@ -328,9 +332,7 @@ def _script(array: Array, settings: ExecutorSettings, folder: Path) -> str:
     flags = [
         f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}") for key, value in options.items()
     ]
-    for unit in array.units:
-        job_of(unit).write(unit)
-    folders = " ".join(shlex.quote(str(job_of(unit).folder)) for unit in array.units)
+    folders = shlex.join(_write_jobs(array))
     command = f"{shlex.quote(sys.executable)} -P -m dire_plug.executors.slurm"
     body = [*settings.setup, THREADS, CPUS, _export("PYTHONPATH"), f"units=({folders})"]
     return "\n".join(["#!/bin/bash", *flags, *body, f'srun {command} "${{units[${{SLURM_ARRAY_TASK_ID:-0}}]}}"', ""])

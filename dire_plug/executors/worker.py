@@ -105,7 +105,7 @@ def _look_at(job: Job, unit: Unit) -> None:
     """List the folders of what the unit is made from: NFS then shows entries that another machine has just made."""
     for kind in {name.partition("/")[0] for name in unit.needs}:
         with contextlib.suppress(OSError):
-            os.listdir(job.folder.parent.parent / kind)
+            os.listdir(job.store / kind)
 
 
 def _why(error: BaseException) -> str:

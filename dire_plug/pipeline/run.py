@@ -121,13 +121,12 @@ def run_arm(request: Request) -> FinishedRun:
     return FinishedRun(folder, metrics, reused, tuple(_notes(run, roles)))
 
 
-def announce(request: Request) -> None:
+def announce(run: Run) -> None:
     """Let `clean` keep what a run will consist of, before any of it is made.
 
     Raises:
-        DirePlugError: the request is bad, its data aren't there, or the GPU is too small.
+        DirePlugError: the GPU is too small.
     """
-    run = with_data(plan_run(request))
     roles = name_artefacts(run)
     check_gpu(run, roles)
     folder = run_folder(run, list(roles.values()))

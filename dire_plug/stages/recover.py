@@ -153,19 +153,7 @@ def recover_pass(
     check_paths(run)
     synthesis, passes = name_recovered(run, networks, inputs, embeddings)
     if run.store.find(passes[index]) is None:
-        alone = Artefact(synthesis.kind, {**synthesis.decided_by, "only pass": index}, synthesis.inputs)
-        with run.store.holding(alone):
-            _synthesize(
-                run,
-                networks,
-                inputs,
-                embeddings,
-                synthesis=synthesis,
-                passes=passes,
-                place=alone,
-                only=index,
-                log=log,
-            )
+        _synthesize_part(run, networks, inputs, embeddings, synthesis=synthesis, passes=passes, only=index, log=log)
 
 
 def recover_slots(
@@ -194,11 +182,36 @@ def recover_slots(
     check_paths(run)
     synthesis, passes = name_recovered(run, networks, inputs, embeddings)
     named = name_batches(run, synthesis, index)
-    if run.store.find(passes[index]) is not None or all(run.store.find(named[one]) is not None for one in batches):
-        return
-    part = {"only pass": index, "only batches": sorted(batches)}
-    alone = Artefact(synthesis.kind, {**synthesis.decided_by, **part}, synthesis.inputs)
-    with run.store.holding(alone):
+    if run.store.find(passes[index]) is None and any(run.store.find(named[one]) is None for one in batches):
+        _synthesize_part(
+            run,
+            networks,
+            inputs,
+            embeddings,
+            synthesis=synthesis,
+            passes=passes,
+            only=index,
+            batches=batches,
+            log=log,
+        )
+
+
+def _synthesize_part(
+    run: Run,
+    networks: Networks,
+    inputs: Inputs,
+    embeddings: Mapping[str, Artefact],
+    *,
+    synthesis: Artefact,
+    passes: Sequence[Artefact],
+    only: int,
+    batches: Sequence[int] | None = None,
+    log: Path,
+) -> None:
+    """Call `_synthesize` for one pass, or some batches of it, in a work folder of the part's own, under its lease."""
+    part: dict[str, Any] = {"only pass": only} | ({} if batches is None else {"only batches": sorted(batches)})
+    place = Artefact(synthesis.kind, {**synthesis.decided_by, **part}, synthesis.inputs)
+    with run.store.holding(place):
         _synthesize(
             run,
             networks,
@@ -206,8 +219,8 @@ def recover_slots(
             embeddings,
             synthesis=synthesis,
             passes=passes,
-            place=alone,
-            only=index,
+            place=place,
+            only=only,
             batches=batches,
             log=log,
         )
