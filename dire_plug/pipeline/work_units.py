@@ -60,6 +60,10 @@ OF_NO_RUN = ("squeeze", "embed", "measure real in")
 """How the titles of units begin that runs of all arms and seeds share."""
 
 
+Part = tuple[str, str, list[Artefact], Callable[..., object]]
+"""Stage, part, the artefacts that it makes, and the function that makes them."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A piece of work that one process does by itself.
@@ -244,23 +248,34 @@ def check_inputs(unit: Unit, store: Store) -> None:
             raise DirePlugError(f"{unit.title}: {name}, from which it is made, {trouble}; run the same command again")
 
 
+def find_missing_part(unit: Unit, store: Store, parts: Iterable[Part]) -> Callable[..., object] | None:
+    """Return what makes a unit, among the parts of its run or set; None where the store has all that it makes.
+
+    Raises:
+        DirePlugError: the unit would make something else than was planned, or of inputs that aren't sound.
+    """
+    known = {(stage, part): (artefacts, make) for stage, part, artefacts, make in parts}
+    artefacts, make = known.get((unit.stage, unit.part), ([], None))
+    if others := set(unit.makes) - {one.name for one in artefacts}:
+        raise changed_since(unit, others)
+    if all(store.find(one) is not None for one in artefacts):
+        return None
+    check_inputs(unit, store)
+    return make
+
+
 @until_kept
 def make_unit(unit: Unit, *, log: Path) -> None:
     """Make one unit of a run by itself: see `Unit.make`."""
     run = with_data(plan_run(request_of(unit)))
-    known = {(stage, part): (artefacts, make) for stage, part, artefacts, make in _parts(run)}
-    artefacts, make = known.get((unit.stage, unit.part), ([], None))
-    if others := set(unit.makes) - {one.name for one in artefacts}:
-        raise changed_since(unit, others)
-    if make is not None and any(run.store.find(one) is None for one in artefacts):
-        check_inputs(unit, run.store)
+    if (make := find_missing_part(unit, run.store, _parts(run))) is not None:
         # here too: the command that planned the unit may run on a machine without a GPU
         if unit.stage not in AFTER_IMAGES:
             check_gpu(run, name_artefacts(run))
         make(log=log)
 
 
-def _parts(run: Run, *, planning: bool = False) -> Iterator[tuple[str, str, list[Artefact], Callable[..., object]]]:
+def _parts(run: Run, *, planning: bool = False) -> Iterator[Part]:
     """Yield stage, part, the artefacts that it makes, and the function that makes them; it takes `log`.
 
     Args:

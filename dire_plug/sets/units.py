@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dire_plug.pipeline.work_units import Unit, as_json, changed_since, check_inputs
+from dire_plug.pipeline.work_units import Part, Unit, as_json, find_missing_part
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.sets.evaluate import open_for_students
 from dire_plug.sets.opened import SetRequest
@@ -17,7 +17,6 @@ from dire_plug.stages.artefacts import name_network, name_networks, name_student
 from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import ensure_network
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Run
 
@@ -61,16 +60,11 @@ def make_set_unit(unit: Unit, *, log: Path) -> None:
     """Make one unit of a set by itself: see `Unit.make`."""
     subject = unit.subject
     run, conditions = OPEN[subject["command"]](_from_json(subject["request"]), **subject["options"])
-    known = {(stage, part): (artefacts, make) for stage, part, artefacts, make in _parts(run, conditions)}
-    artefacts, make = known.get((unit.stage, unit.part), ([], None))
-    if others := set(unit.makes) - {one.name for one in artefacts}:
-        raise changed_since(unit, others)
-    if make is not None:
-        check_inputs(unit, run.store)
+    if (make := find_missing_part(unit, run.store, _parts(run, conditions))) is not None:
         make()
 
 
-def _parts(run: Run, conditions: Conditions) -> Iterator[tuple[str, str, list[Artefact], Callable[[], object]]]:
+def _parts(run: Run, conditions: Conditions) -> Iterator[Part]:
     """Yield stage, part, the artefacts that it makes, and the function that makes them."""
     networks = name_networks(run)
     for role in roles_in_loop(run):
