@@ -162,8 +162,13 @@ def take_the_node_down() -> bool:
     name = f"NodeName={node.stdout.split()[0]}"
     subprocess.run(["scontrol", "update", name, "State=DOWN", "Reason=test"], check=True)
     time.sleep(2)
-    subprocess.run(["scontrol", "update", name, "State=RESUME"], check=True)
-    return True
+    # refused for a moment while the controller clears the jobs away
+    for _ in range(30):
+        if subprocess.run(["scontrol", "update", name, "State=RESUME"], capture_output=True, check=False).returncode:
+            time.sleep(1)
+        else:
+            return True
+    raise AssertionError(f"{name} doesn't resume")
 
 
 @pytest.mark.parametrize(
