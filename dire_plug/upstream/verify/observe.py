@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from dire_plug import bridge
 from dire_plug.data.augmentation import zca
 from dire_plug.models.checkpoint import load
+from dire_plug.synthesis.terms import leaves_of
 from dire_plug.types import LOOP
 from dire_plug.upstream.trace import StopScriptError
 
@@ -183,19 +184,6 @@ def _tensors(optimizer: Optimizer) -> list[Tensor]:
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
-def leaves_of(value: Tensor) -> list[Tensor]:
-    """Return the tensors, requiring a gradient, that `value` is computed from."""
-    found, stack, seen = [value] if value.is_leaf and value.requires_grad else [], [value.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [following for following, _ in node.next_functions]
-            if hasattr(node, "variable"):
-                found.append(node.variable)
-    return found
-
-
 # The term, written a second time.
 
 
@@ -345,9 +333,10 @@ class _Calls:
     def _forward(self, name: str, seen: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if name == "watch":
             self._kept.watch(*args)
-        elif name == "in_use":
-            self._in_use = args[0]
-        return self._real[name](*args, **kwargs)
+        answer = self._real[name](*args, **kwargs)
+        if name == "in_use":
+            self._in_use = answer
+        return answer
 
     def _labels(self, seen: dict[str, Any], labels: Tensor) -> Tensor:
         seen["outside"] = self._slot.changed()
