@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.cli import Cli
 
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline.network_costs import count_pass
@@ -57,6 +58,13 @@ def test_a_kept_rate_is_measured_again_only_when_asked(bare_home: Path) -> None:
     assert find_rate(None, device="cpu").operations == 1.0
     assert measure_rate("cpu").operations > 1e6
     assert json.loads(file.read_text()).keys() == {key, "another machine"}
+
+
+def test_doctor_measures_the_rate_when_asked_and_shows_it(cli: Cli, bare_home: Path) -> None:
+    assert "not measured yet: --measure-rate" in cli("doctor").out
+    assert not (bare_home / "store").exists()
+    assert "TFLOP/s, measured on 20" in cli("doctor", "--measure-rate").out
+    assert (bare_home / "store" / FILE).is_file()
 
 
 def test_a_rate_tells_the_time_of_operations() -> None:
