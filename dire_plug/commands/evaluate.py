@@ -12,10 +12,12 @@ from rich.console import RenderableType
 from dire_plug import ui
 from dire_plug.commands.dry import show_planned
 from dire_plug.commands.options import (
+    CARD,
     DRY_RUN,
     KEEP_LABELS,
     OUT,
     WAIT,
+    check_card,
     check_settings,
     describe_set,
     executor_options,
@@ -52,6 +54,7 @@ SPREAD = "± is over the students of ONE set, not over syntheses"
 @WAIT
 @set_options
 @DRY_RUN
+@CARD
 @executor_options
 def evaluate(
     path: Path,
@@ -59,6 +62,7 @@ def evaluate(
     per_set: int | None,
     epochs: int | None,
     dry_run: bool,
+    card: str | None,
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
@@ -69,16 +73,17 @@ def evaluate(
     """
     from dire_plug.executors.dispatch import Runner
     from dire_plug.sets.evaluate import evaluate_set
-    from dire_plug.sets.units import plan_set_units
+    from dire_plug.sets.units import plan_set_costs, plan_set_units
 
     given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
     given |= {"epochs": ("--epochs", epochs)}
     check_settings(options["settings"], {f"evaluate.{key}": value for key, value in given.items()})
+    check_card(card, dry_run=dry_run)
     started = time.monotonic()
     request = make_set_request(path, **options)
     chosen: dict[str, Any] = {"students": students, "per_set": per_set, "epochs": epochs}
     if dry_run:
-        show_planned(lambda: plan_set_units("evaluate", request, **chosen))
+        show_planned(lambda: [plan_set_costs("evaluate", request, **chosen)], card=card, device=request.device)
         return
     Runner(execution).make(lambda: plan_set_units("evaluate", request, **chosen))
     found = evaluate_set(request, **chosen)

@@ -71,8 +71,8 @@ def requests_of(request: TableRequest) -> list[Request]:
     """Return the requests of the runs that a table's cells are made from, but of those that can't be planned."""
     found: dict[Request, None] = {}
     for cell in request.cells:
-        # of a cell that is timed, or has a set of its own, there are none
-        if cell.figure == NOT_PRINTED or cell.set or cell.read == "seconds":
+        # of a cell that is timed, or has a set of its own, there are none; what a figure draws isn't printed either
+        if (cell.figure == NOT_PRINTED and request.target.draw is None) or cell.set or cell.read == "seconds":
             continue
         # a cell that the scale leaves out says so when it is filled
         with contextlib.suppress(DirePlugError):
