@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from support.augmentations import undrawn
 from support.tiny_networks import CLASSES, make_network
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from dire_plug.data.augmentation.draws import Augmentation, Shape
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, EvaluateSection, check_protocol
 from dire_plug.training import loop as training
@@ -37,8 +39,11 @@ def kill_after(epochs: int) -> Callable[..., None]:
     return progress
 
 
-def flip_view(images: Tensor, generator: Generator) -> Tensor:
-    flips = torch.rand(len(images), generator=generator) < 0.5
+def draw_flips(shape: Shape, generator: Generator) -> Tensor:
+    return torch.rand(shape[0], generator=generator) < 0.5
+
+
+def flip_view(images: Tensor, flips: Tensor) -> Tensor:
     pixels = images.float() / 255 - 0.5
     return torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
 
@@ -48,7 +53,7 @@ def data() -> StudentData:
     generator = Generator().manual_seed(0)
     labels = torch.arange(14) % CLASSES
     images = torch.randint(0, 100, (14, 3, 4, 4), generator=generator) + 60 * labels[:, None, None, None]
-    return StudentData(images.to(torch.uint8), labels, flip_view, images / 255 - 0.5, labels)
+    return StudentData(images.to(torch.uint8), labels, Augmentation(draw_flips, flip_view), images / 255 - 0.5, labels)
 
 
 def section_of(protocol: str, **keys: Any) -> EvaluateSection:
@@ -364,9 +369,6 @@ def test_the_loss_is_the_mean_divergence_without_the_squared_temperature() -> No
 
 
 def test_one_batch_is_one_step_of_adamw_on_what_both_networks_see(data: StudentData, tmp_path: Path) -> None:
-    def plain(images: Tensor, generator: Generator) -> Tensor:
-        return images.float() / 255
-
     teacher = make_network(99).eval()
     student = nn.Sequential(nn.Flatten(), nn.Linear(48, CLASSES))
     expected = copy.deepcopy(student)
@@ -375,6 +377,7 @@ def test_one_batch_is_one_step_of_adamw_on_what_both_networks_see(data: StudentD
     divergence(expected(inputs), teacher(inputs).detach(), 30).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     section = section_of("on-the-fly", epochs=1, batch_size=14)
+    plain = undrawn(lambda images: images.float() / 255)
     whole = StudentData(data.images, data.labels, plain, data.test_images, data.test_labels)
     train_student(student, [teacher], data=whole, section=section, seed=0, folder=tmp_path)
     torch.testing.assert_close(student[1].weight, expected[1].weight, rtol=1e-5, atol=1e-7)
