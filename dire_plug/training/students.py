@@ -214,6 +214,12 @@ def is_tested(epoch: int, section: EvaluateSection) -> bool:
     return epoch == section.epochs - 1 or (after >= 0 and after % section.test_every == 0)
 
 
+def knows_best(section: EvaluateSection) -> bool:
+    """Return whether each epoch from `test_from` on is tested, of several: else the best of them isn't known."""
+    epochs = range(section.test_from, section.epochs)
+    return len(epochs) > 1 and all(is_tested(epoch, section) for epoch in epochs)
+
+
 def own_copies(teachers: Sequence[nn.Module], student: nn.Module, *, training: bool = False) -> list[nn.Module]:
     """Return copies of the teachers on the student's device, in train or eval mode; the originals stay as they are.
 

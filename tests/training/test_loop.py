@@ -24,7 +24,7 @@ from dire_plug.training import loop as training
 from dire_plug.training import students
 from dire_plug.training.loop import Curve, Training, learning_rate, shuffled, train
 from dire_plug.training.protocols import SET_UP, divergence, train_student
-from dire_plug.training.students import StudentData, accuracy, find_best, in_batches, is_tested
+from dire_plug.training.students import StudentData, accuracy, find_best, in_batches, is_tested, knows_best
 
 
 class KilledError(Exception):
@@ -327,10 +327,30 @@ def test_students_are_tested_from_an_epoch_on_and_after_the_last() -> None:
 
 
 def test_the_authors_test_every_epoch_from_201_on_with_adamw() -> None:
-    section: Any = section_of("on-the-fly", test_from=201)
+    section: Any = section_of("on-the-fly", test_from=201, test_every=1)
     tested = [epoch for epoch in range(section.epochs) if is_tested(epoch, section)]
     assert (tested[0], tested[-1], len(tested)) == (201, 399, 199)
     assert (section.lr, section.weight_decay, section.batch_size, section.temperature) == (1e-3, 0.01, 128, 30)
+
+
+def test_without_a_published_schedule_every_tenth_epoch_and_the_last_are_tested() -> None:
+    section = section_of("on-the-fly", epochs=25)
+    assert [epoch for epoch in range(25) if is_tested(epoch, section)] == [0, 10, 20, 24]
+
+
+@pytest.mark.parametrize(
+    ("keys", "known"),
+    [
+        ({"epochs": 400, "test_from": 201, "test_every": 1}, True),
+        ({"epochs": 400}, False),
+        ({"epochs": 12, "test_from": 10, "test_every": 10}, True),
+        ({"epochs": 13, "test_from": 10, "test_every": 10}, False),
+        ({"epochs": 5, "test_from": 4, "test_every": 1}, False),
+        ({"epochs": 5, "test_from": 9, "test_every": 1}, False),
+    ],
+)
+def test_the_best_is_known_where_several_epochs_and_no_fewer_are_tested(keys: dict[str, int], known: bool) -> None:
+    assert knows_best(section_of("on-the-fly", **keys)) is known
 
 
 def test_a_curve_has_every_test_and_the_first_of_the_best_ones_is_found(
@@ -338,7 +358,7 @@ def test_a_curve_has_every_test_and_the_first_of_the_best_ones_is_found(
 ) -> None:
     answers = iter([10.0, 30.0, 30.0, 20.0])
     monkeypatch.setattr(students, "accuracy", lambda *_: next(answers))
-    _, curve = run(data, tmp_path, epochs=4)
+    _, curve = run(data, tmp_path, epochs=4, test_every=1)
     assert curve == [(0, 10.0), (1, 30.0), (2, 30.0), (3, 20.0)]
     assert find_best(curve) == (1, 30.0)
 
