@@ -25,7 +25,7 @@ from dire_plug.commands.options import (
     rerun_option,
     set_options,
 )
-from dire_plug.commands.tables import mean_and_spread
+from dire_plug.commands.tables import known_kinds, mean_and_spread
 from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ def evaluate(
 def _render(found: EvaluatedSet) -> RenderableType:
     title = f"{describe_set(found.condensed)} · protocol {found.accuracy['protocol']} of recipe {found.recipe}"
     table = Table("student", title="accuracy")
-    table.add_numbers("students", "last %", "best on test %")
+    kinds = known_kinds(found.accuracy["students"])
+    table.add_numbers("students", *kinds.values())
     for name, student in found.accuracy["students"].items():
-        table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in ("last", "best")))
+        table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in kinds))
     several = any(len(student["last"]) > 1 for student in found.accuracy["students"].values())
     lines = [*found.condensed["notes"], *found.notes, SPREAD if several else ONE]
     return with_notes(table, title=title, notes=lines)
