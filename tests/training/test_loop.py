@@ -333,7 +333,7 @@ def test_the_authors_test_every_epoch_from_201_on_with_adamw() -> None:
     assert (section.lr, section.weight_decay, section.batch_size, section.temperature) == (1e-3, 0.01, 128, 30)
 
 
-def test_without_a_published_schedule_every_tenth_epoch_and_the_last_are_tested() -> None:
+def test_by_default_every_tenth_epoch_and_the_last_are_tested() -> None:
     section = section_of("on-the-fly", epochs=25)
     assert [epoch for epoch in range(25) if is_tested(epoch, section)] == [0, 10, 20, 24]
 
