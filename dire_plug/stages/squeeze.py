@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torchvision.models import get_model_weights
 
 from dire_plug import home, ui
+from dire_plug.data.reading import read_batches
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file, make_folder, read_json, write_json
 from dire_plug.models import build
@@ -270,9 +271,9 @@ def _train(run: Run, role: Role, network: Network, folder: Path) -> None:
     def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, None]:
         model.train()
         losses = []
-        for batch in shuffled(len(split), section.batch_size, generator):
-            inputs = transform(split.images(batch).to(run.device), generator)
-            loss = F.cross_entropy(model(inputs), split.labels[batch].to(run.device))
+        batches = shuffled(len(split), section.batch_size, generator)
+        for images, labels in read_batches(split, batches, device=run.device):
+            loss = F.cross_entropy(model(transform(images, generator)), labels)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from dire_plug.data import Split
 from dire_plug.data.augmentation.batch import crop_flip, cutmix, enlarge_and_crop, mixup, normalise, resized_crop_flip
 from dire_plug.data.augmentation.rand_augment import rand_augment
+from dire_plug.data.reading import read_batches
 from dire_plug.models.checkpoint import Network
 from dire_plug.training.students import EvalTransform, Mix, TrainTransform, unmixed
 
@@ -89,5 +90,4 @@ def plain_batches(
 def raw_batches(split: Split, *, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images as they are, uint8, labels) of a split in its own order, on `device`, 500 at a time."""
     # by index: a split may decode files, and holds no tensor of all images
-    for indices in torch.split(torch.arange(len(split)), BATCH):
-        yield split.images(indices).to(device), split.labels[indices].to(device)
+    yield from read_batches(split, torch.split(torch.arange(len(split)), BATCH), device=device)
