@@ -51,15 +51,15 @@ def read_batches(split: Split, batches: Iterable[Tensor], *, device: torch.devic
         return
 
     def read(indices: Tensor) -> tuple[Tensor, Tensor]:
-        return prepare(split.images(indices), device), split.labels[indices]
+        return prepare(split.images(indices), device), prepare(split.labels[indices], device)
 
     for images, labels in load_ahead(read, batches):
-        yield images.to(device, non_blocking=True), labels.to(device)
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def prepare(images: Tensor, device: torch.device) -> Tensor:
-    """Return images of the host from which a copy to `device` doesn't stop the host: pinned, where that helps."""
-    return images.pin_memory() if device.type == "cuda" and images.device.type == "cpu" else images
+def prepare(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor from which a copy to `device` doesn't stop the host: pinned, where it is the host's and helps."""
+    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def count_cores() -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from dire_plug.data.reading import load_ahead, prepare
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.training.loop import Curve, Progress, Training, shuffled, train
 
@@ -39,9 +40,18 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
 def in_batches(
     images: Tensor, labels: Tensor, *, device: torch.device, batch: int = 500
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield consecutive (images, labels) of at most `batch`, moved to `device`."""
-    for start in range(0, len(labels), batch):
-        yield images[start : start + batch].to(device), labels[start : start + batch].to(device)
+    """Yield consecutive (images, labels) of at most `batch`, moved to `device`.
+
+    Images on another device are read ahead: they may be mapped from a file, whose pages are read when they are used.
+    """
+    parts = [slice(start, start + batch) for start in range(0, len(labels), batch)]
+    if images.device == device:
+        for part in parts:
+            yield images[part], labels[part].to(device)
+        return
+    read = load_ahead(lambda part: (prepare(images[part], device), prepare(labels[part], device)), parts)
+    for some, own in read:
+        yield some.to(device, non_blocking=True), own.to(device, non_blocking=True)
 
 
 TrainTransform = Callable[[Tensor, Generator], Tensor]
