@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dire_plug.api.rows import index_runs, labels_on_host, unit_rows, upload
+from dire_plug.api.rows import index_runs, labels_on_host, unit_rows
+from dire_plug.devices import upload
 from dire_plug.errors import DirePlugError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dire_plug.api.rows import Groups, group_rows, index_runs, labels_on_host, unit_rows, upload
+from dire_plug.api.rows import Groups, group_rows, index_runs, labels_on_host, unit_rows
+from dire_plug.devices import upload
 from dire_plug.errors import DirePlugError
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from dire_plug.devices import upload
+
 COINCIDING = 16
 """D² up to this many rounding errors of ‖x‖² is rounding: it counts as 0."""
 
@@ -73,12 +75,6 @@ def tell_labels(labels: Tensor, host: Tensor) -> Tensor:
     if labels.device.type != "cpu":
         _ON_HOST[labels] = (labels._version, host)
     return labels
-
-
-def upload(host: Tensor, device: torch.device) -> Tensor:
-    """Return a small tensor of the CPU on `device`, without waiting for what the device still has to do."""
-    # Apple's devices would read the memory after it was freed
-    return host if device.type == "cpu" else host.to(device, non_blocking=device.type != "mps")
 
 
 def group_rows(labels: Tensor) -> Groups:

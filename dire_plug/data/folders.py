@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from dire_plug.data.reading import count_cores
 from dire_plug.data.subsample import images_per_class
 from dire_plug.errors import DirePlugError
 
@@ -166,9 +167,9 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def _stack(read: Callable[[File], Tensor], files: Sequence[File], size: int) -> Tensor:
-    """Decode in threads (Pillow lets go of the interpreter while it decodes) into one tensor."""
+    """Decode into one tensor, in as many threads as there are cores: Pillow lets go of the interpreter meanwhile."""
     pixels = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(count_cores()) as pool:
         for index, image in enumerate(pool.map(read, files)):
             pixels[index] = image
     return pixels

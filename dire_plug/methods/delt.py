@@ -262,7 +262,8 @@ class DELT(PlannedAdapter):
         arguments += ["--data-path", str(inputs.folder / CANDIDATES), "--output-path", str(inputs.images / SELECTED)]
         arguments += ["--ranker-arch", "resnet18", "--ranker-path", str(inputs.folder / TEACHER)]
         arguments += ["--store-rank-file", "--ranking-file", str(inputs.images / "ranking.csv")]
-        shims = {**self._shims(inputs), "sorted_listing": {}}
+        # its images are read in order and nothing is drawn: threads change no bit
+        shims = {**self._shims(inputs), "sorted_listing": {}, "loader": {"threads": True}}
         return (
             Preparation(
                 SELECTION,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from dire_plug.errors import DirePlugError
-from dire_plug.metrics.coverage import per_class_coverage, prdc_metrics
-from dire_plug.metrics.distances import class_radii, nearest_radii
-from dire_plug.metrics.similarity import check_features, check_labels, intra_class_similarity, mean_class_vendi, vendi
+from dire_plug.metrics.classes import Classes
+from dire_plug.metrics.coverage import check_pair, class_coverage_of, made_classes, prdc_of
+from dire_plug.metrics.distances import check_radii, class_radii, nearest_radii, with_float64
+from dire_plug.metrics.similarity import check_features, check_labels, class_vendi_of, similarity_of, vendi_of
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class Neighbourhoods:
         near = nearest_radii(values, nearest_k=nearest_k), class_radii(values, labels, nearest_k=nearest_k)
         return cls(values, labels, nearest_k, *near)
 
+    @cached_property
+    def classes(self) -> Classes:
+        """The rows of each class."""
+        return Classes.of(self.labels)
+
 
 def diversity(real: Neighbourhoods, synthetic: Tensor, synthetic_labels: Tensor) -> Diversity:
     """Return all metrics of the synthetic images.
@@ -98,25 +105,31 @@ def diversity(real: Neighbourhoods, synthetic: Tensor, synthetic_labels: Tensor)
     Raises:
         DirePlugError: shapes don't fit, or a feature isn't finite.
     """
-    similarity = intra_class_similarity(synthetic, synthetic_labels)
-    found = prdc_metrics(real.values, synthetic, nearest_k=real.nearest_k, radii=real.radii)
-    of_classes = per_class_coverage(
-        real.values,
-        real.labels,
-        synthetic,
-        synthetic_labels,
-        nearest_k=real.nearest_k,
-        radii=real.radii_of_classes,
-    )
+    check_pair(real.values, synthetic)
+    check_labels(synthetic_labels, synthetic, "synthetic features")
+    check_radii(real.radii, real.values)
+    check_radii(real.radii_of_classes, real.values)
+    values, made = with_float64(real.values), with_float64(synthetic)
+    # each of the real classes, and those alone that have a synthetic row
+    classes, own = made_classes(real.classes, synthetic_labels), Classes.of(synthetic_labels)
+    found = [
+        *prdc_of(values, made, nearest_k=real.nearest_k, radii=real.radii),
+        class_coverage_of(values, real.classes, made, classes, radii=real.radii_of_classes).mean(),
+        vendi_of(made),
+        class_vendi_of(made, own).mean(),
+        similarity_of(made, own).nanmean(),  # a class of one image has no pair
+    ]
+    # at once, so that the host waits once
+    precision, recall, density, coverage, class_coverage, vendi, class_vendi, similarity = torch.stack(found).tolist()
     return Diversity(
-        coverage=found.coverage,
-        class_coverage=of_classes,
-        vendi=vendi(synthetic),
-        class_vendi=mean_class_vendi(synthetic, synthetic_labels),
-        similarity=float(similarity.nanmean()),  # a class of one image has no pair
-        density=found.density,
-        precision=found.precision,
-        recall=found.recall,
+        coverage=coverage,
+        class_coverage=class_coverage,
+        vendi=vendi,
+        class_vendi=class_vendi,
+        similarity=similarity,
+        density=density,
+        precision=precision,
+        recall=recall,
     )
 
 
@@ -139,21 +152,25 @@ def real_reference(
     """
     if ipc < 1 or draws < 1:
         raise DirePlugError(f"real reference: {draws} draws of {ipc} images per class; both must be at least 1")
-    check_features(held_out, "held-out features")
+    check_features((held_out, "held-out features"))
     check_labels(labels, held_out, "held-out features")
-    if missing := sorted(set(real.labels.tolist()) - set(labels.tolist())):
+    labels = labels.cpu()
+    known = Classes.of(labels).labels
+    if missing := real.classes.labels[~torch.isin(real.classes.labels, known)].tolist():
         raise DirePlugError(f"held-out features: none of class {', '.join(map(str, missing))}; hold images of each out")
     # on the CPU, so that every device draws the same images
     generator = torch.Generator().manual_seed(seed)
     drawn = [_draw(labels, ipc, generator) for _ in range(draws)]
-    scores = [diversity(real, held_out[rows], labels[rows]) for rows in drawn]
+    scores = [diversity(real, held_out[rows.to(held_out.device, non_blocking=True)], labels[rows]) for rows in drawn]
     means = {f.name: math.fsum(getattr(score, f.name) for score in scores) / draws for f in fields(Diversity)}
     last = drawn[-1]  # every draw has as many of each class
-    fewest = int(torch.unique(labels[last], return_counts=True)[1].min())
+    fewest = int(Classes.of(labels[last]).counts.min())
     return RealReference(**means, draws=draws, images=len(last), images_per_class=fewest)
 
 
 def _draw(labels: Tensor, ipc: int, generator: Generator) -> Tensor:
-    """Return the rows of at most `ipc` random images of each class."""
-    shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
-    return torch.cat([shuffled[labels[shuffled] == label][:ipc] for label in torch.unique(labels).tolist()])
+    """Return the rows of at most `ipc` random images of each class, by class; on the CPU."""
+    shuffled = torch.randperm(len(labels), generator=generator)
+    classes = Classes.of(labels[shuffled])
+    chosen = (classes.ranks() < ipc).nonzero().flatten()
+    return shuffled[chosen[torch.argsort(classes.owner[chosen], stable=True)]]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
+from dire_plug.metrics.classes import Classes
 
 ROWS = 1 << 12
 """Rows in float64 at a time."""
@@ -31,12 +32,18 @@ def intra_class_similarity(features: Tensor, labels: Tensor) -> Tensor:
     Raises:
         DirePlugError: shapes don't fit, or a feature isn't finite.
     """
-    check_features(features, "features")
+    check_features((features, "features"))
     check_labels(labels, features, "features")
+    return similarity_of(features, Classes.of(labels))
+
+
+def similarity_of(features: Tensor, classes: Classes) -> Tensor:
+    """Return `intra_class_similarity` of checked features."""
     device = unit_rows(features[:1]).device
-    classes, owner, counts = torch.unique(labels.to(device), return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(classes), features.shape[1], dtype=torch.float64, device=device)
-    own = sums.new_zeros(len(classes))
+    owner = classes.owner.to(device, non_blocking=True)
+    counts = classes.counts.to(device, non_blocking=True)
+    sums = torch.zeros(len(counts), features.shape[1], dtype=torch.float64, device=device)
+    own = sums.new_zeros(len(counts))
     for rows, owners in zip(torch.split(features, ROWS), torch.split(owner, ROWS), strict=True):
         unit = unit_rows(rows)
         sums.index_add_(0, owners, unit)
@@ -54,22 +61,30 @@ def unit_rows(features: Tensor) -> Tensor:
     return rows / torch.where(norms > 0, norms, 1)
 
 
-def check_features(features: Tensor, what: str) -> None:
-    """Raise for features that are no [N, D] of finite numbers, N and D ≥ 1.
+def check_features(*named: tuple[Tensor, str]) -> None:
+    """Raise for features that are no [N, D] of finite numbers, N and D ≥ 1; the host waits once for all of them.
+
+    Args:
+        named: features, and what they are.
 
     Raises:
-        DirePlugError: naming `what` they are.
+        DirePlugError: naming what they are.
     """
-    if features.ndim != 2 or not features.numel():
-        raise DirePlugError(f"{what}: their shape is {list(features.shape)}; [N, D] with at least one row is needed")
-    if not features.is_floating_point():
-        raise DirePlugError(f"{what}: they are {features.dtype}; floating point is needed")
-    bad = int((~(features.amin(1).isfinite() & features.amax(1).isfinite())).sum())
-    if bad:
-        raise DirePlugError(
-            f"{what}: {bad} of {len(features)} rows hold NaN or infinity; "
-            "look at the images and the network that they come from"
-        )
+    for features, what in named:
+        if features.ndim != 2 or not features.numel():
+            raise DirePlugError(
+                f"{what}: their shape is {list(features.shape)}; [N, D] with at least one row is needed"
+            )
+        if not features.is_floating_point():
+            raise DirePlugError(f"{what}: they are {features.dtype}; floating point is needed")
+    device = named[0][0].device
+    bad = [(~(rows.amin(1).isfinite() & rows.amax(1).isfinite())).sum() for rows, _ in named]
+    for (features, what), count in zip(named, torch.stack([one.to(device) for one in bad]).tolist(), strict=True):
+        if count:
+            raise DirePlugError(
+                f"{what}: {count} of {len(features)} rows hold NaN or infinity; "
+                "look at the images and the network that they come from"
+            )
 
 
 def check_labels(labels: Tensor, features: Tensor, what: str) -> None:
@@ -99,6 +114,9 @@ def check_widths(one: Tensor, other: Tensor, what: tuple[str, str]) -> None:
 
 _PRODUCT_ROWS = 1 << 14
 """Rows in float64 at a time."""
+_BLOCK = {"cpu": 1 << 21}
+_OTHER_BLOCK = 1 << 26
+"""Numbers in float64 of the rows of the classes that are decomposed at once: 16 MiB on the CPU, 512 MiB elsewhere."""
 
 
 def vendi(features: Tensor) -> float:
@@ -112,7 +130,12 @@ def vendi(features: Tensor) -> float:
     Raises:
         DirePlugError: the shape doesn't fit, or a feature isn't finite.
     """
-    check_features(features, "features")
+    check_features((features, "features"))
+    return float(vendi_of(features))
+
+
+def vendi_of(features: Tensor) -> Tensor:
+    """Return the Vendi score of checked features, [] in float64."""
     count, width = features.shape
     # X̂X̂ᵀ and X̂ᵀX̂ have the same nonzero eigenvalues; the smaller one is decomposed
     if count <= width:
@@ -120,17 +143,25 @@ def vendi(features: Tensor) -> float:
         kernel = unit @ unit.T
     else:
         kernel = _sum_products(features)
+    return _effective_number(kernel / count)
+
+
+def _effective_number(kernels: Tensor) -> Tensor:
+    """Return exp of the entropy of the eigenvalues of matrices, [..., n, n]: [...]."""
     # rounding makes zeros slightly negative, where the logarithm is NaN
-    weights = torch.linalg.eigvalsh(kernel / count).clamp_(min=0)
-    return float(torch.special.entr(weights).sum().exp())
+    weights = torch.linalg.eigvalsh(kernels).clamp_(min=0)
+    numbers: Tensor = torch.special.entr(weights).sum(-1).exp()
+    return numbers
 
 
 def _sum_products(features: Tensor) -> Tensor:
     """Return X̂ᵀX̂, [D, D] in float64, without a float64 copy of all rows."""
-    total = torch.zeros(())
+    total: Tensor | None = None
     for start in range(0, len(features), _PRODUCT_ROWS):
         unit = unit_rows(features[start : start + _PRODUCT_ROWS])
-        total = unit.T @ unit + total.to(unit)
+        product = unit.T @ unit
+        total = product if total is None else product + total
+    assert total is not None
     return total
 
 
@@ -144,7 +175,30 @@ def mean_class_vendi(features: Tensor, labels: Tensor) -> float:
     Raises:
         DirePlugError: shapes don't fit, or a feature isn't finite.
     """
-    check_features(features, "features")
+    check_features((features, "features"))
     check_labels(labels, features, "features")
-    scores = [vendi(features[labels == label]) for label in torch.unique(labels).tolist()]
-    return sum(scores) / len(scores)
+    return float(class_vendi_of(features, Classes.of(labels)).mean())
+
+
+def class_vendi_of(features: Tensor, classes: Classes) -> Tensor:
+    """Return the Vendi score of each class of checked features, [C] in float64.
+
+    A block of classes is decomposed at once; rows of zeros fill it, whose eigenvalues are 0 and add nothing.
+    """
+    width = features.shape[1]
+    device = unit_rows(features[:1]).device
+    scores = torch.empty(len(classes.labels), dtype=torch.float64, device=device)
+    most = _BLOCK.get(device.type, _OTHER_BLOCK)
+    for some in classes.blocks(lambda count: (count + min(count, width)) * width, most):
+        members = classes.members(some, features.device)
+        at = some.to(device, non_blocking=True)
+        # the rows of one class alone may be too many for float64 at once
+        if len(some) == 1:
+            scores[at] = vendi_of(features[members[0]])
+            continue
+        unit = unit_rows(features[members.clamp(min=0).flatten()]).view(*members.shape, width)
+        unit.masked_fill_((members < 0).unsqueeze(2).to(device), 0)
+        counts = classes.counts[some].to(device, non_blocking=True).view(-1, 1, 1)
+        kernels = unit @ unit.mT if unit.shape[1] <= width else unit.mT @ unit
+        scores[at] = _effective_number(kernels / counts)
+    return scores

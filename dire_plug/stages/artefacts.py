@@ -6,6 +6,7 @@ has a revision, raised when the same settings give other bits.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from dire_plug import plugins
 from dire_plug.data import normalisation_of
+from dire_plug.data.folders import FolderSplit
 from dire_plug.files import digest, digest_file
 from dire_plug.models import stem_like
 from dire_plug.models.architectures import TORCHVISION
@@ -41,11 +43,12 @@ REVISIONS = {
     "pass": 2,
     "images": 1,
     "subset": 1,
+    "pixels": 1,
     "labels": 1,
     "student": 1,
     "radii": 1,
-    "reference": 1,
-    "diversity": 1,
+    "reference": 2,
+    "diversity": 2,
     "collapse": 1,
 }
 """Kind → raised when the same settings give other bits; tests/golden fails where bits change without it."""
@@ -291,6 +294,14 @@ def name_start(run: Run) -> Artefact:
 def name_whitening(run: Run) -> Artefact:
     """Return the ZCA transform of the training images."""
     return _artefact("whitening", {"dataset": run.dataset.digest})
+
+
+def name_pixels(split: FolderSplit) -> Artefact:
+    """Return the decoded images of a split that is read on demand; its files and their size decide them."""
+    seen = hashlib.sha256()
+    for part in split.describe():
+        seen.update(part)
+    return _artefact("pixels", {"files": seen.hexdigest(), "size": split.size})
 
 
 def name_inputs(run: Run, networks: Networks) -> Inputs:

@@ -73,7 +73,7 @@ def measure_in(run: Run, network: Artefact | Pretrained, images: ImageSet) -> di
             found, per_class = _diversity_of_all(near), run.recipe.ipc
         else:
             embedded = embed_images(run, network, images.images)
-            found = diversity(near, embedded, images.labels.to(run.device)).to_json()
+            found = diversity(near, embedded, images.labels).to_json()
             per_class = len(images.labels) // run.classes
         reference = _reference(run, network, real, near, per_class=per_class)
         write_json(folder / DIVERSITY, {**found, "real": reference})
@@ -115,9 +115,9 @@ def _reference(
     held_out = ensure_embeddings(run, network, split="test")
 
     def make(folder: Path) -> None:
-        values, labels = held_out.values.to(run.device), held_out.labels.to(run.device)
+        values = held_out.values.to(run.device)
         settings = {"ipc": per_class, "draws": DRAWS, "seed": derive(0, "real reference")}
-        write_json(folder / "reference.json", real_reference(near, values, labels, **settings).to_json())
+        write_json(folder / "reference.json", real_reference(near, values, held_out.labels, **settings).to_json())
 
     artefact = name_reference(run, real.artefact, held_out.artefact, per_class=per_class)
     result: dict[str, Any] = read_json(run.store.ensure(artefact, make) / "reference.json")
@@ -125,9 +125,9 @@ def _reference(
 
 
 def _neighbourhoods(run: Run, real: EmbeddedReal) -> Neighbourhoods:
-    """Return the real embeddings, on the run's device, with their radii, which are kept in the store."""
+    """Return the real embeddings, on the run's device, with their radii, which are kept in the store; labels stay."""
     nearest_k = run.recipe.measure.nearest_k
-    values, labels = real.values.to(run.device), real.labels.to(run.device)
+    values, labels = real.values.to(run.device), real.labels
 
     def make(folder: Path) -> None:
         found = Neighbourhoods.of(values, labels, nearest_k=nearest_k)

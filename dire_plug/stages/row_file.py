@@ -18,19 +18,22 @@ from torch import Tensor
 from dire_plug.files import replacing
 
 VALUES = "values"
-_TYPES = {torch.int64: ("I64", 8), torch.float32: ("F32", 4)}
+_TYPES = {torch.int64: ("I64", 8), torch.float32: ("F32", 4), torch.uint8: ("U8", 1)}
 """Those that are written here, in the order in which the library puts tensors: name in the header, bytes."""
 _ALIGNED = 8
 """The header ends at a multiple of so many bytes."""
 
 
 @contextlib.contextmanager
-def stream_rows(path: Path, places: Tensor, *, beside: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
-    """Yield a function that takes the next rows of `values`, float32, [n, D]; `path` is there when the block ends well.
+def stream_rows(
+    path: Path, places: Tensor, *, beside: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+) -> Iterator[Callable[[Tensor], None]]:
+    """Yield a function that takes the next rows of `values`, [n, …]; `path` is there when the block ends well.
 
     Args:
         places: [M], int64: the row of the file that each one that comes gets; every one once.
         beside: name → a tensor that is small, of int64 or float32, on the CPU.
+        dtype: of `values`: float32 or uint8.
 
     Raises:
         DirePlugError: the file cannot be written.
@@ -40,12 +43,12 @@ def stream_rows(path: Path, places: Tensor, *, beside: Mapping[str, Tensor]) -> 
 
         def add(rows: Tensor) -> None:
             nonlocal done, start
-            rows = rows.detach().to("cpu", torch.float32)
+            rows = rows.detach().to("cpu", dtype)
             # the width is known now
             if done == 0:
-                start = _begin(file, (len(places), rows.shape[1]), beside)
+                start = _begin(file, dtype, (len(places), *rows.shape[1:]), beside)
             own, order = places[done : done + len(rows)].sort()
-            rows, width = rows[order].contiguous(), 4 * rows.shape[1]
+            rows, width = rows[order].contiguous(), dtype.itemsize * rows[0].numel()
             # rows that follow each other in the file are written at once: all of a batch that is sorted already
             ends = [*(torch.nonzero(own.diff() != 1).flatten() + 1).tolist(), len(own)]
             first = 0
@@ -59,9 +62,9 @@ def stream_rows(path: Path, places: Tensor, *, beside: Mapping[str, Tensor]) -> 
         assert done == len(places), f"{done} of {len(places)} rows came"
 
 
-def _begin(file: BinaryIO, shape: tuple[int, int], beside: Mapping[str, Tensor]) -> int:
+def _begin(file: BinaryIO, dtype: torch.dtype, shape: tuple[int, ...], beside: Mapping[str, Tensor]) -> int:
     """Write the header and all but the values; return where these begin."""
-    tensors = {**{name: (one.dtype, tuple(one.shape)) for name, one in beside.items()}, VALUES: (torch.float32, shape)}
+    tensors = {**{name: (one.dtype, tuple(one.shape)) for name, one in beside.items()}, VALUES: (dtype, shape)}
     types = list(_TYPES)
     at, begins, header = 0, {}, {}
     for name in sorted(tensors, key=lambda name: (types.index(tensors[name][0]), name)):

@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 from torchvision.models import get_model_weights
 
 from dire_plug import home, ui
-from dire_plug.data.augmentation.draws import to_device, upload
+from dire_plug.data.augmentation.draws import to_device
+from dire_plug.data.reading import read_batches
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file, make_folder, read_json, write_json
 from dire_plug.models import build
@@ -274,9 +275,9 @@ def _train(run: Run, role: Role, network: Network, folder: Path) -> None:
         order = list(shuffled(len(split), section.batch_size, generator))
         # of all batches before the first step: what a step copies to the device makes the host wait for it
         drawn = [transform.draw((len(batch), 3, run.dataset.size, run.dataset.size), generator) for batch in order]
-        for batch, augmented in zip(order, to_device(drawn, run.device), strict=True):
-            inputs = transform.apply(upload(split.images(batch), run.device), augmented)
-            loss = F.cross_entropy(model(inputs), upload(split.labels[batch], run.device))
+        batches = read_batches(split, order, device=run.device)
+        for (images, labels), augmented in zip(batches, to_device(drawn, run.device), strict=True):
+            loss = F.cross_entropy(model(transform.apply(images, augmented)), labels)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

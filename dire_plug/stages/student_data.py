@@ -1,20 +1,26 @@
 """Build the data of a student: training and test images as the recipe's protocol wants them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from dire_plug import ui
 from dire_plug.data.augmentation.batch import enlarge_and_crop, normalise
 from dire_plug.data.augmentation.dsa import dsa
 from dire_plug.data.augmentation.rand_augment import rand_augment
 from dire_plug.data.augmentation.zca import load as load_whitening
+from dire_plug.data.folders import FolderSplit
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import Network
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
+from dire_plug.stages.artefacts import name_pixels
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import ensure_whitening
+from dire_plug.stages.row_file import VALUES, stream_rows
 from dire_plug.store.runs import Run
 from dire_plug.training.students import EvalTransform, StudentData, place
 from dire_plug.training.transforms import (
@@ -26,6 +32,7 @@ from dire_plug.training.transforms import (
 )
 from dire_plug.types import EXTRAS, IMAGENET_MEAN, IMAGENET_STD, LEARNED_LR
 
+PIXELS = "pixels.safetensors"
 MOST_TEST_BYTES = 4 << 30
 """The largest test set that the device holds in float; ImageNet-1K's would take 30 GB."""
 
@@ -34,7 +41,8 @@ def build_student_data(run: Run, section: EvaluateSection, network: Network, ima
     """Return what students learn from, and the whole test set.
 
     A test set is held normalised on the device; if that takes more than `MOST_TEST_BYTES`, as uint8 pixels, and each
-    batch is normalised when it is used; in main memory if the device has no room for it.
+    batch is normalised when it is used; in a file of the store, which is read batch by batch, if the device has no room
+    for it.
 
     Args:
         section: the protocol.
@@ -72,14 +80,29 @@ def _test_set(run: Run, network: Network, *, enlarge: bool) -> tuple[Tensor, Eva
     if 4 * len(split) * 3 * size**2 <= MOST_TEST_BYTES:
         batches = plain_batches(split, network, device=run.device, enlarge=enlarge)
         return torch.cat([batch for batch, _ in batches]), torch.Tensor.float
-    # one tensor, filled batch by batch: a list of all batches would take as much again
-    images = torch.empty(len(split), 3, size, size, dtype=torch.uint8)
-    start = 0
-    for batch, _ in raw_batches(split, device=images.device):
-        images[start : start + len(batch)] = batch
-        start += len(batch)
+    images = _map_pixels(run, split) if isinstance(split, FolderSplit) else split.images()
     transform = eval_transform(network)
     return place(images, run.device), lambda batch: transform(enlarge_and_crop(batch) if enlarge else batch)
+
+
+def _map_pixels(run: Run, split: FolderSplit) -> Tensor:
+    """Return the images of a split, uint8, [m, 3, h, w], mapped from a file of the store, which all students share.
+
+    Pages of the file are read when they are used; processes of one machine have them in memory once.
+    """
+
+    def make(folder: Path) -> None:
+        with (
+            stream_rows(folder / PIXELS, torch.arange(len(split)), beside={}, dtype=torch.uint8) as add,
+            ui.progress("evaluate: decode the test set", len(split)) as advance,
+        ):
+            done = 0
+            for batch, _ in raw_batches(split, device=torch.device("cpu")):
+                add(batch)
+                done += len(batch)
+                advance(done)
+
+    return load_file(run.store.ensure(name_pixels(split), make) / PIXELS)[VALUES]
 
 
 def with_rate(section: EvaluateSection, images: ImageSet) -> EvaluateSection:

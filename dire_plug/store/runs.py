@@ -31,7 +31,7 @@ ARTEFACTS = "artefacts.json"
 """In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
 DATA = "data"
 RERUN: dict[str, tuple[str, ...]] = {
-    DATA: (),
+    DATA: ("pixels",),
     "squeeze": ("network",),
     "embed": ("embeddings", "real"),
     "prepare": ("start", "whitening", "prepared", "expert"),
@@ -39,7 +39,7 @@ RERUN: dict[str, tuple[str, ...]] = {
     "evaluate": ("labels", "student"),
     "measure": ("radii", "reference", "diversity", "collapse"),
 }
-"""Stage → the kinds of artefacts that it leaves; `--rerun STAGE` makes them again. `data` lists the dataset anew."""
+"""Stage → the kinds of artefacts that it leaves; `--rerun STAGE` makes them again; `data` lists the dataset anew."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dire_plug.api.rows import labels_on_host, tell_labels, upload
+from dire_plug.api.rows import labels_on_host, tell_labels
 from dire_plug.data.augmentation import zca
+from dire_plug.devices import upload
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import nonnegative
 from dire_plug.models.checkpoint import Whitened, load

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dire_plug import plugins
-from dire_plug.api.rows import labels_on_host, tell_labels, upload
+from dire_plug.api.rows import labels_on_host, tell_labels
+from dire_plug.devices import upload
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight

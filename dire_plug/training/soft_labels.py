@@ -15,7 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from dire_plug import ui
-from dire_plug.data.augmentation.draws import to_device, upload
+from dire_plug.data.augmentation.draws import to_device
+from dire_plug.devices import upload
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.models.checkpoint import Network

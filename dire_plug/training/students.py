@@ -10,7 +10,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dire_plug.data.augmentation.batch import unmixed
-from dire_plug.data.augmentation.draws import Augmentation, to_device, upload
+from dire_plug.data.augmentation.draws import Augmentation, to_device
+from dire_plug.data.reading import load_ahead
+from dire_plug.devices import pin, upload
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.training.loop import Curve, Progress, Training, shuffled, train
 
@@ -41,9 +43,18 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
 def in_batches(
     images: Tensor, labels: Tensor, *, device: torch.device, batch: int = 500
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield consecutive (images, labels) of at most `batch`, moved to `device`."""
-    for start in range(0, len(labels), batch):
-        yield upload(images[start : start + batch], device), upload(labels[start : start + batch], device)
+    """Yield consecutive (images, labels) of at most `batch`, moved to `device`.
+
+    Images on another device are read ahead: they may be mapped from a file, whose pages are read when they are used.
+    """
+    parts = [slice(start, start + batch) for start in range(0, len(labels), batch)]
+    if images.device == device:
+        for part in parts:
+            yield images[part], labels[part].to(device)
+        return
+    read = load_ahead(lambda part: (pin(images[part], device), pin(labels[part], device)), parts)
+    for some, own in read:
+        yield upload(some, device), upload(own, device)
 
 
 # Images on the device, where they fit.

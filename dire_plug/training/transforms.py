@@ -19,7 +19,8 @@ from dire_plug.data.augmentation.batch import (
     resized_crop_flip,
     unmixed,
 )
-from dire_plug.data.augmentation.draws import Augmentation, Shape, upload
+from dire_plug.data.augmentation.draws import Augmentation, Shape
+from dire_plug.data.reading import read_batches
 from dire_plug.models.checkpoint import Network
 from dire_plug.training.students import EvalTransform
 
@@ -95,5 +96,4 @@ def plain_batches(
 def raw_batches(split: Split, *, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images as they are, uint8, labels) of a split in its own order, on `device`, 500 at a time."""
     # by index: a split may decode files, and holds no tensor of all images
-    for indices in torch.split(torch.arange(len(split)), BATCH):
-        yield upload(split.images(indices), device), upload(split.labels[indices], device)
+    yield from read_batches(split, torch.split(torch.arange(len(split)), BATCH), device=device)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug import home
+from dire_plug.data.reading import count_cores
 from dire_plug.errors import DirePlugError, PluginError, UpstreamFailedError
 from dire_plug.files import make_folder
 from dire_plug.seeding import CUBLAS_WORKSPACE
@@ -99,11 +100,6 @@ def run_together(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
 
 def _drop(event: Event) -> None:
     """Ignore an event."""
-
-
-def count_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:

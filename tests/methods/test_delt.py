@@ -30,9 +30,10 @@ from dire_plug.recipe.loading import merge
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.stages.artefacts import Networks, name_inputs
 from dire_plug.store.artefacts import Artefact
-from dire_plug.types import Invocation, LoopInputs, ScriptInputs, Slot, StartImages
+from dire_plug.types import Invocation, LoopInputs, Preparation, ScriptInputs, Slot, StartImages
 from dire_plug.upstream import shims
 from dire_plug.upstream.source.patching import read_patch
+from dire_plug.upstream.verify.runs import set_up
 from dire_plug.upstream.verify.verify import verify
 
 
@@ -260,8 +261,14 @@ def test_the_selection_reads_the_candidates_and_writes_into_its_own_folder() -> 
     assert after(call, "--output-path") == "/run/images/selected"
     assert after(call, "--ranker-path") == "/run/inputs/teacher.pt"
     assert (after(call, "--ipc"), after(call, "--selection-criteria")) == ("5", "min")
-    assert {"sorted_listing", "loader"} <= call.shims.keys()
+    assert "sorted_listing" in call.shims
     assert preparation.key == {"ipc": 5, "dataset": "cifar-10", "selection-criteria": "min"}
+
+
+def test_only_the_selection_reads_its_images_in_threads() -> None:
+    assert DELT().preparations(inputs_of(recover()))[0].invocation.shims["loader"] == {"threads": True}
+    call = DELT().invocation(inputs_of(recover(), prepared={"selection": Path("/made")}))
+    assert call.shims["loader"] == {}
 
 
 def test_the_loop_starts_from_the_selection() -> None:
@@ -336,6 +343,30 @@ def test_the_patch_of_delt_is_inert_and_reaches_the_loss(
     verdict = verify(DELT(), scripts=[script], workdir=tmp_path)[0]
     assert verdict.holds, verdict
     assert (verdict.steps, verdict.files) == (5, 2 if script == "imagenet-1k" else 4)
+
+
+class InOneThread(DELT):
+    """DELT whose selection reads one image after another."""
+
+    def preparations(self, inputs: LoopInputs) -> tuple[Preparation, ...]:
+        (made,) = super().preparations(inputs)
+        shims = {**made.invocation.shims, "loader": {}}
+        return (replace(made, invocation=replace(made.invocation, shims=shims)),)
+
+
+@pytest.mark.upstream
+def test_a_selection_read_in_threads_is_that_of_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
+    vendor_or_skip(DELT())
+    made = []
+    for adapter in (DELT(), InOneThread()):
+        setup = set_up(adapter, "cifar-10", tmp_path / type(adapter).__name__)
+        (folder,) = setup.inputs.prepared.values()
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        made.append({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
+    assert any(name.endswith(".csv") for name in made[0])
+    assert len(made[0]) == 7
+    assert made[0] == made[1]
 
 
 @pytest.mark.slow

@@ -15,6 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.cli import Cli
 from support.upstreams import vendor_or_skip, verified
+from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import transforms
 
 from dire_plug.api.plans import ListedPlan, class_by_class, cut_plan
 from dire_plug.data.dataset import Dataset, make_tensor_dataset
@@ -307,6 +310,38 @@ def test_an_image_folder_is_served_from_files_where_they_are(tmp_path: Path) -> 
     image_folder_shim.install(device="cpu", file=str(tmp_path / "training.safetensors"))
     ((image, label),) = torchvision.datasets.ImageFolder("/nowhere")
     assert (image.mode, image.getpixel((0, 0)), label) == ("RGB", (7, 7, 7), 5)
+
+
+@pytest.mark.usefixtures("image_folder")
+def test_a_batch_that_threads_decode_is_that_of_one_image_after_another(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 20, 30, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.jpg")
+    metadata = {"paths": json.dumps([str(tmp_path / f"{number}.jpg") for number in range(9)])}
+    save_file({"train.labels": torch.arange(9)}, tmp_path / "training.safetensors", metadata=metadata)
+    image_folder_shim.install(device="cpu", file=str(tmp_path / "training.safetensors"))
+    drawn = [transforms.RandomResizedCrop(8), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    served = torchvision.datasets.ImageFolder("/nowhere", transforms.Compose(drawn))
+    read = []
+    for dataset in (served, Subset(served, range(9)), OneByOne(served)):
+        torch.manual_seed(0)
+        images, labels = zip(*DataLoader(dataset, batch_size=4, shuffle=True), strict=True)
+        read.append((torch.cat(images), torch.cat(labels), torch.get_rng_state()))
+    for one in read[:2]:
+        assert all(torch.equal(value, expected) for value, expected in zip(one, read[2], strict=True))
+
+
+class OneByOne(TorchDataset[Any]):
+    """A dataset that gives its items one at a time only."""
+
+    def __init__(self, items: TorchDataset[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
 
 
 @pytest.mark.usefixtures("image_folder")

@@ -204,8 +204,8 @@ def test_bounds_hold_the_distances_between_them() -> None:
     from dire_plug.metrics.distances import lower_bounds, prepare
 
     rows, made = prepare(draw(50, 300), draw(30, 300, seed=1))
-    low = lower_bounds(rows, slice(None), made).double() / rows.scale**2
-    high = low + (rows.width[:, None] + made.width).double() / rows.scale**2
+    low = lower_bounds(rows, slice(None), made)[0].double() / rows.scale**2
+    high = low + (rows.width[0, :, None] + made.width).double() / rows.scale**2
     exact = (draw(50, 300)[:, None] - draw(30, 300, seed=1)[None]).square().sum(2)
     assert bool((low < exact).all())
     assert bool((exact < high).all())

@@ -44,6 +44,15 @@ def test_rows_come_in_any_order_and_lie_in_their_places(tmp_path: Path, batch: i
     assert (tmp_path / "rows").read_bytes() == save({"values": expected, "labels": labels()})
 
 
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_images_of_uint8_are_kept_as_they_are(tmp_path: Path, batch: int) -> None:
+    images = torch.randint(0, 256, (11, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with stream_rows(tmp_path / "rows", torch.arange(11), beside={"labels": labels()}, dtype=torch.uint8) as add:
+        for part in torch.split(images, batch):
+            add(part)
+    assert (tmp_path / "rows").read_bytes() == save({"values": images, "labels": labels()})
+
+
 def test_rows_of_half_precision_become_float32(tmp_path: Path) -> None:
     write(tmp_path / "rows", torch.rand(3, 2).half().double(), torch.arange(3))
     assert load_file(tmp_path / "rows")["values"].dtype == torch.float32

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from support.augmentations import undrawn
 from support.stub_run import (
@@ -26,10 +27,11 @@ from torch import Generator, Tensor
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.data.augmentation.draws import Augmentation
 from dire_plug.data.augmentation.zca import fit, load, save
+from dire_plug.data.folders import FolderSplit, decode, list_images, make_folder_split
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load as load_network
 from dire_plug.stages import evaluate as stage
-from dire_plug.stages.artefacts import Networks, name_students, name_whitening
+from dire_plug.stages.artefacts import Networks, name_pixels, name_students, name_whitening
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import WHITENING
@@ -226,3 +228,52 @@ def test_a_student_learns_at_the_learned_rate(
         replace(condensed, extras={"learned_lr": 0.025}),
     )
     assert [lr for _, lr in asked] == [0.025]
+
+
+def with_test_files(run: Run, folder: Path, *, brightest: int = 250) -> Run:
+    """Return the run with a test set of image files, of which every size is too large for the device."""
+    for label in range(3):
+        place = folder / "test" / str(label)
+        place.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (12, 10), (brightest // (label + 1), 20 * number, 5)).save(place / f"{number}.png")
+    files = [file for label in range(3) for file in list_images(folder / "test" / str(label), label)]
+    return replace(run, data=replace(run.dataset, test=make_folder_split(folder, files, size=8)))
+
+
+def test_a_large_test_set_is_decoded_once_for_all_students(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dire_plug.stages.student_data.MOST_TEST_BYTES", 0)
+    run = with_test_files(run, tmp_path)
+    expected = run.dataset.test.images()
+    plain = student_data(with_section(run, "on-the-fly"), networks, condensed)
+    assert torch.equal(plain.test_images, expected)
+    assert torch.equal(plain.test_transform(expected), normalise(expected, MEAN, STD))
+    decoded = count_decoded(monkeypatch)
+    again = student_data(with_section(run, "delt"), networks, condensed)
+    assert torch.equal(again.test_images, expected)
+    assert decoded == []
+
+
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return a list that gets each file that is decoded."""
+    found: list[Path] = []
+
+    def note(path: Path) -> Image.Image:
+        found.append(path)
+        return decode(path)
+
+    monkeypatch.setattr("dire_plug.data.folders.decode", note)
+    return found
+
+
+def test_other_files_or_another_size_are_other_pixels(run: Run, tmp_path: Path) -> None:
+    split = with_test_files(run, tmp_path / "one").dataset.test
+    assert isinstance(split, FolderSplit)
+    shorter = FolderSplit(split.files.take(torch.arange(11)), split.size)
+    again = with_test_files(run, tmp_path / "two").dataset.test
+    assert isinstance(again, FolderSplit)
+    names = [name_pixels(one).name for one in (split, shorter, replace(split, size=9), again)]
+    assert len(set(names)) == 3
+    assert names[0] == names[3]

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor
 
+from dire_plug.devices import upload
+
 Shape = Sequence[int]
 """Of a batch of images: n, C, H, W."""
 Drawn = TypeVar("Drawn")
@@ -80,17 +82,6 @@ def to_device(drawn: Drawn, device: torch.device) -> Drawn:
         moved = iter(_upload_all(tensors, device))
     found: Drawn = _rebuild(drawn, lambda _: next(moved))
     return found
-
-
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on `device`; where that is a GPU, the host doesn't wait for the copy."""
-    # only this way round: a copy to the host that isn't waited for could be read too early
-    if tensor.device.type != "cpu" or device.type == "cpu":
-        return tensor.to(device)
-    # from pageable memory the copy would wait for what the GPU has still to do
-    source = tensor.pin_memory() if device.type == "cuda" else tensor
-    # Apple's devices would read the memory after it was freed
-    return source.to(device, non_blocking=device.type != "mps")
 
 
 def _upload_all(tensors: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -5,7 +5,8 @@ the training images once, to compute statistics; the former opens the test image
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
 from dire_plug.data.folders import decode
+from dire_plug.data.reading import count_cores
 from dire_plug.errors import DirePlugError
 
 PATHS = "paths"
@@ -65,7 +67,18 @@ class Images(Dataset[tuple[Any, Any]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """Return the transformed image, made from a PIL image, and its label."""
-        image = self._open(index)
+        return self._transformed(index, self._open(index))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
+        """Return the images and labels of a batch, as a `DataLoader` asks for them.
+
+        Images are decoded in as many threads as there are cores, then transformed here in their order, so that the
+        transforms draw the numbers that they would draw image by image.
+        """
+        with ThreadPoolExecutor(count_cores()) as pool:
+            return [self._transformed(*pair) for pair in zip(indices, pool.map(self._open, indices), strict=True)]
+
+    def _transformed(self, index: int, image: Image.Image) -> tuple[Any, Any]:
         return self.transform(image) if self.transform else image, self.targets[index]
 
     def _open(self, index: int) -> Image.Image:

@@ -2,16 +2,19 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from support.shim_isolation import run_as_upstream, shims_put_back
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
+from dire_plug.data.reading import count_cores
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream import shims
 
@@ -33,6 +36,46 @@ def test_a_loader_works_in_this_process() -> None:
     assert (loader.num_workers, loader.pin_memory, loader.persistent_workers) == (0, False, False)
     assert [batch[0].tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5]]
     assert multiprocessing.active_children() == []
+
+
+class Readers(Dataset[tuple[int, int]]):
+    """Eight numbers, each with the thread that read it."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        return index, threading.get_ident()
+
+
+def read_all() -> tuple[list[list[int]], set[int], torch.Tensor]:
+    """Return the batches, the threads that read them, and the random state afterwards."""
+    torch.manual_seed(3)
+    batches, readers = [], set[int]()
+    for numbers, owners in DataLoader(Readers(), batch_size=3, num_workers=2, shuffle=True, prefetch_factor=4):
+        batches.append(numbers.tolist())
+        readers |= set(owners.tolist())
+    return batches, readers, torch.get_rng_state()
+
+
+def test_threads_change_no_batch_and_no_random_number() -> None:
+    shims.install({"loader": {}}, device="cpu")
+    batches, readers, state = read_all()
+    assert readers == {threading.get_ident()}
+    with shims_put_back():
+        shims.install({"loader": {"threads": True}}, device="cpu")
+        same, others, same_state = read_all()
+    assert same == batches
+    assert torch.equal(state, same_state)
+    assert threading.get_ident() not in others
+    assert multiprocessing.active_children() == []
+
+
+def test_no_more_threads_read_than_there_are_cores() -> None:
+    shims.install({"loader": {"threads": True}}, device="cpu")
+    dataset: Any = DataLoader(NUMBERS, num_workers=1000).dataset
+    assert dataset.threads == count_cores()
+    assert DataLoader(NUMBERS).dataset is NUMBERS
 
 
 def test_a_loader_keeps_every_other_setting() -> None:
