@@ -28,6 +28,7 @@ from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import network_file, squeeze
 from dire_plug.stages.student_data import build_student_data
 from dire_plug.store.runs import Run
+from dire_plug.training import students
 from dire_plug.training.loop import initialised
 from dire_plug.training.protocols import train_student
 from dire_plug.training.soft_labels import relabel
@@ -193,3 +194,20 @@ def label(run: Run, networks: list[Network], folder: Path) -> list[Tensor]:
     data = build_student_data(run, section, networks[0], condensed(run))
     relabel(run, section, networks, data=data, folder=folder, name="set")
     return [load_file(epoch_file(folder, epoch))["logits"] for epoch in range(section.epochs)]
+
+
+@pytest.mark.parametrize("name", ["on-the-fly", "fkd"])
+def test_images_that_do_not_fit_come_batch_by_batch_without_a_wait(
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_cpu = run_on("cpu", store, SCENARIOS[name])
+    expected, _ = train_on(on_cpu, labellers(on_cpu), tmp_path / "cpu")
+    monkeypatch.setattr(students, "MOST_UNASKED", 0)
+    with device_present():
+        run = run_on(DEVICE, store, SCENARIOS[name])
+        with uncounted():
+            networks = labellers(run)
+        found, counts = train_on(run, networks, tmp_path / "device")
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert by_file(counts.waits) == PER_EPOCH
