@@ -250,6 +250,8 @@ class Script:
         slots: what a slot needs of those before it; `verify` cuts a run of independent ones. A patch of such a script
             calls `bridge.steps`.
         carried: where they are stateful, what goes from slot to slot.
+        accelerates: the components of `--accelerate fast` that act in the script, by their names in
+            `acceleration.COMPONENTS`; for our own methods the table there counts.
     """
 
     path: str
@@ -263,6 +265,7 @@ class Script:
     several_gpus: bool = False
     slots: SlotKind = "stateful"
     carried: str = ""
+    accelerates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
