@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS :=
 INSTALL = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable
+# tests/gpu has a process of its own: torch knows a pretended GPU in it.
 # A test calls make itself, and must not inherit what this make was called with.
 PYTEST = MAKEFLAGS= $(BIN)/python -m pytest
 
@@ -18,7 +19,8 @@ run: $(VENV)/installed
 	@echo "      (or, in this shell as it is: $(BIN)/dire-plug vendor sre2l)"
 
 test: $(VENV)/installed check
-	$(PYTEST) -m "not every_script and not cluster"
+	$(PYTEST) -m "not every_script and not cluster" --ignore=tests/gpu
+	$(PYTEST) tests/gpu
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -27,10 +29,11 @@ check: $(VENV)/installed
 	$(BIN)/python -m pytest -q tests/test_layering.py
 
 test-unit: $(VENV)/installed
-	$(PYTEST) -m "not slow and not upstream and not cluster"
+	$(PYTEST) -m "not slow and not upstream and not cluster" --ignore=tests/gpu
+	$(PYTEST) -m "not slow and not upstream" tests/gpu
 
 test-slow: $(VENV)/installed
-	$(PYTEST) -m "slow and not upstream and not cluster"
+	$(PYTEST) -m "slow and not upstream and not cluster" --ignore=tests/gpu
 
 test-upstream: $(VENV)/installed
 	$(PYTEST) -m upstream -rs
@@ -42,7 +45,7 @@ test-lowest:
 	$(MAKE) test-unit VENV=.venv-lowest CONSTRAINTS=ci/lowest.txt
 
 coverage: $(VENV)/installed-dev
-	$(PYTEST) -m "not slow and not upstream and not cluster" --cov --cov-report=term --cov-report=markdown:coverage.md
+	$(PYTEST) -m "not slow and not upstream and not cluster" --ignore=tests/gpu --cov --cov-report=term --cov-report=markdown:coverage.md
 
 lock: $(VENV)/installed-dev
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --extra upstreams --universal --python-version 3.11 \

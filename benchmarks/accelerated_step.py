@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -169,10 +169,11 @@ def run_arm(
     run_child(job, log=folder / "log.txt", on_event=lambda event: None)
 
 
-def warm_start(name: str, child: Any) -> float:
+def warm_start(name: str, child: Callable[[str], None]) -> float:
     """Return the wall-clock seconds of the first step of an arm whose kernels are compiled already."""
     _, played = interleave({name: child}, 1)
-    return played[0][name].wall
+    took: float = played[0][name].wall
+    return took
 
 
 HEADING = (
@@ -197,9 +198,9 @@ def show(row: Mapping[str, Any], published: Mapping[str, Any]) -> str:
 
 def batch_ratio(row: Mapping[str, Any], published: Mapping[str, Any]) -> float:
     """Return how many times faster a batch of the recipe's iterations is, the compilation of a later pass included."""
-    count = row["iterations"] or 1
-    step, other = statistics.median(row["wall"]), statistics.median(published["wall"])
-    again = max(0.0, row["first_again"] - step) if row["first_again"] else 0.0
+    count = int(row["iterations"] or 1)
+    step, other = (float(statistics.median(one["wall"])) for one in (row, published))
+    again = max(0.0, float(row["first_again"]) - step) if row["first_again"] else 0.0
     return count * other / (count * step + again)
 
 

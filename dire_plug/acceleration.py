@@ -63,7 +63,7 @@ class Components:
     """What `--accelerate` resolved to, for one kind of work on one machine.
 
     Attributes:
-        names: the components that change bits, in the order of `COMPONENTS`.
+        names: those that are used, in the order of `COMPONENTS`.
         left_out: component → why this machine can't do it.
     """
 
@@ -97,7 +97,7 @@ def resolve(wanted: Iterable[str], missing: Mapping[str, str]) -> Components:
     return Components(used, {name: missing[name] for name in ordered if name in missing})
 
 
-def acting_components(adapter: Adapter, script: Script, *, gpus: int = 1) -> tuple[str, ...]:
+def acting_components(adapter: Adapter, script: Script, gpus: int = 1) -> tuple[str, ...]:
     """Return the components that act in one script of a method, whatever the machine can do."""
     # a step that is spread over several GPUs copies the network to each, which no change in place survives
     return (TF32,) if gpus > 1 else ACTS.get(adapter.name, script.accelerates)
@@ -119,6 +119,17 @@ def find_missing(device: torch.device | str) -> dict[str, str]:
     return found
 
 
+def find_able(device: torch.device | str) -> tuple[str, ...]:
+    """Return the components that this machine can do on a device."""
+    missing = find_missing(device)
+    return tuple(name for name in COMPONENTS if name not in missing)
+
+
+def find_unlisted(able: Iterable[str]) -> dict[str, str]:
+    """Return component → why it isn't used, where another process listed those that may be."""
+    return dict.fromkeys(set(COMPONENTS).difference(able), "the machine that submitted this can't do it")
+
+
 def check_possible(names: Iterable[str], device: torch.device | str) -> None:
     """Raise where components that were resolved elsewhere can't be used here.
 
@@ -126,8 +137,6 @@ def check_possible(names: Iterable[str], device: torch.device | str) -> None:
         DirePlugError: it names them, and why.
     """
     missing = find_missing(device)
-    # what gains nothing can still be done
-    missing.pop(CHANNELS_LAST, None)
     if lacking := [f"{name}: {missing[name]}" for name in names if name in missing]:
         raise DirePlugError(
             f"--accelerate fast stands for components that {device} of this machine can't do ({'; '.join(lacking)}); "
@@ -137,7 +146,7 @@ def check_possible(names: Iterable[str], device: torch.device | str) -> None:
 
 def _missing_on_cuda(device: torch.device) -> dict[str, str]:
     capability = torch.cuda.get_device_capability(device)
-    found = {}
+    found: dict[str, str] = {}
     if capability < (8, 0):
         old = f"{torch.cuda.get_device_name(device)} is older than Ampere"
         found |= {BF16: old, TF32: old, CHANNELS_LAST: old}
@@ -152,7 +161,8 @@ def _missing_on_cuda(device: torch.device) -> dict[str, str]:
 
 def _cpu_has_bf16() -> bool:
     # native instructions: emulated ones are slower than float32
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags()) and torch.backends.mkldnn.is_available()
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
 
 
 @functools.cache
@@ -202,9 +212,9 @@ _DONE = "_dire_plug_accelerated"
 def accelerate_network(network: nn.Module, components: Components, device: torch.device | str) -> nn.Module:
     """Let a network's forward pass run in the components' precision and memory format; return the same object."""
     if CHANNELS_LAST in components:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     if BF16 in components:
-        network.__class__ = _under_autocast(type(network), torch.device(device).type)
+        network.__class__ = _under_autocast(type(network), torch.device(device).type)  # type: ignore[arg-type]
     return network
 
 
@@ -252,10 +262,14 @@ def _compile_in_place(network: nn.Module, *, frozen_only: bool) -> None:
     network.compile()
     if frozen_only:
         compiled, plain = network._compiled_call_impl, network._call_impl
+        assert compiled is not None
         weight = next(network.parameters())
-        network._compiled_call_impl = lambda *arguments, **named: (plain if weight.requires_grad else compiled)(
-            *arguments, **named
-        )
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            chosen: Callable[..., Any] = plain if weight.requires_grad else compiled
+            return chosen(*arguments, **named)
+
+        network._compiled_call_impl = call
 
 
 def compiled_folder() -> Path:
@@ -270,8 +284,11 @@ def _register(layer: nn.Module, one_pass: bool, hook: Callable[..., Any], **opti
     """Register a forward hook that gets a layer's features in float32, and their statistics of one pass."""
 
     def call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        features = at_least_float32(inputs[0])
-        shown = Features(features, module.running_mean) if one_pass else features
+        features: Any = at_least_float32(inputs[0])
+        shown = features
+        if one_pass:
+            assert isinstance(module, nn.BatchNorm2d)
+            shown = Features(features, module.running_mean)
         return hook(module, (shown, *inputs[1:]), output)
 
     return nn.Module.register_forward_hook(layer, call, **options)
@@ -375,5 +392,5 @@ def one_pass_statistics(values: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         values: [N, C, H, W].
         shift: [C]; gets no gradient.
     """
-    mean, variance = _OnePass.apply(values, shift)  # type: ignore[no-untyped-call]
+    mean, variance = _OnePass.apply(values, shift)
     return mean, variance

@@ -62,9 +62,9 @@ def embedded(images: Tensor, real: Tensor) -> None:
     _running().embedded(images, real)
 
 
-def in_use(labels: Tensor, *, images: Tensor | None = None) -> Tensor:
-    """Set the labels, and images, of the coming loss, where a step sees a part of the slot; return the labels."""
-    return _running().in_use(labels, images=images)
+def in_use(labels: Tensor, *, rows: Sequence[int] | None = None) -> Tensor:
+    """Set which rows of the slot the coming loss is of, where a step sees a part of it; return their labels."""
+    return _running().in_use(labels, rows=rows)
 
 
 def loss(loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None) -> Tensor:

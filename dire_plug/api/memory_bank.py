@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dire_plug.api.rows import index_runs, unit_rows
+from dire_plug.api.rows import index_runs, labels_on_host, unit_rows, upload
 from dire_plug.errors import DirePlugError
 
 if TYPE_CHECKING:
@@ -90,9 +90,10 @@ class MemoryBank:
                 f"{like.shape[1]}; keep one bank for each network"
             )
         # sorted here and not in `add`: images come once a slot, lookups once a step, and the result is kept
-        labels, order = labels.to(groups.classes).sort(stable=True)
-        starts = torch.searchsorted(labels, groups.classes)
-        counts = torch.searchsorted(labels, groups.classes, right=True) - starts
-        index, present = index_runs(starts, counts, rows=len(labels))
+        sorted_labels, order = labels_on_host(labels).to(groups.host_classes.dtype).sort(stable=True)
+        first = torch.searchsorted(sorted_labels, groups.host_classes)
+        number = torch.searchsorted(sorted_labels, groups.host_classes, right=True) - first
+        starts, counts, order = (upload(one, like.device) for one in (first, number, order))
+        index, present = index_runs(starts, counts, rows=len(order), width=int(number.max()))
         rows = unit_rows(embeddings.to(like))[order[index]]
         return rows.masked_fill_(~present.unsqueeze(2), 0), counts

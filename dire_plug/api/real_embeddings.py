@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dire_plug.api.rows import Groups, group_rows, index_runs, unit_rows
+from dire_plug.api.rows import Groups, group_rows, index_runs, labels_on_host, unit_rows, upload
 from dire_plug.errors import DirePlugError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dire_plug.types import RealEmbeddings
+    from dire_plug.types import Coreset, RealEmbeddings
 
 CHUNK = 1 << 16
 """Real rows normalised at a time: bounds the memory of `prepare_real`."""
@@ -42,6 +42,7 @@ class ClassBlock:
         real: [C, m, D + 2], the real rows as `extend_real` makes them; None without EDM.
         excluded: [C, n, m], True where a pair holds padding; None where nothing is padded, and without EDM.
         paired: whether the i-th synthetic and the i-th real row of a class are no pair.
+        coreset: the centres of these classes; None where the real embeddings have none.
     """
 
     groups: Groups
@@ -52,6 +53,25 @@ class ClassBlock:
     real: Tensor | None
     excluded: Tensor | None
     paired: bool
+    coreset: CoresetBlock | None
+
+
+@dataclass(frozen=True, eq=False)
+class CoresetBlock:
+    """The centres of the C classes of a batch, at most k each, less the mean of each class's centres.
+
+    Attributes:
+        centres: [C, k, D].
+        means: [C, 1, D], what was taken off.
+        variances, weights: [C, k], of the centres.
+        present: [C, k], False in the padding.
+    """
+
+    centres: Tensor
+    means: Tensor
+    variances: Tensor
+    weights: Tensor
+    present: Tensor
 
 
 class PreparedReal:
@@ -60,33 +80,42 @@ class PreparedReal:
     Attributes:
         values: [M, D], as given.
         classes: [K], ascending; the classes that have embeddings.
-        nonnegative: whether no value is negative.
-        mean_norm: the mean of the M norms, the unit of a relative r_e.
         coreset: as given.
     """
 
     def __init__(self, real: RealEmbeddings) -> None:
-        _check_real(real)
+        labels = labels_on_host(real.labels)
+        _check_real(real, labels)
         self.values = real.values.detach()
+        device = self.values.device
         # the labels ascend, so consecutive runs are the classes, and no sort is needed
-        self.classes, owner, self._counts = torch.unique_consecutive(
-            real.labels, return_inverse=True, return_counts=True
+        self._host_classes, owner, self._host_counts = torch.unique_consecutive(
+            labels, return_inverse=True, return_counts=True
         )
+        self.classes, self._counts = upload(self._host_classes, device), upload(self._host_counts, device)
         self._starts = self._counts.cumsum(0) - self._counts
         self._directions = self.values.new_zeros(len(self.classes), self.values.shape[1])
         # rows are summed in chunks: normalised copies of a million rows would not fit beside them
         self._means = torch.zeros_like(self._directions)
-        norms = 0.0
+        owner = upload(owner, device)
         for rows, classes in zip(torch.split(self.values, CHUNK), torch.split(owner, CHUNK), strict=True):
             self._directions.index_add_(0, classes, unit_rows(rows))
             self._means.index_add_(0, classes, rows)
-            norms += len(rows) * float(torch.linalg.vector_norm(rows, dim=1).mean())
         self._means /= self._counts.unsqueeze(1)
-        self.nonnegative = bool((self.values >= 0).all())
-        self.mean_norm = norms / len(self.values)
         self.coreset = real.coreset
         self._block: ClassBlock | None = None
-        self._block_labels = (real.labels, real.labels, -1)  # as given, a copy, the version of its content
+        self._block_labels = (labels, -1, labels)  # as given, the version of its content, a copy on the host
+
+    @cached_property
+    def nonnegative(self) -> bool:
+        """Whether no value is negative; the first use waits for the device."""
+        return bool((self.values >= 0).all())
+
+    @cached_property
+    def mean_norm(self) -> float:
+        """The mean of the M norms, the unit of a relative r_e; the first use waits for the device."""
+        parts = torch.split(self.values, CHUNK)
+        return sum(len(rows) * float(torch.linalg.vector_norm(rows, dim=1).mean()) for rows in parts) / len(self.values)
 
     def block(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
         """Return the arrangement of a batch with these labels; it is kept until the labels change.
@@ -106,17 +135,18 @@ class PreparedReal:
             or not self._are_block_labels(labels)
         ):
             block = self._block = self._arrange(labels, paired=paired, distances=distances)
-            self._block_labels = (labels, labels.clone(), labels._version)
+            self._block_labels = (labels, labels._version, labels_on_host(labels).clone())
         return block
 
     def _are_block_labels(self, labels: Tensor) -> bool:
-        given, copy, version = self._block_labels
-        # values are compared only where it isn't the same tensor, unwritten since: that waits for the GPU
-        return (labels is given and labels._version == version) or torch.equal(labels, copy)
+        given, version, copy = self._block_labels
+        # values are compared only where it isn't the same tensor, unwritten since
+        return (labels is given and labels._version == version) or torch.equal(labels_on_host(labels), copy)
 
     def _arrange(self, labels: Tensor, *, paired: bool, distances: bool) -> ClassBlock:
         groups = group_rows(labels)
-        found = self._find(groups.classes)
+        host = self._find(groups)
+        found, counts_here = upload(host, self.values.device), self._host_counts[host]
         counts, means = self._counts[found], self._means[found]
         targets = self._directions[found][groups.owner]
         if paired:
@@ -124,10 +154,14 @@ class PreparedReal:
             targets = targets - self._partners(groups, found)
         real = excluded = None
         if distances:
-            index, present = index_runs(self._starts[found], counts, rows=len(self.values))
+            width = int(counts_here.max())
+            index, present = index_runs(self._starts[found], counts, rows=len(self.values), width=width)
             real = extend_real(self.values, index, present, means=means)
-            excluded = _exclude_padding(groups, present)
-        return ClassBlock(groups, found, counts, targets, means, real, excluded, paired)
+            # without padding every step saves a masked copy
+            if bool((groups.host_counts < groups.width).any()) or bool((counts_here < width).any()):
+                excluded = ~(groups.here.unsqueeze(2) & present.unsqueeze(1))
+        coreset = None if self.coreset is None else _arrange_coreset(self.coreset, groups)
+        return ClassBlock(groups, found, counts, targets, means, real, excluded, paired, coreset)
 
     @cached_property
     def spreads(self) -> Tensor:
@@ -140,16 +174,14 @@ class PreparedReal:
         return torch.stack([_mean_distance(rows - rows.mean(0)) for rows in self._by_class()])
 
     def _by_class(self) -> tuple[Tensor, ...]:
-        return torch.split(self.values, self._counts.tolist())
+        return torch.split(self.values, self._host_counts.tolist())
 
-    def _find(self, classes: Tensor) -> Tensor:
-        """Return, [C], which of the prepared classes these are."""
-        # clamped, so that an unknown class beyond the last one can be compared below instead of raising IndexError
-        found = torch.searchsorted(self.classes, classes).clamp_(max=len(self.classes) - 1)
-        missing = classes[self.classes[found] != classes]
-        if len(missing):
+    def _find(self, groups: Groups) -> Tensor:
+        """Return, [C] on the CPU, which of the prepared classes these are."""
+        found, missing = _find_classes(self._host_classes, groups.host_classes)
+        if missing:
             raise DirePlugError(
-                f"labels: no real embeddings of class {', '.join(map(str, missing.tolist()))}; "
+                f"labels: no real embeddings of class {', '.join(map(str, missing))}; "
                 "embed real images of every class that is synthesized"
             )
         return found
@@ -159,15 +191,42 @@ class PreparedReal:
         rows, paired = self._partner_rows(groups, found)
         return torch.where(paired.unsqueeze(1), unit_rows(rows), 0)
 
-    def partners(self, groups: Groups) -> tuple[Tensor, Tensor]:
+    def partners(self, block: ClassBlock) -> tuple[Tensor, Tensor]:
         """Return the real row at each row's own place in its class, [N, D], and whether there is one, [N]."""
-        return self._partner_rows(groups, self._find(groups.classes))
+        return self._partner_rows(block.groups, block.places)
 
     def _partner_rows(self, groups: Groups, found: Tensor) -> tuple[Tensor, Tensor]:
         own = found[groups.owner]
         # the clamp only guards the gather; rows past a class's end are masked by the second result
         rows = self.values[(self._starts[own] + groups.rank).clamp_(max=len(self.values) - 1)]
         return rows, groups.rank < self._counts[own]
+
+
+def _arrange_coreset(coreset: Coreset, groups: Groups) -> CoresetBlock:
+    """Return the centres of the classes of a batch.
+
+    Raises:
+        DirePlugError: a class has no centre.
+    """
+    known, counts = torch.unique_consecutive(labels_on_host(coreset.labels), return_counts=True)
+    found, missing = _find_classes(known, groups.host_classes)
+    if missing:
+        raise DirePlugError(f"real.coreset: no centre of class {', '.join(map(str, missing))}")
+    starts, here, width = (counts.cumsum(0) - counts)[found], counts[found], int(counts[found].max())
+    device = coreset.centres.device
+    index, present = index_runs(upload(starts, device), upload(here, device), rows=len(coreset.labels), width=width)
+    means = (coreset.centres[index] * present.unsqueeze(2)).sum(1, keepdim=True) / present.sum(1)[:, None, None]
+    # centred on the class for the digits, as in the exact sum
+    return CoresetBlock(
+        coreset.centres[index] - means, means, coreset.variances[index], coreset.weights[index], present
+    )
+
+
+def _find_classes(known: Tensor, classes: Tensor) -> tuple[Tensor, list[int]]:
+    """Return which of the `known` classes, ascending, `classes` are, and those that aren't known; on the CPU."""
+    # clamped, so that an unknown class beyond the last one can be compared below instead of raising IndexError
+    found = torch.searchsorted(known, classes).clamp_(max=len(known) - 1)
+    return found, classes[known[found] != classes].tolist()
 
 
 def extend_real(values: Tensor, index: Tensor, present: Tensor, *, means: Tensor) -> Tensor:
@@ -195,17 +254,8 @@ def _mean_distance(rows: Tensor) -> Tensor:
     return torch.stack(sums).sum() / max(1, len(rows) * (len(rows) - 1))
 
 
-def _exclude_padding(groups: Groups, present: Tensor) -> Tensor | None:
-    """Return, [C, n, m], True where the row or the real row is padding; None where nothing is padded."""
-    filled = groups.here
-    # one wait for the device, once per batch's labels; without padding every step saves a masked copy
-    if bool(filled.all()) and bool(present.all()):
-        return None
-    return ~(filled.unsqueeze(2) & present.unsqueeze(1))
-
-
-def _check_real(real: RealEmbeddings) -> None:
-    values, labels = real.values, real.labels
+def _check_real(real: RealEmbeddings, labels: Tensor) -> None:
+    values = real.values
     if values.ndim != 2 or labels.shape != values.shape[:1] or not len(values):
         raise DirePlugError(
             f"real embeddings {list(values.shape)} and labels {list(labels.shape)} don't fit; "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 COINCIDING = 16
 """D² up to this many rounding errors of ‖x‖² is rounding: it counts as 0."""
@@ -24,6 +23,7 @@ class Groups:
         owner: [N], the index of the class of each row.
         rank: [N], how many earlier rows are of the same class.
         width: n.
+        host_classes, host_counts: `classes` and `counts` on the CPU.
     """
 
     classes: Tensor
@@ -31,6 +31,8 @@ class Groups:
     owner: Tensor
     rank: Tensor
     width: int
+    host_classes: Tensor
+    host_counts: Tensor
 
     @property
     def here(self) -> Tensor:
@@ -48,10 +50,50 @@ class Groups:
         return flat.index_copy(0, self.owner * self.width + self.rank, rows).view(shape)
 
 
+_ON_HOST: MutableMapping[Tensor, tuple[int, Tensor]] = WeakIdKeyDictionary()
+"""Labels on a device → (the version of their content, a copy on the CPU)."""
+
+
+def labels_on_host(labels: Tensor) -> Tensor:
+    """Return `labels`, [N], on the CPU: themselves where they are there, else a copy that is made once.
+
+    How rows fall into classes decides shapes, which the host has to know. Reading labels back in every step would make
+    it wait for the device.
+    """
+    if labels.device.type == "cpu":
+        return labels
+    # by version too: a script may write into its tensor
+    if labels not in _ON_HOST or _ON_HOST[labels][0] != labels._version:
+        tell_labels(labels, labels.detach().cpu())
+    return _ON_HOST[labels][1]
+
+
+def tell_labels(labels: Tensor, host: Tensor) -> Tensor:
+    """Tell `labels_on_host` the values of labels that the host knew before the device; return `labels`."""
+    if labels.device.type != "cpu":
+        _ON_HOST[labels] = (labels._version, host)
+    return labels
+
+
+def upload(host: Tensor, device: torch.device) -> Tensor:
+    """Return a small tensor of the CPU on `device`, without waiting for what the device still has to do."""
+    # Apple's devices would read the memory after it was freed
+    return host if device.type == "cpu" else host.to(device, non_blocking=device.type != "mps")
+
+
 def group_rows(labels: Tensor) -> Groups:
     """Group rows by their `labels`, [N], N ≥ 1, in any order."""
-    classes, owner, counts = torch.unique(labels, return_inverse=True, return_counts=True)
-    return Groups(classes, counts, owner, _rank_rows(owner, counts), int(counts.max()))
+    classes, owner, counts = torch.unique(labels_on_host(labels), return_inverse=True, return_counts=True)
+    device, rank = labels.device, _rank_rows(owner, counts)
+    return Groups(
+        upload(classes, device),
+        upload(counts, device),
+        upload(owner, device),
+        upload(rank, device),
+        width=int(counts.max()),
+        host_classes=classes,
+        host_counts=counts,
+    )
 
 
 def _rank_rows(owner: Tensor, counts: Tensor) -> Tensor:
@@ -61,16 +103,17 @@ def _rank_rows(owner: Tensor, counts: Tensor) -> Tensor:
     return torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=owner.device) - first)
 
 
-def index_runs(starts: Tensor, counts: Tensor, *, rows: int) -> tuple[Tensor, Tensor]:
+def index_runs(starts: Tensor, counts: Tensor, *, rows: int, width: int) -> tuple[Tensor, Tensor]:
     """Return where the rows of each class stand in a table of `rows` rows that is sorted by class.
 
     Args:
         starts, counts: [C], the first row of each class and the number of its rows.
+        width: m, the largest count, which the host has to know.
 
     Returns:
-        [C, m] indices, valid ones also in the padding, and [C, m], False in the padding; m is the largest count.
+        [C, m] indices, valid ones also in the padding, and [C, m], False in the padding.
     """
-    steps = torch.arange(int(counts.max()), device=starts.device)
+    steps = torch.arange(width, device=starts.device)
     index = (starts.unsqueeze(1) + steps).clamp_(max=rows - 1)
     return index, steps < counts.unsqueeze(1)
 

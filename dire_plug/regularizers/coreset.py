@@ -13,37 +13,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dire_plug.api.real_embeddings import PreparedReal
-from dire_plug.api.rows import Groups, index_runs, squared_distances
-from dire_plug.errors import DirePlugError
-from dire_plug.types import Coreset
+from dire_plug.api.real_embeddings import ClassBlock, CoresetBlock, PreparedReal
+from dire_plug.api.rows import Groups, squared_distances
 
 
-def sum_by_coreset(rows: Tensor, groups: Groups, coreset: Coreset) -> Tensor:
-    """Return, [C], the approximate Σ ‖x − r‖ over all pairs of each class; differentiable in `rows`, [N, D].
-
-    Raises:
-        DirePlugError: a class has no centre.
-    """
-    known, counts = torch.unique_consecutive(coreset.labels, return_counts=True)
-    found = torch.searchsorted(known, groups.classes).clamp_(max=len(known) - 1)
-    if missing := groups.classes[known[found] != groups.classes].tolist():
-        raise DirePlugError(f"real.coreset: no centre of class {', '.join(map(str, missing))}")
-    starts = counts.cumsum(0) - counts
-    index, present = index_runs(starts[found], counts[found], rows=len(coreset.labels))
-    means = (coreset.centres[index] * present.unsqueeze(2)).sum(1, keepdim=True) / present.sum(1)[:, None, None]
-    # centred on the class for the digits, as in the exact sum
-    centres, made = coreset.centres[index] - means, groups.pad(rows) - means
-    squared = squared_distances(made, centres) + coreset.variances[index].unsqueeze(1)
-    counted = groups.here.unsqueeze(2) & present.unsqueeze(1) & (squared > 0)
-    return (_root(squared, counted) * coreset.weights[index].unsqueeze(1)).sum((1, 2))
+def sum_by_coreset(rows: Tensor, groups: Groups, coreset: CoresetBlock) -> Tensor:
+    """Return, [C], the approximate Σ ‖x − r‖ over all pairs of each class; differentiable in `rows`, [N, D]."""
+    squared = squared_distances(groups.pad(rows) - coreset.means, coreset.centres) + coreset.variances.unsqueeze(1)
+    counted = groups.here.unsqueeze(2) & coreset.present.unsqueeze(1) & (squared > 0)
+    return (_root(squared, counted) * coreset.weights.unsqueeze(1)).sum((1, 2))
 
 
-def sum_of_partners(rows: Tensor, groups: Groups, real: PreparedReal) -> Tensor:
+def sum_of_partners(rows: Tensor, block: ClassBlock, real: PreparedReal) -> Tensor:
     """Return, [C], Σ ‖xᵢ − rᵢ‖ over the i-th synthetic and the i-th real row of each class."""
-    partners, paired = real.partners(groups)
+    partners, paired = real.partners(block)
     squared = (rows - partners).square().sum(1)
-    return groups.sum_rows(_root(squared, paired & (squared > 0)))
+    return block.groups.sum_rows(_root(squared, paired & (squared > 0)))
 
 
 def compare_sums(approximate: Tensor, exact: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:

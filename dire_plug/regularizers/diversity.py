@@ -149,9 +149,9 @@ def _distances(rows: Tensor, block: ClassBlock) -> Tensor:
 
 def _distances_by_coreset(rows: Tensor, block: ClassBlock, real: PreparedReal) -> Tensor:
     """Sum, [C], the distances as `_distances` does, through the coreset."""
-    assert real.coreset is not None
-    sums = sum_by_coreset(rows, block.groups, real.coreset)
-    return sums - sum_of_partners(rows, block.groups, real) if block.paired else sums
+    assert block.coreset is not None
+    sums = sum_by_coreset(rows, block.groups, block.coreset)
+    return sums - sum_of_partners(rows, block, real) if block.paired else sums
 
 
 def compare_coreset(embeddings: Tensor, labels: Tensor, real: PreparedReal, *, paired: bool) -> tuple[Tensor, Tensor]:

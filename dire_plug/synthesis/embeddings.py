@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dire_plug.acceleration import at_least_float32
+from dire_plug.api.rows import labels_on_host, tell_labels, upload
 from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import nonnegative
@@ -168,13 +169,14 @@ class ShownEmbeddings:
         # the patch shows class by class, in ascending order, so rows come in the order of the sorted labels
         made, real = torch.cat(self._made), torch.cat(self._real)
         self._made, self._real = [], []
-        classes = torch.unique(labels)
+        classes = torch.unique(labels_on_host(labels))
         if len(made) != len(labels) or len(real) % len(classes):
             raise DirePlugError(
                 f"the loop embedded {len(made)} images and {len(real)} real ones for {len(labels)} labels of "
                 f"{len(classes)} classes"
             )
-        self._of_step = RealEmbeddings(real, classes.repeat_interleave(len(real) // len(classes)))
+        host = classes.repeat_interleave(len(real) // len(classes))
+        self._of_step = RealEmbeddings(real, tell_labels(upload(host, real.device), host))
         return made, labels, 1.0
 
 
@@ -221,8 +223,10 @@ class FrozenNetwork:
                 "embed them; set term.network=loop"
             )
         rows, scale = self._choose(labels, generator)
-        chosen = images if rows is None else images[rows]
-        used = labels if rows is None else labels[rows]
+        chosen, used = images, labels
+        if rows is not None:
+            host, index = labels_on_host(labels)[rows], upload(rows, images.device)
+            chosen, used = images[index], tell_labels(labels[index], host)
         if self._whitening is not None:
             # differentiable, so the term's gradient reaches the whitened pixels that the loop optimises
             chosen = (self._whitening.invert(chosen) - self._mean) / self._std
@@ -230,17 +234,22 @@ class FrozenNetwork:
         return self._hook.take(), used, scale
 
     def _choose(self, labels: Tensor, generator: Generator) -> tuple[Tensor | None, float]:
-        classes = torch.unique(labels).tolist()
+        """Return which rows this step embeds, on the CPU, None for all, and C/c."""
         wanted = self._classes_per_step
-        if wanted is None or wanted >= len(classes):
+        if wanted is None:
+            return None, 1.0
+        # chosen on the host, which then knows the labels of the chosen rows too: no step waits for the device
+        host = labels_on_host(labels)
+        classes = torch.unique(host).tolist()
+        if wanted >= len(classes):
             return None, 1.0
         # a new permutation is appended: every class has its turn before one comes again
         if len(self._turns) < wanted:
             self._turns += torch.randperm(len(classes), generator=generator).tolist()
         turn, self._turns = self._turns[:wanted], self._turns[wanted:]
         # a set: at the seam of two permutations a class may be drawn twice, and counts once
-        mine = torch.tensor(sorted({classes[position] for position in turn}), device=labels.device)
-        return torch.isin(labels, mine).nonzero().flatten(), len(classes) / len(mine)
+        mine = torch.tensor(sorted({classes[position] for position in turn}))
+        return torch.isin(host, mine).nonzero().flatten(), len(classes) / len(mine)
 
 
 class Embeddings:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dire_plug import plugins
 from dire_plug.acceleration import FROZEN, Components, accelerate_in_loop, use_tf32
+from dire_plug.api.rows import labels_on_host, tell_labels, upload
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
@@ -69,6 +70,7 @@ class RunningSynthesis:
         self._terms = Terms(self._hooks, weights, self._record, name_networks=self._embeddings.has_outside)
         self._emit, self._events = emit, StepEvents(emit, spec.steps)
         self._in_use: tuple[Tensor, Tensor | None] | None = None
+        self._parts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._losses: dict[str, Tensor] = {}
         self._batch: Batch | None = None
 
@@ -194,6 +196,7 @@ class RunningSynthesis:
     def labels(self, labels: Tensor) -> Tensor:
         """Begin the next slot; return its labels, [N]: the same object where nobody answers."""
         self._finish_slot()
+        self._parts = {}
         # the first step of a slot needs the gradients again: upstream's code may use them there
         self._embeddings.loop.unfreeze()
         self._pass.next_slot()
@@ -245,14 +248,24 @@ class RunningSynthesis:
         if self._follows_steps:
             self._embeddings.show(images, real)
 
-    def in_use(self, labels: Tensor, *, images: Tensor | None = None) -> Tensor:
-        """Remember the labels of the coming loss, where a step sees a part of the slot; return the same object.
+    def in_use(self, labels: Tensor, *, rows: Sequence[int] | None = None) -> Tensor:
+        """Remember which part of the slot the coming loss is of; return its labels.
 
         Args:
-            images: the part of the optimised leaf that has these labels, with its graph; None is all of it.
+            labels: of the slot; of the part where `rows` isn't given.
+            rows: the places of the part in the slot; None is all of it.
         """
-        self._in_use = (labels, images)
-        return labels
+        if rows is None:
+            self._in_use = (labels, None)
+            return labels
+        # a script goes through its parts many times: the same tensors each time, so that no step uploads anything
+        key = tuple(rows)
+        if key not in self._parts:
+            host = torch.tensor(key)
+            index = upload(host, labels.device)
+            self._parts[key] = (tell_labels(labels[index], labels_on_host(labels)[host]), index)
+        self._in_use = self._parts[key]
+        return self._in_use[0]
 
     def loss(
         self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None
@@ -276,7 +289,7 @@ class RunningSynthesis:
         (used, rows), self._in_use = self._in_use or (labels, None), None
         if not self._follows_steps:
             return loss
-        part, slot = images if rows is None else rows, self._pass.slot
+        part, slot = images if rows is None else images[rows], self._pass.slot
         batches: list[tuple[Batch, float]] = []
         for teacher, embeddings, own, scale in self._embeddings.embed(
             images, part, used, network=network, generator=self._generator

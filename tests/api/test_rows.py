@@ -30,7 +30,7 @@ def test_rows_are_summed_within_classes() -> None:
 
 
 def test_runs_are_indexed_up_to_the_longest_and_the_padding_is_valid_too() -> None:
-    index, present = index_runs(torch.tensor([4, 0, 2]), torch.tensor([1, 2, 0]), rows=5)
+    index, present = index_runs(torch.tensor([4, 0, 2]), torch.tensor([1, 2, 0]), rows=5, width=2)
     assert index.tolist() == [[4, 4], [0, 1], [2, 3]]
     assert present.tolist() == [[True, False], [True, True], [False, False]]
 

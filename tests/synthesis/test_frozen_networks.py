@@ -66,7 +66,7 @@ def test_the_part_of_a_slot_in_use_is_what_is_embedded(tmp_path: Path) -> None:
     synthesis.watch(network())
     labels = synthesis.labels(torch.arange(CLASSES))
     images = synthesis.start(torch.ones(CLASSES, 3, 8, 8, requires_grad=True), labels)
-    synthesis.in_use(labels[:2], images=images[:2])
+    synthesis.in_use(labels, rows=[0, 1])
     total = synthesis.loss(images.sum() * 0, images=images, labels=labels, step=0)
     assert (len(seen[0].embeddings), seen[0].labels.tolist()) == (2, [0, 1])
     (gradient,) = torch.autograd.grad(total, images)

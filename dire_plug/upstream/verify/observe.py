@@ -345,9 +345,10 @@ class _Calls:
     def _forward(self, name: str, seen: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if name == "watch":
             self._kept.watch(*args)
-        elif name == "in_use":
-            self._in_use = args[0]
-        return self._real[name](*args, **kwargs)
+        answer = self._real[name](*args, **kwargs)
+        if name == "in_use":
+            self._in_use = answer
+        return answer
 
     def _labels(self, seen: dict[str, Any], labels: Tensor) -> Tensor:
         seen["outside"] = self._slot.changed()
