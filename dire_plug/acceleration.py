@@ -162,11 +162,11 @@ def _missing_on_cuda(device: torch.device) -> dict[str, str]:
 def _cpu_has_bf16() -> bool:
     # native instructions: emulated ones are slower than float32
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return available and bool({"avx512_bf16", "amx_bf16", "bf16"} & _cpu_flags())
+    return available and bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
 
 
 @functools.cache
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
     """Return the instruction sets of this processor; none where the system doesn't tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
@@ -274,7 +274,7 @@ def _compile_in_place(network: nn.Module, *, frozen_only: bool) -> None:
 
 def compiled_folder() -> Path:
     """Return the folder of compiled kernels: of this processor, since they hold its instructions, and of this torch."""
-    return home.home() / "compiled" / digest([platform.machine(), sorted(_cpu_flags()), torch.__version__])[:12]
+    return home.home() / "compiled" / digest([platform.machine(), sorted(cpu_flags()), torch.__version__])[:12]
 
 
 # Statistics of features.
@@ -359,7 +359,7 @@ class Rows:
         return getattr(self._moved(), name)
 
     def _moved(self) -> Tensor:
-        return self._values.permute(1, 0, 2, 3)
+        return self._values.permute(1, 0, 2, 3).contiguous()
 
 
 class _OnePass(torch.autograd.Function):
