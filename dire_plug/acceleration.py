@@ -245,6 +245,10 @@ def use_tf32(components: Components) -> None:
         torch.set_float32_matmul_precision("high")
 
 
+KERNELS = "TORCHINDUCTOR_CACHE_DIR"
+"""The variable that names inductor's folder."""
+DEFAULT = "torchinductor_"
+"""How the folder is called that torch makes in TMPDIR."""
 GRAPHS = 64
 """The most graphs of one network: one for each size of a batch, and each set of weights with gradients."""
 
@@ -256,7 +260,9 @@ def _compile_in_place(network: nn.Module, *, frozen_only: bool) -> None:
         frozen_only: whether a call is left as it is while the weights have gradients, as in a batch's first step: those
             graphs would take longer to compile than they save.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled_folder()))
+    # torch sets it to its own default, in the child's scratch, as soon as anything asks for it; a user's own is kept
+    if Path(os.environ.get(KERNELS, DEFAULT)).name.startswith(DEFAULT):
+        os.environ[KERNELS] = str(compiled_folder())
     # beyond its limit torch would stop compiling, silently
     torch._dynamo.config.recompile_limit = GRAPHS
     network.compile()
