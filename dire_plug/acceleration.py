@@ -249,8 +249,8 @@ KERNELS = "TORCHINDUCTOR_CACHE_DIR"
 """The variable that names inductor's folder."""
 DEFAULT = "torchinductor_"
 """How the folder is called that torch makes in TMPDIR."""
-GRAPHS = 64
-"""The most graphs of one network: one for each size of a batch, and each set of weights with gradients."""
+GRAPHS = 4096
+"""The most graphs: one of each network in each pass, for each size of a batch."""
 
 
 def _compile_in_place(network: nn.Module, *, frozen_only: bool) -> None:
@@ -263,8 +263,9 @@ def _compile_in_place(network: nn.Module, *, frozen_only: bool) -> None:
     # torch sets it to its own default, in the child's scratch, as soon as anything asks for it; a user's own is kept
     if Path(os.environ.get(KERNELS, DEFAULT)).name.startswith(DEFAULT):
         os.environ[KERNELS] = str(compiled_folder())
-    # beyond its limit torch would stop compiling, silently
-    torch._dynamo.config.recompile_limit = GRAPHS
+    # beyond its limits torch would stop compiling, silently; of this network, and of those of all passes so far
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(torch._dynamo.config, name, GRAPHS)
     network.compile()
     if frozen_only:
         compiled, plain = network._compiled_call_impl, network._call_impl
