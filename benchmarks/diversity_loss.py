@@ -28,6 +28,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ledger
 import torch
 from torch import Tensor
 
@@ -67,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="a ledger to add the cases to: see ledger.py")
     return parser.parse_args()
 
 
@@ -105,6 +107,11 @@ def report(checkout: Path, shape: tuple[int, int, int], options: argparse.Namesp
     steps = {form: build(loss, form, shape, torch.float32, options.device) for form in FORMS}
     times = interleave(steps, options.rounds, options.device)
     ratios = [[a / b for a, b in zip(times[form], times["ours"], strict=True)] for form in ("shipped", "detached")]
+    sides = {form: [1000 * t for t in times[form]] for form in ("ours", "shipped", "detached")}
+    name, remark = f"C×n×m {'×'.join(map(str, shape))}", f"apart by {value:.0e}"
+    ledger.record(
+        options.json, name, sides, benchmark="diversity_loss", unit="ms", device=options.device, remark=remark
+    )
     memory = [peak(step, options.device) for step in steps.values()]
     memory.append(shape[0] * shape[2] * (WIDTH + 2) * 4 / 1e6)
     cells = [f"{'×'.join(map(str, shape)):>13} {value:14.1e} {gradient:9.1e}"]

@@ -28,7 +28,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
+import ledger
 import torch
 from diversity_loss import processor
 from threadpoolctl import threadpool_limits
@@ -76,8 +78,8 @@ def main() -> None:
         return
     print(f"{'':44} {'apart by':>9} {'theirs, s':>12} {'ours, s':>12}", end=" ")
     print(f"{'wall ratio':>20} {'processor ratio':>20}")
-    for case in cases(options.scale):
-        print(report(case, options.rounds), flush=True)
+    for case in cases(options.scale, options.device):
+        print(report(case, options.rounds, options.json, options.device), flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -86,7 +88,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scale", type=int, default=1, help="divides the numbers of rows")
+    parser.add_argument("--device", default="cpu", help="where our side runs; the packages take arrays of the CPU")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--json", type=Path, help="a ledger to add the cases to: see ledger.py")
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -106,17 +110,22 @@ def features(count: int, width: int = 512, *, seed: int) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def cases(scale: int) -> list[Case]:
-    """Return the rows of the table."""
+def cases(scale: int, device: str = "cpu") -> list[Case]:
+    """Return the rows of the table; our side gets its features on `device`."""
     real, made = features(10_000 // scale, seed=0), features(5_000 // scale, seed=1)
     few, labels = features(500 // scale, seed=2), labels_of(real)
-    radii = nearest_radii(real, nearest_k=NEAREST_K)
+    mine, mine_made, mine_few, mine_labels = (one.to(device) for one in (real, made, few, labels))
+    radii = nearest_radii(mine, nearest_k=NEAREST_K)
     return [
-        Case(f"prdc {sizes(real, made)}, radii kept", prdc(real, made), ours(real, made, radii)),
-        Case(f"prdc {sizes(real, made)}", prdc(real, made), ours(real, made, None)),
-        Case(f"vendi-score, score_dual {sizes(real)}", package_vendi("score_dual", real), own_vendi(real)),
-        Case(f"vendi-score, score_X {sizes(few)}", package_vendi("score_X", few), own_vendi(few)),
-        Case(f"torchmetrics, within {CLASSES} classes {sizes(real)}", cosines(real, labels), similarity(real, labels)),
+        Case(f"prdc {sizes(real, made)}, radii kept", prdc(real, made), ours(mine, mine_made, radii)),
+        Case(f"prdc {sizes(real, made)}", prdc(real, made), ours(mine, mine_made, None)),
+        Case(f"vendi-score, score_dual {sizes(real)}", package_vendi("score_dual", real), own_vendi(mine)),
+        Case(f"vendi-score, score_X {sizes(few)}", package_vendi("score_X", few), own_vendi(mine_few)),
+        Case(
+            f"torchmetrics, within {CLASSES} classes {sizes(real)}",
+            cosines(real, labels),
+            similarity(mine, mine_labels),
+        ),
     ]
 
 
@@ -178,8 +187,8 @@ def similarity(rows: Tensor, labels: Tensor) -> Side:
     return lambda: {"similarity": float(intra_class_similarity(rows, labels).mean())}
 
 
-def report(case: Case, rounds: int) -> str:
-    """Run both sides in turns, after one round that isn't counted; return the row."""
+def report(case: Case, rounds: int, file: Path | None = None, device: str = "cpu") -> str:
+    """Run both sides in turns, after one round that isn't counted; return the row, and add it to a ledger."""
     values = {side: side() for side in (case.theirs, case.ours)}
     readings = [[timed(side) for side in (case.theirs, case.ours)] for _ in range(rounds)]
     theirs, own = values[case.theirs], values[case.ours]
@@ -189,6 +198,10 @@ def report(case: Case, rounds: int) -> str:
         [theirs.wall / own.wall for theirs, own in readings],
         [theirs.cpu / own.cpu for theirs, own in readings],
     )
+    for clock in ("wall", "cpu"):
+        sides = {name: [getattr(pair[at], clock) for pair in readings] for at, name in ((1, "ours"), (0, "theirs"))}
+        remark = f"apart by {apart:.0e}"
+        ledger.record(file, case.name, sides, benchmark="metrics", unit=f"{clock} s", device=device, remark=remark)
     cells = [f"{case.name:44} {apart:9.1e}", *(f"{wall:12.4f}" for wall in walls)]
     return " ".join([*cells, *(f"{spread(one):>20}" for one in ratios)])
 

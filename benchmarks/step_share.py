@@ -34,6 +34,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ledger
 import torch
 from diversity_loss import COMMIT, clone, processor
 from safetensors.torch import save_file
@@ -86,6 +87,17 @@ def main() -> None:
                 continue
             name, rounds = f"{method} {case.describe(full=options.full)}", counted(rounds, WARM_UP)
             print("\n".join(row(name, rounds, clock=clock, remark=remark) for clock in ("wall", "cpu")), flush=True)
+            for clock in ("wall", "cpu"):
+                sides = {arm: [1000 * getattr(one[arm], clock) for one in rounds] for arm in arms}
+                ledger.record(
+                    options.json,
+                    name,
+                    sides,
+                    benchmark="step_share",
+                    unit=f"{clock} ms",
+                    device=options.device,
+                    remark=remark,
+                )
     if missing:
         raise SystemExit(f"not measured: {', '.join(missing)}; why stands above")
 
@@ -100,6 +112,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="batches of the size of CIFAR, published networks")
     parser.add_argument("--terms", nargs="+", default=[], help="regularizers, NAME or NAME=auto, in the authors' place")
     parser.add_argument("--accelerate", action="store_true", help="compare a loop with its accelerated form instead")
+    parser.add_argument("--device", default="cpu", help="where the loops run")
+    parser.add_argument("--json", type=Path, help="a ledger to add the cases to: see ledger.py")
     options = parser.parse_args()
     options.named = bool(options.accelerate or options.terms)
     options.methods = options.methods or (["dwa"] if options.accelerate else list(CASES))
@@ -141,7 +155,8 @@ def measure(
     setup = runs.set_up(sized, case.script, folder)
     real = write_real(setup, folder, per_class=options.real)
     children = {
-        name: partial(run_arm, setup, name, arm, tree=tree, real=real, folder=folder) for name, arm in arms.items()
+        name: partial(run_arm, setup, name, arm, tree=tree, real=real, folder=folder, device=options.device)
+        for name, arm in arms.items()
     }
     _, played = interleave(children, rounds)
     if (left := len(counted(played, WARM_UP))) < 2:
@@ -165,13 +180,22 @@ def write_real(setup: runs.Setup, folder: Path, *, per_class: int) -> dict[str, 
 
 
 def run_arm(
-    setup: runs.Setup, name: str, arm: Arm, address: str, *, tree: Path, real: Mapping[str, str], folder: Path
+    setup: runs.Setup,
+    name: str,
+    arm: Arm,
+    address: str,
+    *,
+    tree: Path,
+    real: Mapping[str, str],
+    folder: Path,
+    device: str = "cpu",
 ) -> None:
     """Run upstream's patched script in a child until it is stopped."""
     folder = folder.absolute() / name
     job = runs.write_job(setup, folder, tree, regularizers=dict(arm.regularizers), accelerate=arm.accelerate)
     job = replace(
         job,
+        device=device,
         synthesis={**(job.synthesis or {}), "real": dict(real)},
         trace=job.trace if arm.trace else None,
         stop_after_steps=None,

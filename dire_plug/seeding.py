@@ -1,14 +1,20 @@
-"""Derive every seed from one, by the name of its use; take the random state of the process, and put it back."""
+"""Make what is computed repeat: derive seeds, keep random states, choose deterministic kernels."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import random
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CUBLAS_WORKSPACE = ":4096:8"
+"""The value of CUBLAS_WORKSPACE_CONFIG with which cuBLAS is deterministic."""
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -68,3 +74,39 @@ def put_back_random_state(state: Mapping[str, Tensor], device: str) -> None:
     torch.set_rng_state(state["torch"])
     if device.startswith("cuda"):
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def choose_deterministic_kernels() -> None:
+    """Let torch use deterministic kernels where there are such, and warn where there is none."""
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (it costs time)
+    torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def deterministic(device: str) -> Iterator[None]:
+    """Use deterministic kernels on a GPU while the block runs, as a child of upstream's code does; then what was set.
+
+    On the CPU nothing is set: its kernels repeat themselves with as many threads.
+    """
+    if device == "cpu":
+        yield
+        return
+    import torch
+
+    # read by cuBLAS when it makes its first handle
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filling = getattr(torch.utils.deterministic, "fill_uninitialized_memory")  # noqa: B009 (torch doesn't declare it)
+    benchmark = torch.backends.cudnn.benchmark
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+        choose_deterministic_kernels()
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            setattr(torch.utils.deterministic, "fill_uninitialized_memory", filling)  # noqa: B010
+            torch.backends.cudnn.benchmark = benchmark

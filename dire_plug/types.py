@@ -26,7 +26,8 @@ class Batch:
     """One step of the synthesis loop.
 
     Attributes:
-        images: the optimised leaf, [N, 3, H, W], in the space that the network sees (normalised).
+        images: the optimised leaf, or what is computed from it (INFER's perturbation, which a batch shares),
+            [N, 3, H, W], in the space that the network sees (normalised).
         loss: upstream's scalar, with its graph.
         labels: [N], int64; those in use in this step.
         embeddings: [N, D], the input of the watched network's last linear layer in upstream's own forward pass.

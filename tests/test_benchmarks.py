@@ -195,3 +195,45 @@ def test_embedding_streams_into_its_file(tmp_path: Path) -> None:
     # in float32, and a label and an index of 8 bytes each
     assert found["result"] == pytest.approx(40_000 * (4 * 1024 + 16), abs=1000)
     assert found["peak"] < 1.3 * found["result"]
+
+
+# The ledger.
+
+
+def test_a_ledger_keeps_the_last_values_of_each_case(tmp_path: Path) -> None:
+    ledger, file = importlib.import_module("ledger"), tmp_path / "ledger.json"
+    ledger.record(file, "a", {"ours": [1.0, 2.0]}, benchmark="one", unit="ms")
+    ledger.record(file, "a", {"ours": [1.0, 3.0], "theirs": [4.0, 6.0]}, benchmark="one", unit="ms")
+    ledger.record(file, "b", {"ours": [5.0]}, benchmark="two", unit="MB", remark="n = 1")
+    ledger.record(None, "c", {"ours": [5.0]}, benchmark="two", unit="MB")
+    (first, second) = json.loads(file.read_text())["cases"]
+    assert first["sides"] == {"ours": [1.0, 3.0], "theirs": [4.0, 6.0]}
+    assert ledger.ratios(first, "theirs") == [4.0, 2.0]
+    assert second["case"] == "b"
+    shown = ledger.show(json.loads(file.read_text()))
+    assert "| a | ours | 2 [1.5–2.5] ms | 1 | 2 |  |" in shown
+    assert "|  | theirs | 5 [4.5–5.5] ms | 3 [2.5–3.5] | 2 |  |" in shown
+    assert "| b | ours | 5 MB | 1 | 1 | n = 1 |" in shown
+
+
+def test_two_ledgers_are_compared_by_the_ratios_of_their_sides(tmp_path: Path) -> None:
+    ledger, tables = importlib.import_module("ledger"), []
+    for name, theirs in (("before", [2.0, 4.0]), ("after", [1.0, 2.0])):
+        ledger.record(tmp_path / name, "a", {"ours": [1.0, 2.0], "theirs": theirs}, benchmark="one", unit="ms")
+        tables.append(json.loads((tmp_path / name).read_text()))
+    compared = ledger.compare(*tables)
+    assert "| one: a | theirs / ours | 2 [2–2] | 1 [1–1] | 0.5 |" in compared
+    assert "| one: a | ours, ms | 1.5 [1.25–1.75] | 1.5 [1.25–1.75] | 1 |" in compared
+
+
+def test_a_ledger_is_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
+    ledger, page = importlib.import_module("ledger"), tmp_path / "page.md"
+    ledger.record(tmp_path / "ledger.json", "a", {"ours": [1.0]}, benchmark="one", unit="ms")
+    found = json.loads((tmp_path / "ledger.json").read_text())
+    page.write_text(f"before\n{ledger.BEGIN}\nold\n{ledger.END}\nafter\n")
+    ledger.write_docs(found, page)
+    assert page.read_text().startswith(f"before\n{ledger.BEGIN}\n`benchmarks/one.py`")
+    assert page.read_text().endswith(f"{ledger.END}\nafter\n")
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="between which the tables go"):
+        ledger.write_docs(found, page)

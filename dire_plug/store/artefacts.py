@@ -27,6 +27,7 @@ from typing import Any
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, digest_file, make_folder, read_json, write_json
+from dire_plug.seeding import deterministic
 from dire_plug.store import provenance
 from dire_plug.store.lease import Lease, hold
 
@@ -163,7 +164,7 @@ class Store:
 
     @contextlib.contextmanager
     def holding(self, artefact: Artefact, *, wait: bool = False) -> Iterator[None]:
-        """Hold the lease of an entry for making it; wait for another process that has it.
+        """Hold the lease of an entry for making it, on deterministic kernels; wait for another process that has it.
 
         Args:
             wait: also where the store doesn't wait: for what another process does in a moment.
@@ -178,7 +179,8 @@ class Store:
         ) as lease:
             self._held[artefact.name] = lease, identify(self.path(artefact))
             try:
-                yield
+                with deterministic(self._device):
+                    yield
             finally:
                 work = self._own_work(artefact)
                 del self._held[artefact.name]

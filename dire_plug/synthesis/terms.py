@@ -15,13 +15,14 @@ from dire_plug.synthesis.hooks import Hooks
 from dire_plug.synthesis.recording import LossRecord
 from dire_plug.types import Batch, Slot
 
-# The weights of the terms in a running synthesis: fixed, or following the gradients with respect to the images.
+# The weights of the terms in a running synthesis: fixed, or following gradients.
 #
-# With g_L and g_R the gradients of upstream's loss and of a term, every `every` steps of a slot,
-# the first among them, m ← average · m + (1 − average) · log(‖g_L‖/‖g_R‖), where the first value is
-# taken as it is, and λ = ratio · eᵐ. Nothing is run forward again: both gradients come from the
-# graphs that the loop has built anyway. Each slot starts again, and so does each network in it. λ
-# stays on the device: no step waits for it.
+# With g_L and g_R the gradients of upstream's loss and of a term with respect to what the loop
+# optimises, every `every` steps of a slot, the first among them,
+# m ← average · m + (1 − average) · log(‖g_L‖/‖g_R‖), where the first value is taken as it is, and
+# λ = ratio · eᵐ. Nothing is run forward again: both gradients come from the graphs that the loop has
+# built anyway. Each slot starts again, and so does each network in it. λ stays on the device: no
+# step waits for it.
 
 
 class Weighting:
@@ -101,19 +102,35 @@ class _Followed:
 
 
 def _norm(name: str, what: str, value: Tensor, batch: Batch) -> Tensor:
-    """Return the norm of a scalar's gradient with respect to the images; the graph is kept for the loop's own step."""
-    (gradient,) = (
-        torch.autograd.grad(value, batch.images, retain_graph=True, allow_unused=True)
-        if value.requires_grad and batch.images.requires_grad
-        else (None,)
-    )
-    if gradient is None:
+    """Return the norm of a scalar's gradient with respect to what the loop optimises.
+
+    That is the images, or what they are computed from: INFER's perturbation, which the images of a batch share. The
+    graph is kept for the loop's own step.
+    """
+    leaves = leaves_of(batch.images)
+    known = value.requires_grad and bool(leaves)
+    found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True) if known else ()
+    norms = [torch.linalg.vector_norm(gradient) for gradient in found if gradient is not None]
+    if not norms:
         raise PluginError(
             f"plugin '{name}': weight auto: {what} has no gradient with respect to the images that the loop hands "
             "over; give this term a number as its weight"
         )
-    norm: Tensor = torch.linalg.vector_norm(gradient)
+    norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     return norm
+
+
+def leaves_of(value: Tensor) -> list[Tensor]:
+    """Return the tensors, requiring a gradient, that `value` is computed from; itself where it is one."""
+    found, stack, seen = [value] if value.is_leaf and value.requires_grad else [], [value.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [following for following, _ in node.next_functions]
+            if hasattr(node, "variable"):
+                found.append(node.variable)
+    return found
 
 
 class Terms:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dire_plug.errors import DirePlugError, PluginError
+from dire_plug.seeding import choose_deterministic_kernels
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.source.tree import verify_tree
 
@@ -76,10 +77,7 @@ def _prepare_torch(job: ChildJob) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
-    # warnings only: some operations of upstream have no deterministic version
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (it costs time)
-    torch.backends.cudnn.benchmark = False
+    choose_deterministic_kernels()
 
 
 def _open_synthesis(job: ChildJob, emit: Emit) -> RunningSynthesis | None:

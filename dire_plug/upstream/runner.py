@@ -18,6 +18,7 @@ from typing import Any
 from dire_plug import home
 from dire_plug.errors import DirePlugError, PluginError, UpstreamFailedError
 from dire_plug.files import make_folder
+from dire_plug.seeding import CUBLAS_WORKSPACE
 from dire_plug.store.scratch import scratch_folder, scratch_root
 from dire_plug.upstream.job import ChildJob
 
@@ -215,7 +216,7 @@ def _environment(job: ChildJob, scratch: Path, visible: str, *, tmp: Path) -> di
         "TMPDIR": str(tmp),
         "DIRE_PLUG_HOME": str(home.home()),
         "CUDA_VISIBLE_DEVICES": visible,
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may not be deterministic
+        "CUBLAS_WORKSPACE_CONFIG": CUBLAS_WORKSPACE,
         "OMP_NUM_THREADS": str(job.threads),
         "WANDB_MODE": "disabled",
         "PYTHONHASHSEED": "0",

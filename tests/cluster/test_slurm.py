@@ -21,7 +21,7 @@ from support.slurm import (
     require_cluster,
     running,
 )
-from support.small_run import outcome, run_folders, write_recipe
+from support.small_run import outcome, run_folders, wait_until, write_recipe
 
 from dire_plug.executors.jobs import list_jobs
 
@@ -162,8 +162,14 @@ def take_the_node_down() -> bool:
     name = f"NodeName={node.stdout.split()[0]}"
     subprocess.run(["scontrol", "update", name, "State=DOWN", "Reason=test"], check=True)
     time.sleep(2)
-    subprocess.run(["scontrol", "update", name, "State=RESUME"], check=True)
+    # refused where the node's daemon has registered since, which brings the node back by itself
+    subprocess.run(["scontrol", "update", name, "State=RESUME"], capture_output=True, check=False)
+    wait_until(lambda: "down" not in state_of_nodes(), seconds=60)
     return True
+
+
+def state_of_nodes() -> str:
+    return subprocess.run(["sinfo", "--noheader", "--format=%T"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,19 @@ def test_an_entry_is_made_once_and_goes_on_from_what_a_failure_left(tmp_path: Pa
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.parametrize(("device", "asked"), [("cpu", False), ("meta", True)])
+def test_an_entry_is_made_on_deterministic_kernels(tmp_path: Path, device: str, asked: bool) -> None:
+    seen = []
+
+    def make(folder: Path) -> None:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        Maker()(folder)
+
+    Store(tmp_path, device=device).ensure(network(), make)
+    assert seen == [asked]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_an_entry_that_cannot_be_put_in_its_place_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object) -> None:
         raise OSError(28, "No space left on device")

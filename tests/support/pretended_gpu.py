@@ -190,14 +190,22 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextlib.contextmanager
 def device_present() -> Iterator[None]:
-    """Let the device be used in the block, by `Module.to` and safetensors too."""
-    read = safetensors.torch.load_file
+    """Let the device be used in the block, by `Module.to`, safetensors, and `torch.load` too."""
+    read, unpickle = safetensors.torch.load_file, torch.load
 
     def load_file(path: Any, device: Any = "cpu") -> dict[str, Tensor]:
         # safetensors knows no pretended device
         return {name: put(one) if is_device(device) else one for name, one in read(path).items()}
 
+    def load(f: Any, map_location: Any = None, **more: Any) -> Any:
+        # torch would read into a storage of the device
+        found = unpickle(f, map_location="cpu" if is_device(map_location) else map_location, **more)
+        return pytree.tree_map_only(Tensor, put, found) if is_device(map_location) else found
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", load)
+        # of DataParallel, whose own knows CUDA only; there is one device
+        patch.setattr(torch.nn.parallel.comm, "gather", lambda tensors, dim, destination: torch.cat(list(tensors), dim))
         for module in _modules_with(read):
             patch.setattr(module, "load_file", load_file)
         patch.setattr(nn.Module, "_apply", lambda self, fn, recurse=True: _apply(self, fn))
@@ -250,7 +258,7 @@ def uncounted() -> Iterator[None]:
 
 def is_device(device: Any) -> bool:
     """Return whether `device` names the pretended one."""
-    return device is not None and torch.device(device).type == NAME
+    return isinstance(device, str | torch.device) and torch.device(device).type == NAME
 
 
 def put(one: Tensor) -> Tensor:

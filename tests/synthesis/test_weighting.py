@@ -16,7 +16,7 @@ from dire_plug import plugins
 from dire_plug.errors import PluginError
 from dire_plug.files import read_json
 from dire_plug.recipe.weight import AutoWeight, take_weight, with_weight
-from dire_plug.synthesis.terms import Weighting
+from dire_plug.synthesis.terms import Weighting, leaves_of
 from dire_plug.types import Batch, Slot
 
 
@@ -43,6 +43,24 @@ def auto(**settings: Any) -> Weighting:
 
 def test_the_first_weight_gives_the_terms_gradient_its_share_of_upstreams() -> None:
     assert followed(auto(ratio=0.2), 6.0) == pytest.approx(0.2 * 6 / 2)
+
+
+def test_the_gradients_are_those_of_what_the_loop_optimises() -> None:
+    # a perturbation that two images share: its gradient is the sum of theirs, which the loss's cancel but for one
+    shared = torch.zeros(1, 2, requires_grad=True)
+    images = torch.ones(2, 2) + shared
+    loss, term = 4 * images[0].sum() - 3 * images[1].sum(), images.sum()
+    batch = Batch(images, loss, torch.zeros(2), images, "teacher", 0, Slot(0, 0))
+    _, weight = auto(ratio=0.2).apply("term", term, batch)
+    assert float(weight) == pytest.approx(0.2 * 1 / 2)
+
+
+def test_the_leaves_of_a_loss_are_what_it_is_computed_from() -> None:
+    one, two, other = (torch.ones(2, requires_grad=True) for _ in range(3))
+    found = leaves_of((one * two.detach() + two.exp()).sum() + other.detach().sum())
+    assert {id(leaf) for leaf in found} == {id(one), id(two)}
+    assert leaves_of(one) == [one]
+    assert leaves_of(torch.ones(2)) == []
 
 
 def test_later_comparisons_are_averaged_in_the_logarithm() -> None:

@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from dire_plug import bridge
 from dire_plug.data.augmentation import zca
 from dire_plug.models.checkpoint import load
+from dire_plug.synthesis.terms import leaves_of
 from dire_plug.types import LOOP
 from dire_plug.upstream.trace import StopScriptError
 
@@ -181,19 +182,6 @@ class _Steps:
 
 def _tensors(optimizer: Optimizer) -> list[Tensor]:
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
-
-
-def leaves_of(value: Tensor) -> list[Tensor]:
-    """Return the tensors, requiring a gradient, that `value` is computed from."""
-    found, stack, seen = [value] if value.is_leaf and value.requires_grad else [], [value.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [following for following, _ in node.next_functions]
-            if hasattr(node, "variable"):
-                found.append(node.variable)
-    return found
 
 
 # The term, written a second time.

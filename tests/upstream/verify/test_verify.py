@@ -23,7 +23,7 @@ from dire_plug.upstream.verify.checks import (
     check_handed_loss,
     compare_gradients,
 )
-from dire_plug.upstream.verify.observe import ExpectedGradients, leaves_of, reference_term
+from dire_plug.upstream.verify.observe import ExpectedGradients, reference_term
 from dire_plug.upstream.verify.runs import RunHashes
 from dire_plug.upstream.verify.verify import ScriptVerdict, check_something_to_compare, first_difference, verify
 
@@ -119,14 +119,6 @@ def test_the_term_is_another_where_rows_or_labels_are(change: Callable[[Any, Any
         for pair in ((embeddings, labels), change(embeddings, labels))
     )
     assert (right - wrong).norm() > 0.1 * right.norm()
-
-
-def test_the_leaves_of_a_loss_are_what_it_is_computed_from() -> None:
-    one, two, other = (torch.ones(2, requires_grad=True) for _ in range(3))
-    found = leaves_of((one * two.detach() + two.exp()).sum() + other.detach().sum())
-    assert {id(leaf) for leaf in found} == {id(one), id(two)}
-    assert leaves_of(one) == [one]
-    assert leaves_of(torch.ones(2)) == []
 
 
 # The gradient.

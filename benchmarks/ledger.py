@@ -1,0 +1,168 @@
+"""A ledger of speed: what the benchmarks here measured on one machine, in one JSON file; and two ledgers compared.
+
+    python benchmarks/diversity_loss.py --json ledger.json
+    python benchmarks/metrics.py --json ledger.json
+    python benchmarks/step_share.py --json ledger.json
+    python benchmarks/ledger.py show ledger.json
+    python benchmarks/ledger.py compare before.json ledger.json
+    python benchmarks/ledger.py docs ledger.json --into docs/timing.md
+
+Each benchmark adds its cases, and replaces those of the same name. A case has sides that ran in turns, and of each side
+all its values, so that ratios are taken round by round, and a later reader can choose another statistic. Only ratios of
+one case are worth comparing between machines, or between days of one machine that others use too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dire_plug.files import read_json, write_json
+from dire_plug.store.provenance import code, hardware
+
+BEGIN, END = "<!-- ledger: benchmarks/ledger.py docs -->", "<!-- end of the ledger -->"
+DIGITS = 5
+"""Significant digits of a value that is kept."""
+
+
+def record(
+    file: Path | None,
+    case: str,
+    sides: Mapping[str, Sequence[float]],
+    *,
+    benchmark: str,
+    unit: str,
+    device: str = "cpu",
+    remark: str = "",
+) -> None:
+    """Add a case to a ledger; do nothing where there is no file.
+
+    Args:
+        case: what was measured.
+        sides: name → a value of each round, in the order of the rounds; the first is what others are compared with.
+        benchmark: the name of the script.
+        unit: of the values.
+        device: where it ran.
+        remark: how far the sides' results lie apart, or the like.
+    """
+    if file is None:
+        return
+    ledger: dict[str, Any] = read_json(file) if file.is_file() else {"cases": []}
+    where = hardware(device)
+    entry = {
+        "benchmark": benchmark,
+        "case": case,
+        "unit": unit,
+        "remark": remark,
+        "sides": {name: [float(f"{value:.{DIGITS}g}") for value in values] for name, values in sides.items()},
+        "where": {
+            "processor": where["processor"],
+            "card": where["card"],
+            "threads": where["threads"],
+            "load": round(os.getloadavg()[0], 1),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "code": str(code()),
+            "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        },
+    }
+    key = (benchmark, case, unit)
+    kept = [one for one in ledger["cases"] if (one["benchmark"], one["case"], one["unit"]) != key]
+    write_json(file, {"cases": [*kept, entry]})
+
+
+def ratios(case: Mapping[str, Any], side: str) -> list[float]:
+    """Return, round by round, the values of a side divided by those of the case's first side."""
+    base = next(iter(case["sides"].values()))
+    return [value / other for value, other in zip(case["sides"][side], base, strict=True)]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return median [first quartile–third quartile]; a single value alone."""
+    if len(values) < 2:
+        return f"{values[0]:.4g}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.4g} [{low:.4g}–{high:.4g}]"
+
+
+def show(ledger: Mapping[str, Any]) -> str:
+    """Return a ledger as tables in Markdown, one for each benchmark."""
+    parts = []
+    for benchmark in dict.fromkeys(case["benchmark"] for case in ledger["cases"]):
+        cases = [case for case in ledger["cases"] if case["benchmark"] == benchmark]
+        parts.append(f"`benchmarks/{benchmark}.py`: {_describe(cases)}\n")
+        lines = ["| case | side | value | / first side | n | |", "|---|---|---|---|---|---|"]
+        for case in cases:
+            for place, (side, values) in enumerate(case["sides"].items()):
+                ratio = spread(ratios(case, side)) if place else "1"
+                name, remark = ("", "") if place else (case["case"], case["remark"])
+                cells = (name, side, f"{spread(values)} {case['unit']}", ratio, str(len(values)), remark)
+                lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return a table in Markdown of the cases of two ledgers: the ratio of each side in both, and their quotient."""
+    known = {(case["benchmark"], case["case"], case["unit"]): case for case in before["cases"]}
+    lines = ["| benchmark, case | side | before | after | after / before |", "|---|---|---|---|---|"]
+    for case in after["cases"]:
+        old = known.get((case["benchmark"], case["case"], case["unit"]))
+        if old is None:
+            continue
+        for place, side in enumerate(one for one in case["sides"] if one in old["sides"]):
+            # the first side has no other to be compared with in its rounds, so its own values stand
+            values = [ratios(one, side) if place else one["sides"][side] for one in (old, case)]
+            name = f"{case['benchmark']}: {case['case']}"
+            of = f"{side} / {next(iter(case['sides']))}" if place else f"{side}, {case['unit']}"
+            quotient = statistics.median(values[1]) / statistics.median(values[0])
+            lines.append(f"| {name} | {of} | {spread(values[0])} | {spread(values[1])} | {quotient:.3g} |")
+    return "\n".join(lines) + "\n"
+
+
+def _describe(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the values of a benchmark were made with."""
+    places = dict.fromkeys(
+        f"{one['card'] or one['processor']}, {one['threads']} thread(s), torch {one['torch']}, {one['when']}"
+        for one in (case["where"] for case in cases)
+    )
+    loads = [case["where"]["load"] for case in cases]
+    return f"{'; '.join(places)}; load {min(loads):g}–{max(loads):g}; median [quartiles] of n rounds in turns"
+
+
+def write_docs(ledger: Mapping[str, Any], page: Path) -> None:
+    """Write a ledger's tables between the two marks of a page."""
+    text = page.read_text()
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{page}: it has no lines '{BEGIN}' and '{END}' between which the tables go")
+    head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
+    page.write_text(f"{head}{BEGIN}\n{show(ledger)}\n{tail}")
+
+
+def main() -> None:
+    """Show one ledger, compare two, or write one into a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, count in (("show", 1), ("compare", 2), ("docs", 1)):
+        one = commands.add_parser(name)
+        one.add_argument("files", nargs=count, type=Path)
+        if name == "docs":
+            one.add_argument("--into", type=Path, required=True)
+    options = parser.parse_args()
+    ledgers = [read_json(file) for file in options.files]
+    if options.command == "docs":
+        write_docs(ledgers[0], options.into)
+    else:
+        print(show(ledgers[0]) if options.command == "show" else compare(*ledgers), end="")
+
+
+if __name__ == "__main__":
+    main()
