@@ -1,7 +1,7 @@
 """Times a synthesis step of each method as published, with each component of `--accelerate fast` alone, and with all.
 
 Needs: the package with its extra `upstreams`, and the methods' repositories within reach. Writes a table to the
-terminal and, with --json, every measurement.
+terminal and, with --json, every measurement into a ledger.
 
     python benchmarks/accelerated_step.py sre2l --steps 10 --json accelerated.json
     python benchmarks/accelerated_step.py cda dwa --arms fast frozen
@@ -20,23 +20,23 @@ import argparse
 import copy
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ledger
 import torch
 from step_cases import CASES, Case
 
 from dire_plug.acceleration import COMPILE, Components, acting_components, find_missing, resolve
 from dire_plug.errors import DirePlugError
-from dire_plug.files import make_folder, write_json
+from dire_plug.files import make_folder
 from dire_plug.plugins import load_adapter
-from dire_plug.store.provenance import code, hardware, versions
+from dire_plug.store.provenance import code, hardware
 from dire_plug.types import Adapter
 from dire_plug.upstream.interleave import counted, interleave
 from dire_plug.upstream.runner import run_child
@@ -56,7 +56,6 @@ def main() -> None:
     options = parse()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     torch.set_num_threads(options.threads)
-    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIRE_PLUG_HOME"] = folder
         print(f"{describe(options)}\n{HEADING}", flush=True)
@@ -66,11 +65,18 @@ def main() -> None:
             except DirePlugError as error:
                 print(f"{method}: not measured: {error}", flush=True)
                 continue
-            found += rows
             print("\n".join(show(row, rows[0]) for row in rows), flush=True)
-            if options.json is not None:
-                about = {"command": sys.argv, "hardware": hardware(options.device), "versions": versions()}
-                write_json(options.json, {"about": {**about, "code": asdict(code())}, "rows": found})
+            compiled = "; ".join(f"{row['arm']}: {compilation(row)}" for row in rows if row["first_again"])
+            for clock in ("wall", "cpu"):
+                ledger.record(
+                    options.json,
+                    f"{method} {CASES[method].describe(full=True)}",
+                    {row["arm"]: [1000 * one for one in row[clock]] for row in rows},
+                    benchmark="accelerated_step",
+                    unit=f"{clock} ms",
+                    device=options.device,
+                    remark=compiled and f"compilation, first and again: {compiled}",
+                )
 
 
 def parse() -> argparse.Namespace:
@@ -81,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", help="components, joined by +, or fast; default: each alone, then fast")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write every measurement to this file, too")
+    parser.add_argument("--json", type=Path, help="a ledger to add the cases to: see ledger.py")
     options = parser.parse_args()
     options.methods = options.methods or list(CASES)
     return options
@@ -190,10 +196,15 @@ def show(row: Mapping[str, Any], published: Mapping[str, Any]) -> str:
         ratios = [one / other for one, other in zip(published[clock], row[clock], strict=True)]
         cells.append(f"{'' if row is published else spread(ratios, '{:.2f}'):>{width}}")
     cells.append(f"{len(row['wall']):3}")
-    compiling = [row[name] - statistics.median(row["wall"]) for name in ("first", "first_again") if row["first_again"]]
-    cells.append(f"{' / '.join(f'{seconds:.0f}' for seconds in compiling):>26}")
+    cells.append(f"{compilation(row) if row['first_again'] else '':>26}")
     cells.append(f"{'' if row is published else f'{batch_ratio(row, published):.2f}':>14}")
     return " ".join([*cells, f"{row['memory'] / 2**20:6.0f}"])
+
+
+def compilation(row: Mapping[str, Any]) -> str:
+    """Return the wall-clock seconds of a compilation: in an empty home, and where the kernels are there."""
+    step = statistics.median(row["wall"])
+    return " / ".join(f"{row[name] - step:.0f}" for name in ("first", "first_again")) + " s"
 
 
 def batch_ratio(row: Mapping[str, Any], published: Mapping[str, Any]) -> float:
