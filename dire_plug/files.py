@@ -108,3 +108,11 @@ def format_bytes(count: int) -> str:
     while (value := value / 1000) >= 999.95 and len(units) > 1:
         units.pop(0)
     return f"{value:.1f} {units[0]}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as people read it, in the unit that suits: "1.5 h", "42 d"."""
+    for name, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if (value := seconds / length) >= 1:
+            return f"{f'{value:.1f}'.removesuffix('.0') if value < 9.95 else f'{value:,.0f}'} {name}"
+    return f"{seconds:.0f} s" if seconds >= 1 or not seconds else "< 1 s"

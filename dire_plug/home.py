@@ -6,6 +6,8 @@ from pathlib import Path
 import platformdirs
 
 PACKAGE = Path(__file__).resolve().parent
+LISTINGS = "listings"
+"""The folder in the store of the listings of large datasets."""
 
 
 def checkout() -> Path | None:

@@ -4,8 +4,10 @@ Known is not active: an entry point makes a name known; only the plugins that a 
 """
 
 import ast
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -22,6 +24,30 @@ from dire_plug.recipe.weight import KEY, with_weight
 from dire_plug.types import Adapter
 
 Kind = Literal["methods", "regularizers"]
+_KEPT: ContextVar[dict[tuple[str, ...], Any] | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def read_once() -> Iterator[None]:
+    """Read entry points and plugins' code once within the block, for planning many runs.
+
+    Nothing that was kept is seen outside of it: whoever makes a unit of work reads the code as it is by then.
+    """
+    outer = _KEPT.get()
+    token = _KEPT.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _once(key: tuple[str, ...], read: Callable[[], Any]) -> Any:
+    """Return what `read` does, as it was at the first call within `read_once`."""
+    if (kept := _KEPT.get()) is None:
+        return read()
+    if key not in kept:
+        kept[key] = read()
+    return kept[key]
 
 
 def known(kind: Kind) -> dict[str, EntryPoint]:
@@ -30,6 +56,11 @@ def known(kind: Kind) -> dict[str, EntryPoint]:
     Raises:
         DirePlugError: two packages offer the same name.
     """
+    found: dict[str, EntryPoint] = _once(("known", kind), lambda: _find_points(kind))
+    return dict(found)
+
+
+def _find_points(kind: Kind) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"dire_plug.{kind}"):
         other = found.setdefault(point.name, point)
@@ -115,6 +146,11 @@ def code_of(kind: Kind, name: str) -> str:
     Raises:
         DirePlugError: the name isn't known, or its package can't be found.
     """
+    code: str = _once(("code", kind, name), lambda: _digest_code(kind, name))
+    return code
+
+
+def _digest_code(kind: Kind, name: str) -> str:
     point = _point(kind, name)
     top = point.module.split(".")[0]
     files = _own_files(point.module) if is_built_in(kind, name) else _package_files(top)

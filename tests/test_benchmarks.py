@@ -197,6 +197,20 @@ def test_embedding_streams_into_its_file(tmp_path: Path) -> None:
     assert found["peak"] < 1.3 * found["result"]
 
 
+@pytest.mark.slow
+def test_an_epoch_of_a_student_is_measured_and_kept(tmp_path: Path) -> None:
+    sizes = ("--images", "20", "--tests", "10", "--batch", "10", "--size", "16", "--architecture", "convnet-small")
+    command = [sys.executable, str(BENCHMARKS / "student_epoch.py"), "--against", str(ROOT), "--rounds", "1", *sizes]
+    answer = subprocess.run(
+        [*command, "--json", str(tmp_path / "ledger.json")], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    before, now = answer.stdout.splitlines()[-1].removeprefix("last losses: before ").split(", now ")
+    assert before == now
+    cases = json.loads((tmp_path / "ledger.json").read_text())["cases"]
+    assert [list(case["sides"]) for case in cases] == 2 * [["before", "now"]]
+
+
 # The ledger.
 
 

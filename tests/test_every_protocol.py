@@ -71,7 +71,8 @@ def condensed(run: Run) -> ImageSet:
 
 
 def with_epochs(run: Run, protocol: str, epochs: int) -> Run:
-    return with_section(run, protocol, epochs=epochs, batch_size=9, **FAST.get(protocol, {}))
+    keys = {"epochs": epochs, "batch_size": 9, "test_from": 0, "test_every": 1}
+    return with_section(run, protocol, **keys, **FAST.get(protocol, {}))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, make_folder, new_folder, write_atomically
+from dire_plug.files import digest, format_duration, make_folder, new_folder, write_atomically
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(
@@ -55,3 +55,21 @@ def test_a_folder_that_was_not_finished_is_absent(tmp_path: Path) -> None:
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+DURATIONS = {
+    0: "0 s",
+    0.3: "< 1 s",
+    8: "8 s",
+    90: "1.5 min",
+    7_200: "2 h",
+    86_399: "24 h",
+    864_000: "10 d",
+    99.6 * 86_400: "100 d",
+    1234.5 * 86_400: "1,234 d",
+}
+
+
+@pytest.mark.parametrize(("seconds", "text"), DURATIONS.items())
+def test_a_duration_has_a_unit_that_suits_and_no_exponent(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -10,6 +10,7 @@ from support.small_run import only_run, outcome, read_rows, run_folders
 from support.third_party_plugin import ThirdParty, offer, write
 
 from dire_plug.files import read_json
+from dire_plug.plugins import code_of, read_once
 
 
 def test_what_it_offers_is_listed_beside_our_own(cli: Cli, third_party: ThirdParty, bare_home: Path) -> None:
@@ -20,6 +21,20 @@ def test_what_it_offers_is_listed_beside_our_own(cli: Cli, third_party: ThirdPar
     assert ["toy-net", "The toy", str(third_party.repository), third_party.commit[:12], "none", "synth"] in methods
     assert ["toy-net", "small"] in [cells[:2] for cells in read_rows(cli("list", "recipes").out)]
     assert ["toy-net", "no", "dire-plug vendor toy-net"] in read_rows(cli("doctor").out)
+
+
+def test_its_code_is_read_once_while_runs_are_planned_and_then_anew(third_party: ThirdParty) -> None:
+    def code() -> tuple[str, str]:
+        return code_of("regularizers", "spread"), code_of("methods", "toy-net")
+
+    before = code()
+    with read_once():
+        planned = code()
+        with (third_party.site / "toy_net_plugin" / "term.py").open("a") as file:
+            file.write("# another formula\n")
+        assert code() == planned == before
+    # whoever makes what was planned sees the edit
+    assert set(code()).isdisjoint(before)
 
 
 def test_installed_but_not_named_it_changes_no_bit(

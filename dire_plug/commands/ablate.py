@@ -69,7 +69,7 @@ def ablate(
     request = make_request(method, **options)
     parts = (COMPONENTS, SWEEP) if only is None else (only,)
     if options["dry_run"]:
-        _show_settings(request, parts, seeds=seeds, grid=grid)
+        _show_settings(request, parts, seeds=seeds, grid=grid, card=options["card"])
         return
     started, runner = time.monotonic(), Runner(execution)
     planned = require_term(request)
@@ -112,7 +112,9 @@ def _draw_sweep(swept: Sweep, path: Path) -> None:
     draw_trials(trials, swept.controls[DEFAULT], path, title=title, accuracy=accuracy)
 
 
-def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...]) -> None:
+def _show_settings(
+    request: Request, parts: tuple[str, ...], *, seeds: int, grid: tuple[str, ...], card: str | None
+) -> None:
     """Print the settings that would run, and the recipe's own `dire` arm; without data or upstream's code."""
     from dire_plug.paper.ablate.components import component_settings
     from dire_plug.paper.ablate.sweep import BASELINE, BEST, CONTROL, DEFAULT, make_grid, sweep_requests
@@ -138,7 +140,7 @@ def _show_settings(request: Request, parts: tuple[str, ...], *, seeds: int, grid
         found = [setting.of(request, seed=seed) for setting in tables for seed in numbers]
         return found + (sweep_requests(request, seeds, grid=grid) if SWEEP in parts else [])
 
-    show_units(requests)
+    show_units(requests, card=card, device=request.device)
 
 
 def _settings_table(title: str, settings: Sequence[Setting]) -> Table:

@@ -54,7 +54,9 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
     if options["dry_run"]:
         for arm in names:
             show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
-        show_units(lambda: comparison_requests(request, arms=names, seeds=seeds))
+        show_units(
+            lambda: comparison_requests(request, arms=names, seeds=seeds), card=options["card"], device=request.device
+        )
         return
     started = time.monotonic()
     comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution))

@@ -15,9 +15,11 @@ from dire_plug.tables import Table
 
 @click.command()
 @DATA_ROOT
-def doctor(data_root: Path | None) -> None:
+@click.option("--measure-rate", is_flag=True, help="Measure anew how fast this machine trains, for --dry-run.")
+def doctor(data_root: Path | None, measure_rate: bool) -> None:
     """Print versions, the device, the data and upstreams found, and how to get each missing one."""
     from dire_plug.data import default_root, find_all
+    from dire_plug.pipeline import rates
     from dire_plug.store.runs import choose_device
 
     table = Table("what")
@@ -27,6 +29,8 @@ def doctor(data_root: Path | None) -> None:
     table.add_row("code", str(code()))
     for name, value in hardware(choose_device("auto")).items():
         table.add_row("GPU" if name == "card" else name, str(value))  # `card` is its key in provenance.json
+    rate = rates.measure_rate() if measure_rate else rates.find_kept()
+    table.add_row("rate", "not measured yet: --measure-rate" if rate is None else rate.describe())
     places = {"home": home.home(), "store": home.store(), "runs": home.runs(), "data": data_root or default_root()}
     for name, path in places.items():
         table.add_row(name, str(path))

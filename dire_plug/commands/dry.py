@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
+from dire_plug.files import format_bytes
 from dire_plug.recipe.loading import flatten
 from dire_plug.tables import Table
 from dire_plug.types import LoopInputs
 
 if TYPE_CHECKING:
     from dire_plug.pipeline import Request, Run
+    from dire_plug.pipeline.unit_costs import UnitCost
     from dire_plug.pipeline.work_units import Unit
 
 REAL_PLANS = {
@@ -74,51 +76,63 @@ def show_plan(planned: Run) -> None:
     ui.show(f"store: {home.store()}")
 
 
-def show_units(requests: Callable[[], Sequence[Request]]) -> None:
+def show_units(requests: Callable[[], Sequence[Request]], *, card: str | None, device: str) -> None:
     """Print the units of work that the store lacks for some runs, what each waits for, and what it costs.
 
-    Their names follow from the data and from upstream's code, so nothing is listed where one of them is missing.
+    Where the data aren't here, they are those of a dataset of the published size, as if the store had nothing.
+
+    Args:
+        card: a GPU of `rates.CARDS`; None takes the rate of `device` on this machine.
     """
-    from dire_plug.pipeline.work_units import plan_units
+    from dire_plug.pipeline.unit_costs import plan_costs
 
-    show_planned(lambda: plan_units([replace(request, offline=True) for request in requests()]))
+    def plan() -> list[tuple[Sequence[Unit], Mapping[str, UnitCost]]]:
+        runs = plan_costs(requests())
+        for reason in dict.fromkeys(run.absent for run in runs if run.absent):
+            if not any(run.units for run in runs if run.absent == reason):
+                raise DirePlugError(reason)
+            ui.show(f"can't run here, but is planned: {reason}")
+        return [(run.units, run.costs) for run in runs]
+
+    show_planned(plan, card=card, device=device)
 
 
-def show_planned(plan: Callable[[], Sequence[Unit]]) -> None:
-    """Print units of work, what each waits for, and, of those of runs, what it costs."""
-    from dire_plug.files import format_bytes
-    from dire_plug.pipeline.unit_costs import OPERATIONS_PER_SECOND, add_up, count_units
+def show_planned(
+    plan: Callable[[], Sequence[tuple[Sequence[Unit], Mapping[str, UnitCost]]]], *, card: str | None, device: str
+) -> None:
+    """Print units of work, of one or of several plans, what each waits for, and what it costs."""
+    from dire_plug.pipeline.rates import find_rate
+    from dire_plug.pipeline.unit_costs import add_up, too_large
     from dire_plug.pipeline.work_units import once, waits_for
 
     try:
-        units = once(plan())
+        plans = plan()
     except DirePlugError as error:
         ui.show(f"units of work: not known yet: {error}")
         return
+    units = once(unit for own, _ in plans for unit in own)
+    costs = {name: cost for _, own in plans for name, cost in own.items()}
     by_name = {unit.name: unit for unit in units}
     needs = waits_for(units)
     if not units:
         ui.show("units of work: none; the store has all of it")
         return
-    costs = count_units(units)
+    rate = find_rate(card, device=device)
     table = Table("unit of work", title=f"{len(units)} units of work that the store lacks")
     table.add_prose("waits for")
-    if costs:
-        table.add_numbers("TFLOP", "memory ≥", "disk ≈")
+    table.add_numbers("time ≈", "memory ≥", "disk ≈")
     for titles, waits, names in _fold(units, needs, by_name):
-        figures: tuple[str, ...] = ()
-        if costs:
-            cost = add_up(costs[name] for name in names)
-            figures = f"{cost.operations / 1e12:,.3g}", format_bytes(cost.memory), format_bytes(cost.disk)
+        cost = add_up(costs[name] for name in names)
+        figures = rate.time(cost.operations), format_bytes(cost.memory), format_bytes(cost.disk)
         table.add_row(titles, ", ".join(waits) or "nothing", *figures)
     ui.show(table)
-    if not costs:
-        return
-    whole, rate = add_up(costs.values()), OPERATIONS_PER_SECOND
+    whole = add_up(costs[name] for name in by_name)
     ui.show(
-        f"together {whole.operations / 1e12:,.3g} TFLOP, {whole.operations / rate / 3600:,.2g} GPU-hours at "
-        f"{rate / 1e12:g} TFLOP/s (assumed, not measured), disk ≈ {format_bytes(whole.disk)}"
+        f"together {whole.operations / 1e12:,.3g} TFLOP, time ≈ {rate.time(whole.operations)}, "
+        f"disk ≈ {format_bytes(whole.disk)}"
     )
+    for line in (rate.describe(), *too_large(units, costs, rate)):
+        ui.show(line)
 
 
 def _fold(

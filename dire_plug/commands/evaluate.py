@@ -12,10 +12,12 @@ from rich.console import RenderableType
 from dire_plug import ui
 from dire_plug.commands.dry import show_planned
 from dire_plug.commands.options import (
+    CARD,
     DRY_RUN,
     KEEP_LABELS,
     OUT,
     WAIT,
+    check_card,
     check_settings,
     describe_set,
     executor_options,
@@ -23,7 +25,7 @@ from dire_plug.commands.options import (
     rerun_option,
     set_options,
 )
-from dire_plug.commands.tables import mean_and_spread
+from dire_plug.commands.tables import known_kinds, mean_and_spread
 from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ SPREAD = "± is over the students of ONE set, not over syntheses"
 @WAIT
 @set_options
 @DRY_RUN
+@CARD
 @executor_options
 def evaluate(
     path: Path,
@@ -59,6 +62,7 @@ def evaluate(
     per_set: int | None,
     epochs: int | None,
     dry_run: bool,
+    card: str | None,
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
@@ -69,16 +73,17 @@ def evaluate(
     """
     from dire_plug.executors.dispatch import Runner
     from dire_plug.sets.evaluate import evaluate_set
-    from dire_plug.sets.units import plan_set_units
+    from dire_plug.sets.units import plan_set_costs, plan_set_units
 
     given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
     given |= {"epochs": ("--epochs", epochs)}
     check_settings(options["settings"], {f"evaluate.{key}": value for key, value in given.items()})
+    check_card(card, dry_run=dry_run)
     started = time.monotonic()
     request = make_set_request(path, **options)
     chosen: dict[str, Any] = {"students": students, "per_set": per_set, "epochs": epochs}
     if dry_run:
-        show_planned(lambda: plan_set_units("evaluate", request, **chosen))
+        show_planned(lambda: [plan_set_costs("evaluate", request, **chosen)], card=card, device=request.device)
         return
     Runner(execution).make(lambda: plan_set_units("evaluate", request, **chosen))
     found = evaluate_set(request, **chosen)
@@ -93,9 +98,10 @@ def evaluate(
 def _render(found: EvaluatedSet) -> RenderableType:
     title = f"{describe_set(found.condensed)} · protocol {found.accuracy['protocol']} of recipe {found.recipe}"
     table = Table("student", title="accuracy")
-    table.add_numbers("students", "last %", "best on test %")
+    kinds = known_kinds(found.accuracy["students"])
+    table.add_numbers("students", *kinds.values())
     for name, student in found.accuracy["students"].items():
-        table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in ("last", "best")))
+        table.add_row(name, str(len(student["last"])), *(mean_and_spread(student[kind]) for kind in kinds))
     several = any(len(student["last"]) > 1 for student in found.accuracy["students"].values())
     lines = [*found.condensed["notes"], *found.notes, SPREAD if several else ONE]
     return with_notes(table, title=title, notes=lines)

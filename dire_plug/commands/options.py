@@ -51,6 +51,11 @@ ACCELERATE = click.option(
     show_default=True,
     help="exact: skip work that changes no bit; fast: bfloat16, compiled networks and more, which do.",
 )
+CARD = click.option(
+    "--card",
+    metavar="NAME",
+    help="With --dry-run: the time that a GPU would take: h100, a100, v100, rtx-4090 …; default: this machine.",
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="List the units of work that the store lacks; run nothing.")
 
 
@@ -91,6 +96,7 @@ RUN_OPTIONS = (
     KEEP_LABELS,
     WAIT,
     click.option("--dry-run", is_flag=True, help="Print the resolved recipe and the plan; run nothing."),
+    CARD,
     VERBOSE,
 )
 
@@ -183,10 +189,16 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
     """Return the request that the shared options describe."""
     if options.pop("verbose"):
         ui.configure(verbose=True)
-    options.pop("dry_run")
+    check_card(options.pop("card"), dry_run=options.pop("dry_run"))
     settings = tuple(options.pop("settings"))
     check_settings(settings, {"ipc": ("--ipc", options.get("ipc"))})
     return Request(method=method, arm=arm, settings=settings, **options)
+
+
+def check_card(card: str | None, *, dry_run: bool) -> None:
+    """Raise for a GPU that is named where nothing is estimated."""
+    if card is not None and not dry_run:
+        raise DirePlugError(f"--card {card} is for the estimates of --dry-run; add that, or leave --card out")
 
 
 def check_settings(settings: Sequence[str], given: Mapping[str, tuple[str, object]]) -> None:

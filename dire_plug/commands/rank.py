@@ -13,7 +13,9 @@ from rich.console import RenderableType
 from dire_plug import ui
 from dire_plug.commands.dry import show_planned
 from dire_plug.commands.options import (
+    CARD,
     DRY_RUN,
+    check_card,
     check_settings,
     describe_set,
     executor_options,
@@ -55,6 +57,7 @@ COUNT, PERCENT = click.IntRange(min=1), click.FloatRange(0, 100)
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="A file for all values.")
 @set_options
 @DRY_RUN
+@CARD
 @executor_options
 def rank(
     paths: tuple[Path, ...],
@@ -65,6 +68,7 @@ def rank(
     full_accuracy: float | None,
     file: Path | None,
     dry_run: bool,
+    card: str | None,
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
@@ -75,9 +79,10 @@ def rank(
     """
     from dire_plug.executors.dispatch import Runner
     from dire_plug.sets.rank import rank_set
-    from dire_plug.sets.units import plan_set_units
+    from dire_plug.sets.units import plan_set_costs, plan_set_units
 
     check_settings(options["settings"], {"evaluate.per_synthesis": ("--per-set", per_set)})
+    check_card(card, dry_run=dry_run)
     started = time.monotonic()
     requests = [make_set_request(path, seed=seed, **options) for path in paths]
     chosen: dict[str, Any] = {"rates": rates, "full_accuracy": full_accuracy, "per_set": per_set}
@@ -86,7 +91,8 @@ def rank(
         return [unit for one in requests for unit in plan_set_units("rank", one, **chosen)]
 
     if dry_run:
-        show_planned(plan)
+        device = requests[0].device
+        show_planned(lambda: [plan_set_costs("rank", one, **chosen) for one in requests], card=card, device=device)
         return
     Runner(execution).make(plan)
     ranked = [rank_set(request, weight=weight, **chosen) for request in requests]

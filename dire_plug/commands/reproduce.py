@@ -11,6 +11,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.options import (
+    CARD,
     DATA_ROOT,
     DEVICE,
     KEEP_LABELS,
@@ -19,6 +20,7 @@ from dire_plug.commands.options import (
     RERUN_STAGES,
     VERBOSE,
     WAIT,
+    check_card,
     contradiction,
     executor_options,
 )
@@ -28,7 +30,7 @@ from dire_plug.files import write_atomically, write_json
 if TYPE_CHECKING:
     from dire_plug.executors.dispatch import Runner
     from dire_plug.executors.settings import ExecutorSettings
-    from dire_plug.paper.reproduce import TableRequest
+    from dire_plug.paper.reproduce import TableRequest, TableResult
 
 FAILED = 1
 ALL = "all"
@@ -67,13 +69,7 @@ ALL = "all"
 @KEEP_LABELS
 @WAIT
 @click.option("--dry-run", is_flag=True, help="List the runs with their state and their estimated cost; run nothing.")
-@click.option(
-    "--tflops",
-    type=click.FloatRange(min=0, min_open=True),
-    default=10.0,
-    show_default=True,
-    help="The rate of a GPU in 10¹² operations a second, for the hours and the schedule of --dry-run.",
-)
+@CARD
 @click.option("--json", "as_json", is_flag=True, help="Print table.json instead of the table.")
 @VERBOSE
 @executor_options
@@ -86,7 +82,7 @@ def reproduce(
     rded: Path | None,
     weights: Path | None,
     dry_run: bool,
-    tflops: float,
+    card: str | None,
     as_json: bool,
     verbose: bool,
     execution: ExecutorSettings,
@@ -102,6 +98,7 @@ def reproduce(
 
     if verbose:
         ui.configure(verbose=True)
+    check_card(card, dry_run=dry_run)
     if dry_run and as_json:
         raise contradiction("--dry-run", "--json")
     for option, given in (("--row", row), ("--column", column), ("--json", as_json or None)):
@@ -124,10 +121,10 @@ def reproduce(
         for found in map(load_target, target_names() if target == ALL else [target])
     ]
     if dry_run:
-        from dire_plug.paper.reproduce.costs import estimate, show_all, show_costs
+        from dire_plug.paper.reproduce.costs import show_costs
+        from dire_plug.pipeline.rates import find_rate
 
-        rate, (first, *_) = tflops * 1e12, requests
-        ui.show(show_all(requests, rate=rate) if target == ALL else show_costs(first, estimate(first), rate=rate))
+        ui.show(show_costs(requests, rate=find_rate(card, device=options["device"])))
         return None
     from dire_plug.executors.dispatch import Runner
     from dire_plug.paper.reproduce.fill import requests_of
@@ -135,12 +132,18 @@ def reproduce(
     runner = Runner(execution)
     # the runs of all tables at once: tables share some, and the others can run side by side
     runner.prepare((one for request in requests for one in requests_of(request)), skip_bad=True)
-    codes = [_fill(request, runner, as_json=as_json) for request in requests]
-    return next(filter(None, codes), None)
+    results = [_fill(request, runner, as_json=as_json) for request in requests]
+    if any(result.failed for result in results):
+        return FAILED
+    # cells that the paper doesn't print have no reason either
+    if any(result.reasons for result in results) and not any(result.filled for result in results):
+        ui.say("nothing could be filled, for the reasons above")
+        return DirePlugError.exit_code
+    return None
 
 
-def _fill(request: TableRequest, runner: Runner, *, as_json: bool) -> int | None:
-    """Fill, store and show a table; return the exit code."""
+def _fill(request: TableRequest, runner: Runner, *, as_json: bool) -> TableResult:
+    """Fill, store and show a table."""
     from dire_plug.paper.reproduce import as_text, render, to_json
     from dire_plug.paper.reproduce import reproduce as fill_table
 
@@ -155,4 +158,4 @@ def _fill(request: TableRequest, runner: Runner, *, as_json: bool) -> int | None
     if result.figure is not None:
         say(f"figure:    {result.figure}")
     say(f"took {time.monotonic() - started:.0f} s")
-    return FAILED if result.failed else None
+    return result

@@ -65,7 +65,7 @@ def run(
     request = make_request(method, arm=chosen or "baseline", **options)
     if options["dry_run"]:
         show_plan(plan_run(request, dry=True))
-        show_units(lambda: [request])
+        show_units(lambda: [request], card=options["card"], device=request.device)
         return
     started = time.monotonic()
     runner = Runner(execution)

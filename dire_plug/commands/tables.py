@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -24,9 +24,11 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     engine = show_engine(metrics["engine"], metrics.get("accelerate", {}).get("synthesis", ()))
     title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {engine}"
     accuracy = Table("student", title=title, title_style="bold")
-    accuracy.add_numbers("last %", "best on test %")
-    for name, student in metrics["accuracy"].get("students", {}).items():
-        accuracy.add_row(name, *(" ".join(f"{value:.1f}" for value in student[kind]) for kind in ("last", "best")))
+    students = metrics["accuracy"].get("students", {})
+    kinds = known_kinds(students)
+    accuracy.add_numbers(*kinds.values())
+    for name, student in students.items():
+        accuracy.add_row(name, *(" ".join(f"{value:.1f}" for value in student[kind]) for kind in kinds))
     parts: list[RenderableType] = [accuracy]
     if missing := metrics["accuracy"].get("missing"):
         parts = [Text(title, style="bold"), Text(missing)]
@@ -40,6 +42,12 @@ def run_summary(finished: FinishedRun) -> RenderableType:
         notes.append(JUDGED_ON_VALIDATION)
     notes += finished.notes
     return with_notes(*parts, diversity, notes=notes)
+
+
+def known_kinds(students: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the accuracies that are known of students, last and best or last alone, with the titles of columns."""
+    best = any(student["best"] is not None for student in students.values())
+    return {"last": "last %", **({"best": "best on test %"} if best else {})}
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -24,8 +24,6 @@ from dire_plug.data.folders import INNER, File, Files
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, read_json, write_atomically
 
-FOLDER = "listings"
-"""In the store."""
 SETTLED = 2.0
 """Seconds that a folder must be older than its listing: file systems count its times in ticks of up to so many."""
 
@@ -81,7 +79,7 @@ def forget(root: Path) -> None:
 
 
 def _folder(root: Path) -> Path:
-    return home.store() / FOLDER / digest(str(root.absolute()))[:20]
+    return home.store() / home.LISTINGS / digest(str(root.absolute()))[:20]
 
 
 def _read(kept: Path, root: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import torch
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import format_bytes
+from dire_plug.models.small_networks import CONVNETS
 from dire_plug.pipeline.network_costs import ImageCost, count_pass, count_unrolled
 from dire_plug.stages.artefacts import Role, roles_frozen, roles_in_loop
 from dire_plug.store.artefacts import Artefact
@@ -135,7 +136,8 @@ def count_inverted(run: Run, role: Role) -> ImageCost:
 
 def count_role(run: Run, role: Role, *, inverted: bool = False) -> ImageCost:
     """Return the cost of an image in one of a run's networks."""
-    flat = role.section.head == "flat"
+    # other networks are the same either way, and are counted once
+    flat = role.section.head == "flat" or role.section.architecture not in CONVNETS
     return count_pass(
         architecture=role.section.architecture,
         outputs=role.outputs,

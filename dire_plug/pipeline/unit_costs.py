@@ -1,21 +1,28 @@
-"""Estimate what a unit of work costs: operations, GPU memory, disk. Needs neither data nor upstream's code.
+"""Estimate what units of work cost: operations, GPU memory, disk. Needs neither data nor upstream's code.
 
-Operations are those of convolutions and matrix products; a stand-in of the dataset's published size takes its place.
+Operations are those of convolutions and matrix products. Where a dataset isn't here, a stand-in of its published size
+takes its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from types import MappingProxyType
 
+from dire_plug.data import Dataset
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest, format_bytes
 from dire_plug.pipeline.gpu_memory import count_inverted, count_own, count_role, count_synthesis, freezes, term_roles
-from dire_plug.pipeline.network_costs import ImageCost, count_unrolled
-from dire_plug.pipeline.request import plan_run, with_stand_in
+from dire_plug.pipeline.network_costs import count_unrolled
+from dire_plug.pipeline.rates import Rate
+from dire_plug.pipeline.request import absence, check_sizes, plan_run, read_data, with_stand_in
 from dire_plug.pipeline.run import section_of
-from dire_plug.pipeline.work_units import MAKER, Unit, request_of
-from dire_plug.recipe.evaluate import HardLabelsSection
+from dire_plug.pipeline.work_units import Unit, units_of
+from dire_plug.plugins import read_once
+from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
 from dire_plug.stages.artefacts import (
     FULL,
     INDEPENDENT,
@@ -32,18 +39,19 @@ from dire_plug.stages.recover import MOST_BYTES
 from dire_plug.stages.squeeze import all_roles
 from dire_plug.store.runs import Request, Run
 from dire_plug.training.stored_batches import epoch_bytes
+from dire_plug.training.students import is_tested
 from dire_plug.types import Slot
 
 LABELLED_ONCE = ("static-labels", "ensemble-labels")
 """Protocols that label each image once, not in every epoch."""
 REAL = "real images in "
 """How the parts of embed begin that embed all real images."""
+EXPERT_BATCH = 256
+"""Images in a batch of the experts' training: upstream's default, which no recipe changes."""
 TRAINED = 3
 """Tensors of the size of a network that trains: weights, gradients, and at least one moment of the optimizer."""
 SAVED = 1 + 4
 """Bytes of a value of an image: one in the file, uncompressed, and four in the float32 tensor."""
-OPERATIONS_PER_SECOND = 10e12
-"""The rate at which times are stated where none was measured: assumed, about half of what an A100 can do in float32."""
 
 
 @dataclass(frozen=True)
@@ -54,43 +62,115 @@ class UnitCost:
         operations: of convolutions and products.
         memory: bytes on the device of the largest step, at least.
         disk: bytes of what it leaves, at most; stored labels go when the last student is trained.
+        untested: the operations that tests after every epoch would add.
     """
 
     operations: float
     memory: int = 0
     disk: int = 0
+    untested: float = 0
 
 
 def add_up(costs: Iterable[UnitCost]) -> UnitCost:
     """Return the cost of units together: the sum of their operations and of their disk, the largest memory."""
     found = [UnitCost(0.0), *costs]
-    operations, disk = sum(one.operations for one in found), sum(one.disk for one in found)
-    return UnitCost(operations, max(one.memory for one in found), disk)
+    return UnitCost(
+        sum(one.operations for one in found),
+        max(one.memory for one in found),
+        sum(one.disk for one in found),
+        sum(one.untested for one in found),
+    )
 
 
-def count_units(units: Iterable[Unit]) -> dict[str, UnitCost]:
-    """Return the name of each unit of runs → its cost; those of sets from outside are left out."""
-    of_runs = (unit for unit in units if unit.maker == MAKER)
-    return {unit.name: count_unit(_planned(request_of(unit)), unit.stage, unit.part) for unit in of_runs}
-
-
-@lru_cache(maxsize=512)
-def _planned(request: Request) -> Run:
-    return with_stand_in(plan_run(request, dry=True))
-
-
-def count_unit(run: Run, stage: str, part: str) -> UnitCost:
-    """Return the cost of a unit, by its stage and part as in `Unit`."""
-    if stage == "prepare":
-        return count_prepare(run)
-    counts = {
-        "squeeze": count_squeeze,
-        "embed": count_embed,
-        "recover": count_recover,
-        "evaluate": count_evaluate,
-        "measure": count_measure,
+def too_large(units: Iterable[Unit], costs: Mapping[str, UnitCost], rate: Rate) -> list[str]:
+    """Return a line for each synthesis, or other unit, whose memory the rate's GPU doesn't have."""
+    needed = {
+        unit.label.partition(": pass ")[0]: costs[unit.name].memory
+        for unit in units
+        if rate.memory is not None and costs[unit.name].memory > rate.memory
     }
-    return counts[stage](run, part)
+    return [
+        f"doesn't fit into the {format_bytes(rate.memory or 0)} of {rate.what}: {name} needs at least "
+        f"{format_bytes(memory)}"
+        for name, memory in needed.items()
+    ]
+
+
+# Runs, with the data or with a stand-in.
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run, and what the store lacks of it; where its data aren't here, as if the store had nothing.
+
+    Attributes:
+        units: in an order in which they can be made.
+        costs: name of a unit → its cost.
+        absent: why it can't run here; "" where it can.
+    """
+
+    request: Request
+    units: tuple[Unit, ...] = ()
+    costs: Mapping[str, UnitCost] = field(default_factory=dict)
+    absent: str = ""
+
+
+def plan_costs(requests: Iterable[Request]) -> list[PlannedRun]:
+    """Return every run once, with its units of work and their costs; nothing is run or fetched.
+
+    Raises:
+        DirePlugError: a recipe is faulty.
+    """
+    with read_once():
+        plans = [plan_run(request, dry=True) for request in dict.fromkeys(requests)]
+        # groupby joins neighbours only; each dataset is loaded once, and one is held at a time
+        groups = groupby(sorted(plans, key=_data), key=_data)
+        found = {one.request: one for _, group in groups for one in _plan_group(list(group))}
+    return [found[planned.request] for planned in plans]
+
+
+def _data(planned: Run) -> str:
+    """Return a digest of all that decides which real images a run uses."""
+    recipe = planned.recipe
+    return digest([recipe.dataset.model_dump(), recipe.evaluate.judge, str(planned.request.data_root)])
+
+
+def _plan_group(plans: Sequence[Run]) -> list[PlannedRun]:
+    """Return the runs of one dataset."""
+    data: Dataset | None = None
+    try:
+        data, absent = read_data(replace(plans[0], request=replace(plans[0].request, offline=True))), ""
+    except DirePlugError as error:
+        absent = " ".join(str(error).split())
+    found = []
+    for planned in plans:
+        try:
+            run = with_stand_in(planned) if data is None else replace(planned, data=data)
+            check_sizes(run.resolved, run.dataset.size)
+            units = units_of(run)
+        except DirePlugError as error:
+            found.append(PlannedRun(planned.request, absent=" ".join(str(error).split())))
+            continue
+        why = absent or ("" if planned.ready else absence(planned.adapter))
+        # what the store has needs neither data nor code
+        found.append(PlannedRun(planned.request, tuple(units), count_units(run, units), why if units else ""))
+    return found
+
+
+# Units.
+
+
+def count_units(run: Run, units: Iterable[Unit]) -> dict[str, UnitCost]:
+    """Return the name of each unit of a run → its cost."""
+    found: dict[str, UnitCost] = {}
+    memory: int | None = None
+    for unit in units:
+        if unit.stage == "recover":
+            found[unit.name] = count_recover(run, unit.part, memory=memory)
+            memory = found[unit.name].memory  # of its largest step, whichever part of it this is
+        else:
+            found[unit.name] = COUNTS[unit.stage](run, unit.part)
+    return found
 
 
 def count_squeeze(run: Run, name: str) -> UnitCost:
@@ -103,7 +183,7 @@ def count_squeeze(run: Run, name: str) -> UnitCost:
     return UnitCost(operations, section.batch_size * one.kept + TRAINED * one.weights, one.weights)
 
 
-def count_prepare(run: Run) -> UnitCost:
+def count_prepare(run: Run, part: str = "") -> UnitCost:
     """Return the cost of what the loop needs first: experts, or a pass of the training images through the teachers."""
     inputs, pixels = name_inputs(run, name_networks(run)), 3 * run.dataset.size**2
     disk = run.classes * run.recipe.ipc * pixels if inputs.start else 0
@@ -113,7 +193,8 @@ def count_prepare(run: Run) -> UnitCost:
         return UnitCost(0, 0, disk)
     if work is not None:
         one = count_own(run, work.network)
-        return UnitCost(work.prepared_epochs * images * one.both, 0, disk + work.prepared_epochs * one.weights)
+        memory = EXPERT_BATCH * one.kept + TRAINED * one.weights
+        return UnitCost(work.prepared_epochs * images * one.both, memory, disk + work.prepared_epochs * one.weights)
     return UnitCost(images * sum(count_role(run, role).forward for role in roles_in_loop(run)), 0, disk)
 
 
@@ -128,31 +209,29 @@ def count_embed(run: Run, part: str) -> UnitCost:
 
 
 def _embedding(run: Run, role: Role, images: int) -> UnitCost:
-    one = count_inverted(run, role)
+    one = count_role(run, role)
     return UnitCost(images * one.forward, one.weights, images * 4 * one.width)
 
 
-def count_recover(run: Run, part: str) -> UnitCost:
-    """Return the cost of passes of a synthesis, or of choosing real images."""
+def count_recover(run: Run, part: str, *, memory: int | None = None) -> UnitCost:
+    """Return the cost of passes of a synthesis, or of choosing real images.
+
+    Args:
+        memory: bytes of the largest step, where they are known already.
+    """
     pixels = 3 * run.dataset.size**2
     if run.engine == "none":
         chosen = 0 if run.arm == FULL else run.classes * run.recipe.ipc
-        teacher = count_inverted(run, roles_in_loop(run)[0])
+        teacher = count_role(run, roles_in_loop(run)[0])
         embedded = len(run.dataset.train) if run.arm in ("herding", "k-center", "k-means") else 0
         return UnitCost(embedded * teacher.forward, teacher.weights if embedded else 0, chosen * pixels * SAVED)
     _, index, _, batch = (*part.split(), *[""] * 4)[:4]
     passes = [int(index)] if index else range(run.plan.passes)
     batches = [int(batch)] if batch else range(run.plan.slots_per_pass)
-    slots = [len(run.plan.slot(Slot(one, batch)).labels) for one in passes for batch in batches]
-    steps = run.adapter.steps(run.recipe.recover)
-    operations = steps * sum(_step(run, images) for images in slots)
-    return UnitCost(operations, _memory(run.request), sum(slots) * pixels * SAVED)
-
-
-@lru_cache(maxsize=512)
-def _memory(request: Request) -> int:
-    """Return the bytes of the largest step of a synthesis: those of all of its passes."""
-    return sum(count_synthesis(_planned(request)).values())
+    slots = Counter(len(run.plan.slot(Slot(one, batch)).labels) for one in passes for batch in batches)
+    operations = run.adapter.steps(run.recipe.recover) * sum(_step(run, size) * slots[size] for size in slots)
+    memory = memory or sum(count_synthesis(run, gpus=run.gpus).values())
+    return UnitCost(operations, memory, sum(slots.elements()) * pixels * SAVED)
 
 
 def _step(run: Run, images: int) -> float:
@@ -186,29 +265,30 @@ def count_images(run: Run) -> int:
 
 
 def count_evaluate(run: Run, part: str) -> UnitCost:
-    """Return the cost of one student with its labels and tests, or of all that share stored labels."""
-    section: Any = section_of(run)
-    images, loop = count_images(run), [count_role(run, role) for role in roles_in_loop(run)]
-    labels = 0.0
+    """Return the cost of one student of a run with its labels and tests, or of all that share stored labels."""
+    section = section_of(run)
+    if stores_labels(section):
+        return count_students(run, section, section.students * section.per_synthesis, images=count_images(run))
+    return count_students(run, section, [part.rpartition(" ")[0]], images=count_images(run))
+
+
+def count_students(run: Run, section: EvaluateSection, students: Sequence[str], *, images: int) -> UnitCost:
+    """Return the cost of students, by their architectures, that one process trains; stored labels are made once."""
+    loop, labels, stored = [count_role(run, role) for role in roles_in_loop(run)], 0.0, 0
     if not isinstance(section, HardLabelsSection):
-        labelling = loop if section.protocol in SEVERAL else loop[:1]
         rounds = 1 if section.protocol in LABELLED_ONCE else section.epochs
-        labels = rounds * images * sum(one.forward for one in labelling)
-    if not stores_labels(section):
-        return _student(run, section, part.rpartition(" ")[0], labels=labels)
-    students = [_student(run, section, name, labels=0) for name in section.students]
-    stored = section.epochs * epoch_bytes(images, -(-images // section.batch_size), run.recipe.squeeze.outputs)
-    operations = labels + section.per_synthesis * sum(one.operations for one in students)
-    return UnitCost(operations, max(one.memory for one in students), stored)
-
-
-def _student(run: Run, section: Any, name: str, *, labels: float) -> UnitCost:
-    one: ImageCost = count_own(run, name)
-    # the last epoch is always tested
-    tests = len({*range(section.test_from, section.epochs, section.test_every), section.epochs - 1})
-    operations = labels + section.epochs * count_images(run) * one.both + tests * len(run.dataset.test) * one.forward
-    batch = section.batch_size // getattr(section, "accumulate", 1)
-    return UnitCost(operations, batch * one.kept + TRAINED * one.weights)
+        labels = rounds * images * sum(one.forward for one in (loop if section.protocol in SEVERAL else loop[:1]))
+    if stores_labels(section):
+        stored = section.epochs * epoch_bytes(images, -(-images // section.batch_size), run.recipe.squeeze.outputs)
+    else:
+        labels *= len(students)
+    tests = sum(is_tested(epoch, section) for epoch in range(section.epochs))
+    networks = [count_own(run, name) for name in students]
+    test = len(run.dataset.test) * sum(one.forward for one in networks)
+    trained = section.epochs * images * sum(one.both for one in networks)
+    batch = min(section.batch_size, images) // getattr(section, "accumulate", 1)
+    memory = max(batch * one.kept + TRAINED * one.weights for one in networks)
+    return UnitCost(labels + trained + tests * test, memory, stored, (section.epochs - tests) * test)
 
 
 def count_measure(run: Run, part: str) -> UnitCost:
@@ -216,8 +296,20 @@ def count_measure(run: Run, part: str) -> UnitCost:
     if part:
         return UnitCost(0)
     images, size = count_images(run), 4 * 3 * run.dataset.size**2 * count_images(run)
-    networks = [count_inverted(run, role) for role in all_roles(run) if role.name in (MAIN, INDEPENDENT)]
+    networks = [count_role(run, role) for role in all_roles(run) if role.name in (MAIN, INDEPENDENT)]
     # gathered tensors; whichever unit needs the images first leaves them
     gathered = size if run.engine != "none" and size <= MOST_BYTES else 0
     operations = images * sum(one.forward for one in networks)
     return UnitCost(operations, max(one.weights for one in networks), gathered)
+
+
+COUNTS: Mapping[str, Callable[[Run, str], UnitCost]] = MappingProxyType(
+    {
+        "squeeze": count_squeeze,
+        "prepare": count_prepare,
+        "embed": count_embed,
+        "evaluate": count_evaluate,
+        "measure": count_measure,
+    }
+)
+"""Stage → the cost of one of its units, by its part."""

@@ -21,6 +21,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, make_folder
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.pipeline.run import ON_DEMAND, check_gpu, name_artefacts, name_measures, section_of
+from dire_plug.plugins import read_once
 from dire_plug.stages.artefacts import (
     Inputs,
     Networks,
@@ -137,7 +138,8 @@ def plan_units(requests: Iterable[Request]) -> list[Unit]:
     Raises:
         DirePlugError: a request is bad, or its data aren't there.
     """
-    return once(unit for request in requests for unit in units_of(with_data(plan_run(request))))
+    with read_once():
+        return once(unit for request in requests for unit in units_of(with_data(plan_run(request))))
 
 
 def once(units: Iterable[Unit]) -> list[Unit]:

@@ -25,7 +25,7 @@ class EvaluateSection(Section):
     batch_size: Count = 128
     test_from: FromZero = 0
     """The first epoch, from 0, after which the student is tested."""
-    test_every: Count = 1
+    test_every: Count = 10
     """Test each so many epochs from `test_from` on; the last epoch is always tested."""
     source: Literal["saved", "tensor"] = "saved"
     """Read the files that upstream saves, or the tensors before saving."""
@@ -65,6 +65,7 @@ class HardLabelsSection(EvaluateSection):
     epochs: Count = 1001
     batch_size: Count = 256
     test_from: FromZero = 1000  # of 1001 epochs: one test, after the last, as upstream's
+    test_every: Count = 1
     source: Literal["saved", "tensor"] = "tensor"
     lr: Rate = 0.01
     """A number, or `learned`: the one that the synthesis learned."""
@@ -82,7 +83,6 @@ class HardLabelsSection(EvaluateSection):
 
 class _MeanLabelsSection(EvaluateSection):
     batch_size: Count = 64
-    test_every: Count = 10
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
     temperature: Positive = 30
@@ -110,7 +110,6 @@ class EnsembleLabelsSection(EvaluateSection):
     protocol: Literal["ensemble-labels"]
     epochs: Count = 1000
     batch_size: Count = 100
-    test_every: Count = 10
     optimiser: Literal["adamw", "sgd"] = "adamw"  # upstream's for CIFAR-10; it takes SGD for the other two
     lr: Positive = 1e-3
     momentum: NonNegative = 0.9
@@ -143,7 +142,6 @@ class DeltSection(_OneMixSection):
     protocol: Literal["delt"]
     epochs: Count = 300
     batch_size: Count = 100
-    test_every: Count = 10
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
     temperature: Positive = 20
@@ -161,6 +159,7 @@ class DeltSection(_OneMixSection):
 
 
 class _TinySection(_OneMixSection):
+    test_every: Count = 1  # as upstream's
     momentum: NonNegative = 0.9
     lr: Positive = 0.2  # the loss is multiplied by T²; without that this rate is no good
     weight_decay: NonNegative = 1e-4
@@ -191,7 +190,6 @@ class DwaTinySection(_TinySection):
 class _StoredSection(EvaluateSection):
     epochs: Count = 300
     batch_size: Count = 1024
-    test_every: Count = 10
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
     accumulate: Count = 2  # SRe2L accumulates gradients, G-VBSM trains on two GPUs

@@ -3,9 +3,11 @@
 Files are found by glob and read as YAML 1.2 (1e-7 is a number, `no` is text), each key once.
 """
 
+import copy
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str, *, where: str) -> Any:
     """Parse YAML text; `where` names it in errors."""
+    # a copy: PyYAML takes a tenth of a second for a recipe, and a table has dozens of runs of each
+    return copy.deepcopy(_parse(text, where))
+
+
+@lru_cache(maxsize=64)
+def _parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

@@ -35,7 +35,7 @@ class Measure:
 def _accuracy(kind: str) -> Callable[[dict[str, Any]], float | None]:
     def read(metrics: dict[str, Any]) -> float | None:
         students = metrics["accuracy"].get("students", {})
-        values = [value for student in students.values() for value in student[kind]]
+        values = [value for student in students.values() for value in student[kind] or ()]
         return statistics.fmean(values) if values else None
 
     return read
@@ -52,13 +52,14 @@ def _diversity(space: str, name: str, factor: float = 1) -> Callable[[dict[str, 
 def _student_spread(kind: str) -> Callable[[dict[str, Any]], float | None]:
     def read(metrics: dict[str, Any]) -> float | None:
         students = metrics["accuracy"].get("students", {})
-        spreads = [statistics.stdev(student[kind]) for student in students.values() if len(student[kind]) > 1]
+        spreads = [statistics.stdev(student[kind]) for student in students.values() if len(student[kind] or ()) > 1]
         return statistics.fmean(spreads) if spreads else None
 
     return read
 
 
 ACCURACY = (Measure("accuracy, last %", _accuracy("last"), 1), Measure("best on test %", _accuracy("best"), 1))
+"""`best` is None where a protocol leaves out tests of epochs that could be the best."""
 
 STUDENTS = (
     Measure("± students, last", _student_spread("last"), 1, sign=0),

@@ -88,7 +88,7 @@ def render(comparison: Comparison) -> RenderableType:
     title = f"{comparison.method} · {comparison.recipe} · IPC {comparison.ipc} · engine {comparison.engine}"
     parts: list[RenderableType] = [
         *(Text(f"with {change}") for change in comparison.changes),
-        _table("accuracy of students", comparison, ACCURACY + student_columns(comparison)),
+        _table("accuracy of students", comparison, accuracy_columns(comparison)),
     ]
     for space, meaning in SPACES.items():
         parts.append(_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
@@ -96,10 +96,13 @@ def render(comparison: Comparison) -> RenderableType:
     return with_notes(*parts, title=title, notes=lines)
 
 
-def student_columns(comparison: Comparison) -> tuple[Measure, ...]:
-    """Return the columns of the spread over students, where a synthesis has several."""
-    found = [read_column(comparison, arm, measure) for arm in comparison.runs for measure in STUDENTS]
-    return STUDENTS if any(value is not None for values in found for value in values) else ()
+def accuracy_columns(comparison: Comparison) -> tuple[Measure, ...]:
+    """Return the columns of accuracy: the best where it is known, the spread where a synthesis has several students."""
+    return (ACCURACY[0], *(one for one in (*ACCURACY[1:], *STUDENTS) if _is_known(comparison, one)))
+
+
+def _is_known(comparison: Comparison, measure: Measure) -> bool:
+    return any(value is not None for arm in comparison.runs for value in read_column(comparison, arm, measure))
 
 
 def count_pairs(comparison: Comparison, arm: str) -> int:
@@ -134,7 +137,7 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
         lines.append(f"{numbers}: below {FEW} pairs the interval says little")
     for arm in comparison.uncontrolled:
         lines.append(f"{arm}: differs from control in more than its term, so no difference is formed")
-    if student_columns(comparison):
+    if _is_known(comparison, STUDENTS[0]):
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
     lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
     lines.append("real reference: as many real held-out images, mean over draws")

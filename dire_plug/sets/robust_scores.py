@@ -149,7 +149,11 @@ class RankedSet:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields with the scores, JSON-like."""
-        kinds: tuple[Literal["last", "best"], ...] = ("last", "best")
+        students = [student for one in self.accuracies.values() for student in one.values()]
+        kinds: list[Literal["last", "best"]] = ["last"]
+        # of a protocol that leaves out tests no best is known
+        if all(student["best"] is not None for student in students):
+            kinds.append("best")
         return {
             "set": self.condensed,
             "recipe": self.recipe,

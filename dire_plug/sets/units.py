@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dire_plug.pipeline.unit_costs import UnitCost, count_squeeze, count_students
 from dire_plug.pipeline.work_units import Part, Unit, as_json, find_missing_part
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.sets.evaluate import open_for_students
 from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.rank import open_for_ranking
-from dire_plug.stages.artefacts import name_network, name_networks, name_students, roles_in_loop
+from dire_plug.stages.artefacts import FULL, name_network, name_networks, name_students, roles_in_loop
 from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import ensure_network
@@ -40,9 +41,18 @@ def plan_set_units(command: str, request: SetRequest, **options: Any) -> list[Un
     Raises:
         DirePlugError: see `open_set`.
     """
+    return plan_set_costs(command, request, **options)[0]
+
+
+def plan_set_costs(command: str, request: SetRequest, **options: Any) -> tuple[list[Unit], dict[str, UnitCost]]:
+    """Return the same, and the name of each unit → its cost.
+
+    Raises:
+        DirePlugError: see `open_set`.
+    """
     run, conditions = OPEN[command](request, **options)
     subject = {"command": command, "request": _to_json(request), "options": options}
-    found = []
+    found, costs = [], dict[str, UnitCost]()
     for stage, part, artefacts, _ in _parts(run, conditions):
         if all(run.store.find(one) is not None for one in artefacts):
             continue
@@ -51,8 +61,21 @@ def plan_set_units(command: str, request: SetRequest, **options: Any) -> list[Un
         title = f"{stage} {part}"
         # a network belongs to no set
         of = "" if stage == "squeeze" else request.path.name
-        found.append(Unit(title, stage, part, makes, needs, MAKER, subject, of=of, device=request.device))
-    return found
+        unit = Unit(title, stage, part, makes, needs, MAKER, subject, of=of, device=request.device)
+        found.append(unit)
+        costs[unit.name] = _count(run, conditions, unit)
+    return found, costs
+
+
+def _count(run: Run, conditions: Conditions, unit: Unit) -> UnitCost:
+    if unit.stage == "squeeze":
+        return count_squeeze(run, unit.part)
+    condition, _, student = unit.part.partition(", ")
+    (section, images) = next((section, images) for name, section, images in conditions if name == condition)
+    # not by its labels: all real images would be decoded for them
+    count = len(run.dataset.train) if images.source.digest == FULL else len(images.labels)
+    students = [student.rpartition(" ")[0]] if student else section.students * section.per_synthesis
+    return count_students(run, section, students, images=count)
 
 
 @until_kept

@@ -31,7 +31,7 @@ from dire_plug.training.loop import initialised
 from dire_plug.training.protocols import train_student
 from dire_plug.training.soft_labels import labels_bytes, relabel
 from dire_plug.training.stored_batches import FOLDER
-from dire_plug.training.students import StudentData, find_best
+from dire_plug.training.students import StudentData, find_best, knows_best
 
 STUDENT = "student.json"
 
@@ -50,7 +50,7 @@ def evaluate(
     Returns:
         {"protocol", "teacher_mode" where the protocol has one, "source", "students": {architecture: {"last": [per
         student], "best": [per student], "mean": of last, "std": of last, None for a single student}}}; `best` is
-        chosen on the test set.
+        chosen on the test set, and None where not every epoch that could be the best was tested.
 
     Raises:
         DirePlugError: the images are in another range, a training diverged, or see `build_student_data` and `relabel`.
@@ -66,7 +66,9 @@ def evaluate(
                 run.store.ensure(artefact, lambda folder, name=architecture, k=k: context().train(name, k, folder))  # type: ignore[misc]
                 for k, artefact in enumerate(artefacts)
             ]
-            found[architecture] = summarise_students([read_json(entry / STUDENT) for entry in entries])
+            found[architecture] = summarise_students(
+                [read_json(entry / STUDENT) for entry in entries], with_best=knows_best(section)
+            )
     mode = section.model_dump(include={"teacher_mode"})
     return {"protocol": section.protocol, **mode, "source": section.source, "students": found}
 
@@ -209,12 +211,16 @@ def _check_range(images: Tensor) -> None:
         )
 
 
-def summarise_students(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return {"last": [...], "best": [...], "mean" and "std" of last} of students with a `last` and a `best` each."""
+def summarise_students(results: Sequence[Mapping[str, Any]], *, with_best: bool) -> dict[str, Any]:
+    """Return {"last": [...], "best": [...], "mean" and "std" of last} of students with a `last` and a `best` each.
+
+    Args:
+        with_best: whether the best is known; else it is None.
+    """
     last = [float(result["last"]) for result in results]
     return {
         "last": last,
-        "best": [float(result["best"]) for result in results],
+        "best": [float(result["best"]) for result in results] if with_best else None,
         "mean": statistics.fmean(last),
         "std": statistics.stdev(last) if len(last) > 1 else None,
     }

@@ -23,6 +23,7 @@ from torchvision.models import get_model_weights
 
 from dire_plug import home, ui
 from dire_plug.acceleration import accelerate_network
+from dire_plug.data.augmentation.draws import to_device, upload
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file, make_folder, read_json, write_json
 from dire_plug.models import build
@@ -273,9 +274,12 @@ def _train(run: Run, role: Role, network: Network, folder: Path) -> None:
     def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, None]:
         model.train()
         losses = []
-        for batch in shuffled(len(split), section.batch_size, generator):
-            inputs = transform(split.images(batch).to(run.device), generator)
-            loss = F.cross_entropy(model(inputs), split.labels[batch].to(run.device))
+        order = list(shuffled(len(split), section.batch_size, generator))
+        # of all batches before the first step: what a step copies to the device makes the host wait for it
+        drawn = [transform.draw((len(batch), 3, run.dataset.size, run.dataset.size), generator) for batch in order]
+        for batch, augmented in zip(order, to_device(drawn, run.device), strict=True):
+            inputs = transform.apply(upload(split.images(batch), run.device), augmented)
+            loss = F.cross_entropy(model(inputs), upload(split.labels[batch], run.device))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

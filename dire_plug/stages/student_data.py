@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from dire_plug.data.augmentation.batch import enlarge_and_crop, normalise
 from dire_plug.data.augmentation.dsa import dsa
+from dire_plug.data.augmentation.rand_augment import rand_augment
 from dire_plug.data.augmentation.zca import load as load_whitening
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import Network
@@ -15,12 +16,11 @@ from dire_plug.recipe.values import LEARNED
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.prepare import ensure_whitening
 from dire_plug.store.runs import Run
-from dire_plug.training.students import EvalTransform, StudentData
+from dire_plug.training.students import EvalTransform, StudentData, place
 from dire_plug.training.transforms import (
     eval_transform,
     mixing,
     plain_batches,
-    rand_augment_transform,
     raw_batches,
     train_transform,
 )
@@ -33,8 +33,8 @@ MOST_TEST_BYTES = 4 << 30
 def build_student_data(run: Run, section: EvaluateSection, network: Network, images: ImageSet) -> StudentData:
     """Return what students learn from, and the whole test set.
 
-    A test set is held normalised on the device; if that takes more than `MOST_TEST_BYTES`, as uint8 pixels in main
-    memory, and each batch is normalised when it is used.
+    A test set is held normalised on the device; if that takes more than `MOST_TEST_BYTES`, as uint8 pixels, and each
+    batch is normalised when it is used; in main memory if the device has no room for it.
 
     Args:
         section: the protocol.
@@ -49,7 +49,7 @@ def build_student_data(run: Run, section: EvaluateSection, network: Network, ima
     if isinstance(section, DeltSection):
         augmentation = {"augmentation": "resized_crop_flip", "padding": 0, "least_scale": section.min_scale}
         enlarge = section.test_crop
-        before = rand_augment_transform(**section.randaugment.model_dump()) if section.randaugment else None
+        before = rand_augment(**section.randaugment.model_dump()) if section.randaugment else None
         # as DELT's validation scripts normalise, whatever the dataset
         if section.statistics == "imagenet":
             network = replace(network, mean=IMAGENET_MEAN, std=IMAGENET_STD)
@@ -79,7 +79,7 @@ def _test_set(run: Run, network: Network, *, enlarge: bool) -> tuple[Tensor, Eva
         images[start : start + len(batch)] = batch
         start += len(batch)
     transform = eval_transform(network)
-    return images, lambda batch: transform(enlarge_and_crop(batch) if enlarge else batch)
+    return place(images, run.device), lambda batch: transform(enlarge_and_crop(batch) if enlarge else batch)
 
 
 def with_rate(section: EvaluateSection, images: ImageSet) -> EvaluateSection:
@@ -111,13 +111,10 @@ def _build_in_loop_space(run: Run, section: HardLabelsSection, network: Network,
     to_loop = _whiten(run) if section.whiten else eval_transform(network)
     loop = _loop_images(section, images) if section.source == "tensor" else None
 
-    def augment(batch: Tensor, generator: Generator) -> Tensor:
-        return dsa(batch, operations=section.dsa, generator=generator)
-
     return StudentData(
         to_loop(images.images.to(run.device)) if loop is None else loop,
         images.labels,
-        augment,
+        dsa(section.dsa),
         test_images=torch.cat([to_loop(batch) for batch, _ in raw_batches(run.dataset.test, device=run.device)]),
         test_labels=run.dataset.test.labels,
     )

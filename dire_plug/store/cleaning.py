@@ -17,7 +17,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from dire_plug import ui
+from dire_plug import home, ui
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import format_bytes, read_json, write_atomically, write_json
 from dire_plug.store.artefacts import JOBS, LEASES, WORK, lease_of, read_entry
@@ -347,7 +347,8 @@ def _plan(
         roots: folders of runs that can be read; leases of runs lie in them too.
     """
     entries = read_entries(store)
-    stay = set(with_inputs({name: one.inputs for name, one in entries.items()}, names))
+    queued = {name for makes, needs in _read_jobs(store) if not makes <= entries.keys() for name in makes | needs}
+    stay = set(with_inputs({name: one.inputs for name, one in entries.items()}, queued.union(names)))
     # `issuperset` of no inputs is true, but both kinds have some
     stay |= {name for name, one in entries.items() if one.kind in SERVING and stay.issuperset(one.inputs)}
     others = [one for name, one in entries.items() if name not in stay]
@@ -371,6 +372,14 @@ def _plan(
     )
 
 
+def _read_jobs(store: Path) -> Iterator[tuple[set[str], set[str]]]:
+    """Yield what each job makes and needs, by names; jobs whose unit can't be read are left out."""
+    for file in sorted((store / JOBS).glob("*/unit.json")):
+        with contextlib.suppress(DirePlugError, KeyError, TypeError):
+            unit = read_json(file)
+            yield set(unit["makes"]), set(unit["needs"])
+
+
 def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
     """Return the folders that no process works on, and notes for the user on the others."""
     found, notes = list[Path](), list[str]()
@@ -388,8 +397,20 @@ def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
     for path in (*sorted(jobs.glob("*-*")), *sorted(jobs.glob("submissions/*.json")), *jobs.glob("submissions/*/*")):
         if _days_since_change(path) >= max(days, MONTH) and not any(holder(lease) for lease in path.glob("*.lease")):
             found.append(path)
+    # a listing is valid as long as its folder is as it was; of one that is gone there will be no use
+    for folder in sorted((store / home.LISTINGS).glob("*/")):
+        if _days_since_change(folder) >= days and not any(map(_has_root, folder.glob("*.json"))):
+            found.append(folder)
     replaced = [path for kind in KINDS for path in sorted((store / kind).glob(".*"))]
     return [*found, *(path for path in replaced if _days_since_change(path) >= days)], notes
+
+
+def _has_root(listing: Path) -> bool:
+    """Return whether the folder that was listed is there."""
+    try:
+        return Path(read_json(listing)["root"]).is_dir()
+    except (DirePlugError, KeyError, TypeError):
+        return False
 
 
 def _leases_left(root: Path) -> list[Path]:

@@ -8,13 +8,14 @@ disk has less; the labels are removed when the last student of the run is finish
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
 from dire_plug import ui
+from dire_plug.data.augmentation.draws import to_device, upload
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.models.checkpoint import Network
@@ -33,7 +34,7 @@ from dire_plug.training.stored_batches import (
     read_epoch,
     write_epoch,
 )
-from dire_plug.training.students import Stored, StudentData, own_copies
+from dire_plug.training.students import Stored, StudentData, own_copies, place, take
 
 PROBED = 128
 """Images that are labelled twice, the second time timed, to estimate how long all will take."""
@@ -62,7 +63,7 @@ def relabel(
     Raises:
         DirePlugError: the disk has too little room, or a file can't be written.
     """
-    images, models = _placed(data.images, run.device), [network.model for network in networks]
+    images, models = place(data.images, run.device), [network.model for network in networks]
     transform = StoredTransform(
         augmentation=section.augmentation,
         padding=section.padding,
@@ -76,11 +77,16 @@ def relabel(
         models, models[0], training=isinstance(section, FkdSection) and section.teacher_mode == "train"
     )
 
-    def label(indices: Tensor, generator: Generator) -> tuple[TransformParams, Tensor]:
-        """Return what was drawn for a batch, and its logits in half precision, on the CPU."""
-        params = transform.draw(images, indices, generator=generator)
-        inputs = transform.apply(images, params, device=run.device)
-        return params, stored_label(section, teachers, inputs).half().cpu()
+    def label(order: Iterable[Tensor], generator: Generator) -> list[tuple[TransformParams, Tensor]]:
+        """Return what was drawn for each batch, and its logits in half precision, on the CPU."""
+        drawn = [transform.draw(images.shape, indices, generator=generator) for indices in order]
+        logits = []
+        for params, on_device in zip(drawn, to_device(drawn, run.device), strict=True):
+            inputs = transform.apply(take(images, params.indices, on_device.indices), on_device)
+            logits.append(stored_label(section, teachers, inputs).half())
+        # at once: each copy to the host waits for the device
+        together = torch.cat(logits).cpu()
+        return list(zip(drawn, torch.split(together, [len(one) for one in logits]), strict=True))
 
     files = {epoch: epoch_file(folder, epoch) for epoch in range(section.epochs)}
     missing = {epoch: path for epoch, path in files.items() if not is_stored(path)}
@@ -95,17 +101,17 @@ def relabel(
                 seed = derive(run.seed, FOLDER, epoch)
                 generator = Generator().manual_seed(seed)
                 with seeded(seed, run.device):
-                    batches = [
-                        label(indices, generator) for indices in shuffled(len(images), section.batch_size, generator)
-                    ]
+                    batches = label(shuffled(len(images), section.batch_size, generator), generator)
                 write_epoch(path, batches)
                 advance(epoch + 1)
     classes = data.labels.to(run.device)
 
     def stored(epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for params, logits in read_epoch(files[epoch], batch_size=section.batch_size):
-            inputs = transform.apply(images, params, device=run.device)
-            yield inputs, logits.to(run.device).float(), classes[params.indices.to(run.device)]
+        batches = list(read_epoch(files[epoch], batch_size=section.batch_size))
+        everything = to_device([params for params, _ in batches], run.device)
+        for (params, logits), on_device in zip(batches, everything, strict=True):
+            inputs = transform.apply(take(images, params.indices, on_device.indices), on_device)
+            yield inputs, upload(logits, run.device).float(), classes[on_device.indices]
 
     return stored
 
@@ -116,15 +122,6 @@ def labels_bytes(
     """Return how many bytes the labels of so many epochs take, by default of all."""
     count = section.epochs if epochs is None else epochs
     return count * epoch_bytes(images, math.ceil(images / section.batch_size), outputs)
-
-
-def _placed(images: Tensor, device: torch.device) -> Tensor:
-    """Return the images on `device` where they take less than half of what is free there, else where they are."""
-    if device.type != "cuda":
-        return images
-    free, _ = torch.cuda.mem_get_info(device)
-    # half: the other half is for the networks and their activations
-    return images.to(device) if images.nbytes < free // 2 else images
 
 
 def _check_disk(folder: Path, needed: int, *, epochs: int, images: int) -> str:
@@ -145,14 +142,14 @@ def _check_disk(folder: Path, needed: int, *, epochs: int, images: int) -> str:
 
 
 def _estimate_time(
-    label: Callable[[Tensor, Generator], object], images: int, *, epochs: int, device: torch.device
+    label: Callable[[Iterable[Tensor], Generator], object], images: int, *, epochs: int, device: torch.device
 ) -> str:
     """Return in words about how long it takes to label so many images, measured on a few."""
     few = torch.arange(min(PROBED, images))
     with seeded(0, device):
-        label(few, Generator().manual_seed(0))  # the first call also allocates memory and chooses kernels
+        label([few], Generator().manual_seed(0))  # the first call also allocates memory and chooses kernels
         began = time.perf_counter()
-        label(few, Generator().manual_seed(0))
+        label([few], Generator().manual_seed(0))
     # labels end on the CPU, so the clock has waited for the device
     minutes = round((time.perf_counter() - began) / len(few) * images * epochs / 60)
     if minutes == 0:

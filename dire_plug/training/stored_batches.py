@@ -7,39 +7,27 @@ N images in B batches take N·(2·outputs + 17) + 16·B bytes, and a short heade
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor
 
-from dire_plug.data.augmentation.batch import (
-    Cut,
-    crop_flip_at,
-    cutmix_at,
-    draw_boxes,
-    draw_cutmix,
-    draw_mix,
-    mixup_at,
-    normalise,
-    resized_crop_flip_at,
-)
+from dire_plug.data.augmentation.batch import normalise
+from dire_plug.data.augmentation.draws import Augmentation, Crops, Cut, Mixed, Shape
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
-from dire_plug.training.transforms import LEAST_SCALE
+from dire_plug.training.transforms import cropping, mixing
 
-RATIO = (3 / 4, 4 / 3)
-"""Of the sides of a resized crop (torchvision's numbers)."""
-NO_CUT: Cut = (0, 0, 0, 0)
 FOLDER = "relabel"
 BYTES_PER_IMAGE = 17
 """In an epoch, beside the logits: index, box, flip and partner."""
 BYTES_PER_BATCH = 16
 
 
-@dataclass(frozen=True, eq=False)
-class TransformParams:
-    """The parameters drawn for one batch of n images; tensors are on the CPU.
+class TransformParams(NamedTuple):
+    """The parameters drawn for one batch of n images: `Crops` and `Mixed`.
 
     Attributes:
         indices: which images of the set, [n], int64.
@@ -76,59 +64,37 @@ class StoredTransform:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def draw(self, images: Tensor, indices: Tensor, *, generator: Generator) -> TransformParams:
+    def draw(self, shape: Shape, indices: Tensor, *, generator: Generator) -> TransformParams:
         """Draw crops, flips and mixing for one batch.
 
         Args:
-            images: the whole set, [N, 3, H, W].
+            shape: of the whole set, N, 3, H, W.
             indices: those of the batch, [n], int64, on the CPU.
             generator: on the CPU.
         """
-        batch = images[:1].cpu().expand(len(indices), -1, -1, -1)  # only its shape is used
-        boxes, flips = self._draw_crops(batch, generator)
-        partners, share, cut = torch.arange(len(indices)), 1.0, NO_CUT
-        if self.cutmix:
-            partners, cut, share = draw_cutmix(batch, alpha=self.cutmix, generator=generator)
-        elif self.mixup:
-            partners, share = draw_mix(batch, self.mixup, generator)
-        return TransformParams(indices, boxes, flips, partners, share, cut)
+        of_batch = (len(indices), *shape[1:])
+        crops: Crops = self._cropping.draw(of_batch, generator)
+        mixed: Mixed = self._mixing.draw(of_batch, generator)
+        return TransformParams(indices, crops.boxes, crops.flips, mixed.partners, mixed.share, mixed.cut)
 
-    def apply(self, images: Tensor, params: TransformParams, *, device: torch.device) -> Tensor:
-        """Return the batch as networks see it, float, [n, 3, H, W], on `device`: the same bits at each call.
+    def apply(self, images: Tensor, params: TransformParams) -> Tensor:
+        """Return the batch as networks see it, float, [n, 3, H, W]: the same bits at each call.
 
         Args:
-            images: the whole set, uint8, or float in [0, 1], [N, 3, H, W], on any device.
-            params: what `draw` returned for the batch.
-            device: where the batch is made.
+            images: those of the batch, uint8, or float in [0, 1], [n, 3, H, W].
+            params: what `draw` returned for the batch, on the images' device.
         """
-        batch = images[params.indices.to(images.device)].to(device)
-        inputs = normalise(self._crop(batch, params), self.mean, self.std)
-        partners = params.partners.to(device)
-        if self.cutmix:
-            return cutmix_at(inputs, partners, params.cut)
-        return mixup_at(inputs, partners, params.share) if self.mixup else inputs
+        cropped = self._cropping.apply(images, Crops(params.boxes, params.flips))
+        inputs = normalise(cropped, self.mean, self.std)
+        return self._mixing.apply(inputs, Mixed(params.partners, params.share, params.cut))
 
-    def _draw_crops(self, batch: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        # in the order of `resized_crop_flip` and `crop_flip`, so that both give the same bits
-        count, (height, width) = len(batch), batch.shape[-2:]
-        if self.augmentation == "resized_crop_flip":
-            boxes = draw_boxes(batch, generator=generator, scale=(LEAST_SCALE, 1.0), ratio=RATIO)
-            return boxes, torch.rand(count, generator=generator) < 0.5
-        corners = torch.zeros(2, count, dtype=torch.int64)
-        flips = torch.zeros(count, dtype=torch.bool)
-        if self.augmentation != "none":
-            corners = torch.randint(0, 2 * self.padding + 1, (2, count), generator=generator)
-            flips = torch.rand(count, generator=generator) < (0.5 if self.augmentation == "crop_flip" else 0)
-        sides = torch.tensor([height, width]).expand(count, 2)
-        return torch.cat([corners.T, sides], dim=1), flips
+    @property
+    def _cropping(self) -> Augmentation:
+        return cropping(self.augmentation, padding=self.padding)
 
-    def _crop(self, batch: Tensor, params: TransformParams) -> Tensor:
-        if self.augmentation == "none":
-            return batch
-        if self.augmentation == "resized_crop_flip":
-            return resized_crop_flip_at(batch, params.boxes, params.flips)
-        tops, lefts = params.boxes[:, 0], params.boxes[:, 1]
-        return crop_flip_at(batch, tops, lefts, params.flips, self.padding)
+    @property
+    def _mixing(self) -> Augmentation:
+        return mixing(mixup_alpha=self.mixup, cutmix_alpha=self.cutmix)
 
 
 def epoch_file(folder: Path, epoch: int) -> Path:

@@ -2,13 +2,15 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from dire_plug.data.augmentation.batch import unmixed
+from dire_plug.data.augmentation.draws import Augmentation, to_device, upload
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.training.loop import Curve, Progress, Training, shuffled, train
 
@@ -41,26 +43,44 @@ def in_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield consecutive (images, labels) of at most `batch`, moved to `device`."""
     for start in range(0, len(labels), batch):
-        yield images[start : start + batch].to(device), labels[start : start + batch].to(device)
+        yield upload(images[start : start + batch], device), upload(labels[start : start + batch], device)
 
 
-TrainTransform = Callable[[Tensor, Generator], Tensor]
-"""From images as they are stored to a batch as networks take it: cropped, flipped, normalised."""
+# Images on the device, where they fit.
+
+MOST_UNASKED = 4 << 30
+"""Bytes of images that a device takes which doesn't tell how much memory is free."""
+
+
+def place(images: Tensor, device: torch.device) -> Tensor:
+    """Return images on `device` where they take less than half of what is free there, else where they are."""
+    if device.type == "cpu":
+        return images.to(device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * MOST_UNASKED
+    # half: the other half is for the networks and their activations
+    return images.to(device) if images.nbytes < free // 2 else images
+
+
+def take(images: Tensor, indices: Tensor, on_device: Tensor) -> Tensor:
+    """Return some of the images that `place` placed, [n, 3, H, W], on the device where networks run.
+
+    Args:
+        indices: which, [n], int64, on the host.
+        on_device: the same on that device.
+    """
+    if images.device.type == on_device.device.type:
+        return images[on_device]
+    return upload(images[indices], on_device.device)
+
+
 EvalTransform = Callable[[Tensor], Tensor]
 """From images as they are stored to the same images as networks take them, [n, 3, h, w]; draws nothing."""
-Mix = Callable[[Tensor, Generator], tuple[Tensor, Tensor, float]]
-"""Mixes a batch: the mixed images, the partner of each (int64, [n], on the images' device), the image's own share."""
 Label = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""Gives the logits to learn for a mixed batch: its images, their indices, and the partners and share of `Mix`."""
+"""Gives the logits to learn for a mixed batch: its images, their indices, and the partners and share of `Mixed`."""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Gives a differentiable scalar for the student's logits, [n, outputs], the logits to learn, and the classes, [n]."""
 Stored = Callable[[int], Iterable[tuple[Tensor, Tensor, Tensor]]]
 """Gives, for an epoch (from 0), its batches: images as networks see them, mixed; the logits to learn; the classes."""
-
-
-def unmixed(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, float]:
-    """Mix nothing and draw nothing."""
-    return images, torch.arange(len(images), device=images.device), 1.0
 
 
 @dataclass(frozen=True)
@@ -70,10 +90,10 @@ class StudentData:
     Attributes:
         images: [n, 3, H, W], as `train_transform` takes them: uint8, float in [0, 1], or already normalised.
         labels: [n], int64; unused where teachers alone label.
-        train_transform: augments and normalises a batch of `images`.
+        train_transform: augments and normalises a batch of `images`: cropped, flipped, as networks take them.
         test_images: [m, 3, H, W], as `test_transform` takes them.
         test_labels: [m].
-        mix: how an augmented batch is mixed.
+        mix: how an augmented batch is mixed; draws `Mixed`.
         plain_transform: only normalises a batch of `images`.
         test_transform: normalises a batch of `test_images`; a large test set is kept as uint8 pixels until then.
         stored: the batches of each epoch, where they were labelled before.
@@ -81,10 +101,10 @@ class StudentData:
 
     images: Tensor
     labels: Tensor
-    train_transform: TrainTransform
+    train_transform: Augmentation
     test_images: Tensor
     test_labels: Tensor
-    mix: Mix = unmixed
+    mix: Augmentation = field(default_factory=unmixed)
     plain_transform: EvalTransform = torch.Tensor.float
     test_transform: EvalTransform = torch.Tensor.float
     stored: Stored | None = None
@@ -132,6 +152,7 @@ def learn(
     batches = _batches(data, protocol.label, batch_size=section.batch_size, device=device)
     # rounded up; a smaller last part still counts by 1/accumulate
     part = -(-section.batch_size // protocol.accumulate)
+    test_labels = data.test_labels.to(device)
 
     def run_epoch(epoch: int, optimiser: Optimizer, generator: Generator) -> tuple[Tensor, float | None]:
         student.train()
@@ -149,7 +170,7 @@ def learn(
         mean = torch.stack(seen).mean()
         if not is_tested(epoch, section):
             return mean, None
-        tests = in_batches(data.test_images, data.test_labels, device=device)
+        tests = in_batches(data.test_images, test_labels, device=device)
         return mean, accuracy(student, ((data.test_transform(images), labels) for images, labels in tests))
 
     return train(student, run_epoch, protocol.training, folder=folder, progress=progress)
@@ -170,15 +191,19 @@ def _batches(
     stored = data.stored
     if stored is not None:
         return lambda epoch, _: stored(epoch)
-    # all at once: a condensed set is small, and a batch is then one indexing on the device
-    images, labels = data.images.to(device), data.labels.to(device)
+    images, labels = place(data.images, device), data.labels.to(device)
 
     def draw(epoch: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        # of all batches before the first step: what a step copies to the device makes the host wait for it
+        drawn = []
         for batch in shuffled(len(images), batch_size, generator):
-            indices = batch.to(device)
-            inputs, partners, share = data.mix(data.train_transform(images[indices], generator), generator)
+            shape = (len(batch), *images.shape[1:])
+            drawn.append((batch, data.train_transform.draw(shape, generator), data.mix.draw(shape, generator)))
+        for (batch, *_), (indices, augmented, mixed) in zip(drawn, to_device(drawn, device), strict=True):
+            inputs = data.train_transform.apply(take(images, batch, indices), augmented)
+            inputs = data.mix.apply(inputs, mixed)
             classes = labels[indices]
-            yield inputs, classes if label is None else label(inputs, indices, partners, share), classes
+            yield inputs, classes if label is None else label(inputs, indices, mixed.partners, mixed.share), classes
 
     return draw
 
@@ -187,6 +212,12 @@ def is_tested(epoch: int, section: EvaluateSection) -> bool:
     """Return whether the student is tested after `epoch`, counted from 0."""
     after = epoch - section.test_from
     return epoch == section.epochs - 1 or (after >= 0 and after % section.test_every == 0)
+
+
+def knows_best(section: EvaluateSection) -> bool:
+    """Return whether each epoch from `test_from` on is tested, of several: else the best of them isn't known."""
+    epochs = range(section.test_from, section.epochs)
+    return len(epochs) > 1 and all(is_tested(epoch, section) for epoch in epochs)
 
 
 def own_copies(teachers: Sequence[nn.Module], student: nn.Module, *, training: bool = False) -> list[nn.Module]:

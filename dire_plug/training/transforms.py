@@ -9,10 +9,19 @@ import torch
 from torch import Generator, Tensor
 
 from dire_plug.data import Split
-from dire_plug.data.augmentation.batch import crop_flip, cutmix, enlarge_and_crop, mixup, normalise, resized_crop_flip
-from dire_plug.data.augmentation.rand_augment import rand_augment
+from dire_plug.data.augmentation.batch import (
+    crop_flip,
+    cutmix,
+    enlarge_and_crop,
+    mixup,
+    no_crop,
+    normalise,
+    resized_crop_flip,
+    unmixed,
+)
+from dire_plug.data.augmentation.draws import Augmentation, Shape, upload
 from dire_plug.models.checkpoint import Network
-from dire_plug.training.students import EvalTransform, Mix, TrainTransform, unmixed
+from dire_plug.training.students import EvalTransform
 
 BATCH = 500
 """Images in a batch without gradients."""
@@ -26,46 +35,43 @@ def train_transform(
     augmentation: str,
     padding: int,
     least_scale: float = LEAST_SCALE,
-    before: TrainTransform | None = None,
-) -> TrainTransform:
+    before: Augmentation | None = None,
+) -> Augmentation:
     """Return what makes an augmented batch, normalised for `network`, of stored images, uint8 or float in [0, 1].
 
     Args:
         augmentation: none, crop, crop_flip or resized_crop_flip; done before normalising, so padding is black.
         padding: pixels on each side before cropping.
         least_scale: the least share of the area of a resized crop.
-        before: a transform of the stored images that comes first; None: none does.
+        before: a change of the stored images that comes first; None: none does.
     """
+    crop = cropping(augmentation, padding=padding, least_scale=least_scale)
 
-    def transform(images: Tensor, generator: Generator) -> Tensor:
-        if before is not None:
-            images = before(images, generator)
-        # pixels are cropped before they are normalised, so padding is black
-        if augmentation == "resized_crop_flip":
-            images = resized_crop_flip(images, generator=generator, scale=(least_scale, 1.0))
-        elif augmentation != "none":
-            flip = augmentation == "crop_flip"
-            images = crop_flip(images, padding=padding, flip=flip, generator=generator)
-        return normalise(images, network.mean, network.std)
+    def draw(shape: Shape, generator: Generator) -> tuple[object, object]:
+        return None if before is None else before.draw(shape, generator), crop.draw(shape, generator)
 
-    return transform
+    def apply(images: Tensor, drawn: tuple[object, object]) -> Tensor:
+        changed = images if before is None else before.apply(images, drawn[0])
+        return normalise(crop.apply(changed, drawn[1]), network.mean, network.std)
+
+    return Augmentation(draw, apply)
 
 
-def rand_augment_transform(*, operations: int, magnitude: float, std: float) -> TrainTransform:
-    """Return RandAugment of stored images: see `data.augmentation.rand_augment`."""
-    return lambda images, generator: rand_augment(
-        images, operations=operations, magnitude=magnitude, std=std, generator=generator
-    )
+def cropping(augmentation: str, *, padding: int, least_scale: float = LEAST_SCALE) -> Augmentation:
+    """Return the crop of `train_transform`, which draws `Crops`, of images that aren't normalised yet."""
+    if augmentation == "resized_crop_flip":
+        return resized_crop_flip(scale=(least_scale, 1.0))
+    if augmentation == "none":
+        return no_crop()
+    return crop_flip(padding=padding, flip=augmentation == "crop_flip")
 
 
-def mixing(*, mixup_alpha: float = 0, cutmix_alpha: float = 0) -> Mix:
-    """Return what mixes an augmented batch: see `students.Mix`. A batch has one λ; 0 mixes nothing."""
+def mixing(*, mixup_alpha: float = 0, cutmix_alpha: float = 0) -> Augmentation:
+    """Return what mixes an augmented batch; it draws `Mixed`. A batch has one λ; 0 mixes nothing."""
     # at most one of the two isn't 0
     if cutmix_alpha:
-        return lambda images, generator: cutmix(images, alpha=cutmix_alpha, generator=generator)
-    if mixup_alpha:
-        return lambda images, generator: mixup(images, alpha=mixup_alpha, generator=generator)
-    return unmixed
+        return cutmix(cutmix_alpha)
+    return mixup(mixup_alpha) if mixup_alpha else unmixed()
 
 
 def eval_transform(network: Network) -> EvalTransform:
@@ -90,4 +96,4 @@ def raw_batches(split: Split, *, device: torch.device) -> Iterator[tuple[Tensor,
     """Yield (images as they are, uint8, labels) of a split in its own order, on `device`, 500 at a time."""
     # by index: a split may decode files, and holds no tensor of all images
     for indices in torch.split(torch.arange(len(split)), BATCH):
-        yield split.images(indices).to(device), split.labels[indices].to(device)
+        yield upload(split.images(indices), device), upload(split.labels[indices], device)

@@ -16,7 +16,8 @@ from dire_plug.executors.dispatch import Runner
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.files import format_bytes
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.pipeline.unit_costs import count_units
+from dire_plug.pipeline.rates import find_rate
+from dire_plug.pipeline.unit_costs import plan_costs
 from dire_plug.pipeline.work_units import Unit, plan_units, waits_for
 
 
@@ -165,7 +166,19 @@ def test_a_unit_that_would_make_something_else_is_refused(bare_home: Path, recip
 
 
 def test_a_dry_run_lists_units_and_what_they_wait_for(bare_home: Path, recipe: Path, cli: Cli) -> None:
-    answer = cli("compare", "sre2l", "--recipe", recipe, "--engine", "native", "--arms", "baseline,dire", "--dry-run")
+    answer = cli(
+        "compare",
+        "sre2l",
+        "--recipe",
+        recipe,
+        "--engine",
+        "native",
+        "--arms",
+        "baseline,dire",
+        "--dry-run",
+        "--card",
+        "h100",
+    )
     assert answer.code == 0
     units = plan_units([native(recipe), native(recipe, "dire")])
     assert f"{len(units)} units of work that the store lacks" in answer.out
@@ -174,13 +187,13 @@ def test_a_dry_run_lists_units_and_what_they_wait_for(bare_home: Path, recipe: P
 
 
 def test_a_dry_run_says_what_units_cost(bare_home: Path, recipe: Path, cli: Cli) -> None:
-    answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--dry-run")
+    answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--dry-run", "--card", "rtx-4090")
     rows = {row[0]: row for row in read_rows(answer.out)}
-    unit = units_by_title(native(recipe))["squeeze teacher"]
-    teacher = count_units([unit])[unit.name]
-    assert rows["squeeze teacher"][2] == f"{teacher.operations / 1e12:,.3g}"
-    assert rows["squeeze teacher"][3:] == [format_bytes(teacher.memory), format_bytes(teacher.disk)]
-    assert "GPU-hours at 10 TFLOP/s (assumed, not measured)" in answer.out
+    (planned,) = plan_costs([native(recipe)])
+    teacher = planned.costs[units_by_title(native(recipe))["squeeze teacher"].name]
+    time = find_rate("rtx-4090").time(teacher.operations)
+    assert rows["squeeze teacher"][2:] == [time, format_bytes(teacher.memory), format_bytes(teacher.disk)]
+    assert "time of one rtx-4090 at 17.7 TFLOP/s" in answer.out
 
 
 def test_jobs_get_what_fast_stands_for_and_refuse_what_they_cannot(

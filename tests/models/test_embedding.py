@@ -156,11 +156,11 @@ def test_the_small_resnet_learns_the_digits() -> None:
     pixels, labels = digits.train.images(), digits.train.labels
     model = build("resnet-small", outputs=100)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    steps = 12 * (len(labels) // 64)
+    steps, crop = 12 * (len(labels) // 64), crop_flip(padding=1, flip=False)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=steps + 1)
     for _ in range(steps):
         chosen = torch.randint(0, len(labels), (64,), generator=generator)
-        images = crop_flip(pixels[chosen], padding=1, flip=False, generator=generator)
+        images = crop(pixels[chosen], generator)
         optimiser.zero_grad()
         torch.autograd.backward(F.cross_entropy(model(normalise(images, *statistics)), labels[chosen]))
         optimiser.step()

@@ -160,9 +160,10 @@ def test_a_row_without_its_code_has_the_reason_and_the_rest_goes_on(cli: Cli, ti
     assert (tiny / "runs" / "reproduce" / "figure-2-smoke" / "figure.png").is_file()
 
 
-def test_the_paper_scale_says_what_is_missing(cli: Cli, bare_home: Path) -> None:
+def test_a_table_of_which_nothing_can_be_filled_says_what_is_missing(cli: Cli, bare_home: Path) -> None:
     answer = cli("reproduce", "table-2", "--row", "infer", "--offline")
-    assert answer.code == 0, answer.err
+    assert answer.code == 2
+    assert "nothing could be filled, for the reasons above" in answer.err
     assert answer.out.count("– [1]") == 4
     assert "dire-plug vendor infer" in answer.out
     assert "smoke" not in answer.out
@@ -223,7 +224,7 @@ def test_a_wrong_name_ends_with_exit_code_2(
 
 def test_the_table_as_json_is_all_of_the_output(cli: Cli, bare_home: Path) -> None:
     answer = cli("reproduce", "table-8", "--row", "delt", "--column", "10", "--offline", "--json")
-    assert answer.code == 0
+    assert answer.code == 2
     content = json.loads(answer.out)
     assert cells_by_row(content)["DELT + DiRe"]["paper"] == "47.3 ± 0.1"
     assert cells_by_row(content)["DELT + DiRe"]["ours"] is None

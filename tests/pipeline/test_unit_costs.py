@@ -1,5 +1,6 @@
 """The costs of units of work: by the recipe's epochs, steps and images, without data."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from dire_plug import plugins
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.network_costs import count_pass, count_unrolled
+from dire_plug.pipeline.rates import find_rate
 from dire_plug.pipeline.request import with_stand_in
 from dire_plug.pipeline.unit_costs import (
     UnitCost,
@@ -17,9 +19,13 @@ from dire_plug.pipeline.unit_costs import (
     count_prepare,
     count_recover,
     count_squeeze,
+    count_students,
     count_units,
+    plan_costs,
+    too_large,
 )
 from dire_plug.pipeline.work_units import units_of
+from dire_plug.training.students import is_tested
 
 
 def planned(method: str, recipe: str, arm: str = "baseline", **more: Any) -> Run:
@@ -46,6 +52,7 @@ def test_a_loop_that_trains_networks_is_counted_by_its_unrolled_steps() -> None:
     assert count_recover(run, "").operations == 5001 * 80 * 125 * step.operations
     experts = count_pass(architecture="convnet-3", outputs=100, stem="small", size=32)
     assert count_prepare(run).operations == 100 * 50 * 50_000 * experts.both
+    assert count_prepare(run).memory == 256 * experts.kept + 3 * experts.weights
     given = planned("dm", "cifar-100", ipc=10)
     # the synthetic images there and back, 256 real ones of each class there
     assert count_recover(given, "").operations == 20_001 * (2 * 1000 + 256 * 100) * experts.forward
@@ -80,6 +87,30 @@ def test_students_are_tested_on_the_images_that_judge() -> None:
     assert evaluated(held_out[0]) == evaluated()
 
 
+def test_tests_are_those_of_the_schedule_and_the_others_stand_beside() -> None:
+    def evaluated(*schedule: str) -> UnitCost:
+        given = ("evaluate.students=[convnet-3]", "evaluate.per_synthesis=1", "evaluate.epochs=100", *schedule)
+        return count_evaluate(planned("sre2l", "cifar-100", ipc=10, settings=given), "convnet-3 0")
+
+    one = count_pass(architecture="convnet-3", outputs=100, stem="small", size=32)
+    every, tenth = (evaluated("evaluate.test_from=0", f"evaluate.test_every={n}") for n in (1, 10))
+    assert every.untested == 0
+    # after the epochs 0, 10, … 90, and the last
+    assert tenth.untested == every.operations - tenth.operations == (100 - 11) * 10_000 * one.forward
+
+
+def test_students_that_share_stored_labels_are_labelled_for_once() -> None:
+    run = planned("sre2l", "imagenet-1k", ipc=10)
+    one, two = (
+        count_students(run, run.recipe.evaluate, ["resnet-18"] * count, images=10_000).operations for count in (1, 2)
+    )
+    student, teacher = (count_pass(architecture="resnet-18", outputs=1000, stem="imagenet", size=224) for _ in range(2))
+    tests = sum(is_tested(epoch, run.recipe.evaluate) for epoch in range(300))
+    alone = 300 * 10_000 * student.both + tests * 50_000 * student.forward
+    assert two - one == alone
+    assert one - alone == 300 * 10_000 * teacher.forward
+
+
 def test_stored_labels_count_on_disk_with_the_students_that_share_them() -> None:
     found = count_evaluate(planned("sre2l", "imagenet-1k", ipc=10), "")
     labels = 300 * 10_000 * 1000 * 2
@@ -111,8 +142,9 @@ LARGE = ("infer", "g-vbsm")
     [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in plugins.known("methods")],
 )
 def test_every_unit_of_every_method_has_a_cost(bare_home: object, method: str) -> None:
-    units = units_of(planned(method, "quick", "dire"))
-    costs = count_units(units)
+    run = planned(method, "quick", "dire")
+    units = units_of(run)
+    costs = count_units(run, units)
     assert costs.keys() == {unit.name for unit in units}
     # of each stage the last unit
     by_stage = {
@@ -122,6 +154,36 @@ def test_every_unit_of_every_method_has_a_cost(bare_home: object, method: str) -
     assert [one for one in costs.values() if one.memory < 0 or one.disk < 0] == []
 
 
+def test_i_is_one_network_for_all_methods_of_a_dataset(bare_home: object) -> None:
+    requests = [Request(method, recipe="cifar-10", ipc=10, arm="random") for method in ("sre2l", "dwa", "delt", "dm")]
+    runs = plan_costs(requests)
+    independent = {unit.name: unit for run in runs for unit in run.units if unit.part == "independent"}
+    assert [len(run.units) > 1 for run in runs] == [True] * 4
+    ((name, unit),) = independent.items()
+    costs = {run.costs[name] for run in runs}
+    assert unit.stage == "squeeze"
+    assert len(costs) == 1
+
+
+def test_an_absent_dataset_is_planned_by_its_published_size(bare_home: object) -> None:
+    (run,) = plan_costs([Request("sre2l", recipe="cifar-10", arm="random", ipc=10)])
+    assert "cifar-10 was not found" in run.absent
+    assert run.costs.keys() == {unit.name for unit in run.units}
+
+
+def test_a_unit_that_a_gpu_cannot_hold_is_named_with_the_numbers() -> None:
+    run = planned("mtt", "cifar-100", ipc=10)
+    units = units_of(run)
+    costs = count_units(run, units)
+    (line,) = too_large(units, costs, find_rate("rtx-4090"))
+    assert line == (
+        "doesn't fit into the 24.0 GB of one rtx-4090: mtt cifar-100, IPC 10: recover baseline, seed 0 needs at least "
+        "59.2 GB"
+    )
+    assert too_large(units, costs, find_rate("h100")) == []
+    assert too_large(units, costs, replace(find_rate("rtx-4090"), memory=None)) == []
+
+
 def test_costs_add_up() -> None:
-    assert add_up([UnitCost(1.0, 5, 2), UnitCost(2.0, 3, 4)]) == UnitCost(3.0, 5, 6)
+    assert add_up([UnitCost(1.0, 5, 2, 0.5), UnitCost(2.0, 3, 4, 0.25)]) == UnitCost(3.0, 5, 6, 0.75)
     assert add_up([]) == UnitCost(0.0)

@@ -168,6 +168,16 @@ def test_a_missing_accuracy_is_a_dash_and_no_number() -> None:
     assert rows(accuracy, " dire ") == [["–", "–", "–", "–"]]
 
 
+def test_without_every_test_no_best_is_shown() -> None:
+    found = canned()
+    for runs in found.runs.values():
+        for one in runs:
+            one.metrics["accuracy"]["students"]["net"]["best"] = None
+    text = as_text(render(found))
+    assert "best" not in text
+    assert rows(text, " dire ")[0] == ["53.0", "±", "0.0", "1.4", "±", "0.0"]
+
+
 def test_what_is_stored_holds_every_value_and_the_statistics() -> None:
     content = json.loads(json.dumps(to_json(canned())))
     assert content["arms"]["control"]["same_as"] == "baseline"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.augmentations import undrawn
 from support.stub_run import (
     CPU,
     MEAN,
@@ -23,6 +24,7 @@ from support.stub_run import (
 from torch import Generator, Tensor
 
 from dire_plug.data.augmentation.batch import normalise
+from dire_plug.data.augmentation.draws import Augmentation
 from dire_plug.data.augmentation.zca import fit, load, save
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load as load_network
@@ -115,16 +117,15 @@ def test_delt_changes_images_by_randaugment_only_where_it_is_asked_to(
     asked = {"operations": 3, "magnitude": 7.0, "std": 0.5}
     seen: list[dict[str, Any]] = []
 
-    def invert(images: Tensor, *, generator: Generator, **settings: Any) -> Tensor:
+    def invert(**settings: Any) -> Augmentation:
         seen.append(settings)
-        return 255 - images
+        return undrawn(lambda images: 255 - images)
 
-    monkeypatch.setattr("dire_plug.training.transforms.rand_augment", invert)
+    monkeypatch.setattr("dire_plug.stages.student_data.rand_augment", invert)
     plain = student_data(with_section(run, "delt"), networks, condensed).train_transform
     augmented = student_data(with_section(run, "delt", randaugment=asked), networks, condensed).train_transform
     images = condensed.images
     inverted = plain(255 - images, Generator().manual_seed(0))
-    assert seen == []
     assert torch.equal(augmented(images, Generator().manual_seed(0)), inverted)
     assert seen == [asked]
 

@@ -438,6 +438,25 @@ def test_folders_of_jobs_go_after_a_month(store: Path, root: Path) -> None:
     assert [path.name for path in (store / "jobs").iterdir()] == ["recover-young"]
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_what_an_unfinished_job_needs_stays_whatever_runs_name(store: Path, root: Path, made: bool) -> None:
+    register(store, root, [])
+    unit = {"makes": [STUDENT.name if made else "student/not-yet"], "needs": [OTHER.name]}
+    make_folder(store / "jobs" / "evaluate-0123456789ab")
+    write_json(store / "jobs" / "evaluate-0123456789ab" / "unit.json", unit)
+    assert (OTHER.name in plan_cleaning(store).entries) == made
+
+
+def test_listings_go_with_their_dataset(store: Path, root: Path, tmp_path: Path) -> None:
+    register(store, root, [])
+    for name in ("there", "gone"):
+        make_folder(store / "listings" / name)
+        write_json(store / "listings" / name / "all.json", {"root": str(tmp_path / name)})
+        age(store / "listings" / name, days=8)
+    (tmp_path / "there").mkdir()
+    assert plan_cleaning(store).folders == (store / "listings" / "gone",)
+
+
 def test_what_an_interrupted_clean_or_replacement_left_goes(store: Path, root: Path) -> None:
     register(store, root, [])
     write(store / "work" / ".removed-x" / "file", "")

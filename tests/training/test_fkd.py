@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.augmentations import undrawn
 from support.cli import Cli
 from support.small_run import only_run, outcome, write_recipe
 from support.tiny_networks import make_network
@@ -115,13 +116,13 @@ def test_a_step_sums_the_gradients_of_its_parts_and_decays_matrices_only(protoco
         torch.testing.assert_close(student.state_dict()[name], value, msg=name)
 
 
-def _unused(images: Tensor, generator: torch.Generator) -> Tensor:
+def _refuse(images: Tensor) -> Tensor:
     raise AssertionError("stored batches are already augmented")
 
 
 def _data() -> StudentData:
     images, labels = torch.zeros(8, 3, 4, 4), torch.zeros(8)
-    return StudentData(images, labels, _unused, torch.randn(4, 3, 4, 4), torch.zeros(4), stored=stored_batches)
+    return StudentData(images, labels, undrawn(_refuse), torch.randn(4, 3, 4, 4), torch.zeros(4), stored=stored_batches)
 
 
 def test_the_student_is_tested_every_ten_epochs_and_in_the_end(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.augmentations import undrawn
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -19,15 +20,11 @@ def section_of(**keys: Any) -> HardLabelsSection:
     return HardLabelsSection(protocol="hard-labels", students=("x",), **keys)
 
 
-def as_is(images: Tensor, generator: Generator) -> Tensor:
-    return images
-
-
 @pytest.fixture
 def data() -> StudentData:
     images = torch.rand(6, 3, 2, 2, generator=Generator().manual_seed(0))
     labels = torch.arange(6) % 3
-    return StudentData(images, labels, as_is, images, labels)
+    return StudentData(images, labels, undrawn(lambda batch: batch), images, labels)
 
 
 def make_student() -> nn.Module:
@@ -71,10 +68,10 @@ def test_the_student_is_tested_once_at_the_end(data: StudentData, tmp_path: Path
 def test_the_view_is_asked_for_every_batch(data: StudentData, tmp_path: Path) -> None:
     seen: list[int] = []
 
-    def view(images: Tensor, generator: Generator) -> Tensor:
+    def view(images: Tensor) -> Tensor:
         seen.append(len(images))
         return images
 
-    watched = StudentData(data.images, data.labels, view, data.images, data.labels)
+    watched = StudentData(data.images, data.labels, undrawn(view), data.images, data.labels)
     train_student(make_student(), [], data=watched, section=section_of(epochs=2, batch_size=4), seed=0, folder=tmp_path)
     assert seen == [4, 2, 4, 2]

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from support.augmentations import undrawn
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from dire_plug.data.augmentation.draws import NO_CUT, Augmentation, Mixed
 from dire_plug.recipe.evaluate import Evaluate, EvaluateSection
 from dire_plug.seeding import derive
 from dire_plug.training.loop import initialised
@@ -39,13 +41,15 @@ def make_network(seed: int, *, norm: bool = False) -> nn.Sequential:
     return initialised(make, seed)
 
 
-def swap(images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, float]:
+def swap() -> Augmentation:
     """Mix each image with the one at the other end of the batch, 3 : 1."""
-    order = torch.arange(len(images)).flip(0)
-    return 0.75 * images + 0.25 * images[order], order, 0.75
+    return Augmentation(
+        lambda shape, _: Mixed(torch.arange(shape[0]).flip(0), 0.75, NO_CUT),
+        lambda images, drawn: 0.75 * images + 0.25 * images[drawn.partners],
+    )
 
 
-def mirrored(images: Tensor, generator: Generator) -> Tensor:
+def mirror(images: Tensor) -> Tensor:
     return images.flip(3)
 
 
@@ -53,7 +57,9 @@ def mirrored(images: Tensor, generator: Generator) -> Tensor:
 def data() -> StudentData:
     images = torch.rand(COUNT, 3, 4, 4, generator=Generator().manual_seed(0))
     labels = torch.arange(COUNT) % CLASSES
-    return StudentData(images, labels, mirrored, images, labels, mix=swap, plain_transform=lambda batch: batch + 1)
+    return StudentData(
+        images, labels, undrawn(mirror), images, labels, mix=swap(), plain_transform=lambda batch: batch + 1
+    )
 
 
 @pytest.fixture

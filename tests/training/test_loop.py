@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from support.augmentations import undrawn
 from support.tiny_networks import CLASSES, make_network
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from dire_plug.data.augmentation.draws import Augmentation, Shape
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe.evaluate import PROTOCOLS, Evaluate, EvaluateSection, check_protocol
 from dire_plug.training import loop as training
 from dire_plug.training import students
 from dire_plug.training.loop import Curve, Training, learning_rate, shuffled, train
 from dire_plug.training.protocols import SET_UP, divergence, train_student
-from dire_plug.training.students import StudentData, accuracy, find_best, in_batches, is_tested
+from dire_plug.training.students import StudentData, accuracy, find_best, in_batches, is_tested, knows_best
 
 
 class KilledError(Exception):
@@ -37,8 +39,11 @@ def kill_after(epochs: int) -> Callable[..., None]:
     return progress
 
 
-def flip_view(images: Tensor, generator: Generator) -> Tensor:
-    flips = torch.rand(len(images), generator=generator) < 0.5
+def draw_flips(shape: Shape, generator: Generator) -> Tensor:
+    return torch.rand(shape[0], generator=generator) < 0.5
+
+
+def flip_view(images: Tensor, flips: Tensor) -> Tensor:
     pixels = images.float() / 255 - 0.5
     return torch.where(flips[:, None, None, None], pixels.flip(3), pixels)
 
@@ -48,7 +53,7 @@ def data() -> StudentData:
     generator = Generator().manual_seed(0)
     labels = torch.arange(14) % CLASSES
     images = torch.randint(0, 100, (14, 3, 4, 4), generator=generator) + 60 * labels[:, None, None, None]
-    return StudentData(images.to(torch.uint8), labels, flip_view, images / 255 - 0.5, labels)
+    return StudentData(images.to(torch.uint8), labels, Augmentation(draw_flips, flip_view), images / 255 - 0.5, labels)
 
 
 def section_of(protocol: str, **keys: Any) -> EvaluateSection:
@@ -322,10 +327,30 @@ def test_students_are_tested_from_an_epoch_on_and_after_the_last() -> None:
 
 
 def test_the_authors_test_every_epoch_from_201_on_with_adamw() -> None:
-    section: Any = section_of("on-the-fly", test_from=201)
+    section: Any = section_of("on-the-fly", test_from=201, test_every=1)
     tested = [epoch for epoch in range(section.epochs) if is_tested(epoch, section)]
     assert (tested[0], tested[-1], len(tested)) == (201, 399, 199)
     assert (section.lr, section.weight_decay, section.batch_size, section.temperature) == (1e-3, 0.01, 128, 30)
+
+
+def test_by_default_every_tenth_epoch_and_the_last_are_tested() -> None:
+    section = section_of("on-the-fly", epochs=25)
+    assert [epoch for epoch in range(25) if is_tested(epoch, section)] == [0, 10, 20, 24]
+
+
+@pytest.mark.parametrize(
+    ("keys", "known"),
+    [
+        ({"epochs": 400, "test_from": 201, "test_every": 1}, True),
+        ({"epochs": 400}, False),
+        ({"epochs": 12, "test_from": 10, "test_every": 10}, True),
+        ({"epochs": 13, "test_from": 10, "test_every": 10}, False),
+        ({"epochs": 5, "test_from": 4, "test_every": 1}, False),
+        ({"epochs": 5, "test_from": 9, "test_every": 1}, False),
+    ],
+)
+def test_the_best_is_known_where_several_epochs_and_no_fewer_are_tested(keys: dict[str, int], known: bool) -> None:
+    assert knows_best(section_of("on-the-fly", **keys)) is known
 
 
 def test_a_curve_has_every_test_and_the_first_of_the_best_ones_is_found(
@@ -333,7 +358,7 @@ def test_a_curve_has_every_test_and_the_first_of_the_best_ones_is_found(
 ) -> None:
     answers = iter([10.0, 30.0, 30.0, 20.0])
     monkeypatch.setattr(students, "accuracy", lambda *_: next(answers))
-    _, curve = run(data, tmp_path, epochs=4)
+    _, curve = run(data, tmp_path, epochs=4, test_every=1)
     assert curve == [(0, 10.0), (1, 30.0), (2, 30.0), (3, 20.0)]
     assert find_best(curve) == (1, 30.0)
 
@@ -364,9 +389,6 @@ def test_the_loss_is_the_mean_divergence_without_the_squared_temperature() -> No
 
 
 def test_one_batch_is_one_step_of_adamw_on_what_both_networks_see(data: StudentData, tmp_path: Path) -> None:
-    def plain(images: Tensor, generator: Generator) -> Tensor:
-        return images.float() / 255
-
     teacher = make_network(99).eval()
     student = nn.Sequential(nn.Flatten(), nn.Linear(48, CLASSES))
     expected = copy.deepcopy(student)
@@ -375,6 +397,7 @@ def test_one_batch_is_one_step_of_adamw_on_what_both_networks_see(data: StudentD
     divergence(expected(inputs), teacher(inputs).detach(), 30).backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     section = section_of("on-the-fly", epochs=1, batch_size=14)
+    plain = undrawn(lambda images: images.float() / 255)
     whole = StudentData(data.images, data.labels, plain, data.test_images, data.test_labels)
     train_student(student, [teacher], data=whole, section=section, seed=0, folder=tmp_path)
     torch.testing.assert_close(student[1].weight, expected[1].weight, rtol=1e-5, atol=1e-7)

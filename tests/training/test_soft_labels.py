@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.augmentations import mix
 from support.stub_run import (
     CPU,
     MEAN,
@@ -105,7 +106,7 @@ def transform_of(shown: Shown) -> StoredTransform:
 
 def draw_all(images: Tensor, shown: Shown, generator: Generator) -> list[TransformParams]:
     batches = training.shuffled(len(images), BATCH, generator)
-    return [transform_of(shown).draw(images, indices, generator=generator) for indices in batches]
+    return [transform_of(shown).draw(images.shape, indices, generator=generator) for indices in batches]
 
 
 def same(first: TransformParams, second: TransformParams) -> bool:
@@ -123,12 +124,12 @@ def test_a_rebuilt_batch_is_that_of_the_other_protocols_bit_for_bit(shown: Shown
     indices = torch.tensor([7, 1, 0, 4, 2])
     network = SimpleNamespace(mean=MEAN, std=STD)
     transform = train_transform(network, augmentation=shown.augmentation, padding=2)  # type: ignore[arg-type]
-    mix = mixing(mixup_alpha=shown.mixup, cutmix_alpha=shown.cutmix)
+    by = mixing(mixup_alpha=shown.mixup, cutmix_alpha=shown.cutmix)
     for seed in range(5):
         generator, other = Generator().manual_seed(seed), Generator().manual_seed(seed)
-        expected, partners, share = mix(transform(images[indices], generator), generator)
-        drawn = transform_of(shown).draw(images, indices, generator=other)
-        assert torch.equal(transform_of(shown).apply(images, drawn, device=CPU), expected)
+        expected, partners, share = mix(by, transform(images[indices], generator), generator)
+        drawn = transform_of(shown).draw(images.shape, indices, generator=other)
+        assert torch.equal(transform_of(shown).apply(images[indices], drawn), expected)
         assert torch.equal(drawn.partners, partners)
         assert drawn.share == share
 
@@ -144,8 +145,8 @@ def test_what_is_stored_comes_back_to_the_last_bit(shown: Shown, tmp_path: Path)
     assert all(same(first, second) for first, (second, _) in zip(drawn, found, strict=True))
     assert torch.equal(torch.cat([values for _, values in found]), torch.cat(logits).half())
     for first, (second, _) in zip(drawn, found, strict=True):
-        again = transform_of(shown).apply(images, second, device=CPU)
-        assert torch.equal(again, transform_of(shown).apply(images, first, device=CPU))
+        again = transform_of(shown).apply(images[second.indices], second)
+        assert torch.equal(again, transform_of(shown).apply(images[first.indices], first))
 
 
 def test_an_epoch_takes_the_bytes_that_are_announced(tmp_path: Path) -> None:

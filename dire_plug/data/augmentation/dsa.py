@@ -7,104 +7,106 @@ normalised or whitened, so what is padded or cut out is 0 there. Nothing here bl
 """
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from dire_plug.data.augmentation.batch import crop_flip_at
+from dire_plug.data.augmentation.draws import Augmentation, Shape
 
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 SHIFT, CUTOUT = 0.125, 0.5
 SCALE, DEGREES = 1.2, 15.0
 
 
-def dsa(images: Tensor, *, operations: str, generator: Generator) -> Tensor:
-    """Apply one operation, drawn for the batch, with parameters drawn for each image.
+def dsa(operations: str) -> Augmentation:
+    """Apply one operation, drawn for the batch, with parameters drawn for each image, to float images, [N, 3, H, W].
 
     Args:
-        images: float, [N, 3, H, W], H = W.
         operations: names joined by `_`, or `none`.
-        generator: of the operation and its parameters, on any device.
     """
     if operations == "none":
-        return images
+        return Augmentation(lambda *_: (), lambda images, _: images)
     names = operations.split("_")
-    choice = int(torch.randint(len(names), (), generator=generator, device=generator.device))
-    return OPERATIONS[names[choice]](images, generator)
+
+    def draw(shape: Shape, generator: Generator) -> tuple[str, Tensor]:
+        choice = int(torch.randint(len(names), (), generator=generator, device=generator.device))
+        parameters: Tensor = OPERATIONS[names[choice]].draw(shape, generator)
+        return names[choice], parameters
+
+    return Augmentation(draw, lambda images, drawn: OPERATIONS[drawn[0]].apply(images, drawn[1]))
 
 
-def colour(images: Tensor, generator: Generator) -> Tensor:
-    """Change brightness by ±½, then saturation by a factor in [0, 2), then contrast by one in [½, 1½)."""
-    brightness, saturation, contrast = (_uniform(images, generator) for _ in range(3))
+def _draw_uniform(shape: Shape, generator: Generator, *, numbers: int = 1) -> Tensor:
+    """Draw numbers in [0, 1) for each image, one after the other for the batch: [numbers, N, 1, 1, 1]."""
+    size = (shape[0], 1, 1, 1)
+    return torch.stack([torch.rand(size, generator=generator, device=generator.device) for _ in range(numbers)])
+
+
+def _colour(images: Tensor, drawn: Tensor) -> Tensor:
+    brightness, saturation, contrast = drawn.to(images.dtype)
     lighter = images + (brightness - 0.5) * BRIGHTNESS
     grey = lighter.mean(dim=1, keepdim=True)
-    tinted = grey + (lighter - grey) * saturation * SATURATION
+    tinted: Tensor = grey + (lighter - grey) * saturation * SATURATION
     mean = tinted.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + (tinted - mean) * (contrast + CONTRAST)
+    changed: Tensor = mean + (tinted - mean) * (contrast + CONTRAST)
+    return changed
 
 
-def shift(images: Tensor, generator: Generator) -> Tensor:
-    """Move each image by up to an eighth of its size in both directions; 0 comes in."""
-    reach = int(images.shape[-1] * SHIFT + 0.5)  # half up, as upstream; `round` goes to the even number
-    tops, lefts = torch.randint(0, 2 * reach + 1, (2, len(images)), generator=generator, device=generator.device)
-    return crop_flip_at(images, tops, lefts, torch.zeros(len(images), dtype=torch.bool), reach)
+def _reach(shape: Shape) -> int:
+    return int(shape[-1] * SHIFT + 0.5)  # half up, as upstream; `round` goes to the even number
 
 
-def cut_out(images: Tensor, generator: Generator) -> Tensor:
-    """Put 0 into a square of half of the size around a point of each image; it may reach over the border."""
-    rows, columns = (
-        _outside(length, len(images), generator).to(images.device) for length in (images.shape[-2], images.shape[-1])
-    )
+def _draw_shift(shape: Shape, generator: Generator) -> Tensor:
+    return torch.randint(0, 2 * _reach(shape) + 1, (2, shape[0]), generator=generator, device=generator.device)
+
+
+def _shift(images: Tensor, corners: Tensor) -> Tensor:
+    still = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    tops, lefts = corners
+    return crop_flip_at(images, tops, lefts, still, _reach(images.shape))
+
+
+def _draw_cut(shape: Shape, generator: Generator) -> Tensor:
+    """Draw where the stretch of rows, and that of columns, begins that is cut out of each image: int64, [2, N, 1].
+
+    A stretch has half of the side; its centre may be any place, and for an even stretch the end as well.
+    """
+    begins = []
+    for length in shape[-2:]:
+        size = int(length * CUTOUT + 0.5)
+        device = generator.device
+        centres = torch.randint(0, length + 1 - size % 2, (shape[0], 1), generator=generator, device=device)
+        begins.append(centres - size // 2)
+    return torch.stack(begins)
+
+
+def _cut_out(images: Tensor, begins: Tensor) -> Tensor:
+    rows, columns = (_outside(length, begin) for length, begin in zip(images.shape[-2:], begins, strict=True))
     return images * (rows[:, None, :, None] | columns[:, None, None, :])  # cut is what is inside in both
 
 
-def flip(images: Tensor, generator: Generator) -> Tensor:
-    """Flip half of the images, left to right."""
-    return torch.where(_uniform(images, generator) < 0.5, images.flip(3), images)
+def _outside(length: int, begins: Tensor) -> Tensor:
+    """Return which places lie outside of the stretch that begins there, [N, 1]: bool, [N, length]."""
+    places = torch.arange(length, device=begins.device)
+    return (places < begins) | (places >= begins + int(length * CUTOUT + 0.5))
 
 
-def scale(images: Tensor, generator: Generator) -> Tensor:
-    """Stretch height and width of each image by factors of their own between 1/1.2 and 1.2."""
-    width, height = (1 / SCALE + (SCALE - 1 / SCALE) * _uniform(images, generator).flatten() for _ in range(2))
+def _flip(images: Tensor, drawn: Tensor) -> Tensor:
+    return torch.where(drawn[0].to(images.dtype) < 0.5, images.flip(3), images)
+
+
+def _scale(images: Tensor, drawn: Tensor) -> Tensor:
+    width, height = (1 / SCALE + (SCALE - 1 / SCALE) * one.flatten() for one in drawn.to(images.dtype))
     zero = torch.zeros_like(width)
     return _sample(images, [width, zero, zero, height])
 
 
-def rotate(images: Tensor, generator: Generator) -> Tensor:
-    """Turn each image by up to 15° either way."""
-    angle = (2 * _uniform(images, generator).flatten() - 1) * math.radians(DEGREES)
+def _rotate(images: Tensor, drawn: Tensor) -> Tensor:
+    angle = (2 * drawn[0].to(images.dtype).flatten() - 1) * math.radians(DEGREES)
     return _sample(images, [angle.cos(), -angle.sin(), angle.sin(), angle.cos()])
-
-
-OPERATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
-    "color": colour,
-    "crop": shift,
-    "cutout": cut_out,
-    "flip": flip,
-    "scale": scale,
-    "rotate": rotate,
-}
-"""By upstream's names, in its order."""
-
-
-def _uniform(images: Tensor, generator: Generator) -> Tensor:
-    """Draw one number in [0, 1) for each image: [N, 1, 1, 1]."""
-    drawn = torch.rand(len(images), 1, 1, 1, generator=generator, device=generator.device)
-    return drawn.to(images.device, images.dtype)
-
-
-def _outside(length: int, count: int, generator: Generator) -> Tensor:
-    """Draw a stretch of half of `length` for each image; return which places lie outside of it: bool, [count, length].
-
-    Its centre may be any place, and for an even stretch the end as well.
-    """
-    size = int(length * CUTOUT + 0.5)
-    centres = torch.randint(0, length + 1 - size % 2, (count, 1), generator=generator, device=generator.device)
-    begins = centres - size // 2
-    places = torch.arange(length, device=generator.device)
-    return (places < begins) | (places >= begins + size)
 
 
 def _sample(images: Tensor, matrix: list[Tensor]) -> Tensor:
@@ -113,3 +115,20 @@ def _sample(images: Tensor, matrix: list[Tensor]) -> Tensor:
     # in both calls: torch's default, False, would sample other places
     grid = F.affine_grid(F.pad(linear, (0, 1)), list(images.shape), align_corners=True)
     return F.grid_sample(images, grid, align_corners=True)
+
+
+colour = Augmentation(partial(_draw_uniform, numbers=3), _colour)
+"""Change brightness by ±½, then saturation by a factor in [0, 2), then contrast by one in [½, 1½)."""
+shift = Augmentation(_draw_shift, _shift)
+"""Move each image by up to an eighth of its size in both directions; 0 comes in."""
+cut_out = Augmentation(_draw_cut, _cut_out)
+"""Put 0 into a square of half of the size around a point of each image; it may reach over the border."""
+flip = Augmentation(_draw_uniform, _flip)
+"""Flip half of the images, left to right."""
+scale = Augmentation(partial(_draw_uniform, numbers=2), _scale)
+"""Stretch height and width of each image by factors of their own between 1/1.2 and 1.2."""
+rotate = Augmentation(_draw_uniform, _rotate)
+"""Turn each image by up to 15° either way."""
+
+OPERATIONS = {"color": colour, "crop": shift, "cutout": cut_out, "flip": flip, "scale": scale, "rotate": rotate}
+"""By upstream's names, in its order."""

@@ -71,8 +71,8 @@ def requests_of(request: TableRequest) -> list[Request]:
     """Return the requests of the runs that a table's cells are made from, but of those that can't be planned."""
     found: dict[Request, None] = {}
     for cell in request.cells:
-        # of a cell that is timed, or has a set of its own, there are none
-        if cell.figure == NOT_PRINTED or cell.set or cell.read == "seconds":
+        # of a cell that is timed, or has a set of its own, there are none; what a figure draws isn't printed either
+        if (cell.figure == NOT_PRINTED and request.target.draw is None) or cell.set or cell.read == "seconds":
             continue
         # a cell that the scale leaves out says so when it is filled
         with contextlib.suppress(DirePlugError):
@@ -203,7 +203,8 @@ def _accuracy(metrics: Sequence[dict[str, Any]], folders: Sequence[str]) -> Cell
     if len(known) < len(metrics):
         raise DirePlugError(next(str(one["accuracy"].get("missing", "no student")) for one in metrics))
     spread = [STUDENTS[0].read(one) for one in metrics]
-    return result_of(known, folders, **{"best on test": best, "students' standard deviation": spread})
+    best_known = None if None in best else best
+    return result_of(known, folders, **{"best on test": best_known, "students' standard deviation": spread})
 
 
 # Table 14: the seven combinations of the regularizer's components, normalised together.
@@ -365,7 +366,8 @@ def fill_from_students(cell: Cell, runs: Runs) -> CellResult:
     for folder in folders:
         request = replace(plain_request(runs), path=Path(folder))
         found.append(evaluate_set(request, students=(student,)).accuracy["students"][student])
-    last, best = ([statistics.fmean(one[kind]) for one in found] for kind in ("last", "best"))
+    last = [statistics.fmean(one["last"]) for one in found]
+    best = [statistics.fmean(one["best"]) for one in found if one["best"]] or None
     return result_of(last, folders, **{"best on test": best, "students": [len(one["last"]) for one in found]})
 
 

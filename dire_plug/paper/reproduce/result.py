@@ -57,6 +57,11 @@ class TableResult:
         return list(dict.fromkeys(result.reason for result in self.cells.values() if result.reason))
 
     @property
+    def filled(self) -> bool:
+        """Whether some cell has a value, or is drawn."""
+        return any(result.summary is not None or (result.runs and not result.reason) for result in self.cells.values())
+
+    @property
     def failed(self) -> bool:
         """Whether something broke that should have worked; a cell whose data or code is missing is no failure."""
         return any(result.failed for result in self.cells.values())

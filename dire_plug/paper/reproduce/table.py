@@ -136,7 +136,8 @@ def _statistics(request: TableRequest, reads: set[str]) -> list[str]:
         lines = ["ours: one synthesis (1), so no spread; --seeds 5 gives one"]
     if "accuracy" in reads:
         lines.append(
-            "ours: accuracy after the last epoch; the paper's may be the best on the test set, which is in table.json"
+            "ours: accuracy after the last epoch; the paper's may be the best on the test set, which is in "
+            "table.json where every epoch was tested"
         )
     return lines
 

@@ -37,6 +37,7 @@ from dire_plug.results.statistics import (
 )
 from dire_plug.results.table import (
     SPACES,
+    accuracy_columns,
     count_pairs,
     difference,
     format_difference,
@@ -44,7 +45,6 @@ from dire_plug.results.table import (
     make_rows,
     notes,
     read_column,
-    student_columns,
 )
 from dire_plug.store.provenance import Code
 
@@ -83,7 +83,7 @@ class PageTable:
 def make_tables(group: Group) -> list[PageTable]:
     """Return the tables of accuracy, and of diversity in T and I."""
     comparison = group.comparison()
-    tables = [_table("Accuracy of students", group, ACCURACY + student_columns(comparison))]
+    tables = [_table("Accuracy of students", group, accuracy_columns(comparison))]
     for space, meaning in SPACES.items():
         title = f"Diversity in {space}, {meaning}"
         tables.append(_table(title, group, diversity_measures(space), space=space))

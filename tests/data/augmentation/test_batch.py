@@ -1,12 +1,10 @@
 """Augmentation: parity with Pillow and torchvision, and the random parameters."""
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from support.augmentations import mix
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
@@ -18,9 +16,11 @@ from dire_plug.data.augmentation.batch import (
     draw_boxes,
     mixup,
     normalise,
+    resize_boxes,
     resized_crop_flip,
     resized_crop_flip_at,
 )
+from dire_plug.data.augmentation.draws import Augmentation
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -69,7 +69,7 @@ def test_crop_and_flip_are_bit_equal_to_pillow(height: int, width: int) -> None:
 def test_crops_reach_every_offset_and_flip_about_half() -> None:
     marked = torch.zeros(2000, 3, 9, 9, dtype=torch.uint8)
     marked[:, :, 4, 3] = 255
-    cropped = crop_flip(marked, padding=2, flip=True, generator=torch.Generator().manual_seed(0))
+    cropped = crop_flip(padding=2, flip=True)(marked, torch.Generator().manual_seed(0))
     places = cropped[:, 0].flatten(1).argmax(1)
     assert set((places // 9).tolist()) == {2, 3, 4, 5, 6}
     # Column 3 − offset unflipped is 1 to 5, flipped 3 to 7.
@@ -79,13 +79,13 @@ def test_crops_reach_every_offset_and_flip_about_half() -> None:
 
 def test_nothing_moves_without_padding_and_flip() -> None:
     images = random_images(8)
-    assert torch.equal(crop_flip(images, padding=0, flip=False, generator=torch.Generator().manual_seed(0)), images)
+    assert torch.equal(crop_flip(padding=0, flip=False)(images, torch.Generator().manual_seed(0)), images)
 
 
-@pytest.mark.parametrize("augment", [partial(crop_flip, padding=4, flip=True), resized_crop_flip])
-def test_one_seed_gives_one_augmentation(augment: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("augment", [crop_flip(padding=4, flip=True), resized_crop_flip()])
+def test_one_seed_gives_one_augmentation(augment: Augmentation) -> None:
     images = random_images(8)
-    first, again, other = (augment(images, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    first, again, other = (augment(images, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -93,7 +93,7 @@ def test_one_seed_gives_one_augmentation(augment: Callable[..., Tensor]) -> None
 def test_resized_crops_agree_with_pillow_within_one_grey_level() -> None:
     images = random_images(30, 48, 48)
     generator = torch.Generator().manual_seed(2)
-    boxes = draw_boxes(images, generator=generator, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+    boxes = draw_boxes(images.shape, generator=generator, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
     flips = torch.rand(30, generator=generator) < 0.5
     ours = resized_crop_flip_at(images, boxes, flips)
     assert ours.dtype == torch.uint8
@@ -104,10 +104,22 @@ def test_resized_crops_agree_with_pillow_within_one_grey_level() -> None:
         assert (ours[index].int() - expected.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("size", [8, 32, 50])
+def test_boxes_resized_by_products_are_torchvisions_in_floats_to_the_pixel(size: int) -> None:
+    images = random_images(60, size, size + 6)
+    drawn = resized_crop_flip().draw(images.shape, torch.Generator().manual_seed(3))
+    whole = [
+        functional.resized_crop(image.float(), *box, size=list(image.shape[-2:]), antialias=True)
+        for image, box in zip(images, drawn.boxes.tolist(), strict=True)
+    ]
+    assert torch.equal(resize_boxes(images, drawn.boxes), torch.stack(whole).round().to(torch.uint8))
+    torch.testing.assert_close(resize_boxes(images.float(), drawn.boxes), torch.stack(whole), rtol=1e-5, atol=1e-3)
+
+
 def test_boxes_lie_inside_and_are_distributed_as_torchvisions() -> None:
     images = torch.empty(4000, 3, 64, 64, dtype=torch.uint8)
     boxes = draw_boxes(
-        images, generator=torch.Generator().manual_seed(0), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
+        images.shape, generator=torch.Generator().manual_seed(0), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)
     ).double()
     assert (boxes >= 0).all()
     assert (boxes[:, 0] + boxes[:, 2] <= 64).all()
@@ -123,30 +135,30 @@ def test_boxes_lie_inside_and_are_distributed_as_torchvisions() -> None:
 
 def test_the_ratio_of_a_box_is_width_to_height() -> None:
     images = torch.empty(200, 3, 64, 64, dtype=torch.uint8)
-    boxes = draw_boxes(images, generator=torch.Generator().manual_seed(0), scale=(0.2, 0.4), ratio=(2.0, 2.0))
+    boxes = draw_boxes(images.shape, generator=torch.Generator().manual_seed(0), scale=(0.2, 0.4), ratio=(2.0, 2.0))
     assert ((boxes[:, 3] - 2 * boxes[:, 2]).abs() <= 1.5).all()
 
 
 def test_an_image_that_no_box_fits_gets_the_central_one() -> None:
     images = torch.empty(3, 3, 8, 64, dtype=torch.uint8)
-    boxes = draw_boxes(images, generator=torch.Generator().manual_seed(0), scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    boxes = draw_boxes(images.shape, generator=torch.Generator().manual_seed(0), scale=(1.0, 1.0), ratio=(1.0, 1.0))
     assert boxes.tolist() == [[0, 28, 8, 8]] * 3
 
 
 def test_mixup_mixes_by_one_share_that_the_generator_sets() -> None:
     images = random_images(16).float()
-    mixed, order, share = mixup(images, alpha=0.8, generator=torch.Generator().manual_seed(5))
+    mixed, order, share = mix(mixup(0.8), images, torch.Generator().manual_seed(5))
     assert 0 < share < 1
     assert sorted(order.tolist()) == list(range(16))
     for index in range(16):
         torch.testing.assert_close(mixed[index], share * images[index] + (1 - share) * images[order[index]])
-    assert mixup(images, alpha=0.8, generator=torch.Generator().manual_seed(5))[2] == share
-    assert mixup(images, alpha=0.8, generator=torch.Generator().manual_seed(6))[2] != share
+    assert mix(mixup(0.8), images, torch.Generator().manual_seed(5))[2] == share
+    assert mix(mixup(0.8), images, torch.Generator().manual_seed(6))[2] != share
 
 
 def test_shares_of_mixup_follow_the_beta_distribution() -> None:
     generator, images = torch.Generator().manual_seed(0), torch.zeros(1, 1, 1, 1)
-    shares = torch.tensor([mixup(images, alpha=0.8, generator=generator)[2] for _ in range(2000)])
+    shares = torch.tensor([mix(mixup(0.8), images, generator)[2] for _ in range(2000)])
     # Beta(a, a) has mean 1/2 and variance 1 / (4·(2a + 1)).
     assert abs(shares.mean() - 0.5) < 0.03
     assert abs(shares.var() - 1 / (4 * 2.6)) < 0.01
@@ -154,6 +166,6 @@ def test_shares_of_mixup_follow_the_beta_distribution() -> None:
 
 def test_mixup_without_alpha_changes_nothing() -> None:
     images = random_images(4).float()
-    mixed, _, share = mixup(images, alpha=0, generator=torch.Generator().manual_seed(0))
+    mixed, _, share = mix(mixup(0), images, torch.Generator().manual_seed(0))
     assert share == 1
     assert torch.equal(mixed, images)

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from support.augmentations import undrawn
 from torch import Generator, Tensor
 
 from dire_plug.data.augmentation.dsa import OPERATIONS, colour, cut_out, dsa, flip, rotate, scale, shift
@@ -113,7 +114,7 @@ def test_one_operation_is_drawn_for_a_batch() -> None:
     images = make_images(40)
     seen = set()
     for seed in range(40):
-        changed = dsa(images, operations="flip_cutout", generator=generator(seed))
+        changed = dsa("flip_cutout")(images, generator(seed))
         is_cut = bool((changed == 0).any())
         is_flipped = bool((changed == images.flip(3)).flatten(1).all(1).any())
         assert is_cut != is_flipped
@@ -123,19 +124,19 @@ def test_one_operation_is_drawn_for_a_batch() -> None:
 
 def test_no_operation_changes_nothing() -> None:
     images = make_images(3)
-    assert dsa(images, operations="none", generator=generator()) is images
+    assert dsa("none")(images, generator()) is images
 
 
 def test_a_full_turn_of_the_defaults_uses_all_six(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def note(name: str, images: Tensor, draws: Generator) -> Tensor:
+    def note(name: str, images: Tensor) -> Tensor:
         seen.append(name)
         return images
 
     for name in OPERATIONS:
-        monkeypatch.setitem(OPERATIONS, name, partial(note, name))
+        monkeypatch.setitem(OPERATIONS, name, undrawn(partial(note, name)))
     draws = generator()
     for _ in range(100):
-        dsa(make_images(1), operations="_".join(values.OPERATIONS), generator=draws)
+        dsa("_".join(values.OPERATIONS))(make_images(1), draws)
     assert set(seen) == set(values.OPERATIONS)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from support.augmentations import mix
 from torch import Generator, Tensor
 from torchvision.transforms import CenterCrop, Resize
 
@@ -17,7 +18,7 @@ def numbered(count: int, size: int = 8) -> Tensor:
 def test_a_batch_shares_one_box_of_another_image() -> None:
     images = numbered(6)
     for seed in range(30):
-        mixed, order, share = cutmix(images, alpha=1, generator=Generator().manual_seed(seed))
+        mixed, order, share = mix(cutmix(1), images, Generator().manual_seed(seed))
         pasted = (mixed != images)[order != torch.arange(6)]
         assert all(torch.equal(box, pasted[0]) for box in pasted)
         box = pasted[0, 0]
@@ -29,13 +30,13 @@ def test_a_batch_shares_one_box_of_another_image() -> None:
 def test_the_images_that_came_in_stay_as_they_were() -> None:
     images = torch.rand(4, 3, 8, 8)
     before = images.clone()
-    cutmix(images, alpha=1, generator=Generator().manual_seed(0))
+    mix(cutmix(1), images, Generator().manual_seed(0))
     assert torch.equal(images, before)
 
 
 def test_the_shares_of_cutmix_1_are_spread_over_the_unit_interval() -> None:
     generator = Generator().manual_seed(0)
-    shares = torch.tensor([cutmix(numbered(2, 32), alpha=1, generator=generator)[2] for _ in range(1000)])
+    shares = torch.tensor([mix(cutmix(1), numbered(2, 32), generator)[2] for _ in range(1000)])
     # With λ uniform the side s = √(1 − λ) has density 2s, and s − s²/4 of it lies inside: ∫2s(s − s²/4)² ds = 77/240.
     assert abs(shares.mean() - (1 - 77 / 240)) < 0.04
     assert shares.min() < 0.2
@@ -45,15 +46,15 @@ def test_the_shares_of_cutmix_1_are_spread_over_the_unit_interval() -> None:
 def test_no_mixing_returns_the_batch_and_draws_nothing() -> None:
     images, generator = numbered(3), Generator().manual_seed(0)
     state = generator.get_state()
-    mixed, order, share = mixing()(images, generator)
+    mixed, order, share = mix(mixing(), images, generator)
     assert (mixed is images, order.tolist(), share) == (True, [0, 1, 2], 1.0)
     assert torch.equal(generator.get_state(), state)
 
 
 def test_the_recipes_alpha_chooses_how_a_batch_is_mixed() -> None:
     images = numbered(4)
-    blended, _, _ = mixing(mixup_alpha=0.8)(images, Generator().manual_seed(3))
-    pasted, _, _ = mixing(cutmix_alpha=1)(images, Generator().manual_seed(3))
+    blended = mixing(mixup_alpha=0.8)(images, Generator().manual_seed(3))
+    pasted = mixing(cutmix_alpha=1)(images, Generator().manual_seed(3))
     assert not torch.equal(blended, blended.round())
     assert torch.equal(pasted, pasted.round())
 

@@ -46,7 +46,7 @@ def make_batch(count: int) -> Tensor:
 
 
 def draw(images: Tensor, *, seed: int = 0, **settings: Any) -> Tensor:
-    return rand_augment(images, **{**SETTINGS, **settings}, generator=Generator().manual_seed(seed))
+    return rand_augment(**{**SETTINGS, **settings})(images, Generator().manual_seed(seed))
 
 
 def ask_timm(monkeypatch: pytest.MonkeyPatch, name: str, level: float) -> Tensor:
