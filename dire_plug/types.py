@@ -408,7 +408,7 @@ class Adapter(Protocol):
     """Whether no network in the loop has negative embeddings, as after ReLU and average pooling."""
     freezes_after_first_step: bool
     """Whether the script computes gradients of its networks' weights that it never uses after the first step of a slot:
-    `--accelerate exact` then freezes them, which leaves the images' bits as they are."""
+    `--accelerate exact` then freezes them in a pass's last batch, which leaves the images' bits as they are."""
     grows: bool
     """Whether a pass is the same whatever the number of images per class, so that IPC 50 goes on from IPC 10."""
     saves_images: bool
