@@ -251,6 +251,8 @@ class Script:
         slots: what a slot needs of those before it; `verify` cuts a run of independent ones. A patch of such a script
             calls `bridge.steps`.
         carried: where they are stateful, what goes from slot to slot.
+        accelerates: the components of `--accelerate fast` that act in the script, by their names in
+            `acceleration.COMPONENTS`; for our own methods the table there counts.
     """
 
     path: str
@@ -264,6 +266,7 @@ class Script:
     several_gpus: bool = False
     slots: SlotKind = "stateful"
     carried: str = ""
+    accelerates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -405,7 +408,7 @@ class Adapter(Protocol):
     """Whether no network in the loop has negative embeddings, as after ReLU and average pooling."""
     freezes_after_first_step: bool
     """Whether the script computes gradients of its networks' weights that it never uses after the first step of a slot:
-    `--accelerate exact` then freezes them, which leaves the images' bits as they are."""
+    `--accelerate exact` then freezes them in a pass's last batch, which leaves the images' bits as they are."""
     grows: bool
     """Whether a pass is the same whatever the number of images per class, so that IPC 50 goes on from IPC 10."""
     saves_images: bool

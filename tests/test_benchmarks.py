@@ -251,3 +251,38 @@ def test_a_ledger_is_written_between_the_marks_of_a_page(tmp_path: Path) -> None
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="between which the tables go"):
         ledger.write_docs(found, page)
+
+
+# What fast gains, and what it changes.
+
+
+def test_a_batch_counts_the_compilation_of_a_later_pass() -> None:
+    bench = importlib.import_module("accelerated_step")
+    published = {"wall": [4.0, 4.0], "iterations": 100, "first_again": None}
+    arm = {**published, "wall": [1.0, 1.0], "first": 201.0, "first_again": 101.0}
+    assert bench.batch_ratio(arm, published) == 400 / (100 + 100)
+    assert bench.compilation(arm) == "200 / 100 s"
+
+
+def test_arms_are_the_components_that_act_here_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = importlib.import_module("accelerated_step")
+    monkeypatch.setattr(bench, "find_missing", lambda device: {"channels-last": "", "tf32": "", "compile": ""})
+    options = argparse.Namespace(device="cpu", arms=None)
+    arms = bench.choose_arms(load_adapter("dwa"), bench.CASES["dwa"], options)
+    assert list(arms) == ["as published", "bf16", "one-pass statistics", "frozen", "fast"]
+    assert arms["fast"].names == ("bf16", "one-pass statistics", "frozen")
+    options.arms = ["bf16+frozen", "bf16+compile"]
+    assert list(bench.choose_arms(load_adapter("dwa"), bench.CASES["dwa"], options)) == ["as published", "bf16+frozen"]
+    with pytest.raises(DirePlugError, match="no component acts in dm's scripts here"):
+        bench.choose_arms(load_adapter("dm"), bench.CASES["dm"], options)
+
+
+def test_an_interval_that_excludes_zero_is_marked() -> None:
+    bench = importlib.import_module("fast_against_none")
+    metrics = {
+        side: [{"accuracy": {"students": {"net": {"last": [value]}}}} for value in values]
+        for side, values in {"none": [90.0, 91.0, 92.0], "fast": [91.0, 92.1, 92.9]}.items()
+    }
+    title, measure = bench.columns()[0]
+    shown = bench.show(bench.row(title, measure, metrics))
+    assert shown == "| accuracy, last % | 91.0 ± 1.0 | 92.0 ± 1.0 | +1.00 [+0.75, +1.25] | excludes zero |"

@@ -29,6 +29,7 @@ ROWS = (
     ("api",),
     ("data", "models", "metrics"),
     ("plugins",),
+    ("acceleration",),
     ("recipe",),
     ("hookspecs",),
     ("types",),

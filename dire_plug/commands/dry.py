@@ -35,11 +35,13 @@ def show_plan(planned: Run) -> None:
     """Print what a run would do, without data or upstream's code."""
     from dire_plug.data import class_count
     from dire_plug.pipeline.request import absence
+    from dire_plug.pipeline.run import say_accelerated
 
     request, resolved = planned.request, planned.resolved
     recipe = resolved.recipe
     ui.show(f"{planned.adapter.title}: recipe {planned.source.stem}, arm {request.arm}, seed {request.seed}")
     ui.show(f"engine: {planned.engine}{'' if planned.ready else f'; {absence(planned.adapter)}'}")
+    say_accelerated(planned)
     table = Table("key", title="recipe")
     table.add_prose("value", "from", "source")
     content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}

@@ -44,6 +44,13 @@ WAIT = click.option(
 """Options of several commands."""
 
 
+ACCELERATE = click.option(
+    "--accelerate",
+    type=click.Choice(["none", "exact", "fast"]),
+    default="none",
+    show_default=True,
+    help="exact: skip work that changes no bit; fast: bfloat16, compiled networks and more, which do.",
+)
 CARD = click.option(
     "--card",
     metavar="NAME",
@@ -81,13 +88,7 @@ RUN_OPTIONS = (
         show_default=True,
         help="Upstream's own script, or our loop of the same mathematics.",
     ),
-    click.option(
-        "--accelerate",
-        type=click.Choice(["none", "exact"]),
-        default="none",
-        show_default=True,
-        help="Skip work in upstream's loop that changes no bit of the images.",
-    ),
+    ACCELERATE,
     OUT,
     DATA_ROOT,
     OFFLINE,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from dire_plug.store.runs import show_engine
 from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     from dire_plug.results.table import JUDGED_ON_VALIDATION, diversity_cells, full_notes
 
     metrics = finished.metrics
-    title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {metrics['engine']}"
+    engine = show_engine(metrics["engine"], metrics.get("accelerate", {}).get("synthesis", ()))
+    title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {engine}"
     accuracy = Table("student", title=title, title_style="bold")
     students = metrics["accuracy"].get("students", {})
     kinds = known_kinds(students)

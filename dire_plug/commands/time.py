@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import DEVICE, OFFLINE, VERBOSE, check_settings
+from dire_plug.commands.options import ACCELERATE, DEVICE, OFFLINE, VERBOSE, check_settings
 from dire_plug.files import write_json
 from dire_plug.store.runs import Request
 
@@ -29,7 +29,7 @@ COUNT = click.IntRange(min=1)
 @click.option("--real", type=COUNT, default=500, show_default=True, help="Random real embeddings per class.")
 @DEVICE
 @click.option("--engine", type=click.Choice(["auto", "upstream", "native"]), default="auto", show_default=True)
-@click.option("--accelerate", type=click.Choice(["none", "exact"]), default="none", show_default=True)
+@ACCELERATE
 @OFFLINE
 @click.option(
     "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all measurements to this file, too."

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from dire_plug.acceleration import find_able
 from dire_plug.errors import DirePlugError, UnitsFailedError
 from dire_plug.executors.jobs import BLOCKED, job_of
 from dire_plug.executors.settings import ExecutorSettings
@@ -13,7 +14,7 @@ from dire_plug.pipeline import FinishedRun, plan_run, run_arm
 from dire_plug.pipeline.request import with_data
 from dire_plug.pipeline.run import announce
 from dire_plug.pipeline.work_units import Unit, once, units_of
-from dire_plug.store.runs import Request
+from dire_plug.store.runs import Request, choose_device
 from dire_plug.upstream.runner import read_tail
 
 
@@ -43,7 +44,7 @@ class Runner:
         """
         if self._settings.kind == "inline":
             return
-        for request in dict.fromkeys(requests):
+        for request in dict.fromkeys(map(self._pinned, requests)):
             if request not in self._units:
                 with contextlib.suppress(DirePlugError) if skip_bad else contextlib.nullcontext():
                     # planned on the CPU: what this machine's GPU can't do, that of a job may
@@ -72,8 +73,15 @@ class Runner:
         Raises:
             UnitsFailedError: units that it needs weren't made; each is named with the last lines of its log.
         """
+        request = self._pinned(request)
         self._raise_for(self._units.get(request, ()))
         return run_arm(request)
+
+    def _pinned(self, request: Request) -> Request:
+        """Return the request with what `--accelerate fast` stands for here: all jobs make the same artefacts."""
+        if request.accelerate != "fast" or request.able is not None or self._settings.kind == "inline":
+            return request
+        return replace(request, able=find_able(choose_device(request.device)))
 
     def _make(self, units: Iterable[Unit]) -> None:
         missing = [unit for unit in once(units) if unit.name not in self._failed and not job_of(unit).is_made(unit)]

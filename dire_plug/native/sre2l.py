@@ -68,7 +68,7 @@ class StatisticsLoss:
         features = inputs[0]
         mean = features.mean(dim=(0, 2, 3))
         # biased, as upstream's; torch's running variance is the unbiased one, and upstream compares both
-        variance = features.transpose(0, 1).flatten(1).var(dim=1, correction=0)
+        variance = features.permute(1, 0, 2, 3).flatten(1).var(dim=1, correction=0)
         assert isinstance(layer, nn.BatchNorm2d)
         assert layer.running_mean is not None
         assert layer.running_var is not None
@@ -84,8 +84,9 @@ def recover_pass(
         for each slot its images [N, 3, H, W] in [0, 1], their labels, and which image of its class each one is.
     """
     device = next(teacher.parameters()).device
-    statistics = [StatisticsLoss(layer) for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
+    # first: what it does to the layers' hooks for `--accelerate fast` reaches those that come later
     synthesis.watch(teacher)
+    statistics = [StatisticsLoss(layer) for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
     for first in range(0, settings.classes, settings.batch_size):
         last = min(first + settings.batch_size, settings.classes)
         labels = synthesis.labels(torch.arange(first, last, device=device))

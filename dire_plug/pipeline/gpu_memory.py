@@ -157,4 +157,4 @@ def count_own(run: Run, architecture: str) -> ImageCost:
 
 def freezes(run: Run) -> bool:
     """Return whether a run's networks need no gradient in the loop."""
-    return not run.adapter.freezes_after_first_step or run.request.accelerate == "exact"
+    return not run.adapter.freezes_after_first_step or run.request.accelerate != "none"

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from dire_plug import ui
 from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline.gpu_memory import check_gpu_memory, gpu_memory
 from dire_plug.pipeline.request import plan_run, with_data
@@ -77,6 +78,7 @@ def run_arm(request: Request) -> FinishedRun:
     check_gpu(run, roles)
     folder = run_folder(run, list(roles.values()))
     made_before = len(run.store.made)
+    say_accelerated(run)
     with (
         hold(folder.lease, wait=float("inf") if request.wait else 0, what=f"the run {folder.path}") as lease,
         _following(folder, run, roles, lease) as begin,
@@ -109,6 +111,7 @@ def run_arm(request: Request) -> FinishedRun:
             "accuracy": accuracy,
             "diversity": diversity,
             "extras": dict(images.extras),
+            **_accelerated(run),
             "collapse": collapse,
             "recover": _seconds(run, images),
         }
@@ -119,6 +122,30 @@ def run_arm(request: Request) -> FinishedRun:
             # without the batches: their passes are there
             _record_artefacts(run, roles, folder)
     return FinishedRun(folder, metrics, reused, tuple(_notes(run, roles)))
+
+
+def say_accelerated(run: Run) -> None:
+    """Print where `--accelerate` acts in a run, and what this machine can't do of it."""
+    option, method = run.request.accelerate, run.adapter.title
+    if option == "exact" and run.engine != "none":
+        acts = "acts in the last batch of each pass alone" if run.adapter.freezes_after_first_step else "does nothing"
+        ui.say_once(f"--accelerate exact: {acts} in {method}'s loop")
+    if option != "fast":
+        return
+    found = [("networks, labels and students", run.trained_with)]
+    if run.engine != "none":
+        found.insert(0, (f"{method}'s loop", run.components))
+    for where, components in found:
+        ui.say_once(f"--accelerate fast: {where}: {components}")
+        for name, why in components.left_out.items():
+            ui.say_once(f"--accelerate fast: {where}: without {name}: {why}")
+
+
+def _accelerated(run: Run) -> dict[str, Any]:
+    """Return what metrics and provenance say of `--accelerate fast`; nothing without it."""
+    if run.request.accelerate != "fast":
+        return {}
+    return {"accelerate": {"synthesis": list(run.components.names), "networks": list(run.trained_with.names)}}
 
 
 def announce(run: Run) -> None:
@@ -244,6 +271,7 @@ def _record(run: Run, roles: dict[str, Artefact], folder: RunFolder) -> None:
         "dataset": run.dataset.digest,
         "upstream": {"repository": upstream.repository, "commit": upstream.commit, "licence": upstream.licence},
         "classes": list(run.dataset.classes),
+        **_accelerated(run),
     }
     if folder.state() != "finished":
         # only of sessions that worked on the run: showing a finished one is no work

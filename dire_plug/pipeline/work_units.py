@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dire_plug.acceleration import check_possible
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, make_folder
 from dire_plug.pipeline.request import plan_run, with_data
@@ -226,7 +227,7 @@ def request_of(unit: Unit) -> Request:
     """Return the request of the run that a unit belongs to; of several, of the first."""
     content = unit.subject
     paths = {key: Path(content[key]) for key in ("out", "data_root") if content[key] is not None}
-    lists = {key: tuple(content[key]) for key in ("settings", "rerun")}
+    lists = {key: tuple(content[key]) for key in ("settings", "rerun", "able") if content[key] is not None}
     return Request(**{**content, **paths, **lists})
 
 
@@ -274,6 +275,8 @@ def make_unit(unit: Unit, *, log: Path) -> None:
         # here too: the command that planned the unit may run on a machine without a GPU
         if unit.stage not in AFTER_IMAGES:
             check_gpu(run, name_artefacts(run))
+        if run.request.able is not None:
+            check_possible({*run.components.names, *run.trained_with.names}, run.device)
         make(log=log)
 
 

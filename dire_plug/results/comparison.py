@@ -71,7 +71,7 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int, runner: Runner
         recipe=first.source.stem,
         ipc=first.resolved.recipe.ipc,
         seeds=numbers,
-        engine=engine,
+        engine=next((one.engine_shown for one in planned.values() if one.engine != "none"), engine),
         runs={arm: runs[arm] for arm in arms},
         same=same,
         controlled=controlled,
@@ -108,7 +108,7 @@ def _changes(request: Request) -> tuple[str, ...]:
 
 def check_alike(planned: dict[str, Run]) -> None:
     """Raise for arms that differ in engine, evaluation, data or IPC."""
-    engines = {arm: one.engine for arm, one in planned.items() if one.engine != "none"}
+    engines = {arm: one.engine_shown for arm, one in planned.items() if one.engine != "none"}
     if len(set(engines.values())) > 1:
         raise DirePlugError(f"arms of one comparison must use one engine, not {engines}; pass --engine")
     first_arm, first = next(iter(planned.items()))

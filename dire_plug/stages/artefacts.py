@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dire_plug import plugins
+from dire_plug.acceleration import NONE, Components
 from dire_plug.data import normalisation_of
 from dire_plug.data.folders import FolderSplit
 from dire_plug.files import digest, digest_file
@@ -175,7 +176,12 @@ def name_network(run: Run, role: Role) -> Artefact:
         "outputs": role.outputs,
         "seed": role.seed,
     }
-    return _artefact("network", decided_by)
+    return _artefact("network", decided_by | components_of(run, role).identity())
+
+
+def components_of(run: Run, role: Role) -> Components:
+    """Return what accelerates the training of a network: nothing that of I, which judges the images of all runs."""
+    return NONE if role.name == INDEPENDENT or role.section.checkpoint is not None else run.trained_with
 
 
 def checkpoint_content(checkpoint: str) -> str:
@@ -388,6 +394,7 @@ def name_synthesis(
         "seed": run.seed,
         "ipc": None if grows else recipe.ipc,
     }
+    decided_by |= run.components.identity()
     if seeds_batches(run):
         decided_by["seeded"] = "by batch"
     made_from: dict[str, Artefact] = {**networks.in_loop}
@@ -532,7 +539,7 @@ def name_student(
     run: Run, networks: Networks, source: Source, section: EvaluateSection, *, architecture: str, k: int
 ) -> Artefact:
     """Return the accuracy of one student of a set of images."""
-    decided_by = {
+    decided_by: dict[str, Any] = {
         "architecture": architecture,
         "k": k,
         "seed": derive(run.seed, "student", k),
@@ -541,6 +548,7 @@ def name_student(
         "dataset": run.dataset.digest,
         "images": source.digest,
     }
+    decided_by |= run.trained_with.identity()
     return _artefact("student", decided_by, {**_labelling(networks, section), **source.artefacts})
 
 
@@ -561,6 +569,7 @@ def name_labels(run: Run, networks: Networks, source: Source, section: EvaluateS
         "settings": section.model_dump(mode="json", exclude=_NOT_OF_LABELS),
         "seed": run.seed,
         "images": source.digest,
+        **run.trained_with.identity(),
     }
     return _artefact("labels", decided_by, {**_labelling(networks, section), **source.artefacts})
 

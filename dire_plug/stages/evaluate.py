@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dire_plug import ui
+from dire_plug.acceleration import accelerate_network
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.models import build, stem_like
@@ -166,7 +167,7 @@ class EvaluationContext:
         label = f"student {architecture} {k + 1}/{section.per_synthesis} ({self._name})"
         with ui.progress(label, section.epochs) as advance:
             curve = train_student(
-                model.to(run.device),
+                accelerate_network(model.to(run.device), run.trained_with, run.device),
                 [teacher.model for teacher in self._networks],
                 data=self._data,
                 section=self._protocol,
@@ -192,6 +193,8 @@ def _load(run: Run, networks: Networks, *, several: bool) -> list[Network]:
     """Return the network that labels and normalises, and the others in the loop where the protocol asks several."""
     files = [network_file(run, one) for one in networks.in_loop.values()]
     loaded = [load(file, run.device) for file in (files if several else files[:1])]
+    for network in loaded:
+        accelerate_network(network.model, run.trained_with, run.device)
     for file, network in zip(files, loaded, strict=False):
         if (network.mean, network.std) != (loaded[0].mean, loaded[0].std):
             raise DirePlugError(

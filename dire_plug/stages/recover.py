@@ -547,6 +547,7 @@ def synthesis_spec(
         passes=str(folder / PASSES),
         networks=tuple(embedding),
         accelerate=run.request.accelerate == "exact",
+        components=run.components.names,
         embedder=embedder,
         frozen={key: _embedder(str(network_file(run, one)), whitening) for key, one in networks.frozen.items()},
         in_loop=recipe.term.in_loop(recipe.squeeze),

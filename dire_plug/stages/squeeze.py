@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torchvision.models import get_model_weights
 
 from dire_plug import home, ui
+from dire_plug.acceleration import accelerate_network
 from dire_plug.data.augmentation.draws import to_device
 from dire_plug.data.reading import read_batches
 from dire_plug.errors import DirePlugError, nearest
@@ -33,6 +34,7 @@ from dire_plug.stages.artefacts import (
     MAIN,
     Networks,
     Role,
+    components_of,
     name_network,
     name_networks,
     role_of_independent,
@@ -214,6 +216,7 @@ def _check_outputs(run: Run) -> None:
 def _make(run: Run, role: Role, folder: Path) -> None:
     """Write network.safetensors and, last, network.json with its accuracy on the images that judge at that time."""
     network = initial_network(run, role)
+    accelerate_network(network.model, components_of(run, role), run.device)
     if role.section.checkpoint is None:
         _train(run, role, network, folder / "training")
     tested = accuracy(network.model, plain_batches(run.dataset.test, network, device=run.device))

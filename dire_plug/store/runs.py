@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from dire_plug.types import Adapter, Plan, Script
 if TYPE_CHECKING:
     import torch
 
+    from dire_plug.acceleration import Components
     from dire_plug.data import Dataset
 
 Engine = Literal["upstream", "native", "none"]
@@ -59,6 +61,8 @@ class Request:
     data_root: Path | None = None
     offline: bool = False
     accelerate: str = "none"
+    able: tuple[str, ...] | None = None
+    """The components that `--accelerate fast` may use, where another process looked at its machine; None: look here."""
     rerun: tuple[str, ...] = ()
     """Stages whose artefacts are made again."""
     keep_labels: bool = False
@@ -139,6 +143,33 @@ class Run:
 
         return torch.device(choose_device(self.request.device))
 
+    @cached_property
+    def components(self) -> Components:
+        """What `--accelerate fast` stands for in the synthesis: nothing without it."""
+        from dire_plug.acceleration import acting_components
+
+        return self._resolve(() if self.engine == "none" else acting_components(self.adapter, self.script, self.gpus))
+
+    @cached_property
+    def trained_with(self) -> Components:
+        """What it stands for where networks are trained, label or learn; I, which judges, is the same under all."""
+        from dire_plug.acceleration import TRAINED
+
+        return self._resolve(TRAINED)
+
+    def _resolve(self, acting: tuple[str, ...]) -> Components:
+        from dire_plug.acceleration import NONE, find_missing, find_unlisted, resolve
+
+        if self.request.accelerate != "fast":
+            return NONE
+        able = self.request.able
+        return resolve(acting, find_missing(self.device) if able is None else find_unlisted(able))
+
+    @property
+    def engine_shown(self) -> str:
+        """The engine as tables show it, with the components of `--accelerate fast`."""
+        return show_engine(self.engine, self.components.names)
+
     @property
     def gpus(self) -> int:
         """How many GPUs the script sees, where it runs on one at all."""
@@ -153,6 +184,11 @@ class Run:
     def root(self) -> Path:
         """The folder of run folders."""
         return runs_root(self.request)
+
+
+def show_engine(engine: str, components: Sequence[str]) -> str:
+    """Return the name of an engine with the components that its syntheses were accelerated by."""
+    return f"{engine}, fast ({' + '.join(components)})" if components else engine
 
 
 @lru_cache(maxsize=8)

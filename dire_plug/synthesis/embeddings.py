@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from dire_plug.acceleration import at_least_float32
 from dire_plug.api.rows import labels_on_host, tell_labels
 from dire_plug.data.augmentation import zca
 from dire_plug.devices import upload
@@ -53,7 +54,7 @@ class PenultimateHook:
             self._kept = inputs[0]
 
     def take(self) -> Tensor:
-        """Return the embeddings, [N, D] with their graph, and drop them.
+        """Return the embeddings, [N, D] in float32 with their graph, and drop them.
 
         Raises:
             DirePlugError: no forward pass since the last call.
@@ -62,7 +63,8 @@ class PenultimateHook:
             raise DirePlugError("the watched network made no forward pass in this step")
         # dropped at once: kept, the graph of the whole step would stay in memory until the next forward pass
         kept, self._kept = self._kept, None
-        return kept.flatten(1)
+        # terms compare them with real ones in float32; a network under autocast makes them in bfloat16
+        return at_least_float32(kept.flatten(1))
 
     def close(self) -> None:
         """Remove the hook."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dire_plug import plugins
+from dire_plug.acceleration import FROZEN, Components, accelerate_in_loop, use_tf32
 from dire_plug.api.rows import labels_on_host, tell_labels
 from dire_plug.devices import upload
 from dire_plug.errors import DirePlugError, PluginError
@@ -50,7 +51,9 @@ class RunningSynthesis:
         self._spec = spec
         self._plan = adapter.plan(RecoverSection.model_validate(spec.recover), classes=spec.classes, ipc=spec.ipc)
         self._start = load_start(spec.start)
-        self._freezes = spec.accelerate and adapter.freezes_after_first_step
+        self._components = Components(tuple(spec.components))
+        self._freezes = (spec.accelerate or FROZEN in self._components) and adapter.freezes_after_first_step
+        use_tf32(self._components)
         self._embeddings = Embeddings(spec)
         self._nonnegative = adapter.embeddings_are_nonnegative and self._embeddings.nonnegative
         # so that a batch can be made without those before it; upstream's own plan keeps upstream's own numbers
@@ -187,6 +190,8 @@ class RunningSynthesis:
         Raises:
             DirePlugError: their number isn't that of `networks`.
         """
+        for one in [network] if isinstance(network, nn.Module) else network:
+            accelerate_in_loop(one, self._components, self._spec.device)
         self._embeddings.loop.watch(network)
 
     def labels(self, labels: Tensor) -> Tensor:
@@ -303,7 +308,8 @@ class RunningSynthesis:
     def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
         """Call the plugins' `step_done`; report progress now and then."""
         self._pass.hold(images, labels)
-        if self._freezes and self._pass.in_last_slot:  # DWA's next slot uses the gradients that this one leaves
+        # DWA's next slot uses the gradients that this one leaves, so freezing any but the last changes bits
+        if self._freezes and (FROZEN in self._components or self._pass.in_last_slot):
             self._embeddings.loop.freeze()
         if self._batch is not None:
             self._hooks.tell("step_done", batch=self._batch, losses=self._losses)

@@ -28,6 +28,7 @@ class SynthesisSpec:
         passes: folder of the finished passes.
         networks: keys of the networks in the loop, in the order in which a patch hands them over.
         accelerate: freeze the networks' weights where the adapter says that their gradients are never used.
+        components: what `--accelerate fast` stands for here, by the names in `acceleration.COMPONENTS`.
         embedder: where no trained network is in the loop, what embeds instead: see `embeddings.FrozenNetwork`.
         frozen: key → what embeds outside of the loop, for the terms alone: likewise.
         in_loop: whether the terms work in the loop's own networks too.
@@ -51,6 +52,7 @@ class SynthesisSpec:
     networks: tuple[str, ...] = ("teacher",)
     embedder: dict[str, Any] | None = None
     accelerate: bool = False
+    components: tuple[str, ...] = ()
     frozen: dict[str, dict[str, Any]] = field(default_factory=dict)
     in_loop: bool = True
     chained: bool = True

@@ -202,7 +202,9 @@ class Terms:
         """Return one plugin's weighted term in one network, None where there is none, its parts and their factor."""
         suffix = f"/{batch.teacher}" if self._name_networks else ""
         self.suffix = suffix
-        term = self._hooks.call(implementation, {"batch": batch})
+        # sums over distances need float32, whatever a script runs its loop in
+        with torch.autocast(batch.embeddings.device.type, enabled=False):
+            term = self._hooks.call(implementation, {"batch": batch})
         self.suffix = ""
         # taken for each plugin and network: the factors of their terms differ
         parts = self._record.take_parts()

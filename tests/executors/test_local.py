@@ -1,6 +1,7 @@
 """Units of work, and local processes that make them: the bits of one process, failures named, nothing made twice."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from support.cli import Cli
 from support.small_run import forget, native, only_run, outcome, read_rows, run_folders, when_made, write_recipe
 
+from dire_plug.acceleration import find_able
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.executors.settings import ExecutorSettings
@@ -192,6 +194,27 @@ def test_a_dry_run_says_what_units_cost(bare_home: Path, recipe: Path, cli: Cli)
     time = find_rate("rtx-4090").time(teacher.operations)
     assert rows["squeeze teacher"][2:] == [time, format_bytes(teacher.memory), format_bytes(teacher.disk)]
     assert "time of one rtx-4090 at 17.7 TFLOP/s" in answer.out
+
+
+def test_jobs_get_what_fast_stands_for_and_refuse_what_they_cannot(
+    bare_home: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Unit] = []
+
+    def keep(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, str]:
+        made.extend(units)
+        return {}
+
+    monkeypatch.setattr("dire_plug.executors.local.run_local", keep)
+    asked = native(recipe, accelerate="fast")
+    Runner(ExecutorSettings(kind="local")).prepare([asked])
+    assert {tuple(unit.subject["able"]) for unit in made} == {find_able("cpu")}
+    able = replace(asked, able=("bf16", "tf32"))
+    unit = next(one for one in plan_units([able]) if one.part == "teacher")
+    missing = {"bf16": "an old processor"}
+    monkeypatch.setattr("dire_plug.acceleration.find_missing", lambda device: missing)
+    with pytest.raises(DirePlugError, match=r"can't do \(bf16: an old processor\)"):
+        unit.make(log=tmp_path / "log.txt")
 
 
 def test_rerun_and_several_processes_are_refused_together(bare_home: Path, recipe: Path, cli: Cli) -> None:

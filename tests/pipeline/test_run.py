@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from support.directory_calls import count_calls, make_old
 from support.small_run import forget, made_by_kind, native, only_run, outcome, run_folders, when_made, write_recipe
 
+from dire_plug.acceleration import BF16, COMPILE, ONE_PASS, find_missing
 from dire_plug.data import imagenet
 from dire_plug.data.loading import DATASETS
 from dire_plug.errors import DirePlugError
@@ -24,10 +25,12 @@ from dire_plug.pipeline import run as pipeline
 from dire_plug.pipeline.request import choose_engine, read_data
 from dire_plug.recipe import REAL_IMAGE_ARMS
 from dire_plug.stages import recover
+from dire_plug.stages.artefacts import Source, name_labels, name_networks
 from dire_plug.stages.images import read_saved
 from dire_plug.stages.measure import measure
+from dire_plug.store.artefacts import Artefact
 from dire_plug.store.provenance import code
-from dire_plug.store.runs import RunFolder, choose_device, run_folder
+from dire_plug.store.runs import Run, RunFolder, choose_device, run_folder
 
 
 def folder_of(recipe: Path, arm: str = "baseline", **more: Any) -> str:
@@ -291,6 +294,7 @@ def test_what_changes_the_result_changes_the_id_and_nothing_else_does(bare_home:
         {"data_root": Path("/data")},
         {"offline": True},
         {"accelerate": "exact"},
+        {"accelerate": "fast", "able": ()},
         {"rerun": ("recover",)},
         {"keep_labels": True},
         {"wait": False},
@@ -309,9 +313,61 @@ def test_what_changes_the_result_changes_the_id_and_nothing_else_does(bare_home:
         {"settings": ("squeeze.teacher.epochs=2",)},
         {"settings": ("squeeze.independent.epochs=2",)},
         {"settings": ("dataset.limit=110",)},
+        {"accelerate": "fast", "able": (BF16,)},
+        {"accelerate": "fast", "able": (ONE_PASS,)},
     ]
     changed = [folder_of(recipe, **change) for change in other]
     assert len({first, *changed}) == 1 + len(other)
+
+
+def test_fast_changes_the_names_of_what_it_makes_but_not_of_the_judge(bare_home: Path, recipe: Path) -> None:
+    def artefacts(**more: Any) -> tuple[Run, dict[str, Artefact]]:
+        run = plan_run(native(recipe, "dire", **more))
+        run = replace(run, data=read_data(run))
+        return run, pipeline.name_artefacts(run)
+
+    (_, plain), (run, fast) = artefacts(), artefacts(accelerate="fast", able=(BF16, COMPILE))
+    assert (run.components.names, run.trained_with.names) == ((BF16, COMPILE), (BF16,))
+    assert run.engine_shown == "native, fast (bf16 + compile)"
+    same = {role for role, one in plain.items() if fast[role].name == one.name}
+    assert same == {"independent", "real in I", "radii in I", "reference in I"}
+    (one_pass,) = fast["images"].inputs.values()
+    assert one_pass.decided_by["accelerate"] == ["bf16", "compile"]
+    assert fast["teacher"].decided_by["accelerate"] == ["bf16"]
+    student = next(one for role, one in fast.items() if role.startswith("student"))
+    assert student.decided_by["accelerate"] == ["bf16"]
+    labels = name_labels(run, name_networks(run), Source(digest="x"), run.recipe.evaluate)
+    assert labels.decided_by["accelerate"] == ["bf16"]
+    # of a loop that has none, such as real images
+    assert artefacts(accelerate="fast", able=())[0].components.identity() == {}
+
+
+def test_a_run_says_where_fast_acts_and_what_is_missing(
+    bare_home: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = plan_run(native(recipe, accelerate="fast", able=(ONE_PASS,)))
+    pipeline.say_accelerated(run)
+    pipeline.say_accelerated(plan_run(native(recipe, accelerate="exact")))
+    said = capsys.readouterr()
+    text = " ".join((said.out + said.err).split())
+    assert "--accelerate fast: SRe2L's loop: one-pass statistics" in text
+    assert "--accelerate fast: networks, labels and students: none" in text
+    assert "without bf16: the machine that submitted this can't do it" in text
+    assert "--accelerate exact: does nothing in SRe2L's loop" in text
+
+
+def test_a_fast_run_is_whole_and_tells_its_components(home: Path, recipe: Path) -> None:
+    if BF16 in (missing := find_missing("cpu")):
+        pytest.skip(missing[BF16])
+    finished = run_arm(native(recipe, "dire", accelerate="fast", able=(BF16, ONE_PASS)))
+    told = {"synthesis": [BF16, ONE_PASS], "networks": [BF16]}
+    assert finished.metrics["accelerate"] == told
+    assert read_json(finished.folder.path / "provenance.json")["accelerate"] == told
+    plain = run_arm(native(recipe, "dire"))
+    assert "accelerate" not in plain.metrics
+    networks = [one.metrics["networks"] for one in (finished, plain)]
+    assert networks[0]["independent"] == networks[1]["independent"]
+    assert networks[0]["teacher"] != networks[1]["teacher"]
 
 
 def test_real_images_do_not_depend_on_how_others_are_synthesized(bare_home: Path, recipe: Path) -> None:

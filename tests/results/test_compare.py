@@ -263,6 +263,15 @@ def test_two_engines_are_not_compared(bare_home: Path, recipe: Path) -> None:
         check_alike(planned)
 
 
+def test_arms_with_other_components_are_not_compared(bare_home: Path, recipe: Path) -> None:
+    planned = {
+        arm: plan_run(replace(request(recipe, arm), accelerate="fast", able=able))
+        for arm, able in {"control": ("bf16",), "dire": ("bf16", "compile")}.items()
+    }
+    with pytest.raises(DirePlugError, match=r"'native, fast \(bf16\)', 'dire': 'native, fast \(bf16 \+ compile\)'"):
+        check_alike(planned)
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [

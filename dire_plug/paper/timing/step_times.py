@@ -24,6 +24,7 @@ import numpy as np
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.paper.timing.arms import SEED, TimedArm, check_engines, plan_arm, run_synthesis, set_up
+from dire_plug.pipeline.run import say_accelerated
 from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.store.runs import Request
 from dire_plug.upstream.interleave import Round, Starts, counted, interleave
@@ -183,6 +184,7 @@ def time_arms(
         arms = []
         for number, (name, one) in enumerate(planned.items()):
             ui.say(f"{name}: recipe {one.source.stem}, arm {one.request.arm}, IPC {one.resolved.recipe.ipc}")
+            say_accelerated(one)
             arms.append(set_up(name, one, Path(folder) / f"arm-{number}", real=real))
         measured = [_interleave(arms, steps + WARM_UP) for _ in range(rounds)]
         wholes: dict[str, list[WholeRun]] = {arm.name: [] for arm in arms}

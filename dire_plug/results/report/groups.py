@@ -168,7 +168,9 @@ def _key(run: ReportRun) -> str:
     judged = run.metrics.get("judged", "test")
     # networks that only terms see don't change the evaluation
     networks = {name: one for name, one in run.metrics["networks"].items() if not name.startswith(FROZEN)}
-    return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged])
+    # students that learned in another precision stand in another table
+    accelerated = run.metrics.get("accelerate", {}).get("networks", [])
+    return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged, accelerated])
 
 
 def _arrange(runs: Sequence[ReportRun]) -> Group:

@@ -14,7 +14,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import counted, read_yaml
-from dire_plug.store.runs import LOSSES, RunFolder, find_run
+from dire_plug.store.runs import LOSSES, RunFolder, find_run, show_engine
 from dire_plug.types import Adapter
 
 COMPARISON = "compare.json"
@@ -224,8 +224,8 @@ class ReportRun:
 
     @property
     def engine(self) -> str:
-        """The engine of the synthesis; `none` for real images."""
-        return str(self.metrics["engine"])
+        """The engine of the synthesis, with the components of `--accelerate fast`; `none` for real images."""
+        return show_engine(str(self.metrics["engine"]), self.metrics.get("accelerate", {}).get("synthesis", ()))
 
     @property
     def ipc(self) -> int:

@@ -191,6 +191,7 @@ def write_job(
     *,
     regularizers: dict[str, dict[str, Any]] | None = None,
     accelerate: bool = False,
+    components: Sequence[str] = (),
     observed: Mapping[str, bool] | None = None,
 ) -> ChildJob:
     """Write what one run of a script reads, and return its job.
@@ -200,6 +201,7 @@ def write_job(
         tree: patched or not.
         regularizers: of a patched run, where none may be active; None: the run is unpatched.
         accelerate: as `--accelerate exact`.
+        components: of `--accelerate fast`.
         observed: the settings of `observe` but for its folder; None: the run isn't observed.
     """
     inputs = replace(setup.inputs, folder=folder / "inputs", images=folder / "images")
@@ -209,7 +211,7 @@ def write_job(
     call = setup.adapter.invocation(inputs)
     synthesis = None
     if regularizers is not None:
-        synthesis = describe_synthesis(setup, folder, regularizers, accelerate=accelerate)
+        synthesis = describe_synthesis(setup, folder, regularizers, accelerate=accelerate, components=components)
     return ChildJob(
         tree=tree,
         script=call.script,
@@ -226,7 +228,12 @@ def write_job(
 
 
 def describe_synthesis(
-    setup: Setup, folder: Path, regularizers: dict[str, dict[str, Any]], *, accelerate: bool
+    setup: Setup,
+    folder: Path,
+    regularizers: dict[str, dict[str, Any]],
+    *,
+    accelerate: bool,
+    components: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the specification of a patched run's synthesis with these regularizers."""
     recipe = setup.inputs.recipe
@@ -257,6 +264,7 @@ def describe_synthesis(
         networks=tuple(setup.case.teachers),
         embedder=embedder,
         accelerate=accelerate,
+        components=tuple(components),
     ).to_json()
 
 
