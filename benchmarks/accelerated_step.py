@@ -154,14 +154,13 @@ def set_up(adapter: Adapter, case: Case, *, rounds: int, folder: Path) -> runs.S
     """Return the case at the size of CIFAR: batches of 100 images of 32 pixels."""
     sized = copy.copy(adapter)
     reduced = case.resize(adapter.verify_case(case.script), rounds=rounds, full=True)
-    script = replace(adapter.scripts[case.script], size=SIZE)
     setattr(sized, "verify_case", lambda name: reduced)  # noqa: B010 (mypy lets no method be replaced)
-    setattr(sized, "scripts", {**adapter.scripts, case.script: script})  # noqa: B010
     setup = runs.set_up(sized, case.script, folder)
-    if adapter.scripts[case.script].size != SIZE and setup.start["kind"] == "noise":
-        # as a recipe of another dataset than the script's has it
-        return replace(setup, start={**setup.start, "shape": [3, SIZE, SIZE]})
-    return setup
+    if adapter.scripts[case.script].size == SIZE:
+        return setup
+    # as a recipe of another dataset than the script's has it: other noise, and a shim that crops to its size
+    inputs, start = replace(setup.inputs, size=SIZE), {**setup.start, "shape": [3, SIZE, SIZE]}
+    return replace(setup, inputs=inputs, start=start)
 
 
 def run_arm(
