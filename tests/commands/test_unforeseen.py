@@ -97,7 +97,7 @@ def test_a_commands_own_v_says_more_and_its_absence_takes_nothing_back(monkeypat
     told: list[bool] = []
     monkeypatch.setattr("dire_plug.ui.configure", lambda *, verbose: told.append(verbose))
     for verbose in (False, True):
-        make_request("sre2l", verbose=verbose, dry_run=False, settings=())
+        make_request("sre2l", verbose=verbose, dry_run=False, card=None, settings=())
     assert told == [True]
 
 

@@ -49,6 +49,8 @@ def run(device: str, setup: runs.Setup, tree: Path, folder: Path) -> tuple[runs.
     return runs.read_hashes(folder / "trace.jsonl", folder / "images"), counts
 
 
+# of upstream's code, about its libraries
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 @pytest.mark.upstream
 @pytest.mark.parametrize("method", METHODS)
