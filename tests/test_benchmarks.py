@@ -109,7 +109,7 @@ def test_terms_are_told_apart_as_far_as_float32_allows() -> None:
 def test_a_method_with_nothing_to_leave_out_is_not_accelerated(tmp_path: Path) -> None:
     share = importlib.import_module("step_share")
     case = importlib.import_module("step_cases").CASES["sre2l"]
-    options = argparse.Namespace(accelerate=True, steps=3, real=4, full=False)
+    options = argparse.Namespace(accelerate=True, steps=3, real=4, full=False, device="cpu")
     with pytest.raises(DirePlugError, match="sre2l: nothing of its loop is left out"):
         share.measure(SRe2L(), case, share.choose_arms(options, None), options=options, folder=tmp_path)
 
@@ -144,7 +144,7 @@ def test_arms_take_turns_and_each_computes_its_own_term(
 ) -> None:
     share = importlib.import_module("step_share")
     case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": steps}, "toy", "toy")
-    options = argparse.Namespace(accelerate=False, terms=[], steps=3, real=4, full=False)
+    options = argparse.Namespace(accelerate=False, terms=[], steps=3, real=4, full=False, device="cpu")
     with importlib.import_module("turn_plugins").known_plugins():
         arms = share.choose_arms(options, release)
         rounds, _ = share.measure(load_adapter("toy-net"), case, arms, options=options, folder=tmp_path / "toy")
@@ -161,7 +161,7 @@ def test_a_child_that_ends_early_stops_all_and_is_named(
 ) -> None:
     share = importlib.import_module("step_share")
     case = importlib.import_module("step_cases").Case("synth", lambda steps: {"steps": 1}, "toy", "toy")
-    options = argparse.Namespace(accelerate=False, steps=30, real=4, full=False)
+    options = argparse.Namespace(accelerate=False, steps=30, real=4, full=False, device="cpu")
     arms = {name: share.Arm({}) for name in ("without", "ours")}
     with importlib.import_module("turn_plugins").known_plugins():
         adapter = load_adapter("toy-net")
