@@ -7,6 +7,7 @@ named by a number means it, which other tests don't expect.
 from pathlib import Path
 
 import pytest
+import torch
 from support.pretended_gpu import can_register, register
 
 HERE = Path(__file__).parent
@@ -20,6 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reason = "the pretended GPU needs torch 2.10 or newer"
     else:
         register()
+        # before the first backward pass too: the device's own thread keeps the number that it starts with
+        torch.set_num_threads(1)
         return
     for item in mine:
         item.add_marker(pytest.mark.skip(reason=reason))
