@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.cli import Cli, install
 from support.small_run import Answer, only_run, write_recipe
+from support.stub_run import store_with_networks
 from support.third_party_plugin import ThirdParty, make_third_party
 
 from dire_plug.cli import main
@@ -42,6 +43,12 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> C
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe's file."""
     return write_recipe(tmp_path_factory.mktemp("recipes") / "tiny.yaml")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the networks of `stub_run`, which tests copy, so that each doesn't train its own; never changed."""
+    return store_with_networks(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from support.stub_run import (
     make_run,
     random_set,
     section_of,
-    store_with_networks,
     with_networks,
     with_section,
     with_seed,
@@ -45,12 +44,6 @@ FAST: dict[str, dict[str, Any]] = {
     "dynamic-labels": {"padding": 1},
 }
 """What the tiny images need to be learned in a few epochs."""
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the networks, so that each test doesn't train its own."""
-    return store_with_networks(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from support.stub_run import (
     image_set,
     make_run,
     random_set,
-    store_with_networks,
     with_networks,
     with_section,
 )
@@ -74,12 +73,6 @@ SCENARIOS = {
     "fkd-ensemble": Scenario("fkd-ensemble", 1020),
 }
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the networks."""
-    return store_with_networks(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -149,20 +142,25 @@ def by_file(waits: Counter[tuple[str, str]]) -> dict[str, int]:
     return dict(found)
 
 
-@every_scenario
-def test_a_student_learns_as_on_the_cpu_and_no_step_waits(name: str, store: Path, tmp_path: Path) -> None:
-    scenario = SCENARIOS[name]
+def train_on_both(scenario: Scenario, store: Path, folder: Path) -> Counts:
+    """Assert that a student learns on the device what it learns on the CPU; return what it counted there."""
     on_cpu = run_on("cpu", store, scenario)
-    expected, _ = train_on(on_cpu, labellers(on_cpu), tmp_path / "cpu")
+    expected, _ = train_on(on_cpu, labellers(on_cpu), folder / "cpu")
     with device_present():
         run = run_on(DEVICE, store, scenario)
         with uncounted():
             networks = labellers(run)
-        found, counts = train_on(run, networks, tmp_path / "device")
+        found, counts = train_on(run, networks, folder / "device")
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    return counts
+
+
+@every_scenario
+def test_a_student_learns_as_on_the_cpu_and_no_step_waits(name: str, store: Path, tmp_path: Path) -> None:
+    counts = train_on_both(SCENARIOS[name], store, tmp_path)
     assert by_file(counts.waits) == PER_EPOCH
-    assert counts.launches.total() <= scenario.launches
+    assert counts.launches.total() <= SCENARIOS[name].launches
 
 
 @pytest.mark.parametrize("protocol", ["fkd", "fkd-ensemble"])
@@ -200,14 +198,6 @@ def label(run: Run, networks: list[Network], folder: Path) -> list[Tensor]:
 def test_images_that_do_not_fit_come_batch_by_batch_without_a_wait(
     name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_cpu = run_on("cpu", store, SCENARIOS[name])
-    expected, _ = train_on(on_cpu, labellers(on_cpu), tmp_path / "cpu")
+    # the CPU has no such limit
     monkeypatch.setattr(students, "MOST_UNASKED", 0)
-    with device_present():
-        run = run_on(DEVICE, store, SCENARIOS[name])
-        with uncounted():
-            networks = labellers(run)
-        found, counts = train_on(run, networks, tmp_path / "device")
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    assert by_file(counts.waits) == PER_EPOCH
+    assert by_file(train_on_both(SCENARIOS[name], store, tmp_path).waits) == PER_EPOCH

@@ -17,7 +17,6 @@ from support.stub_run import (
     StubAdapter,
     make_run,
     random_set,
-    store_with_networks,
     with_adapter,
     with_networks,
     with_section,
@@ -40,12 +39,6 @@ from dire_plug.stages.student_data import build_student_data, with_rate
 from dire_plug.store.runs import Run
 from dire_plug.training.protocols import train_student
 from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the networks, so that each test doesn't train its own."""
-    return store_with_networks(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

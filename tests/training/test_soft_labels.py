@@ -19,7 +19,6 @@ from support.stub_run import (
     killing,
     make_run,
     random_set,
-    store_with_networks,
     with_networks,
     with_section,
     with_seed,
@@ -55,12 +54,6 @@ EPOCHS, BATCH, OUTPUTS = 3, 4, 4
 Shown = namedtuple("Shown", "augmentation mixup cutmix")
 SHOWN = [Shown("none", 0, 0), Shown("crop", 0.8, 0), Shown("crop_flip", 0, 1), Shown("resized_crop_flip", 0, 1)]
 """How images are shown, with each way to crop and each way to mix."""
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the networks, so that each test doesn't train its own."""
-    return store_with_networks(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
