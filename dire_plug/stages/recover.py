@@ -153,7 +153,18 @@ def recover_pass(
     check_paths(run)
     synthesis, passes = name_recovered(run, networks, inputs, embeddings)
     if run.store.find(passes[index]) is None:
-        _synthesize_part(run, networks, inputs, embeddings, synthesis=synthesis, passes=passes, only=index, log=log)
+        with run.store.holding(place := _place_of_part(synthesis, index)):
+            _synthesize(
+                run,
+                networks,
+                inputs,
+                embeddings,
+                synthesis=synthesis,
+                passes=passes,
+                place=place,
+                only=index,
+                log=log,
+            )
 
 
 def recover_slots(
@@ -183,47 +194,25 @@ def recover_slots(
     synthesis, passes = name_recovered(run, networks, inputs, embeddings)
     named = name_batches(run, synthesis, index)
     if run.store.find(passes[index]) is None and any(run.store.find(named[one]) is None for one in batches):
-        _synthesize_part(
-            run,
-            networks,
-            inputs,
-            embeddings,
-            synthesis=synthesis,
-            passes=passes,
-            only=index,
-            batches=batches,
-            log=log,
-        )
+        with run.store.holding(place := _place_of_part(synthesis, index, batches)):
+            _synthesize(
+                run,
+                networks,
+                inputs,
+                embeddings,
+                synthesis=synthesis,
+                passes=passes,
+                place=place,
+                only=index,
+                batches=batches,
+                log=log,
+            )
 
 
-def _synthesize_part(
-    run: Run,
-    networks: Networks,
-    inputs: Inputs,
-    embeddings: Mapping[str, Artefact],
-    *,
-    synthesis: Artefact,
-    passes: Sequence[Artefact],
-    only: int,
-    batches: Sequence[int] | None = None,
-    log: Path,
-) -> None:
-    """Call `_synthesize` for one pass, or some batches of it, in a work folder of the part's own, under its lease."""
+def _place_of_part(synthesis: Artefact, only: int, batches: Sequence[int] | None = None) -> Artefact:
+    """Return what a part of a synthesis has its work folder and its lease under: one pass, or some batches of it."""
     part: dict[str, Any] = {"only pass": only} | ({} if batches is None else {"only batches": sorted(batches)})
-    place = Artefact(synthesis.kind, {**synthesis.decided_by, **part}, synthesis.inputs)
-    with run.store.holding(place):
-        _synthesize(
-            run,
-            networks,
-            inputs,
-            embeddings,
-            synthesis=synthesis,
-            passes=passes,
-            place=place,
-            only=only,
-            batches=batches,
-            log=log,
-        )
+    return Artefact(synthesis.kind, {**synthesis.decided_by, **part}, synthesis.inputs)
 
 
 def _real_images(run: Run, networks: Networks, folder: Path) -> ImageSet:
