@@ -24,6 +24,8 @@ from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import DatasetSection, Recipe
+from dire_plug.stages.artefacts import FULL
+from dire_plug.stages.real_images import too_few
 from dire_plug.store.runs import DATA, RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
 from dire_plug.upstream.source.vendor import find_vendored, require_packages
@@ -266,6 +268,27 @@ def check_script_size(run: Run, data: Dataset) -> None:
     """Raise where upstream's script is to run and takes no images of this size."""
     if run.engine == "upstream" and not run.script.takes(len(data.classes), data.size):
         raise unfit(run.adapter, run.recipe, classes=len(data.classes), size=data.size)
+
+
+def check_counts(run: Run) -> None:
+    """Check that each class has the training images that a late stage will take, before anything is trained.
+
+    Raises:
+        DirePlugError: there are too few to choose IPC of, to start from, or to measure neighbourhoods.
+    """
+    data, recipe = run.data or read_data(run), run.recipe
+    counts = data.train.labels.bincount(minlength=len(data.classes))
+    label = int(counts.argmin())
+    least, name = int(counts[label]), data.classes[label]
+    synthesizes = run.request.arm not in REAL_IMAGE_ARMS
+    takes = recipe.recover.start == "real" if synthesizes else run.request.arm != FULL
+    if takes and least < recipe.ipc:
+        raise too_few(data, name, count=least, ipc=recipe.ipc)
+    if least <= (k := recipe.measure.nearest_k):
+        raise DirePlugError(
+            f"measure.nearest_k: {k} neighbours take {k + 1} images, but class '{name}' of {data.name} has {least} "
+            f"training images; add images, or lower measure.nearest_k"
+        )
 
 
 def read_data(run: Run) -> Dataset:
