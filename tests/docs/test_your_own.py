@@ -64,7 +64,7 @@ def test_the_page_goes_from_nothing_to_compare() -> None:
 
 
 def test_what_the_page_points_to_exists() -> None:
-    links = re.findall(r"\]\((\w[\w.-]*)\)", TEXT)
+    links = re.findall(r"\]\((\w[\w./-]*)\)", TEXT)
     assert len(links) > 1
     assert [link for link in links if not (PAGE.parent / link).is_file()] == []
 
