@@ -17,6 +17,8 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = "repository/"
+SPREAD = re.compile(r"(?<=\S) (?=±)|(?<=±) (?=\d)|(?<=\d) (?=\[\S+–\S+\])")
+"""The spaces within a number and its spread, at which a narrow table would break them."""
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^()\s#]+)")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 
@@ -61,7 +63,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn a page's links into those of the site."""
+    """Turn a page's links into those of the site, and keep numbers and their spread on one line."""
     source = find_source(page.file.src_uri)
     here = posixpath.dirname(page.file.src_uri)
 
@@ -70,4 +72,6 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return match[1] if path is None else posixpath.relpath(find_place(path), here or ".")
 
     parts = re.split(f"({CODE.pattern})", markdown, flags=CODE.flags)
-    return "".join(part if number % 2 else LINK.sub(place, part) for number, part in enumerate(parts))
+    return "".join(
+        part if number % 2 else SPREAD.sub("\u00a0", LINK.sub(place, part)) for number, part in enumerate(parts)
+    )
