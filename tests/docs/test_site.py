@@ -62,6 +62,18 @@ def test_the_page_of_scripts_is_what_the_adapters_have() -> None:
     assert scripts.page() == PAGES["reference/scripts.md"], "write it again: python docs/site/scripts.py"
 
 
+def test_a_list_or_table_begins_after_an_empty_line_or_a_heading() -> None:
+    """Without one, GitHub shows a list, and the site a paragraph."""
+    found = []
+    for name, text in PAGES.items():
+        text = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        for block in re.split(r"\n\s*\n", text):
+            lines = block.strip("\n").split("\n")
+            if not re.match(r"[-*|#] ?|\d+\. |    |::: ", lines[0]):
+                found += [f"{name}: {line}" for line in lines[1:] if re.match(r"[-*] |\d+\. |\|", line)]
+    assert found == []
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_reads_offline(tmp_path: Path) -> None:
     for package in ("material", "mkdocstrings_handlers.python"):
