@@ -33,7 +33,7 @@ ROWS = (
     ("recipe",),
     ("hookspecs",),
     ("types",),
-    ("ui", "tables", "errors", "files", "home", "seeding", "devices"),
+    ("ui", "tables", "measures", "errors", "files", "home", "seeding", "devices"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ALLOWED = {("files", "errors")}

@@ -12,19 +12,10 @@ from rich.text import Text
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from dire_plug.measures import ACCURACY, SPACES, STUDENTS, Measure, diversity_measures, run_measures
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import new_figure, save_png
-from dire_plug.results.statistics import (
-    ACCURACY,
-    FEW,
-    STUDENTS,
-    Difference,
-    Measure,
-    Summary,
-    diversity_measures,
-    paired_difference,
-    summarise,
-)
+from dire_plug.results.statistics import FEW, Difference, Summary, paired_difference, summarise
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.images import TENSORS, read_tensors
 from dire_plug.tables import Table, with_notes
@@ -67,7 +58,6 @@ def full_notes(metrics: Mapping[str, Any]) -> list[str]:
 JUDGED_ON_VALIDATION = (
     "tested on validation images, held out of the training set, not on the test set: 'best on test' is best on those"
 )
-SPACES = {"T": "the teacher's embedding, in which the term works", "I": "an independently trained network's"}
 
 
 def read_column(comparison: Comparison, arm: str, measure: Measure) -> list[float | None]:
@@ -229,12 +219,7 @@ def format_difference(gap: Difference | None, measure: Measure) -> str:
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison for compare.json: every value of every run, and the statistics."""
-    named = {f"accuracy/{measure.title}": measure for measure in (*ACCURACY, *STUDENTS)}
-    for space in SPACES:
-        for key, measure in zip(
-            ("coverage", "class_coverage", "vendi", "class_vendi", "similarity"), diversity_measures(space), strict=True
-        ):
-            named[f"{space}/{key}"] = measure
+    named = {measure.key: measure for measure in run_measures()}
     arms = {}
     for arm, runs in comparison.runs.items():
         values = {name: read_column(comparison, arm, measure) for name, measure in named.items()}

@@ -8,11 +8,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from dire_plug.measures import ACCURACY, Measure, diversity_measures
 from dire_plug.results.figures import INK, MARKERS, colour, new_figure, plain
 from dire_plug.results.report.drawing import PageFigure, listed, to_svg
 from dire_plug.results.report.groups import Group
 from dire_plug.results.report.runs import ReportRun
-from dire_plug.results.statistics import ACCURACY, Measure, diversity_measures
 from dire_plug.results.table import read_column
 
 UPSTREAM = "upstream"

@@ -17,6 +17,7 @@ import yaml
 from dire_plug import __version__
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
+from dire_plug.measures import ACCURACY, SPACES, Measure, diversity_measures
 from dire_plug.results.figures import COLOURS, colour
 from dire_plug.results.report import similarity, tsne
 from dire_plug.results.report.class_grid import class_figure, sheet_figure
@@ -27,16 +28,8 @@ from dire_plug.results.report.images import embed_runs, find_class, has_images
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.results.report.similarity import similarity_figure
 from dire_plug.results.report.tsne import tsne_figure
-from dire_plug.results.statistics import (
-    ACCURACY,
-    FEW,
-    Measure,
-    Summary,
-    diversity_measures,
-    summarise,
-)
+from dire_plug.results.statistics import FEW, Summary, summarise
 from dire_plug.results.table import (
-    SPACES,
     accuracy_columns,
     count_pairs,
     difference,
