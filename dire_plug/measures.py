@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,29 @@ class Measure:
     read: Callable[[Mapping[str, Any]], float | None]
     digits: int
     sign: Literal[-1, 0, 1] = 1
+
+
+def find_best(
+    means: Mapping[str, Sequence[float | None]], measures: Sequence[Measure], *, leaving_out: Collection[str] = ()
+) -> dict[str, frozenset[int]]:
+    """Return row → the columns in which no other row has a better value as printed; ties are all the best.
+
+    Args:
+        means: row → its values in the order of `measures`.
+        leaving_out: rows that don't compete, such as a ceiling.
+    """
+    best: dict[str, set[int]] = {row: set() for row in means}
+    for index, measure in enumerate(measures):
+        # rounded before they are compared: what is printed alike is equally good
+        shown = {
+            row: measure.sign * round(value, measure.digits)
+            for row, values in means.items()
+            if row not in leaving_out and (value := values[index]) is not None
+        }
+        if measure.sign and len(shown) > 1:
+            for row in (row for row, value in shown.items() if value == max(shown.values())):
+                best[row].add(index)
+    return {row: frozenset(columns) for row, columns in best.items()}
 
 
 def to_key(name: str) -> str:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / "dire_plug"
 ROWS = (
     ("__main__",),
     ("cli",),
+    ("python",),
     ("commands",),
     ("paper",),
     ("results",),
@@ -32,7 +33,7 @@ ROWS = (
     ("acceleration",),
     ("recipe",),
     ("hookspecs",),
-    ("types",),
+    ("types", "table_files"),
     ("ui", "tables", "measures", "errors", "files", "home", "seeding", "devices"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}

@@ -10,9 +10,8 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import executor_options, make_request, run_options
+from dire_plug.commands.options import executor_options, make_request, run_options, table_files
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, write_json
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.store.runs import runs_root
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 )
 @run_options
 @executor_options
+@table_files
 def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **options: Any) -> None:
     """Compare accuracy and diversity of baseline, control, +DiRe and real images.
 
@@ -43,7 +43,7 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
-    from dire_plug.results import draw, render, to_json
+    from dire_plug.results import render, store_comparison
     from dire_plug.results.comparison import comparison_requests
 
     request = make_request(method, **options)
@@ -60,12 +60,7 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
         return
     started = time.monotonic()
     comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution))
-    content = to_json(comparison)
-    # the same runs are the same comparison, whatever the command line
-    runs = [name for arm in content["arms"].values() for name in arm["runs"]]
-    folder = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}"
-    write_json(folder / "compare.json", content)
-    draw(comparison, folder / "images.png")
+    folder = store_comparison(comparison, runs_root(request))
     ui.show(render(comparison))
     ui.show(f"\nstored in: {folder}/compare.json")
     if (folder / "images.png").is_file():

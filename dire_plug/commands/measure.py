@@ -10,7 +10,7 @@ import click
 from rich.console import RenderableType
 
 from dire_plug import ui
-from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
+from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options, table_files
 from dire_plug.files import write_json
 from dire_plug.measures import Measure, set_measures
 from dire_plug.tables import Table, with_notes
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--nearest-k", type=click.IntRange(min=1), help="k of the neighbourhoods; default: the recipe's.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="A file for all values.")
 @set_options
+@table_files
 def measure(
     path: Path,
     embeddings: tuple[str, ...],
@@ -50,13 +51,13 @@ def measure(
     request = make_set_request(path, **options)
     # () if none is named
     found = measure_set(request, embeddings=embeddings or OWN, weights=weights, nearest_k=nearest_k)
-    ui.show(_render(found))
+    ui.show(render(found))
     if json_file is not None:
         write_json(json_file, found.to_json())
         ui.show(f"\nstored in: {json_file}")
 
 
-def _render(found: MeasuredSet) -> RenderableType:
+def render(found: MeasuredSet) -> RenderableType:
     """Return the table: a row for each embedding, and one of as many real images below it."""
     real = found.real
     title = f"{describe_set(found.condensed)} · real: {real['dataset']}, {real['images']:,} of {real['size']} pixels"

@@ -28,9 +28,10 @@ from dire_plug.results.report.images import embed_runs, find_class, has_images
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.results.report.similarity import similarity_figure
 from dire_plug.results.report.tsne import tsne_figure
-from dire_plug.results.statistics import FEW, Summary, summarise
+from dire_plug.results.statistics import FEW, summarise
 from dire_plug.results.table import (
     accuracy_columns,
+    best_cells,
     count_pairs,
     difference,
     format_difference,
@@ -48,10 +49,6 @@ SUMMED_UP = (
     ("similarity in T", diversity_measures("T")[4], ""),
 )
 """The differences at the head of a page: words, measure, unit."""
-
-
-CEILING = "full"
-"""The arm that no condensed set is expected to reach, so it is left out when the best is chosen."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,6 @@ def make_notes(group: Group) -> list[str]:
     comparison = group.comparison()
     pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
     lines = notes(comparison, len(group.seeds), pairs=pairs)
-    if len(comparison.runs) > 1:
-        lines.append(f"bold: the best mean of a column, {CEILING} aside; not a test of significance")
     if group.even:
         return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
@@ -133,25 +128,10 @@ def _real_images(group: Group) -> str:
 
 def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> PageTable:
     comparison = group.comparison()
-    best = _best(
-        {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}, measures
-    )
+    best = best_cells(comparison, measures)
     rows = make_rows(comparison, measures, space=space, pair=group.paired)
     shown = tuple(PageRow(label, cells, kind, best.get(kind, frozenset())) for kind, label, cells in rows)
     return PageTable(title, tuple(measure.title for measure in measures), shown)
-
-
-def _best(found: Mapping[str, Sequence[Summary | None]], measures: Sequence[Measure]) -> dict[str, frozenset[int]]:
-    """Return arm → the columns in which no other arm but `full`, the ceiling, has a better mean as printed."""
-    best: dict[str, set[int]] = {arm: set() for arm in found}
-    for index, measure in enumerate(measures):
-        means = {arm: summaries[index] for arm, summaries in found.items() if arm != CEILING}
-        # rounded before they are compared: what is printed alike is equally good
-        shown = {arm: measure.sign * round(one.mean, measure.digits) for arm, one in means.items() if one is not None}
-        if measure.sign and len(shown) > 1:
-            for arm in (arm for arm, value in shown.items() if value == max(shown.values())):
-                best[arm].add(index)
-    return {arm: frozenset(columns) for arm, columns in best.items()}
 
 
 TEMPLATE = "page.html"
