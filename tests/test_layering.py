@@ -26,7 +26,7 @@ ROWS = (
     ("bridge",),
     ("synthesis",),
     ("training",),
-    ("methods", "regularizers", "store"),
+    ("methods", "regularizers", "loggers", "store"),
     ("api",),
     ("data", "models", "metrics"),
     ("plugins",),

@@ -10,7 +10,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import executor_options, make_request, run_options, table_files
+from dire_plug.commands.options import LOG, executor_options, make_request, run_options, table_files
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.store.runs import runs_root
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )
 @run_options
+@LOG
 @executor_options
 @table_files
-def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **options: Any) -> None:
+def compare(
+    method: str, arms: str, seeds: int, log: tuple[str, ...], execution: ExecutorSettings, **options: Any
+) -> None:
     """Compare accuracy and diversity of baseline, control, +DiRe and real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
@@ -59,7 +62,7 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
         )
         return
     started = time.monotonic()
-    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution))
+    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution, log=log))
     folder = store_comparison(comparison, runs_root(request))
     ui.show(render(comparison))
     ui.show(f"\nstored in: {folder}/compare.json")

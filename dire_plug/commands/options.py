@@ -86,6 +86,14 @@ def table_files(function: Function) -> Function:
     )(wraps(function)(call))  # type: ignore[return-value]
 
 
+LOG = click.option(
+    "--log",
+    multiple=True,
+    metavar="NAME",
+    help="Log finished runs: tensorboard, wandb, or a plugin's; may be repeated.",
+)
+
+
 def rerun_option(*stages: str) -> Callable[[Function], Function]:
     """Return `--rerun STAGE` with these stages."""
     return click.option(

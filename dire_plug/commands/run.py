@@ -11,6 +11,7 @@ import click
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
 from dire_plug.commands.options import (
+    LOG,
     check_settings,
     contradiction,
     executor_options,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     help="A term instead of DiRe in its arm; several are summed. WEIGHT is a number, or auto.",
 )
 @run_options
+@LOG
 @executor_options
 @table_files
 def run(
@@ -49,6 +51,7 @@ def run(
     dire: bool,
     arm: str | None,
     regularizers: tuple[str, ...],
+    log: tuple[str, ...],
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
@@ -66,7 +69,7 @@ def run(
         show_units(lambda: [request], card=options["card"], device=request.device)
         return
     started = time.monotonic()
-    runner = Runner(execution)
+    runner = Runner(execution, log=log)
     runner.prepare([request])
     finished = runner.run(request)
     ui.show(run_summary(finished))

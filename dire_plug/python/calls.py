@@ -66,6 +66,7 @@ def run(
     max_jobs: int | None = None,
     gpus_per_job: int | None = None,
     slurm: Sequence[str] = (),
+    log: Sequence[str] = (),
 ) -> RunResult:
     """Synthesize with a method, train students on the images, measure their diversity: `dire-plug run`.
 
@@ -89,6 +90,7 @@ def run(
         keep_labels: whether stored labels are kept after the last student.
         wait: whether to wait for a process that works on the same run.
         executor, jobs, max_jobs, gpus_per_job, slurm: see docs/executors.md.
+        log: where the finished run is logged: tensorboard, wandb, or a plugin's name.
 
     Raises:
         DirePlugError: as the command line's errors.
@@ -114,7 +116,7 @@ def run(
         keep_labels=keep_labels,
         wait=wait,
     )
-    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm)
+    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
     runner.prepare([request])
     return RunResult.of(runner.run(request))
 
@@ -143,6 +145,7 @@ def compare(
     max_jobs: int | None = None,
     gpus_per_job: int | None = None,
     slurm: Sequence[str] = (),
+    log: Sequence[str] = (),
 ) -> ComparisonResult:
     """Compare accuracy and diversity of arms, paired by seed: `dire-plug compare`.
 
@@ -176,7 +179,7 @@ def compare(
         keep_labels=keep_labels,
         wait=wait,
     )
-    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm)
+    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
     comparison = run_comparison(request, arms=names, seeds=seeds, runner=runner)
     return ComparisonResult(store_comparison(comparison, runs_root(request)), comparison)
 
@@ -351,9 +354,15 @@ def _request(method: str, arm: str, settings: tuple[str, ...], **options: Any) -
 
 
 def _runner(
-    executor: str | None, jobs: int | None, max_jobs: int | None, gpus_per_job: int | None, slurm: Sequence[str]
+    executor: str | None,
+    jobs: int | None,
+    max_jobs: int | None,
+    gpus_per_job: int | None,
+    slurm: Sequence[str],
+    log: Sequence[str] = (),
 ) -> Runner:
-    return Runner(read_settings(executor, jobs=jobs, max_jobs=max_jobs, gpus_per_job=gpus_per_job, slurm=slurm))
+    settings = read_settings(executor, jobs=jobs, max_jobs=max_jobs, gpus_per_job=gpus_per_job, slurm=slurm)
+    return Runner(settings, log=log)
 
 
 def _as_options(given: Mapping[str, object] | Iterable[str]) -> tuple[str, ...]:

@@ -91,10 +91,10 @@ def render(comparison: Comparison) -> RenderableType:
     title = f"{comparison.method} · {comparison.recipe} · IPC {comparison.ipc} · engine {comparison.engine}"
     parts: list[RenderableType] = [
         *(Text(f"with {change}") for change in comparison.changes),
-        _table("accuracy of students", comparison, accuracy_columns(comparison)),
+        make_table("accuracy of students", comparison, accuracy_columns(comparison)),
     ]
     for space, meaning in SPACES.items():
-        parts.append(_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
+        parts.append(make_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
     lines = notes(comparison, n, pairs=_pairs(comparison))
     return with_notes(*parts, title=title, notes=lines)
 
@@ -143,7 +143,9 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     if _is_known(comparison, STUDENTS[0]):
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
     if len(comparison.runs) > 1:
-        lines.append(f"bold: the best mean of a column, {FULL} aside; not a test of significance")
+        lines.append(
+            f"bold: the best mean of a column (of similarity the lowest), {FULL} aside; no test of significance"
+        )
     lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
     lines.append("real reference: as many real held-out images, mean over draws")
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
@@ -152,10 +154,18 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     return lines
 
 
-def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *, space: str | None = None) -> Table:
+def make_table(
+    title: str,
+    comparison: Comparison,
+    measures: Sequence[Measure],
+    *,
+    space: str | None = None,
+    pair: Callable[[str], Comparison] | None = None,
+) -> Table:
+    """Return a table of arms and of their differences from control; the arguments are those of `make_rows`."""
     table = Table("arm", title=title)
     table.add_numbers(*(measure.title for measure in measures))
-    rows, best = make_rows(comparison, measures, space=space), best_cells(comparison, measures)
+    rows, best = make_rows(comparison, measures, space=space, pair=pair), best_cells(comparison, measures)
     for kind, label, cells in rows:
         if kind != DIFFERENCE:
             table.add_row(label, *cells, style="dim" if kind == REFERENCE else "", best=best.get(kind, ()))

@@ -174,7 +174,7 @@ def test_without_every_test_no_best_is_shown() -> None:
         for one in runs:
             one.metrics["accuracy"]["students"]["net"]["best"] = None
     text = as_text(render(found))
-    assert "best" not in text
+    assert "best on test" not in text
     assert rows(text, " dire ")[0] == ["53.0", "±", "0.0", "1.4", "±", "0.0"]
 
 

@@ -5,6 +5,7 @@ Its tables of accuracy and diversity hold the numbers that `compare` prints.
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,10 +38,13 @@ from dire_plug.results.table import (
     format_difference,
     format_summary,
     make_rows,
+    make_table,
     notes,
     read_column,
 )
 from dire_plug.store.provenance import Code
+from dire_plug.table_files import WRITERS, collect
+from dire_plug.tables import with_minus
 
 SUMMED_UP = (
     ("accuracy", ACCURACY[0], " points"),
@@ -63,11 +67,12 @@ class PageRow:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table with its title and the titles of its columns."""
+    """A table with its title, the titles of its columns, and its files: suffix → the address that holds the content."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[PageRow, ...]
+    files: Mapping[str, str]
 
 
 def make_tables(group: Group) -> list[PageTable]:
@@ -102,7 +107,7 @@ def sum_up(group: Group) -> list[tuple[str, str, str, str]]:
         if gap is None:
             continue
         dire, control = (summarise(read_column(paired, arm, measure)) for arm in ("dire", "control"))
-        text = f"{format_difference(gap, measure)}{unit}"
+        text = with_minus(f"{format_difference(gap, measure)}{unit}")
         found.append((words, text, format_summary(dire, measure), format_summary(control, measure)))
     return found
 
@@ -130,8 +135,17 @@ def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str 
     comparison = group.comparison()
     best = best_cells(comparison, measures)
     rows = make_rows(comparison, measures, space=space, pair=group.paired)
-    shown = tuple(PageRow(label, cells, kind, best.get(kind, frozenset())) for kind, label, cells in rows)
-    return PageTable(title, tuple(measure.title for measure in measures), shown)
+    shown = tuple(
+        PageRow(label, tuple(map(with_minus, cells)), kind, best.get(kind, frozenset())) for kind, label, cells in rows
+    )
+    document = collect(make_table(f"{group.title}: {title}", comparison, measures, space=space, pair=group.paired))
+    files = {suffix: _address(write(document)) for suffix, write in WRITERS.items()}
+    return PageTable(title, tuple(measure.title for measure in measures), shown, files)
+
+
+def _address(text: str) -> str:
+    """Return a text as a `data:` address, from which a browser saves it as a file."""
+    return f"data:text/plain;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 TEMPLATE = "page.html"
