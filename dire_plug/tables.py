@@ -7,7 +7,9 @@ the line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,9 +21,30 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 LONG_WORD = 24
-"""Longer words of prose, such as paths, may be broken; numbers are shorter."""
+"""Longer words of prose, such as paths, may be broken on a terminal; numbers are shorter."""
+PIPED = 120
+"""The width of a table in a file or a pipe, unless COLUMNS is set, or it needs more to be one, with whole words."""
 EDGES, GAP = 3, 2
 """Columns of the terminal beside a table, and between two of its columns."""
+
+
+MINUS = "−"
+"""The minus sign of every text that a person reads: as wide as a plus, and no hyphen."""
+_HYPHEN = re.compile(r"(?<![\w.])-(?=\d)")
+
+
+def with_minus(cell: str) -> str:
+    """Return a cell whose negative numbers have the minus sign instead of a hyphen."""
+    return _HYPHEN.sub(MINUS, cell)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its cells, labels first, the places of the best ones, and whether a line follows."""
+
+    cells: tuple[str, ...]
+    best: frozenset[int]
+    ends_section: bool
 
 
 @dataclass
@@ -38,11 +61,15 @@ class _Column:
     @property
     def least(self) -> int:
         """The least width at which no number and no word is broken, except long words of prose."""
+        return min(self.whole, max(_longest(self.header.split()), LONG_WORD)) if self.kind == "prose" else self.whole
+
+    @property
+    def whole(self) -> int:
+        """The least width at which no number and no word is broken."""
         header = _longest(self.header.split())
         if self.kind == "number":
             return max(header, _longest(self.cells))
-        words = _longest(word for cell in self.cells for word in cell.split())
-        return max(header, min(words, LONG_WORD) if self.kind == "prose" else words)
+        return max(header, _longest(word for cell in self.cells for word in cell.split()))
 
 
 class Table:
@@ -54,6 +81,7 @@ class Table:
         self._columns = [_Column(label, "label") for label in labels]
         self._labels = len(labels)
         self._styles: list[str] = []
+        self._best: list[frozenset[int]] = []
         self._sections: set[int] = set()
 
     def add_numbers(self, *headers: str) -> None:
@@ -64,20 +92,42 @@ class Table:
         """Add columns, aligned to the left, whose cells may be wrapped."""
         self._columns += [_Column(header, "prose") for header in headers]
 
-    def add_row(self, *cells: str, style: str = "") -> None:
-        """Add a row; missing cells are empty."""
+    def add_row(self, *cells: str, style: str = "", best: Collection[int] = ()) -> None:
+        """Add a row; missing cells are empty.
+
+        Args:
+            best: the places of the best values, counted after the labels; they are shown bold.
+        """
         if len(cells) > len(self._columns):
             raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
         # file names may hold bytes that aren't UTF-8, which no terminal prints
         cells = tuple(cell.encode("utf-8", "backslashreplace").decode() for cell in cells)
         padded = [*cells, *[""] * (len(self._columns) - len(cells))]
         for column, cell in zip(self._columns, padded, strict=True):
-            column.cells.append(cell)
+            column.cells.append(with_minus(cell) if column.kind == "number" else cell)
         self._styles.append(style)
+        self._best.append(frozenset(self._labels + place for place in best))
 
     def add_section(self) -> None:
         """Separate the last row from the next one by a line."""
         self._sections.add(len(self._styles) - 1)
+
+    # What other forms of the table are made of: see `table_files`.
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """The headings of all columns, labels first."""
+        return tuple(column.header for column in self._columns)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows in their order."""
+        cells = zip(*(column.cells for column in self._columns), strict=True)
+        return [Row(tuple(row), self._best[at], at in self._sections) for at, row in enumerate(cells)]
+
+    def is_number(self, column: int) -> bool:
+        """Return whether a column holds numbers."""
+        return self._columns[column].kind == "number"
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Return the least width that the table can use, and the one in which it is whole."""
@@ -89,16 +139,27 @@ class Table:
         """Render the title and one table, or several where the width is too small for one."""
         if self.title:
             yield Text(self.title, style=self.title_style)
-        least = self._least(options.max_width)
-        for chosen in self._split(least, options.max_width):
-            widths = self._widen(chosen, [least[number] for number in chosen], options.max_width)
-            wide = max(options.max_width, _total(widths))  # else rich would make columns narrower
+        width = options.max_width
+        if not options.is_terminal:
+            columns = os.environ.get("COLUMNS", "")
+            width = min(width, max(int(columns) if columns.isdecimal() else PIPED, _total(self._whole())))
+        least = self._least(width)
+        for chosen in self._split(least, width):
+            widths = self._widen(chosen, [least[number] for number in chosen], width)
+            wide = max(width, _total(widths))  # else rich would make columns narrower
             yield from console.render(self._part(chosen, widths), options.update(width=wide))
+
+    def _whole(self) -> list[int]:
+        """Return the least width of each column at which no label is wrapped and no word broken."""
+        labels, others = self._columns[: self._labels], self._columns[self._labels :]
+        return [*(column.natural for column in labels), *(column.whole for column in others)]
 
     def _least(self, width: int) -> list[int]:
         """Return the least width of each column; labels are wrapped only where no column fits beside them."""
+        if _total(whole := self._whole()) <= width:
+            return whole
         least = [column.least for column in self._columns]
-        labels, others = [column.natural for column in self._columns[: self._labels]], least[self._labels :]
+        labels, others = whole[: self._labels], least[self._labels :]
         return [*labels, *others] if _total([*labels, max(others, default=0)]) <= width else least
 
     def _split(self, least: Sequence[int], width: int) -> list[list[int]]:
@@ -113,13 +174,16 @@ class Table:
         return parts or [labels]
 
     def _widen(self, chosen: Sequence[int], widths: list[int], width: int) -> list[int]:
-        """Share out the remaining width: to headers of numbers first, then to prose."""
-        for kinds in (("label", "number"), ("prose",)):
-            narrow = [at for at, number in enumerate(chosen) if self._columns[number].kind in kinds]
-            while narrow and _total(widths) < width:
-                narrow = [at for at in narrow if widths[at] < self._columns[chosen[at]].natural]
-                for at in narrow[: width - _total(widths)]:
-                    widths[at] += 1
+        """Share out the remaining width: to headers of numbers first, evenly; then to prose, first what needs least."""
+        lacks = {at: self._columns[number].natural - widths[at] for at, number in enumerate(chosen)}
+        prose = [at for at in lacks if self._columns[chosen[at]].kind == "prose"]
+        narrow = [at for at in lacks if at not in prose]
+        while narrow and _total(widths) < width:
+            narrow = [at for at in narrow if widths[at] < self._columns[chosen[at]].natural]
+            for at in narrow[: width - _total(widths)]:
+                widths[at] += 1
+        for at in sorted(prose, key=lambda at: lacks[at]):
+            widths[at] += max(0, min(lacks[at], width - _total(widths)))
         return widths
 
     def _part(self, chosen: Sequence[int], widths: Sequence[int]) -> RichTable:
@@ -133,7 +197,10 @@ class Table:
                 overflow="fold",
             )
         for row, style in enumerate(self._styles):
-            cells = [Text(self._columns[number].cells[row]) for number in chosen]
+            cells = [
+                Text(self._columns[number].cells[row], style="bold" if number in self._best[row] else "")
+                for number in chosen
+            ]
             table.add_row(*cells, style=style or None, end_section=row in self._sections)
         return table
 
@@ -147,7 +214,20 @@ def _total(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * max(0, len(widths) - 1) + EDGES
 
 
-def with_notes(*parts: RenderableType, notes: Iterable[str], title: str = "") -> Group:
+@dataclass(frozen=True)
+class Tables:
+    """Tables and lines of text that belong together, with a title above and notes below."""
+
+    parts: tuple[RenderableType, ...]
+    title: str
+    notes: tuple[str, ...]
+
+    def __rich__(self) -> Group:
+        """Return what is shown: a bold title, the parts, dim notes."""
+        heading = [Text(self.title, style="bold")] if self.title else []
+        return Group(*heading, *self.parts, *(Text(f"  {note}", style="dim") for note in self.notes))
+
+
+def with_notes(*parts: RenderableType, notes: Iterable[str], title: str = "") -> Tables:
     """Put a bold title above tables, and dim notes below them."""
-    heading = [Text(title, style="bold")] if title else []
-    return Group(*heading, *parts, *(Text(f"  {note}", style="dim") for note in notes))
+    return Tables(parts, title, tuple(notes))

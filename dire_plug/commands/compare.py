@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import shlex
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dire_plug import ui
-from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import executor_options, make_request, run_options
+from dire_plug.commands.completion import offer_arms
+from dire_plug.commands.dry import show_dry
+from dire_plug.commands.options import (
+    LOG,
+    METHOD,
+    MethodCommand,
+    executor_options,
+    make_request,
+    run_options,
+    table_files,
+)
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, write_json
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.store.runs import runs_root
 
@@ -21,21 +30,26 @@ if TYPE_CHECKING:
     from dire_plug.pipeline import Request
 
 
-@click.command()
-@click.argument("method")
+@click.command(cls=MethodCommand)
+@METHOD
 @click.option(
     "--arms",
     default=",".join(DEFAULT_ARMS),
     show_default=True,
+    shell_complete=offer_arms,
     help="Arms, separated by commas; of real images also herding, k-center, k-means and full, the ceiling.",
 )
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )
 @run_options
+@LOG
 @executor_options
-def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **options: Any) -> None:
-    """Compare accuracy and diversity of baseline, control, +DiRe and real images.
+@table_files
+def compare(
+    method: str, arms: str, seeds: int, log: tuple[str, ...], execution: ExecutorSettings, **options: Any
+) -> None:
+    """Compare arms: the method as published, with DiRe, real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
     """
@@ -43,7 +57,7 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
-    from dire_plug.results import draw, render, to_json
+    from dire_plug.results import render, store_comparison, to_json
     from dire_plug.results.comparison import comparison_requests
 
     request = make_request(method, **options)
@@ -52,21 +66,14 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
     if not names:
         raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
     if options["dry_run"]:
-        for arm in names:
-            show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
-        show_units(
-            lambda: comparison_requests(request, arms=names, seeds=seeds), card=options["card"], device=request.device
-        )
+        planned = [plan_run(same_but_arm(request, arm, request.seed), dry=True) for arm in names]
+        wanted = partial(comparison_requests, request, arms=names, seeds=seeds)
+        show_dry(planned, wanted, card=options["card"], device=request.device)
         return
     started = time.monotonic()
-    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution))
-    content = to_json(comparison)
-    # the same runs are the same comparison, whatever the command line
-    runs = [name for arm in content["arms"].values() for name in arm["runs"]]
-    folder = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}"
-    write_json(folder / "compare.json", content)
-    draw(comparison, folder / "images.png")
-    ui.show(render(comparison))
+    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution, log=log))
+    folder = store_comparison(comparison, runs_root(request))
+    ui.result(render(comparison), data=lambda: to_json(comparison) | {"folder": folder})
     ui.show(f"\nstored in: {folder}/compare.json")
     if (folder / "images.png").is_file():
         ui.show(f"images:    {folder}/images.png")
@@ -75,4 +82,4 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
 
 
 def _out(request: Request) -> str:
-    return "" if request.out is None else f" --out {shlex.quote(str(request.out))}"
+    return "" if request.out is None else f" --runs {shlex.quote(str(request.out))}"

@@ -24,6 +24,7 @@ from dire_plug.commands.options import (
     make_set_request,
     rerun_option,
     set_options,
+    table_files,
 )
 from dire_plug.commands.tables import known_kinds, mean_and_spread
 from dire_plug.tables import Table, with_notes
@@ -56,6 +57,7 @@ SPREAD = "± is over the students of ONE set, not over syntheses"
 @DRY_RUN
 @CARD
 @executor_options
+@table_files
 def evaluate(
     path: Path,
     students: tuple[str, ...],
@@ -66,10 +68,10 @@ def evaluate(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Train students on the condensed set at PATH under a recipe's protocol, and test them on real images.
+    """Train students on a condensed set, and test them on real images.
 
-    PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
-    same command reuses finished students, and resumes the others.
+    The protocol is a recipe's. PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the
+    folder of a finished run. The same command reuses finished students, and resumes the others.
     """
     from dire_plug.executors.dispatch import Runner
     from dire_plug.sets.evaluate import evaluate_set
@@ -87,7 +89,7 @@ def evaluate(
         return
     Runner(execution).make(lambda: plan_set_units("evaluate", request, **chosen))
     found = evaluate_set(request, **chosen)
-    ui.show(_render(found))
+    ui.result(render(found), data=found.to_json)
     ui.show(f"\nset folder: {found.folder}")
     if found.reused:
         ui.show("all students were finished before; nothing was run")
@@ -95,7 +97,7 @@ def evaluate(
         ui.show(f"took {time.monotonic() - started:.0f} s")
 
 
-def _render(found: EvaluatedSet) -> RenderableType:
+def render(found: EvaluatedSet) -> RenderableType:
     title = f"{describe_set(found.condensed)} · protocol {found.accuracy['protocol']} of recipe {found.recipe}"
     table = Table("student", title="accuracy")
     kinds = known_kinds(found.accuracy["students"])

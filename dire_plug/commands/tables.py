@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from dire_plug.measures import read_values
 from dire_plug.store.runs import show_engine
 from dire_plug.tables import Table, with_notes
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def run_summary(finished: FinishedRun) -> RenderableType:
     """Return the tables of one run: accuracy, and diversity in T and I with the real reference."""
-    from dire_plug.results.statistics import diversity_measures
+    from dire_plug.measures import diversity_measures
     from dire_plug.results.table import JUDGED_ON_VALIDATION, diversity_cells, full_notes
 
     metrics = finished.metrics
@@ -44,6 +45,17 @@ def run_summary(finished: FinishedRun) -> RenderableType:
     return with_notes(*parts, diversity, notes=notes)
 
 
+def run_json(finished: FinishedRun) -> dict[str, Any]:
+    """Return a run's metrics.json, with its folder and notes, and its measures by key."""
+    return {
+        "folder": finished.folder.path,
+        "reused": finished.reused,
+        "measures": read_values(finished.metrics),
+        "metrics": finished.metrics,
+        "notes": list(finished.notes),
+    }
+
+
 def known_kinds(students: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the accuracies that are known of students, last and best or last alone, with the titles of columns."""
     best = any(student["best"] is not None for student in students.values())
@@ -52,7 +64,8 @@ def known_kinds(students: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def mean_and_spread(values: Sequence[float]) -> str:
     """Return mean ± sample standard deviation of percentages, as `compare` prints them; a dash where there are none."""
-    from dire_plug.results.statistics import ACCURACY, summarise
+    from dire_plug.measures import ACCURACY
+    from dire_plug.results.statistics import summarise
     from dire_plug.results.table import format_summary
 
     return format_summary(summarise(values), ACCURACY[0])

@@ -8,9 +8,8 @@ from typing import NoReturn
 import pytest
 from click.testing import CliRunner
 
-from dire_plug import home, plugins
-from dire_plug.cli import main
-from dire_plug.commands.options import make_request
+from dire_plug import home, plugins, ui
+from dire_plug.cli import group, main
 from dire_plug.commands.upstream import verify
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_json
@@ -95,10 +94,16 @@ def test_a_seed_that_no_generator_takes_is_refused(call: Call, seed: str) -> Non
 
 def test_a_commands_own_v_says_more_and_its_absence_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
-    monkeypatch.setattr("dire_plug.ui.configure", lambda *, verbose: told.append(verbose))
-    for verbose in (False, True):
-        make_request("sre2l", verbose=verbose, dry_run=False, card=None, settings=())
-    assert told == [True]
+
+    def known(kind: str) -> dict[str, object]:
+        told.append(ui.is_verbose())
+        return {}
+
+    monkeypatch.setattr("dire_plug.plugins.known", known)
+    for line in (["vendor"], ["vendor", "-v"], ["-v", "vendor"]):
+        ui.configure(verbose=False)
+        group.main(line, standalone_mode=False)
+    assert told == [False, True, True]
 
 
 class Broken:

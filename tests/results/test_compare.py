@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,14 @@ from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.recipe import read_yaml
 from dire_plug.results import Comparison, compare, render, to_json
 from dire_plug.results.comparison import check_alike, check_teachers, equal_arms, split_by_control
-from dire_plug.results.statistics import paired_difference, summarise
+from dire_plug.results.statistics import (
+    paired_difference,
+    pairs_needed,
+    power,
+    power_of,
+    smallest_difference,
+    summarise,
+)
 from dire_plug.store.runs import RunFolder
 
 TABLE = GOLDEN / "comparison.txt"
@@ -74,6 +82,35 @@ def test_one_pair_has_no_interval_and_a_missing_value_no_difference() -> None:
     assert paired_difference([1.0, None], [1.0, 2.0]) is None
     assert paired_difference([1.0, 2.0], [None, 2.0]) is None
     assert paired_difference([], []) is None
+
+
+# Power.
+
+
+def test_what_n_pairs_can_tell_is_that_of_published_tables() -> None:
+    # R: power.t.test(n = 10, power = 0.8, type = "paired")$delta is 0.9960; Cohen: n = 34 for an effect of 0.5
+    assert smallest_difference(10) == pytest.approx(0.9960, abs=1e-4)
+    assert [pairs_needed(effect) for effect in (0.2, 0.5, 1.0)] == [199, 34, 10]
+    assert power(smallest_difference(5), 5) == pytest.approx(0.8, abs=1e-9)
+
+
+def test_power_takes_the_spread_of_the_differences_of_pairs() -> None:
+    found = power_of([10.0, 21.0, 33.0, 40.0], [9.0, 19.0, 30.0, 39.0])  # 1, 2, 3, 1
+    assert found is not None
+    assert found.std == pytest.approx(statistics.stdev([1, 2, 3, 1]))
+    assert found.smallest == pytest.approx(smallest_difference(4) * found.std)
+    assert found.half_point == pairs_needed(0.5 / found.std)
+    assert power_of([1.0], [0.0]) is None
+    assert power_of([1.0, None], [0.0, 0.0]) is None
+    assert pairs_needed(1e-4) is None
+
+
+def test_a_comparison_says_what_its_seeds_can_tell() -> None:
+    text = " ".join(as_text(render(canned())).split())
+    assert "dire − control: differences in accuracy vary by 0.50, so 3 seeds tell 1.6 points from zero" in text
+    assert "half a point needs 10 seeds (80% power, 5% two-sided, paired t test)" in text
+    assert to_json(canned())["power"]["dire"]["half_point"] == 10
+    assert "80% power" not in as_text(render(canned(seeds=1)))
 
 
 # The table.
@@ -151,7 +188,7 @@ def test_every_arm_with_a_term_has_its_difference_from_its_control() -> None:
     assert rows(text, " regrouped − control") == []
     assert "… − control: paired by seed, ± half" in text
     assert "regrouped: differs from control in more than its term, so no difference is formed" in text
-    assert to_json(found)["minus_control"]["energy"]["accuracy/accuracy, last %"]["mean"] == 4.5
+    assert to_json(found)["minus_control"]["energy"]["accuracy_last"]["mean"] == 4.5
 
 
 def test_what_the_command_line_changed_stands_above_the_tables() -> None:
@@ -174,7 +211,7 @@ def test_without_every_test_no_best_is_shown() -> None:
         for one in runs:
             one.metrics["accuracy"]["students"]["net"]["best"] = None
     text = as_text(render(found))
-    assert "best" not in text
+    assert "best on test" not in text
     assert rows(text, " dire ")[0] == ["53.0", "±", "0.0", "1.4", "±", "0.0"]
 
 
@@ -182,10 +219,10 @@ def test_what_is_stored_holds_every_value_and_the_statistics() -> None:
     content = json.loads(json.dumps(to_json(canned())))
     assert content["arms"]["control"]["same_as"] == "baseline"
     assert content["arms"]["dire"]["runs"] == [f"dire-{seed}-0a0b0c0d" for seed in range(3)]
-    assert content["arms"]["control"]["values"]["accuracy/accuracy, last %"] == [51.0, 51.5, 52.0]
-    assert content["arms"]["dire"]["values"]["I/coverage"] == [20.0, 22.0, 24.0]
-    assert content["arms"]["dire"]["summary"]["T/vendi"] == {"mean": 9.0, "std": 1.0, "n": 3}
-    gap = content["minus_control"]["dire"]["accuracy/accuracy, last %"]
+    assert content["arms"]["control"]["values"]["accuracy_last"] == [51.0, 51.5, 52.0]
+    assert content["arms"]["dire"]["values"]["coverage_independent"] == [20.0, 22.0, 24.0]
+    assert content["arms"]["dire"]["summary"]["vendi_teacher"] == {"mean": 9.0, "std": 1.0, "n": 3}
+    gap = content["minus_control"]["dire"]["accuracy_last"]
     assert (gap["mean"], gap["n"]) == (1.5, 3)
     assert gap["half_width"] == pytest.approx(T_OF_TWO * 0.5 / math.sqrt(3))
     assert content["notes"][1] == "control equals baseline here, so it was run once"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dire_plug.files import write_json
 from dire_plug.pipeline import FinishedRun
-from dire_plug.results.figures import INK, LINE, save_png
+from dire_plug.results.figures import INK, LINE, save_figure
 from dire_plug.results.report.images import has_images
 from dire_plug.results.report.runs import ReportRun, read_run
 from dire_plug.store.runs import RunFolder
@@ -88,8 +88,8 @@ def to_image(pixels: Tensor, *, alt: str, width: int) -> Markup:
 
 
 def save(figure: Figure, path: Path, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Write a figure as PNG, and its numbers as JSON beside it; return them."""
-    save_png(figure, path, dpi=160)
+    """Write a figure (see `save_figure`), and its numbers as JSON beside it; return them."""
+    save_figure(figure, path, dpi=160)
     write_json(path.with_suffix(".json"), numbers)
     return numbers
 

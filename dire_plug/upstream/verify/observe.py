@@ -28,12 +28,11 @@ from torch.utils.hooks import RemovableHandle
 from dire_plug import bridge
 from dire_plug.data.augmentation import zca
 from dire_plug.models.checkpoint import load
+from dire_plug.recipe import PROBE
 from dire_plug.synthesis.terms import leaves_of
 from dire_plug.types import LOOP
 from dire_plug.upstream.trace import StopScriptError
 
-PROBE = "verify-probe"
-"""The name of the test term."""
 CALLS = "calls.jsonl"
 GRADIENTS = "gradients"
 GRADIENT, TERM = "gradient/", "term/"
