@@ -28,7 +28,7 @@ class Batch:
     Attributes:
         images: the optimised leaf, or what is computed from it (INFER's perturbation, which a batch shares),
             [N, 3, H, W], in the space that the network sees (normalised).
-        loss: upstream's scalar, with its graph.
+        loss: upstream's scalar, with its graph; None where the patch calls `bridge.term`, since it has no name there.
         labels: [N], int64; those in use in this step.
         embeddings: [N, D], the input of the watched network's last linear layer in upstream's own forward pass.
         teacher: the key under which that network is watched.
@@ -37,7 +37,7 @@ class Batch:
     """
 
     images: Tensor
-    loss: Tensor
+    loss: Tensor | None
     labels: Tensor
     embeddings: Tensor
     teacher: str

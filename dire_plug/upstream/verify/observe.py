@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from dire_plug import bridge
 from dire_plug.data.augmentation import zca
 from dire_plug.models.checkpoint import load
-from dire_plug.synthesis.terms import leaves_of
+from dire_plug.synthesis.weighting import leaves_of
 from dire_plug.types import LOOP
 from dire_plug.upstream.trace import StopScriptError
 
