@@ -229,7 +229,7 @@ class LateTerms:
                 "one; give each term a number as its weight"
             )
         for place in places:
-            self._handles[place] = leaves[place].register_hook(functools.partial(self._add, place))  # type: ignore[no-untyped-call]
+            self._handles[place] = leaves[place].register_hook(functools.partial(self.receive, place))  # type: ignore[no-untyped-call]
         self._guard.enter_context(_scaled_by(scaler))
 
     @property
@@ -244,7 +244,7 @@ class LateTerms:
             handle.remove()
         self._handles = {}
 
-    def _add(self, place: int, gradient: Tensor) -> Tensor:
+    def receive(self, place: int, gradient: Tensor) -> Tensor:
         """Return the gradient of the script's loss at one tensor plus those of the terms; called once."""
         self._handles.pop(place).remove()
         self._guard.close()
