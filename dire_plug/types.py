@@ -235,6 +235,21 @@ class Upstream:
     pins: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
+CheckpointLayout = Literal["bare", "model", "state_dict", "state_dict.module"]
+"""The layouts of a checkpoint that a script may read: `models.checkpoint.write_for_upstream`."""
+TORCHVISION_NAMES = {
+    "resnet-18": "resnet18",
+    "resnet-50": "resnet50",
+    "resnet-101": "resnet101",
+    "mobilenet-v2": "mobilenet_v2",
+    "efficientnet-b0": "efficientnet_b0",
+    "shufflenet-v2-x0.5": "shufflenet_v2_x0_5",
+    "shufflenet-v2-x1.0": "shufflenet_v2_x1_0",
+    "vgg-16": "vgg16",
+}
+"""Architecture → torchvision's name of it, with the imagenet stem."""
+
+
 @dataclass(frozen=True)
 class Script:
     """One synthesis script of a method.

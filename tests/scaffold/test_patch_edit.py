@@ -1,5 +1,6 @@
 """`dire-plug patch`: lines go in by their place, hashes follow, and what would break the script is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,64 @@ def test_an_indentation_that_breaks_the_script_is_refused(cli: Cli, folder: Path
     assert "the script can't be read any more" in refusal(cli, folder, f"{SCRIPT}:28", call, "--indent", 2)
     assert insert(cli, folder, f"{SCRIPT}:31", call, "--indent", 0).splitlines()[1] == f"  {call}"
     assert f"\n+{call}\n" in patch_of(folder).read_text()
+
+
+LOOP = b"""\
+from dire_plug import bridge
+def work(weights, scaler):
+    for labels in weights:
+        images = labels
+        for step in labels:
+            a = images
+            b = images
+            scaler.scale(a + b).backward()
+            images.step()
+            if step:
+                continue
+        return images
+    raise weights
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "indent", "call", "why"),
+    [
+        (11, 16, "bridge.step_done(images=images, labels=labels, step=step)", "behind the `continue` of line 11"),
+        (12, 8, "bridge.watch(images)", "behind the `return` of line 12"),
+        (13, 4, "bridge.watch(images)", "behind the `raise` of line 13"),
+        (
+            8,
+            12,
+            "bridge.term(images=images, labels=labels, step=step, scaler=scaler)",
+            "before `backward`, which",
+        ),
+        (5, 12, "bridge.step_done(images=images, labels=labels, step=step)", "`backward` comes only in line 9"),
+        (7, 12, "bridge.term(images=images, labels=labels, step=step)", "add scaler=scaler"),
+        (7, 12, "bridge.term(images=images, labels=labels, step=step, scaler=scaler)", ""),
+        (11, 12, "bridge.step_done(images=images, labels=labels, step=step)", ""),
+    ],
+)
+def test_a_call_that_is_never_reached_or_on_the_wrong_side_is_refused(
+    line: int, indent: int, call: str, why: str
+) -> None:
+    after = insert_lines(LOOP, {line: [" " * indent + call]}, path="x.py")
+    if not why:
+        check_statement(LOOP, after, line=line + 1, where="x.py:1")
+        return
+    with pytest.raises(DirePlugError, match=re.escape(why)):
+        check_statement(LOOP, after, line=line + 1, where="x.py:1")
+
+
+@pytest.mark.parametrize("slot_first", [True, False])
+def test_a_batch_that_would_begin_in_each_step_is_refused(cli: Cli, folder: Path, slot_first: bool) -> None:
+    slot = (f"{SCRIPT}:26", "labels = bridge.labels(labels)")
+    step = (f"{SCRIPT}:27", "cost = bridge.loss(cost, images=images, labels=labels, step=step)")
+    if not slot_first:
+        insert(cli, folder, *step)
+        assert "a batch would begin in each step" in refusal(cli, folder, *slot)
+    else:
+        insert(cli, folder, *slot)
+        assert "a batch would begin in each step" in refusal(cli, folder, *step)
 
 
 def test_where_a_block_ends_the_other_indentation_is_named(cli: Cli, folder: Path) -> None:
