@@ -261,7 +261,7 @@ def _read(adapter: Adapter, tree: Path, *, also: str | None = None) -> tuple[dic
     if patch.commit != adapter.upstream.commit:
         raise DirePlugError(
             f"{patch.source}: is for commit {patch.commit}, but the adapter pins {adapter.upstream.commit}, where "
-            "lines have other numbers: write a new package with `dire-plug new method`"
+            "lines have other numbers: dire-plug new method NAME --update --commit SHA moves both"
         )
     files = dict.fromkeys([*(file.path for file in patch.files), *([also] if also else [])])
     contents = {file: _repaired(adapter, file, read_script(tree, file)) for file in files}

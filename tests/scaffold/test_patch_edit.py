@@ -33,7 +33,7 @@ def folder(made_third_party: ThirdParty, bare_home: Path, tmp_path: Path, reques
     """A new package for the toy, of a name of the test's own, not installed."""
     name = f"patch-{abs(hash(request.node.name)) % 10**8}-toy"
     origin = Published(str(made_third_party.repository), made_third_party.commit, SCRIPT)
-    return new_method(name, origin, into=tmp_path)[0]
+    return new_method(name, origin, into=tmp_path).folder
 
 
 def name_of(folder: Path) -> str:
@@ -347,7 +347,7 @@ def test_line_ends_are_the_files_own(cli: Cli, made_third_party: ThirdParty, bar
     for line in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message=all")):
         git(tmp_path / "crlf", "-c", "core.autocrlf=false", *line)
     origin = Published(str(tmp_path / "crlf"), git(tmp_path / "crlf", "rev-parse", "HEAD"), "src/loop.py")
-    folder, _ = new_method("crlf-toy", origin, into=tmp_path)
+    folder = new_method("crlf-toy", origin, into=tmp_path).folder
     insert(cli, folder, "src/loop.py:2", "bridge.watch(network)")
     assert b"+from dire_plug import bridge\r\n" in patch_of(folder).read_bytes()
     assert b"+bridge.watch(network)\r\n" in patch_of(folder).read_bytes()

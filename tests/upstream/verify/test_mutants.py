@@ -340,7 +340,7 @@ def inserted(
     def call(places: dict[str, int]) -> ScriptVerdict:
         name = f"verify-{'-'.join(places).replace('_', '-') or 'right'}-toy"
         origin = Published(str(made_third_party.repository), made_third_party.commit, third_party_plugin.SCRIPT)
-        folder, _ = new_method(name, origin, into=tmp_path)
+        folder = new_method(name, origin, into=tmp_path).folder
         for function, (right, line) in INSERTED.items():
             if place := places.get(function, right):
                 where = ("patch", "insert", name, f"{third_party_plugin.SCRIPT}:{place}", line, "--package", folder)
