@@ -8,7 +8,7 @@ INSTALL = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONST
 # A test calls make itself, and must not inherit what this make was called with.
 PYTEST = MAKEFLAGS= $(BIN)/python -m pytest
 
-.PHONY: run test check test-unit test-slow test-upstream test-cluster test-lowest coverage lock install hooks clean
+.PHONY: run test check test-unit test-slow test-upstream test-cluster fuzz test-lowest coverage lock install hooks clean
 
 run: $(VENV)/installed
 	@$(BIN)/python -c "import time; print(time.time())" > $(VENV)/started
@@ -40,6 +40,9 @@ test-upstream: $(VENV)/installed
 
 test-cluster: $(VENV)/installed
 	$(PYTEST) -m cluster -rs tests/cluster
+
+fuzz: $(VENV)/installed
+	DIRE_PLUG_FUZZ=1 $(PYTEST) tests/fuzz
 
 test-lowest:
 	$(MAKE) test-unit VENV=.venv-lowest CONSTRAINTS=ci/lowest.txt
