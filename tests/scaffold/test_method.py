@@ -282,9 +282,7 @@ def test_a_mapped_address_is_cloned_and_then_needs_no_network(
     )
 
 
-def test_an_update_moves_the_patch_to_a_new_commit_and_names_what_it_cannot(
-    cli: Cli, origin: Published, tmp_path: Path
-) -> None:
+def test_an_update_moves_the_patch_along_and_names_what_it_cannot(cli: Cli, origin: Published, tmp_path: Path) -> None:
     copy = tmp_path / "published"
     shutil.copytree(origin.repository, copy)
     folder = new_method("q-toy", Published(str(copy), origin.commit, SCRIPT), into=tmp_path).folder
