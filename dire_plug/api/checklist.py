@@ -42,7 +42,7 @@ CALLS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
     }
 )
-"""Function → the line, in capitals what the script has names for; where it stands. docs/adapters.md has more."""
+"""Function → the line, capitals for the script's names; where it stands. docs/reference/adapters.md has more."""
 _CALL = re.compile(r"\bbridge\.(\w+)\(")
 FILL_IN: Any = "FILL_IN"
 """Stands for a value that only a reader of the published script knows."""
@@ -139,7 +139,7 @@ def _is_to_fill(node: ast.expr | None) -> bool:
 def _call_gaps(patch: Path, calls: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Yield the function, the line and where it stands, of each missing call."""
     for name in missing_calls(patch, calls):
-        yield name, *CALLS.get(name, (f"bridge.{name}(…)", "see docs/adapters.md"))
+        yield name, *CALLS.get(name, (f"bridge.{name}(…)", "see docs/reference/adapters.md"))
 
 
 def literal(node: ast.expr | None) -> object:
