@@ -23,7 +23,7 @@ from dire_plug.results.figures import COLOURS, colour
 from dire_plug.results.report import similarity, tsne
 from dire_plug.results.report.class_grid import class_figure, sheet_figure
 from dire_plug.results.report.curves import curves_figure, strips_figure
-from dire_plug.results.report.drawing import PageFigure, label_runs, listed
+from dire_plug.results.report.drawing import PageFigure, label_runs, listed, svg_file
 from dire_plug.results.report.groups import Group, group
 from dire_plug.results.report.images import embed_runs, find_class, has_images
 from dire_plug.results.report.runs import ReportRun
@@ -223,7 +223,7 @@ def name_groups(groups: Sequence[Group]) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         # names of classes and recipes may hold markup
         autoescape=True,
@@ -232,6 +232,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters["svg_file"] = svg_file
+    return found
 
 
 def _provenance(run: ReportRun) -> dict[str, Any]:
