@@ -1,4 +1,4 @@
-"""Find methods, regularizers and loggers by entry point, and build the PluginManager of one synthesis.
+"""Find methods, regularizers, datasets and loggers by entry point, and build the PluginManager of one synthesis.
 
 Known is not active: an entry point makes a name known; only the plugins that a synthesis is given are registered.
 """
@@ -23,7 +23,7 @@ from dire_plug.home import PACKAGE
 from dire_plug.recipe.weight import KEY, with_weight
 from dire_plug.types import Adapter
 
-Kind = Literal["methods", "regularizers", "loggers"]
+Kind = Literal["methods", "regularizers", "datasets", "loggers"]
 _KEPT: ContextVar[dict[tuple[str, ...], Any] | None] = ContextVar("kept", default=None)
 
 

@@ -10,7 +10,7 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.pipeline import FinishedRun, Request, Run, plan_run
-from dire_plug.pipeline.request import same_but_arm
+from dire_plug.pipeline.request import check_counts, same_but_arm
 from dire_plug.recipe import counted, without_terms
 
 
@@ -50,6 +50,9 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int, runner: Runner
     """
     numbers = tuple(range(request.seed, request.seed + seeds))
     planned, same, engine, request = _plan(request, arms)
+    # before the first arm is made, what the last one would lack
+    for one in planned.values():
+        check_counts(one)
     controlled, uncontrolled = split_by_control(planned)
     runs: dict[str, list[FinishedRun]] = {}
     runner = runner or Runner()
