@@ -10,9 +10,8 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import executor_options, make_request, run_options
+from dire_plug.commands.options import LOG, executor_options, make_request, run_options, table_files
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, write_json
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.store.runs import runs_root
 
@@ -33,8 +32,12 @@ if TYPE_CHECKING:
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )
 @run_options
+@LOG
 @executor_options
-def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **options: Any) -> None:
+@table_files
+def compare(
+    method: str, arms: str, seeds: int, log: tuple[str, ...], execution: ExecutorSettings, **options: Any
+) -> None:
     """Compare accuracy and diversity of baseline, control, +DiRe and real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
@@ -43,7 +46,7 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
-    from dire_plug.results import draw, render, to_json
+    from dire_plug.results import render, store_comparison
     from dire_plug.results.comparison import comparison_requests
 
     request = make_request(method, **options)
@@ -59,13 +62,8 @@ def compare(method: str, arms: str, seeds: int, execution: ExecutorSettings, **o
         )
         return
     started = time.monotonic()
-    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution))
-    content = to_json(comparison)
-    # the same runs are the same comparison, whatever the command line
-    runs = [name for arm in content["arms"].values() for name in arm["runs"]]
-    folder = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}"
-    write_json(folder / "compare.json", content)
-    draw(comparison, folder / "images.png")
+    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution, log=log))
+    folder = store_comparison(comparison, runs_root(request))
     ui.show(render(comparison))
     ui.show(f"\nstored in: {folder}/compare.json")
     if (folder / "images.png").is_file():
