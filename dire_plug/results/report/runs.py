@@ -56,7 +56,7 @@ class RecipeFile(_Part):
 
 class _Student(_Part):
     last: list[float]
-    best: list[float]
+    best: list[float] | None  # None where the protocol leaves out tests of epochs
 
 
 class _Budget(_Part):
@@ -305,6 +305,12 @@ def find_comparison(name: str, root: Path) -> Path | None:
             return path.absolute()
     found = sorted(root.glob(f"*/*/{Path(name).name}/{COMPARISON}")) if name.startswith("compare-") else []
     return found[0] if len(found) == 1 else None
+
+
+def is_ladder(names: Sequence[str], root: Path) -> bool:
+    """Return whether one of the names stands for a comparison along a ladder."""
+    found = [path for name in names if (path := find_comparison(name, root)) is not None]
+    return any(read_json(path).get("ladder") for path in found)
 
 
 def _resolve(name: str, root: Path) -> Iterable[RunFolder]:
