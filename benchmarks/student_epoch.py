@@ -1,13 +1,14 @@
-"""Measures an epoch of a student: this checkout beside another one, or with a test after each epoch beside without.
+"""Measures an epoch of a student: this checkout beside another one, with a test after each epoch or without, or `fast`.
 
     python benchmarks/student_epoch.py --against ../before --json ledger.json
+    python benchmarks/student_epoch.py --accelerate
     python benchmarks/student_epoch.py --architecture convnet-3 --images 100 --augmentation resized_crop_flip
     python benchmarks/student_epoch.py --device cuda --images 1000 --architecture resnet-18 --rounds 30
 
 Each side is a process that trains one student of generated images under `on-the-fly` with an untrained teacher, and
 stops after every epoch until it is told to go on: the sides take turns epoch by epoch, and the first isn't counted. An
 epoch ends when its loss is known on the host. Both sides see the same images and draw the same numbers; the losses of
-their last epochs are printed, since on the CPU they must be equal.
+their last epochs are printed, since on the CPU they must be equal, but under `--accelerate fast`.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ def main() -> None:
         return
     import ledger
 
-    if options.against is None:
-        sides = {"tested": (ROOT, True), "not tested": (ROOT, False)}
+    if options.against is not None:
+        sides = {"before": (options.against, "untested"), "now": (ROOT, "untested")}
+    elif options.accelerate:
+        sides = {"none": (ROOT, "untested"), "fast": (ROOT, "fast")}
     else:
-        sides = {"before": (options.against, False), "now": (ROOT, False)}
-    children = {name: start(checkout, tested=tested) for name, (checkout, tested) in sides.items()}
+        sides = {"tested": (ROOT, "tested"), "not tested": (ROOT, "untested")}
+    children = {name: start(checkout, kind) for name, (checkout, kind) in sides.items()}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in children}
     for turn in range(options.rounds + 1):
         # who comes first changes, so that neither always finds the caches of the other
@@ -68,7 +71,9 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", type=Path, help="another checkout of this project")
+    beside = parser.add_mutually_exclusive_group()
+    beside.add_argument("--against", type=Path, help="another checkout of this project")
+    beside.add_argument("--accelerate", action="store_true", help="under --accelerate fast beside none")
     parser.add_argument("--architecture", default="resnet-18")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--tests", type=int, default=1000, help="test images")
@@ -80,13 +85,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="the ledger to which the cases are added")
-    parser.add_argument("--child", choices=("tested", "untested"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("tested", "untested", "fast"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def start(checkout: Path, *, tested: bool) -> subprocess.Popen[str]:
+def start(checkout: Path, kind: str) -> subprocess.Popen[str]:
     """Start the process of a side, which runs the code of a checkout."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", "tested" if tested else "untested"]
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", kind]
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -152,6 +157,13 @@ def train(options: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         student, teacher = make(1).to(device), make(2).to(device).eval()
+        if options.child == "fast":
+            # imported here: a checkout to compare with may lack it
+            from dire_plug.acceleration import TRAINED, accelerate_network, find_missing, resolve
+
+            components = resolve(TRAINED, find_missing(device))
+            print(f"fast: {components}", file=sys.stderr)
+            student, teacher = (accelerate_network(network, components, device) for network in (student, teacher))
         wait(0, loss=0)
         train_student(student, [teacher], data=data, section=section, seed=0, folder=Path(folder), progress=wait)
 
