@@ -8,7 +8,7 @@ INSTALL = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONST
 # A test calls make itself, and must not inherit what this make was called with.
 PYTEST = MAKEFLAGS= $(BIN)/python -m pytest
 
-.PHONY: run test check test-unit test-slow test-upstream test-cluster test-lowest coverage lock install hooks clean
+.PHONY: run test check test-unit test-slow test-upstream test-cluster fuzz test-lowest coverage docs lock install hooks clean
 
 run: $(VENV)/installed
 	@$(BIN)/python -c "import time; print(time.time())" > $(VENV)/started
@@ -41,11 +41,18 @@ test-upstream: $(VENV)/installed
 test-cluster: $(VENV)/installed
 	$(PYTEST) -m cluster -rs tests/cluster
 
+fuzz: $(VENV)/installed
+	DIRE_PLUG_FUZZ=1 $(PYTEST) tests/fuzz
+
 test-lowest:
 	$(MAKE) test-unit VENV=.venv-lowest CONSTRAINTS=ci/lowest.txt
 
 coverage: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow and not upstream and not cluster" --ignore=tests/gpu --cov --cov-report=term --cov-report=markdown:coverage.md
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lock: $(VENV)/installed-dev
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --extra upstreams --universal --python-version 3.11 \
@@ -69,4 +76,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .coverage coverage.md
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .coverage coverage.md site

@@ -253,6 +253,14 @@ def test_a_ledger_is_written_between_the_marks_of_a_page(tmp_path: Path) -> None
         ledger.write_docs(found, page)
 
 
+def test_the_page_of_the_ledger_shows_its_values(tmp_path: Path) -> None:
+    ledger, results = importlib.import_module("ledger"), ROOT / "results"
+    page = tmp_path / "ledger.md"
+    page.write_text((results / "ledger.md").read_text())
+    ledger.write_docs(json.loads((results / "ledger.json").read_text()), page)
+    assert page.read_text() == (results / "ledger.md").read_text()
+
+
 # What fast gains, and what it changes.
 
 

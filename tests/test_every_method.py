@@ -298,8 +298,15 @@ def test_a_method_has_a_page_that_names_what_it_has(adapter: Adapter, method: st
     text = (ROOT / "docs" / "methods" / f"{method}.md").read_text()
     assert inspect.getdoc(type(adapter))
     named = {adapter.upstream.commit, *adapter.scripts, *recipe_names(adapter.recipes())}
-    named |= {flag for script in adapter.scripts for flag in adapter.flags_model(script)().model_dump(by_alias=True)}
     assert [word for word in sorted(named) if f"`{word}`" not in text] == []
+
+
+@every_method
+def test_the_page_of_scripts_has_every_flag_of_a_method(adapter: Adapter, method: str) -> None:
+    text = (ROOT / "docs" / "reference" / "scripts.md").read_text()
+    section = text.split(f"\n## {adapter.title}\n")[1].split("\n## ")[0]
+    named = {flag for script in adapter.scripts for flag in adapter.flags_model(script)().model_dump(by_alias=True)}
+    assert [word for word in sorted(named) if f"| `{word}` |" not in section] == []
 
 
 @every_method

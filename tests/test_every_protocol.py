@@ -109,7 +109,7 @@ def test_a_section_has_defaults_and_knows_no_other_key(protocol: str) -> None:
 def test_a_protocol_is_described(protocol: str) -> None:
     assert type(section_of(protocol)).__doc__
     assert SET_UP[protocol].__doc__
-    assert re.search(rf"^\| `{protocol}` \| ", (ROOT / "docs" / "protocols.md").read_text(), re.MULTILINE)
+    assert re.search(rf"^\| `{protocol}` \| ", (ROOT / "docs" / "reference" / "protocols.md").read_text(), re.MULTILINE)
 
 
 @every_protocol

@@ -79,7 +79,7 @@ def test_the_lock_is_within_the_ranges() -> None:
     locked = pins(ROOT / "requirements-dev.lock")
     outside = [
         str(requirement)
-        for requirement in requirements("dev", "test", "upstreams")
+        for requirement in requirements("dev", "docs", "test", "upstreams")
         if not all(
             version in requirement.specifier
             for version in locked.get(canonicalize_name(requirement.name), {Version("0")})

@@ -37,7 +37,7 @@ CALLS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
     }
 )
-"""Function → the line, in capitals what the script has names for; where it stands. docs/adapters.md has more."""
+"""Function → the line, capitals for the script's names; where it stands. docs/reference/adapters.md has more."""
 _CALL = re.compile(r"\bbridge\.(\w+)\(")
 FILL_IN: Any = "FILL_IN"
 """Stands for a value that only a reader of the published script knows."""
@@ -98,7 +98,7 @@ def _is_to_fill(node: ast.expr | None) -> bool:
 def _call_gaps(method: str, patch: Path, calls: Sequence[str]) -> Iterator[str]:
     file = read_patch(patch).files[0].path
     for name in missing_calls(patch, calls):
-        line, where = CALLS.get(name, (f"bridge.{name}(…)", "see docs/adapters.md"))
+        line, where = CALLS.get(name, (f"bridge.{name}(…)", "see docs/reference/adapters.md"))
         yield f"{patch}: no `bridge.{name}` ({where}): dire-plug patch insert {method} {file}:LINE '{line}'"
 
 

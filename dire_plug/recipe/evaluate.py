@@ -1,6 +1,6 @@
 """The section `evaluate`: how students are trained on the condensed images; each protocol has keys of its own.
 
-The defaults are those of the upstream script that a protocol comes from (docs/protocols.md).
+The defaults are those of the upstream script that a protocol comes from (docs/reference/protocols.md).
 """
 
 from typing import Annotated, Literal, Self, get_args

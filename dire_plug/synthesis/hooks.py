@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import pluggy
+import torch
+from torch import Tensor
 
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.types import Synthesis
@@ -40,17 +42,22 @@ class Hooks:
         plugin: object | None = self._manager.get_plugin(name)
         return plugin
 
-    def ask(self, hook: str, unchanged: Answer, **arguments: Any) -> Answer:
+    def ask(self, hook: str, unchanged: Answer, *, check: Callable[[Any], str | None], **arguments: Any) -> Answer:
         """Return the one answer to a hook, or `unchanged` where nobody answers.
 
+        Args:
+            check: says what of an answer can't be used, and what is expected; None where it can.
+
         Raises:
-            PluginError: two plugins answer, or one raised.
+            PluginError: two plugins answer, one raised, or its answer can't be used.
         """
         # not pluggy's own call: it would stop at the first error without the plugin's name, and hides who answered
         answers = {}
         for implementation in self.of(hook):
             answer = self.call(implementation, arguments)
             if answer is not None:
+                if problem := check(answer):
+                    raise PluginError(f"plugin '{implementation.plugin_name}': {hook} returned {problem}")
                 answers[implementation.plugin_name] = answer
         if len(answers) > 1:
             raise PluginError(f"two plugins answer {hook}: {' and '.join(sorted(answers))}; at most one may")
@@ -82,3 +89,48 @@ class Hooks:
             raise type(error)(f"plugin '{name}': {error}") from error
         except Exception as error:
             raise PluginError(f"plugin '{name}': {hook} raised {type(error).__name__}: {error}") from error
+
+
+# What an answer must be: said of one that isn't.
+
+
+def check_integers(answer: Any, *, like: Tensor | None = None) -> str | None:
+    """Return what is wrong with labels, [N], or with an order, which has the shape of the one that it replaces."""
+    wanted = "whole numbers" + (", [N]" if like is None else f", {list(like.shape)}")
+    shaped = isinstance(answer, Tensor) and (answer.ndim == 1 if like is None else answer.shape == like.shape)
+    if shaped and is_usable(answer) and answer.dtype in (torch.int64, torch.int32):
+        return None
+    return f"{describe(answer)}, expected a tensor of {wanted}, int64"
+
+
+def check_images(answer: Any, *, images: Tensor, labels: Tensor) -> str | None:
+    """Return what is wrong with start images for a slot's labels, [N], instead of `images`, [M, 3, H, W].
+
+    They may be of another height and width: small datasets start so in a script for larger images.
+    """
+    if isinstance(answer, Tensor) and is_usable(answer) and answer.is_floating_point() and answer.ndim == images.ndim:
+        rows, channels, *size = answer.shape
+        if (rows, channels) == (len(labels), images.shape[1]) and all(size):
+            return None
+    wanted = f"[{len(labels)}, {', '.join(map(str, images.shape[1:]))}]"
+    return f"{describe(answer)}, expected a tensor of floating-point numbers, {wanted}: a row for each label"
+
+
+def check_index(answer: Any) -> str | None:
+    """Return what is wrong with the number of an image."""
+    if isinstance(answer, int) and not isinstance(answer, bool) and answer >= 0:
+        return None
+    return f"{describe(answer)}, expected a whole number of at least 0"
+
+
+def is_usable(tensor: Tensor) -> bool:
+    """Return whether a tensor has values that can be read one by one: it isn't sparse, and not on `meta`."""
+    return tensor.layout == torch.strided and not tensor.is_meta
+
+
+def describe(answer: Any) -> str:
+    """Describe an answer in a few words."""
+    if not isinstance(answer, Tensor):
+        return f"{type(answer).__name__} ({repr(answer)[:60]})"
+    kind = "" if is_usable(answer) else "sparse " if answer.layout != torch.strided else "meta "
+    return f"a {kind}tensor, {list(answer.shape)}, {str(answer.dtype).removeprefix('torch.')}"

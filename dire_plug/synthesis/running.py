@@ -6,8 +6,9 @@ module decides what happens when; the modules beside it do it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import pluggy
@@ -18,12 +19,12 @@ from dire_plug import plugins
 from dire_plug.acceleration import FROZEN, Components, accelerate_in_loop, use_tf32
 from dire_plug.api.rows import labels_on_host, tell_labels
 from dire_plug.devices import upload
-from dire_plug.errors import DirePlugError, PluginError
+from dire_plug.errors import DirePlugError
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
 from dire_plug.seeding import derive, put_back_random_state, seed_everything, take_random_state
 from dire_plug.synthesis.embeddings import Embeddings
-from dire_plug.synthesis.hooks import Answer, Hooks
+from dire_plug.synthesis.hooks import Answer, Hooks, check_images, check_index, check_integers
 from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
 from dire_plug.synthesis.saved_passes import (
     CurrentPass,
@@ -210,11 +211,11 @@ class RunningSynthesis:
             put_back_random_state(self._put_back, self._spec.device)
             self._generator.set_state(self._put_back[PLUGINS])
             self._put_back = {}
-        return self._ask("plan_labels", labels, labels=labels)
+        return self._ask("plan_labels", labels, check=check_integers, labels=labels)
 
     def order(self, order: Tensor) -> Tensor:
         """Return the order in which a pass goes through its images: the same object where nobody answers."""
-        return self._ask("plan_order", order, order=order)
+        return self._ask("plan_order", order, check=partial(check_integers, like=order), order=order)
 
     def start(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the start images: the same object where nobody answers, else a new tensor on the same device.
@@ -230,11 +231,9 @@ class RunningSynthesis:
             # constant images are the fastest to write, and the script writes them
             # as many as labels: a regrouped batch of INFER's has fewer than the tensor that its script reads
             return images.new_zeros((len(labels), *images.shape[1:])).requires_grad_(images.requires_grad)
-        answer = self._ask("initial_images", images, images=images, labels=labels)
+        check = partial(check_images, images=images, labels=labels)
+        answer = self._ask("initial_images", images, check=check, images=images, labels=labels)
         if answer is not images:
-            if answer.shape[0] != labels.shape[0]:
-                given = f"{answer.shape[0]} rows for {labels.shape[0]} labels"
-                raise PluginError(f"start images: {given} in {self._pass.slot}")
             # a new leaf: the script makes its optimiser of what it gets back
             answer = answer.detach().to(images.device, images.dtype).clone().requires_grad_(images.requires_grad)
         self._pass.hold(answer, labels)
@@ -323,12 +322,12 @@ class RunningSynthesis:
 
     def image_index(self, index: int, position: int) -> int:
         """Return which image of its class a position of the current slot is; `index` where nobody answers."""
-        return int(self._ask("image_index", index, position=position))
+        return self._ask("image_index", index, check=check_index, position=position)
 
     # Private.
 
-    def _ask(self, hook: str, unchanged: Answer, **arguments: Any) -> Answer:
-        return self._hooks.ask(hook, unchanged, slot=self._pass.slot, **arguments)
+    def _ask(self, hook: str, unchanged: Answer, *, check: Callable[[Any], str | None], **arguments: Any) -> Answer:
+        return self._hooks.ask(hook, unchanged, check=check, slot=self._pass.slot, **arguments)
 
     def _finish_slot(self) -> None:
         """Call the plugins' `slot_done` with the slot's final images, and save them; do nothing where it has none."""

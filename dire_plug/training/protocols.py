@@ -1,8 +1,8 @@
 """Set up the published protocols: what labels a batch, the loss, and how the student is optimised.
 
 Each function sets one protocol up for one student, from the section of the recipe, which has its numbers
-(`recipe.evaluate`); docs/protocols.md has them all in a table. No protocol multiplies its divergence by T² unless it
-says so. Upstream prints the best of all tests, except where another number is named.
+(`recipe.evaluate`); docs/reference/protocols.md has them all in a table. No protocol multiplies its divergence by
+T² unless it says so. Upstream prints the best of all tests, except where another number is named.
 """
 
 from collections.abc import Callable, Sequence

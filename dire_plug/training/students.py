@@ -123,7 +123,7 @@ class StudentData:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol, set up for one student: the columns of the table in docs/protocols.md.
+    """A protocol, set up for one student: the columns of the table in docs/reference/protocols.md.
 
     Attributes:
         label: what labels a mixed batch; None where classes are learned, or labels that are stored.

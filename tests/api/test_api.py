@@ -16,7 +16,7 @@ from dire_plug.api.term import RealEmbeddings, arrange, prepare_real
 from dire_plug.scaffold.package import SUFFIX, TEMPLATES
 
 SURFACE = {"dire_plug.api.method", "dire_plug.api.term"}
-PAGES = ("your-own.md", "hooks.md")
+PAGES = ("your-own.md", "reference/hooks.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PLACEHOLDER = re.compile(r"\$\{?\w+\}?")
 

@@ -1,4 +1,4 @@
-"""examples/toy-net makes a package whose commands print what it shows; docs/adapters.md leaves nothing out."""
+"""examples/toy-net's commands print what it shows; docs/reference/adapters.md leaves nothing out."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ from dire_plug.types import Adapter
 from dire_plug.upstream.source.patching import bridge_functions
 
 ROOT = EXAMPLE.parents[1]
-TEXT = (ROOT / "docs" / "adapters.md").read_text()
+TEXT = (ROOT / "docs" / "reference" / "adapters.md").read_text()
 TRANSCRIPT = (EXAMPLE / "transcript.txt").read_text()
 CONSOLE = re.findall(r"^\$ dire-plug ([^\n]*)\n((?:(?!\$ )[^\n]*\n)*)", TRANSCRIPT, re.MULTILINE)
 """The example's commands, without the program's name, and what each printed."""

@@ -7,7 +7,7 @@ from support.paths import ROOT
 
 from dire_plug import hookspecs
 
-DOCS = ROOT / "docs" / "hooks.md"
+DOCS = ROOT / "docs" / "reference" / "hooks.md"
 
 
 def hooks() -> dict[str, object]:

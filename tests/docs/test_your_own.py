@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,16 @@ def test_the_page_goes_from_nothing_to_compare() -> None:
     ]
 
 
+def test_the_toy_is_published_at_the_commit_that_the_page_names(tmp_path: Path) -> None:
+    (line,) = re.findall(rf"^    sh (\S+) {FOLDER}/published", TEXT, re.MULTILINE)
+    made = subprocess.run(
+        ["sh", str(ROOT / line), str(tmp_path / "published")], check=True, capture_output=True, text=True
+    )
+    assert f"--commit {made.stdout.strip()} " in TEXT
+
+
 def test_what_the_page_points_to_exists() -> None:
-    links = re.findall(r"\]\((\w[\w.-]*)\)", TEXT)
+    links = re.findall(r"\]\((\w[\w./-]*)\)", TEXT)
     assert len(links) > 1
     assert [link for link in links if not (PAGE.parent / link).is_file()] == []
 

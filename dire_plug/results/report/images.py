@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -128,15 +129,18 @@ def find_real(run: ReportRun) -> Embedded:
     """Return the embeddings of the real training images in the teacher of a run, from the store.
 
     Raises:
-        DirePlugError: they aren't there.
+        DirePlugError: they aren't there, or are damaged.
     """
     file = find_entry(run, "real in T") / FILE
     if not file.is_file():
         raise DirePlugError(
             f"the embeddings of the real images in the teacher of {run.name} aren't in this store ({file}); {_ADVICE}"
         )
-    found = load_file(file)
-    return found["values"], found["labels"]
+    try:
+        found = load_file(file)
+        return found["values"], found["labels"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise DirePlugError(f"{file}: cannot be read ({error}); {_ADVICE}") from error
 
 
 def find_entry(run: ReportRun, role: str) -> Path:
