@@ -1,4 +1,4 @@
-"""Find methods and regularizers by entry point, and build the PluginManager of one synthesis.
+"""Find methods, regularizers and datasets by entry point, and build the PluginManager of one synthesis.
 
 Known is not active: an entry point makes a name known; only the plugins that a synthesis is given are registered.
 """
@@ -23,7 +23,7 @@ from dire_plug.home import PACKAGE
 from dire_plug.recipe.weight import KEY, with_weight
 from dire_plug.types import Adapter
 
-Kind = Literal["methods", "regularizers"]
+Kind = Literal["methods", "regularizers", "datasets"]
 _KEPT: ContextVar[dict[tuple[str, ...], Any] | None] = ContextVar("kept", default=None)
 
 
@@ -81,7 +81,7 @@ def load(kind: Kind, name: str) -> Any:
     """
     points = known(kind)
     if name not in points:
-        one = {"methods": "method", "regularizers": "regularizer"}[kind]
+        one = kind.removesuffix("s")
         raise DirePlugError(f"unknown {one} '{name}'{nearest(name, points)}; known: {', '.join(points) or 'none'}")
     try:
         return points[name].load()

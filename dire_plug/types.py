@@ -243,6 +243,8 @@ class Script:
         path: below the root of the repository.
         classes: the number of classes that the script hard-codes.
         size: the height and width of the images that the script draws.
+        fewer: whether the dataset may have fewer classes, since the label hook answers.
+        any_size: whether its images may have another size.
         mean, std: the normalisation that the script hard-codes.
         stem: the stem that the script gives its network (`small`: 3×3, no pooling; `imagenet`).
         checkpoint: the layout in which the script reads its teacher.
@@ -267,6 +269,13 @@ class Script:
     slots: SlotKind = "stateful"
     carried: str = ""
     accelerates: tuple[str, ...] = ()
+    fewer: bool = True
+    any_size: bool = True
+
+    def takes(self, classes: int, size: int | None = None) -> bool:
+        """Return whether upstream's script can run on a dataset of so many classes, at a size where it is known."""
+        fits = classes == self.classes or (self.fewer and classes < self.classes)
+        return fits and (size is None or self.any_size or size == self.size)
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ __all__ = [
     "teacher_problems",
     "tiny_imagenet_script",
     "to_arguments",
+    "with_own_dataset",
     "with_slots",
     "write_network",
 ]
@@ -258,6 +259,11 @@ def imagenet_script(path: str, *, checkpoint: str = "bare", suffix: str | None =
 def with_slots(scripts: Mapping[str, Script], slots: SlotKind, carried: str = "") -> Mapping[str, Script]:
     """Return scripts with what their slots need of those before them; where they are stateful, `carried` says it."""
     return MappingProxyType({name: replace(one, slots=slots, carried=carried) for name, one in scripts.items()})
+
+
+def with_own_dataset(scripts: Mapping[str, Script]) -> dict[str, Script]:
+    """Return scripts that take just the number of classes and the image size that they hard-code."""
+    return {name: replace(one, fewer=False, any_size=False) for name, one in scripts.items()}
 
 
 def image_path(label: int, image: int, suffix: str = ".jpg") -> str:

@@ -33,8 +33,7 @@ HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 
 def show_plan(planned: Run) -> None:
     """Print what a run would do, without data or upstream's code."""
-    from dire_plug.data import class_count
-    from dire_plug.pipeline.request import absence
+    from dire_plug.pipeline.request import absence, count_classes
     from dire_plug.pipeline.run import say_accelerated
 
     request, resolved = planned.request, planned.resolved
@@ -54,7 +53,7 @@ def show_plan(planned: Run) -> None:
         ui.show(f"plan: {REAL_PLANS[request.arm]}; nothing is synthesized")
         return
     adapter = planned.adapter
-    classes, size = class_count(recipe.dataset.name), adapter.scripts[recipe.recover.script].size
+    classes, size = count_classes(recipe), adapter.scripts[recipe.recover.script].size
     run = Path("RUN")
     inputs = LoopInputs(
         recipe=recipe,

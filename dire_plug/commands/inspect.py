@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from rich.console import Group, RenderableType
@@ -83,7 +83,7 @@ def _one_row(table: Table, *cells: str) -> Iterator[None]:
 def _plugins() -> Table:
     table = Table("kind", "name")
     table.add_prose("package", "entry point")
-    for kind in ("methods", "regularizers"):
+    for kind in get_args(plugins.Kind):
         for name, point in plugins.known(kind).items():
             # not every entry point knows its package
             table.add_row(kind[:-1], name, point.dist.name if point.dist else "?", point.value)

@@ -11,7 +11,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
-from dire_plug.recipe.loading import split_setting
+from dire_plug.recipe.loading import dataset_settings, split_setting
 from dire_plug.store.runs import RERUN, Request
 
 if TYPE_CHECKING:
@@ -72,7 +72,13 @@ def rerun_option(*stages: str) -> Callable[[Function], Function]:
 
 RERUN_STAGES = rerun_option(*RERUN)
 
+REAL = click.option(
+    "--real",
+    metavar="DATASET|FOLDER",
+    help="The real images: a dataset, or a path such as ./photos, one folder a class; default: the recipe's.",
+)
 RUN_OPTIONS = (
+    REAL,
     click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
     click.option("--preset", help="A named set of settings of the recipe."),
     click.option("--ipc", type=click.IntRange(min=1), help="Images per class; default: the recipe's."),
@@ -190,8 +196,9 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
     if options.pop("verbose"):
         ui.configure(verbose=True)
     check_card(options.pop("card"), dry_run=options.pop("dry_run"))
-    settings = tuple(options.pop("settings"))
-    check_settings(settings, {"ipc": ("--ipc", options.get("ipc"))})
+    settings, real = tuple(options.pop("settings")), options.pop("real")
+    check_settings(settings, {"ipc": ("--ipc", options.get("ipc")), "dataset.name": ("--real", real)})
+    settings = (*(dataset_settings(real) if real is not None else ()), *settings)
     return Request(method=method, arm=arm, settings=settings, **options)
 
 
@@ -230,7 +237,7 @@ def _word(value: object) -> str:
 
 
 SET_OPTIONS = (
-    click.option("--real", metavar="DATASET", help="The real dataset; default: that of --recipe, or of the run."),
+    REAL,
     click.option(
         "--recipe",
         metavar="METHOD/NAME",

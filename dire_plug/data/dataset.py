@@ -1,27 +1,36 @@
 """A dataset of real images: two splits, the classes, and a digest of what determines it."""
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from dire_plug import home
 from dire_plug.errors import DirePlugError
+from dire_plug.files import read_json, write_json
 from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD
 
 Triple = tuple[float, float, float]
+AT_ONCE = 1024
+"""Images whose levels are counted at once."""
 STATISTICS: dict[str, tuple[Triple, Triple]] = {
     "fashion-mnist": ((0.2861, 0.2861, 0.2861), (0.3530, 0.3530, 0.3530)),
     "cifar-10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar-100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     "tiny-imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "imagenet-1k": (IMAGENET_MEAN, IMAGENET_STD),
+    "imagenette": (IMAGENET_MEAN, IMAGENET_STD),
+    "imagewoof": (IMAGENET_MEAN, IMAGENET_STD),
+    "imagenet-100": (IMAGENET_MEAN, IMAGENET_STD),
 }
 """Dataset → mean and standard deviation by which `get_dataset` of dc_benchmark's DM normalises it (grey: its one number
-three times). MTT takes those of cifar-10 for CIFAR-100 too."""
+three times), and MTT's the subsets of ImageNet. MTT takes those of cifar-10 for CIFAR-100 too."""
 
 
 class Split(Protocol):
@@ -92,21 +101,49 @@ class Dataset:
     digest: str
     judged: Literal["test", "validation"] = "test"
 
+    @cached_property
+    def measured(self) -> tuple[Triple, Triple]:
+        """Mean and standard deviation of each channel of the training images, in [0, 1]."""
+        if isinstance(self.train, TensorSplit):
+            return _statistics_of(_count_levels(self.train))
+        kept_in = home.store() / home.LISTINGS / f"statistics-{self.digest}.json"
+        if kept_in.is_file():
+            with contextlib.suppress(DirePlugError, TypeError, ValueError):
+                mean, std = (tuple(map(float, three)) for three in read_json(kept_in))
+                return cast(Triple, mean), cast(Triple, std)
+        found = _statistics_of(_count_levels(self.train))
+        # a store that can't be written costs time only
+        with contextlib.suppress(DirePlugError):
+            write_json(kept_in, found)
+        return found
+
 
 def normalisation_of(dataset: Dataset) -> tuple[Triple, Triple]:
     """Return the mean and standard deviation of each channel by which a dataset's own network normalises it.
 
-    Those of `STATISTICS`; else of all training images where these are in memory, rounded to four digits; else those
-    of ImageNet.
+    Those of `STATISTICS`; else of all training images, rounded to four digits, which are kept in the store under the
+    dataset's digest where the images aren't in memory.
     """
     if dataset.name in STATISTICS:
         return STATISTICS[dataset.name]
-    if not isinstance(dataset.train, TensorSplit):
-        return STATISTICS["imagenet-1k"]
-    # float64, so that the order of summation doesn't reach the digits that are kept
-    std, mean = torch.std_mean(dataset.train.pixels.double() / 255, dim=(0, 2, 3), correction=0)
-    channels = torch.stack([mean, std.clamp(min=1e-4)]).expand(2, 3).tolist()
-    first, second = (tuple(round(value, 4) for value in channel) for channel in channels)
+    return dataset.measured
+
+
+def _count_levels(split: Split) -> Tensor:
+    """Return how often each channel of a split's images has each level: [3, 256], int64."""
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for first in range(0, len(split), AT_ONCE):
+        images = split.images(torch.arange(first, min(first + AT_ONCE, len(split))))
+        counts += torch.stack([torch.bincount(images[:, one].flatten(), minlength=256).cpu() for one in range(3)])
+    return counts
+
+
+def _statistics_of(counts: Tensor) -> tuple[Triple, Triple]:
+    """Return mean and standard deviation of each channel, from how often it has each level, [3, 256]."""
+    levels, share = torch.arange(256).double() / 255, counts.double() / counts.sum(1, keepdim=True)
+    mean = (share * levels).sum(1)
+    std = (share * (levels - mean[:, None]).square()).sum(1).sqrt().clamp(min=1e-4)
+    first, second = (tuple(round(value, 4) for value in channel.tolist()) for channel in (mean, std))
     return cast(Triple, first), cast(Triple, second)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -21,6 +21,8 @@ INNER = "images"
 """A folder of a class folder in which its images may lie."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 """The formats that are opened. Pillow goes by the content, and for some formats starts a program (EPS: Ghostscript)."""
+UNREADABLE = (OSError, SyntaxError, ValueError)
+"""What opening and decoding an image raises, where the file is at fault."""
 MOST_PIXELS = 89_478_485
 """More in one image are taken for an attack, as by Pillow, which only warns from there to twice as many."""
 
@@ -89,23 +91,36 @@ def label_tensor(files: Sequence[File]) -> Tensor:
     return torch.tensor([file.label for file in files], dtype=torch.int64)
 
 
-def decode(path: Path) -> Image.Image:
-    """Decode an image file to RGB.
+def decode(path: Path, *, upright: bool = False) -> Image.Image:
+    """Decode an image file to RGB; `upright` as in `open_image`.
 
     Raises:
         DirePlugError: it is truncated or no image that `open_image` takes.
     """
     try:
-        return open_image(path)
-    except (OSError, SyntaxError, ValueError) as error:
+        return open_image(path, upright=upright)
+    except UNREADABLE as error:
         raise DirePlugError(f"{path}: the image cannot be decoded: {error}. Get this file again") from error
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, *, upright: bool = False) -> Image.Image:
     """Open an image file as RGB, 8 bits a channel.
 
+    Args:
+        upright: whether to turn a photo as its EXIF says that the camera was held.
+
     Raises:
-        OSError: it cannot be read, is truncated, or is of none of `FORMATS`, whatever its name says.
+        As `check_image`; OSError: it is truncated.
+    """
+    with check_image(path) as image:
+        return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
+
+
+def check_image(path: Path) -> Image.Image:
+    """Return an image file opened, not decoded: its header is read and found to be one that is taken.
+
+    Raises:
+        OSError: it cannot be read, or is of none of `FORMATS`, whatever its name says.
         ValueError: it has 16 bits of grey, of which RGB would keep none above 255, or too many pixels.
         SyntaxError: it is damaged.
     """
@@ -115,13 +130,16 @@ def open_image(path: Path) -> Image.Image:
         raise OSError(f"its content is none of {', '.join(FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"more than {MOST_PIXELS:,} pixels") from error
-    with image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"more than {MOST_PIXELS:,} pixels")
-        # Pillow's conversion to RGB would cut such values off at 255 without a warning
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"its grey levels have more than 8 bits (Pillow's mode {image.mode}); save it with 8")
-        return image.convert("RGB")
+    problem = None
+    if image.width * image.height > MOST_PIXELS:
+        problem = f"more than {MOST_PIXELS:,} pixels"
+    # Pillow's conversion to RGB would cut such values off at 255 without a warning
+    elif image.mode.startswith(("I", "F")):
+        problem = f"its grey levels have more than 8 bits (Pillow's mode {image.mode}); save it with 8"
+    if problem is not None:
+        image.close()
+        raise ValueError(problem)
+    return image
 
 
 def decode_all(files: Sequence[File], *, size: int) -> Tensor:
@@ -136,15 +154,24 @@ def decode_all(files: Sequence[File], *, size: int) -> Tensor:
     return _stack(read, files, size)
 
 
-def decode_cropped(files: Sequence[File], *, size: int) -> Tensor:
-    """Decode images of any shape: shorter side to 256/224 of `size`, antialiased, then the central `size` × `size`."""
+def decode_cropped(files: Sequence[File], *, size: int, whole: bool = False) -> Tensor:
+    """Decode images of any shape as `crop` fits them; `whole` ones are turned upright."""
 
     def read(file: File) -> Tensor:
         _check_unchanged(file)
-        resized = functional.resize(decode(file.path), [round(size * 256 / 224)], antialias=True)
-        return to_tensor(functional.center_crop(resized, [size, size]))
+        return crop(decode(file.path, upright=whole), size, whole=whole)
 
     return _stack(read, files, size)
+
+
+def crop(image: Image.Image, size: int, *, whole: bool) -> Tensor:
+    """Return the centre of an image: uint8, [3, size, size].
+
+    The shorter side is resized, antialiased, to 256/224 of `size`, as ImageNet's transform does; where `whole`, to
+    `size`, so that an image of that size stays as it is and nothing is cut off a square one.
+    """
+    resized = functional.resize(image, [size if whole else round(size * 256 / 224)], antialias=True)
+    return to_tensor(functional.center_crop(resized, [size, size]))
 
 
 def _check_unchanged(file: File) -> None:
@@ -184,12 +211,14 @@ class Files:
         names: path of each below it, with slashes, [N].
         sizes: in bytes, [N].
         labels: [N], int64.
+        contents: the sha256 of each, [N], where they are known.
     """
 
     root: Path
     names: Sequence[str]
     sizes: Sequence[int]
     labels: Tensor
+    contents: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -203,7 +232,9 @@ class Files:
     def take(self, indices: Tensor) -> "Files":
         """Return those at `indices`, [n], int64."""
         at = indices.tolist()
-        return Files(self.root, [self.names[one] for one in at], [self.sizes[one] for one in at], self.labels[indices])
+        contents = None if self.contents is None else [self.contents[one] for one in at]
+        names, sizes = [self.names[one] for one in at], [self.sizes[one] for one in at]
+        return Files(self.root, names, sizes, self.labels[indices], contents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,10 +244,12 @@ class FolderSplit:
     Attributes:
         files: the images.
         size: height and width that they are resized and cropped to.
+        whole: as `crop` takes it.
     """
 
     files: Files
     size: int
+    whole: bool = False
 
     @property
     def labels(self) -> Tensor:
@@ -234,10 +267,14 @@ class FolderSplit:
             DirePlugError: a file can't be decoded, or has another size than when it was listed.
         """
         every = range(len(self)) if indices is None else indices.tolist()
-        return decode_cropped([self.files[index] for index in every], size=self.size)
+        return decode_cropped([self.files[index] for index in every], size=self.size, whole=self.whole)
 
     def describe(self) -> Iterable[bytes]:
-        """Yield what determines this split: each file's relative path, size in bytes, and label."""
+        """Yield what determines this split, image by image: label and content, else relative path and size in bytes."""
+        if self.files.contents is not None:
+            known = zip(self.files.contents, self.labels.tolist(), strict=True)
+            yield "".join([f"{content}\0{label}\n" for content, label in known]).encode()
+            return
         rows = zip(self.files.names, self.files.sizes, self.labels.tolist(), strict=True)
         # at once: the digest of a million files is otherwise mostly calls
         yield "".join([f"{name}\0{size}\0{label}\n" for name, size, label in rows]).encode()

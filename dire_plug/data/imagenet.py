@@ -4,6 +4,7 @@ Every image is resized so that its shorter side is 256 and cropped to the centra
 the transform of evaluation and of embeddings.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from dire_plug.data.dataset import Dataset, DatasetSpec, make_dataset
@@ -13,22 +14,44 @@ from dire_plug.errors import DirePlugError
 
 CLASSES = 1000
 SIZE = 224
+SIZES = (64, 512)
 TRAIN, VAL = "train", "val"
 
 
 def read(folder: Path, *, size: int | None, limit: int | None, expected: int = CLASSES) -> Dataset:
     """List ImageNet-1K, of `expected` classes, or read the listing that is kept; no image is decoded yet."""
 
-    def find() -> tuple[tuple[str, ...], list[list[File]]]:
+    def find() -> tuple[str, ...]:
         classes = list_classes(folder / TRAIN, expected=expected)
         _check_val(folder / VAL, classes)
+        return classes
+
+    return _read("imagenet-1k", folder, find, size=size, limit=limit)
+
+
+def read_classes(name: str, folder: Path, classes: tuple[str, ...], *, size: int | None, limit: int | None) -> Dataset:
+    """List these classes of a folder of ImageNet's layout, whatever others it holds, or read the kept listing."""
+    return _read(name, folder, lambda: classes, size=size, limit=limit, only=classes)
+
+
+def _read(
+    name: str,
+    folder: Path,
+    find_classes: Callable[[], tuple[str, ...]],
+    *,
+    size: int | None,
+    limit: int | None,
+    only: tuple[str, ...] | None = None,
+) -> Dataset:
+    def find() -> tuple[tuple[str, ...], list[list[File]]]:
+        classes = find_classes()
         train = list_training(folder / TRAIN, classes, limit=limit)
-        test = [file for label, name in enumerate(classes) for file in list_images(folder / VAL / name, label)]
+        test = [file for label, one in enumerate(classes) for file in list_images(folder / VAL / one, label)]
         return classes, [train, test]
 
-    listing = list_once(folder, (TRAIN, VAL), limit=limit, find=find)
+    listing = list_once(folder, (TRAIN, VAL), name=name, limit=limit, find=find, only=only)
     return make_dataset(
-        "imagenet-1k",
+        name,
         train=FolderSplit(listing.splits[TRAIN], size or SIZE),
         test=FolderSplit(listing.splits[VAL], size or SIZE),
         classes=listing.classes,
@@ -59,7 +82,7 @@ def _missing(folder: Path) -> tuple[str, ...]:
 SPEC = DatasetSpec(
     name="imagenet-1k",
     classes=CLASSES,
-    sizes=(64, 512),
+    sizes=SIZES,
     layout="{train,val}/<class>/*.JPEG, 1000 classes each,",
     how="register at https://image-net.org, get ILSVRC2012 and sort both halves into class folders",
     places=_places,

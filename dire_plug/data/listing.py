@@ -45,28 +45,32 @@ def list_once(
     root: Path,
     splits: Sequence[str],
     *,
+    name: str,
     limit: int | None,
     find: Callable[[], tuple[tuple[str, ...], Sequence[Sequence[File]]]],
+    only: Sequence[str] | None = None,
 ) -> Listing:
     """Return the kept listing of a dataset's folder; where none is valid, what `find` finds, which is then kept.
 
     Args:
         root: the folder.
         splits: the folders of class folders in it.
+        name: of the dataset: a folder may serve several.
         limit: of the training images; each has a listing of its own.
         find: lists; returns the classes, and the files of each split, class by class.
+        only: the class folders that count; None: all.
 
     Raises:
         DirePlugError: `find` does.
     """
-    kept = _folder(root) / f"{'all' if limit is None else limit}.json"
+    kept = folder_of(root) / f"{name}-{'all' if limit is None else limit}.json"
     if (content := _read(kept, root)) is None:
-        began, before = time.time_ns(), _times(root, splits)
+        began, before = time.time_ns(), _times(root, splits, only)
         classes, files = find()
         found = {name: _group(root, some) for name, some in zip(splits, files, strict=True)}
         content = {"root": str(root.absolute()), "times": before, "classes": classes, "splits": found}
         # not of a folder that changes just now
-        if _times(root, splits) == before and max(before.values(), default=0) < began - SETTLED * 1e9:
+        if _times(root, splits, only) == before and max(before.values(), default=0) < began - SETTLED * 1e9:
             _keep(kept, content)
     return Listing(
         tuple(content["classes"]), {name: _files(root, groups) for name, groups in content["splits"].items()}
@@ -75,10 +79,11 @@ def list_once(
 
 def forget(root: Path) -> None:
     """Remove the listings that are kept of a folder."""
-    shutil.rmtree(_folder(root), ignore_errors=True)
+    shutil.rmtree(folder_of(root), ignore_errors=True)
 
 
-def _folder(root: Path) -> Path:
+def folder_of(root: Path) -> Path:
+    """Return where what is known of a dataset's folder is kept."""
     return home.store() / home.LISTINGS / digest(str(root.absolute()))[:20]
 
 
@@ -101,10 +106,15 @@ def _keep(path: Path, content: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")))
 
 
-def _times(root: Path, splits: Sequence[str]) -> dict[str, int]:
+def _times(root: Path, splits: Sequence[str], only: Sequence[str] | None) -> dict[str, int]:
     """Return path below the root → time of modification, of all folders in which a file or a class could come or go."""
     folders = [root / split for split in splits if (root / split).is_dir()]
-    classes = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_dir()]
+    classes = [
+        path
+        for folder in folders
+        for path in (sorted(folder.iterdir()) if only is None else (folder / name for name in only))
+        if path.is_dir()
+    ]
     inner = [path / INNER for path in classes if (path / INNER).is_dir()]
     return {path.relative_to(root).as_posix(): path.stat().st_mtime_ns for path in (*folders, *classes, *inner)}
 

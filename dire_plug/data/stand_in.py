@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dire_plug.data.dataset import Dataset
-from dire_plug.data.loading import class_count
+from dire_plug.data.loading import DatasetSource, class_count
 from dire_plug.data.validation import Judge
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
@@ -17,10 +17,13 @@ SIZES = {
     "cifar-10": (50_000, 10_000, 32),
     "cifar-100": (50_000, 10_000, 32),
     "tiny-imagenet": (100_000, 10_000, 64),
+    "imagenette": (9469, 3925, 224),
+    "imagewoof": (9025, 3929, 224),
+    "imagenet-100": (126_689, 5000, 224),
     "imagenet-1k": (1_281_167, 50_000, 224),
 }
-"""Training images, test images, and pixels of a side, as each dataset's authors published it (of ImageNet-1K, the
-crop); digits, as `data.digits` splits them."""
+"""Training images, test images, and pixels of a side, as each dataset's authors published it (of ImageNet, the
+crop); digits, as `data.digits` splits them; Imagenette and Imagewoof, as their second version does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class UnreadSplit:
 
 
 def stand_in(
-    name: str,
+    source: DatasetSource | str,
     *,
     size: int | None = None,
     limit: int | None = None,
@@ -53,10 +56,17 @@ def stand_in(
     """Return a dataset with the number of images and classes that the named one would have, and a digest of its own.
 
     Args:
+        source: as `load` takes it.
         size, limit: as `load` takes them.
         validation, judge: as `hold_out` takes them; None holds nothing out.
+
+    Raises:
+        DirePlugError: the number of its images isn't known: it is a folder, or a third party's.
     """
-    classes = class_count(name)
+    name = source if isinstance(source, str) else source.name
+    classes = class_count(source)
+    if name not in SIZES:
+        raise DirePlugError(f"{name}: how many images it has isn't known before it is here")
     train, test, side = SIZES[name]
     train = (limit or train) - (validation or 0)
     tested = validation if validation is not None and judge == "validation" else test

@@ -25,6 +25,7 @@ from dire_plug.api.method import (
     VerifyCase,
     cifar_script,
     to_arguments,
+    with_own_dataset,
     with_slots,
 )
 from dire_plug.methods.matching_family import (
@@ -78,10 +79,12 @@ class DM(MatchingAdapter):
         pins=_PINS,
     )
     scripts: Mapping[str, Script] = with_slots(
-        {
-            "cifar-10": cifar_script(_FILE, 10, checkpoint="bare"),
-            "cifar-100": cifar_script(_FILE, 100, checkpoint="bare", statistics=_CIFAR_100),
-        },
+        with_own_dataset(
+            {
+                "cifar-10": cifar_script(_FILE, 10, checkpoint="bare"),
+                "cifar-100": cifar_script(_FILE, 100, checkpoint="bare", statistics=_CIFAR_100),
+            }
+        ),
         "none",
     )
     reserved_flags: Mapping[str, str] = MappingProxyType(

@@ -38,6 +38,7 @@ from dire_plug.api.method import (
     image_path,
     imagenet_script,
     to_arguments,
+    with_own_dataset,
     with_slots,
 )
 from dire_plug.methods.gvbsm_inputs import (
@@ -186,12 +187,14 @@ class GVBSM(PlannedAdapter):
         pins=_PINS,
     )
     scripts: Mapping[str, Script] = with_slots(
-        {
-            "cifar-10": _small("Branch_CIFAR_10", classes=10),
-            "cifar-100": _small("Branch_CIFAR_100", classes=100),
-            "tiny": _small("Branch_Tiny_ImageNet", classes=200, size=64, of_imagenet=True),
-            "imagenet": imagenet_script(f"Branch_full_ImageNet_1k/recover/{FILE}", suffix=".jpg"),
-        },
+        with_own_dataset(
+            {
+                "cifar-10": _small("Branch_CIFAR_10", classes=10),
+                "cifar-100": _small("Branch_CIFAR_100", classes=100),
+                "tiny": _small("Branch_Tiny_ImageNet", classes=200, size=64, of_imagenet=True),
+                "imagenet": imagenet_script(f"Branch_full_ImageNet_1k/recover/{FILE}", suffix=".jpg"),
+            }
+        ),
         "stateful",
         carried="the moving averages of its convolutions' statistics, and the count by which networks take turns",
     )

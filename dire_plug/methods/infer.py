@@ -31,6 +31,7 @@ from dire_plug.api.method import (
     image_path,
     imagenet_script,
     to_arguments,
+    with_own_dataset,
     with_slots,
     write_network,
 )
@@ -131,10 +132,12 @@ class INFER(PlannedAdapter):
         pins=_PINS,
     )
     scripts: Mapping[str, Script] = with_slots(
-        {
-            **cifar_scripts(_CIFAR),
-            "imagenet": imagenet_script(_IMAGENET),
-        },
+        with_own_dataset(
+            {
+                **cifar_scripts(_CIFAR),
+                "imagenet": imagenet_script(_IMAGENET),
+            }
+        ),
         "independent",
     )
     reserved_flags: Mapping[str, str] = MappingProxyType(

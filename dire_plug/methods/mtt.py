@@ -35,6 +35,7 @@ from dire_plug.api.method import (
     VerifyCase,
     cifar_script,
     to_arguments,
+    with_own_dataset,
     with_slots,
 )
 from dire_plug.files import make_folder, read_json, write_json
@@ -274,12 +275,14 @@ class MTT(MatchingAdapter):
         pins=_PINS,
     )
     scripts: Mapping[str, Script] = with_slots(
-        {
-            name: replace(
-                cifar_script("distill.py", classes, checkpoint="bare", statistics=CIFAR_10), several_gpus=True
-            )
-            for name, classes in (("cifar-10", 10), ("cifar-100", 100))
-        },
+        with_own_dataset(
+            {
+                name: replace(
+                    cifar_script("distill.py", classes, checkpoint="bare", statistics=CIFAR_10), several_gpus=True
+                )
+                for name, classes in (("cifar-10", 10), ("cifar-100", 100))
+            }
+        ),
         "none",
     )
     """Upstream normalises CIFAR-100 by CIFAR-10's numbers."""

@@ -104,18 +104,19 @@ class FamilyAdapter(PlannedAdapter):
         """Return the plan that the recipe's `recover` section asks for.
 
         Raises:
-            DirePlugError: the dataset has more classes than the script, or fewer than the script has batches.
+            DirePlugError: the dataset has more classes than the script, for which there is no native loop, or fewer
+                than the script has batches.
         """
         script, batch_size = self.scripts[recover.script], self.read_flags(recover).batch_size
-        if classes > script.classes:
+        if classes > script.classes and not self.has_native(recover.script):
             raise DirePlugError(f"plan: the script '{recover.script}' knows {script.classes} classes, not {classes}")
         length = self.loop_length(recover.script)
         # with fewer classes the script still counts its own batches, so the classes are spread evenly over them
-        own = classes == length
+        own = classes >= length
         return build_plan(
             classes=classes,
             ipc=ipc,
-            slots_per_pass=-(-length // batch_size),
+            slots_per_pass=-(-max(length, classes) // batch_size),
             per_class=1 if recover.plan == "keep" else recover.plan.per_class,
             chunk_size=batch_size if own else None,
         )

@@ -1,19 +1,31 @@
 """Turn a request into a run: resolve and check the recipe, choose the engine, load the data."""
 
+import contextlib
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from dire_plug import plugins, ui
-from dire_plug.data import Dataset, class_count, hold_out, load, on_device, stand_in, validation_problems
+from dire_plug.data import (
+    Dataset,
+    DatasetSource,
+    class_count,
+    hold_out,
+    load,
+    on_device,
+    stand_in,
+    validation_problems,
+)
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models import check_architecture, check_size
 from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
-from dire_plug.recipe.model import DatasetSection
+from dire_plug.recipe.model import DatasetSection, Recipe
+from dire_plug.stages.artefacts import FULL
+from dire_plug.stages.real_images import too_few
 from dire_plug.store.runs import DATA, RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
 from dire_plug.upstream.source.vendor import find_vendored, require_packages
@@ -59,7 +71,7 @@ def check_names(resolved: Resolved) -> None:
         DirePlugError: an unknown protocol, dataset or architecture.
     """
     recipe = resolved.recipe
-    class_count(recipe.dataset.name)
+    count_classes(recipe)
     check_protocol(recipe.evaluate.protocol)
     squeeze = recipe.squeeze
     for training in (squeeze.teacher, *squeeze.others.values(), squeeze.independent):
@@ -76,6 +88,20 @@ def check_names(resolved: Resolved) -> None:
                 f"term.network: '{name}' is of the architecture of the independent network, which judges the images; "
                 "take another one, or change squeeze.independent.architecture"
             )
+
+
+def source_of(section: DatasetSection) -> DatasetSource:
+    """Return where a recipe's images come from."""
+    return DatasetSource(section.name, section.path, section.test_fraction, section.split_seed)
+
+
+def count_classes(recipe: Recipe) -> int:
+    """Return the number of classes of a recipe's dataset; those of a folder are counted, no image is read.
+
+    Raises:
+        DirePlugError: there is no such dataset, or a folder doesn't hold classes.
+    """
+    return class_count(source_of(recipe.dataset))
 
 
 def check_sizes(resolved: Resolved, size: int) -> None:
@@ -99,12 +125,49 @@ def check_classes(resolved: Resolved, adapter: Adapter) -> None:
         DirePlugError: all problems, one `location: message` a line.
     """
     recipe = resolved.recipe
-    classes = class_count(recipe.dataset.name)
+    classes = count_classes(recipe)
+    script = adapter.scripts[recipe.recover.script]
+    own_loop = recipe.demonstration and adapter.has_native(recipe.recover.script)
+    if not script.takes(classes) and not own_loop:
+        raise unfit(adapter, recipe, classes=classes)
+    if classes > (outputs := recipe.squeeze.outputs):
+        raise DirePlugError(
+            f"squeeze.outputs: {outputs} outputs can't tell the {classes} classes of {recipe.dataset.name} apart; set "
+            f"squeeze.outputs={classes}, with which the native engine runs. {_takers(classes)}"
+        )
     found = [
         *adapter.problems(recipe, classes=classes),
         *validation_problems(recipe.dataset.validation, classes=classes, judge=recipe.evaluate.judge),
     ]
     raise_problems([Problem(location, message) for location, message in found], name=recipe.name)
+
+
+def unfit(adapter: Adapter, recipe: Recipe, *, classes: int, size: int | None = None) -> DirePlugError:
+    """Return the error that upstream's script can't run on a dataset, with the scripts and engines that can."""
+    name = recipe.recover.script
+    script = adapter.scripts[name]
+    takes = f"{'up to ' if script.fewer else 'just '}{script.classes} classes"
+    takes += "" if script.any_size else f" at {script.size} pixels"
+    what = f"{classes} classes" + ("" if size is None else f" at {size} pixels")
+    other = f"; set dataset.size={script.size}" if size is not None and script.takes(classes) else ""
+    return DirePlugError(
+        f"dataset: {recipe.dataset.name} has {what}, and {adapter.title}'s script '{name}' takes {takes}{other}. "
+        f"{_takers(classes)}"
+    )
+
+
+def _takers(classes: int) -> str:
+    """Return a sentence on the scripts, and the native loops, that take so many classes."""
+    found, native = list[str](), list[str]()
+    for method in plugins.known("methods"):
+        # a third party's broken package is no reason to hide the others
+        with contextlib.suppress(DirePlugError):
+            adapter = plugins.load_adapter(method)
+            names = [name for name, script in adapter.scripts.items() if script.takes(classes)]
+            found += [f"{method} {', '.join(names)}"] if names else []
+            native += [f"{method} {name}" for name in adapter.scripts if adapter.has_native(name)]
+    takers = f"Upstream's scripts for {classes} classes: {'; '.join(found) or 'none'}"
+    return f"{takers}. The native engine takes any number: {', '.join(native)} (demonstrations only)"
 
 
 def find_recipe(adapter: Adapter, name: str) -> Path:
@@ -138,8 +201,21 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
             )
         return "native", True
     vendored = find_vendored(adapter) is not None
+    native = recipe.demonstration and has_native and request.engine == "auto"
+    classes, script = count_classes(recipe), adapter.scripts[recipe.recover.script]
+    if not script.takes(classes):
+        if not native:
+            raise unfit(adapter, recipe, classes=classes)
+        return "native", True
+    if recipe.squeeze.outputs != script.classes:
+        if not native:
+            raise DirePlugError(
+                f"squeeze.outputs: the script '{recipe.recover.script}' builds a network with {script.classes} "
+                f"outputs, so this must be {script.classes} (is {recipe.squeeze.outputs}); the native engine takes more"
+            )
+        return "native", True
     # demonstrations only: a figure of the paper stands for upstream's own code
-    if not vendored and request.engine == "auto" and recipe.demonstration and has_native:
+    if native and not vendored:
         ui.say_once(
             f"{adapter.title}'s own code isn't vendored, so the native engine runs, which is the same mathematics; "
             f"`dire-plug vendor {adapter.name}` gets upstream's"
@@ -181,6 +257,7 @@ def with_data(run: Run) -> Run:
     """
     found = read_data(run)
     check_sizes(run.resolved, found.size)
+    check_script_size(run, found)
     return replace(run, data=on_device(found, run.device))
 
 
@@ -192,7 +269,7 @@ def with_stand_in(run: Run) -> Run:
     """
     section = run.recipe.dataset
     found = stand_in(
-        section.name,
+        source_of(section),
         size=section.size,
         limit=section.limit,
         validation=section.validation,
@@ -200,6 +277,33 @@ def with_stand_in(run: Run) -> Run:
     )
     check_sizes(run.resolved, found.size)
     return replace(run, data=found)
+
+
+def check_script_size(run: Run, data: Dataset) -> None:
+    """Raise where upstream's script is to run and takes no images of this size."""
+    if run.engine == "upstream" and not run.script.takes(len(data.classes), data.size):
+        raise unfit(run.adapter, run.recipe, classes=len(data.classes), size=data.size)
+
+
+def check_counts(run: Run) -> None:
+    """Check that each class has the training images that a late stage will take, before anything is trained.
+
+    Raises:
+        DirePlugError: there are too few to choose IPC of, to start from, or to measure neighbourhoods.
+    """
+    data, recipe = run.data or read_data(run), run.recipe
+    counts = data.train.labels.bincount(minlength=len(data.classes))
+    label = int(counts.argmin())
+    least, name = int(counts[label]), data.classes[label]
+    synthesizes = run.request.arm not in REAL_IMAGE_ARMS
+    takes = recipe.recover.start == "real" if synthesizes else run.request.arm != FULL
+    if takes and least < recipe.ipc:
+        raise too_few(data, name, count=least, ipc=recipe.ipc)
+    if least <= (k := recipe.measure.nearest_k):
+        raise DirePlugError(
+            f"measure.nearest_k: {k} neighbours take {k + 1} images, but class '{name}' of {data.name} has {least} "
+            f"training images; add images, or lower measure.nearest_k"
+        )
 
 
 def read_data(run: Run) -> Dataset:
@@ -217,5 +321,5 @@ def read_data(run: Run) -> Dataset:
 def _read_data(
     section: DatasetSection, judge: Literal["test", "validation"], root: Path | None, offline: bool, anew: bool
 ) -> Dataset:
-    found = load(section.name, root=root, size=section.size, limit=section.limit, offline=offline, anew=anew)
+    found = load(source_of(section), root=root, size=section.size, limit=section.limit, offline=offline, anew=anew)
     return found if section.validation is None else hold_out(found, section.validation, judge=judge)

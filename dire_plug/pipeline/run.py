@@ -10,7 +10,7 @@ import yaml
 from dire_plug import ui
 from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline.gpu_memory import check_gpu_memory, gpu_memory
-from dire_plug.pipeline.request import plan_run, with_data
+from dire_plug.pipeline.request import check_counts, plan_run, with_data
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.stages.artefacts import (
@@ -74,6 +74,7 @@ def run_arm(request: Request) -> FinishedRun:
         RunBusyError: another process works on the same run, and the request doesn't wait.
     """
     run = with_data(plan_run(request))
+    check_counts(run)
     roles = name_artefacts(run)
     check_gpu(run, roles)
     folder = run_folder(run, list(roles.values()))

@@ -4,6 +4,7 @@ Files are found by glob and read as YAML 1.2 (1e-7 is a number, `no` is text), e
 """
 
 import copy
+import json
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -209,6 +210,14 @@ def split_setting(text: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not all(keys):
         raise DirePlugError(f"--set {text}: expected KEY.KEY=VALUE, for example --set recover.flags.lr=0.1")
     return keys, parse_yaml(value, where=f"--set {text}")
+
+
+def dataset_settings(real: str) -> tuple[str, ...]:
+    """Return the settings, as `--set` takes them, that name a dataset; what looks like a path is a folder of images."""
+    if "/" in real or real.startswith((".", "~")):
+        # quoted: a path may hold what YAML reads otherwise
+        return "dataset.name=folder", f"dataset.path={json.dumps(real)}"
+    return (f"dataset.name={real}",)
 
 
 def settings_tree(settings: Sequence[str]) -> Tree:

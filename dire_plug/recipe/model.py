@@ -1,8 +1,9 @@
 """Define the sections of a recipe: the types, bounds and defaults of their values, which stand here only."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from dire_plug.recipe.evaluate import Evaluate
@@ -29,6 +30,11 @@ def _read_networks(value: object) -> object:
 Networks = Annotated[tuple[str, ...], BeforeValidator(_read_networks)]  # before: one name needs no list
 
 
+def _absolute(path: str) -> str:
+    # at once: a run's own recipe.yaml is used from other folders
+    return str(Path(path).expanduser().absolute())
+
+
 class UpstreamSection(Section):
     """The published repository and the commit that the recipe pins."""
 
@@ -40,6 +46,13 @@ class DatasetSection(Section):
     """The dataset, and how much of it at which size."""
 
     name: str
+    """One of ours, a package's, or `folder`: the user's own images, one folder a class, at `path`."""
+    path: Annotated[str, AfterValidator(_absolute)] | None = None
+    """The dataset's own folder, from the working folder; None looks below the data folder."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The share of each class that is drawn as test images of a `folder` without test/ or val/; None: .2."""
+    split_seed: FromZero | None = None
+    """Of that draw; None: 0."""
     size: Count | None = None
     """Height and width; None keeps the dataset's own."""
     limit: Count | None = None

@@ -268,13 +268,15 @@ def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree
     """Return the values of a resolved recipe that change an arm's results; a run's own recipe.yaml will do, too.
 
     `real`, `term` and `squeeze.frozen` count only where a term sees them; real-image arms don't depend on how images
-    would be synthesized; keys that came later don't count at their defaults.
+    would be synthesized; a dataset's path doesn't count, nor do keys that came later at their defaults.
     """
     unused = _DESCRIPTION | ({"real", "term"} if not regularizers else set())
     if arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
     # a copy, since `frozen` is taken out of it below
     content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
+    # the images count, by the dataset's digest, and not where they lie
+    content.get("dataset", {}).pop("path", None)
     if not regularizers:
         # frozen networks only embed for a term, so a baseline with and without them is one run
         content.get("squeeze", {}).pop("frozen", None)

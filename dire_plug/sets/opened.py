@@ -19,7 +19,7 @@ from dire_plug.files import read_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
-from dire_plug.recipe.loading import Tree, mapping
+from dire_plug.recipe.loading import Tree, dataset_settings, mapping
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space, require_set
 from dire_plug.stages.artefacts import Source
@@ -32,6 +32,8 @@ OWN_IMAGES = ("images", "subset")
 """Roles, and kinds, of the artefacts that hold a run's images."""
 DEFAULT_METHOD = "sre2l"
 """Whose recipe of a dataset judges where none is named: its teacher and independent network are plain ones."""
+FALLBACK = "quick"
+"""The recipe of it whose small networks judge sets of a folder of images."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class SetRequest:
 
     Attributes:
         path: a tree of class folders, a file of tensors, or the folder of a finished run.
-        real: the real dataset that it condenses; None: the recipe's.
+        real: the real dataset that it condenses, or the path of a folder of images; None: the recipe's.
         recipe: METHOD/NAME, or a YAML file; None: the run's own, or SRe2L's of the dataset.
         settings: `KEY.KEY=VALUE`, changes of the recipe.
         ipc: the first so many images of each class; None takes all.
@@ -167,7 +169,9 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         DirePlugError: the recipe is unknown or faulty, or is one of another dataset.
     """
     method, recipe = _choose_recipe(request, run)
-    settings = list(request.settings)
+    # a folder is no recipe's own dataset: the recipe gives networks and protocol only
+    named = dataset_settings(request.real) if request.real is not None else ()
+    settings = [*(named if len(named) > 1 else ()), *request.settings]
     if request.teacher is not None:
         settings.append(f"squeeze.teacher.checkpoint={request.teacher}")
     seed = request.seed if request.seed is not None else (provenance_of(run)["seed"] if run else 0)
@@ -188,7 +192,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
     )
     planned = plan_run(plain)
     name = planned.recipe.dataset.name
-    if request.real not in (None, name):
+    if len(named) == 1 and request.real != name:
         raise DirePlugError(
             f"--real {request.real}: the recipe {method}/{planned.source.stem} is of {name}; leave one of them out, or "
             f"take a recipe of {request.real}"
@@ -202,7 +206,7 @@ def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str
     if request.recipe is None and run is not None:
         request = replace(request, recipe=str(run.path / "recipe.yaml"))
     if request.recipe is None:
-        return DEFAULT_METHOD, _recipe_of(request.real)
+        return DEFAULT_METHOD, _recipe_of(request)
     method, slash, name = request.recipe.partition("/")
     if request.recipe.endswith((".yaml", ".yml")):
         path = Path(request.recipe).expanduser()
@@ -216,10 +220,19 @@ def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str
     return method, name
 
 
-def _recipe_of(dataset: str | None) -> str:
-    """Return the default method's recipe of a dataset; one that is named after it comes first."""
+def _recipe_of(request: SetRequest) -> str:
+    """Return the default method's recipe of a dataset; one that is named after it comes first.
+
+    A folder of the user's own is judged by the networks of the recipe `FALLBACK`.
+    """
+    dataset = request.real
     if dataset is None:
-        raise DirePlugError(f"--real: which dataset is it condensed from? One of {', '.join(names())}")
+        known = ", ".join(names())
+        raise DirePlugError(
+            f"--real: which dataset is it condensed from? One of {known}, or a folder of images, such as ./photos"
+        )
+    if len(dataset_settings(dataset)) > 1:
+        return FALLBACK
     class_count(dataset)  # raises for an unknown name
     folder = plugins.load_adapter(DEFAULT_METHOD).recipes()
     found = [
@@ -228,7 +241,10 @@ def _recipe_of(dataset: str | None) -> str:
         if mapping(read_yaml(folder / f"{name}.yaml"), "dataset").get("name") == dataset
     ]
     if not found:
-        raise DirePlugError(f"--real {dataset}: {DEFAULT_METHOD} has no recipe of it; name one: --recipe METHOD/NAME")
+        raise DirePlugError(
+            f"--real {dataset}: {DEFAULT_METHOD} has no recipe of it; take that of another dataset: "
+            f"--recipe METHOD/NAME --set dataset.name={dataset}"
+        )
     return found[0]
 
 

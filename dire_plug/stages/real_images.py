@@ -71,7 +71,7 @@ def choose_in_embeddings(run: Run, networks: Networks) -> Tensor:
     ipc = run.recipe.ipc
     for label, name in enumerate(run.dataset.classes):
         if (count := int((run.dataset.train.labels == label).sum())) < ipc:
-            raise _too_few(run.dataset, name, count=count, ipc=ipc)
+            raise too_few(run.dataset, name, count=count, ipc=ipc)
     real = ensure_embeddings(run, networks.teacher)
     chosen = []
     with ui.progress(f"select: {run.arm}", run.classes) as advance:
@@ -99,7 +99,7 @@ def select_random(dataset: Dataset, *, ipc: int, seed: int) -> tuple[Tensor, Ten
         dataset,
         ipc=ipc,
         seed=derive(seed, "random images"),
-        too_few=lambda name, count: _too_few(dataset, name, count=count, ipc=ipc),
+        too_few=lambda name, count: too_few(dataset, name, count=count, ipc=ipc),
     )
     return _images_at(dataset, indices)
 
@@ -125,7 +125,8 @@ def _images_at(dataset: Dataset, indices: Tensor) -> tuple[Tensor, Tensor]:
     return dataset.train.images(indices).cpu(), dataset.train.labels[indices]
 
 
-def _too_few(dataset: Dataset, name: str, *, count: int, ipc: int) -> DirePlugError:
+def too_few(dataset: Dataset, name: str, *, count: int, ipc: int) -> DirePlugError:
+    """Return the error for a class of which so many images can't be chosen."""
     return DirePlugError(
         f"class '{name}' of {dataset.name} has {count} training images, {ipc} per class were asked for; "
         "lower the IPC or raise the dataset's limit"

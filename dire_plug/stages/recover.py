@@ -603,7 +603,10 @@ def run_native_pass(
 ) -> None:
     """Run one pass of the native loop in the frozen `network`, and save its images into the folder `images`."""
     native = load_native(adapter.name)
-    settings = native.read_settings(adapter.scripts[spec.recover["script"]], spec.recover["flags"])
+    script = adapter.scripts[spec.recover["script"]]
+    # upstream's script counts to its own number; ours goes on to the dataset's
+    script = replace(script, classes=max(script.classes, synthesis.classes))
+    settings = native.read_settings(script, spec.recover["flags"])
     seed_everything(spec.seed, index)
     synthesis.begin_pass(index)
     for made, labels, numbers in native.recover_pass(synthesis, network, settings):

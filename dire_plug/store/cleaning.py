@@ -401,6 +401,10 @@ def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
     for folder in sorted((store / home.LISTINGS).glob("*/")):
         if _days_since_change(folder) >= days and not any(map(_has_root, folder.glob("*.json"))):
             found.append(folder)
+    # decoded images of a user's own folder, whose record is touched at each use
+    for folder in sorted((store / home.LISTINGS).glob("*/pixels-*/")):
+        if _days_since_change(folder) >= days and folder.parent not in found:
+            found.append(folder)
     replaced = [path for kind in KINDS for path in sorted((store / kind).glob(".*"))]
     return [*found, *(path for path in replaced if _days_since_change(path) >= days)], notes
 

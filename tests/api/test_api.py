@@ -15,8 +15,8 @@ from support.third_party_plugin import TERM, read_files
 from dire_plug.api.term import RealEmbeddings, arrange, prepare_real
 from dire_plug.scaffold.package import SUFFIX, TEMPLATES
 
-SURFACE = {"dire_plug.api.method", "dire_plug.api.term"}
-PAGES = ("your-own.md", "reference/hooks.md")
+SURFACE = {"dire_plug.api.dataset", "dire_plug.api.method", "dire_plug.api.term"}
+PAGES = ("your-own.md", "datasets.md", "reference/hooks.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PLACEHOLDER = re.compile(r"\$\{?\w+\}?")
 

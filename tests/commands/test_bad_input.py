@@ -290,7 +290,7 @@ def test_more_images_than_a_class_has_can_not_be_drawn(cli: Cli, home: Path, rec
     assert "error: class '0' of digits has 10 training images, 11 per class were asked for; lower the IPC" in answer.err
     answer = cli("run", "sre2l", "--recipe", recipe, *NATIVE, "--ipc", "11", "--set", "recover.start=real")
     assert answer.code == 2
-    assert "class '0' of digits has 10 images; IPC 11 needs as many to start from" in answer.err
+    assert "class '0' of digits has 10 training images, 11 per class were asked for; lower the IPC" in answer.err
 
 
 # Upstream's code.

@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
-from dire_plug.data import fashion_mnist
+from dire_plug.data import fashion_mnist, imagenet_subsets
 
 TRAIN_PER_CLASS = 2
 
@@ -79,12 +80,24 @@ def write_imagenet(root: Path, patch: pytest.MonkeyPatch) -> None:
                 _write_image(root / "imagenet-1k" / split / f"n{label:04d}" / f"{index}.JPEG", label, index, pixels=8)
 
 
+def write_subset(root: Path, patch: pytest.MonkeyPatch, *, name: str) -> None:
+    """Write a folder of the subset's classes, and of one more, which doesn't count."""
+    spec = next(spec for spec in imagenet_subsets.SPECS if spec.name == name)
+    lacking = spec.missing(root / name)
+    classes = sorted({part.split("/")[1] for part in lacking})
+    for label, one in [*enumerate(classes), (len(classes), "n00000000")]:
+        for split, count in (("train", TRAIN_PER_CLASS), ("val", 1)):
+            for index in range(count):
+                _write_image(root / name / split / one / f"{index}.JPEG", label, index, pixels=8)
+
+
 WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], None]] = {
     "digits": write_digits,
     "fashion-mnist": write_fashion_mnist,
     "cifar-10": write_cifar_10,
     "cifar-100": write_cifar_100,
     "tiny-imagenet": write_tiny_imagenet,
+    **{spec.name: partial(write_subset, name=spec.name) for spec in imagenet_subsets.SPECS},
     "imagenet-1k": write_imagenet,
 }
 """Dataset → what writes its files below a data folder, and tells the reader their checksums."""

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from dire_plug import ui
-from dire_plug.data import class_count, default_count
+from dire_plug.data import default_count
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.executors.dispatch import Runner
 from dire_plug.paper.ablate.trials import TERM, Setting, Trial, last_line, require_term, run_settings
 from dire_plug.pipeline import Request, Run, plan_run
-from dire_plug.pipeline.request import read_data
+from dire_plug.pipeline.request import count_classes, read_data
 from dire_plug.results.comparison import equal_arms
 
 DEFAULT = "default"
@@ -259,7 +259,7 @@ def with_settings(request: Request, *settings: str) -> Request:
 
 def _chance(planned: Run) -> float:
     """Return the accuracy of guessing, in percent."""
-    return 100 / class_count(planned.resolved.recipe.dataset.name)
+    return 100 / count_classes(planned.resolved.recipe)
 
 
 def _hold_out(request: Request, count: int) -> tuple[Request, Request]:

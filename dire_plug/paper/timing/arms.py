@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from dire_plug.data import Dataset, class_count, on_device
+from dire_plug.data import Dataset, on_device
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
 from dire_plug.models import last_linear
 from dire_plug.models.checkpoint import load
 from dire_plug.pipeline import Request, Run, plan_run
-from dire_plug.pipeline.request import read_data
+from dire_plug.pipeline.request import count_classes, read_data
 from dire_plug.plugins import load_adapter
 from dire_plug.recipe import REAL_IMAGE_ARMS
 from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs, name_term_embeddings
@@ -138,7 +138,7 @@ def _make_dataset(planned: Run, *, per_class: int) -> Dataset:
     recipe = planned.recipe
     if recipe.demonstration:
         return read_data(planned)
-    classes = class_count(recipe.dataset.name)
+    classes = count_classes(recipe)
     size = recipe.dataset.size or planned.adapter.scripts[recipe.recover.script].size
     if classes * per_class * 3 * size**2 > MOST_BYTES:
         per_class = recipe.ipc  # the loop reads no more than these

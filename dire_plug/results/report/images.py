@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dire_plug import home, ui
-from dire_plug.data import class_count
 from dire_plug.errors import DirePlugError
 from dire_plug.results.report.runs import ADVICE, PlanFile, ReportRun, read_file
 from dire_plug.stages.artefacts import FULL
@@ -35,7 +33,7 @@ def has_images(run: ReportRun) -> bool:
 
 def count_classes(run: ReportRun) -> int:
     """Return the number of classes of a run's dataset."""
-    return class_count(run.recipe["dataset"]["name"])
+    return len(run.provenance["classes"])
 
 
 def shown_classes(run: ReportRun) -> list[int]:
@@ -50,12 +48,12 @@ def find_class(run: ReportRun, name: str) -> int:
     Raises:
         DirePlugError: there is no such class.
     """
-    names: list[Any] = run.provenance.get("classes", [])
+    names: list[str] = run.provenance["classes"]
     if name in names:  # before numbers: a class may be called by one
         return names.index(name)
     if name.isdecimal() and int(name) < count_classes(run):
         return int(name)
-    known = ", ".join(map(str, names[:12])) or "its number"
+    known = ", ".join(names[:12])
     raise DirePlugError(
         f"--class {name}: {run.dataset} has no such class; give a number from 0 to {count_classes(run) - 1}, or a "
         f"name: {known}{' …' if len(names) > 12 else ''}"

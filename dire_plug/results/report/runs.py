@@ -139,7 +139,7 @@ class ProvenanceFile(_Part):
     patch: str | None
     dataset: str
     upstream: _Upstream
-    classes: list[Any] = []
+    classes: Annotated[list[str], Field(min_length=1)]
     sessions: Annotated[list[_Session], Field(min_length=1)]
 
 
@@ -236,8 +236,9 @@ class ReportRun:
     def dataset(self) -> str:
         """The dataset's name with its size, where the recipe sets one."""
         section = self.recipe["dataset"]
-        size = section.get("size")
-        return f"{section['name']} at {size}×{size}" if size else str(section["name"])
+        size, path = section.get("size"), section.get("path")
+        name = f"{section['name']} {Path(path).name}" if path else str(section["name"])
+        return f"{name} at {size}×{size}" if size else name
 
     @property
     def adapter(self) -> Adapter:
@@ -262,9 +263,9 @@ class ReportRun:
         return counted(self.recipe, arm=self.arm, regularizers=self.terms)
 
     def class_name(self, label: int) -> str:
-        """Return the name of a class; runs older than the record of names have its number alone."""
-        names = self.provenance.get("classes", [])
-        return str(names[label]) if label < len(names) else f"class {label}"
+        """Return the name of a class; its number where it has none."""
+        names: list[str] = self.provenance["classes"]
+        return names[label] if label < len(names) else f"class {label}"
 
 
 def read_run(run: RunFolder | FinishedRun) -> ReportRun:
