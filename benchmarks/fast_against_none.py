@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from dire_plug.files import write_json
+from dire_plug.measures import ACCURACY, Measure, diversity_measures
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.results.statistics import ACCURACY, Measure, diversity_measures, paired_difference, summarise
+from dire_plug.results.statistics import paired_difference, summarise
 from dire_plug.store.provenance import code, hardware, versions
 
 SIDES = ("none", "fast")

@@ -8,11 +8,13 @@ An implementation may leave out the arguments that it does not need.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from dire_plug.types import Batch, Slot, Synthesis
@@ -55,3 +57,10 @@ def step_done(synthesis: Synthesis, batch: Batch, losses: Mapping[str, Tensor]) 
 @hookspec
 def slot_done(synthesis: Synthesis, slot: Slot, images: Tensor, labels: Tensor) -> None:
     """Called when a slot is finished, with its final images, [N, 3, H, W] normalised, and their labels."""
+
+
+@hookspec
+def run_done(
+    folder: Path, recipe: Mapping[str, Any], metrics: Mapping[str, Any], losses: Mapping[str, Any] | None
+) -> None:
+    """Called for each finished run, reused ones too, in the command's process: for the plugins of `--log` alone."""

@@ -1,4 +1,4 @@
-"""Find methods, regularizers and datasets by entry point, and build the PluginManager of one synthesis.
+"""Find methods, regularizers, datasets and loggers by entry point, and build the PluginManager of one synthesis.
 
 Known is not active: an entry point makes a name known; only the plugins that a synthesis is given are registered.
 """
@@ -6,7 +6,7 @@ Known is not active: an entry point makes a name known; only the plugins that a 
 import ast
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -23,7 +23,7 @@ from dire_plug.home import PACKAGE
 from dire_plug.recipe.weight import KEY, with_weight
 from dire_plug.types import Adapter
 
-Kind = Literal["methods", "regularizers", "datasets"]
+Kind = Literal["methods", "regularizers", "datasets", "loggers"]
 _KEPT: ContextVar[dict[tuple[str, ...], Any] | None] = ContextVar("kept", default=None)
 
 
@@ -103,6 +103,15 @@ def load_adapter(name: str) -> Adapter:
             f"plugin '{name}' ({known('methods')[name].value}): its adapter cannot be made: {error!r}; "
             "it must be a class without arguments"
         ) from error
+
+
+def load_loggers(names: Iterable[str]) -> pluggy.PluginManager:
+    """Return the loggers of `--log`, registered by name.
+
+    Raises:
+        DirePlugError: a name isn't known, or what it needs isn't installed.
+    """
+    return build_manager({name: load("loggers", name)() for name in dict.fromkeys(names)})
 
 
 def settings_model(name: str) -> type[BaseModel]:

@@ -7,7 +7,8 @@ the line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +23,25 @@ LONG_WORD = 24
 """Longer words of prose, such as paths, may be broken; numbers are shorter."""
 EDGES, GAP = 3, 2
 """Columns of the terminal beside a table, and between two of its columns."""
+
+
+MINUS = "−"
+"""The minus sign of every text that a person reads: as wide as a plus, and no hyphen."""
+_HYPHEN = re.compile(r"(?<![\w.])-(?=\d)")
+
+
+def with_minus(cell: str) -> str:
+    """Return a cell whose negative numbers have the minus sign instead of a hyphen."""
+    return _HYPHEN.sub(MINUS, cell)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: its cells, labels first, the places of the best ones, and whether a line follows."""
+
+    cells: tuple[str, ...]
+    best: frozenset[int]
+    ends_section: bool
 
 
 @dataclass
@@ -54,6 +74,7 @@ class Table:
         self._columns = [_Column(label, "label") for label in labels]
         self._labels = len(labels)
         self._styles: list[str] = []
+        self._best: list[frozenset[int]] = []
         self._sections: set[int] = set()
 
     def add_numbers(self, *headers: str) -> None:
@@ -64,20 +85,42 @@ class Table:
         """Add columns, aligned to the left, whose cells may be wrapped."""
         self._columns += [_Column(header, "prose") for header in headers]
 
-    def add_row(self, *cells: str, style: str = "") -> None:
-        """Add a row; missing cells are empty."""
+    def add_row(self, *cells: str, style: str = "", best: Collection[int] = ()) -> None:
+        """Add a row; missing cells are empty.
+
+        Args:
+            best: the places of the best values, counted after the labels; they are shown bold.
+        """
         if len(cells) > len(self._columns):
             raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
         # file names may hold bytes that aren't UTF-8, which no terminal prints
         cells = tuple(cell.encode("utf-8", "backslashreplace").decode() for cell in cells)
         padded = [*cells, *[""] * (len(self._columns) - len(cells))]
         for column, cell in zip(self._columns, padded, strict=True):
-            column.cells.append(cell)
+            column.cells.append(with_minus(cell) if column.kind == "number" else cell)
         self._styles.append(style)
+        self._best.append(frozenset(self._labels + place for place in best))
 
     def add_section(self) -> None:
         """Separate the last row from the next one by a line."""
         self._sections.add(len(self._styles) - 1)
+
+    # What other forms of the table are made of: see `table_files`.
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """The headings of all columns, labels first."""
+        return tuple(column.header for column in self._columns)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows in their order."""
+        cells = zip(*(column.cells for column in self._columns), strict=True)
+        return [Row(tuple(row), self._best[at], at in self._sections) for at, row in enumerate(cells)]
+
+    def is_number(self, column: int) -> bool:
+        """Return whether a column holds numbers."""
+        return self._columns[column].kind == "number"
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Return the least width that the table can use, and the one in which it is whole."""
@@ -133,7 +176,10 @@ class Table:
                 overflow="fold",
             )
         for row, style in enumerate(self._styles):
-            cells = [Text(self._columns[number].cells[row]) for number in chosen]
+            cells = [
+                Text(self._columns[number].cells[row], style="bold" if number in self._best[row] else "")
+                for number in chosen
+            ]
             table.add_row(*cells, style=style or None, end_section=row in self._sections)
         return table
 
@@ -147,7 +193,20 @@ def _total(widths: Sequence[int]) -> int:
     return sum(widths) + GAP * max(0, len(widths) - 1) + EDGES
 
 
-def with_notes(*parts: RenderableType, notes: Iterable[str], title: str = "") -> Group:
+@dataclass(frozen=True)
+class Tables:
+    """Tables and lines of text that belong together, with a title above and notes below."""
+
+    parts: tuple[RenderableType, ...]
+    title: str
+    notes: tuple[str, ...]
+
+    def __rich__(self) -> Group:
+        """Return what is shown: a bold title, the parts, dim notes."""
+        heading = [Text(self.title, style="bold")] if self.title else []
+        return Group(*heading, *self.parts, *(Text(f"  {note}", style="dim") for note in self.notes))
+
+
+def with_notes(*parts: RenderableType, notes: Iterable[str], title: str = "") -> Tables:
     """Put a bold title above tables, and dim notes below them."""
-    heading = [Text(title, style="bold")] if title else []
-    return Group(*heading, *parts, *(Text(f"  {note}", style="dim") for note in notes))
+    return Tables(parts, title, tuple(notes))

@@ -21,6 +21,7 @@ _console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, e
 _verbose = False
 _said: set[str] = set()
 _follow: Follow | None = None
+_shown: list[RenderableType] | None = None
 
 
 def configure(*, verbose: bool) -> None:
@@ -63,12 +64,25 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+@contextlib.contextmanager
+def collecting() -> Iterator[list[RenderableType]]:
+    """Also collect what `show` prints inside the block, in its order."""
+    global _shown
+    before, _shown = _shown, []
+    try:
+        yield _shown
+    finally:
+        _shown = before
+
+
 def show(content: RenderableType) -> None:
     """Print a result on the standard output stream: text as it is, tables in full.
 
     Text isn't wrapped, and brackets in it are no markup. A table (see `tables`) gets the width that it needs where the
     stream is no terminal; a terminal that is too narrow gets several.
     """
+    if _shown is not None:
+        _shown.append(content)
     console = Console(highlight=False, markup=False, emoji=False)
     # a file or a pipe must not cut tables at 80 columns
     if not console.is_terminal:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / "dire_plug"
 ROWS = (
     ("__main__",),
     ("cli",),
+    ("python",),
     ("commands",),
     ("paper",),
     ("results",),
@@ -25,15 +26,15 @@ ROWS = (
     ("bridge",),
     ("synthesis",),
     ("training",),
-    ("methods", "regularizers", "store"),
+    ("methods", "regularizers", "loggers", "store"),
     ("api",),
     ("data", "models", "metrics"),
     ("plugins",),
     ("acceleration",),
     ("recipe",),
     ("hookspecs",),
-    ("types",),
-    ("ui", "tables", "errors", "files", "home", "seeding", "devices"),
+    ("types", "table_files"),
+    ("ui", "tables", "measures", "errors", "files", "home", "seeding", "devices"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ALLOWED = {("files", "errors")}

@@ -36,9 +36,9 @@ def cells_of(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("width", [20, 30, 40, 56, 72, 79, 80, 81, 90, 120, 200])
 def test_every_number_is_whole_and_there_once_at_any_width(width: int) -> None:
     lines = printed(make_table(), width)
-    found = re.findall(r"[+-]\d\.\d+ ± \d\.\d+", "\n".join(lines))
+    found = re.findall(r"[+−]\d\.\d+ ± \d\.\d+", "\n".join(lines))
     wanted = [f"+{row}.{column}2 ± 0.{column}75" for row in range(len(LABELS)) for column in range(len(HEADERS))]
-    assert sorted(found) == sorted([*wanted, "-0.020 ± 0.008"])
+    assert sorted(found) == sorted([*wanted, "−0.020 ± 0.008"])
     assert max(map(len, lines)) <= max(width, 28), "28 are needed by the widest column beside the shortest labels"
     words = " ".join(lines).split()
     for header in HEADERS:
@@ -55,7 +55,7 @@ def test_where_it_fits_a_table_is_one() -> None:
         " dire = auto      +1.02 ± 0.075  +1.12 ± 0.175  +1.22 ± 0.275  +1.32 ± 0.375  +1.42 ± 0.475",
         " real reference   +2.02 ± 0.075  +2.12 ± 0.175  +2.22 ± 0.275  +2.32 ± 0.375  +2.42 ± 0.475",
         "",
-        " dire − control  -0.020 ± 0.008",
+        " dire − control  −0.020 ± 0.008",
         "",
     ]
 

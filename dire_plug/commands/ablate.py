@@ -12,7 +12,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import executor_options, make_request, run_options
+from dire_plug.commands.options import executor_options, make_request, run_options, table_files
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.store.runs import runs_root
@@ -44,6 +44,7 @@ DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
 )
 @run_options
 @executor_options
+@table_files
 def ablate(
     method: str,
     only: str | None,

@@ -10,9 +10,8 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import executor_options, make_request, run_options
+from dire_plug.commands.options import LOG, executor_options, make_request, run_options, table_files
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, write_json
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.store.runs import runs_root
 
@@ -39,13 +38,16 @@ if TYPE_CHECKING:
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )
 @run_options
+@LOG
 @executor_options
+@table_files
 def compare(
     method: str,
     arms: str,
     ladder: bool,
     class_name: str | None,
     seeds: int,
+    log: tuple[str, ...],
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
@@ -58,7 +60,7 @@ def compare(
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
-    from dire_plug.results import draw, draw_ladder, render, to_json
+    from dire_plug.results import draw_ladder, render, store_comparison
     from dire_plug.results.comparison import comparison_requests, plan_steps, with_ladder
     from dire_plug.results.report import draw_class
 
@@ -81,14 +83,9 @@ def compare(
         )
         return
     started = time.monotonic()
-    comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=Runner(execution))
-    content = to_json(comparison)
-    # the same runs are the same comparison, whatever the command line
-    runs = [name for arm in content["arms"].values() for name in arm["runs"]]
-    folder = runs_root(request) / method / comparison.recipe / f"compare-{digest(runs)[:8]}"
-    write_json(folder / "compare.json", content)
+    comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=Runner(execution, log=log))
+    folder = store_comparison(comparison, runs_root(request))
     ui.show(render(comparison))
-    draw(comparison, folder / "images.png")
     draw_class(comparison, folder / "class.png", class_name=class_name)
     draw_ladder(comparison, folder / "ladder.png")
     ui.show(f"\nstored in: {folder}/compare.json")

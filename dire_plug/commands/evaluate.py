@@ -24,6 +24,7 @@ from dire_plug.commands.options import (
     make_set_request,
     rerun_option,
     set_options,
+    table_files,
 )
 from dire_plug.commands.tables import known_kinds, mean_and_spread
 from dire_plug.tables import Table, with_notes
@@ -56,6 +57,7 @@ SPREAD = "± is over the students of ONE set, not over syntheses"
 @DRY_RUN
 @CARD
 @executor_options
+@table_files
 def evaluate(
     path: Path,
     students: tuple[str, ...],
@@ -87,7 +89,7 @@ def evaluate(
         return
     Runner(execution).make(lambda: plan_set_units("evaluate", request, **chosen))
     found = evaluate_set(request, **chosen)
-    ui.show(_render(found))
+    ui.show(render(found))
     ui.show(f"\nset folder: {found.folder}")
     if found.reused:
         ui.show("all students were finished before; nothing was run")
@@ -95,7 +97,7 @@ def evaluate(
         ui.show(f"took {time.monotonic() - started:.0f} s")
 
 
-def _render(found: EvaluatedSet) -> RenderableType:
+def render(found: EvaluatedSet) -> RenderableType:
     title = f"{describe_set(found.condensed)} · protocol {found.accuracy['protocol']} of recipe {found.recipe}"
     table = Table("student", title="accuracy")
     kinds = known_kinds(found.accuracy["students"])

@@ -11,6 +11,7 @@ import click
 from rich.console import Group, RenderableType
 
 from dire_plug import home, plugins, ui
+from dire_plug.commands.options import table_files
 from dire_plug.errors import DirePlugError
 from dire_plug.files import format_bytes, read_json
 from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
@@ -26,6 +27,7 @@ out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder
 @click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs", "artefacts"]))
 @click.option("--kind", metavar="KIND", type=click.Choice(KINDS), help="Only artefacts of this kind.")
 @out_option
+@table_files
 def list_(what: str, kind: str | None, out: Path | None) -> None:
     """List methods, recipes, plugins, runs, or the artefacts in the store."""
     if kind is not None and what != "artefacts":

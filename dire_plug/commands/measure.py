@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,24 +10,13 @@ import click
 from rich.console import RenderableType
 
 from dire_plug import ui
-from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options
+from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options, table_files
 from dire_plug.files import write_json
+from dire_plug.measures import Measure, set_measures
 from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.sets.measure import MeasuredSet
-
-COLUMNS: tuple[tuple[str, str, float, int], ...] = (
-    ("coverage", "coverage %", 100, 1),
-    ("class_coverage", "per class %", 100, 1),
-    ("density", "density", 1, 3),
-    ("precision", "precision %", 100, 1),
-    ("recall", "recall %", 100, 1),
-    ("vendi", "Vendi", 1, 2),
-    ("class_vendi", "per class", 1, 2),
-    ("similarity", "similarity", 1, 3),
-)
-"""Metric, title, factor of the unit, digits."""
 
 
 @click.command()
@@ -42,6 +32,7 @@ COLUMNS: tuple[tuple[str, str, float, int], ...] = (
 @click.option("--nearest-k", type=click.IntRange(min=1), help="k of the neighbourhoods; default: the recipe's.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="A file for all values.")
 @set_options
+@table_files
 def measure(
     path: Path,
     embeddings: tuple[str, ...],
@@ -60,28 +51,31 @@ def measure(
     request = make_set_request(path, **options)
     # () if none is named
     found = measure_set(request, embeddings=embeddings or OWN, weights=weights, nearest_k=nearest_k)
-    ui.show(_render(found))
+    ui.show(render(found))
     if json_file is not None:
         write_json(json_file, found.to_json())
         ui.show(f"\nstored in: {json_file}")
 
 
-def _render(found: MeasuredSet) -> RenderableType:
+def render(found: MeasuredSet) -> RenderableType:
     """Return the table: a row for each embedding, and one of as many real images below it."""
     real = found.real
     title = f"{describe_set(found.condensed)} · real: {real['dataset']}, {real['images']:,} of {real['size']} pixels"
     table = Table("embedding", title="diversity")
-    columns = [column for column in COLUMNS if any(column[0] in values for values in found.diversity.values())]
-    table.add_numbers(*(heading for _, heading, _, _ in columns))
-    for name, values in found.diversity.items():
-        table.add_row(name, *(_cell(values, column) for column in columns))
-        table.add_row(f"{name}, real reference", *(_cell(values["real"], column) for column in columns), style="dim")
+    columns = {name: set_measures(name) for name in found.diversity}
+    # of all embeddings the same ones, since nearest_k and the classes decide
+    known = [at for at in range(len(set_measures(""))) if any(of[at].key in found.measures for of in columns.values())]
+    table.add_numbers(*(set_measures("")[at].title for at in known))
+    for name, measures in columns.items():
+        table.add_row(name, *(_cell(found.measures, measures[at]) for at in known))
+        table.add_row(
+            f"{name}, real reference", *(_cell(found.real_reference, measures[at]) for at in known), style="dim"
+        )
     networks = f"networks and real data: recipe {found.recipe}"
     lines = [*found.condensed["notes"], networks, *found.notes]
     return with_notes(table, title=title, notes=lines)
 
 
-def _cell(values: dict[str, Any], column: tuple[str, str, float, int]) -> str:
-    key, _, factor, digits = column
-    value = values.get(key)
-    return "–" if value is None else f"{factor * float(value):.{digits}f}"
+def _cell(values: Mapping[str, float], measure: Measure) -> str:
+    value = values.get(measure.key)
+    return "–" if value is None else f"{value:.{measure.digits}f}"

@@ -59,6 +59,41 @@ CARD = click.option(
 DRY_RUN = click.option("--dry-run", is_flag=True, help="List the units of work that the store lacks; run nothing.")
 
 
+def table_files(function: Function) -> Function:
+    """Add `--to FILE`, which also writes all tables that a command shows; the command itself isn't told."""
+
+    def call(*arguments: Any, table_files: tuple[Path, ...], **options: Any) -> Any:
+        from dire_plug.table_files import check_suffix, collect, write_tables
+
+        for path in table_files:
+            check_suffix(path)
+        if not table_files:
+            return function(*arguments, **options)
+        with ui.collecting() as shown:
+            answer = function(*arguments, **options)
+        for path in table_files:
+            write_tables(collect(*shown), path)
+            ui.say(f"tables: {path}")
+        return answer
+
+    return click.option(
+        "--to",
+        "table_files",
+        multiple=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Also write the tables to FILE: .tex (booktabs), .csv or .md; may be repeated.",
+    )(wraps(function)(call))  # type: ignore[return-value]
+
+
+LOG = click.option(
+    "--log",
+    multiple=True,
+    metavar="NAME",
+    help="Log finished runs: tensorboard, wandb, or a plugin's; may be repeated.",
+)
+
+
 def rerun_option(*stages: str) -> Callable[[Function], Function]:
     """Return `--rerun STAGE` with these stages."""
     return click.option(

@@ -21,6 +21,7 @@ from dire_plug.commands.options import (
     executor_options,
     make_set_request,
     set_options,
+    table_files,
 )
 from dire_plug.commands.tables import mean_and_spread
 from dire_plug.files import write_json
@@ -59,6 +60,7 @@ COUNT, PERCENT = click.IntRange(min=1), click.FloatRange(0, 100)
 @DRY_RUN
 @CARD
 @executor_options
+@table_files
 def rank(
     paths: tuple[Path, ...],
     per_set: int | None,

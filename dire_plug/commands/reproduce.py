@@ -23,6 +23,7 @@ from dire_plug.commands.options import (
     check_card,
     contradiction,
     executor_options,
+    table_files,
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
@@ -73,6 +74,7 @@ ALL = "all"
 @click.option("--json", "as_json", is_flag=True, help="Print table.json instead of the table.")
 @VERBOSE
 @executor_options
+@table_files
 def reproduce(
     target: str,
     row: str | None,

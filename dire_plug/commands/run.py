@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,11 +11,13 @@ import click
 from dire_plug import ui
 from dire_plug.commands.dry import show_plan, show_units
 from dire_plug.commands.options import (
+    LOG,
     check_settings,
     contradiction,
     executor_options,
     make_request,
     run_options,
+    table_files,
 )
 from dire_plug.commands.tables import run_summary
 from dire_plug.recipe.loading import split_setting
@@ -40,12 +43,15 @@ if TYPE_CHECKING:
     help="A term instead of DiRe in its arm; several are summed. WEIGHT is a number, or auto.",
 )
 @run_options
+@LOG
 @executor_options
+@table_files
 def run(
     method: str,
     dire: bool,
     arm: str | None,
     regularizers: tuple[str, ...],
+    log: tuple[str, ...],
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
@@ -56,19 +62,14 @@ def run(
     from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
 
-    if dire and arm not in (None, "dire"):
-        raise contradiction("--dire", f"--arm {arm}")
-    chosen = "dire" if dire else arm
-    if regularizers:
-        chosen, weights = _sum(regularizers, chosen, options["settings"])
-        options["settings"] = (*options["settings"], *weights)
-    request = make_request(method, arm=chosen or "baseline", **options)
+    chosen, options["settings"] = choose_arm(regularizers, arm, dire=dire, settings=options["settings"])
+    request = make_request(method, arm=chosen, **options)
     if options["dry_run"]:
         show_plan(plan_run(request, dry=True))
         show_units(lambda: [request], card=options["card"], device=request.device)
         return
     started = time.monotonic()
-    runner = Runner(execution)
+    runner = Runner(execution, log=log)
     runner.prepare([request])
     finished = runner.run(request)
     ui.show(run_summary(finished))
@@ -81,8 +82,21 @@ def run(
     ui.show(f"            dire-plug show {finished.folder.path.name}")
 
 
-def _sum(regularizers: tuple[str, ...], arm: str | None, settings: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return the arm of these terms, and the settings of their weights."""
+def choose_arm(
+    regularizers: Sequence[str], arm: str | None, *, dire: bool, settings: tuple[str, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the arm that the options name, and the settings with the weights of the terms.
+
+    Args:
+        regularizers: NAME or NAME=WEIGHT each.
+
+    Raises:
+        DirePlugError: the options contradict each other.
+    """
+    if dire and arm not in (None, "dire"):
+        raise contradiction("--dire", f"--arm {arm}")
+    if not regularizers:
+        return "dire" if dire else arm or "baseline", settings
     if arm not in (None, "dire"):
         raise contradiction(f"--regularizer {regularizers[0]}", f"--arm {arm}")
     # NAME=WEIGHT
@@ -91,7 +105,7 @@ def _sum(regularizers: tuple[str, ...], arm: str | None, settings: tuple[str, ..
     for text in weights:
         keys, value = split_setting(text)
         check_settings(settings, {".".join(keys): (f"--regularizer {keys[1]} with the weight", value)})
-    return SUM.join(name for name, _, _ in pairs), weights
+    return SUM.join(name for name, _, _ in pairs), (*settings, *weights)
 
 
 def _recipe(name: str) -> str:

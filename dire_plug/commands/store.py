@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -72,7 +73,15 @@ def _count(number: int, what: str) -> str:
 
 @click.command()
 @click.argument("what", nargs=-1, required=True, metavar="RUN|KIND/DIGEST...")
-@click.option("--to", "target", type=click.Path(path_type=Path), required=True, metavar="FILE.tar", help="The archive.")
+@click.option("--to", "target", type=click.Path(path_type=Path), required=True, metavar="PATH", help="What is written.")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["archive", "folder", "npz", "huggingface"]),
+    default="archive",
+    show_default=True,
+    help="A tar of artefacts; or the images of one RUN: PNG in class folders, arrays, a Hugging Face dataset.",
+)
 @click.option(
     "--only",
     "kinds",
@@ -82,12 +91,16 @@ def _count(number: int, what: str) -> str:
     help=f"Only artefacts of this kind; may be repeated: {', '.join(cleaning.KINDS)}.",
 )
 @out_option
-def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Path | None) -> None:
-    """Write artefacts to an archive: those of a RUN, or by KIND/DIGEST, with all their inputs.
+def export(what: tuple[str, ...], target: Path, form: str, kinds: tuple[str, ...], out: Path | None) -> None:
+    """Write artefacts to an archive, or the condensed set of a run with a card that says how it was made.
 
-    RUN is as for `show`; DIGEST may be shortened.
+    Artefacts are those of a RUN, or by KIND/DIGEST, with all their inputs. RUN is as for `show`; DIGEST may be
+    shortened. `measure` and `evaluate` read an exported set.
     """
     store, root = home.store(), (out or home.runs()).absolute()
+    if form != "archive":
+        _export_set(what, target, form=form, kinds=kinds, root=root)
+        return
     names, runs = set[str](), dict[str, RunFolder]()
     for one in what:
         # a run's path begins with its method, which is no kind
@@ -115,6 +128,21 @@ def export(what: tuple[str, ...], target: Path, kinds: tuple[str, ...], out: Pat
             ui.show(f"the run {label} is {of_run.state}, so the archive has only what it has made")
     ui.show(f"stored in: {target} ({_count(len(card.entries), 'artefact')}, {format_bytes(target.stat().st_size)})")
     ui.show(f"there:     dire-plug import {target.name}")
+
+
+def _export_set(what: tuple[str, ...], target: Path, *, form: str, kinds: tuple[str, ...], root: Path) -> None:
+    from dire_plug.results.report import read_run
+    from dire_plug.results.set_export import CARD, FORMS, RECIPE, export_set
+
+    if len(what) != 1 or kinds:
+        raise DirePlugError(f"--as {form}: writes the images of one RUN; name one, and leave --only out")
+    run = read_run(find_run(root, what[0]))
+    count = export_set(run, target, form=next(one for one in FORMS if one == form))
+    beside = form == "npz"
+    ui.show(f"stored in: {target} ({_count(count, 'image')})")
+    ui.show(f"card:      {target.with_suffix('.md') if beside else target / CARD}")
+    recipe = target.with_suffix(".yaml") if beside else target / RECIPE
+    ui.show(f"measure:   dire-plug measure {shlex.quote(str(target))} --recipe {shlex.quote(str(recipe))}")
 
 
 def _find_entry(store: Path, name: str) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def run_summary(finished: FinishedRun) -> RenderableType:
     """Return the tables of one run: accuracy, and diversity in T and I with the real reference."""
-    from dire_plug.results.statistics import diversity_measures
+    from dire_plug.measures import diversity_measures
     from dire_plug.results.table import JUDGED_ON_VALIDATION, diversity_cells, full_notes
 
     metrics = finished.metrics
@@ -52,7 +52,8 @@ def known_kinds(students: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def mean_and_spread(values: Sequence[float]) -> str:
     """Return mean ± sample standard deviation of percentages, as `compare` prints them; a dash where there are none."""
-    from dire_plug.results.statistics import ACCURACY, summarise
+    from dire_plug.measures import ACCURACY
+    from dire_plug.results.statistics import summarise
     from dire_plug.results.table import format_summary
 
     return format_summary(summarise(values), ACCURACY[0])

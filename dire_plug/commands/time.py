@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import ACCELERATE, DEVICE, OFFLINE, VERBOSE, check_settings
+from dire_plug.commands.options import ACCELERATE, DEVICE, OFFLINE, VERBOSE, check_settings, table_files
 from dire_plug.files import write_json
 from dire_plug.store.runs import Request
 
@@ -35,6 +35,7 @@ COUNT = click.IntRange(min=1)
     "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all measurements to this file, too."
 )
 @VERBOSE
+@table_files
 def time_(
     arms: tuple[str, ...],
     settings: tuple[str, ...],

@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import pluggy
+
+from dire_plug import plugins, ui
 from dire_plug.acceleration import find_able
 from dire_plug.errors import DirePlugError, UnitsFailedError
 from dire_plug.executors.jobs import BLOCKED, job_of
 from dire_plug.executors.settings import ExecutorSettings
+from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun, plan_run, run_arm
 from dire_plug.pipeline.request import with_data
 from dire_plug.pipeline.run import announce
 from dire_plug.pipeline.work_units import Unit, once, units_of
-from dire_plug.store.runs import Request, choose_device
+from dire_plug.recipe import read_yaml
+from dire_plug.store.runs import LOSSES, Request, choose_device
 from dire_plug.upstream.runner import read_tail
 
 
@@ -24,8 +30,13 @@ class Runner:
     With `inline` all is made when a run is asked for, one stage after another. With the others `prepare` makes it.
     """
 
-    def __init__(self, settings: ExecutorSettings | None = None) -> None:
-        """Take the executor's settings; None runs inline."""
+    def __init__(self, settings: ExecutorSettings | None = None, *, log: Sequence[str] = ()) -> None:
+        """Take the executor's settings, None runs inline, and the names of loggers, which get every finished run.
+
+        Raises:
+            DirePlugError: there is no such logger, or what it needs isn't installed.
+        """
+        self._loggers = plugins.load_loggers(log) if log else None
         self._settings = settings or ExecutorSettings()
         self._units: dict[Request, list[Unit]] = {}
         self._failed: dict[str, str] = {}
@@ -75,7 +86,14 @@ class Runner:
         """
         request = self._pinned(request)
         self._raise_for(self._units.get(request, ()))
-        return run_arm(request)
+        finished = run_arm(request)
+        if self._loggers is not None:
+            path = finished.folder.path
+            losses = read_json(path / LOSSES) if (path / LOSSES).is_file() else None
+            recipe = read_yaml(path / "recipe.yaml")
+            for logger in self._loggers.hook.run_done.get_hookimpls():
+                call_logger(logger, folder=path, recipe=recipe, metrics=finished.metrics, losses=losses)
+        return finished
 
     def _pinned(self, request: Request) -> Request:
         """Return the request with what `--accelerate fast` stands for here: all jobs make the same artefacts."""
@@ -99,6 +117,14 @@ class Runner:
     def _raise_for(self, units: Sequence[Unit]) -> None:
         if lost := [unit for unit in units if unit.name in self._failed]:
             raise UnitsFailedError(describe(lost, self._failed))
+
+
+def call_logger(logger: pluggy.HookImpl, **arguments: Any) -> None:
+    """Call one logger; what it raises is a warning, since the run is finished and kept."""
+    try:
+        logger.function(*(arguments[name] for name in logger.argnames))
+    except Exception as error:
+        ui.warn(f"--log {logger.plugin_name}: {type(error).__name__}: {error}; the run itself is finished and kept")
 
 
 def _on_device(unit: Unit, device: str) -> Unit:

@@ -1,14 +1,18 @@
-"""Draw with matplotlib: the colours and marks of arms, empty figures and their axes, PNG files."""
+"""Draw with matplotlib: the colours and marks of arms, empty figures and their axes, files."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 
 COLOURS = {"baseline": "#d9722e", "control": "#8f7bc0", "dire": "#12928a", "random": "#b08d1e", "full": "#7a828c"}
@@ -41,6 +45,15 @@ def colours(sets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     return {label: taken[one] for label, one in sets.items()}
 
 
+class ShownFigure(Figure):
+    """A figure that a notebook shows by itself, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+
 def new_figure(
     width: float, height: float, *, rows: int = 1, panels: int = 1, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
@@ -48,7 +61,7 @@ def new_figure(
 
     It has a canvas of its own instead of one of pyplot's, which would keep every figure and may want a display.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, panels, squeeze=False, sharey=sharey).flat)
 
@@ -65,7 +78,23 @@ def plain(axes: Axes, *, grid: str | None = "y") -> None:
         axes.grid(axis=grid, color=LINE, linewidth=0.6)  # type: ignore[arg-type]
 
 
-def save_png(figure: Figure, path: Path, *, dpi: int) -> None:
-    """Write a figure as a PNG file; make its folder."""
+FORMATS = (".png", ".svg", ".pdf")
+"""The suffixes of figures."""
+
+
+def save_figure(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Write a figure to a file, in the format of its suffix; beside a PNG also as SVG and PDF. Make its folder.
+
+    The same figure gives the same bytes, and its fonts can be searched and embedded (no Type 3, which journals reject).
+
+    Raises:
+        DirePlugError: the suffix is none of `FORMATS`.
+    """
+    if path.suffix not in FORMATS:
+        raise DirePlugError(f"{path}: figures are written to {', '.join(FORMATS)} files; end its name in one of these")
     make_folder(path.parent)
-    figure.savefig(path, dpi=dpi)
+    settings: Any = {"pdf.fonttype": 42, "svg.hashsalt": path.stem}
+    dates: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with matplotlib.rc_context(settings):
+        for suffix in FORMATS if path.suffix == ".png" else (path.suffix,):
+            figure.savefig(path.with_suffix(suffix), dpi=dpi, metadata=dates.get(suffix))

@@ -11,11 +11,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dire_plug.measures import ACCURACY, Measure, diversity_measures
 from dire_plug.recipe import without_terms
 from dire_plug.recipe.ladder import rung_number
 from dire_plug.recipe.loading import Tree, flatten
-from dire_plug.results.figures import COLOURS, INK, new_figure, plain, save_png
-from dire_plug.results.statistics import ACCURACY, Difference, Measure, diversity_measures
+from dire_plug.results.figures import COLOURS, INK, new_figure, plain, save_figure
+from dire_plug.results.statistics import Difference
 
 SUMMED_UP = (
     ("accuracy", ACCURACY[0], " points"),
@@ -111,4 +112,4 @@ def _panel(axes: Axes, gaps: Sequence[Difference | None], *, digits: int) -> Non
 
 def save_steps(steps: Sequence[Step], gap: Gap, path: Path) -> None:
     """Write the figure of a ladder as a PNG file."""
-    save_png(draw_steps(steps, gap), path, dpi=130)
+    save_figure(draw_steps(steps, gap), path, dpi=130)

@@ -1,4 +1,4 @@
-"""Show a comparison in the terminal, store it in compare.json, and draw its images."""
+"""Show a comparison in the terminal, store it in compare.json and load it again, and draw its images."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import RenderableType
 from rich.text import Text
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from dire_plug.results.comparison import Comparison
-from dire_plug.results.figures import new_figure, save_png
-from dire_plug.results.ladder import Step, save_steps
-from dire_plug.results.statistics import (
+from dire_plug.errors import DirePlugError
+from dire_plug.files import digest, read_json, write_json
+from dire_plug.measures import (
     ACCURACY,
-    FEW,
+    SPACES,
     STUDENTS,
-    Difference,
     Measure,
-    Summary,
     diversity_measures,
-    paired_difference,
-    summarise,
+    find_best,
+    run_measures,
 )
+from dire_plug.pipeline import FinishedRun
+from dire_plug.results.comparison import Comparison
+from dire_plug.results.figures import new_figure, save_figure
+from dire_plug.results.ladder import Step, save_steps
+from dire_plug.results.statistics import FEW, Difference, Summary, paired_difference, summarise
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.images import TENSORS, read_tensors
+from dire_plug.store.runs import RunFolder
 from dire_plug.tables import Table, with_notes
 
 CHOSEN = ("herding", "k-center", "k-means")
@@ -68,7 +72,6 @@ def full_notes(metrics: Mapping[str, Any]) -> list[str]:
 JUDGED_ON_VALIDATION = (
     "tested on validation images, held out of the training set, not on the test set: 'best on test' is best on those"
 )
-SPACES = {"T": "the teacher's embedding, in which the term works", "I": "an independently trained network's"}
 
 
 def read_column(comparison: Comparison, arm: str, measure: Measure) -> list[float | None]:
@@ -96,10 +99,10 @@ def render(comparison: Comparison) -> RenderableType:
     title = f"{comparison.method} · {comparison.recipe} · IPC {comparison.ipc} · engine {comparison.engine}"
     parts: list[RenderableType] = [
         *(Text(f"with {change}") for change in comparison.changes),
-        _table("accuracy of students", comparison, accuracy_columns(comparison)),
+        make_table("accuracy of students", comparison, accuracy_columns(comparison)),
     ]
     for space, meaning in SPACES.items():
-        parts.append(_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
+        parts.append(make_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
     lines = notes(comparison, n, pairs=_pairs(comparison))
     return with_notes(*parts, title=title, notes=lines)
 
@@ -156,6 +159,10 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
         lines.append(f"{arm}: differs from control in more than its term, so no difference is formed")
     if _is_known(comparison, STUDENTS[0]):
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
+    if len(comparison.runs) > 1:
+        lines.append(
+            f"bold: the best mean of a column (of similarity the lowest), {FULL} aside; no test of significance"
+        )
     lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
     lines.append("real reference: as many real held-out images, mean over draws")
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
@@ -164,18 +171,33 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     return lines
 
 
-def _table(title: str, comparison: Comparison, measures: tuple[Measure, ...], *, space: str | None = None) -> Table:
+def make_table(
+    title: str,
+    comparison: Comparison,
+    measures: Sequence[Measure],
+    *,
+    space: str | None = None,
+    pair: Callable[[str, str | None], Comparison] | None = None,
+) -> Table:
+    """Return a table of arms and of their differences from control; the arguments are those of `make_rows`."""
     table = Table("arm", title=title)
     table.add_numbers(*(measure.title for measure in measures))
-    rows = make_rows(comparison, measures, space=space)
+    rows, best = make_rows(comparison, measures, space=space, pair=pair), best_cells(comparison, measures)
     for kind, label, cells in rows:
         if kind != DIFFERENCE:
-            table.add_row(label, *cells, style="dim" if kind == REFERENCE else "")
+            table.add_row(label, *cells, style="dim" if kind == REFERENCE else "", best=best.get(kind, ()))
     table.add_section()  # differences are no rows of an arm
     for kind, label, cells in rows:
         if kind == DIFFERENCE:
             table.add_row(label, *cells)
     return table
+
+
+def best_cells(comparison: Comparison, measures: Sequence[Measure]) -> dict[str, frozenset[int]]:
+    """Return arm → the columns in which its mean is the best; `full` is the ceiling, which no set is to reach."""
+    summaries = {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}
+    means = {arm: [None if one is None else one.mean for one in of_arm] for arm, of_arm in summaries.items()}
+    return find_best(means, measures, leaving_out=(FULL,))
 
 
 REFERENCE, DIFFERENCE = "reference", "difference"
@@ -254,12 +276,7 @@ def format_difference(gap: Difference | None, measure: Measure) -> str:
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison for compare.json: every value of every run, and the statistics."""
-    named = {f"accuracy/{measure.title}": measure for measure in (*ACCURACY, *STUDENTS)}
-    for space in SPACES:
-        for key, measure in zip(
-            ("coverage", "class_coverage", "vendi", "class_vendi", "similarity"), diversity_measures(space), strict=True
-        ):
-            named[f"{space}/{key}"] = measure
+    named = {measure.key: measure for measure in run_measures()}
     arms = {}
     for arm, runs in comparison.runs.items():
         values = {name: read_column(comparison, arm, measure) for name, measure in named.items()}
@@ -298,8 +315,70 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             }
             for step in comparison.steps
         ],
+        "uncontrolled": list(comparison.uncontrolled),
         "notes": notes(comparison, len(comparison.seeds), pairs=_pairs(comparison)),
     }
+
+
+COMPARISON = "compare.json"
+"""The file of a comparison in its folder, which lies beside its runs."""
+
+
+def store_comparison(comparison: Comparison, root: Path) -> Path:
+    """Write compare.json and the figure of images; return their folder.
+
+    Args:
+        root: the folder of run directories.
+    """
+    content = to_json(comparison)
+    # the same runs are the same comparison, whatever the command line
+    runs = [name for arm in content["arms"].values() for name in arm["runs"]]
+    folder = root / comparison.method / comparison.recipe / f"compare-{digest(runs)[:8]}"
+    write_json(folder / COMPARISON, content)
+    draw(comparison, folder / "images.png")
+    return folder
+
+
+def load_comparison(name: str, root: Path) -> tuple[Path, Comparison]:
+    """Return the folder of a stored comparison, and the comparison with its runs as they are now.
+
+    Args:
+        name: the path of its folder or file, or the folder's name.
+        root: the folder of run directories.
+
+    Raises:
+        DirePlugError: there is no such comparison, or one of its runs is missing or damaged.
+    """
+    given = [path for path in (Path(name), Path(name) / COMPARISON) if path.is_file() and path.name == COMPARISON]
+    found = given or sorted(root.glob(f"*/*/*{Path(name).name}*/{COMPARISON}"))
+    if len(found) != 1:
+        which = f": {', '.join(path.parent.name for path in found[:5])}" if found else ""
+        raise DirePlugError(f"{name}: names {len(found)} comparisons below {root}{which}")
+    path, content = found[0].absolute(), read_json(found[0])
+    try:
+        folders = {
+            arm: [RunFolder(path.parents[1] / run) for run in of_arm["runs"]] for arm, of_arm in content["arms"].items()
+        }
+        return path.parent, Comparison(
+            method=content["method"],
+            recipe=content["recipe"],
+            ipc=content["ipc"],
+            seeds=tuple(content["seeds"]),
+            engine=content["engine"],
+            runs={arm: [FinishedRun(one, one.metrics(), reused=True) for one in of] for arm, of in folders.items()},
+            same={arm: of_arm["same_as"] for arm, of_arm in content["arms"].items() if of_arm["same_as"]},
+            controlled=tuple(content["minus_control"]),
+            uncontrolled=tuple(content["uncontrolled"]),
+            changes=tuple(content["changes"]),
+            steps=tuple(_read_step(step) for step in content["ladder"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DirePlugError(f"{path}: holds no comparison; run `dire-plug compare` again") from error
+
+
+def _read_step(step: dict[str, Any]) -> Step:
+    keys = {key: (old, new) for key, (old, new) in step["keys"].items()}
+    return Step(step["arm"], step["before"], step["change"], keys)
 
 
 def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
@@ -313,19 +392,34 @@ INCHES = 3.2
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw the first seed's images of every arm that was run into a PNG file.
+    """Draw the first seed's images of every arm that was run into a file (see `save_figure`).
 
     Nothing is drawn where a set is too large for one tensor file; the arm `full` has no images of its own.
     """
+    if (figure := images_figure(image_folders(comparison))) is not None:
+        save_figure(figure, path, dpi=120)
+
+
+def image_folders(comparison: Comparison) -> dict[str, Path]:
+    """Return arm → the folder of its first run, of those arms that were run and have images."""
     arms = [arm for arm in comparison.runs if arm not in comparison.same and arm != FULL]
-    if not arms or not all((comparison.runs[arm][0].folder.path / TENSORS).is_file() for arm in arms):
-        return
-    figure, panels = new_figure(INCHES * len(arms), INCHES + 0.4, panels=len(arms))
-    for axes, arm in zip(panels, arms, strict=True):
-        axes.imshow(_grid(comparison.runs[arm][0].folder.path).permute(1, 2, 0).numpy(), interpolation="nearest")
-        axes.set_title(arm)
+    return {arm: comparison.runs[arm][0].folder.path for arm in arms}
+
+
+def images_figure(folders: Mapping[str, Path]) -> Figure | None:
+    """Return images of runs side by side, a row a class; None where a set is too large for one tensor file.
+
+    Args:
+        folders: title → folder of a run.
+    """
+    if not folders or not all((folder / TENSORS).is_file() for folder in folders.values()):
+        return None
+    figure, panels = new_figure(INCHES * len(folders), INCHES + 0.4, panels=len(folders))
+    for axes, (title, folder) in zip(panels, folders.items(), strict=True):
+        axes.imshow(_grid(folder).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.set_title(title)
         axes.set_axis_off()
-    save_png(figure, path, dpi=120)
+    return figure
 
 
 def draw_ladder(comparison: Comparison, path: Path) -> None:

@@ -174,7 +174,7 @@ def read_condensed(
     """
     require_set(path)
     if path.is_dir():
-        folders, rule = label_folders(path, dataset)
+        folders, rule = label_folders(_find_class_folders(path), dataset)
         if space is not None and space.kind != "pixels":
             raise DirePlugError(f"--space {space.kind}: {path} holds image files, which are pixels; leave it out")
         images, labels = read_folders(folders, dataset, ipc=ipc, resize=resize)
@@ -182,6 +182,12 @@ def read_condensed(
         resized = (f"images of another size were resized to {size}",) if resize else ()
         return CondensedSet(path, images, labels, (rule, *resized))
     return _read_file(path, dataset, space=space, ipc=ipc, resize=resize)
+
+
+def _find_class_folders(root: Path) -> Path:
+    """Return where the class folders lie: in `root`, or in train/ where that is all that it has, as datasets do."""
+    folders = [entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."]
+    return root / "train" if folders == ["train"] else root
 
 
 def require_set(path: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from dire_plug import ui
 from dire_plug.files import digest, write_atomically, write_json
+from dire_plug.measures import ACCURACY, STUDENTS, read_values
 from dire_plug.models import architectures, check_architecture
 from dire_plug.models.architectures import torchvision_name
 from dire_plug.recipe import as_file
@@ -54,12 +55,18 @@ class EvaluatedSet:
     notes: tuple[str, ...]
     reused: bool
 
+    @property
+    def measures(self) -> dict[str, float | None]:
+        """Accuracies and their spread over students, by key: see `dire_plug.measures`."""
+        return read_values({"accuracy": self.accuracy}, (*ACCURACY, *STUDENTS))
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields, JSON-like."""
         return {
             "folder": str(self.folder),
             "set": self.condensed,
             "recipe": self.recipe,
+            "measures": self.measures,
             "accuracy": self.accuracy,
             "notes": list(self.notes),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.measures import read_values, set_measures
 from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained import CLIP, Pretrained, check_pretrained, load_pretrained
 from dire_plug.sets.opened import OpenedSet, SetRequest, find_own_source, open_set
@@ -43,6 +44,16 @@ class MeasuredSet:
     diversity: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """The values by key, see `dire_plug.measures`; those that weren't computed are left out."""
+        return _read_all(self.diversity)
+
+    @property
+    def real_reference(self) -> dict[str, float]:
+        """Those of as many real test images, by the same keys."""
+        return _read_all({name: values["real"] for name, values in self.diversity.items()})
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields, JSON-like."""
         return {
@@ -50,9 +61,17 @@ class MeasuredSet:
             "real": self.real,
             "recipe": self.recipe,
             "nearest_k": self.nearest_k,
-            "diversity": self.diversity,
+            "measures": self.measures,
+            "real_reference": self.real_reference,
             "notes": list(self.notes),
         }
+
+
+def _read_all(diversity: dict[str, dict[str, Any]]) -> dict[str, float]:
+    found: dict[str, float | None] = {}
+    for space in diversity:
+        found |= read_values({"diversity": diversity}, set_measures(space))
+    return {key: value for key, value in found.items() if value is not None}
 
 
 @until_kept

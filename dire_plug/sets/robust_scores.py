@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dire_plug.errors import DirePlugError
+from dire_plug.measures import to_key
 
 # No torch in this module: the command's help shows these two.
 WEIGHT = 0.5
@@ -159,8 +160,14 @@ class RankedSet:
             "recipe": self.recipe,
             "seed": self.seed,
             "weight": self.weight,
-            "scores": {kind: {name: self.scores(name, kind) for name in self.architectures} for kind in kinds},
-            "accuracies": self.accuracies,
+            "scores": {
+                kind: {
+                    name: {to_key(score): values for score, values in self.scores(name, kind).items()}
+                    for name in self.architectures
+                }
+                for kind in kinds
+            },
+            "accuracies": {to_key(condition): of_students for condition, of_students in self.accuracies.items()},
             "full_accuracy": self.full_accuracy,
             "rates": self.rates,
             "budget": self.budget,

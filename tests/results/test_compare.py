@@ -159,7 +159,7 @@ def test_every_arm_with_a_term_has_its_difference_from_its_control() -> None:
     assert rows(text, " regrouped − control") == []
     assert "… − control: paired by seed, ± half" in text
     assert "regrouped: differs from control in more than its term, so no difference is formed" in text
-    assert to_json(found)["minus_control"]["energy"]["accuracy/accuracy, last %"]["mean"] == 4.5
+    assert to_json(found)["minus_control"]["energy"]["accuracy_last"]["mean"] == 4.5
 
 
 def test_what_the_command_line_changed_stands_above_the_tables() -> None:
@@ -182,7 +182,7 @@ def test_without_every_test_no_best_is_shown() -> None:
         for one in runs:
             one.metrics["accuracy"]["students"]["net"]["best"] = None
     text = as_text(render(found))
-    assert "best" not in text
+    assert "best on test" not in text
     assert rows(text, " dire ")[0] == ["53.0", "±", "0.0", "1.4", "±", "0.0"]
 
 
@@ -190,10 +190,10 @@ def test_what_is_stored_holds_every_value_and_the_statistics() -> None:
     content = json.loads(json.dumps(to_json(canned())))
     assert content["arms"]["control"]["same_as"] == "baseline"
     assert content["arms"]["dire"]["runs"] == [f"dire-{seed}-0a0b0c0d" for seed in range(3)]
-    assert content["arms"]["control"]["values"]["accuracy/accuracy, last %"] == [51.0, 51.5, 52.0]
-    assert content["arms"]["dire"]["values"]["I/coverage"] == [20.0, 22.0, 24.0]
-    assert content["arms"]["dire"]["summary"]["T/vendi"] == {"mean": 9.0, "std": 1.0, "n": 3}
-    gap = content["minus_control"]["dire"]["accuracy/accuracy, last %"]
+    assert content["arms"]["control"]["values"]["accuracy_last"] == [51.0, 51.5, 52.0]
+    assert content["arms"]["dire"]["values"]["coverage_independent"] == [20.0, 22.0, 24.0]
+    assert content["arms"]["dire"]["summary"]["vendi_teacher"] == {"mean": 9.0, "std": 1.0, "n": 3}
+    gap = content["minus_control"]["dire"]["accuracy_last"]
     assert (gap["mean"], gap["n"]) == (1.5, 3)
     assert gap["half_width"] == pytest.approx(T_OF_TWO * 0.5 / math.sqrt(3))
     assert content["notes"][1] == "control equals baseline here, so it was run once"

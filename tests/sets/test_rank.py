@@ -120,14 +120,14 @@ def test_a_run_is_ranked_by_students_of_it_of_random_images_and_of_all(
     (found,) = read_json(tmp_path / "rank.json")
     accuracies = {name: value["resnet-small"]["last"][0] for name, value in found["accuracies"].items()}
     student = read_json(own_run / "metrics.json")["accuracy"]["students"]["resnet-small"]
-    assert accuracies["set own"] == student["last"][0]
+    assert accuracies["set_own"] == student["last"][0]
     told = found["scores"]["last"]["resnet-small"]
-    assert told["HLR"] == [pytest.approx((accuracies["full hard"] - accuracies["set hard"]) / 100)]
-    assert told["IOR plain"] == [pytest.approx((accuracies["set plain"] - accuracies["random plain"]) / 100)]
-    assert told["LRS"] == [scores.label_robust_score(recovery=told["HLR"][0], improvement=told["IOR"][0])]
-    assert told["ARS"] == [scores.augmentation_robust_score(augmented=told["IOR"][0], plain=told["IOR plain"][0])]
+    assert told["hlr"] == [pytest.approx((accuracies["full_hard"] - accuracies["set_hard"]) / 100)]
+    assert told["ior_plain"] == [pytest.approx((accuracies["set_plain"] - accuracies["random_plain"]) / 100)]
+    assert told["lrs"] == [scores.label_robust_score(recovery=told["hlr"][0], improvement=told["ior"][0])]
+    assert told["ars"] == [scores.augmentation_robust_score(augmented=told["ior"][0], plain=told["ior_plain"][0])]
     row = next(cells for cells in read_rows(answer.out) if cells[0] == own_run.name)
-    assert row[1:5] == ["resnet-small", "0", "1", f"{100 * told['LRS'][0]:.1f}"]
+    assert row[1:5] == ["resnet-small", "0", "1", f"{100 * told['lrs'][0]:.1f}"]
     assert "all 100 training images in 2 epochs, 8 steps; a student of the set takes 2" in answer.out
     assert "no spread" in answer.out
 

@@ -16,10 +16,11 @@ from typing import Any
 from rich.console import RenderableType
 
 from dire_plug.executors.dispatch import Runner
+from dire_plug.measures import ACCURACY, SPACES, Measure, diversity_measures
 from dire_plug.paper.ablate.trials import TERM, Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request
-from dire_plug.results.statistics import ACCURACY, FEW, Measure, diversity_measures, paired_difference
-from dire_plug.results.table import SPACES, format_difference, format_summary
+from dire_plug.results.statistics import FEW, paired_difference
+from dire_plug.results.table import format_difference, format_summary
 from dire_plug.tables import Table, with_notes
 
 CONTROL = "control"

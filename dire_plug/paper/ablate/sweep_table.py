@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from rich.console import RenderableType
 from rich.text import Text
 
+from dire_plug.measures import ACCURACY, Measure
 from dire_plug.paper.ablate.components import spread_notes, table_measures, trial_json
 from dire_plug.paper.ablate.sweep import BEST, DEFAULT, Sweep
 from dire_plug.paper.ablate.trials import Trial
-from dire_plug.results.figures import new_figure, save_png
-from dire_plug.results.statistics import ACCURACY, Difference, Measure, paired_difference
+from dire_plug.results.figures import new_figure, save_figure
+from dire_plug.results.statistics import Difference, paired_difference
 from dire_plug.results.table import format_difference, format_summary
 from dire_plug.tables import Table, with_notes
 
@@ -208,7 +209,7 @@ def draw_trials(trials: Mapping[str, Trial], control: Trial, path: Path, *, titl
     left.invert_yaxis()
     shown = "mean ± standard deviation" if len(control.runs) > 1 else "one synthesis"
     figure.suptitle(f"{title}\n{shown}; dashed: control", fontsize=10, x=0.01, ha="left")
-    save_png(figure, path, dpi=130)
+    save_figure(figure, path, dpi=130)
 
 
 def _panel(axes: Axes, trials: Mapping[str, Trial], control: Trial, series: Sequence[tuple[str, Measure, str]]) -> None:

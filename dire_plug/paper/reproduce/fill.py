@@ -14,6 +14,7 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.files import make_folder
+from dire_plug.measures import ACCURACY, STUDENTS
 from dire_plug.paper.ablate.components import (
     COMBINATIONS,
     Components,
@@ -30,7 +31,7 @@ from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.pipeline.request import same_but_arm
 from dire_plug.pipeline.work_units import Unit
 from dire_plug.results.report import draw_class_grid, draw_class_similarity, draw_tsne
-from dire_plug.results.statistics import ACCURACY, STUDENTS, Summary, summarise
+from dire_plug.results.statistics import Summary, summarise
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.measure import measure_set
 from dire_plug.sets.opened import SetRequest

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from dire_plug.measures import ACCURACY, Measure, diversity_measures
+from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import INK, MARKERS, colour, new_figure, plain
 from dire_plug.results.report.drawing import PageFigure, listed, to_svg
 from dire_plug.results.report.groups import Group
 from dire_plug.results.report.runs import ReportRun
-from dire_plug.results.statistics import ACCURACY, Measure, diversity_measures
 from dire_plug.results.table import read_column
 
 UPSTREAM = "upstream"
@@ -94,11 +96,22 @@ SHOWN = (
 )
 
 
+def draw_strips(comparison: Comparison) -> Figure:
+    """Return accuracy and coverage of every run as one figure, a panel for each measure."""
+    shown = {words: found for words, measure in SHOWN if (found := _known(comparison, measure))}
+    rows = max(map(len, shown.values()), default=1)
+    figure, panels = new_figure(3.2 * max(1, len(shown)), 0.9 + 0.32 * rows, panels=max(1, len(shown)))
+    for axes, (words, values) in zip(panels, shown.items(), strict=False):
+        _draw_strip(axes, values)
+        axes.set_title(words, fontsize=10, color=INK)
+    return figure
+
+
 def strips_figure(group: Group, *, name: str) -> PageFigure:
     """Return accuracy and coverage of every run for a page, a panel for each measure."""
     panels = {}
     for number, (words, measure) in enumerate(SHOWN):
-        values = _known(group, measure)
+        values = _known(group.comparison(), measure)
         if not values:
             continue
         figure, (axes,) = new_figure(3.6, 0.7 + 0.32 * len(values))
@@ -109,8 +122,7 @@ def strips_figure(group: Group, *, name: str) -> PageFigure:
     return PageFigure("Every synthesis", "A dot is a synthesis, the bar the mean of an arm.", panels)
 
 
-def _known(group: Group, measure: Measure) -> dict[str, list[float]]:
-    comparison = group.comparison()
+def _known(comparison: Comparison, measure: Measure) -> dict[str, list[float]]:
     columns = {arm: read_column(comparison, arm, measure) for arm in comparison.runs if arm not in comparison.same}
     known = {arm: [value for value in column if value is not None] for arm, column in columns.items()}
     return {arm: values for arm, values in known.items() if values}

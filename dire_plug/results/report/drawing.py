@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dire_plug.files import write_json
 from dire_plug.pipeline import FinishedRun
-from dire_plug.results.figures import INK, LINE, save_png
+from dire_plug.results.figures import INK, LINE, save_figure
 from dire_plug.results.report.images import has_images
 from dire_plug.results.report.runs import ReportRun, read_run
 from dire_plug.store.runs import RunFolder
@@ -72,6 +72,19 @@ def _opening(box: str, alt: str) -> str:
     return f'<svg {box} {spaces} role="img" aria-label="{Markup.escape(alt)}">'
 
 
+OF_PAGE = {"var(--ink)": INK, "var(--line)": LINE, "system-ui": "sans-serif"}
+"""What a drawing takes from its page → what it has by itself."""
+
+
+def svg_file(drawing: str) -> str:
+    """Return the address that holds a drawing as a file of its own; empty where it is none but an image."""
+    if not drawing.startswith("<svg"):
+        return ""
+    for of_page, own in OF_PAGE.items():
+        drawing = drawing.replace(of_page, own)
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
+
+
 def to_image(pixels: Tensor, *, alt: str, width: int) -> Markup:
     """Return an image as a lossless PNG inside the page, drawn with sharp pixels where it is enlarged.
 
@@ -88,8 +101,8 @@ def to_image(pixels: Tensor, *, alt: str, width: int) -> Markup:
 
 
 def save(figure: Figure, path: Path, numbers: dict[str, Any]) -> dict[str, Any]:
-    """Write a figure as PNG, and its numbers as JSON beside it; return them."""
-    save_png(figure, path, dpi=160)
+    """Write a figure (see `save_figure`), and its numbers as JSON beside it; return them."""
+    save_figure(figure, path, dpi=160)
     write_json(path.with_suffix(".json"), numbers)
     return numbers
 

@@ -19,7 +19,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.results.report.runs import ADVICE, PlanFile, ReportRun, read_file
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.embed import FILE, embedder
-from dire_plug.stages.images import read_image, read_tensors
+from dire_plug.stages.images import read_image, read_saved, read_tensors
 from dire_plug.stages.squeeze import FILE as NETWORK
 
 CLASSES, IMAGES = 100, 50
@@ -80,6 +80,25 @@ def read_condensed(run: ReportRun, labels: Sequence[int]) -> Iterator[Tensor]:
     numbers = range(min(_saved_per_class(run), IMAGES))
     for label in labels:
         yield torch.stack([read_image(folder, adapter, label=label, number=one, suffix=suffix) for one in numbers])
+
+
+def read_pixels(run: ReportRun) -> tuple[Tensor, Tensor]:
+    """Return all images that a run's students learned from, [n, 3, h, w] in uint8, and their labels, [n] in int64.
+
+    Class by class. Tensors, which a recipe may prefer to the saved files, are rounded.
+
+    Raises:
+        DirePlugError: the run has no images, or one is missing or damaged.
+    """
+    if not has_images(run):
+        raise DirePlugError(f"{run.name}: this run has no images of its own; name one of another arm than {run.arm}")
+    if run.recipe["evaluate"]["source"] == "tensor":
+        images, labels = read_tensors(run.folder.path)
+        order = torch.argsort(labels, stable=True)
+        return (images[order] * 255).round().to(torch.uint8), labels[order].long()
+    suffix = run.adapter.scripts[run.recipe["recover"]["script"]].suffix
+    folder, count = run.folder.path / "images", count_classes(run)
+    return read_saved(folder, run.adapter, classes=count, ipc=_saved_per_class(run), suffix=suffix)
 
 
 def _saved_per_class(run: ReportRun) -> int:

@@ -5,6 +5,7 @@ Its tables of accuracy and diversity hold the numbers that `compare` prints.
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,42 +18,35 @@ import yaml
 from dire_plug import __version__
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
+from dire_plug.measures import ACCURACY, SPACES, Measure, diversity_measures
 from dire_plug.results.figures import COLOURS, colour
 from dire_plug.results.ladder import SUMMED_UP, Step, draw_steps
 from dire_plug.results.report import similarity, tsne
 from dire_plug.results.report.class_grid import class_figure, sheet_figure
 from dire_plug.results.report.curves import curves_figure, strips_figure
-from dire_plug.results.report.drawing import PageFigure, label_runs, listed, to_svg
+from dire_plug.results.report.drawing import PageFigure, label_runs, listed, svg_file, to_svg
 from dire_plug.results.report.groups import Group, group
 from dire_plug.results.report.images import embed_runs, find_class, has_images
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.results.report.similarity import similarity_figure
 from dire_plug.results.report.tsne import tsne_figure
-from dire_plug.results.statistics import (
-    ACCURACY,
-    FEW,
-    Difference,
-    Measure,
-    Summary,
-    diversity_measures,
-    summarise,
-)
+from dire_plug.results.statistics import FEW, Difference, summarise
 from dire_plug.results.table import (
-    SPACES,
     accuracy_columns,
+    best_cells,
     count_pairs,
     difference,
     format_difference,
     format_summary,
     make_rows,
+    make_table,
     notes,
     read_column,
     step_difference,
 )
 from dire_plug.store.provenance import Code
-
-CEILING = "full"
-"""The arm that no condensed set is expected to reach, so it is left out when the best is chosen."""
+from dire_plug.table_files import WRITERS, collect
+from dire_plug.tables import with_minus
 
 
 @dataclass(frozen=True)
@@ -67,11 +61,12 @@ class PageRow:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table with its title and the titles of its columns."""
+    """A table with its title, the titles of its columns, and its files: suffix → the address that holds the content."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[PageRow, ...]
+    files: Mapping[str, str]
 
 
 def make_tables(group: Group) -> list[PageTable]:
@@ -89,8 +84,6 @@ def make_notes(group: Group) -> list[str]:
     comparison = group.comparison()
     pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
     lines = notes(comparison, len(group.seeds), pairs=pairs)
-    if len(comparison.runs) > 1:
-        lines.append(f"bold: the best mean of a column, {CEILING} aside; not a test of significance")
     if group.even:
         return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
@@ -108,7 +101,7 @@ def sum_up(group: Group) -> list[tuple[str, str, str, str]]:
         if gap is None:
             continue
         dire, control = (summarise(read_column(paired, arm, measure)) for arm in ("dire", "control"))
-        text = f"{format_difference(gap, measure)}{unit}"
+        text = with_minus(f"{format_difference(gap, measure)}{unit}")
         found.append((words, text, format_summary(dire, measure), format_summary(control, measure)))
     return found
 
@@ -134,25 +127,19 @@ def _real_images(group: Group) -> str:
 
 def _table(title: str, group: Group, measures: Sequence[Measure], *, space: str | None = None) -> PageTable:
     comparison = group.comparison()
-    best = _best(
-        {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}, measures
-    )
+    best = best_cells(comparison, measures)
     rows = make_rows(comparison, measures, space=space, pair=group.paired)
-    shown = tuple(PageRow(label, cells, kind, best.get(kind, frozenset())) for kind, label, cells in rows)
-    return PageTable(title, tuple(measure.title for measure in measures), shown)
+    shown = tuple(
+        PageRow(label, tuple(map(with_minus, cells)), kind, best.get(kind, frozenset())) for kind, label, cells in rows
+    )
+    document = collect(make_table(f"{group.title}: {title}", comparison, measures, space=space, pair=group.paired))
+    files = {suffix: _address(write(document)) for suffix, write in WRITERS.items()}
+    return PageTable(title, tuple(measure.title for measure in measures), shown, files)
 
 
-def _best(found: Mapping[str, Sequence[Summary | None]], measures: Sequence[Measure]) -> dict[str, frozenset[int]]:
-    """Return arm → the columns in which no other arm but `full`, the ceiling, has a better mean as printed."""
-    best: dict[str, set[int]] = {arm: set() for arm in found}
-    for index, measure in enumerate(measures):
-        means = {arm: summaries[index] for arm, summaries in found.items() if arm != CEILING}
-        # rounded before they are compared: what is printed alike is equally good
-        shown = {arm: measure.sign * round(one.mean, measure.digits) for arm, one in means.items() if one is not None}
-        if measure.sign and len(shown) > 1:
-            for arm in (arm for arm, value in shown.items() if value == max(shown.values())):
-                best[arm].add(index)
-    return {arm: frozenset(columns) for arm, columns in best.items()}
+def _address(text: str) -> str:
+    """Return a text as a `data:` address, from which a browser saves it as a file."""
+    return f"data:text/plain;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 TEMPLATE = "page.html"
@@ -253,7 +240,7 @@ def name_groups(groups: Sequence[Group]) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         # names of classes and recipes may hold markup
         autoescape=True,
@@ -262,6 +249,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters["svg_file"] = svg_file
+    return found
 
 
 def _provenance(run: ReportRun) -> dict[str, Any]:

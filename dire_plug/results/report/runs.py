@@ -14,10 +14,10 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import counted, read_yaml
+from dire_plug.results.table import COMPARISON
 from dire_plug.store.runs import LOSSES, RunFolder, find_run, show_engine
 from dire_plug.types import Adapter
 
-COMPARISON = "compare.json"
 ADVICE = "remove the folder of this run and run its command again, which takes from the store what is there"
 
 # The parts of a run's files that a report reads. They only check: a report then uses the files' own content.
@@ -56,7 +56,7 @@ class RecipeFile(_Part):
 
 class _Student(_Part):
     last: list[float]
-    best: list[float] | None  # None where the protocol leaves out tests of epochs
+    best: list[float] | None
 
 
 class _Budget(_Part):

@@ -1,0 +1,393 @@
+"""Run, compare, measure and evaluate from Python, with the command line's options as keywords.
+
+A keyword has the name and the default of its option: `--data-root` is `data_root`, `--set a.b=1` is
+`settings={"a.b": 1}`. What is finished is reused, as it is by the command line, and lies in the same folders. Errors
+are `DirePlugError`; their messages name the command line's options.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from dire_plug import home
+from dire_plug.commands.options import check_settings
+from dire_plug.commands.run import choose_arm
+from dire_plug.errors import DirePlugError, nearest
+from dire_plug.executors.dispatch import Runner
+from dire_plug.executors.settings import read_settings
+from dire_plug.pipeline import Request
+from dire_plug.python.results import ComparisonResult, RunResult, SetResult
+from dire_plug.recipe import DEFAULT_ARMS
+from dire_plug.results.comparison import compare as run_comparison
+from dire_plug.results.report import find_runs
+from dire_plug.results.table import load_comparison as read_comparison
+from dire_plug.results.table import store_comparison
+from dire_plug.sets.evaluate import evaluate_set
+from dire_plug.sets.measure import OWN, measure_set
+from dire_plug.sets.opened import SetRequest
+from dire_plug.sets.units import plan_set_units
+from dire_plug.store.runs import runs_root
+
+PathLike = str | os.PathLike[str]
+Settings = Mapping[str, object] | Sequence[str]
+"""Changes of a recipe: {"recover.plan.per_class": 5}, or ["recover.plan.per_class=5"]."""
+Engine = Literal["auto", "upstream", "native"]
+Accelerate = Literal["none", "exact", "fast"]
+Executor = Literal["inline", "local", "slurm"]
+
+
+def run(
+    method: str,
+    *,
+    dire: bool = False,
+    arm: str | None = None,
+    regularizers: Mapping[str, object] | Sequence[str] = (),
+    recipe: PathLike = "quick",
+    preset: str | None = None,
+    ipc: int | None = None,
+    settings: Settings = (),
+    seed: int = 0,
+    device: str = "auto",
+    engine: Engine = "auto",
+    accelerate: Accelerate = "none",
+    out: PathLike | None = None,
+    data_root: PathLike | None = None,
+    offline: bool = False,
+    rerun: Sequence[str] = (),
+    keep_labels: bool = False,
+    wait: bool = True,
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    max_jobs: int | None = None,
+    gpus_per_job: int | None = None,
+    slurm: Sequence[str] = (),
+    log: Sequence[str] = (),
+) -> RunResult:
+    """Synthesize with a method, train students on the images, measure their diversity: `dire-plug run`.
+
+    Args:
+        method: sre2l, cda, dwa, infer, delt, g-vbsm, mtt, dm, or an installed plugin's.
+        dire: with the diversity regularizer: the same as `arm="dire"`.
+        arm: baseline (the default), control, dire, the recipe's own; random, herding, k-center, k-means, full.
+        regularizers: terms instead of DiRe in its arm: names, or name → weight (a number, or "auto").
+        recipe: a recipe of the method, or a YAML file.
+        preset: a named set of settings of the recipe.
+        ipc: images per class; None: the recipe's.
+        settings: changes of the recipe, key → value.
+        seed: of the synthesis.
+        device: auto, cpu, cuda, cuda:1, …
+        engine: upstream's own script, or our loop of the same mathematics.
+        accelerate: see `--accelerate`.
+        out: the folder of run directories; None: runs/.
+        data_root: the folder of the datasets; it must exist.
+        offline: whether the network mustn't be used.
+        rerun: stages whose artefacts are made again.
+        keep_labels: whether stored labels are kept after the last student.
+        wait: whether to wait for a process that works on the same run.
+        executor, jobs, max_jobs, gpus_per_job, slurm: see docs/executors.md.
+        log: where the finished run is logged: tensorboard, wandb, or a plugin's name.
+
+    Raises:
+        DirePlugError: as the command line's errors.
+    """
+    weights = regularizers.items() if isinstance(regularizers, Mapping) else ()
+    terms = [f"{name}={_as_yaml(weight)}" for name, weight in weights] or _as_options(regularizers)
+    chosen, changes = choose_arm(terms, arm, dire=dire, settings=_as_options(settings))
+    request = _request(
+        method,
+        chosen,
+        changes,
+        recipe=str(recipe),
+        preset=preset,
+        ipc=ipc,
+        seed=seed,
+        device=device,
+        engine=engine,
+        accelerate=accelerate,
+        out=_path(out),
+        data_root=_folder(data_root),
+        offline=offline,
+        rerun=tuple(rerun),
+        keep_labels=keep_labels,
+        wait=wait,
+    )
+    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
+    runner.prepare([request])
+    return RunResult.of(runner.run(request))
+
+
+def compare(
+    method: str,
+    *,
+    arms: Sequence[str] = DEFAULT_ARMS,
+    seeds: int = 1,
+    recipe: PathLike = "quick",
+    preset: str | None = None,
+    ipc: int | None = None,
+    settings: Settings = (),
+    seed: int = 0,
+    device: str = "auto",
+    engine: Engine = "auto",
+    accelerate: Accelerate = "none",
+    out: PathLike | None = None,
+    data_root: PathLike | None = None,
+    offline: bool = False,
+    rerun: Sequence[str] = (),
+    keep_labels: bool = False,
+    wait: bool = True,
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    max_jobs: int | None = None,
+    gpus_per_job: int | None = None,
+    slurm: Sequence[str] = (),
+    log: Sequence[str] = (),
+) -> ComparisonResult:
+    """Compare accuracy and diversity of arms, paired by seed: `dire-plug compare`.
+
+    Args:
+        arms: in the order of the table; of real images also herding, k-center, k-means and full.
+        seeds: syntheses of each arm, from `seed` on.
+
+    The other arguments are those of `run`.
+
+    Raises:
+        DirePlugError: as the command line's errors.
+    """
+    names = list(dict.fromkeys([arms] if isinstance(arms, str) else arms))
+    if not names or seeds < 1:
+        raise DirePlugError("compare: name at least one arm, and at least one seed")
+    request = _request(
+        method,
+        "baseline",
+        _as_options(settings),
+        recipe=str(recipe),
+        preset=preset,
+        ipc=ipc,
+        seed=seed,
+        device=device,
+        engine=engine,
+        accelerate=accelerate,
+        out=_path(out),
+        data_root=_folder(data_root),
+        offline=offline,
+        rerun=tuple(rerun),
+        keep_labels=keep_labels,
+        wait=wait,
+    )
+    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
+    comparison = run_comparison(request, arms=names, seeds=seeds, runner=runner)
+    return ComparisonResult(store_comparison(comparison, runs_root(request)), comparison)
+
+
+def load_run(name: PathLike, *, out: PathLike | None = None) -> RunResult:
+    """Return a finished run by its folder, or by an unambiguous part of its name.
+
+    Args:
+        out: the folder of run directories; None: runs/.
+
+    Raises:
+        DirePlugError: none or several match, or the run isn't finished.
+    """
+    found = find_runs([os.fspath(name)], _root(out))
+    if len(found) != 1:
+        raise DirePlugError(f"{name}: names {len(found)} runs; a comparison is loaded by load_comparison")
+    return RunResult(found[0])
+
+
+def load_comparison(name: PathLike, *, out: PathLike | None = None) -> ComparisonResult:
+    """Return what `compare` stored, by its folder's name or path.
+
+    Args:
+        out: the folder of run directories; None: runs/.
+
+    Raises:
+        DirePlugError: there is no such comparison, or a run of it is missing.
+    """
+    return ComparisonResult(*read_comparison(os.fspath(name), _root(out)))
+
+
+def measure(
+    path: PathLike,
+    *,
+    embeddings: Sequence[str] = OWN,
+    weights: PathLike | None = None,
+    nearest_k: int | None = None,
+    real: str | None = None,
+    recipe: PathLike | None = None,
+    ipc: int | None = None,
+    resize: bool = False,
+    space: Literal["pixels", "normalised", "zca"] | None = None,
+    normalised_by: str | None = None,
+    teacher: PathLike | None = None,
+    settings: Settings = (),
+    device: str = "auto",
+    data_root: PathLike | None = None,
+    offline: bool = False,
+) -> SetResult:
+    """Measure the diversity of a condensed set from any source: `dire-plug measure`.
+
+    Args:
+        path: a tree of class folders, a file of tensors, or the folder of a finished run.
+        embeddings: teacher, independent, clip, torchvision:MODEL.
+        weights: a file of weights for clip or torchvision:MODEL.
+        nearest_k: k of the neighbourhoods; None: the recipe's.
+        real: the real dataset; None: that of the recipe, or of the run.
+        recipe: METHOD/NAME, or a YAML file; None: the run's, else SRe2L's for the dataset.
+        ipc: take the first so many images of each class.
+        resize: whether images whose size differs from the real ones are resized.
+        space, normalised_by: of a tensor file; see docs/measuring-a-set.md.
+        teacher: a checkpoint instead of the recipe's teacher.
+        settings, device, data_root, offline: as in `run`.
+
+    Raises:
+        DirePlugError: as the command line's errors.
+    """
+    changes = _as_options(settings)
+    check_settings(changes, {"measure.nearest_k": ("--nearest-k", nearest_k)})
+    request = SetRequest(
+        Path(path),
+        real=real,
+        recipe=None if recipe is None else str(recipe),
+        settings=changes,
+        ipc=ipc,
+        resize=resize,
+        space=space,
+        normalised_by=normalised_by,
+        teacher=None if teacher is None else str(teacher),
+        device=device,
+        data_root=_folder(data_root),
+        offline=offline,
+    )
+    found = measure_set(request, embeddings=embeddings, weights=_path(weights), nearest_k=nearest_k)
+    return SetResult(found, request.path)
+
+
+def evaluate(
+    path: PathLike,
+    *,
+    students: Sequence[str] = (),
+    per_set: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    out: PathLike | None = None,
+    rerun: Sequence[str] = (),
+    keep_labels: bool = False,
+    wait: bool = True,
+    real: str | None = None,
+    recipe: PathLike | None = None,
+    ipc: int | None = None,
+    resize: bool = False,
+    space: Literal["pixels", "normalised", "zca"] | None = None,
+    normalised_by: str | None = None,
+    teacher: PathLike | None = None,
+    settings: Settings = (),
+    device: str = "auto",
+    data_root: PathLike | None = None,
+    offline: bool = False,
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    max_jobs: int | None = None,
+    gpus_per_job: int | None = None,
+    slurm: Sequence[str] = (),
+) -> SetResult:
+    """Train students on a condensed set from any source, and test them on real images: `dire-plug evaluate`.
+
+    Args:
+        students: architectures; none: the recipe's.
+        per_set: students of each; None: the recipe's number.
+        epochs: of each; None: the recipe's.
+        seed: of the students; None: the run's, or 0.
+
+    The other arguments are those of `measure` and `run`.
+
+    Raises:
+        DirePlugError: as the command line's errors.
+    """
+    changes = _as_options(settings)
+    given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
+    given |= {"epochs": ("--epochs", epochs)}
+    check_settings(changes, {f"evaluate.{key}": value for key, value in given.items()})
+    request = SetRequest(
+        Path(path),
+        real=real,
+        recipe=None if recipe is None else str(recipe),
+        settings=changes,
+        ipc=ipc,
+        resize=resize,
+        space=space,
+        normalised_by=normalised_by,
+        teacher=None if teacher is None else str(teacher),
+        seed=seed,
+        device=device,
+        out=_path(out),
+        data_root=_folder(data_root),
+        offline=offline,
+        rerun=tuple(rerun),
+        keep_labels=keep_labels,
+        wait=wait,
+    )
+    chosen: dict[str, Any] = {"students": students, "per_set": per_set, "epochs": epochs}
+    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm)
+    runner.make(lambda: plan_set_units("evaluate", request, **chosen))
+    return SetResult(evaluate_set(request, **chosen), request.path)
+
+
+# From keywords to the command line's values.
+
+
+def _request(method: str, arm: str, settings: tuple[str, ...], **options: Any) -> Request:
+    # the command line's own checks of these values are click's
+    for name, known in (("engine", get_args(Engine)), ("accelerate", get_args(Accelerate))):
+        if options[name] not in known:
+            near = nearest(options[name], known)
+            raise DirePlugError(f"{name}: no '{options[name]}'{near}; one of {', '.join(known)}")
+    for name, least in (("seed", 0), ("ipc", 1)):
+        if options[name] is not None and options[name] < least:
+            raise DirePlugError(f"{name}: must be {least} at least, is {options[name]}")
+    check_settings(settings, {"ipc": ("--ipc", options["ipc"])})
+    return Request(method=method, arm=arm, settings=settings, **options)
+
+
+def _runner(
+    executor: str | None,
+    jobs: int | None,
+    max_jobs: int | None,
+    gpus_per_job: int | None,
+    slurm: Sequence[str],
+    log: Sequence[str] = (),
+) -> Runner:
+    settings = read_settings(executor, jobs=jobs, max_jobs=max_jobs, gpus_per_job=gpus_per_job, slurm=slurm)
+    return Runner(settings, log=log)
+
+
+def _as_options(given: Mapping[str, object] | Iterable[str]) -> tuple[str, ...]:
+    """Return KEY=VALUE texts, with values as YAML writes them in one line."""
+    if not isinstance(given, Mapping):
+        return (given,) if isinstance(given, str) else tuple(given)
+    return tuple(f"{key}={_as_yaml(value)}" for key, value in given.items())
+
+
+def _as_yaml(value: object) -> str:
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def _path(path: PathLike | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _folder(path: PathLike | None) -> Path | None:
+    if path is not None and not Path(path).is_dir():
+        raise DirePlugError(f"data_root {path}: no such folder")
+    return _path(path)
+
+
+def _root(out: PathLike | None) -> Path:
+    return (_path(out) or home.runs()).absolute()

@@ -1,0 +1,126 @@
+"""`import dire_plug`: the command line's options as keywords, and results as values, frames, images and files."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.small_run import only_run
+
+import dire_plug
+from dire_plug.cli import group
+from dire_plug.data import load
+from dire_plug.measures import run_measures
+from dire_plug.sets.condensed import read_condensed
+
+NOT_IN_PYTHON = {
+    "detach",
+    "scripts",
+    "dry_run",
+    "card",
+    "verbose",
+    # the results have .save() and .details
+    "table_files",
+    "json_file",
+    "as_json",
+}
+"""Options that make no result, or only show it."""
+
+
+@pytest.fixture
+def run(finished_home: Path) -> dire_plug.RunResult:
+    """The finished run."""
+    return dire_plug.load_run(only_run(finished_home))
+
+
+def test_the_import_waits_for_no_torch() -> None:
+    program = "import sys, dire_plug\ndir(dire_plug)\nassert 'torch' not in sys.modules\ndire_plug.run"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_unknown_attribute_is_named() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'runn'"):
+        dire_plug.runn  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["run", "compare", "measure", "evaluate"])
+def test_every_option_is_a_keyword_with_the_same_default(name: str) -> None:
+    command = group.get_command(group.make_context("dire-plug", [], resilient_parsing=True), name)
+    assert command is not None
+    options = command.make_context(name, ["sre2l"]).params
+    keywords = inspect.signature(getattr(dire_plug, name)).parameters
+    assert set(options) - NOT_IN_PYTHON == set(keywords)
+    # these two have their values as sequences
+    for key in keywords.keys() - {"arms", "embeddings", "method", "path"}:
+        assert (keywords[key].default or None) == (options[key] or None), key
+
+
+def test_a_run_is_loaded_by_its_name_with_values_by_key(run: dire_plug.RunResult) -> None:
+    assert dire_plug.load_run(run.path.name).path == run.path
+    assert list(run.metrics) == [measure.key for measure in run_measures()]
+    last = run.details["accuracy"]["students"]["resnet-small"]["last"]
+    assert run.metrics["accuracy_last"] == pytest.approx(sum(last) / len(last))
+    assert run.real_reference["vendi_teacher"] == run.details["diversity"]["T"]["real"]["vendi"]
+
+
+def test_a_runs_images_are_the_pixels_that_a_set_is_measured_by(run: dire_plug.RunResult) -> None:
+    pixels, labels, classes = run.images()
+    read = read_condensed(run.path / "images", load("digits", limit=100))
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(pixels, read.images)
+    assert torch.equal(labels, read.labels)
+    assert classes == tuple(map(str, range(10)))
+
+
+def test_frames_have_a_row_a_run_and_numbers_by_key(run: dire_plug.RunResult) -> None:
+    pytest.importorskip("pandas")
+    frame = run.to_frame()
+    assert frame.loc[0, ["method", "recipe", "arm", "seed"]].tolist() == ["sre2l", "tiny", "baseline", 0]
+    assert frame["accuracy_last"].dtype == frame["students_std_best"].dtype == float
+    assert frame["students_std_best"].isna().all()
+
+
+def test_a_frame_without_pandas_names_the_extra(run: dire_plug.RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(dire_plug.DirePlugError, match=r"pip install 'dire-plug\[notebook\]'"):
+        run.to_frame()
+
+
+def test_a_comparison_is_made_stored_loaded_and_shown(run: dire_plug.RunResult, recipe: Path, tmp_path: Path) -> None:
+    made = dire_plug.compare("sre2l", recipe=recipe, arms=["baseline", "random"], engine="native")
+    assert [one.path for one in made.runs["baseline"]] == [run.path]
+    found = dire_plug.load_comparison(made.path.name)
+    assert (repr(found), str(found), found.metrics) == (repr(made), str(made), made.metrics)
+    assert found.metrics["baseline"] == pytest.approx(run.metrics)
+    assert found.differences == {}
+    assert {arm: images.pixels.shape[0] for arm, images in found.images().items()} == {"baseline": 20, "random": 20}
+    assert "<caption>sre2l · tiny · IPC 2 · engine native: accuracy of students</caption>" in found._repr_html_()
+    for name in ("table.tex", "table.csv", "table.md", "figure.svg"):
+        found.save(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 100
+    if pytest.importorskip("pandas"):
+        assert found.to_frame("runs")["arm"].tolist() == ["baseline", "random"]
+        assert found.to_frame("arms")["n"].tolist() == [1, 1]
+        assert found.to_frame("differences").empty
+    with pytest.raises(dire_plug.DirePlugError, match=r"table\.xlsx: end its name in one of \.tex"):
+        found.save(tmp_path / "table.xlsx")
+
+
+def test_a_measured_set_has_the_runs_values(run: dire_plug.RunResult) -> None:
+    found = dire_plug.measure(run.path)
+    shared = found.metrics.keys() & run.metrics.keys()
+    assert len(shared) == 10
+    assert {key: found.metrics[key] for key in shared} == {key: run.metrics[key] for key in shared}
+
+
+def test_keywords_become_options_as_the_command_line_has_them(recipe: Path, finished_home: Path) -> None:
+    with pytest.raises(dire_plug.DirePlugError, match=r"recover\.flags\.iterations: unknown key"):
+        dire_plug.run("sre2l", recipe=recipe, settings={"recover.flags.iterations": 3})
+    with pytest.raises(dire_plug.DirePlugError, match=r"--dire and --arm control contradict"):
+        dire_plug.run("sre2l", dire=True, arm="control")
+    with pytest.raises(dire_plug.DirePlugError, match=r"engine: no 'natve' \(did you mean 'native'\?\)"):
+        dire_plug.run("sre2l", engine="natve")  # type: ignore[arg-type]
+    with pytest.raises(dire_plug.DirePlugError, match="did you mean 'energy'"):
+        dire_plug.run("sre2l", recipe=recipe, regularizers={"enrgy": 2})

@@ -1,0 +1,81 @@
+"""Condensed sets as folders, arrays and Hugging Face datasets, and their way back."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support.cli import Cli
+from support.small_run import only_run
+
+import dire_plug
+from dire_plug.data import load
+from dire_plug.results.set_export import FORMS, name_folders
+from dire_plug.sets.condensed import read_condensed
+
+
+@pytest.fixture
+def run(finished_home: Path) -> dire_plug.RunResult:
+    """The finished run."""
+    return dire_plug.load_run(only_run(finished_home))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_set_has_the_runs_pixels_and_values(
+    cli: Cli, run: dire_plug.RunResult, form: str, tmp_path: Path
+) -> None:
+    path = tmp_path / ("set.npz" if form == "npz" else "set")
+    answer = cli("export", run.path.name, "--as", form, "--to", path)
+    assert (answer.code, answer.out.splitlines()[0]) == (0, f"stored in: {path} (20 images)")
+    read = read_condensed(path, load("digits", limit=100))
+    pixels, labels, _ = run.images()
+    assert torch.equal(read.images, pixels)
+    assert torch.equal(read.labels, labels)
+    beside = path.with_suffix(".yaml") if form == "npz" else path / "recipe.yaml"
+    found = dire_plug.measure(path, recipe=beside).metrics
+    assert {key: value for key, value in run.metrics.items() if key in found} == {
+        key: value for key, value in found.items() if key in run.metrics
+    }
+
+
+def test_the_card_says_how_the_set_was_made_and_names_no_path(
+    cli: Cli, run: dire_plug.RunResult, tmp_path: Path
+) -> None:
+    assert cli("export", run.path, "--as", "huggingface", "--to", tmp_path / "set").code == 0
+    text = (tmp_path / "set" / "README.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    fields = yaml.safe_load(head)
+    assert fields["configs"][0]["data_files"] == [{"split": "train", "path": "train/**"}]
+    assert fields["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]["9"] == "9"
+    assert "dire-plug run sre2l --recipe recipe.yaml --arm baseline --seed 0" in body
+    assert f"| `vendi_teacher` | {run.metrics['vendi_teacher']:.2f} |" in body
+    assert "The licence of the method's repository: none." in body
+    assert str(tmp_path.parent) not in text + (tmp_path / "set" / "recipe.yaml").read_text()
+
+
+def test_datasets_reads_the_layout_with_the_labels(
+    cli: Cli, run: dire_plug.RunResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets isn't installed")
+    assert cli("export", run.path, "--as", "huggingface", "--to", tmp_path / "set").code == 0
+    found = datasets.load_dataset(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert found["label"] == run.images().labels.tolist()
+    assert found.features["label"].names == list(run.images().classes)
+
+
+def test_folders_are_numbered_where_names_would_sort_otherwise() -> None:
+    assert name_folders(["airplane", "bird"]) == ["airplane", "bird"]
+    assert name_folders(["bird", "airplane"]) == ["0", "1"]
+    assert name_folders([*"abcdefghij", "T-shirt/top"])[-2:] == ["09", "10"]
+    assert name_folders(["a", ".b"]) == ["0", "1"]
+
+
+def test_what_is_there_stays_and_other_words_are_errors(cli: Cli, run: dire_plug.RunResult, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    answer = cli("export", run.path, "--as", "folder", "--to", tmp_path / "there")
+    assert (answer.code, answer.err) == (2, f"error: {tmp_path}/there: is there already; name another, or remove it\n")
+    assert cli("export", run.path, "--as", "npz", "--to", tmp_path / "set").code == 2
+    assert cli("export", run.path, "--as", "folder", "--only", "network", "--to", tmp_path / "x").code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "there"]
