@@ -30,12 +30,14 @@ def report(runs: tuple[str, ...], to: Path | None, class_name: str | None, devic
     RUN is a run's folder, a part of its name, or the folder of a comparison. The page is one
     self-contained file.
     """
-    from dire_plug.results.report import find_runs, write_report
+    from dire_plug.results.report import find_runs, is_ladder, write_report
 
-    found = find_runs(runs, (out or home.runs()).absolute())
+    root = (out or home.runs()).absolute()
+    found = find_runs(runs, root)
     path = to or _default_path(runs, found)
     line = shlex.join(command())
-    write_report(found, path, class_name=class_name, device=choose_device(device), command=line)
+    ladder = is_ladder(runs, root)
+    write_report(found, path, class_name=class_name, ladder=ladder, device=choose_device(device), command=line)
     ui.show(f"report: {path}")
 
 

@@ -5,10 +5,12 @@
 | resnet-18 | all methods; G-VBSM's is the same network with other keys | 32, 64 px with the small stem, 224 px | 512 |
 | resnet-50, resnet-101 | DELT, DWA: students | like resnet-18 | 2048 |
 | resnet-small | quick recipes | 8 to 16 px | 128 |
+| resnet-small-grey | the same, but it averages the channels first: for grey images | 8 to 16 px | 128 |
 | convnet-3, convnet-4 | MTT, DM, G-VBSM (ConvNetW128: depth 3) | 32 px; 64 px | 128 · (size // 2^depth)², or 128 |
 | convnet-3-w32 | MTT, DM: a quarter as wide (ConvNetW32): quick recipes | 32 px | 32 · (size // 8)², or 32 |
 | convnet-3-bn, convnet-4-bn | DELT, INFER | 32 px; 64 px | likewise |
 | convnet-small | quick recipes: two blocks, batch normalisation | 8 to 16 px | 64 · (size // 4)², or 64 |
+| convnet-small-grey | the same for grey images | 8 to 16 px | likewise |
 | mobilenet-v2-ufc | INFER, DWA | 32 px | 1280 |
 | efficientnet-b0-ufc | INFER, DWA | 32 px | 320, of both signs |
 | shufflenet-g2-ufc | INFER, DWA | 32 px | 800 |
@@ -79,6 +81,7 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
 Stem = Literal["small", "imagenet"]
 _SMALL: dict[str, Callable[[int], nn.Module]] = {
     "resnet-small": ResNetSmall,
+    "resnet-small-grey": partial(ResNetSmall, grey=True),
     "mobilenet-v2-ufc": mobilenet_v2,
     "efficientnet-b0-ufc": efficientnet_b0,
     "shufflenet-g2-ufc": shufflenet_g2,
