@@ -13,6 +13,7 @@ from dire_plug.types import IMAGENET_MEAN, IMAGENET_STD, TINY_IMAGENET_MEAN, TIN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.amp.grad_scaler import GradScaler
 
     from dire_plug.synthesis import RunningSynthesis
 
@@ -72,7 +73,14 @@ def loss(loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn
     return _running().loss(loss, images=images, labels=labels, step=step, network=network)
 
 
-def step_done(loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
+def term(
+    *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None, scaler: GradScaler | None = None
+) -> None:
+    """Add the gradients of the active terms to that of a loss without a name: call it right before `backward`."""
+    _running().term(images=images, labels=labels, step=step, network=network, scaler=scaler)
+
+
+def step_done(loss: Tensor | None = None, *, images: Tensor, labels: Tensor, step: int) -> None:
     """Report that the images have been updated and clipped: call it after the optimiser's step."""
     _running().step_done(loss, images=images, labels=labels, step=step)
 

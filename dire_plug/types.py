@@ -28,7 +28,7 @@ class Batch:
     Attributes:
         images: the optimised leaf, or what is computed from it (INFER's perturbation, which a batch shares),
             [N, 3, H, W], in the space that the network sees (normalised).
-        loss: upstream's scalar, with its graph.
+        loss: upstream's scalar, with its graph; None where the patch calls `bridge.term`, since it has no name there.
         labels: [N], int64; those in use in this step.
         embeddings: [N, D], the input of the watched network's last linear layer in upstream's own forward pass.
         teacher: the key under which that network is watched.
@@ -37,7 +37,7 @@ class Batch:
     """
 
     images: Tensor
-    loss: Tensor
+    loss: Tensor | None
     labels: Tensor
     embeddings: Tensor
     teacher: str
@@ -233,6 +233,21 @@ class Upstream:
     packages: tuple[str, ...] = ()
     # a dict has no hash, and the commit decides the pins anyway
     pins: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+CheckpointLayout = Literal["bare", "model", "state_dict", "state_dict.module"]
+"""The layouts of a checkpoint that a script may read: `models.checkpoint.write_for_upstream`."""
+TORCHVISION_NAMES = {
+    "resnet-18": "resnet18",
+    "resnet-50": "resnet50",
+    "resnet-101": "resnet101",
+    "mobilenet-v2": "mobilenet_v2",
+    "efficientnet-b0": "efficientnet_b0",
+    "shufflenet-v2-x0.5": "shufflenet_v2_x0_5",
+    "shufflenet-v2-x1.0": "shufflenet_v2_x1_0",
+    "vgg-16": "vgg16",
+}
+"""Architecture → torchvision's name of it, with the imagenet stem."""
 
 
 @dataclass(frozen=True)

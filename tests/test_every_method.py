@@ -1,6 +1,7 @@
 """What every method must do, its adapter, recipes, patches and page: a new one is tested by being installed."""
 
 import inspect
+import itertools
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from dire_plug.api.patch_file import read_patch
 from dire_plug.data import class_count
 from dire_plug.errors import DirePlugError
 from dire_plug.models.architectures import architectures
+from dire_plug.pipeline import Request, plan_run
 from dire_plug.recipe import (
     Recipe,
     arm_names,
@@ -29,9 +31,11 @@ from dire_plug.recipe import (
     read_yaml,
     recipe_names,
     resolve,
+    without_terms,
 )
 from dire_plug.recipe.loading import flatten, merge
 from dire_plug.recipe.model import RecoverSection
+from dire_plug.results.comparison import plan_steps, with_ladder
 from dire_plug.types import Adapter, LoopInputs, Plan, Slot
 from dire_plug.upstream.source.patching import check_rules
 from dire_plug.upstream.source.vendor import patch_files
@@ -203,6 +207,25 @@ def test_a_recipe_fits_together_in_every_arm_preset_and_ipc(adapter: Adapter, na
             planned.add(key)
             assert_each_image_once(adapter.plan(one.recover, classes=classes, ipc=one.ipc), classes=classes)
             assert adapter.steps(one.recover) > 0
+
+
+@every_recipe
+def test_the_ladder_of_a_recipe_leads_from_baseline_to_dire(adapter: Adapter, method: str, name: str) -> None:
+    request = Request(method, recipe=name)
+    arms = with_ladder(request, ())
+    assert (arms[0], *arms[-2:]) == ("baseline", "control", "dire")
+    planned = {arm: plan_run(replace(request, arm=arm), dry=True) for arm in arms}
+    steps = plan_steps(planned)
+    assert [(step.before, step.arm) for step in steps] == list(itertools.pairwise(arms))
+    assert steps[-1].change == "the term"
+    assert steps[-1].keys == {}
+    changed = [key for step in steps for key in step.keys if key != "recover.plan.per_class"]
+    assert len(set(changed)) == len(changed)
+    values = {arm: flatten(without_terms(run.recipe.model_dump(mode="json"))) for arm, run in planned.items()}
+    different = {key for key in values["dire"] if values["baseline"].get(key) != values["dire"][key]}
+    assert different == {key for step in steps for key in step.keys} & set(values["dire"])
+    # a rung changes something, and the whole of it at once
+    assert all(step.keys for step in steps[:-1]) or arms == ["baseline", "control", "dire"]
 
 
 @every_recipe

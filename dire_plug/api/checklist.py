@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from dire_plug.api.patch_file import read_patch
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.recipe.check import suffix_problem
+from dire_plug.types import TORCHVISION_NAMES, CheckpointLayout
 
 IMPORT = "from dire_plug import bridge"
 CALLS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -26,6 +27,10 @@ CALLS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "loss": (
             "LOSS = bridge.loss(LOSS, images=IMAGES, labels=LABELS, step=STEP)",
             "after the last summand, before `backward`",
+        ),
+        "term": (
+            "bridge.term(images=IMAGES, labels=LABELS, step=STEP)",
+            "after the forward pass, before `backward`, where the loss has no name",
         ),
         "step_done": (
             "bridge.step_done(LOSS, images=IMAGES, labels=LABELS, step=STEP)",
@@ -45,48 +50,84 @@ FLAG, FILE_NAME = "_FLAG", "FILE_NAME"
 """The ends of the names of constants that hold a flag, or the name of an image file."""
 
 
-def require_complete(module: str, *, method: str, patch: Path, calls: Sequence[str], flags: type[BaseModel]) -> None:
+def require_complete(
+    module: str, *, method: str, patch: Path, calls: Sequence[str], flags: type[BaseModel], others: Sequence[str] = ()
+) -> None:
     """Raise where something is missing in an adapter, or can't be right.
 
     Args:
         module: the adapter's file.
         calls: names of the functions of bridge that the patch must call.
-        flags: the model of the script's flags.
+        flags: the model of the script's flags; `others` are those that it doesn't have.
 
     Raises:
-        DirePlugError: all that is missing, one `location: message` a line.
+        DirePlugError: a checklist: the next item first, then the others, by file.
     """
-    gaps = [*_constant_gaps(Path(module), flags), *_call_gaps(method, patch, calls)]
-    if gaps:
-        count = "1 item" if len(gaps) == 1 else f"{len(gaps)} items"
-        raise DirePlugError("\n".join([f"{method} is incomplete: {count} to fill in:", *(f"  {gap}" for gap in gaps)]))
+    known = [*(field.alias or name for name, field in flags.model_fields.items()), *others]
+    values, inserts = list(_constant_gaps(Path(module), known)), list(_call_gaps(patch, calls))
+    if not values and not inserts:
+        return
+    counts = [f"{_count(values, 'value')} to fill in"] if values else []
+    counts += [f"{_count(inserts, 'call')} to insert"] if inserts else []
+    lines = [f"{method} is incomplete: {', '.join(counts)}"]
+    if values:
+        lines += [f"  in {module}, line:", *(f"  {number}: {text}" for number, text in values)]
+    if inserts and not values:
+        lines += [f"  in {patch}, by dire-plug patch insert {method} {read_patch(patch).files[0].path}:LINE 'CALL':"]
+        lines += [f"  {line}: {where}" for _, line, where in inserts]
+    elif inserts:
+        lines += [f"  then, by dire-plug patch insert: {', '.join(name for name, _, _ in inserts)}"]
+    raise DirePlugError("\n".join(lines))
+
+
+def _count(items: Sequence[object], word: str) -> str:
+    return f"1 {word}" if len(items) == 1 else f"{len(items)} {word}s"
 
 
 def missing_calls(patch: Path, calls: Sequence[str]) -> list[str]:
     """Return those functions of bridge that a patch doesn't call."""
     lines = (line for file in read_patch(patch).files for hunk in file.hunks for line in hunk.inserted)
     there = {name for line in lines for name in _CALL.findall(line)}
-    return [name for name in calls if name not in there]
+    # one of the two is enough: which one depends on whether the loss has a name
+    alike = {"loss": {"loss", "term"}, "term": {"loss", "term"}}
+    return [name for name in calls if not alike.get(name, {name}) & there]
 
 
-def _constant_gaps(module: Path, flags: type[BaseModel]) -> Iterator[str]:
+def _constant_gaps(module: Path, known: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Yield the line and what is wrong with each constant, those to fill in last."""
     text = module.read_text()
-    lines, known = text.splitlines(), [field.alias or name for name, field in flags.model_fields.items()]
+    lines, to_fill = text.splitlines(), []
     for node in ast.parse(text).body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
-        where, name = f"{module}:{node.lineno}", node.target.id
+        name = node.target.id
         if _is_to_fill(node.value):
-            yield f"{where}: fill in {name}: {lines[node.lineno - 1].partition('#')[2].strip() or 'its value'}"
+            to_fill.append((node.lineno, f"{name}: {lines[node.lineno - 1].partition('#')[2].strip() or 'its value'}"))
         # only literals are checked: a computed name can't be read without running the module
-        elif name.endswith(FLAG) and isinstance(flag := literal(node.value), str) and flag not in known:
-            yield f"{where}: {name}: the script has no flag '{flag}'{nearest(flag, known)}; it has {', '.join(known)}"
-        elif (
-            name.endswith(FILE_NAME)
-            and isinstance(file := literal(node.value), str)
-            and (wrong := suffix_problem(file))
-        ):
-            yield f"{where}: {name}: {wrong}"
+        elif isinstance(value := literal(node.value), str) and (wrong := _wrong(name, value, known)):
+            yield node.lineno, f"{name}: {wrong}"
+    yield from to_fill
+
+
+def _wrong(name: str, value: str, flags: Sequence[str]) -> str | None:
+    """Return what is wrong with the value of a constant; None where nothing is known to be."""
+    if name.endswith(FLAG) and value not in flags:
+        return f"the script has no flag '{value}'{nearest(value, flags)}; it has {', '.join(flags)}"
+    if name.endswith(FILE_NAME):
+        return suffix_problem(value)
+    if name == "CHECKPOINT" and value not in (layouts := get_args(CheckpointLayout)):
+        hint = nearest(value, layouts)
+        return f"no layout '{value}'{hint}; use {', '.join(layouts)} (a network pickled whole is code)"
+    if name == "ARCHITECTURE" and value not in TORCHVISION_NAMES:
+        ours = next((own for own, theirs in TORCHVISION_NAMES.items() if value in (theirs, own.replace("-", ""))), None)
+        if ours is not None:
+            return f"dire-plug names '{value}' otherwise: \"{ours}\""
+        # only here: it imports torch
+        from dire_plug.models.architectures import architectures
+
+        if value not in (built := architectures()):
+            return f"'{value}' is unknown{nearest(value, built)}; known: {', '.join(built)}"
+    return None
 
 
 def _is_to_fill(node: ast.expr | None) -> bool:
@@ -95,11 +136,10 @@ def _is_to_fill(node: ast.expr | None) -> bool:
     return "FILL_IN" in names
 
 
-def _call_gaps(method: str, patch: Path, calls: Sequence[str]) -> Iterator[str]:
-    file = read_patch(patch).files[0].path
+def _call_gaps(patch: Path, calls: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the function, the line and where it stands, of each missing call."""
     for name in missing_calls(patch, calls):
-        line, where = CALLS.get(name, (f"bridge.{name}(…)", "see docs/reference/adapters.md"))
-        yield f"{patch}: no `bridge.{name}` ({where}): dire-plug patch insert {method} {file}:LINE '{line}'"
+        yield name, *CALLS.get(name, (f"bridge.{name}(…)", "see docs/reference/adapters.md"))
 
 
 def literal(node: ast.expr | None) -> object:

@@ -299,8 +299,8 @@ def write_network(network: Network, path: Path, layout: str, *, keys: Callable[[
     """Write the weights of one of `ScriptInputs.teachers` as upstream's script reads them; makes the folder.
 
     Args:
-        layout: `state_dict.module`: {"state_dict": …} with the prefix "module."; `model`: {"model": …}; `bare`: the
-            state dict itself.
+        layout: `state_dict`: {"state_dict": …}; `state_dict.module`: likewise, with the prefix "module."; `model`:
+            {"model": …}; `bare`: the state dict itself.
         keys: from our key of a weight to upstream's; None where they agree.
 
     Raises:

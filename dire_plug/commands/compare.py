@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     help="Arms, separated by commas; of real images also herding, k-center, k-means and full, the ceiling.",
 )
 @click.option(
+    "--ladder",
+    is_flag=True,
+    help="Add the arms between baseline and control, one change after another, and compare each with the one before.",
+)
+@click.option("--class", "class_name", metavar="NAME", help="The class that class.png enlarges: name or number.")
+@click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
 )
 @run_options
@@ -47,36 +53,58 @@ if TYPE_CHECKING:
 @executor_options
 @table_files
 def compare(
-    method: str, arms: str, seeds: int, log: tuple[str, ...], execution: ExecutorSettings, **options: Any
+    method: str,
+    arms: str,
+    ladder: bool,
+    class_name: str | None,
+    seeds: int,
+    log: tuple[str, ...],
+    execution: ExecutorSettings,
+    **options: Any,
 ) -> None:
     """Compare arms: the method as published, with DiRe, real images.
 
-    control is the dire arm without its regularizer and with nothing else changed. Finished runs are reused.
+    control is the dire arm without its regularizer and with nothing else changed. Where that differs from baseline in
+    several things, --ladder shows what each of them adds. Finished runs are reused.
     """
     from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
-    from dire_plug.results import render, store_comparison, to_json
-    from dire_plug.results.comparison import comparison_requests
+    from dire_plug.results import draw_ladder, render, store_comparison, to_json
+    from dire_plug.results.comparison import comparison_requests, plan_steps, with_ladder
+    from dire_plug.results.report import draw_class
 
     request = make_request(method, **options)
     # each arm once, in the order given
     names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
     if not names:
         raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
+    if ladder:
+        names = with_ladder(request, names)
     if options["dry_run"]:
-        planned = [plan_run(same_but_arm(request, arm, request.seed), dry=True) for arm in names]
+        planned = {arm: plan_run(same_but_arm(request, arm, request.seed), dry=True) for arm in names}
+        steps = plan_steps(planned) if ladder else ()
         wanted = partial(comparison_requests, request, arms=names, seeds=seeds)
-        show_dry(planned, wanted, card=options["card"], device=request.device)
+        show_dry(
+            list(planned.values()),
+            wanted,
+            card=options["card"],
+            device=request.device,
+            more=[f"{step.arm}: {step.before} + {step.change}" for step in steps],
+            more_data={"ladder": [{"arm": one.arm, "before": one.before, "change": one.change} for one in steps]},
+        )
         return
     started = time.monotonic()
-    comparison = run_comparison(request, arms=names, seeds=seeds, runner=Runner(execution, log=log))
+    comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=Runner(execution, log=log))
     folder = store_comparison(comparison, runs_root(request))
     ui.result(render(comparison), data=lambda: to_json(comparison) | {"folder": folder})
+    draw_class(comparison, folder / "class.png", class_name=class_name)
+    draw_ladder(comparison, folder / "ladder.png")
     ui.show(f"\nstored in: {folder}/compare.json")
-    if (folder / "images.png").is_file():
-        ui.show(f"images:    {folder}/images.png")
+    for label, name in (("images:   ", "images.png"), ("one class:", "class.png"), ("ladder:   ", "ladder.png")):
+        if (folder / name).is_file():
+            ui.show(f"{label} {folder}/{name}")
     ui.show(f"report:    dire-plug report {folder.name}{_out(request)}")
     ui.show(f"took {time.monotonic() - started:.0f} s")
 

@@ -34,12 +34,14 @@ def report(
     RUN is a run's folder, a part of its name, or the folder of a comparison. The page is one self-contained file, with
     tables, images, diversity, loss curves and provenance.
     """
-    from dire_plug.results.report import find_runs, write_report
+    from dire_plug.results.report import find_runs, is_ladder, write_report
 
-    found = find_runs(runs, (runs_folder or home.runs()).absolute())
+    root = (runs_folder or home.runs()).absolute()
+    found = find_runs(runs, root)
     path = to or _default_path(runs, found)
     line = shlex.join(command())
-    write_report(found, path, class_name=class_name, device=choose_device(device), command=line)
+    ladder = is_ladder(runs, root)
+    write_report(found, path, class_name=class_name, ladder=ladder, device=choose_device(device), command=line)
     ui.result(f"report: {path}", data=lambda: {"report": path, "runs": [one.folder.path for one in found]})
 
 

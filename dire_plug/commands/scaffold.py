@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,23 +44,62 @@ def regularizer(name: str, into: Path) -> None:
 
 @new.command()
 @click.argument("name")
-@click.option("--repository", required=True, metavar="URL", help="Where the method is published, or a clone of it.")
+@click.option("--repository", metavar="URL", help="Where the method is published, or a clone of it.")
 @click.option("--commit", required=True, metavar="SHA", help="All 40 hex digits.")
-@click.option("--script", required=True, metavar="PATH", help="The synthesis script, below the repository's root.")
+@click.option("--script", metavar="PATH", help="The synthesis script, below the repository's root.")
+@click.option("--passes", type=click.Choice(["many", "one"]), help="Calls of the script: one an IPC, or one for all.")
+@click.option("--images", type=click.Choice(["files", "tensor"]), help="An image a file, or all in one file.")
+@click.option("--loss", type=click.Choice(["named", "unnamed"]), help="Unnamed: as in (a + b).backward().")
+@click.option("--update", is_flag=True, help="Move the package of NAME to this commit instead.")
+@click.option("--checkpoint", help="What it loads: bare, model, state_dict or state_dict.module.")
 @into_option
 @click.option("--offline", is_flag=True, help="Don't use the network: the code must have been cloned before.")
-def method(name: str, into: Path, offline: bool, **origin: str) -> None:  # origin: repository, commit, script
+def method(
+    name: str,
+    repository: str | None,
+    commit: str,
+    script: str | None,
+    into: Path,
+    offline: bool,
+    update: bool,
+    **answers: str | None,
+) -> None:
     """Write a package with a method, from its published script.
 
-    The script is read, never run or copied: its flags are, with their types and defaults.
+    The script is read, never run or copied: its flags are, with their types and defaults. What it is, is guessed and
+    asked on a terminal, unless an option says it.
     """
+    from dataclasses import asdict
+
+    from dire_plug.scaffold.kinds import QUESTIONS, ScriptKind
     from dire_plug.scaffold.package import Published, new_method
 
-    folder, facts = new_method(name, Published(**origin), into=into, offline=offline)
+    if update:
+        given = [key for key, value in {"repository": repository, "script": script, **answers}.items() if value]
+        if given:
+            raise click.UsageError(f"--update goes with --commit alone, not with --{given[0]}")
+        return _update(name, commit, into=into, offline=offline)
+    if repository is None or script is None:
+        raise click.UsageError(f"Missing option '--{'script' if repository else 'repository'}'.")
+
+    def choose(guessed: ScriptKind) -> ScriptKind:
+        found = asdict(guessed)
+        for key, (question, choices) in QUESTIONS.items():
+            if (answer := answers[key]) is not None:
+                found[key] = click.Choice(choices).convert(answer, None, None)
+            elif sys.stdin.isatty():
+                found[key] = click.prompt(question, type=click.Choice(choices), default=found[key], err=True)
+        return ScriptKind(**found)
+
+    made = new_method(name, Published(repository, commit, script), into=into, offline=offline, choose=choose)
+    folder, facts = made.folder, made.facts
     ui.show(f"made: {folder}")
     ui.show(f"      flags read: {', '.join(flag.name for flag in facts.flags) or 'none'}")
+    if made.roles:
+        ui.show(f"      told by their names: {', '.join(f'{role} {flag}' for role, flag in made.roles.items())}")
     if facts.others:
         ui.show(f"      arguments left to you: {', '.join(facts.others)}")
+    ui.show(f"      taken for: {made.kind}")
     ui.show(f"next: {_install(folder)}")
     ui.show(f"      dire-plug verify {name}")
 
@@ -86,6 +126,20 @@ def recipe(name: str, origin: str, into: Path) -> None:
     path, method = new_recipe(name, origin=origin, into=into)
     ui.show(f"made: {path}")
     ui.show(f"next: dire-plug run {method} --recipe {shlex.quote(_here(path))} --dry-run")
+
+
+def _update(name: str, commit: str, *, into: Path, offline: bool) -> None:
+    from dire_plug.scaffold.update import update_method
+
+    done = update_method(name, commit, into=into, offline=offline)
+    ui.show(f"moved to {commit[:12]}: {done.folder}")
+    ui.show(f"      calls that moved along: {len(done.moved)}")
+    for line in done.lost:
+        ui.show(f"      insert again, the code around it changed: {line.text.strip()} (was at {line.place})")
+    for what, flags in (("new flags, for flags.py", done.added), ("flags that are gone", done.removed)):
+        if flags:
+            ui.show(f"      {what}: {', '.join(flags)}")
+    ui.show(f"next: dire-plug vendor {name} && dire-plug verify {name}")
 
 
 def _install(folder: Path) -> str:

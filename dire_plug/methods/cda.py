@@ -26,6 +26,7 @@ from dire_plug.api.method import (
     with_slots,
 )
 from dire_plug.methods.sre2l_family import (
+    RESNETS,
     TEACHER,
     FamilyAdapter,
     FamilyFlags,
@@ -96,8 +97,8 @@ class CDA(FamilyAdapter):
     flags = MappingProxyType({"tiny": TinyImageNetFlags, "cifar-100": TinyImageNetFlags, "imagenet": In1kFlags})
     architectures = MappingProxyType(
         {
-            "tiny": ("resnet-18", "resnet-small"),
-            "cifar-100": ("resnet-18", "resnet-small"),
+            "tiny": RESNETS,
+            "cifar-100": RESNETS,
             "imagenet": ("resnet-18",),
         }
     )

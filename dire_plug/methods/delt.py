@@ -44,7 +44,7 @@ from dire_plug.api.method import (
     write_network,
 )
 from dire_plug.files import make_folder
-from dire_plug.methods.sre2l_family import TEACHER, FamilyFlags, common_shims, saving_arguments, write_images
+from dire_plug.methods.sre2l_family import RESNETS, TEACHER, FamilyFlags, common_shims, saving_arguments, write_images
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
@@ -219,8 +219,8 @@ class DELT(PlannedAdapter):
     embeddings_are_nonnegative = True
     architectures: Mapping[str, Sequence[str]] = MappingProxyType(
         {
-            "cifar-10": ("resnet-18", "resnet-small"),
-            "tiny-imagenet": ("resnet-18", "resnet-small"),
+            "cifar-10": RESNETS,
+            "tiny-imagenet": RESNETS,
             "imagenet-1k": ("resnet-18",),
         }
     )

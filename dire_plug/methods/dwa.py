@@ -36,6 +36,7 @@ from dire_plug.api.method import (
 )
 from dire_plug.files import make_folder
 from dire_plug.methods.sre2l_family import (
+    RESNETS,
     TEACHER,
     FamilyAdapter,
     FamilyFlags,
@@ -200,9 +201,9 @@ class DWA(FamilyAdapter):
     freezes_after_first_step = True
     architectures = MappingProxyType(
         {
-            "cifar-10": ("resnet-18", "resnet-small"),
-            "cifar-100": ("resnet-18", "resnet-small"),
-            "tiny": ("resnet-18", "resnet-small"),
+            "cifar-10": RESNETS,
+            "cifar-100": RESNETS,
+            "tiny": RESNETS,
             "imagenet": ("resnet-18",),
         }
     )

@@ -31,6 +31,7 @@ from dire_plug.api.method import (
     with_slots,
 )
 from dire_plug.methods.sre2l_family import (
+    RESNETS,
     TEACHER,
     FamilyAdapter,
     FamilyFlags,
@@ -103,9 +104,7 @@ class SRe2L(FamilyAdapter):
         }
     )
     flags = MappingProxyType({"cifar": CifarFlags, "tiny": TinyImageNetFlags, "imagenet": DataSynthesisFlags})
-    architectures = MappingProxyType(
-        {"cifar": ("resnet-18", "resnet-small"), "tiny": ("resnet-18",), "imagenet": ("resnet-18",)}
-    )
+    architectures = MappingProxyType({"cifar": RESNETS, "tiny": ("resnet-18",), "imagenet": ("resnet-18",)})
     """Only the CIFAR script asks torchvision for its network by a call that a shim can answer, and it then replaces
     `conv1` and `maxpool`."""
 

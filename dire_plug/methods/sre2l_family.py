@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher.pt"
 """The teacher's checkpoint among the inputs."""
+RESNETS = ("resnet-18", "resnet-small", "resnet-small-grey")
+"""Teachers with the `conv1` and the `maxpool` that a script for small images replaces."""
 
 
 class FamilyFlags(Flags):

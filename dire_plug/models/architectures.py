@@ -5,10 +5,12 @@
 | resnet-18 | all methods; G-VBSM's is the same network with other keys | 32, 64 px with the small stem, 224 px | 512 |
 | resnet-50, resnet-101 | DELT, DWA: students | like resnet-18 | 2048 |
 | resnet-small | quick recipes | 8 to 16 px | 128 |
+| resnet-small-grey | the same, but it averages the channels first: for grey images | 8 to 16 px | 128 |
 | convnet-3, convnet-4 | MTT, DM, G-VBSM (ConvNetW128: depth 3) | 32 px; 64 px | 128 · (size // 2^depth)², or 128 |
 | convnet-3-w32 | MTT, DM: a quarter as wide (ConvNetW32): quick recipes | 32 px | 32 · (size // 8)², or 32 |
 | convnet-3-bn, convnet-4-bn | DELT, INFER | 32 px; 64 px | likewise |
 | convnet-small | quick recipes: two blocks, batch normalisation | 8 to 16 px | 64 · (size // 4)², or 64 |
+| convnet-small-grey | the same for grey images | 8 to 16 px | likewise |
 | mobilenet-v2-ufc | INFER, DWA | 32 px | 1280 |
 | efficientnet-b0-ufc | INFER, DWA | 32 px | 320, of both signs |
 | shufflenet-g2-ufc | INFER, DWA | 32 px | 800 |
@@ -52,20 +54,10 @@ from dire_plug.models.small_networks import (
     vgg_16_bn,
     wrn_16_2,
 )
+from dire_plug.types import TORCHVISION_NAMES
 
 TORCHVISION = "torchvision:"
 """How a recipe, or an option, begins the name of weights that torchvision publishes."""
-NAMES = {
-    "resnet-18": "resnet18",
-    "resnet-50": "resnet50",
-    "resnet-101": "resnet101",
-    "mobilenet-v2": "mobilenet_v2",
-    "efficientnet-b0": "efficientnet_b0",
-    "shufflenet-v2-x0.5": "shufflenet_v2_x0_5",
-    "shufflenet-v2-x1.0": "shufflenet_v2_x1_0",
-    "vgg-16": "vgg16",
-}
-"""Architecture → torchvision's name of it, with the imagenet stem."""
 
 
 def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
@@ -75,7 +67,7 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
     recover/models/ShuffleNetv2.py); neither is followed by pooling.
     """
     # torchvision's registry, for a shim may have replaced its functions by networks of ours
-    model: nn.Module = get_model_builder(NAMES[architecture])(weights=None, num_classes=outputs)
+    model: nn.Module = get_model_builder(TORCHVISION_NAMES[architecture])(weights=None, num_classes=outputs)
     if stem == "small":
         convolve = partial(nn.Conv2d, 3, bias=False)  # as the scripts do it: with nn.Conv2d's own initialisation
         if architecture.startswith("resnet"):
@@ -89,6 +81,7 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
 Stem = Literal["small", "imagenet"]
 _SMALL: dict[str, Callable[[int], nn.Module]] = {
     "resnet-small": ResNetSmall,
+    "resnet-small-grey": partial(ResNetSmall, grey=True),
     "mobilenet-v2-ufc": mobilenet_v2,
     "efficientnet-b0-ufc": efficientnet_b0,
     "shufflenet-g2-ufc": shufflenet_g2,
@@ -108,7 +101,7 @@ _LEAST = {"convnet-4": 16, "convnet-4-bn": 16, "vgg-16-bn-dwa": 32, "vgg-16": 32
 def architectures() -> tuple[str, ...]:
     """Return the names that `build` takes."""
     # in this order `checkpoint.identify` tries them
-    return tuple(dict.fromkeys(["resnet-18", *CONVNETS, *_SMALL, *NAMES, _VIT_SMALL, _VIT_TINY]))
+    return tuple(dict.fromkeys(["resnet-18", *CONVNETS, *_SMALL, *TORCHVISION_NAMES, _VIT_SMALL, _VIT_TINY]))
 
 
 def build(architecture: str, *, outputs: int, stem: str = "small", size: int | None = None) -> nn.Module:
@@ -171,7 +164,7 @@ def stems(architecture: str) -> tuple[str, ...]:
     """Return the stems that an architecture has."""
     if architecture in _IMAGENET_ONLY:
         return ("imagenet",)
-    return ("small", "imagenet") if architecture in NAMES else ("small",)
+    return ("small", "imagenet") if architecture in TORCHVISION_NAMES else ("small",)
 
 
 def stem_like(architecture: str, wanted: str) -> str:
@@ -196,7 +189,7 @@ def nonnegative(architecture: str) -> bool:
 
 def torchvision_name(architecture: str) -> str | None:
     """Return what torchvision calls an architecture, None where it has none; with the imagenet stem, it is the same."""
-    return NAMES.get(architecture)
+    return TORCHVISION_NAMES.get(architecture)
 
 
 def size_of(architecture: str, state: Mapping[str, Tensor]) -> int | None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -97,7 +97,6 @@ def _state_of(spec: NetworkSpec, size: int | None) -> Mapping[str, Tensor]:
         return build(spec.architecture, outputs=spec.outputs, stem=spec.stem, size=size).state_dict()
 
 
-Layout = Literal["state_dict.module", "model", "bare"]
 DESCRIPTION = "dire-plug"
 PREFIX = "module."
 Triple = tuple[float, float, float]
@@ -207,14 +206,14 @@ def read_foreign(path: Path, *, architecture: str, outputs: int, stem: str) -> d
     return _with_counters(state)
 
 
-def write_for_upstream(model: nn.Module, path: Path, layout: Layout | str, *, keys: Rename | None = None) -> None:
+def write_for_upstream(model: nn.Module, path: Path, layout: str, *, keys: Rename | None = None) -> None:
     """Write weights as an upstream script reads them.
 
     Args:
         model: the network.
         path: the file to write, atomically.
-        layout: `state_dict.module`: {"state_dict": …} with the prefix "module."; `model`: {"model": …}; `bare`: the
-            state dict itself.
+        layout: `state_dict`: {"state_dict": …}; `state_dict.module`: likewise, with the prefix "module."; `model`:
+            {"model": …}; `bare`: the state dict itself.
         keys: from our key of a weight to upstream's, as `upstream_keys` gives it; None where they agree.
 
     Raises:
@@ -224,6 +223,7 @@ def write_for_upstream(model: nn.Module, path: Path, layout: Layout | str, *, ke
     if keys is not None:
         state = {keys(key): value for key, value in state.items()}
     layouts: dict[str, Any] = {
+        "state_dict": {"state_dict": state},
         "state_dict.module": {"state_dict": {f"{PREFIX}{key}": value for key, value in state.items()}},
         "model": {"model": state},
         "bare": state,

@@ -42,6 +42,25 @@ class Averaged(nn.Module):
         return outputs
 
 
+class AveragedChannels(nn.Module):
+    """Images [N, 3, H, W] to the mean of their channels, three times, in the same shape.
+
+    A network of grey images then sends all channels the same gradient. The weights stand in the state dict, so that it
+    tells such a network from one that sees colours.
+    """
+
+    weights: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.full((3, 1, 1), 1 / 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the grey images."""
+        # three of them: scripts put a `conv1` of their own behind this, for three channels
+        return (images * self.weights).sum(dim=1, keepdim=True).expand_as(images)
+
+
 def depthwise(channels: int, *, stride: int = 1) -> Conv2dNormActivation:
     """Return a 3×3 convolution of each channel by itself, batch normalisation and ReLU."""
     return Conv2dNormActivation(channels, channels, kernel_size=3, stride=stride, groups=channels)
@@ -77,10 +96,14 @@ class ConvNet(nn.Module):
         size: height and width of the images that it is made for. None: of any that its poolings leave something of,
             the last map averaged before the head; the same network as the field's where that map is one pixel, with a
             narrower embedding above.
+        grey: whether the channels of an image are averaged first.
     """
 
-    def __init__(self, outputs: int, *, width: int, depth: int, batch_norm: bool, size: int | None = None) -> None:
+    def __init__(
+        self, outputs: int, *, width: int, depth: int, batch_norm: bool, size: int | None = None, grey: bool = False
+    ) -> None:
         super().__init__()
+        self.channels = AveragedChannels() if grey else nn.Identity()
         inputs = (3, *(width,) * (depth - 1))
         self.features = nn.Sequential(*(_convnet_block(count, width, batch_norm=batch_norm) for count in inputs))
         side = 1 if size is None else size // 2**depth  # each block's pooling halves, an odd last row is lost
@@ -89,7 +112,7 @@ class ConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the outputs, [N, `outputs`]."""
-        outputs: Tensor = self.fc(torch.flatten(self.pool(self.features(images)), 1))
+        outputs: Tensor = self.fc(torch.flatten(self.pool(self.features(self.channels(images))), 1))
         return outputs
 
 
@@ -109,14 +132,18 @@ CONVNETS: dict[str, tuple[int, int, bool]] = {
     "convnet-3-bn": (128, 3, True),
     "convnet-4-bn": (128, 4, True),
     "convnet-small": (64, 2, True),
+    "convnet-small-grey": (64, 2, True),
 }
 """Architecture → width, number of blocks, whether these normalise batches instead of instances."""
+GREY = "-grey"
+"""The end of the names of networks that average the channels of an image first."""
 
 
 def build_convnet(architecture: str, outputs: int, *, size: int | None) -> ConvNet:
     """Build one of `CONVNETS`."""
     width, depth, batch_norm = CONVNETS[architecture]
-    return ConvNet(outputs, width=width, depth=depth, batch_norm=batch_norm, size=size)
+    grey = architecture.endswith(GREY)
+    return ConvNet(outputs, width=width, depth=depth, batch_norm=batch_norm, size=size, grey=grey)
 
 
 def convnet_size(architecture: str, state: Mapping[str, Tensor]) -> int | None:
@@ -139,10 +166,15 @@ class ResNetSmall(nn.Module):
     It keeps what scripts expect of a torchvision ResNet: `conv1` with 64 channels, `bn1`, `maxpool`, `fc`, so that a
     script which puts in a 3×3 `conv1` and no pooling gets the same network with the same keys. Stem 64, then one basic
     block of 64 and one of 128 channels, both with stride 2; the embedding has 128 dimensions. H and W from 4 up.
+
+    Args:
+        outputs: the width of the head.
+        grey: whether the channels of an image are averaged first.
     """
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, outputs: int, *, grey: bool = False) -> None:
         super().__init__()
+        self.channels = AveragedChannels() if grey else nn.Identity()
         self.conv1 = nn.Conv2d(3, RESNET_STEM, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(RESNET_STEM)
         self.relu = nn.ReLU(inplace=True)
@@ -155,7 +187,7 @@ class ResNetSmall(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the outputs, [N, `outputs`]."""
-        maps = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps = self.maxpool(self.relu(self.bn1(self.conv1(self.channels(images)))))
         maps = self.layer2(self.layer1(maps))
         outputs: Tensor = self.fc(torch.flatten(self.avgpool(maps), 1))
         return outputs

@@ -19,7 +19,7 @@ from dire_plug.data import (
 )
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models import check_architecture, check_size
-from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, read_yaml, recipe_path, resolve
+from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
@@ -232,6 +232,21 @@ def absence(adapter: Adapter) -> str:
 def same_but_arm(request: Request, arm: str, seed: int) -> Request:
     """Return the request for another arm and seed of the same comparison."""
     return replace(request, arm=arm, seed=seed)
+
+
+def ladder_of(request: Request) -> tuple[str, ...]:
+    """Return the arms of a request's ladder, from baseline to `dire`.
+
+    Raises:
+        DirePlugError: unknown method or recipe, or the recipe has no arm `dire`.
+    """
+    return ladder_arms(
+        read_yaml(find_recipe(plugins.load_adapter(request.method), request.recipe)),
+        ipc=request.ipc,
+        preset=request.preset,
+        settings=request.settings,
+        catalogue=plugins.regularizer_models(),
+    )
 
 
 def with_data(run: Run) -> Run:

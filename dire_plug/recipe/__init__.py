@@ -3,7 +3,7 @@
 from dire_plug.recipe.check import DEFAULT_ARMS, PROBE, REAL_IMAGE_ARMS, Catalogue, check_recipe, find_problems
 from dire_plug.recipe.loading import header, read_yaml, recipe_names, recipe_path
 from dire_plug.recipe.model import Recipe
-from dire_plug.recipe.resolve import Resolved, arm_names, as_file, counted, resolve, without_terms
+from dire_plug.recipe.resolve import Resolved, arm_names, as_file, counted, ladder_arms, resolve, without_terms
 
 __all__ = [
     "DEFAULT_ARMS",
@@ -18,6 +18,7 @@ __all__ = [
     "counted",
     "find_problems",
     "header",
+    "ladder_arms",
     "read_yaml",
     "recipe_names",
     "recipe_path",

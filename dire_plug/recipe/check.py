@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.recipe.ladder import RUNG
 from dire_plug.recipe.loading import Tree, flatten, mapping, merge
 from dire_plug.recipe.messages import Problem, describe
 from dire_plug.recipe.model import Recipe
@@ -198,7 +199,7 @@ def _arm_problems(tree: Tree) -> list[Problem]:
     problems = []
     for name in mapping(tree, "arms"):
         arm = mapping(tree, "arms", name)
-        if name in RESERVED_ARMS:
+        if name in RESERVED_ARMS or name.startswith(RUNG):
             problems.append(Problem(f"arms.{name}", "this name is reserved; choose another"))
         if name != "dire" and name in mapping(arm, "regularizers") and mapping(arm, "overrides"):
             message = (

@@ -16,6 +16,7 @@ from dire_plug.recipe.check import (
     overlay_problems,
     raise_problems,
 )
+from dire_plug.recipe.ladder import RUNG, cut_ladder
 from dire_plug.recipe.loading import Layer, Tree, flatten, mapping, merge, settings_tree, stack
 from dire_plug.recipe.messages import UNKNOWN, Problem, model_keys, with_path
 from dire_plug.recipe.model import Recipe
@@ -136,6 +137,25 @@ def arm_names(raw: Tree) -> list[str]:
     return ["baseline", *(["control"] if "dire" in defined else []), *defined, *REAL_IMAGE_ARMS]
 
 
+def ladder_arms(
+    raw: Tree, *, ipc: int | None, preset: str | None, settings: Sequence[str], catalogue: Catalogue | None = None
+) -> tuple[str, ...]:
+    """Return the arms from baseline to `dire`, each with one more of the changes of `dire` than the one before.
+
+    Args:
+        raw, ipc, preset, settings, catalogue: as `resolve` takes them.
+
+    Raises:
+        DirePlugError: the recipe has no arm `dire`; an unknown preset or arm.
+    """
+    given = Layer("--set", settings_tree(settings))
+    overlays = _overlays(raw, ipc=_choose_ipc(raw, ipc, given), preset=preset)
+    definitions = _definitions(raw, [*overlays, given], catalogue)
+    if "dire" not in definitions:
+        raise DirePlugError("this recipe has no arm 'dire', so there is no ladder to it; name its arms with --arms")
+    return ("baseline", *cut_ladder(mapping(definitions, "dire", "overrides")), "control", "dire")
+
+
 def _choose_ipc(raw: Tree, ipc: int | None, given: Layer) -> Any:
     asked = given.values.get("ipc")
     if ipc is not None and asked is not None and asked != ipc:
@@ -186,6 +206,12 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
     twice = [name for name in arm.split(SUM) if arm.split(SUM).count(name) > 1]
     if twice:
         raise DirePlugError(f"arm '{arm}': names {twice[0]} twice; each regularizer is added once")
+    if arm.startswith(RUNG):
+        rungs = cut_ladder(mapping(definitions, "dire", "overrides"))
+        if arm not in rungs:
+            names = ", ".join(rungs) or "none"
+            raise DirePlugError(f"no arm '{arm}'{nearest(arm, rungs)}; this recipe's ladder has {names}")
+        return [Layer(f"arm {arm}", rungs[arm], "arms.dire.overrides")]
     # control and the arm of any regularizer are `dire` without, or with another, term
     name = "dire" if arm == "control" or _is_regularizer(arm, definitions, catalogue) else arm
     if name not in definitions:

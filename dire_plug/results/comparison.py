@@ -10,8 +10,9 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.pipeline import FinishedRun, Request, Run, plan_run
-from dire_plug.pipeline.request import check_counts, same_but_arm
+from dire_plug.pipeline.request import check_counts, ladder_of, same_but_arm
 from dire_plug.recipe import counted, without_terms
+from dire_plug.results.ladder import Step, find_steps, order_arms
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Comparison:
         controlled: the arms with a term that `control` is without it, and nothing else changed.
         uncontrolled: the arms with a term that differ from `control` in more.
         changes: the options of the command line that change the recipe.
+        steps: of a ladder, from baseline to `dire`; none where arms aren't compared so.
     """
 
     method: str
@@ -36,12 +38,16 @@ class Comparison:
     controlled: tuple[str, ...]
     uncontrolled: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
 
 
-def compare(request: Request, *, arms: Sequence[str], seeds: int, runner: Runner | None = None) -> Comparison:
+def compare(
+    request: Request, *, arms: Sequence[str], seeds: int, ladder: bool = False, runner: Runner | None = None
+) -> Comparison:
     """Run every arm with every seed (finished runs are reused) and return them.
 
     Args:
+        ladder: compare each arm from baseline to `dire` with the one before, too.
         runner: runs them; None does so in this process.
 
     Raises:
@@ -82,7 +88,22 @@ def compare(request: Request, *, arms: Sequence[str], seeds: int, runner: Runner
         controlled=controlled,
         uncontrolled=uncontrolled,
         changes=_changes(request),
+        steps=plan_steps(planned) if ladder else (),
     )
+
+
+def with_ladder(request: Request, arms: Sequence[str]) -> list[str]:
+    """Return the arms of a request's ladder, and those of some others that don't stand on it.
+
+    Raises:
+        DirePlugError: the recipe has no arm `dire`.
+    """
+    return list(dict.fromkeys([*ladder_of(request), *arms]))
+
+
+def plan_steps(planned: Mapping[str, Run]) -> tuple[Step, ...]:
+    """Return the steps of the ladder that planned arms stand on."""
+    return find_steps({arm: planned[arm].recipe.model_dump(mode="json") for arm in order_arms(planned)})
 
 
 def comparison_requests(request: Request, *, arms: Sequence[str], seeds: int) -> list[Request]:

@@ -28,6 +28,7 @@ from dire_plug.measures import (
 from dire_plug.pipeline import FinishedRun
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import new_figure, save_figure
+from dire_plug.results.ladder import Step, save_steps
 from dire_plug.results.statistics import (
     FEW,
     LEVEL,
@@ -97,6 +98,13 @@ def difference(comparison: Comparison, measure: Measure, *, arm: str = "dire") -
     return paired_difference(read_column(comparison, arm, measure), read_column(comparison, "control", measure))
 
 
+def step_difference(comparison: Comparison, step: Step, measure: Measure) -> Difference | None:
+    """Return an arm of a ladder − the one before it in one measure, paired by seed; None where a value is missing."""
+    if measure in STUDENTS or not {step.arm, step.before} <= comparison.runs.keys():
+        return None
+    return paired_difference(*(read_column(comparison, arm, measure) for arm in (step.arm, step.before)))
+
+
 def render(comparison: Comparison) -> RenderableType:
     """Return the tables of accuracy and of diversity in T and I, with their caveats."""
     n = len(comparison.seeds)
@@ -130,6 +138,14 @@ def _pairs(comparison: Comparison) -> dict[str, int]:
     return {arm: count_pairs(comparison, arm) for arm in comparison.controlled}
 
 
+def step_notes(comparison: Comparison) -> list[str]:
+    """Return the lines that say which arms the steps of a ladder are between."""
+    if not comparison.steps:
+        return []
+    shown = "; ".join(f"{step.change}: {step.arm} − {step.before}" for step in comparison.steps)
+    return [f"+: an arm − the one before it on the ladder, paired by seed: {shown}"]
+
+
 def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[str]:
     """Return the lines below the tables.
 
@@ -150,6 +166,7 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
         alike = len(set(pairs.values())) == 1
         numbers = f"n = {min(few.values())}" if alike else ", ".join(f"{arm} n = {count}" for arm, count in few.items())
         lines.append(f"{numbers}: below {FEW} pairs the interval says little")
+    lines += step_notes(comparison)
     for arm in comparison.uncontrolled:
         lines.append(f"{arm}: differs from control in more than its term, so no difference is formed")
     if _is_known(comparison, STUDENTS[0]):
@@ -194,7 +211,7 @@ def make_table(
     measures: Sequence[Measure],
     *,
     space: str | None = None,
-    pair: Callable[[str], Comparison] | None = None,
+    pair: Callable[[str, str | None], Comparison] | None = None,
 ) -> Table:
     """Return a table of arms and of their differences from control; the arguments are those of `make_rows`."""
     table = Table("arm", title=title)
@@ -225,13 +242,14 @@ def make_rows(
     measures: Sequence[Measure],
     *,
     space: str | None = None,
-    pair: Callable[[str], Comparison] | None = None,
+    pair: Callable[[str, str | None], Comparison] | None = None,
 ) -> list[tuple[str, str, tuple[str, ...]]]:
     """Return the rows of a table: the kind (an arm, `REFERENCE` or `DIFFERENCE`), the label, the cells.
 
     Args:
         space: T or I, where the measures are of an embedding, which has a real reference.
-        pair: an arm → the comparison that its difference from control is of; None: `comparison` for all.
+        pair: an arm and the one that it is compared with (None: its control) → the comparison that has the seeds of
+            both; None: `comparison` for all.
     """
     rows = []
     for arm in comparison.runs:
@@ -243,8 +261,15 @@ def make_rows(
         # the same for all runs: its draws have a seed of their own, and arms have one dataset, IPC and network
         real = next(iter(comparison.runs.values()))[0].metrics["diversity"][space]["real"]
         rows.append((REFERENCE, "real reference", tuple(diversity_cells(space, real))))
+    for step in comparison.steps:
+        paired = comparison if pair is None else pair(step.arm, step.before)
+        found = [step_difference(paired, step, one) for one in measures]
+        cells = (format_difference(gap, one) for gap, one in zip(found, measures, strict=True))
+        rows.append((DIFFERENCE, f"+ {step.change}", tuple(cells)))
     for arm in comparison.controlled:
-        paired = comparison if pair is None else pair(arm)
+        if comparison.steps and arm == comparison.steps[-1].arm:
+            continue  # the last step is this difference
+        paired = comparison if pair is None else pair(arm, None)
         if gaps := difference_cells(paired, measures, arm):
             rows.append((DIFFERENCE, f"{arm} − control", gaps))
     return rows
@@ -312,6 +337,19 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             for arm, of_arm in gaps.items()
         },
         "power": {arm: None if found is None else vars(found) for arm, found in _powers(comparison).items()},
+        "ladder": [
+            {
+                "arm": step.arm,
+                "before": step.before,
+                "change": step.change,
+                "keys": {key: list(values) for key, values in step.keys.items()},
+                "difference": {
+                    name: None if (gap := step_difference(comparison, step, measure)) is None else vars(gap)
+                    for name, measure in named.items()
+                },
+            }
+            for step in comparison.steps
+        ],
         "uncontrolled": list(comparison.uncontrolled),
         "notes": notes(comparison, len(comparison.seeds), pairs=_pairs(comparison)),
     }
@@ -367,9 +405,15 @@ def load_comparison(name: str, root: Path) -> tuple[Path, Comparison]:
             controlled=tuple(content["minus_control"]),
             uncontrolled=tuple(content["uncontrolled"]),
             changes=tuple(content["changes"]),
+            steps=tuple(_read_step(step) for step in content["ladder"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise DirePlugError(f"{path}: holds no comparison; run `dire-plug compare` again") from error
+
+
+def _read_step(step: dict[str, Any]) -> Step:
+    keys = {key: (old, new) for key, (old, new) in step["keys"].items()}
+    return Step(step["arm"], step["before"], step["change"], keys)
 
 
 def _summary_json(summary: Summary | None) -> dict[str, Any] | None:
@@ -411,6 +455,12 @@ def images_figure(folders: Mapping[str, Path]) -> Figure | None:
         axes.set_title(title)
         axes.set_axis_off()
     return figure
+
+
+def draw_ladder(comparison: Comparison, path: Path) -> None:
+    """Draw the steps of a ladder, each with its differences, into a PNG file; nothing where there is no ladder."""
+    if comparison.steps:
+        save_steps(comparison.steps, lambda step, measure: step_difference(comparison, step, measure), path)
 
 
 def _grid(folder: Path) -> Tensor:

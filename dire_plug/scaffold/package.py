@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from string import Template
@@ -15,6 +15,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import new_folder, write_atomically
 from dire_plug.plugins import Kind
 from dire_plug.recipe.check import RESERVED_ARMS
+from dire_plug.scaffold.kinds import ScriptKind, adapter_parts, find_architecture, find_roles, guess_kind, reserved
 from dire_plug.scaffold.script import Facts, flag_lines, published, pydantic_names, read_facts, typing_names
 from dire_plug.types import Upstream
 from dire_plug.upstream.source.tree import object_hash
@@ -63,7 +64,8 @@ def choose_names(kind: Kind, plugin: str, *, into: Path) -> Names:
         )
     if plugin in plugins.known(kind):
         where = plugins.known(kind)[plugin].value
-        raise DirePlugError(f"the name '{plugin}' is taken among {kind}, by {where}; choose another")
+        update = "; or move that one to another commit: --update" if kind == "methods" else ""
+        raise DirePlugError(f"the name '{plugin}' is taken among {kind}, by {where}; choose another{update}")
     if plugin in _TAKEN[kind]:
         raise DirePlugError(f"the name '{plugin}' is reserved; choose another")
     names = Names(plugin, into.absolute() / f"dire-plug-{plugin}")
@@ -121,8 +123,35 @@ class Published:
     script: str
 
 
-def new_method(name: str, origin: Published, *, into: Path, offline: bool = False) -> tuple[Path, Facts]:
-    """Write the package of a method; return its folder, which is below `into`, and what was read of the script.
+@dataclass(frozen=True)
+class MethodPackage:
+    """A package that was written.
+
+    Attributes:
+        folder: its own.
+        facts: what was read of the script.
+        kind: what the script is.
+        roles: constant of the adapter → flag, of those that their names told.
+    """
+
+    folder: Path
+    facts: Facts
+    kind: ScriptKind
+    roles: Mapping[str, str]
+
+
+def new_method(
+    name: str,
+    origin: Published,
+    *,
+    into: Path,
+    offline: bool = False,
+    choose: Callable[[ScriptKind], ScriptKind] = lambda guessed: guessed,
+) -> MethodPackage:
+    """Write the package of a method into a folder below `into`.
+
+    Args:
+        choose: what the script is, given what it seems to be.
 
     Raises:
         DirePlugError: the name can't be one or is taken, the folder is there already, the commit is no full hash, the
@@ -134,10 +163,29 @@ def new_method(name: str, origin: Published, *, into: Path, offline: bool = Fals
     tree = published(upstream, offline=offline)
     facts = read_facts(tree, origin.script)
     pins = {path: object_hash(tree, path) for path in upstream.paths}
-    files = fill_templates("method", names.values() | _values(names, origin, facts, pins))
+    roles = find_roles(facts.flags)
+    kind = choose(guess_kind(facts.syntax, roles))
+    parts = adapter_parts(kind, roles, find_architecture(facts.syntax))
+    files = fill_templates(
+        "method", names.values() | _values(names, origin, facts, pins) | parts | _flags(facts, roles)
+    )
     files[f"{names.module}/patches/bridge.patch"] = _first_patch(origin, facts)
     write_package(names.folder, files)
-    return names.folder, facts
+    return MethodPackage(names.folder, facts, kind, roles)
+
+
+def _flags(facts: Facts, roles: Mapping[str, str]) -> dict[str, str]:
+    """Return what the template of the flags names."""
+    taken = reserved(facts.flags, roles)
+    free = [flag for flag in facts.flags if flag.name not in taken]
+    lines = "".join(f"\n        {quote(flag)}: {reason}," for flag, reason in taken.items())
+    return {
+        "flag_lines": flag_lines(free),
+        "flag_reasons": "".join(f"    {name},\n" for name in sorted(set(taken.values()))),
+        "reserved_flags": f"{lines}\n    " if lines else "",
+        "typing_names": typing_names(free),
+        "pydantic_names": pydantic_names(free),
+    }
 
 
 def _check(origin: Published) -> Published:
@@ -174,9 +222,6 @@ def _values(names: Names, origin: Published, facts: Facts, pins: Mapping[str, st
         "script_path": quote(origin.script),
         "script_name": origin.script,
         "script": quote(PurePosixPath(origin.script).stem),
-        "flag_lines": flag_lines(facts.flags),
-        "typing_names": typing_names(facts.flags),
-        "pydantic_names": pydantic_names(facts.flags),
         "folder": names.folder.name,
     }
 

@@ -19,6 +19,7 @@ from dire_plug.api.checklist import IMPORT
 from dire_plug.api.patch_file import Patch, blob_hash, insert_lines, make_patch, read_patch
 from dire_plug.errors import DirePlugError, PluginError, nearest
 from dire_plug.files import write_atomically
+from dire_plug.scaffold.reach import place_problem
 from dire_plug.scaffold.script import end_of_imports, parse, read_script
 from dire_plug.types import Adapter
 from dire_plug.upstream.source.patching import REPAIR, line_problem
@@ -70,7 +71,7 @@ def check_statement(before: bytes, after: bytes, *, line: int, where: str) -> No
 
     Raises:
         DirePlugError: the script no longer parses, the line became part of something else, it stands above the import
-            of bridge, or it uses a name that the script doesn't have.
+            of bridge, it uses a name that the script doesn't have, or it is never reached, or too often.
     """
     try:
         tree = parse(after, where=where)
@@ -89,6 +90,8 @@ def check_statement(before: bytes, after: bytes, *, line: int, where: str) -> No
     for name in sorted(set(_loaded(found[0])) - known):
         if "*" not in known:  # `import *` may bring any name
             raise DirePlugError(f"{where}: the script has no name '{name}'{nearest(name, known)}; nothing was changed")
+    if problem := place_problem(tree, line):
+        raise DirePlugError(f"{where}: {problem}; nothing was changed")
 
 
 def _import_line(tree: ast.Module) -> int:
@@ -258,7 +261,7 @@ def _read(adapter: Adapter, tree: Path, *, also: str | None = None) -> tuple[dic
     if patch.commit != adapter.upstream.commit:
         raise DirePlugError(
             f"{patch.source}: is for commit {patch.commit}, but the adapter pins {adapter.upstream.commit}, where "
-            "lines have other numbers: write a new package with `dire-plug new method`"
+            "lines have other numbers: dire-plug new method NAME --update --commit SHA moves both"
         )
     files = dict.fromkeys([*(file.path for file in patch.files), *([also] if also else [])])
     contents = {file: _repaired(adapter, file, read_script(tree, file)) for file in files}

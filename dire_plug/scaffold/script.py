@@ -111,9 +111,9 @@ def flag_lines(flags: Sequence[Flag]) -> str:
 
 
 def typing_names(flags: Sequence[Flag]) -> str:
-    """Return the import, with its line ends, that the fields need of typing."""
+    """Return the import, with its line end, that the fields need of typing."""
     literal = any(flag.annotation.startswith("Literal[") for flag in flags)
-    return "from typing import Literal\n\n" if literal else ""
+    return "from typing import Literal\n" if literal else ""
 
 
 def pydantic_names(flags: Sequence[Flag]) -> str:
@@ -202,6 +202,7 @@ class Facts:
 
     Attributes:
         content: of the file, for the patch's hashes; none of it is written anywhere.
+        syntax: its tree.
         flags: those that a recipe could set.
         others: arguments that a typed model can't hold.
         packages: imported at the top, and neither the standard library's, nor torch's, nor files beside the script.
@@ -209,6 +210,7 @@ class Facts:
     """
 
     content: bytes
+    syntax: ast.Module
     flags: list[Flag]
     others: list[str]
     packages: tuple[str, ...]
@@ -226,7 +228,7 @@ def read_facts(tree: Path, path: str) -> Facts:
     flags, others = read_flags(syntax)
     folders = (tree, (tree / path).parent)
     packages = tuple(sorted({name for name in _imported(syntax) if _is_foreign(name, folders)}))
-    return Facts(content, flags, others, packages, end_of_imports(syntax))
+    return Facts(content, syntax, flags, others, packages, end_of_imports(syntax))
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:

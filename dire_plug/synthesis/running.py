@@ -14,6 +14,7 @@ from typing import Any, cast
 import pluggy
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from dire_plug import plugins
 from dire_plug.acceleration import FROZEN, Components, accelerate_in_loop, use_tf32
@@ -35,7 +36,7 @@ from dire_plug.synthesis.saved_passes import (
     save_random_state,
 )
 from dire_plug.synthesis.spec import SynthesisSpec, load_start
-from dire_plug.synthesis.terms import Terms
+from dire_plug.synthesis.terms import LateTerms, Terms
 from dire_plug.types import Adapter, Batch, Plan, RealEmbeddings, Slot, StartImages
 
 PLUGINS = "plugins"
@@ -75,6 +76,8 @@ class RunningSynthesis:
         self._parts: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._losses: dict[str, Tensor] = {}
         self._batch: Batch | None = None
+        self._late: LateTerms | None = None
+        self._called = ""
 
     # For plugins.
 
@@ -277,35 +280,103 @@ class RunningSynthesis:
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
-            DirePlugError: the slot isn't made here, but the patch doesn't ask for the number of its iterations.
+            DirePlugError: the slot isn't made here, but the patch doesn't ask for the number of its iterations; or
+                `bridge.term` was called in this step.
         """
+        self._check_call(of=loss)
+        self._losses = {"upstream": loss.detach()}
+        batches = self._embed(loss, images=images, labels=labels, step=step, network=network)
+        if not batches:
+            return loss
+        total, terms = self._terms.add(loss, batches)
+        self._losses |= terms
+        return total
+
+    def term(
+        self,
+        *,
+        images: Tensor,
+        labels: Tensor,
+        step: int,
+        network: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        """Take the gradients of the active terms, and add them to that of the script's loss when it comes.
+
+        Args:
+            network: as in `loss`.
+            scaler: by which the script scales its loss.
+
+        Raises:
+            PluginError: a plugin raised, or its term is no finite scalar with a graph.
+            DirePlugError: as in `loss`; or it stands after `backward`, or a second time before it.
+        """
+        self._check_call(of=None)
+        self._losses = {}
+        if batches := self._embed(None, images=images, labels=labels, step=step, network=network):
+            self._late = self._terms.delay(batches, images=images, scaler=scaler)
+
+    def _check_call(self, *, of: Tensor | None) -> None:
+        """Check that a loss, or a term without one, may come now."""
         if self._pass.slot_is_left_out:
             raise DirePlugError(
                 f"{self._pass.slot} is left out, but the script runs its iterations: the adapter says that its slots "
                 "are independent, so its patch needs a line ITERATIONS = bridge.steps(ITERATIONS)"
             )
-        self._losses, self._batch = {"upstream": loss.detach()}, None
+        self._take_late(before="the next bridge.term")
+        name = "term" if of is None else "loss"
+        if self._called not in ("", name):
+            raise DirePlugError(f"a step of {self._pass.slot} calls bridge.loss and bridge.term; one of them is enough")
+        self._called = name
+
+    def _take_late(self, *, before: str) -> None:
+        """Take the values of terms that waited for the gradient of the script's loss.
+
+        Raises:
+            DirePlugError: it hasn't come.
+        """
+        if (late := self._late) is None:
+            return
+        self._late, waits = None, late.waits
+        late.close()
+        if waits:
+            raise DirePlugError(
+                f"{self._pass.slot}: no gradient has reached `images` between bridge.term and {before}; bridge.term "
+                "must stand once in a step, after the forward pass and before `backward`"
+            )
+        self._losses |= late.added
+
+    def _embed(
+        self, loss: Tensor | None, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None
+    ) -> list[tuple[Batch, float]]:
+        """Return the step in each network, with the factor of terms there; nothing where no plugin looks at steps."""
+        self._batch = None
         # used once: the next step says again which part it sees
         (used, rows), self._in_use = self._in_use or (labels, None), None
-        if not self._follows_steps:
-            return loss
-        part, slot = images if rows is None else images[rows], self._pass.slot
         batches: list[tuple[Batch, float]] = []
+        if not self._follows_steps:
+            return batches
+        part, slot = images if rows is None else images[rows], self._pass.slot
         for teacher, embeddings, own, scale in self._embeddings.embed(
             images, part, used, network=network, generator=self._generator
         ):
             if len(embeddings) != len(own):
                 raise DirePlugError(f"{len(embeddings)} embeddings for {len(own)} labels in {slot}")
             batches.append((Batch(images, loss, own, embeddings, teacher, step, slot), scale))
-        total, terms = self._terms.add(loss, batches)
-        self._losses |= terms
         first, _ = batches[0]
         # for `step_done`, when the graph is gone; with it, the step's memory would be kept alive
-        self._batch = replace(first, loss=loss.detach(), embeddings=first.embeddings.detach())
-        return total
+        detached = None if loss is None else loss.detach()
+        self._batch = replace(first, loss=detached, embeddings=first.embeddings.detach())
+        return batches
 
-    def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
-        """Call the plugins' `step_done`; report progress now and then."""
+    def step_done(self, loss: Tensor | None = None, *, images: Tensor, labels: Tensor, step: int) -> None:
+        """Call the plugins' `step_done`; report progress now and then.
+
+        Raises:
+            DirePlugError: no `backward` followed `bridge.term`.
+        """
+        self._take_late(before="bridge.step_done")
+        self._called = ""
         self._pass.hold(images, labels)
         # DWA's next slot uses the gradients that this one leaves, so freezing any but the last changes bits
         if self._freezes and (FROZEN in self._components or self._pass.in_last_slot):
@@ -333,6 +404,8 @@ class RunningSynthesis:
         """Call the plugins' `slot_done` with the slot's final images, and save them; do nothing where it has none."""
         if self._pass.slot_is_finished:
             self._tell_finished(before=True)
+        self._take_late(before="the end of the batch")
+        self._called = ""
         if not self._pass.holds_images:
             return
         self._terms.check_finite(self._pass.slot)

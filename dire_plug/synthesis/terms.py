@@ -2,135 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pluggy
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.utils.hooks import RemovableHandle
 
-from dire_plug.errors import PluginError
+from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.recipe.weight import KEY as WEIGHT
-from dire_plug.recipe.weight import PLAIN, AutoWeight
+from dire_plug.recipe.weight import AutoWeight
 from dire_plug.synthesis.hooks import Hooks
 from dire_plug.synthesis.recording import LossRecord
+from dire_plug.synthesis.weighting import Followed, Weighting, leaves_of, without_gradient
 from dire_plug.types import Batch, Slot
-
-# The weights of the terms in a running synthesis: fixed, or following gradients.
-#
-# With g_L and g_R the gradients of upstream's loss and of a term with respect to what the loop
-# optimises, every `every` steps of a slot, the first among them,
-# m ← average · m + (1 − average) · log(‖g_L‖/‖g_R‖), where the first value is taken as it is, and
-# λ = ratio · eᵐ. Nothing is run forward again: both gradients come from the graphs that the loop has
-# built anyway. Each slot starts again, and so does each network in it. λ stays on the device: no
-# step waits for it.
-
-
-class Weighting:
-    """The weights of all terms of one synthesis."""
-
-    def __init__(self, weights: Mapping[str, float | AutoWeight]) -> None:
-        """Take the weight of each plugin by its name; one that isn't there has the weight 1."""
-        self._weights = weights
-        self._slot: Slot | None = None
-        self._followed: dict[tuple[str, str], _Followed] = {}
-        self._upstream: tuple[Batch, Tensor] | None = None
-
-    def apply(self, name: str, term: Tensor, batch: Batch) -> tuple[Tensor, Tensor | float]:
-        """Return the weighted term of one plugin, and λ, a tensor if it follows gradients; 1 returns the same object.
-
-        Raises:
-            PluginError: λ can't follow: the loss or the term doesn't depend on the images that the loop optimises.
-        """
-        weight = self._weights.get(name, PLAIN)
-        if not isinstance(weight, AutoWeight):
-            return (term if weight == PLAIN else weight * term), weight
-        # a slot starts from new images, whose gradients have nothing to do with those of the last slot
-        if batch.slot != self._slot:
-            self._slot, self._followed = batch.slot, {}
-        followed = self._followed.setdefault((name, batch.teacher), _Followed(weight))
-        if followed.is_due():
-            followed.compare(self._norm_of_upstream(name, batch), _norm(name, "the term", term, batch))
-        value = followed.value
-        # λ has no graph of its own: no gradient flows through it
-        return value * term, value
-
-    def _norm_of_upstream(self, name: str, batch: Batch) -> Tensor:
-        """Return ‖g_L‖ of a step, computed once for all terms."""
-        # by identity: a step has one Batch for each network, and all terms of it share this norm
-        if self._upstream is None or self._upstream[0] is not batch:
-            self._upstream = (batch, _norm(name, "upstream's loss", batch.loss, batch))
-        return self._upstream[1]
-
-    def step_done(self) -> None:
-        """Drop the step's graph, so that its memory is freed."""
-        self._upstream = None
-
-
-class _Followed:
-    """m and λ of one term in one network during one slot."""
-
-    def __init__(self, weight: AutoWeight) -> None:
-        self._weight = weight
-        self._steps = 0
-        self._mean: Tensor | None = None
-        self._known: Tensor | None = None
-
-    def is_due(self) -> bool:
-        """Count a step; return whether gradients are compared in it."""
-        self._steps += 1
-        return (self._steps - 1) % self._weight.every == 0
-
-    def compare(self, upstream: Tensor, term: Tensor) -> None:
-        """Take the norms of a step; one that is zero or not finite changes nothing."""
-        seen = (upstream / term).log()
-        # a gradient of 0, as of a term that is constant here, would make λ infinite
-        usable = torch.isfinite(seen)
-        if self._mean is None or self._known is None:
-            self._mean, self._known = torch.where(usable, seen, 0), usable
-            return
-        averaged = self._weight.average * self._mean + (1 - self._weight.average) * seen
-        changed = torch.where(self._known, averaged, seen)
-        self._mean = torch.where(usable, changed, self._mean)
-        self._known = self._known | usable
-
-    @property
-    def value(self) -> Tensor:
-        """λ, a scalar: 0 until a comparison was possible."""
-        assert self._mean is not None
-        assert self._known is not None
-        return torch.where(self._known, self._weight.ratio * self._mean.exp(), 0)
-
-
-def _norm(name: str, what: str, value: Tensor, batch: Batch) -> Tensor:
-    """Return the norm of a scalar's gradient with respect to what the loop optimises.
-
-    That is the images, or what they are computed from: INFER's perturbation, which the images of a batch share. The
-    graph is kept for the loop's own step.
-    """
-    leaves = leaves_of(batch.images)
-    known = value.requires_grad and bool(leaves)
-    found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True) if known else ()
-    norms = [torch.linalg.vector_norm(gradient) for gradient in found if gradient is not None]
-    if not norms:
-        raise PluginError(
-            f"plugin '{name}': weight auto: {what} has no gradient with respect to the images that the loop hands "
-            "over; give this term a number as its weight"
-        )
-    norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    return norm
-
-
-def leaves_of(value: Tensor) -> list[Tensor]:
-    """Return the tensors, requiring a gradient, that `value` is computed from; itself where it is one."""
-    found, stack, seen = [value] if value.is_leaf and value.requires_grad else [], [value.grad_fn], set()
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [following for following, _ in node.next_functions]
-            if hasattr(node, "variable"):
-                found.append(node.variable)
-    return found
 
 
 class Terms:
@@ -182,6 +72,30 @@ class Terms:
                 total = total + term
         return total, added
 
+    def delay(self, batches: Sequence[tuple[Batch, float]], *, images: Tensor, scaler: GradScaler | None) -> LateTerms:
+        """Compute the gradients of all terms, which wait for that of a loss that has no name.
+
+        Args:
+            batches: as in `add`.
+            images: what the loop optimises, or what is computed from it.
+            scaler: by which the script scales its loss.
+
+        Raises:
+            PluginError: a plugin raised, or its term is no finite scalar with a graph.
+            DirePlugError: no term depends on the images, or `backward` was called before.
+        """
+        shares: list[_Share] = []
+        for implementation in self._implementations:
+            answers = [(batch, scale, *self._ask(implementation, batch, scale)) for batch, scale in batches]
+            there = [(batch, scale, term, parts) for batch, scale, term, parts in answers if term is not None]
+            name = implementation.plugin_name
+            for batch, scale, term, parts in there:
+                weight, part = self._weighting.follow(name, batch), 1 / len(there)
+                due = isinstance(weight, Followed) and weight.is_due()
+                key = f"{name}/{WEIGHT}{self._suffix(batch)}"
+                shares.append(_Share(name, key, term, part, scale * part, parts, weight, due=due))
+        return LateTerms(shares, self._record, images=images, scaler=scaler)
+
     def step_done(self) -> None:
         """Drop the step's graph, so that its memory is freed."""
         self._weighting.step_done()
@@ -200,24 +114,32 @@ class Terms:
         self, implementation: pluggy.HookImpl, batch: Batch, scale: float
     ) -> tuple[Tensor | None, list[str], Tensor | float]:
         """Return one plugin's weighted term in one network, None where there is none, its parts and their factor."""
-        suffix = f"/{batch.teacher}" if self._name_networks else ""
-        self.suffix = suffix
+        scaled, parts = self._ask(implementation, batch, scale)
+        if scaled is None:
+            return None, parts, 0.0
+        name = implementation.plugin_name
+        weighted, weight = self._weighting.apply(name, scaled, batch)
+        if isinstance(weight, Tensor):
+            self._record.name(f"{name}/{WEIGHT}{self._suffix(batch)}", weight)
+        return weighted, parts, scale * weight
+
+    def _ask(self, implementation: pluggy.HookImpl, batch: Batch, scale: float) -> tuple[Tensor | None, list[str]]:
+        """Return one plugin's term in one network times `scale`, None where there is none, and its parts."""
+        self.suffix = self._suffix(batch)
         # sums over distances need float32, whatever a script runs its loop in
         with torch.autocast(batch.embeddings.device.type, enabled=False):
-            term = self._hooks.call(implementation, {"batch": batch})
+            term: Tensor | None = self._hooks.call(implementation, {"batch": batch})
         self.suffix = ""
         # taken for each plugin and network: the factors of their terms differ
         parts = self._record.take_parts()
         if term is None:
-            return None, parts, 0.0
-        name = implementation.plugin_name
-        self._check(name, term, batch.slot)
+            return None, parts
+        self._check(implementation.plugin_name, term, batch.slot)
         # times 1 changes no value but adds a node to the graph
-        scaled = term if scale == 1 else term * scale
-        weighted, weight = self._weighting.apply(name, scaled, batch)
-        if isinstance(weight, Tensor):
-            self._record.name(f"{name}/{WEIGHT}{suffix}", weight)
-        return weighted, parts, scale * weight
+        return (term if scale == 1 else term * scale), parts
+
+    def _suffix(self, batch: Batch) -> str:
+        return f"/{batch.teacher}" if self._name_networks else ""
 
     def _check(self, name: str, term: object, slot: Slot) -> None:
         if not isinstance(term, Tensor) or term.ndim != 0:
@@ -230,3 +152,153 @@ class Terms:
         if term.device.type == "cpu" and not finite:
             raise PluginError(f"plugin '{name}': its term is {term.item()} in {slot}")
         self._all_finite[name] = self._all_finite[name] & finite if name in self._all_finite else finite
+
+
+# Terms of a step whose loss has no name, such as `(a + b).backward()`: their gradients are taken at once, and added to
+# that of the script's loss when it reaches what the loop optimises.
+
+
+@dataclass
+class _Share:
+    """One plugin's term in one network.
+
+    Attributes:
+        key: under which its weight is recorded, where it follows gradients.
+        term: C/c included; with its graph until its gradient is taken.
+        part: its part of the mean over the networks.
+        factor: of what the plugin recorded as parts of the term, without the weight.
+        due: whether the weight is compared in this step, and so known only when the loss's gradient is.
+    """
+
+    name: str
+    key: str
+    term: Tensor
+    part: float
+    factor: float
+    parts: list[str]
+    weight: float | Followed
+    due: bool
+    gradients: tuple[Tensor | None, ...] = ()
+
+    def weigh(self) -> float | Tensor:
+        """Return λ."""
+        return self.weight.value if isinstance(self.weight, Followed) else self.weight
+
+
+class LateTerms:
+    """The gradients of a step's terms, which wait for that of the script's loss at what the loop optimises.
+
+    Attributes:
+        added: plugin → its weighted term, without its graph; complete when the gradient has come.
+    """
+
+    def __init__(
+        self, shares: Sequence[_Share], record: LossRecord, *, images: Tensor, scaler: GradScaler | None
+    ) -> None:
+        """Take the gradients of the terms; the graph stays for the script's own `backward`.
+
+        Raises:
+            PluginError: a weight can't follow gradients, since the images are made of several tensors.
+            DirePlugError: no term depends on the images, or `backward` was called before.
+        """
+        self.added: dict[str, Tensor] = {}
+        self._shares, self._record = shares, record
+        self._handles: dict[int, RemovableHandle] = {}
+        self._guard = contextlib.ExitStack()
+        if not shares:
+            return
+        leaves = leaves_of(images)
+        # one backward pass for all terms whose weights are known
+        known = [share.weigh() * share.part * share.term for share in shares if not share.due]
+        self._known = _gradients(torch.stack(known).sum(), leaves, scaler) if known else ()
+        for share in shares:
+            if share.due:
+                share.gradients = _gradients(share.term, leaves, scaler)
+                if all(gradient is None for gradient in share.gradients):
+                    raise without_gradient(share.name, "the term")
+            share.term = share.term.detach()
+        found = [self._known, *(share.gradients for share in shares)]
+        places = sorted({place for one in found for place, gradient in enumerate(one) if gradient is not None})
+        if not places:
+            raise DirePlugError(
+                "bridge.term: no term depends on `images`; hand over the tensor that the optimizer holds"
+            )
+        if len(places) > 1 and any(share.due for share in shares):
+            raise PluginError(
+                f"weight auto: the images are made of {len(places)} tensors, whose gradients bridge.term gets one by "
+                "one; give each term a number as its weight"
+            )
+        for place in places:
+            self._handles[place] = leaves[place].register_hook(functools.partial(self.receive, place))  # type: ignore[no-untyped-call]
+        self._guard.enter_context(_scaled_by(scaler))
+
+    @property
+    def waits(self) -> bool:
+        """Whether the gradient of the script's loss hasn't come yet."""
+        return bool(self._handles)
+
+    def close(self) -> None:
+        """Stop waiting."""
+        self._guard.close()
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles = {}
+
+    def receive(self, place: int, gradient: Tensor) -> Tensor:
+        """Return the gradient of the script's loss at one tensor plus those of the terms; called once."""
+        self._handles.pop(place).remove()
+        self._guard.close()
+        known = self._known[place] if self._known else None
+        total = gradient if known is None else gradient + known
+        for share in self._shares:
+            # the one tensor there is, where a weight is due
+            own = share.gradients[place] if share.due else None
+            if own is not None and isinstance(share.weight, Followed):
+                share.weight.compare(torch.linalg.vector_norm(gradient), torch.linalg.vector_norm(own))
+                total = total + share.weigh() * share.part * own
+        self._settle()
+        return total
+
+    def _settle(self) -> None:
+        """Record the terms as they are added, once their weights are known."""
+        if self.added:
+            return
+        for share in self._shares:
+            weight = share.weigh()
+            value = weight * share.part * share.term
+            self.added[share.name] = self.added[share.name] + value if share.name in self.added else value
+            self._record.scale(dict.fromkeys(share.parts, share.factor * weight))
+            if isinstance(weight, Tensor):
+                self._record.name(share.key, weight)
+
+
+def _gradients(value: Tensor, leaves: Sequence[Tensor], scaler: GradScaler | None) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a scalar at tensors, scaled as the script scales its loss; the graph stays."""
+    if scaler is not None:
+        # before the backward pass, as the loss: small gradients would vanish in float16; and no wait for the scale
+        value = scaler.scale(value)
+    try:
+        return torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True) if leaves else ()
+    except RuntimeError as error:
+        if "backward through the graph a second time" not in str(error):
+            raise
+        raise DirePlugError(
+            "bridge.term stands after `backward`, which has let go of the graph; it must stand before"
+        ) from error
+
+
+@contextlib.contextmanager
+def _scaled_by(scaler: GradScaler | None) -> Iterator[None]:
+    """Raise where another GradScaler than the given one scales something: the terms would be too small by its scale."""
+    right = GradScaler.scale
+
+    def scale(self: GradScaler, outputs: Any) -> Any:
+        if self.is_enabled() and self is not scaler:
+            raise DirePlugError("the script scales its loss: name its GradScaler, bridge.term(…, scaler=NAME)")
+        return right(self, outputs)
+
+    setattr(GradScaler, "scale", scale)  # noqa: B010 (mypy lets no method be replaced)
+    try:
+        yield
+    finally:
+        setattr(GradScaler, "scale", right)  # noqa: B010

@@ -177,8 +177,8 @@ class _Turn:
         self._lines = connection.makefile("rw", encoding="utf-8")
         self._sums, self._call, self._fresh = {"loss": 0.0, "term": 0.0}, 0.0, False
         self._seen: set[int] = set()
-        self._loss, self._step_done = synthesis.loss, synthesis.step_done
-        for name, listener in {"loss": self.loss, "step_done": self.step_done}.items():
+        self._loss, self._term, self._step_done = synthesis.loss, synthesis.term, synthesis.step_done
+        for name, listener in {"loss": self.loss, "term": self.term, "step_done": self.step_done}.items():
             setattr(synthesis, name, listener)
         self._say({"arm": arm, "memory": peak_memory()})
         self._wait()
@@ -188,13 +188,25 @@ class _Turn:
         began = time.process_time()
         total: Tensor = self._loss(loss, **arguments)
         self._call = time.process_time() - began
-        network = id(arguments.get("network"))
-        self._fresh = network not in self._seen
-        self._seen.add(network)
+        self._see_network(arguments)
         self._sums = {"loss": float(loss.detach()), "term": float(total.detach() - loss.detach())}
         return total
 
-    def step_done(self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
+    def term(self, **arguments: Any) -> None:
+        """Call the synthesis's own; record its time, the gradient included, and whether the network is a new one."""
+        began = time.process_time()
+        self._term(**arguments)
+        self._call = time.process_time() - began
+        self._see_network(arguments)
+        # a loss without a name has no value here
+        self._sums = {"loss": float("nan"), "term": float("nan")}
+
+    def _see_network(self, arguments: dict[str, Any]) -> None:
+        network = id(arguments.get("network"))
+        self._fresh = network not in self._seen
+        self._seen.add(network)
+
+    def step_done(self, loss: Tensor | None = None, *, images: Tensor, labels: Tensor, step: int) -> None:
         """Call the synthesis's own; then report how long the step took, in seconds, and wait for the next turn."""
         self._step_done(loss, images=images, labels=labels, step=step)
         if images.is_cuda:

@@ -28,8 +28,8 @@ def template_sources() -> dict[str, str]:
 
 
 def drop_placeholders(text: str) -> str:
-    """Return a template that parses: whole lines that values fill are left out, other placeholders are names."""
-    text = re.sub(r"^\$\{?(typing_names|pydantic_names|flag_lines)\}?", "", text, flags=re.MULTILINE)
+    """Return a template that parses: what values fill from a line's start is left out, others are names."""
+    text = re.sub(r"^[ \t]*(\$\{?\w+\}?)+", "", text, flags=re.MULTILINE)
     return PLACEHOLDER.sub("x", text)
 
 

@@ -31,7 +31,7 @@ def test_every_cell_of_the_notebook_runs_and_shows_something(bare_home: Path) ->
         else:
             exec(compile(ast.Module([last], []), "cell", "exec"), names)
     run, values, images, picture, comparison, frame, gap, strips, _ = shown
-    assert "accuracy" in run._repr_html_()
+    assert "last %" in run._repr_html_()
     assert values[2].startswith("dire-0-")
     assert images[0] == (20, 3, 8, 8)
     assert [one._repr_png_()[:4] for one in (picture, strips)] == [b"\x89PNG"] * 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.pretended_gpu import DEVICE, Counts, back, counted, device_present, is_device, move, put
-from support.synthesis_loop import varied
+from support.synthesis_loop import Unnamed, varied
 from torch import Tensor, nn
 
 from dire_plug.api.memory_bank import MemoryBank
@@ -93,6 +93,7 @@ def run(
     outside: bool = False,
     centres: int | None = None,
     bank: bool = False,
+    named: bool = True,
 ) -> tuple[Tensor, Counts]:
     """Return the images of a pass of the native loop, and what its middle step counted."""
     real = save_real(folder, centres=centres)
@@ -114,7 +115,8 @@ def run(
     synthesis = open_synthesis(spec.to_json(), lambda event: None)
     random.seed(0)
     torch.manual_seed(0)
-    watched: Any = Watched(synthesis, device)
+    loop: Any = synthesis if named else Unnamed(synthesis)
+    watched: Any = Watched(loop, device)
     synthesis.begin_pass(0)
     images = [back(made) for made, _, _ in recover_pass(watched, make_teacher(device), SETTINGS)]
     synthesis.end_pass()
@@ -157,6 +159,26 @@ def test_dire_with_a_coreset_never_waits(tmp_path: Path) -> None:
 
 def test_a_term_in_a_second_network_never_waits(tmp_path: Path) -> None:
     assert not compare(tmp_path, {"dire": {}}, outside=True).waits
+
+
+@pytest.mark.parametrize(
+    ("weight", "how"),
+    [
+        pytest.param(AutoWeight(every=1).model_dump(), {}, id="following gradients"),
+        pytest.param(AutoWeight(every=3).model_dump(), {"outside": True}, id="a second network"),
+        pytest.param(1.0, {"bank": True, "centres": 4}, id="a number, a bank and a coreset"),
+    ],
+)
+def test_a_loss_without_a_name_gives_the_same_images_and_never_waits(
+    tmp_path: Path, weight: Any, how: dict[str, Any]
+) -> None:
+    terms = {"dire": {"weight": weight}}
+    assert not compare(tmp_path, terms, named=False, **how).waits
+    expected, _ = run("cpu", tmp_path, terms, **how)
+    found, _ = run("cpu", tmp_path, terms, named=False, **how)
+    without, _ = run("cpu", tmp_path, {}, **how)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (expected - without).abs().max() > 0.01
 
 
 # DiRe's own operations.

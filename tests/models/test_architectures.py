@@ -178,3 +178,23 @@ def test_the_expansion_that_efficientnet_does_not_read_changes_nothing() -> None
     for parameter in unread.parameters():
         nn.init.normal_(parameter)
     assert torch.equal(model(images), before)
+
+
+@pytest.mark.parametrize("architecture", ["resnet-small", "convnet-small"])
+def test_a_grey_network_sees_the_mean_of_the_channels(architecture: str) -> None:
+    colour, grey = build(architecture, outputs=10).eval(), build(f"{architecture}-grey", outputs=10).eval()
+    grey.load_state_dict(colour.state_dict(), strict=False)
+    images = torch.rand(4, 3, 8, 8, requires_grad=True)
+    outputs = grey(images)
+    assert torch.allclose(outputs, colour(images.mean(dim=1, keepdim=True).expand_as(images)), atol=1e-6)
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), images)
+    assert torch.equal(gradient, gradient[:, :1].expand_as(gradient))
+    assert gradient.count_nonzero() > 0
+
+
+def test_a_grey_network_keeps_its_mean_when_a_script_replaces_its_stem() -> None:
+    model = build("resnet-small-grey", outputs=10).eval()
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    images = torch.rand(2, 3, 8, 8)
+    # the same sum of channels, another colour
+    assert torch.allclose(model(images), model(images.flip(1)), atol=1e-6)

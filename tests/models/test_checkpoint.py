@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import safetensors.torch
@@ -12,7 +12,8 @@ from torch import nn
 
 from dire_plug.errors import DirePlugError
 from dire_plug.models import build
-from dire_plug.models.checkpoint import Layout, Network, load, read_foreign, save, write_for_upstream
+from dire_plug.models.checkpoint import Network, load, read_foreign, save, write_for_upstream
+from dire_plug.types import CheckpointLayout
 
 CPU = torch.device("cpu")
 STATISTICS = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -83,8 +84,8 @@ def test_a_file_without_our_description_or_damaged_is_refused(tmp_path: Path) ->
         load(tmp_path / "y.safetensors", CPU)
 
 
-@pytest.mark.parametrize("layout", ["state_dict.module", "model", "bare"])
-def test_what_is_written_for_upstream_is_read_back(tmp_path: Path, layout: Layout) -> None:
+@pytest.mark.parametrize("layout", get_args(CheckpointLayout))
+def test_what_is_written_for_upstream_is_read_back(tmp_path: Path, layout: CheckpointLayout) -> None:
     network = make_network()
     write_for_upstream(network.model, tmp_path / "x.pth", layout)
     found = read_foreign(tmp_path / "x.pth", architecture="resnet-small", outputs=10, stem="small")
@@ -95,11 +96,12 @@ def test_the_layouts_are_as_scripts_read_them(tmp_path: Path) -> None:
     model = nn.DataParallel(make_network().model)
     keys = model.module.state_dict().keys()
 
-    def write(layout: Layout) -> Any:
+    def write(layout: CheckpointLayout) -> Any:
         write_for_upstream(model, tmp_path / "x.pth", layout)
         return torch.load(tmp_path / "x.pth", weights_only=True)
 
     assert write("state_dict.module")["state_dict"].keys() == {f"module.{key}" for key in keys}
+    assert write("state_dict")["state_dict"].keys() == keys
     assert write("model")["model"].keys() == keys
     assert write("bare").keys() == keys
     with pytest.raises(DirePlugError, match="layout 'tar' is unknown"):

@@ -308,7 +308,8 @@ def test_all_problems_are_found_at_once() -> None:
         ),
         (
             {"squeeze__teacher__architecture": "convnet-3"},
-            "squeeze.teacher.architecture: the script 'cifar' takes resnet-18 or resnet-small (is 'convnet-3')",
+            "squeeze.teacher.architecture: the script 'cifar' takes resnet-18 or resnet-small or resnet-small-grey "
+            "(is 'convnet-3')",
         ),
         ({"arms__control": {}}, "arms.control: this name is reserved; choose another"),
         ({"arms__dire__overrides__ipc": 3}, "arms.dire.overrides.ipc: can't be changed here"),

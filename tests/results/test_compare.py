@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from support.cli import Cli
 from support.paths import GOLDEN
-from support.small_run import run_folders, write_recipe
+from support.small_run import read_rows, run_folders, write_recipe
 from support.terminal import as_text
 
 from dire_plug.errors import DirePlugError
@@ -24,7 +24,15 @@ from dire_plug.home import resource
 from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.recipe import read_yaml
 from dire_plug.results import Comparison, compare, render, to_json
-from dire_plug.results.comparison import check_alike, check_teachers, equal_arms, split_by_control
+from dire_plug.results.comparison import (
+    check_alike,
+    check_teachers,
+    equal_arms,
+    plan_steps,
+    split_by_control,
+    with_ladder,
+)
+from dire_plug.results.report import is_ladder
 from dire_plug.results.statistics import (
     paired_difference,
     pairs_needed,
@@ -260,13 +268,54 @@ def test_the_arms_of_other_terms_that_ship_have_the_control_of_dire(name: str) -
 
 
 def test_control_that_equals_baseline_is_run_once_and_shown_so(cli: Cli, home: Path, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path / "same.yaml", {"arms": {"dire": {"overrides": {"recover": {"plan": "keep"}}}}})
+    path = write_recipe(
+        tmp_path / "same.yaml", {"arms": {"dire": {"overrides": {"recover": {"plan": "keep", "start": "noise"}}}}}
+    )
     answer = cli("compare", "sre2l", "--recipe", path, "--engine", "native", "--arms", "baseline,control,dire")
     assert answer.code == 0, answer.err
     assert [folder.name.partition("-")[0] for folder in run_folders(home)] == ["baseline", "dire"]
     assert "control = baseline" in answer.out
     assert "control equals baseline here, so it was run once" in answer.out
     assert "dire − control" in answer.out
+
+
+REAL_START = {"arms": {"dire": {"overrides": {"recover": {"start": "real"}}}}}
+
+
+def test_a_ladder_compares_each_arm_with_the_one_before(cli: Cli, home: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "ladder.yaml", REAL_START)
+    options = ("--recipe", recipe, "--engine", "native", "--arms", "random", "--ladder")
+    planned = cli("compare", "sre2l", *options, "--dry-run")
+    assert planned.out.splitlines()[:3] == [
+        "rung-1-start: baseline + real start",
+        "control: rung-1-start + 2 of a class in a batch",
+        "dire: control + the term",
+    ]
+    answer = cli("compare", "sre2l", *options, "--class", "3")
+    assert answer.code == 0, answer.err
+    found = [
+        row[0] for row in read_rows(answer.out) if row[0] in ("random", "dire") or row[0].startswith(("rung", "+ "))
+    ]
+    steps = ["+ real start", "+ 2 of a class in a batch", "+ the term"]
+    assert found[:6] == ["rung-1-start", "dire", "random", *steps]
+    (folder,) = home.glob("runs/sre2l/*/compare-*")
+    content = json.loads((folder / "compare.json").read_text())
+    values = {arm: one["values"]["T/coverage"][0] for arm, one in content["arms"].items()}
+    for step in content["ladder"]:
+        assert step["difference"]["T/coverage"]["mean"] == values[step["arm"]] - values[step["before"]]
+    assert [step["arm"] for step in content["ladder"]] == ["rung-1-start", "control", "dire"]
+    assert {file.name for file in folder.iterdir()} >= {"images.png", "class.png", "ladder.png"}
+    assert is_ladder([folder.name], home / "runs")
+
+
+def test_an_equal_rung_is_run_once_and_shown_so(bare_home: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "ladder.yaml", REAL_START)
+    planned = {
+        arm: plan_run(request(recipe, arm, settings=("recover.start=noise",)))
+        for arm in with_ladder(request(recipe), ())
+    }
+    assert equal_arms(planned) == {"rung-1-start": "baseline"}
+    assert [step.change for step in plan_steps(planned)] == ["no change", "2 of a class in a batch", "the term"]
 
 
 def test_control_differs_from_baseline_where_dire_regroups(bare_home: Path, recipe: Path) -> None:
@@ -277,7 +326,7 @@ def test_control_differs_from_baseline_where_dire_regroups(bare_home: Path, reci
 
 def test_control_is_that_of_arms_which_differ_by_their_term_alone(bare_home: Path, tmp_path: Path) -> None:
     arms = {
-        "dire": {"overrides": {"recover": {"plan": "keep"}}},
+        "dire": {"overrides": {"recover": {"plan": "keep", "start": "noise"}}},
         "elsewhere": {
             "overrides": {"term": {"network": "several"}, "real": {"per_class": 3}},
             "regularizers": {"dire": {"weight": "auto"}},

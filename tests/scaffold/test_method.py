@@ -11,9 +11,11 @@ from support.third_party_plugin import SCRIPT, ThirdParty
 from support.toy_upstream import git
 
 from dire_plug import home as places
-from dire_plug.api.checklist import CALLS
 from dire_plug.files import write_atomically
 from dire_plug.scaffold.package import LONGEST, Published, new_method
+
+TO_FILL = ("LICENCE", "CLASSES", "SIZE", "MEAN", "STD", "STEM", "BATCHES", "FILE_NAME")
+"""Constants of the toy's adapter that nothing in its script tells."""
 
 
 @pytest.fixture
@@ -35,6 +37,8 @@ def test_the_package_is_written_and_what_was_read_is_said(cli: Cli, origin: Publ
     assert answer.out.splitlines() == [
         f"made: {folder}",
         "      flags read: weights, out, steps, lr, round",
+        "      told by their names: TEACHER_FLAG weights, IMAGES_FLAG out, PASS_FLAG round, STEPS_FLAG steps",
+        "      taken for: passes many, images files, loss named, checkpoint bare",
         f"next: pip install --no-deps -e {folder}",
         "      dire-plug verify a-toy",
     ]
@@ -51,7 +55,7 @@ def test_the_package_is_written_and_what_was_read_is_said(cli: Cli, origin: Publ
 
 
 def test_no_line_of_the_script_is_in_the_package(origin: Published, tmp_path: Path) -> None:
-    folder, _ = new_method("b-toy", origin, into=tmp_path)
+    folder = new_method("b-toy", origin, into=tmp_path).folder
     common = {"import torch", "from pathlib import Path", ""}
     theirs = {
         line.strip() for file in Path(origin.repository).glob("src/*.py") for line in file.read_text().splitlines()
@@ -62,32 +66,31 @@ def test_no_line_of_the_script_is_in_the_package(origin: Published, tmp_path: Pa
 
 
 def test_what_is_written_passes_the_linter(origin: Published, tmp_path: Path) -> None:
-    folder, _ = new_method("c" * LONGEST, origin, into=tmp_path)
+    folder = new_method("c" * LONGEST, origin, into=tmp_path).folder
     assert lint(folder) == ""
 
 
 def test_verify_and_run_say_all_that_is_missing_before_a_line_is_written(
     cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = new_method("d-toy", origin, into=tmp_path)
+    folder = new_method("d-toy", origin, into=tmp_path).folder
     install_package(folder, monkeypatch)
     module = folder / "dire_plug_d_toy"
     for line in (("verify", "d-toy"), ("run", "d-toy"), ("run", "d-toy", "--dry-run"), ("compare", "d-toy")):
         answer = cli(*line)
         assert answer.code == 2
-        first, *rest = answer.err.splitlines()
-        assert first == "error: d-toy is incomplete: 20 items to fill in:"
-        assert re.findall(r"fill in (\w+): ", answer.err) == list(VALUES)
-        assert f"  {module}/method.py:36: fill in CLASSES: the number of classes that the script hard-codes" in rest
-        assert re.findall(r"no `bridge\.(\w+)`", answer.err) == list(CALLS)
-        assert rest[-6].endswith("dire-plug patch insert d-toy src/synth.py:LINE 'bridge.watch(NETWORK)'")
+        first, second, *rest = answer.err.splitlines()
+        assert first == "error: d-toy is incomplete: 8 values to fill in, 6 calls to insert"
+        assert second == f"  in {module}/method.py, line:"
+        assert [re.findall(r"^  \d+: (\w+): ", line) for line in rest[:-1]] == [[name] for name in TO_FILL]
+        assert rest[-1] == ("  then, by dire-plug patch insert: watch, labels, start, loss, step_done, image_index")
     assert not (places.runs()).exists()
 
 
 def test_the_adapter_is_listed_and_vendored_before_a_line_is_written(
     cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install_package(new_method("e-toy", origin, into=tmp_path)[0], monkeypatch)
+    install_package(new_method("e-toy", origin, into=tmp_path).folder, monkeypatch)
     assert "e-toy is incomplete" in cli("list", "methods").out
     answer = cli("vendor", "e-toy")
     assert answer.code == 0, answer.err
@@ -98,19 +101,23 @@ def test_the_adapter_is_listed_and_vendored_before_a_line_is_written(
 def test_its_own_tests_check_the_patch_and_wait_for_the_rest(
     origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = new_method("f-toy", origin, into=tmp_path)
+    folder = new_method("f-toy", origin, into=tmp_path).folder
     install_package(folder, monkeypatch)
-    with pytest.raises(pytest.skip.Exception, match="f-toy is incomplete: 20 items to fill in"):
+    with pytest.raises(pytest.skip.Exception, match="f-toy is incomplete: 8 values to fill in, 6 calls"):
         run_tests(folder / "tests" / "test_method.py")
 
 
 def test_filled_in_only_the_patch_is_missing_and_then_the_code(
     cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = new_method("g-toy", origin, into=tmp_path)
+    folder = new_method("g-toy", origin, into=tmp_path).folder
     install_package(folder, monkeypatch)
     file = fill(folder, VALUES)
-    assert "6 items to fill in" in cli("verify", "g-toy").err
+    lines = cli("verify", "g-toy").err.splitlines()
+    assert lines[0] == "error: g-toy is incomplete: 6 calls to insert"
+    assert lines[1].endswith("by dire-plug patch insert g-toy src/synth.py:LINE 'CALL':")
+    assert lines[2] == "  bridge.watch(NETWORK): when the trained network is loaded and frozen"
+    assert len(lines) == 8
     file.write_text(re.sub(r"    calls = .*", "    calls = ()", file.read_text(), flags=re.MULTILINE))
     forget(folder)
     assert "get it where the network may be used: dire-plug vendor g-toy" in cli("verify", "g-toy").err
@@ -133,20 +140,41 @@ def test_filled_in_only_the_patch_is_missing_and_then_the_code(
 def test_a_flag_that_the_script_lacks_is_missing_too(
     cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = new_method("h-toy", origin, into=tmp_path)
+    folder = new_method("h-toy", origin, into=tmp_path).folder
     install_package(folder, monkeypatch)
     fill(folder, VALUES | {"TEACHER_FLAG": '"wieghts"'})
     answer = cli("verify", "h-toy")
     assert (
-        ": TEACHER_FLAG: the script has no flag 'wieghts' (did you mean 'weights'?); it has weights, out" in answer.err
+        ": TEACHER_FLAG: the script has no flag 'wieghts' (did you mean 'weights'?); it has steps, lr, weights"
+        in answer.err
     )
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "says"),
+    [
+        ("ARCHITECTURE", '"resnet18"', "ARCHITECTURE: dire-plug names 'resnet18' otherwise: \"resnet-18\""),
+        ("ARCHITECTURE", '"resnet-19"', "ARCHITECTURE: 'resnet-19' is unknown (did you mean 'resnet-18'?)"),
+        ("CHECKPOINT", '"state-dict"', "CHECKPOINT: no layout 'state-dict' (did you mean 'state_dict'?)"),
+        ("CHECKPOINT", '"state_dict"', ""),
+    ],
+)
+def test_a_value_that_cannot_be_right_is_named_first(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: str, value: str, says: str
+) -> None:
+    name = f"p-{abs(hash((constant, value))) % 10**6}-toy"
+    folder = new_method(name, origin, into=tmp_path).folder
+    install_package(folder, monkeypatch)
+    fill(folder, {"FILE_NAME": VALUES["FILE_NAME"], constant: value})
+    third = cli("verify", name).err.splitlines()[2]
+    assert (says or "LICENCE: ") in third
 
 
 @pytest.mark.parametrize("line", [("verify", "l-toy"), ("run", "l-toy", "--dry-run")])
 def test_an_unknown_image_suffix_is_an_error_before_anything_runs(
     cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...]
 ) -> None:
-    folder, _ = new_method("l-toy", origin, into=tmp_path)
+    folder = new_method("l-toy", origin, into=tmp_path).folder
     install_package(folder, monkeypatch)
     fill(folder, VALUES | {"FILE_NAME": '"{label}-{image}.pgn"'})
     message = "'{label}-{image}.pgn' ends in no format of images (did you mean '.png'?); use .jpeg, .jpg, .png, .webp"
@@ -156,7 +184,7 @@ def test_an_unknown_image_suffix_is_an_error_before_anything_runs(
 def test_what_the_filled_adapter_cannot_run_is_refused_by_the_recipe_check(
     cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = new_method("i-toy", origin, into=tmp_path)
+    folder = new_method("i-toy", origin, into=tmp_path).folder
     install_package(folder, monkeypatch)
     file = fill(folder, VALUES)
     file.write_text(re.sub(r"    calls = .*", "    calls = ()", file.read_text(), flags=re.MULTILINE))
@@ -227,9 +255,9 @@ def test_a_script_at_the_root_brings_the_whole_repository(bare_home: Path, tmp_p
     git(tmp_path / "flat", "add", "--all")
     git(tmp_path / "flat", "commit", "--quiet", "--message=all")
     origin = Published(str(tmp_path / "flat"), git(tmp_path / "flat", "rev-parse", "HEAD"), "loop.py")
-    folder, facts = new_method("m-toy", origin, into=tmp_path)
-    assert facts.packages == ()
-    assert 'paths=(".",),' in (folder / "dire_plug_m_toy" / "method.py").read_text()
+    made = new_method("m-toy", origin, into=tmp_path)
+    assert made.facts.packages == ()
+    assert 'paths=(".",),' in (made.folder / "dire_plug_m_toy" / "method.py").read_text()
     assert [path.name for path in (places.downloads() / "published").glob("*/parts/one.py")] == ["one.py"]
 
 
@@ -252,3 +280,50 @@ def test_a_mapped_address_is_cloned_and_then_needs_no_network(
         'repository="https://example.org/toy-net"'
         in (tmp_path / "dire-plug-o-toy" / "dire_plug_o_toy" / "method.py").read_text()
     )
+
+
+def test_an_update_moves_the_patch_along_and_names_what_it_cannot(cli: Cli, origin: Published, tmp_path: Path) -> None:
+    copy = tmp_path / "published"
+    shutil.copytree(origin.repository, copy)
+    folder = new_method("q-toy", Published(str(copy), origin.commit, SCRIPT), into=tmp_path).folder
+    for place, call in ((21, "bridge.watch(network)"), (22, "labels = bridge.labels(labels)")):
+        assert cli("patch", "insert", "q-toy", f"{SCRIPT}:{place}", call, "--package", folder).code == 0
+    script = copy / SCRIPT
+    lines = script.read_text().split("\n")
+    # a line above all, and another one right behind `labels`
+    script.write_text("\n".join(["import os", *lines[:22], "unused = 1", *lines[22:]]))
+    git(copy, "commit", "--quiet", "--all", "--message=next")
+    commit = git(copy, "rev-parse", "HEAD")
+    answer = cli("new", "method", "q-toy", "--update", "--commit", commit, "--into", tmp_path)
+    assert answer.code == 0, answer.err
+    assert "calls that moved along: 1\n" in answer.out
+    assert (
+        "insert again, the code around it changed: labels = bridge.labels(labels) (was at src/synth.py:22)"
+        in answer.out
+    )
+    patch = next(folder.glob("*/patches/bridge.patch")).read_text()
+    assert f"commit: {commit}\n" in patch
+    assert "@@ -22,0 +24 @@\n+bridge.watch(network)\n" in patch
+    for name in ("method.py", "recipes/quick.yaml"):
+        assert commit in next(folder.glob(f"*/{name}")).read_text()
+    assert git(copy, "rev-parse", "HEAD:src") in next(folder.glob("*/method.py")).read_text()
+    forget(folder)
+    again = cli("new", "method", "q-toy", "--update", "--commit", commit, "--into", tmp_path)
+    assert (again.code, "is at commit" in again.err) == (2, True)
+
+
+def test_a_script_of_one_call_and_an_unnamed_loss_gets_what_applies(
+    cli: Cli, origin: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ("--passes", "one", "--images", "tensor", "--loss", "unnamed", "--checkpoint", "state_dict")
+    answer = cli("new", "method", "r-toy", *line_of(origin), *line, "--into", tmp_path)
+    assert "taken for: passes one, images tensor, loss unnamed, checkpoint state_dict" in answer.out
+    folder = tmp_path / "dire-plug-r-toy"
+    text = (folder / "dire_plug_r_toy" / "method.py").read_text()
+    assert not {"PASS_FLAG", "FILE_NAME", "ChunkedPlan"} & set(re.findall(r"\w+", text))
+    assert 'calls = ("watch", "labels", "start", "term", "step_done")' in text
+    assert lint(folder) == ""
+    install_package(folder, monkeypatch)
+    left = {name: value for name, value in VALUES.items() if name not in ("PASS_FLAG", "FILE_NAME")}
+    fill(folder, left)
+    assert "r-toy is incomplete: 5 calls to insert" in cli("verify", "r-toy").err

@@ -1,5 +1,6 @@
 """`dire-plug patch`: lines go in by their place, hashes follow, and what would break the script is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def folder(made_third_party: ThirdParty, bare_home: Path, tmp_path: Path, reques
     """A new package for the toy, of a name of the test's own, not installed."""
     name = f"patch-{abs(hash(request.node.name)) % 10**8}-toy"
     origin = Published(str(made_third_party.repository), made_third_party.commit, SCRIPT)
-    return new_method(name, origin, into=tmp_path)[0]
+    return new_method(name, origin, into=tmp_path).folder
 
 
 def name_of(folder: Path) -> str:
@@ -172,6 +173,64 @@ def test_an_indentation_that_breaks_the_script_is_refused(cli: Cli, folder: Path
     assert f"\n+{call}\n" in patch_of(folder).read_text()
 
 
+LOOP = b"""\
+from dire_plug import bridge
+def work(weights, scaler):
+    for labels in weights:
+        images = labels
+        for step in labels:
+            a = images
+            b = images
+            scaler.scale(a + b).backward()
+            images.step()
+            if step:
+                continue
+        return images
+    raise weights
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "indent", "call", "why"),
+    [
+        (11, 16, "bridge.step_done(images=images, labels=labels, step=step)", "behind the `continue` of line 11"),
+        (12, 8, "bridge.watch(images)", "behind the `return` of line 12"),
+        (13, 4, "bridge.watch(images)", "behind the `raise` of line 13"),
+        (
+            8,
+            12,
+            "bridge.term(images=images, labels=labels, step=step, scaler=scaler)",
+            "before `backward`, which",
+        ),
+        (5, 12, "bridge.step_done(images=images, labels=labels, step=step)", "`backward` comes only in line 9"),
+        (7, 12, "bridge.term(images=images, labels=labels, step=step)", "add scaler=scaler"),
+        (7, 12, "bridge.term(images=images, labels=labels, step=step, scaler=scaler)", ""),
+        (11, 12, "bridge.step_done(images=images, labels=labels, step=step)", ""),
+    ],
+)
+def test_a_call_that_is_never_reached_or_on_the_wrong_side_is_refused(
+    line: int, indent: int, call: str, why: str
+) -> None:
+    after = insert_lines(LOOP, {line: [" " * indent + call]}, path="x.py")
+    if not why:
+        check_statement(LOOP, after, line=line + 1, where="x.py:1")
+        return
+    with pytest.raises(DirePlugError, match=re.escape(why)):
+        check_statement(LOOP, after, line=line + 1, where="x.py:1")
+
+
+@pytest.mark.parametrize("slot_first", [True, False])
+def test_a_batch_that_would_begin_in_each_step_is_refused(cli: Cli, folder: Path, slot_first: bool) -> None:
+    slot = (f"{SCRIPT}:26", "labels = bridge.labels(labels)")
+    step = (f"{SCRIPT}:27", "cost = bridge.loss(cost, images=images, labels=labels, step=step)")
+    if not slot_first:
+        insert(cli, folder, *step)
+        assert "a batch would begin in each step" in refusal(cli, folder, *slot)
+    else:
+        insert(cli, folder, *slot)
+        assert "a batch would begin in each step" in refusal(cli, folder, *step)
+
+
 def test_where_a_block_ends_the_other_indentation_is_named(cli: Cli, folder: Path) -> None:
     call = "bridge.watch(network)"
     assert "a block ends there; to stand behind it: --indent 0\n" in insert(cli, folder, f"{SCRIPT}:31", call)
@@ -288,7 +347,7 @@ def test_line_ends_are_the_files_own(cli: Cli, made_third_party: ThirdParty, bar
     for line in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message=all")):
         git(tmp_path / "crlf", "-c", "core.autocrlf=false", *line)
     origin = Published(str(tmp_path / "crlf"), git(tmp_path / "crlf", "rev-parse", "HEAD"), "src/loop.py")
-    folder, _ = new_method("crlf-toy", origin, into=tmp_path)
+    folder = new_method("crlf-toy", origin, into=tmp_path).folder
     insert(cli, folder, "src/loop.py:2", "bridge.watch(network)")
     assert b"+from dire_plug import bridge\r\n" in patch_of(folder).read_bytes()
     assert b"+bridge.watch(network)\r\n" in patch_of(folder).read_bytes()

@@ -55,6 +55,11 @@ def model_of(script: str) -> type[BaseModel]:
         "flag_lines": flag_lines(flags),
         "typing_names": typing_names(flags),
         "pydantic_names": pydantic_names(flags),
+        "flag_reasons": "",
+        "reserved_flags": "",
+        **dict.fromkeys(("constants", "reserved_lines", "reasons", "saves_images", "calls", "further_arguments"), ""),
+        **dict.fromkeys(("plan_names", "chunked_plan", "listed_plan", "slot_name", "image_path_name", "plan_body"), ""),
+        **dict.fromkeys(("plan_problem", "pass_arguments", "file_name", "arm"), ""),
     }
     space: dict[str, Any] = {"__name__": "flags"}
     exec(fill_templates("method", values)["x/flags.py"], space)

@@ -57,6 +57,10 @@ for first in range(0, 4, 2):
     for place in range(len(images)):
         save(arguments.out, int(labels[place]), number, images[place])
 """
+UNNAMED = SYNTH.replace("cost = cost + 0.1 * images.square().mean()", "penalty = 0.1 * images.square().mean()").replace(
+    "cost.backward()", "(cost + penalty).backward()"
+)
+"""The same loop, line by line, with a loss that has no name."""
 SAVING = """\
 from pathlib import Path
 
@@ -78,6 +82,14 @@ INSERTIONS: Mapping[int, Sequence[str]] = MappingProxyType(
     }
 )
 """The line of SYNTH after which each stands → the lines: the patch that holds."""
+UNNAMED_INSERTIONS: Mapping[int, Sequence[str]] = MappingProxyType(
+    {
+        **INSERTIONS,
+        26: ["        bridge.term(images=images, labels=labels, step=step)"],
+        30: ["        bridge.step_done(images=images, labels=labels, step=step)"],
+    }
+)
+"""Likewise of UNNAMED."""
 
 
 class Flags(BaseModel):
@@ -104,8 +116,11 @@ class LoopAdapter(PlannedAdapter):
         }
     )
 
-    def __init__(self, repository: str = "", commit: str = "0" * 40, folder: Path = Path()) -> None:
-        """Pin a repository, with the patch in `folder`."""
+    def __init__(
+        self, repository: str = "", commit: str = "0" * 40, folder: Path = Path(), published: str = SYNTH
+    ) -> None:
+        """Pin a repository with the script `published`, and with the patch in `folder`."""
+        self.published = published
         self.upstream = Upstream(repository, commit, (SCRIPT, "saving.py"), "none")
         self.folder = folder
 
@@ -148,22 +163,22 @@ class LoopAdapter(PlannedAdapter):
         return VerifyCase({"script": script, "flags": {"iteration": 2}}, {"teacher": "convnet-small"}, steps=None)
 
 
-def make_loop(folder: Path) -> LoopAdapter:
+def make_loop(folder: Path, script: str = SYNTH) -> LoopAdapter:
     """Make the repository below `folder`; return its adapter, whose patch isn't written yet."""
     repository = folder / "published"
     repository.mkdir(parents=True)
-    for name, text in {SCRIPT: SYNTH, "saving.py": SAVING}.items():
+    for name, text in {SCRIPT: script, "saving.py": SAVING}.items():
         (repository / name).write_text(text)
     git(repository, "init", "--quiet", "--initial-branch=main")
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "--message=all")
-    return LoopAdapter(str(repository), git(repository, "rev-parse", "HEAD"), folder / "patches")
+    return LoopAdapter(str(repository), git(repository, "rev-parse", "HEAD"), folder / "patches", script)
 
 
 def write_patch(adapter: LoopAdapter, insertions: Mapping[int, Sequence[str]]) -> None:
     """Write the patch that inserts these lines."""
     adapter.folder.mkdir(exist_ok=True)
-    text = make_patch({SCRIPT: SYNTH.encode()}, {SCRIPT: insertions}, commit=adapter.upstream.commit)
+    text = make_patch({SCRIPT: adapter.published.encode()}, {SCRIPT: insertions}, commit=adapter.upstream.commit)
     (adapter.folder / "bridge.patch").write_text(text)
 
 

@@ -26,12 +26,16 @@ CHANGES: dict[str, Any] = {
     "title": "SRe2L on a few digits, for tests",
     "dataset": {"limit": 100},
     "ipc": 2,
-    "squeeze": {"teacher": {"epochs": 1}, "independent": {"epochs": 1}},
+    "squeeze": {
+        "teacher": {"architecture": "resnet-small", "epochs": 1},
+        "independent": {"architecture": "convnet-small", "epochs": 1},
+    },
     "recover": {"flags": {"iteration": 3}},
-    "evaluate": {"epochs": 2, "test_every": 2},
-    "arms": {"dire": {"overrides": {"recover": {"plan": {"per_class": 2}}}}},
+    "evaluate": {"students": ["resnet-small"], "epochs": 2, "test_every": 2},
+    "arms": {"dire": {"overrides": {"recover": {"plan": {"per_class": 2}, "start": "noise"}}}},
 }
-"""What makes the recipe `quick` tiny; networks hardly learn, so accuracies are those of chance."""
+"""What makes the recipe `quick` tiny, without its grey networks and its real start; networks hardly learn, so
+accuracies are those of chance."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,27 @@ class Term:
         return self.compute(batch)
 
 
+class Unnamed:
+    """Passes a synthesis on to a loop whose loss has no name where a patch could reach it: `term` instead of `loss`."""
+
+    def __init__(self, synthesis: Any) -> None:
+        """Take the synthesis, or what stands for it."""
+        self._synthesis = synthesis
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the synthesis has."""
+        return getattr(self._synthesis, name)
+
+    def loss(self, loss: Tensor, **of_the_step: Any) -> Tensor:
+        """Return the loop's own loss; the gradients of the terms follow it."""
+        self._synthesis.term(**of_the_step)
+        return loss
+
+    def step_done(self, loss: Tensor, **of_the_step: Any) -> None:
+        """Report the step without its loss."""
+        self._synthesis.step_done(**of_the_step)
+
+
 def make(folder: Path, adapter: Any = None, **active: object) -> RunningSynthesis:
     """Return the small synthesis with these plugins."""
     return varied(folder, adapter=adapter, terms=active)

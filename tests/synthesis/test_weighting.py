@@ -16,7 +16,7 @@ from dire_plug import plugins
 from dire_plug.errors import PluginError
 from dire_plug.files import read_json
 from dire_plug.recipe.weight import AutoWeight, take_weight, with_weight
-from dire_plug.synthesis.terms import Weighting, leaves_of
+from dire_plug.synthesis.weighting import Weighting, leaves_of
 from dire_plug.types import Batch, Slot
 
 
@@ -96,6 +96,7 @@ def test_a_term_without_gradient_has_no_weight_until_it_has_one() -> None:
 def test_a_weight_that_follows_leaves_the_loops_graph_whole() -> None:
     batch, term = batch_of(6.0)
     weighted, _ = auto(every=1).apply("term", term, batch)
+    assert batch.loss is not None
     (batch.loss + weighted).backward()  # type: ignore[no-untyped-call]
     assert batch.images.grad is not None
 

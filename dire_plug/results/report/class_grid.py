@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
+from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import INK, new_figure
 from dire_plug.results.report.drawing import GivenRun, PageFigure, read_given, save, to_image
-from dire_plug.results.report.images import MISSING, count_classes, read_condensed, shown_classes
-from dire_plug.results.report.runs import ReportRun
+from dire_plug.results.report.images import (
+    MISSING,
+    count_classes,
+    find_class,
+    has_images,
+    read_condensed,
+    shown_classes,
+)
+from dire_plug.results.report.runs import ReportRun, read_run
 
 IMAGES = 10
 """Images in a row, at most."""
@@ -50,6 +58,20 @@ def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> 
     numbers = {"figure": "images of one class", "class": first.class_name(label), "label": label}
     shown = {name: {"run": named[name].name, "images": len(images)} for name, images in rows.items()}
     return save(figure, path, {**numbers, "runs": shown})
+
+
+def draw_class(comparison: Comparison, path: Path, *, class_name: str | None = None) -> None:
+    """Draw one class of the first seed of every arm of a comparison as a PNG file; nothing where none has images.
+
+    Args:
+        class_name: name or number; None for the first one.
+
+    Raises:
+        DirePlugError: there is no such class, or images are damaged.
+    """
+    found = [read_run(runs[0]) for arm, runs in comparison.runs.items() if arm not in comparison.same]
+    if shown := [run for run in found if has_images(run)]:
+        draw_class_grid(shown, path, label=0 if class_name is None else find_class(shown[0], class_name))
 
 
 def class_figure(runs: Mapping[str, ReportRun], label: int) -> PageFigure:

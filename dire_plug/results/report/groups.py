@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
+from dire_plug.recipe.ladder import rung_number
 from dire_plug.recipe.loading import flatten
 from dire_plug.recipe.model import FROZEN
 from dire_plug.results import Comparison
 from dire_plug.results.comparison import split_recipes
+from dire_plug.results.ladder import Step, find_steps, order_arms
 from dire_plug.results.report.runs import ReportRun
 
 ALIKE = ("dataset", "evaluate", "measure", "squeeze")
@@ -23,9 +25,14 @@ FIRST = ("baseline", "control", "dire")
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe, by arm in the order of a table, and each arm's by seed."""
+    """Runs of one recipe, by arm in the order of a table, and each arm's by seed.
+
+    Attributes:
+        ladder: whether the arms from baseline to `dire` are compared one with the next, too.
+    """
 
     arms: dict[str, list[ReportRun]]
+    ladder: bool = False
 
     @property
     def first(self) -> ReportRun:
@@ -68,12 +75,12 @@ class Group:
         """Return all runs as `compare` has them; a control that would equal the baseline stands for it."""
         return self._compared(self.arms)
 
-    def paired(self, arm: str = "dire") -> Comparison:
-        """Return the comparison with an arm and control (or what it equals) of the seeds that both have.
+    def paired(self, arm: str = "dire", other: str | None = None) -> Comparison:
+        """Return the comparison with an arm and another of the seeds that both have; None: control, or what it equals.
 
         Without such a seed it lacks the arm, so that no difference is formed.
         """
-        pair = (self.control, arm)
+        pair = (self.control if other in (None, "control") else other, arm)
         seeds = [{run.seed for run in self.arms.get(arm, [])} for arm in pair]
         common = seeds[0] & seeds[1]
         arms = {
@@ -87,10 +94,11 @@ class Group:
         runs = {
             arm: [FinishedRun(run.folder, run.metrics, reused=True) for run in of_arm] for arm, of_arm in arms.items()
         }
-        same = {"control": "baseline"} if self.control_is_baseline else {}
+        same = {"control": self.control} if self.control != "control" else {}
         if same:
+            runs["control"] = runs[self.control]
             # in the order of a table
-            runs = {"baseline": runs["baseline"], "control": runs["baseline"], **runs}
+            runs = {arm: runs[arm] for arm in dict.fromkeys([*order_arms(runs), *runs])}
         recipes = {arm: of_arm[0].recipe for arm, of_arm in self.arms.items()}
         with_term = [arm for arm, of_arm in self.arms.items() if of_arm[0].terms]
         controlled, uncontrolled = split_recipes(recipes, with_term, control=self.control)
@@ -104,27 +112,31 @@ class Group:
             same=same,
             controlled=controlled,
             uncontrolled=uncontrolled,
+            steps=self._steps(runs) if self.ladder else (),
         )
+
+    def _steps(self, runs: Collection[str]) -> tuple[Step, ...]:
+        """Return the steps between the ladder's arms that were run; a control that wasn't is the arm that it equals."""
+        recipes = {arm: of_arm[0].recipe for arm, of_arm in self.arms.items()}
+        return find_steps({arm: recipes.get(arm, recipes.get(self.control, {})) for arm in order_arms(runs)})
 
     @property
     def control(self) -> str:
-        """The arm that stands for control."""
-        return "baseline" if self.control_is_baseline else "control"
-
-    @property
-    def control_is_baseline(self) -> bool:
-        """Whether dire without its term is the baseline's recipe, so no control was run."""
-        return (
-            "control" not in self.arms and {"baseline", "dire"} <= self.arms.keys() and self._alike("dire", "baseline")
-        )
+        """The arm that stands for control: itself, or the one on the way to it that is `dire` without its term."""
+        if "control" in self.arms or "dire" not in self.arms:
+            return "control"
+        return next((arm for arm in order_arms(self.arms) if arm != "dire" and self._alike("dire", arm)), "control")
 
     def _alike(self, first: str, second: str) -> bool:
         """Return whether two arms have the same recipe but for their terms."""
         return without_terms(self.arms[first][0].recipe) == without_terms(self.arms[second][0].recipe)
 
 
-def group(runs: Sequence[ReportRun]) -> list[Group]:
+def group(runs: Sequence[ReportRun], *, ladder: bool = False) -> list[Group]:
     """Group the runs of a report, in the order in which they were given.
+
+    Args:
+        ladder: compare arms from baseline to `dire` one with the next, also where no arm stands between.
 
     Raises:
         DirePlugError: the runs are of different datasets, or two of one arm have different settings.
@@ -142,7 +154,7 @@ def group(runs: Sequence[ReportRun]) -> list[Group]:
         for engine in names or ["none"]:
             # real images belong to each engine's table
             mine = [run for run in runs if _key(run) == key and run.engine in (engine, "none")]
-            found.append(_arrange(mine))
+            found.append(_arrange(mine, ladder=ladder))
     return found
 
 
@@ -173,17 +185,19 @@ def _key(run: ReportRun) -> str:
     return digest([run.method, run.recipe["name"], run.ipc, alike, networks, judged, accelerated])
 
 
-def _arrange(runs: Sequence[ReportRun]) -> Group:
+def _arrange(runs: Sequence[ReportRun], *, ladder: bool) -> Group:
     names = sorted({run.arm for run in runs}, key=_rank)
     arms = {arm: sorted((run for run in runs if run.arm == arm), key=lambda run: run.seed) for arm in names}
     for of_arm in arms.values():
         _check_settings(of_arm)
-    return Group(arms)
+    return Group(arms, ladder or any(rung_number(arm) is not None for arm in arms))
 
 
-def _rank(arm: str) -> tuple[int, str]:
+def _rank(arm: str) -> tuple[int, int, str]:
     order = (*FIRST, "", *REAL_IMAGE_ARMS)  # "" is where other terms stand
-    return (order.index(arm) if arm in order else len(FIRST), arm)
+    if (number := rung_number(arm)) is not None:
+        return (order.index("baseline"), number, arm)  # a ladder's arms stand behind its first one
+    return (order.index(arm) if arm in order else len(FIRST), 0, arm)
 
 
 def _check_settings(runs: Sequence[ReportRun]) -> None:

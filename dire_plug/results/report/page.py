@@ -20,16 +20,17 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.measures import ACCURACY, SPACES, Measure, diversity_measures
 from dire_plug.results.figures import COLOURS, colour
+from dire_plug.results.ladder import SUMMED_UP, Step, draw_steps
 from dire_plug.results.report import similarity, tsne
 from dire_plug.results.report.class_grid import class_figure, sheet_figure
 from dire_plug.results.report.curves import curves_figure, strips_figure
-from dire_plug.results.report.drawing import PageFigure, label_runs, listed
+from dire_plug.results.report.drawing import PageFigure, label_runs, listed, svg_file, to_svg
 from dire_plug.results.report.groups import Group, group
 from dire_plug.results.report.images import embed_runs, find_class, has_images
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.results.report.similarity import similarity_figure
 from dire_plug.results.report.tsne import tsne_figure
-from dire_plug.results.statistics import FEW, summarise
+from dire_plug.results.statistics import FEW, Difference, summarise
 from dire_plug.results.table import (
     accuracy_columns,
     best_cells,
@@ -42,18 +43,11 @@ from dire_plug.results.table import (
     notes,
     power_notes,
     read_column,
+    step_difference,
 )
 from dire_plug.store.provenance import Code
 from dire_plug.table_files import WRITERS, collect
 from dire_plug.tables import with_minus
-
-SUMMED_UP = (
-    ("accuracy", ACCURACY[0], " points"),
-    ("coverage in T", diversity_measures("T")[0], " points"),
-    ("coverage in I", diversity_measures("I")[0], " points"),
-    ("similarity in T", diversity_measures("T")[4], ""),
-)
-"""The differences at the head of a page: words, measure, unit."""
 
 
 @dataclass(frozen=True)
@@ -154,20 +148,27 @@ TEMPLATE = "page.html"
 
 
 def write_report(
-    runs: Sequence[ReportRun], path: Path, *, class_name: str | None = None, device: str = "cpu", command: str = ""
+    runs: Sequence[ReportRun],
+    path: Path,
+    *,
+    class_name: str | None = None,
+    ladder: bool = False,
+    device: str = "cpu",
+    command: str = "",
 ) -> None:
     """Write the report of finished runs.
 
     Args:
         path: of the HTML file.
         class_name: the class whose images are shown first: name or number; None for the first one.
+        ladder: compare arms from baseline to `dire` one with the next, also where no arm stands between.
         device: where the images are embedded.
         command: the command that makes this page; empty where there was none.
 
     Raises:
         DirePlugError: the runs are of different datasets, arms have several settings, or there is no such class.
     """
-    groups = group(runs)
+    groups = group(runs, ladder=ladder)
     label = 0 if class_name is None else find_class(runs[0], class_name)
     sections = [make_section(one, f"g{number}", label=label, device=device) for number, one in enumerate(groups)]
     arms = [arm for one in groups for arm in one.arms]  # in the order of the figures, whose colours these are
@@ -193,6 +194,7 @@ def make_section(one: Group, name: str, *, label: int, device: str) -> dict[str,
         "caution": caution(one),
         "tables": make_tables(one),
         "notes": make_notes(one),
+        "ladder": _ladder_figure(one, name=f"{name}-ladder"),
         "strips": strips_figure(one, name=f"{name}-strips"),
         "images": [class_figure(shown, label)] if shown else [],
         "sheet": sheet_figure(shown) if shown else None,
@@ -203,6 +205,21 @@ def make_section(one: Group, name: str, *, label: int, device: str) -> dict[str,
         "commands": list(dict.fromkeys(command for run in one.runs for command in _commands(run))),
         "recipes": _recipes(one),
     }
+
+
+def _ladder_figure(one: Group, *, name: str) -> PageFigure | None:
+    """Return the steps of a ladder with their differences; None where there is no ladder."""
+
+    def gap(step: Step, measure: Measure) -> Difference | None:
+        return step_difference(one.paired(step.arm, step.before), step, measure)
+
+    if not (steps := one.comparison().steps):
+        return None
+    accuracy = SUMMED_UP[0][1]
+    alt = "; ".join(f"{step.change}: {format_difference(gap(step, accuracy), accuracy)} points" for step in steps)
+    caption = "What each step of the ladder adds to the arm before it, paired by seed; bars are the 95 % intervals."
+    drawing = to_svg(draw_steps(steps, gap), name=name, alt=f"Differences in accuracy: {alt}.")
+    return PageFigure("What a gain is made of", caption, {"": drawing})
 
 
 def _in_teacher(runs: Mapping[str, ReportRun], name: str, *, device: str) -> tuple[PageFigure, PageFigure]:
@@ -225,7 +242,7 @@ def name_groups(groups: Sequence[Group]) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         # names of classes and recipes may hold markup
         autoescape=True,
@@ -234,6 +251,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters["svg_file"] = svg_file
+    return found
 
 
 def _provenance(run: ReportRun) -> dict[str, Any]:

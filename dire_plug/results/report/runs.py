@@ -308,6 +308,12 @@ def find_comparison(name: str, root: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
+def is_ladder(names: Sequence[str], root: Path) -> bool:
+    """Return whether one of the names stands for a comparison along a ladder."""
+    found = [path for name in names if (path := find_comparison(name, root)) is not None]
+    return any(read_json(path).get("ladder") for path in found)
+
+
 def _resolve(name: str, root: Path) -> Iterable[RunFolder]:
     path = find_comparison(name, root)
     return [find_run(root, name)] if path is None else _compared(path)

@@ -26,6 +26,9 @@ TOLERANCE = 1e-4
 SHOWN = 3
 """Problems of one kind, at most: the same one tends to come back in every step."""
 _CALL = re.compile(r"\bbridge\.(\w+)\(")
+LOSS, TERM_ALONE = "loss", "term"
+LOSSES = (LOSS, TERM_ALONE)
+"""The functions of bridge with which a step begins: its loss, or the term where the loss has no name."""
 
 Event = dict[str, Any]
 
@@ -45,6 +48,11 @@ class ExpectedRun:
     steps: int
     calls: frozenset[str]
     images_are_leaf: bool = True
+
+    @property
+    def loss(self) -> str:
+        """The function with which a step begins."""
+        return TERM_ALONE if TERM_ALONE in self.calls and LOSS not in self.calls else LOSS
 
 
 def read_events(folder: Path) -> list[Event]:
@@ -93,8 +101,8 @@ def _gradient_error(probed: Mapping[str, Tensor], published: Mapping[str, Tensor
             return math.inf
         zero = values[0].new_zeros(values[0].shape)
         left, right, wanted = (zero if one is None else one.double() for one in (with_term, without, term))
-        # where the term has no gradient there, upstream's is the unit
-        unit = next((float(one.norm()) for one in (wanted, right) if float(one.norm()) > 0), 1.0)
+        # the term's gradient, or upstream's where that is larger: its rounding counts in the difference
+        unit = max(float(one.norm()) for one in (wanted, right)) or 1.0
         error = float((left - right - wanted).norm()) / unit
         errors.append(error if math.isfinite(error) else math.inf)
     return max(errors)
@@ -106,24 +114,34 @@ def check_handed_loss(events: Iterable[Event]) -> tuple[float, list[str]]:
     Returns:
         the largest error, in units of λ · ∂term, and the problems.
     """
-    worst, problems = 0.0, []
-    for number, event in enumerate(one for one in events if one["call"] == "step"):
+    worst, problems, number, call = 0.0, list[str](), 0, LOSS
+    for event in events:
+        call = event["call"] if event["call"] in LOSSES else call
+        if event["call"] != "step":
+            continue
+        where, number = f"step {number}: ", number + 1
         if not event["expected"]:
-            problems.append(
-                f"step {number}: before the optimiser's step, bridge.loss had no loss with its graph, or no embeddings"
-            )
+            problems.append(f"{where}before the optimiser's step, {_NOTHING[call]}, or no embeddings")
         elif event["error"] is None:
-            problems.append(f"step {number}: `backward` didn't go through the loss that bridge.loss returned")
+            problems.append(f"{where}{_NO_BACKWARD[call]}")
         else:
             worst = max(worst, event["error"])
             if not event["error"] <= TOLERANCE:
                 problems.append(
-                    f"step {number}: the gradient isn't that of the loss handed to bridge.loss plus λ·∂term: it is "
+                    f"{where}the gradient isn't that of {_HANDED[call]} plus λ·∂term: it is "
                     f"{event['error']:.0e} of λ·∂term away"
                 )
-    if not any(one["call"] == "step" for one in events):
+    if not number:
         problems.append("no step of an optimiser that holds what the loss depends on")
     return worst, problems[:SHOWN]
+
+
+_NOTHING = {LOSS: "bridge.loss had no loss with its graph", TERM_ALONE: "bridge.term had no images that are optimised"}
+_NO_BACKWARD = {
+    LOSS: "`backward` didn't go through the loss that bridge.loss returned",
+    TERM_ALONE: "no gradient reached the images after bridge.term",
+}
+_HANDED = {LOSS: "the loss handed to bridge.loss", TERM_ALONE: "the script's loss"}
 
 
 # The calls.
@@ -133,10 +151,10 @@ def check_calls(events: Sequence[Event], wanted: ExpectedRun) -> list[str]:
     """Check that each function of bridge is called as often, and where, the plan says."""
     found = Counter(event["call"] for event in events)
     problems = [
-        f"bridge.{name} is never called" for name in ("labels", "start", "loss", "step_done") if not found[name]
+        f"bridge.{name} is never called" for name in ("labels", "start", wanted.loss, "step_done") if not found[name]
     ]
-    if "watch" in wanted.calls and not _comes_before(events, "watch", "loss"):
-        problems.append("bridge.watch isn't called before the first bridge.loss")
+    if "watch" in wanted.calls and not _comes_before(events, "watch", wanted.loss):
+        problems.append(f"bridge.watch isn't called before the first bridge.{wanted.loss}")
     if "order" in wanted.calls and (found["order"] != 1 or not _comes_before(events, "order", "labels")):
         problems.append(f"bridge.order must be called once, before the first slot; it is called {found['order']} times")
     # a run that is stopped may end between the two calls
@@ -198,7 +216,7 @@ def _before_the_first_slot(events: Iterable[Event]) -> list[str]:
     for event in events:
         if event["call"] == "labels":
             break
-        if event["call"] in ("start", "loss", "step_done", "image_index"):
+        if event["call"] in ("start", *LOSSES, "step_done", "image_index"):
             found.append(f"bridge.{event['call']}")
     return list(dict.fromkeys(found))
 
@@ -228,32 +246,32 @@ def _check_slot(found: Sequence[Event], number: int, wanted: ExpectedRun, *, fin
 
 def _check_asked(events: Sequence[Event]) -> Iterator[str]:
     """Check that the number of iterations is asked for once, after the start images and before the first step."""
-    calls = [event["call"] for event in events if event["call"] in ("start", "steps", "loss")]
+    calls = [event["call"] for event in events if event["call"] in ("start", "steps", *LOSSES)]
     if calls.count("steps") != 1:
         yield f"bridge.steps is called {calls.count('steps')} times"
-    elif "loss" in calls and calls.index("steps") > calls.index("loss"):
+    elif any(name in calls and calls.index("steps") > calls.index(name) for name in LOSSES):
         yield "bridge.steps comes after the first step"
 
 
 def _check_steps(
     events: Iterable[Event], labels: Sequence[int], wanted: ExpectedRun, *, finished: bool
 ) -> Iterator[str]:
-    """Follow loss, the optimiser's step, step_done; loss, …"""
-    losses, awaited, in_use = 0, "loss", 0
+    """Follow loss, the optimiser's step, step_done; loss, … With `bridge.term` that stands for loss."""
+    losses, awaited, in_use, name = 0, "loss", 0, wanted.loss
     for event in events:
         match event["call"]:
             case "in_use":
                 in_use += 1
-            case "loss":
+            case "loss" | "term":
                 if awaited != "loss":
-                    yield f"step {losses - 1}: bridge.loss is called again before {awaited}"
+                    yield f"step {losses - 1}: bridge.{name} is called again before {awaited}"
                 yield from _check_loss(event, losses, labels, wanted)
                 if "in_use" in wanted.calls and in_use != 1:
                     yield f"step {losses}: bridge.in_use is called {in_use} times"
                 losses, awaited, in_use = losses + 1, "the optimiser's step", 0
             case "step":
                 if awaited == "loss":
-                    yield f"the optimiser's step after step {losses - 1} comes without bridge.loss"
+                    yield f"the optimiser's step after step {losses - 1} comes without bridge.{name}"
                 awaited = "bridge.step_done" if losses else "loss"
             case "step_done":
                 if awaited != "bridge.step_done":
@@ -264,17 +282,17 @@ def _check_steps(
                     yield f"step {losses - 1}: bridge.step_done: {why}"
                 awaited = "loss"
     if finished and losses not in (0, wanted.steps):
-        yield f"bridge.loss is called {losses} times in {wanted.steps} iterations"
+        yield f"bridge.{name} is called {losses} times in {wanted.steps} iterations"
     if awaited != "loss" and (finished or awaited != "bridge.step_done"):  # a run is stopped inside a step
-        yield f"step {losses - 1}: {awaited} doesn't follow bridge.loss"
+        yield f"step {losses - 1}: {awaited} doesn't follow bridge.{name}"
 
 
 def _check_loss(event: Event, number: int, labels: Sequence[int], wanted: ExpectedRun) -> Iterator[str]:
     where = f"step {number}: "
     if event["step"] != number:
-        yield f"{where}bridge.loss is told that it is step {event['step']}"
+        yield f"{where}bridge.{wanted.loss} is told that it is step {event['step']}"
     if why := _find_wrong_images(event, wanted):
-        yield f"{where}bridge.loss: {why}"
+        yield f"{where}bridge.{wanted.loss}: {why}"
     if event["outside"]:
         yield f"{where}what is optimised has changed since bridge.step_done"
     if event.get("as_started") is False:
@@ -323,8 +341,9 @@ def check_answered(
         finished = not stopped or number + 1 < len(slots)
         if finished and done and done[-1].get("unmoved", 1):
             problems.append(f"batch {number}: {_unmoved(done[-1])} where bridge.start put them")
-        if finished and any(event["call"] == "loss" for event in slot) and not any(one["moved"] for one in done):
-            problems.append(f"batch {number}: what is optimised doesn't move between bridge.loss and bridge.step_done")
+        if finished and any(event["call"] in LOSSES for event in slot) and not any(one["moved"] for one in done):
+            between = f"between bridge.{wanted.loss} and bridge.step_done"
+            problems.append(f"batch {number}: what is optimised doesn't move {between}")
         if finished:
             planned = wanted.plan.slot(Slot(0, number))
             expected += [names[pair] for pair in zip(planned.labels, planned.images, strict=True)]

@@ -21,15 +21,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from dire_plug import bridge
 from dire_plug.data.augmentation import zca
+from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load
 from dire_plug.recipe import PROBE
-from dire_plug.synthesis.terms import leaves_of
+from dire_plug.synthesis.weighting import leaves_of
 from dire_plug.types import LOOP
 from dire_plug.upstream.trace import StopScriptError
 
@@ -80,7 +82,7 @@ class ExpectedGradients:
 
     Attributes:
         leaves: those tensors.
-        upstream: their gradients of the loss that the script handed over.
+        upstream: their gradients of the loss that the script handed over; of one without a name, what reaches them.
         term: λ · ∂term, likewise; 0 where the term doesn't depend on one.
         base, scale: what the tensors had as gradient when the script called `backward`, and by what it had multiplied
             the loss; None as long as it hasn't.
@@ -94,18 +96,28 @@ class ExpectedGradients:
 
     def begin_backward(self, gradient: Tensor) -> None:
         """Record that `backward` has reached the loss; DWA's tensors have another gradient by then, which stays."""
-        self.base = [None if leaf.grad is None else leaf.grad.detach().clone() for leaf in self.leaves]
+        self._keep_base()
         self.scale = float(gradient)
+
+    def receive(self, place: int, gradient: Tensor) -> None:
+        """Take the gradient that reaches a leaf, of a loss without a name, before the terms are added to it."""
+        if self.base is None:
+            self._keep_base()
+        self.upstream[place] = self.upstream[place] + gradient.detach() / self.scale
+
+    def _keep_base(self) -> None:
+        self.base = [None if leaf.grad is None else leaf.grad.detach().clone() for leaf in self.leaves]
 
     def term_of(self, tensor: Tensor) -> Tensor | None:
         """Return λ · ∂term of one tensor; None where it isn't one of the leaves."""
         return next((term for leaf, term in zip(self.leaves, self.term, strict=True) if leaf is tensor), None)
 
     def compare(self) -> tuple[float | None, float]:
-        """Return how far the gradients are off, in units of λ · ∂term (of upstream's where it is 0), and a factor.
+        """Return how far the gradients are off, in units of λ · ∂term (of upstream's where it is larger), and a factor.
 
         The factor is that of a scaled loss where its gradients are still scaled, as a GradScaler's aren't by the time
-        of the step. None: `backward` didn't go through the loss that `bridge.loss` returned.
+        of the step. None: `backward` didn't go through the loss that `bridge.loss` returned, or, after `bridge.term`,
+        reached no leaf.
         """
         if self.base is None:
             return None, 1.0
@@ -116,7 +128,7 @@ class ExpectedGradients:
         for leaf, upstream, term, base in zip(self.leaves, self.upstream, self.term, bases, strict=True):
             found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.detach()
             rest = (found.double() - (0 if base is None else base.double())) / factor
-            unit = next((norm for one in (term, upstream) if (norm := float(one.double().norm())) > 0), 1.0)
+            unit = max(float(one.double().norm()) for one in (term, upstream)) or 1.0
             errors.append(float((rest - upstream.double() - term.double()).norm()) / unit)
         return max(error if math.isfinite(error) else math.inf for error in errors)
 
@@ -263,12 +275,17 @@ def reference_term(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass
 class _Slot:
-    """The running slot: the values that it started from, and the leaves after their last change."""
+    """The running slot: the values that it started from, and the leaves after their last change.
+
+    Attributes:
+        upstream: the norm of upstream's gradient in the last step, where its loss has no name; 0 before the first.
+    """
 
     start: Tensor | None = None
     leaves: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     losses: int = 0
+    upstream: float = 0.0
 
     def remember(self, leaves: list[Tensor]) -> None:
         self.leaves, self.values = leaves, [leaf.detach().clone() for leaf in leaves]
@@ -293,12 +310,13 @@ class _Calls:
         self._answers, self._emit = answers, emit
         self._real: dict[str, Callable[..., Any]] = {}
         self._slot, self._in_use = _Slot(), None
+        self._handles: list[RemovableHandle] = []
         steps.on_step = self._step
 
     @contextlib.contextmanager
     def in_place_of_bridge(self, tree: Path) -> Iterator[None]:
         """Make the script call this object instead of bridge while the block runs."""
-        own = ("labels", "start", "embedded", "loss", "step_done", "image_index")
+        own = ("labels", "start", "embedded", "loss", "term", "step_done", "image_index")
         self._real = {name: getattr(bridge, name) for name in (*own, *FORWARDED)}
         stopped = False
         try:
@@ -339,6 +357,7 @@ class _Calls:
 
     def _labels(self, seen: dict[str, Any], labels: Tensor) -> Tensor:
         seen["outside"] = self._slot.changed()
+        self._forget_step()
         self._slot = _Slot()
         answer: Tensor = self._real["labels"](labels)
         seen["labels"] = answer.tolist()
@@ -369,17 +388,7 @@ class _Calls:
         step: int,
         network: nn.Module | None = None,
     ) -> Tensor:
-        used, self._in_use = labels if self._in_use is None else self._in_use, None
-        weights = {id(one) for one in self._kept.weights}  # DWA holds them in an optimiser too, which never steps
-        leaves = [one for one in leaves_of(loss) if id(one) not in weights and self._steps.holds(one)]
-        seen |= {"step": step, "labels": used.tolist(), "part": used is not labels, "shown": self._kept.shown()}
-        seen |= {"images": _kind(images, leaves), "outside": self._slot.changed()}
-        if self._slot.losses == 0 and self._slot.start is not None:
-            seen["as_started"] = torch.equal(images.detach(), self._slot.start)
-        self._slot.losses += 1
-        self._slot.remember(leaves)
-        self._steps.expected = None
-        embeddings = self._kept.take(images)
+        leaves, embeddings, used = self._see(seen, loss, images=images, labels=labels, step=step)
 
         def added() -> Tensor:
             total: Tensor = self._real["loss"](loss, images=images, labels=labels, step=step, network=network)
@@ -392,15 +401,85 @@ class _Calls:
             upstream = _gradients(loss, leaves)
         except RuntimeError:  # `backward` was called before, and has let go of the graph
             return added()
-        alike = _norm(_gradients(reference_term(embeddings, used), leaves))
-        # as strong as upstream's gradient: neither drowns in the other's rounding
-        self._probe.weight = _norm(upstream) / alike if alike > 0 else 1.0
+        self._weigh(embeddings, used, leaves, alike=_norm(upstream))
         total = added()
         term = self._probe.weight * self._of_chosen(embeddings, used)
         self._steps.expected = ExpectedGradients(leaves, upstream, _gradients(term, leaves))
         if total.requires_grad:
             total.register_hook(self._steps.expected.begin_backward)  # type: ignore[no-untyped-call]
         return total
+
+    def _term(
+        self,
+        seen: dict[str, Any],
+        *,
+        images: Tensor,
+        labels: Tensor,
+        step: int,
+        network: nn.Module | None = None,
+        scaler: GradScaler | None = None,
+    ) -> None:
+        leaves, embeddings, used = self._see(seen, images, images=images, labels=labels, step=step)
+
+        def add() -> None:
+            self._real["term"](images=images, labels=labels, step=step, network=network, scaler=scaler)
+
+        if not leaves or embeddings is None or len(embeddings) != len(used):
+            seen["embeddings"] = None if embeddings is None else len(embeddings)
+            return add()
+        try:
+            # the loss's gradient isn't known yet: that of the step before tells how strong it is
+            self._weigh(embeddings, used, leaves, alike=self._slot.upstream or 1.0)
+        except RuntimeError:  # `backward` was called before, and has let go of the graph
+            return add()
+        term = _gradients(self._probe.weight * reference_term(embeddings, used), leaves)
+        expected = ExpectedGradients(leaves, [torch.zeros_like(leaf) for leaf in leaves], term)
+        if scaler is not None:
+            expected.scale = float(scaler.scale(torch.ones(())))
+        for place, leaf in enumerate(leaves):
+            # set before the synthesis sets its own, and so called before it: with what the script alone gives
+            self._handles.append(leaf.register_hook(functools.partial(self._receive, expected, place)))  # type: ignore[no-untyped-call]
+        add()
+        if self._probe.labels is not None and len(self._probe.labels) != len(used):
+            raise DirePlugError(
+                "a step embeds some of the classes, where verify can't check bridge.term; let verify_case's recipe "
+                "embed all: recover.embedder.classes_per_step"
+            )
+        self._steps.expected = expected
+
+    def _receive(self, expected: ExpectedGradients, place: int, gradient: Tensor) -> None:
+        """Take a gradient that reaches a leaf after `bridge.term`; the terms' own, within it, don't count."""
+        if self._steps.expected is expected:
+            expected.receive(place, gradient)
+
+    def _see(
+        self, seen: dict[str, Any], loss: Tensor, *, images: Tensor, labels: Tensor, step: int
+    ) -> tuple[list[Tensor], Tensor | None, Tensor]:
+        """Begin a step; return the leaves that an optimiser holds, the embeddings, and the labels in use."""
+        used, self._in_use = labels if self._in_use is None else self._in_use, None
+        weights = {id(one) for one in self._kept.weights}  # DWA holds them in an optimiser too, which never steps
+        leaves = [one for one in leaves_of(loss) if id(one) not in weights and self._steps.holds(one)]
+        seen |= {"step": step, "labels": used.tolist(), "part": used is not labels, "shown": self._kept.shown()}
+        seen |= {"images": _kind(images, leaves), "outside": self._slot.changed()}
+        if self._slot.losses == 0 and self._slot.start is not None:
+            seen["as_started"] = torch.equal(images.detach(), self._slot.start)
+        self._slot.losses += 1
+        self._slot.remember(leaves)
+        self._forget_step()
+        return leaves, self._kept.take(images), used
+
+    def _weigh(self, embeddings: Tensor, labels: Tensor, leaves: list[Tensor], *, alike: float) -> None:
+        """Give the test term the weight at which its gradient is as strong as upstream's, and neither is lost."""
+        own = _norm(_gradients(reference_term(embeddings, labels), leaves))
+        self._probe.weight = alike / own if own > 0 else 1.0
+
+    def _forget_step(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self._steps.expected is not None:
+            self._slot.upstream = _norm(self._steps.expected.upstream)
+        self._steps.expected = None
 
     def _of_chosen(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the term on the classes that have their turn in this step, times C/c."""
@@ -416,7 +495,9 @@ class _Calls:
         if any(leaf is tensor for leaf in self._slot.leaves for tensor in _tensors(optimizer)):
             self._emit({"call": "step", "expected": self._steps.expected is not None, "error": error})
 
-    def _step_done(self, seen: dict[str, Any], loss: Tensor, *, images: Tensor, labels: Tensor, step: int) -> None:
+    def _step_done(
+        self, seen: dict[str, Any], loss: Tensor | None = None, *, images: Tensor, labels: Tensor, step: int
+    ) -> None:
         seen |= {"step": step, "images": _kind(images, self._slot.leaves), "moved": self._slot.changed()}
         if (start := self._slot.start) is not None and start.shape == images.shape:
             seen["unmoved"] = int((images.detach() == start).flatten(1).all(dim=1).sum())

@@ -279,6 +279,30 @@ def test_a_control_that_would_equal_the_baseline_stands_for_it(runs: list[Report
     assert [row.label for row in make_tables(other)[0].rows] == ["baseline", "dire"]
 
 
+def test_rungs_stand_between_baseline_and_control_with_their_steps(runs: list[ReportRun]) -> None:
+    control = one(runs, "control")
+    recover = control.recipe["recover"]
+    other = {**recover, "plan": "keep", "flags": {**recover["flags"], "lr": 0.05}}
+    rung = replace(changed(control, recover=other), metrics=control.metrics | {"arm": "rung-1-lr"})
+    (found,) = group([one(runs, "dire"), control, one(runs, "control", 1), rung, one(runs, "baseline")])
+    assert list(found.arms) == ["baseline", "rung-1-lr", "control", "dire"]
+    labels = ["+ lr 0.05", "+ lr 0.1, 2 of a class in a batch", "+ the term"]
+    assert [row.label for row in make_tables(found)[0].rows][-3:] == labels
+    # without control the arm that equals it stands for it
+    equal = replace(control, metrics=control.metrics | {"arm": "rung-1-start"})
+    (without,) = group([one(runs, "dire"), equal, one(runs, "baseline")])
+    shown = [row.label for row in make_tables(without)[0].rows]
+    assert shown[:4] == ["baseline", "rung-1-start", "control = rung-1-start", "dire"]
+    assert shown[-1] == "+ the term"
+
+
+def test_a_ladder_without_rungs_is_shown_where_it_is_asked_for(runs: list[ReportRun]) -> None:
+    three = [one(runs, arm) for arm in ("baseline", "control", "dire")]
+    ((plain,), (asked,)) = group(three), group(three, ladder=True)
+    assert [row.label for row in make_tables(plain)[0].rows][3:] == ["dire − control"]
+    assert [row.label for row in make_tables(asked)[0].rows][3:] == ["+ 2 of a class in a batch", "+ the term"]
+
+
 # Which runs.
 
 

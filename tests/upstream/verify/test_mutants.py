@@ -11,18 +11,28 @@ import pytest
 import torch
 from support import third_party_plugin
 from support.cli import Cli
-from support.loop_upstream import INSERTIONS, LoopAdapter, make_loop, make_loop_known, run_here, write_patch
+from support.loop_upstream import (
+    INSERTIONS,
+    UNNAMED,
+    UNNAMED_INSERTIONS,
+    LoopAdapter,
+    make_loop,
+    make_loop_known,
+    run_here,
+    write_patch,
+)
 from support.scaffolds import VALUES, fill, forget, install_package
 from support.third_party_plugin import ThirdParty
 from support.upstreams import vendor_or_skip
 
 from dire_plug import bridge
+from dire_plug.errors import DirePlugError
 from dire_plug.methods.dwa import DWA
 from dire_plug.plugins import load_adapter
 from dire_plug.scaffold.package import Published, new_method
 from dire_plug.synthesis import running
 from dire_plug.synthesis.embeddings import Embeddings, PenultimateHook
-from dire_plug.synthesis.terms import Terms
+from dire_plug.synthesis.terms import LateTerms, Terms
 from dire_plug.upstream.source.patching import make_patch, read_patch
 from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy, vendor
 from dire_plug.upstream.verify.verify import ScriptVerdict, verify
@@ -36,19 +46,26 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> LoopAdapter:
     return make_loop(tmp_path_factory.mktemp("loop"))
 
 
+@pytest.fixture(scope="module")
+def unnamed_adapter(tmp_path_factory: pytest.TempPathFactory) -> LoopAdapter:
+    """The loop whose loss has no name, published."""
+    return make_loop(tmp_path_factory.mktemp("unnamed"), UNNAMED)
+
+
 @pytest.fixture
 def verified(
-    adapter: LoopAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Mapping[int, Sequence[str]]], ScriptVerdict]:
-    """Return a function that verifies a patch in this process."""
+    adapter: LoopAdapter, unnamed_adapter: LoopAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., ScriptVerdict]:
+    """Return a function that verifies a patch in this process; of the loop whose loss has a name, or none."""
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
     make_loop_known(tmp_path / "known")
     monkeypatch.syspath_prepend(str(tmp_path / "known"))
 
-    def call(insertions: Mapping[int, Sequence[str]]) -> ScriptVerdict:
-        write_patch(adapter, insertions)
-        vendor(adapter)
-        (verdict,) = verify(adapter, workdir=tmp_path / "work", run=run_here)
+    def call(insertions: Mapping[int, Sequence[str]], *, named: bool = True) -> ScriptVerdict:
+        loop = adapter if named else unnamed_adapter
+        write_patch(loop, insertions)
+        vendor(loop)
+        (verdict,) = verify(loop, workdir=tmp_path / "work", run=run_here)
         return verdict
 
     return call
@@ -184,6 +201,77 @@ def test_a_bridge_that_is_wrong_is_found(verified: Any, change: Change, monkeypa
     assert handed
 
 
+# A loss without a name.
+
+
+def test_a_patch_with_the_term_alone_passes_every_check(verified: Any) -> None:
+    verdict = verified(UNNAMED_INSERTIONS, named=False)
+    assert verdict.problems == {}
+    assert verdict.agreement < 1e-5
+    assert verdict.cut == "resumes, batches apart"
+
+
+def with_term(*places: int, line: str = "bridge.term(images=images, labels=labels, step=step)") -> dict[int, list[str]]:
+    """Return the lines of the right patch with the term after these lines instead."""
+    lines = {place: list(texts) for place, texts in UNNAMED_INSERTIONS.items() if place != 26}
+    for place in places:
+        lines.setdefault(place, []).append(" " * 8 + line)
+    return dict(sorted(lines.items()))
+
+
+@pytest.mark.parametrize(
+    ("insertions", "says"),
+    [
+        (with_term(26, 27), "no gradient has reached `images` between bridge.term and the next bridge.term"),
+        (with_term(28), "bridge.term stands after `backward`"),
+        (with_term(24), "made no forward pass in this step"),
+        (with_term(26, line="bridge.term(images=moved, labels=labels, step=step)"), ""),
+    ],
+    ids=["twice", "after backward", "before the forward pass", "images are another tensor"],
+)
+def test_a_term_out_of_its_place_is_found(verified: Any, insertions: Any, says: str) -> None:
+    if says:
+        with pytest.raises(DirePlugError, match=says.replace(".", r"\.")):
+            verified(insertions, named=False)
+    else:
+        problems = verified(insertions, named=False).problems["calls"]
+        assert any("bridge.term: `images` isn't what the optimiser holds" in one for one in problems), problems
+
+
+def change_late(change: Callable[[Any, Any], Any]) -> Change:
+    """Return what makes the synthesis return `change(gradient, term)` where the script's gradient comes."""
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        right = LateTerms.receive
+
+        def wrong(self: LateTerms, place: int, gradient: Any) -> Any:
+            return change(gradient, right(self, place, gradient) - gradient)
+
+        patch.setattr(LateTerms, "receive", wrong)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        change_late(lambda gradient, term: gradient - term),
+        change_late(lambda gradient, term: gradient + 100 * term),
+        change_late(lambda gradient, term: term),
+        change_late(lambda gradient, term: gradient),
+        change_embeddings(lambda kept: kept.roll(1, 0)),
+        roll_labels,
+    ],
+    ids=["sign flipped", "times 100", "in place of the loss's", "left out", "embeddings rolled", "labels rolled"],
+)
+def test_a_term_that_acts_wrongly_is_found(verified: Any, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(monkeypatch)
+    verdict = verified(UNNAMED_INSERTIONS, named=False)
+    assert list(verdict.problems) == ["gradient"]
+    for says in ("patched minus unpatched", "isn't that of the script's loss plus"):
+        assert any(says in problem for problem in verdict.problems["gradient"]), verdict.problems
+
+
 def change_network(patch: pytest.MonkeyPatch) -> None:
     """Let each step change the network, as a script does whose slots aren't independent."""
     watched: list[Any] = []
@@ -252,7 +340,7 @@ def inserted(
     def call(places: dict[str, int]) -> ScriptVerdict:
         name = f"verify-{'-'.join(places).replace('_', '-') or 'right'}-toy"
         origin = Published(str(made_third_party.repository), made_third_party.commit, third_party_plugin.SCRIPT)
-        folder, _ = new_method(name, origin, into=tmp_path)
+        folder = new_method(name, origin, into=tmp_path).folder
         for function, (right, line) in INSERTED.items():
             if place := places.get(function, right):
                 where = ("patch", "insert", name, f"{third_party_plugin.SCRIPT}:{place}", line, "--package", folder)

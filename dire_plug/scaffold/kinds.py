@@ -1,0 +1,255 @@
+"""Tell what kind of script a published one is, guessed from its syntax tree, and write what an adapter of it says."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import get_args
+
+from dire_plug.api.checklist import literal
+from dire_plug.scaffold.script import Flag
+from dire_plug.types import TORCHVISION_NAMES, CheckpointLayout
+
+
+@dataclass(frozen=True)
+class ScriptKind:
+    """The kind of a script, in the words of `QUESTIONS`."""
+
+    passes: str
+    images: str
+    loss: str
+    checkpoint: str
+
+    def __str__(self) -> str:
+        """Return the words that the command prints."""
+        return f"passes {self.passes}, images {self.images}, loss {self.loss}, checkpoint {self.checkpoint}"
+
+
+QUESTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "passes": ("A call of the script makes an image of each class (many), or all images (one)", ("many", "one")),
+        "images": (
+            "It saves each image as a file (files), or all in one file of tensors (tensor)",
+            ("files", "tensor"),
+        ),
+        "loss": ("Its loss has a name before backward, or none, as in (a + b).backward()", ("named", "unnamed")),
+        "checkpoint": (
+            "The file of its trained network holds a state dict (bare), or one under a key; .module: with that prefix",
+            get_args(CheckpointLayout),
+        ),
+    }
+)
+"""Field of `ScriptKind` → the question, and its answers."""
+
+# spellings with `-`; those with `_` are found too
+ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "TEACHER_FLAG": (
+            "weights",
+            "ckpt",
+            "checkpoint",
+            "teacher",
+            "teacher-path",
+            "arch-path",
+            "model-path",
+            "pretrained",
+        ),
+        "IMAGES_FLAG": (
+            "out",
+            "output",
+            "output-dir",
+            "out-dir",
+            "save-dir",
+            "save-path",
+            "syn-data-path",
+            "result-dir",
+        ),
+        "PASS_FLAG": ("round", "pass", "pass-index", "ipc-start", "ipc-id", "ipc-index"),
+        "PASS_END_FLAG": ("ipc-end", "pass-end", "round-end"),
+        "STEPS_FLAG": ("steps", "iteration", "iterations", "iters", "num-iterations", "n-iter"),
+        "IPC_FLAG": ("ipc", "images-per-class", "ipc-number", "num-ipc"),
+        "CLASSES_FLAG": ("classes", "num-classes", "n-classes", "nclass", "num-class"),
+    }
+)
+"""Constant of an adapter → names that published scripts give to its flag."""
+_REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "RESERVED_DEVICE": ("device", "gpu", "gpus", "gpu-id", "gpu-device", "cuda"),
+        "RESERVED_PATHS": ("data-dir", "data-path", "data-root", "train-dir", "train-data-path", "val-dir", "log-dir"),
+        "RESERVED_DATASET": ("dataset", "data-set", "dataset-name"),
+    }
+)
+_REASON_OF_ROLE: Mapping[str, str] = MappingProxyType(
+    {
+        "TEACHER_FLAG": "RESERVED_TEACHER",
+        "IMAGES_FLAG": "RESERVED_PATHS",
+        "PASS_FLAG": "RESERVED_PASSES",
+        "PASS_END_FLAG": "RESERVED_PASSES",
+        "IPC_FLAG": "RESERVED_IPC",
+        "CLASSES_FLAG": "RESERVED_DATASET",
+    }
+)
+
+
+def find_roles(flags: Sequence[Flag]) -> dict[str, str]:
+    """Return constant → flag, of those whose name tells what it is for."""
+    found: dict[str, str] = {}
+    for role, names in ROLES.items():
+        known = {flag.name.replace("_", "-").lower(): flag.name for flag in flags if flag.annotation != "bool"}
+        # in the order of the names: the plainest first
+        if match := next((known[name] for name in names if name in known), None):
+            found[role] = match
+    return found
+
+
+def reserved(flags: Sequence[Flag], roles: Mapping[str, str]) -> dict[str, str]:
+    """Return flag → the name of the reason why no recipe sets it."""
+    found = {}
+    for flag in flags:
+        name = flag.name.replace("_", "-").lower()
+        for reason, names in _REASONS.items():
+            if name in names:
+                found[flag.name] = reason
+        for role, mine in roles.items():
+            if mine == flag.name and role in _REASON_OF_ROLE:
+                found[flag.name] = _REASON_OF_ROLE[role]
+    return found
+
+
+def guess_kind(tree: ast.Module, roles: Mapping[str, str]) -> ScriptKind:
+    """Return what a script seems to be."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    texts = {ast.unparse(call.func) for call in calls}
+    keys = {literal(node.slice) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
+    prefix = ".module" if any(text.endswith("DataParallel") for text in texts) else ""
+    checkpoint = f"state_dict{prefix}" if "state_dict" in keys else "model" if "model" in keys else "bare"
+    backward = [
+        call.func.value for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "backward"
+    ]
+    named = all(isinstance(_unscaled(one), ast.Name | ast.Attribute | ast.Subscript) for one in backward)
+    return ScriptKind(
+        passes="many" if "PASS_FLAG" in roles else "one",
+        images="tensor" if "torch.save" in texts else "files",
+        loss="named" if named else "unnamed",
+        checkpoint=checkpoint,
+    )
+
+
+def _unscaled(node: ast.expr) -> ast.expr:
+    """Return what a GradScaler scales, where one does."""
+    scaled = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "scale"
+    return node.args[0] if isinstance(node, ast.Call) and scaled and node.args else node
+
+
+def find_architecture(tree: ast.Module) -> str | None:
+    """Return the one network of torchvision's that a script names, in our spelling; None of none, or of two."""
+    ours = {theirs: own for own, theirs in TORCHVISION_NAMES.items()}
+    named = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    named += [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    found = {ours[name] for name in named if name in ours}
+    return found.pop() if len(found) == 1 else None
+
+
+# What of the adapter depends on the kind.
+
+
+_TRIPLE = "tuple[float, float, float]"
+_CONSTANTS: Sequence[tuple[str, str, str]] = (
+    ("LICENCE", "str", 'the repository\'s licence, or "none"'),
+    ("CLASSES", "int", "the number of classes that the script hard-codes"),
+    ("SIZE", "int", "height and width of the images that the script draws, in pixels"),
+    ("MEAN", _TRIPLE, "what its normalisation takes off each channel"),
+    ("STD", _TRIPLE, "what its normalisation divides each channel by"),
+    ("ARCHITECTURE", "str", 'its network, as dire-plug names it, such as "resnet-18"'),
+    ("STEM", "str", 'the stem of that network: "small" (3x3, no pooling) or "imagenet"'),
+    ("CHECKPOINT", "str", f"the form in which it reads the weights: {', '.join(get_args(CheckpointLayout))}"),
+    ("BATCHES", "int", "the number of batches into which it splits one image of each class"),
+    ("TEACHER_FLAG", "str", "the flag that takes the file of the weights"),
+    ("IMAGES_FLAG", "str", "the flag that takes the folder for the images"),
+    ("PASS_FLAG", "str", "the flag that takes the number of the pass, from 0"),
+    ("PASS_END_FLAG", "str", "the flag that takes the number after the last pass"),
+    ("IPC_FLAG", "str", "the flag that takes the number of images of a class"),
+    ("CLASSES_FLAG", "str", "the flag that takes the number of classes"),
+    ("STEPS_FLAG", "str", "the flag that takes the number of iterations"),
+    ("FILE_NAME", "str", 'the path of an image below that folder, such as "{label}-{image}.png"'),
+)
+
+
+def adapter_parts(kind: ScriptKind, roles: Mapping[str, str], architecture: str | None) -> dict[str, str]:
+    """Return what the template of an adapter names: its constants, and the members that depend on the kind."""
+    many, files = kind.passes == "many", kind.images == "files"
+    optional = {
+        "PASS_FLAG": many,
+        "PASS_END_FLAG": many and "PASS_END_FLAG" in roles,
+        # a script without one has the number in its text
+        "IPC_FLAG": not many and "IPC_FLAG" in roles,
+        "CLASSES_FLAG": "CLASSES_FLAG" in roles,
+        "FILE_NAME": files,
+    }
+    known = dict(roles) | {"CHECKPOINT": kind.checkpoint} | ({"ARCHITECTURE": architecture} if architecture else {})
+    kept = [one for one in _CONSTANTS if optional.get(one[0], True)]
+    own = {name for name, _, _ in kept}
+    constants = [
+        f"{name}: {annotation} = {quoted(known[name]) if name in known else 'FILL_IN'}  # {what}"
+        for name, annotation, what in kept
+    ]
+    flags = [f"            {name}: {_REASON_OF_ROLE[name]}," for name in _REASON_OF_ROLE if name in own]
+    calls = ["watch", "labels", "start", "loss" if kind.loss == "named" else "term", "step_done"]
+    further = ""
+    for name, value in (("IPC_FLAG", "inputs.recipe.ipc"), ("CLASSES_FLAG", "CLASSES")):
+        if name in own:
+            further += f'        arguments += [f"--{{{name}}}", str({value})]\n'
+    return {
+        "constants": "\n".join(constants),
+        "reserved_lines": "\n".join(flags),
+        "reasons": "".join(
+            f"    {reason},\n" for reason in sorted({_REASON_OF_ROLE[one] for one in own & {*_REASON_OF_ROLE}})
+        ),
+        "saves_images": "" if files else "    saves_images = False\n",
+        "calls": str(tuple([*calls, "image_index"] if files else calls)).replace("'", '"'),
+        "further_arguments": further,
+        "plan_names": "ChunkedPlan" if many else "ListedPlan",
+        "chunked_plan": "    ChunkedPlan,\n" if many else "",
+        "listed_plan": "" if many else "    ListedPlan,\n",
+        "slot_name": "" if many else "    Slot,\n",
+        "image_path_name": "" if files else "    image_path,\n",
+        "plan_body": _MANY if many else _ONE,
+        "plan_problem": "" if many else _PLAN_PROBLEM,
+        "pass_arguments": _pass_arguments("PASS_END_FLAG" in own) if many else "",
+        "file_name": "FILE_NAME.format(label=label, image=image)" if files else 'image_path(label, image, ".png")',
+        "arm": _REGROUPED if many else "  dire:\n    regularizers: {dire: {}}",
+    }
+
+
+def quoted(text: str) -> str:
+    """Return a name as Python's literal of it."""
+    return f'"{text}"'
+
+
+_MANY = """\
+        per_class = 1 if recover.plan == "keep" else recover.plan.per_class
+        return build_plan(classes=classes, ipc=ipc, slots_per_pass=BATCHES, per_class=per_class)"""
+_ONE = """\
+        # one image of each class after the other; a script that goes class by class: cut_plan(class_by_class(…), …)
+        passes = build_plan(classes=classes, ipc=ipc, slots_per_pass=BATCHES)
+        slots = (Slot(image, batch) for image in range(ipc) for batch in range(BATCHES))
+        return ListedPlan(tuple(passes.slot(slot) for slot in slots), classes)"""
+_PLAN_PROBLEM = """\
+        if recipe.recover.plan != "keep":
+            found.append(("recover.plan", "the script makes all images in one call, in its own batches; take it out"))
+"""
+_REGROUPED = """\
+  # Two images of a class in a batch, so that a term can compare them; take the overrides out where the script draws a
+  # fixed number of images.
+  dire:
+    overrides: {recover: {plan: {per_class: 2}}}
+    regularizers: {dire: {}}"""
+
+
+def _pass_arguments(with_end: bool) -> str:
+    end = ', f"--{PASS_END_FLAG}", str(pass_index + 1)' if with_end else ""
+    return f'''
+    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+        """Return what makes the script run one pass alone."""
+        return (f"--{{PASS_FLAG}}", str(pass_index){end})
+'''
