@@ -91,7 +91,7 @@ def compare(
             wanted,
             card=options["card"],
             device=request.device,
-            more=[f"{step.arm}: {step.before} + {step.change}" for step in steps],
+            first=[f"{step.arm}: {step.before} + {step.change}" for step in steps],
             more_data={"ladder": [{"arm": one.arm, "before": one.before, "change": one.change} for one in steps]},
         )
         return

@@ -40,13 +40,14 @@ def show_dry(
     *,
     card: str | None,
     device: str,
+    first: Sequence[RenderableType] = (),
     more: Sequence[RenderableType] = (),
     more_data: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Print what runs would do, without data or upstream's code: first what differs between them, then the rest.
 
     Args:
-        more: what a command also plans, as shown; `more_data`: the same by keys of the JSON.
+        first, more: what a command also plans, as shown, above all and below; `more_data`: the same by keys of JSON.
         requests: those of the runs, and of their other seeds.
         card: a GPU of `rates.CARDS`; None takes the rate of `device` on this machine.
     """
@@ -54,7 +55,7 @@ def show_dry(
     from dire_plug.pipeline.run import say_accelerated
 
     values = [read_values(one) for one in planned]
-    parts: list[RenderableType] = []
+    parts: list[RenderableType] = [*first]
     for one in planned:
         parts.append(f"{one.adapter.title}: recipe {one.source.stem}, arm {one.arm}, seed {one.seed}")
         parts.append(f"engine: {one.engine}{'' if one.ready else f'; {absence(one.adapter)}'}")
