@@ -263,9 +263,9 @@ def test_a_ladder_compares_each_arm_with_the_one_before(cli: Cli, home: Path, tm
     assert found[:6] == ["rung-1-start", "dire", "random", *steps]
     (folder,) = home.glob("runs/sre2l/*/compare-*")
     content = json.loads((folder / "compare.json").read_text())
-    values = {arm: one["values"]["T/coverage"][0] for arm, one in content["arms"].items()}
+    values = {arm: one["values"]["coverage_teacher"][0] for arm, one in content["arms"].items()}
     for step in content["ladder"]:
-        assert step["difference"]["T/coverage"]["mean"] == values[step["arm"]] - values[step["before"]]
+        assert step["difference"]["coverage_teacher"]["mean"] == values[step["arm"]] - values[step["before"]]
     assert [step["arm"] for step in content["ladder"]] == ["rung-1-start", "control", "dire"]
     assert {file.name for file in folder.iterdir()} >= {"images.png", "class.png", "ladder.png"}
     assert is_ladder([folder.name], home / "runs")
