@@ -231,10 +231,14 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
     if options.pop("verbose"):
         ui.configure(verbose=True)
     check_card(options.pop("card"), dry_run=options.pop("dry_run"))
-    settings, real = tuple(options.pop("settings")), options.pop("real")
-    check_settings(settings, {"ipc": ("--ipc", options.get("ipc")), "dataset.name": ("--real", real)})
-    settings = (*(dataset_settings(real) if real is not None else ()), *settings)
+    settings = add_real(tuple(options.pop("settings")), options.pop("real"), ipc=options["ipc"])
     return Request(method=method, arm=arm, settings=settings, **options)
+
+
+def add_real(settings: tuple[str, ...], real: str | None, *, ipc: int | None) -> tuple[str, ...]:
+    """Return the settings with the dataset that `--real` names, and check that they don't contradict it or `--ipc`."""
+    check_settings(settings, {"ipc": ("--ipc", ipc), "dataset.name": ("--real", real)})
+    return settings if real is None else (*dataset_settings(real), *settings)
 
 
 def check_card(card: str | None, *, dry_run: bool) -> None:

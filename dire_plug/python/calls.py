@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from dire_plug import home
-from dire_plug.commands.options import check_settings
+from dire_plug.commands.options import add_real, check_settings
 from dire_plug.commands.run import choose_arm
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.executors.dispatch import Runner
@@ -24,6 +24,7 @@ from dire_plug.pipeline import Request
 from dire_plug.python.results import ComparisonResult, RunResult, SetResult
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.results.comparison import compare as run_comparison
+from dire_plug.results.comparison import with_ladder
 from dire_plug.results.report import find_runs
 from dire_plug.results.table import load_comparison as read_comparison
 from dire_plug.results.table import store_comparison
@@ -56,6 +57,7 @@ def run(
     engine: Engine = "auto",
     accelerate: Accelerate = "none",
     out: PathLike | None = None,
+    real: PathLike | None = None,
     data_root: PathLike | None = None,
     offline: bool = False,
     rerun: Sequence[str] = (),
@@ -84,6 +86,7 @@ def run(
         engine: upstream's own script, or our loop of the same mathematics.
         accelerate: see `--accelerate`.
         out: the folder of run directories; None: runs/.
+        real: the real images: a dataset's name, or a path such as ./photos, one folder a class; None: the recipe's.
         data_root: the folder of the datasets; it must exist.
         offline: whether the network mustn't be used.
         rerun: stages whose artefacts are made again.
@@ -109,6 +112,7 @@ def run(
         device=device,
         engine=engine,
         accelerate=accelerate,
+        real=real,
         out=_path(out),
         data_root=_folder(data_root),
         offline=offline,
@@ -125,6 +129,7 @@ def compare(
     method: str,
     *,
     arms: Sequence[str] = DEFAULT_ARMS,
+    ladder: bool = False,
     seeds: int = 1,
     recipe: PathLike = "quick",
     preset: str | None = None,
@@ -135,6 +140,7 @@ def compare(
     engine: Engine = "auto",
     accelerate: Accelerate = "none",
     out: PathLike | None = None,
+    real: PathLike | None = None,
     data_root: PathLike | None = None,
     offline: bool = False,
     rerun: Sequence[str] = (),
@@ -151,6 +157,7 @@ def compare(
 
     Args:
         arms: in the order of the table; of real images also herding, k-center, k-means and full.
+        ladder: whether the arms between baseline and control are added, one change after another.
         seeds: syntheses of each arm, from `seed` on.
 
     The other arguments are those of `run`.
@@ -172,6 +179,7 @@ def compare(
         device=device,
         engine=engine,
         accelerate=accelerate,
+        real=real,
         out=_path(out),
         data_root=_folder(data_root),
         offline=offline,
@@ -179,8 +187,10 @@ def compare(
         keep_labels=keep_labels,
         wait=wait,
     )
+    if ladder:
+        names = with_ladder(request, names)
     runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
-    comparison = run_comparison(request, arms=names, seeds=seeds, runner=runner)
+    comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=runner)
     return ComparisonResult(store_comparison(comparison, runs_root(request)), comparison)
 
 
@@ -340,7 +350,7 @@ def evaluate(
 # From keywords to the command line's values.
 
 
-def _request(method: str, arm: str, settings: tuple[str, ...], **options: Any) -> Request:
+def _request(method: str, arm: str, settings: tuple[str, ...], *, real: PathLike | None, **options: Any) -> Request:
     # the command line's own checks of these values are click's
     for name, known in (("engine", get_args(Engine)), ("accelerate", get_args(Accelerate))):
         if options[name] not in known:
@@ -349,7 +359,7 @@ def _request(method: str, arm: str, settings: tuple[str, ...], **options: Any) -
     for name, least in (("seed", 0), ("ipc", 1)):
         if options[name] is not None and options[name] < least:
             raise DirePlugError(f"{name}: must be {least} at least, is {options[name]}")
-    check_settings(settings, {"ipc": ("--ipc", options["ipc"])})
+    settings = add_real(settings, None if real is None else os.fspath(real), ipc=options["ipc"])
     return Request(method=method, arm=arm, settings=settings, **options)
 
 

@@ -21,6 +21,8 @@ NOT_IN_PYTHON = {
     "dry_run",
     "card",
     "verbose",
+    # of a picture that the command draws beside the table
+    "class_name",
     # the results have .save() and .details
     "table_files",
     "json_file",
