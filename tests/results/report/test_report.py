@@ -43,6 +43,7 @@ from dire_plug.results.report.page import caution, make_notes, make_tables, sum_
 from dire_plug.results.report.similarity import REAL, class_similarities
 from dire_plug.results.report.tsne import project, spread_rows
 from dire_plug.store.runs import RunFolder
+from dire_plug.tables import with_minus
 
 SEEDS = {"baseline": (0,), "control": (0, 1), "dire": (0, 1), "random": (0,)}
 
@@ -222,7 +223,7 @@ def test_with_unequal_seeds_pairs_are_those_that_both_arms_have(runs: list[Repor
     assert make_notes(found)[0].endswith("of an arm: baseline 1, control 1, dire 2, random 1")
     similarity = {run.arm: run.metrics["diversity"]["T"]["similarity"] for run in chosen if run.seed == 1}
     cell = make_tables(found)[1].rows[-1].cells[4]
-    assert cell == f"{similarity['dire'] - similarity['control']:+.3f}"
+    assert cell == with_minus(f"{similarity['dire'] - similarity['control']:+.3f}")
     assert "n = 1 synthesis of each arm" in caution(found)
     (apart,) = group([run for run in chosen if (run.arm, run.seed) != ("dire", 1)])
     assert [row.label for row in make_tables(apart)[1].rows][-1] == "real reference"
