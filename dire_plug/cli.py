@@ -10,28 +10,43 @@ import click
 from dire_plug import __version__, ui
 from dire_plug.errors import DetachedError, DirePlugError, nearest
 
-COMMANDS = {
-    "run": "dire_plug.commands.run:run",
-    "compare": "dire_plug.commands.compare:compare",
-    "report": "dire_plug.commands.report:report",
-    "ablate": "dire_plug.commands.ablate:ablate",
-    "rank": "dire_plug.commands.rank:rank",
-    "time": "dire_plug.commands.time:time_",
-    "measure": "dire_plug.commands.measure:measure",
-    "evaluate": "dire_plug.commands.evaluate:evaluate",
-    "reproduce": "dire_plug.commands.reproduce:reproduce",
-    "vendor": "dire_plug.commands.upstream:vendor",
-    "verify": "dire_plug.commands.upstream:verify",
-    "new": "dire_plug.commands.scaffold:new",
-    "patch": "dire_plug.commands.scaffold:patch",
-    "list": "dire_plug.commands.inspect:list_",
-    "show": "dire_plug.commands.inspect:show",
-    "jobs": "dire_plug.commands.jobs:jobs",
-    "clean": "dire_plug.commands.store:clean",
-    "export": "dire_plug.commands.store:export",
-    "import": "dire_plug.commands.store:import_",
-    "doctor": "dire_plug.commands.doctor:doctor",
+GROUPS = {
+    "Run a method": {
+        "run": "dire_plug.commands.run:run",
+        "compare": "dire_plug.commands.compare:compare",
+        "jobs": "dire_plug.commands.jobs:jobs",
+        "vendor": "dire_plug.commands.upstream:vendor",
+    },
+    "Look at what is there": {
+        "list": "dire_plug.commands.inspect:list_",
+        "show": "dire_plug.commands.inspect:show",
+        "report": "dire_plug.commands.report:report",
+        "doctor": "dire_plug.commands.doctor:doctor",
+        "clean": "dire_plug.commands.store:clean",
+        "completion": "dire_plug.commands.completion:completion",
+    },
+    "The paper": {
+        "reproduce": "dire_plug.commands.reproduce:reproduce",
+        "ablate": "dire_plug.commands.ablate:ablate",
+        "time": "dire_plug.commands.time:time_",
+    },
+    "Condensed sets from any source": {
+        "measure": "dire_plug.commands.measure:measure",
+        "evaluate": "dire_plug.commands.evaluate:evaluate",
+        "rank": "dire_plug.commands.rank:rank",
+        "export": "dire_plug.commands.store:export",
+        "import": "dire_plug.commands.store:import_",
+    },
+    "Extend": {
+        "new": "dire_plug.commands.scaffold:new",
+        "patch": "dire_plug.commands.scaffold:patch",
+        "verify": "dire_plug.commands.upstream:verify",
+    },
 }
+"""Heading of the help → command → where it is defined."""
+COMMANDS = {name: where for commands in GROUPS.values() for name, where in commands.items()}
+SUMMARY = 66
+"""The longest summary of a command, in characters: a line of the help has 80 columns."""
 INTERRUPTED = 130
 NO_ROOM = "failed to map segment from shared object"
 """The loader's message on torch's libraries where `ulimit -v` is too small for them."""
@@ -43,6 +58,18 @@ class Commands(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names in the order in which a user needs them."""
         return list(COMMANDS)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with their summaries, a heading for each group."""
+        width = max(map(len, COMMANDS))
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                lines = [(name.ljust(width), self._summary(context, name)) for name in commands]
+                formatter.write_dl(lines)
+
+    def _summary(self, context: click.Context, name: str) -> str:
+        command = self.get_command(context, name)
+        return "" if command is None else command.get_short_help_str(limit=SUMMARY)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import and return one command."""
@@ -67,7 +94,7 @@ def group(verbose: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit 0 on success, 1 on failure, 2 on bad input, 75 if busy, 130 when interrupted."""
-    ui.configure(verbose=False)
+    ui.configure(verbose=False, json=False)
     try:
         # standalone_mode would print errors and exit by click's own rules
         sys.exit(group.main(arguments, prog_name="dire-plug", standalone_mode=False) or 0)

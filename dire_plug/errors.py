@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from textwrap import fill
 
 
 class DirePlugError(Exception):
@@ -50,6 +51,12 @@ class DetachedError(Exception):
 
     No `DirePlugError`: what goes on after an error of one run must not go on after this.
     """
+
+
+def wrap_names(what: str, names: Iterable[str]) -> str:
+    """Return an indented list of names, for a line of a message, wrapped at 80 columns."""
+    text = f"{what}: {', '.join(names)}"
+    return fill(text, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ the line.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 LONG_WORD = 24
-"""Longer words of prose, such as paths, may be broken; numbers are shorter."""
+"""Longer words of prose, such as paths, may be broken on a terminal; numbers are shorter."""
+PIPED = 120
+"""The width of a table in a file or a pipe, unless COLUMNS is set, or it needs more to be one, with whole words."""
 EDGES, GAP = 3, 2
 """Columns of the terminal beside a table, and between two of its columns."""
 
@@ -58,11 +61,15 @@ class _Column:
     @property
     def least(self) -> int:
         """The least width at which no number and no word is broken, except long words of prose."""
+        return min(self.whole, max(_longest(self.header.split()), LONG_WORD)) if self.kind == "prose" else self.whole
+
+    @property
+    def whole(self) -> int:
+        """The least width at which no number and no word is broken."""
         header = _longest(self.header.split())
         if self.kind == "number":
             return max(header, _longest(self.cells))
-        words = _longest(word for cell in self.cells for word in cell.split())
-        return max(header, min(words, LONG_WORD) if self.kind == "prose" else words)
+        return max(header, _longest(word for cell in self.cells for word in cell.split()))
 
 
 class Table:
@@ -132,16 +139,27 @@ class Table:
         """Render the title and one table, or several where the width is too small for one."""
         if self.title:
             yield Text(self.title, style=self.title_style)
-        least = self._least(options.max_width)
-        for chosen in self._split(least, options.max_width):
-            widths = self._widen(chosen, [least[number] for number in chosen], options.max_width)
-            wide = max(options.max_width, _total(widths))  # else rich would make columns narrower
+        width = options.max_width
+        if not options.is_terminal:
+            columns = os.environ.get("COLUMNS", "")
+            width = min(width, max(int(columns) if columns.isdecimal() else PIPED, _total(self._whole())))
+        least = self._least(width)
+        for chosen in self._split(least, width):
+            widths = self._widen(chosen, [least[number] for number in chosen], width)
+            wide = max(width, _total(widths))  # else rich would make columns narrower
             yield from console.render(self._part(chosen, widths), options.update(width=wide))
+
+    def _whole(self) -> list[int]:
+        """Return the least width of each column at which no label is wrapped and no word broken."""
+        labels, others = self._columns[: self._labels], self._columns[self._labels :]
+        return [*(column.natural for column in labels), *(column.whole for column in others)]
 
     def _least(self, width: int) -> list[int]:
         """Return the least width of each column; labels are wrapped only where no column fits beside them."""
+        if _total(whole := self._whole()) <= width:
+            return whole
         least = [column.least for column in self._columns]
-        labels, others = [column.natural for column in self._columns[: self._labels]], least[self._labels :]
+        labels, others = whole[: self._labels], least[self._labels :]
         return [*labels, *others] if _total([*labels, max(others, default=0)]) <= width else least
 
     def _split(self, least: Sequence[int], width: int) -> list[list[int]]:
@@ -156,13 +174,16 @@ class Table:
         return parts or [labels]
 
     def _widen(self, chosen: Sequence[int], widths: list[int], width: int) -> list[int]:
-        """Share out the remaining width: to headers of numbers first, then to prose."""
-        for kinds in (("label", "number"), ("prose",)):
-            narrow = [at for at, number in enumerate(chosen) if self._columns[number].kind in kinds]
-            while narrow and _total(widths) < width:
-                narrow = [at for at in narrow if widths[at] < self._columns[chosen[at]].natural]
-                for at in narrow[: width - _total(widths)]:
-                    widths[at] += 1
+        """Share out the remaining width: to headers of numbers first, evenly; then to prose, first what needs least."""
+        lacks = {at: self._columns[number].natural - widths[at] for at, number in enumerate(chosen)}
+        prose = [at for at in lacks if self._columns[chosen[at]].kind == "prose"]
+        narrow = [at for at in lacks if at not in prose]
+        while narrow and _total(widths) < width:
+            narrow = [at for at in narrow if widths[at] < self._columns[chosen[at]].natural]
+            for at in narrow[: width - _total(widths)]:
+                widths[at] += 1
+        for at in sorted(prose, key=lambda at: lacks[at]):
+            widths[at] += max(0, min(lacks[at], width - _total(widths)))
         return widths
 
     def _part(self, chosen: Sequence[int], widths: Sequence[int]) -> RichTable:

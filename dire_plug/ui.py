@@ -1,12 +1,16 @@
 """Print messages and results, and show progress: bars on a terminal, otherwise lines."""
 
 import contextlib
+import io
+import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+from json import dumps
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Advance = Callable[..., None]
@@ -19,21 +23,33 @@ WIDE = 100_000
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 _verbose = False
+_json = False
 _said: set[str] = set()
 _follow: Follow | None = None
 _shown: list[RenderableType] | None = None
 
 
-def configure(*, verbose: bool) -> None:
-    """Set whether `detail` lines and tracebacks are shown; called at the start of a command."""
-    global _verbose
-    _verbose = verbose
+def configure(*, verbose: bool | None = None, json: bool | None = None) -> None:
+    """Set what is given; called when a command starts, and for its options.
+
+    Args:
+        verbose: whether `detail` lines and tracebacks are shown.
+        json: whether results are printed as JSON on standard output, and all else on the standard error stream.
+    """
+    global _verbose, _json
+    _verbose = _verbose if verbose is None else verbose
+    _json = _json if json is None else json
     _said.clear()
 
 
 def is_verbose() -> bool:
     """Return whether the user passed `-v`."""
     return _verbose
+
+
+def is_json() -> bool:
+    """Return whether results are printed as JSON."""
+    return _json
 
 
 def say(message: str) -> None:
@@ -64,6 +80,18 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def result(*contents: RenderableType, data: Callable[[], Any]) -> None:
+    """Print a command's result: what people read, or with `--json` its data, which are made only then."""
+    if _json:
+        if _shown is not None:
+            _shown.extend(contents)
+        # not by the console, which would print escapes for a terminal
+        sys.stdout.write(_printable(dumps(data(), indent=2, ensure_ascii=False, default=str)) + "\n")
+        return
+    for content in contents:
+        show(content)
+
+
 @contextlib.contextmanager
 def collecting() -> Iterator[list[RenderableType]]:
     """Also collect what `show` prints inside the block, in its order."""
@@ -76,22 +104,27 @@ def collecting() -> Iterator[list[RenderableType]]:
 
 
 def show(content: RenderableType) -> None:
-    """Print a result on the standard output stream: text as it is, tables in full.
+    """Print on the standard output stream: text as it is, tables in full; with `--json` on the standard error stream.
 
-    Text isn't wrapped, and brackets in it are no markup. A table (see `tables`) gets the width that it needs where the
-    stream is no terminal; a terminal that is too narrow gets several.
+    Text isn't wrapped, and brackets in it are no markup. A table (see `tables`) that is wider than the terminal is
+    split; in a file or a pipe it isn't, and no line ends in blanks.
     """
     if _shown is not None:
         _shown.append(content)
-    console = Console(highlight=False, markup=False, emoji=False)
-    # a file or a pipe must not cut tables at 80 columns
-    if not console.is_terminal:
-        wide = console.options.update(width=WIDE)
-        console.width = max(console.width, Measurement.get(console, wide, content).maximum)
+    console = Console(stderr=_json, highlight=False, markup=False, emoji=False)
     if isinstance(content, str):
         console.print(_printable(content), soft_wrap=True)
-    else:
+    elif console.is_terminal:
         console.print(content, crop=False)
+    else:
+        print(to_text(content), end="", file=console.file)
+
+
+def to_text(content: RenderableType) -> str:
+    """Return tables as plain lines, without blanks at their ends."""
+    file = io.StringIO()
+    Console(file=file, width=WIDE, color_system=None, highlight=False, markup=False, emoji=False).print(content)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 
 @contextlib.contextmanager
@@ -119,6 +152,31 @@ def progress(description: str, total: int) -> Iterator[Advance]:
 
         follow(description, 0, total)
         yield advance_both
+
+
+class Steps:
+    """Say which of several long steps begins, and how long the others will take about, each as long as those before."""
+
+    def __init__(self, total: int) -> None:
+        """Begin with none of `total` steps."""
+        self._total, self._begun = total, 0
+        self._started = time.monotonic()
+        self._seconds: list[float] = []
+
+    def begin(self, what: str) -> None:
+        """Say which step begins."""
+        self._begun, self._started = self._begun + 1, time.monotonic()
+        left = ""
+        if self._seconds:
+            # not the mean: the first step may have trained what all share
+            minutes = statistics.median(self._seconds) * (self._total - self._begun + 1) / 60
+            left = f"; about {minutes:.0f} min left" if minutes >= 1 else "; less than a minute left"
+        say(f"{self._begun}/{self._total}: {what}{left}")
+
+    def end(self, *, counts: bool) -> None:
+        """End a step; one that was finished before says nothing of the others."""
+        if counts:
+            self._seconds.append(time.monotonic() - self._started)
 
 
 @contextlib.contextmanager

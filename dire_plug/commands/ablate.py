@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import RenderableType
 
 from dire_plug import ui
-from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import executor_options, make_request, run_options, table_files
+from dire_plug.commands.dry import show_dry
+from dire_plug.commands.options import METHOD, MethodCommand, executor_options, make_request, run_options, table_files
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, write_json
 from dire_plug.store.runs import runs_root
@@ -29,8 +30,8 @@ DEFAULT_COUNT = "a fifth of each class, at most 5000 in all"
 """The number that `data.default_count` holds out, in words: a dry run doesn't read the data."""
 
 
-@click.command()
-@click.argument("method")
+@click.command(cls=MethodCommand)
+@METHOD
 @click.option("--only", type=click.Choice([COMPONENTS, SWEEP]), help="Run one of the two parts only.")
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Syntheses of each setting, paired."
@@ -53,7 +54,7 @@ def ablate(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Ablate the components of DiRe, and try settings of it around the recipe's own.
+    """Ablate the components of DiRe, and try other settings of it.
 
     components: the seven combinations of CD, CDM and EDM, compared with the control (the paper's Table 14). sweep:
     settings that differ from the recipe's own in one thing, ranked on validation images held out of the training set;
@@ -77,17 +78,19 @@ def ablate(
     if SWEEP in parts:
         make_grid(request, grid)  # a faulty grid must fail before anything runs
     content: dict[str, Any] = {}
+    shown: list[RenderableType] = []
     drawings: dict[str, Callable[[Path], None]] = {}
     if COMPONENTS in parts:
         components = ablate_components(request, seeds, runner=runner)
         content[COMPONENTS], drawings[COMPONENTS] = components_json(components), partial(_draw_components, components)
-        ui.show(render_components(components))
+        shown.append(render_components(components))
     if SWEEP in parts:
         swept = run_sweep(request, seeds, grid=grid, runner=runner)
         content[SWEEP], drawings[SWEEP] = sweep_json(swept), partial(_draw_sweep, swept)
-        ui.show(render_sweep(swept))
+        shown.append(render_sweep(swept))
     folder = runs_root(request) / method / planned.source.stem / f"ablate-{digest(content)[:8]}"
     write_json(folder / "ablate.json", content)
+    ui.result(*shown, data=lambda: content | {"folder": folder})
     ui.show(f"\nstored in: {folder}/ablate.json")
     for part, draw in drawings.items():
         draw(folder / f"{part}.png")
@@ -123,17 +126,18 @@ def _show_settings(
 
     own, (grid_settings, left_out) = require_term(request, dry=True), make_grid(request, grid, dry=True)
     plan_settings(request, component_settings(), dry=True)
-    show_plan(own)
+    more: list[RenderableType] = []
+    planned: dict[str, list[Setting]] = {}
     if COMPONENTS in parts:
-        ui.show(_settings_table(f"components, on the test set, {seeds} of each", component_settings()))
+        planned[COMPONENTS] = component_settings()
+        more.append(_settings_table(f"components, on the test set, {seeds} of each", planned[COMPONENTS]))
     if SWEEP in parts:
         count = own.resolved.recipe.dataset.validation
         images = f"{count} validation images" if count else f"validation images, {DEFAULT_COUNT}"
-        settings = [Setting(CONTROL, arm="control"), *grid_settings]
-        ui.show(_settings_table(f"sweep, on {images}, {seeds} of each", settings))
-        ui.show(f"then, on the test set, {seeds} of each with new seeds: {BASELINE}, {CONTROL}, {DEFAULT}, {BEST}")
-        for line in left_out:
-            ui.show(f"not tried: {line}")
+        planned[SWEEP] = [Setting(CONTROL, arm="control"), *grid_settings]
+        more.append(_settings_table(f"sweep, on {images}, {seeds} of each", planned[SWEEP]))
+        more.append(f"then, on the test set, {seeds} of each with new seeds: {BASELINE}, {CONTROL}, {DEFAULT}, {BEST}")
+        more += [f"not tried: {line}" for line in left_out]
 
     def requests() -> list[Request]:
         numbers = range(request.seed, request.seed + seeds)
@@ -141,7 +145,8 @@ def _show_settings(
         found = [setting.of(request, seed=seed) for setting in tables for seed in numbers]
         return found + (sweep_requests(request, seeds, grid=grid) if SWEEP in parts else [])
 
-    show_units(requests, card=card, device=request.device)
+    data = {part: [vars(setting) for setting in settings] for part, settings in planned.items()}
+    show_dry([own], requests, card=card, device=request.device, more=more, more_data=data)
 
 
 def _settings_table(title: str, settings: Sequence[Setting]) -> Table:

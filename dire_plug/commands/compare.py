@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import shlex
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dire_plug import ui
-from dire_plug.commands.dry import show_plan, show_units
-from dire_plug.commands.options import LOG, executor_options, make_request, run_options, table_files
+from dire_plug.commands.completion import offer_arms
+from dire_plug.commands.dry import show_dry
+from dire_plug.commands.options import (
+    LOG,
+    METHOD,
+    MethodCommand,
+    executor_options,
+    make_request,
+    run_options,
+    table_files,
+)
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.store.runs import runs_root
@@ -20,12 +30,13 @@ if TYPE_CHECKING:
     from dire_plug.pipeline import Request
 
 
-@click.command()
-@click.argument("method")
+@click.command(cls=MethodCommand)
+@METHOD
 @click.option(
     "--arms",
     default=",".join(DEFAULT_ARMS),
     show_default=True,
+    shell_complete=offer_arms,
     help="Arms, separated by commas; of real images also herding, k-center, k-means and full, the ceiling.",
 )
 @click.option(
@@ -51,7 +62,7 @@ def compare(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Compare accuracy and diversity of baseline, control, +DiRe and real images.
+    """Compare arms: the method as published, with DiRe, real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Where that differs from baseline in
     several things, --ladder shows what each of them adds. Finished runs are reused.
@@ -60,7 +71,7 @@ def compare(
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import same_but_arm
     from dire_plug.results import compare as run_comparison
-    from dire_plug.results import draw_ladder, render, store_comparison
+    from dire_plug.results import draw_ladder, render, store_comparison, to_json
     from dire_plug.results.comparison import comparison_requests, plan_steps, with_ladder
     from dire_plug.results.report import draw_class
 
@@ -72,20 +83,22 @@ def compare(
     if ladder:
         names = with_ladder(request, names)
     if options["dry_run"]:
-        if ladder:
-            planned = {arm: plan_run(same_but_arm(request, arm, request.seed), dry=True) for arm in names}
-            for step in plan_steps(planned):
-                ui.show(f"{step.arm}: {step.before} + {step.change}")
-        for arm in names:
-            show_plan(plan_run(same_but_arm(request, arm, request.seed), dry=True))
-        show_units(
-            lambda: comparison_requests(request, arms=names, seeds=seeds), card=options["card"], device=request.device
+        planned = {arm: plan_run(same_but_arm(request, arm, request.seed), dry=True) for arm in names}
+        steps = plan_steps(planned) if ladder else ()
+        wanted = partial(comparison_requests, request, arms=names, seeds=seeds)
+        show_dry(
+            list(planned.values()),
+            wanted,
+            card=options["card"],
+            device=request.device,
+            first=[f"{step.arm}: {step.before} + {step.change}" for step in steps],
+            more_data={"ladder": [{"arm": one.arm, "before": one.before, "change": one.change} for one in steps]},
         )
         return
     started = time.monotonic()
     comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=Runner(execution, log=log))
     folder = store_comparison(comparison, runs_root(request))
-    ui.show(render(comparison))
+    ui.result(render(comparison), data=lambda: to_json(comparison) | {"folder": folder})
     draw_class(comparison, folder / "class.png", class_name=class_name)
     draw_ladder(comparison, folder / "ladder.png")
     ui.show(f"\nstored in: {folder}/compare.json")
@@ -97,4 +110,4 @@ def compare(
 
 
 def _out(request: Request) -> str:
-    return "" if request.out is None else f" --out {shlex.quote(str(request.out))}"
+    return "" if request.out is None else f" --runs {shlex.quote(str(request.out))}"

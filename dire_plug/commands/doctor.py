@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dire_plug import home, plugins, ui
-from dire_plug.commands.options import DATA_ROOT
+from dire_plug.commands.options import DATA_ROOT, JSON
 from dire_plug.errors import DirePlugError
 from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.tables import Table
@@ -15,45 +15,59 @@ from dire_plug.tables import Table
 
 @click.command()
 @DATA_ROOT
+@JSON
 @click.option("--measure-rate", is_flag=True, help="Measure anew how fast this machine trains, for --dry-run.")
 def doctor(data_root: Path | None, measure_rate: bool) -> None:
-    """Print versions, the device, the data and upstreams found, and how to get each missing one."""
+    """Show versions, device, data and upstreams, and how to get each."""
     from dire_plug.data import default_root, find_all
     from dire_plug.pipeline import rates
     from dire_plug.store.runs import choose_device
+
+    machine, rate = hardware(choose_device("auto")), rates.measure_rate() if measure_rate else rates.find_kept()
+    folders = {"home": home.home(), "store": home.store(), "runs": home.runs(), "data": data_root or default_root()}
+    datasets = [
+        {"dataset": spec.name, "here": folder is not None, "where": str(folder or spec.how)}
+        for spec, folder in find_all(data_root)
+    ]
+    upstreams = [{"method": name} | _upstream(name) for name in plugins.known("methods")]
+    data = {
+        "versions": versions(),
+        "code": str(code()),
+        "hardware": machine,
+        "rate": None if rate is None else vars(rate),
+        "folders": folders,
+        "datasets": datasets,
+        "upstreams": upstreams,
+    }
 
     table = Table("what")
     table.add_prose("value")
     for name, value in versions().items():
         table.add_row(name, value)
     table.add_row("code", str(code()))
-    for name, value in hardware(choose_device("auto")).items():
-        table.add_row("GPU" if name == "card" else name, str(value))  # `card` is its key in provenance.json
-    rate = rates.measure_rate() if measure_rate else rates.find_kept()
+    for name, value in machine.items():
+        # `card` is its key in provenance.json
+        table.add_row("GPU" if name == "card" else name, "none" if value is None else str(value))
     table.add_row("rate", "not measured yet: --measure-rate" if rate is None else rate.describe())
-    places = {"home": home.home(), "store": home.store(), "runs": home.runs(), "data": data_root or default_root()}
-    for name, path in places.items():
+    for name, path in folders.items():
         table.add_row(name, str(path))
-    ui.show(table)
-
-    data = Table("dataset")
-    data.add_prose("here", "where, or how to get it")
-    for spec, folder in find_all(data_root):
-        data.add_row(spec.name, "yes" if folder else "no", str(folder) if folder else spec.how)
-    ui.show(data)
-
-    upstreams = Table("method")
-    upstreams.add_prose("its own code", "where, or how to get it")
-    for name in plugins.known("methods"):
-        upstreams.add_row(name, *_upstream(name))
-    ui.show(upstreams)
+    of_data = Table("dataset")
+    of_data.add_prose("here", "where, or how to get it")
+    for one in datasets:
+        of_data.add_row(str(one["dataset"]), "yes" if one["here"] else "no", str(one["where"]))
+    of_methods = Table("method")
+    of_methods.add_prose("its own code", "where, or how to get it")
+    for upstream in upstreams:
+        of_methods.add_row(upstream["method"], upstream["vendored"], upstream["where"])
+    ui.result(table, of_data, of_methods, data=lambda: data)
 
 
-def _upstream(name: str) -> tuple[str, str]:
+def _upstream(name: str) -> dict[str, str]:
     from dire_plug.upstream.source.vendor import find_vendored
 
     try:
         found = find_vendored(plugins.load_adapter(name))
     except DirePlugError as error:
-        return "damaged", str(error)
-    return ("yes", str(found)) if found else ("no", f"dire-plug vendor {name}")
+        return {"vendored": "damaged", "where": str(error)}
+    where = str(found) if found else f"dire-plug vendor {name}"
+    return {"vendored": "yes" if found else "no", "where": where}

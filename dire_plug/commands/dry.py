@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
@@ -31,75 +34,163 @@ REAL_PLANS = {
 HIDDEN = ("arms", "presets", "by_ipc", "sources", "paper")
 
 
-def show_plan(planned: Run) -> None:
-    """Print what a run would do, without data or upstream's code."""
-    from dire_plug.pipeline.request import absence, count_classes
+def show_dry(
+    planned: Sequence[Run],
+    requests: Callable[[], Sequence[Request]],
+    *,
+    card: str | None,
+    device: str,
+    first: Sequence[RenderableType] = (),
+    more: Sequence[RenderableType] = (),
+    more_data: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Print what runs would do, without data or upstream's code: first what differs between them, then the rest.
+
+    Args:
+        first, more: what a command also plans, as shown, above all and below; `more_data`: the same by keys of JSON.
+        requests: those of the runs, and of their other seeds.
+        card: a GPU of `rates.CARDS`; None takes the rate of `device` on this machine.
+    """
+    from dire_plug.pipeline.request import absence
     from dire_plug.pipeline.run import say_accelerated
 
-    request, resolved = planned.request, planned.resolved
-    recipe = resolved.recipe
-    ui.show(f"{planned.adapter.title}: recipe {planned.source.stem}, arm {request.arm}, seed {request.seed}")
-    ui.show(f"engine: {planned.engine}{'' if planned.ready else f'; {absence(planned.adapter)}'}")
-    say_accelerated(planned)
-    table = Table("key", title="recipe")
+    values = [read_values(one) for one in planned]
+    parts: list[RenderableType] = [*first]
+    for one in planned:
+        parts.append(f"{one.adapter.title}: recipe {one.source.stem}, arm {one.arm}, seed {one.seed}")
+        parts.append(f"engine: {one.engine}{'' if one.ready else f'; {absence(one.adapter)}'}")
+        say_accelerated(one)
+    keys = list(dict.fromkeys(key for one in values for key in one))
+    differing = [key for key in keys if len({one.get(key, ABSENT)[0] for one in values}) > 1]
+    if differing:
+        parts.append(_differences({one.arm: of_arm for one, of_arm in zip(planned, values, strict=True)}, differing))
+    same = "" if len(planned) == 1 else ", the same in all arms"
+    table = Table("key", title=f"recipe{same}")
     table.add_prose("value", "from", "source")
-    content = recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
+    for key in keys:
+        if key not in differing:
+            table.add_row(key, *values[0][key])
+    parts.append(table)
+    for one in planned:
+        arm = "" if len(planned) == 1 else f"{one.arm}: "
+        parts += [f"{arm}{line}" for line in _loop_lines(one)]
+    parts += more
+    units, units_json = describe_units(requests, card=card, device=device)
+    data = {
+        "arms": {
+            one.arm: {
+                "method": one.adapter.name,
+                "recipe": one.source.stem,
+                "engine": one.engine,
+                "seed": one.seed,
+                "values": {
+                    key: {"value": v, "from": layer, "source": source} for key, (v, layer, source) in of.items()
+                },
+                "loop": _loop_lines(one),
+            }
+            for one, of in zip(planned, values, strict=True)
+        },
+        "differing": differing,
+        **more_data,
+        **units_json,
+    }
+    ui.result(*parts, *units, f"store: {home.store()}", data=lambda: data)
+
+
+ABSENT = ("", "", "")
+
+
+def read_values(planned: Run) -> dict[str, tuple[str, str, str]]:
+    """Return dotted key → value, layer and source of a run's resolved recipe."""
+    resolved, found = planned.resolved, {}
+    content = resolved.recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
     for key, value in flatten(content).items():
         # an origin is "layer; source"
         layer, _, source = resolved.origin.get(key, "default").partition("; ")
-        table.add_row(key, _short(value), layer, source)
-    ui.show(table)
+        found[key] = _short(value), layer, source
+    return found
+
+
+def _differences(values: Mapping[str, Mapping[str, tuple[str, str, str]]], keys: Sequence[str]) -> Table:
+    table = Table("key", title="what differs between the arms")
+    table.add_prose(*values)
+    for key in keys:
+        table.add_row(key, *(of_arm.get(key, ABSENT)[0] for of_arm in values.values()))
+    return table
+
+
+def _loop_lines(planned: Run) -> list[str]:
+    """Return what the loop of a run would do: its preparations, upstream's command line where that runs, the plan."""
+    from dire_plug.pipeline.request import count_classes
+
     if planned.engine == "none":
-        ui.show(f"plan: {REAL_PLANS[request.arm]}; nothing is synthesized")
-        return
-    adapter = planned.adapter
+        return [f"plan: {REAL_PLANS[planned.arm]}; nothing is synthesized"]
+    recipe, adapter = planned.recipe, planned.adapter
     classes, size = count_classes(recipe), adapter.scripts[recipe.recover.script].size
-    run = Path("RUN")
+    run, lines = Path("RUN"), []
     inputs = LoopInputs(
         recipe=recipe,
         classes=classes,
         size=recipe.dataset.size or size,
-        seed=request.seed,
+        seed=planned.seed,
         folder=run / "inputs",
         images=run / "images",
     )
     for preparation in adapter.preparations(inputs):
-        ui.show(f"prepared by upstream's own code: {preparation.name}; {preparation.estimate}")
+        lines.append(f"prepared by upstream's own code: {preparation.name}; {preparation.estimate}")
         inputs = replace(inputs, prepared={**inputs.prepared, preparation.name: Path("STORE") / preparation.name})
-    invocation = adapter.invocation(inputs)
-    arguments = [*invocation.arguments, *adapter.pass_arguments(0)]
-    ui.show(f"upstream's command line, pass 0 (shims: {', '.join(invocation.shims)}):")
-    ui.show(f"  python {shlex.quote(invocation.script)} {shlex.join(arguments)}")
+    if planned.engine == "upstream":
+        invocation = adapter.invocation(inputs)
+        arguments = [*invocation.arguments, *adapter.pass_arguments(0)]
+        lines.append(f"upstream's command line, pass 0 (shims: {', '.join(invocation.shims)}):")
+        lines.append(f"  python {shlex.quote(invocation.script)} {shlex.join(arguments)}")
     plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
-    ui.show(f"plan: {plan.passes} passes × {plan.slots_per_pass} batches × {adapter.steps(recipe.recover)} steps")
-    ui.show(f"store: {home.store()}")
+    counts = {"pass": plan.passes, "batch": plan.slots_per_pass, "step": adapter.steps(recipe.recover)}
+    lines.append(f"plan: {' × '.join(count_of(number, what) for what, number in counts.items())}")
+    return lines
 
 
-def show_units(requests: Callable[[], Sequence[Request]], *, card: str | None, device: str) -> None:
-    """Print the units of work that the store lacks for some runs, what each waits for, and what it costs.
+def count_of(number: int, what: str) -> str:
+    """Return a number with its noun, as in `1 pass`, `3 batches`."""
+    plural = "" if number == 1 else "es" if what.endswith(("s", "ch")) else "s"
+    return f"{number:,} {what}{plural}"
+
+
+def describe_units(
+    requests: Callable[[], Sequence[Request]], *, card: str | None, device: str
+) -> tuple[list[RenderableType], dict[str, Any]]:
+    """Return the units of work that the store lacks for some runs, what each waits for and costs; as shown, as data.
 
     Where the data aren't here, they are those of a dataset of the published size, as if the store had nothing.
-
-    Args:
-        card: a GPU of `rates.CARDS`; None takes the rate of `device` on this machine.
     """
     from dire_plug.pipeline.unit_costs import plan_costs
+
+    absent: list[RenderableType] = []
 
     def plan() -> list[tuple[Sequence[Unit], Mapping[str, UnitCost]]]:
         runs = plan_costs(requests())
         for reason in dict.fromkeys(run.absent for run in runs if run.absent):
             if not any(run.units for run in runs if run.absent == reason):
                 raise DirePlugError(reason)
-            ui.show(f"can't run here, but is planned: {reason}")
+            absent.append(f"can't run here, but is planned: {reason}")
         return [(run.units, run.costs) for run in runs]
 
-    show_planned(plan, card=card, device=device)
+    parts, data = describe_planned(plan, card=card, device=device)
+    return absent + parts, data
 
 
 def show_planned(
     plan: Callable[[], Sequence[tuple[Sequence[Unit], Mapping[str, UnitCost]]]], *, card: str | None, device: str
 ) -> None:
     """Print units of work, of one or of several plans, what each waits for, and what it costs."""
+    parts, data = describe_planned(plan, card=card, device=device)
+    ui.result(*parts, data=lambda: data)
+
+
+def describe_planned(
+    plan: Callable[[], Sequence[tuple[Sequence[Unit], Mapping[str, UnitCost]]]], *, card: str | None, device: str
+) -> tuple[list[RenderableType], dict[str, Any]]:
+    """Return units of work, of one or of several plans, what each waits for, and what it costs; as shown, as data."""
     from dire_plug.pipeline.rates import find_rate
     from dire_plug.pipeline.unit_costs import add_up, too_large
     from dire_plug.pipeline.work_units import once, waits_for
@@ -107,31 +198,37 @@ def show_planned(
     try:
         plans = plan()
     except DirePlugError as error:
-        ui.show(f"units of work: not known yet: {error}")
-        return
+        return [f"units of work: not known yet: {error}"], {"units": None, "why": str(error)}
     units = once(unit for own, _ in plans for unit in own)
     costs = {name: cost for _, own in plans for name, cost in own.items()}
     by_name = {unit.name: unit for unit in units}
     needs = waits_for(units)
     if not units:
-        ui.show("units of work: none; the store has all of it")
-        return
+        return ["units of work: none; the store has all of it"], {"units": []}
     rate = find_rate(card, device=device)
-    table = Table("unit of work", title=f"{len(units)} units of work that the store lacks")
+    table = Table("unit of work", title=f"{count_of(len(units), 'unit')} of work that the store lacks")
     table.add_prose("waits for")
     table.add_numbers("time ≈", "memory ≥", "disk ≈")
     for titles, waits, names in _fold(units, needs, by_name):
         cost = add_up(costs[name] for name in names)
         figures = rate.time(cost.operations), format_bytes(cost.memory), format_bytes(cost.disk)
         table.add_row(titles, ", ".join(waits) or "nothing", *figures)
-    ui.show(table)
     whole = add_up(costs[name] for name in by_name)
-    ui.show(
+    together = (
         f"together {whole.operations / 1e12:,.3g} TFLOP, time ≈ {rate.time(whole.operations)}, "
         f"disk ≈ {format_bytes(whole.disk)}"
     )
-    for line in (rate.describe(), *too_large(units, costs, rate)):
-        ui.show(line)
+    notes = [rate.describe(), *too_large(units, costs, rate)]
+    data = {
+        "units": [
+            {"name": name, "title": unit.label, "waits_for": sorted(needs[name]), **asdict(costs[name])}
+            for name, unit in by_name.items()
+        ],
+        "operations": whole.operations,
+        "operations_per_second": rate.operations,
+        "notes": notes,
+    }
+    return [table, together, *notes], data
 
 
 def _fold(

@@ -68,10 +68,10 @@ def evaluate(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Train students on the condensed set at PATH under a recipe's protocol, and test them on real images.
+    """Train students on a condensed set, and test them on real images.
 
-    PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run. The
-    same command reuses finished students, and resumes the others.
+    The protocol is a recipe's. PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the
+    folder of a finished run. The same command reuses finished students, and resumes the others.
     """
     from dire_plug.executors.dispatch import Runner
     from dire_plug.sets.evaluate import evaluate_set
@@ -89,7 +89,7 @@ def evaluate(
         return
     Runner(execution).make(lambda: plan_set_units("evaluate", request, **chosen))
     found = evaluate_set(request, **chosen)
-    ui.show(render(found))
+    ui.result(render(found), data=found.to_json)
     ui.show(f"\nset folder: {found.folder}")
     if found.reused:
         ui.show("all students were finished before; nothing was run")

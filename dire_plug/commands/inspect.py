@@ -11,97 +11,191 @@ import click
 from rich.console import Group, RenderableType
 
 from dire_plug import home, plugins, ui
-from dire_plug.commands.options import table_files
+from dire_plug.commands.completion import offer_arms, offer_methods, offer_recipes, offer_runs
+from dire_plug.commands.options import JSON, RUNS_FOLDER, table_files
 from dire_plug.errors import DirePlugError
 from dire_plug.files import format_bytes, read_json
-from dire_plug.recipe import REAL_IMAGE_ARMS, read_yaml, recipe_names
+from dire_plug.measures import ACCURACY, read_values
+from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, read_yaml, recipe_names
 from dire_plug.store.cleaning import KINDS, read_entries, runs_naming, weigh
 from dire_plug.store.provenance import Code
 from dire_plug.store.runs import find_run, list_runs
-from dire_plug.tables import Table
+from dire_plug.tables import Table, with_notes
 
-out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder of run directories; default: runs/.")
+WHAT = ("methods", "recipes", "plugins", "runs", "artefacts")
+FILTERS = {
+    "method": ("recipes", "runs"),
+    "recipe": ("runs",),
+    "arm": ("runs",),
+    "state": ("runs",),
+    "kind": ("artefacts",),
+}
+"""Filter → the lists that it is for."""
+STATES = ("new", "running", "interrupted", "failed", "finished")
+STANDARD = ("baseline", "control", "dire", *REAL_IMAGE_ARMS)
+"""The arms of nearly every recipe."""
+Listing = tuple[RenderableType, list[dict[str, Any]]]
+"""A list as shown, and as data."""
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["methods", "recipes", "plugins", "runs", "artefacts"]))
+@click.argument("what", type=click.Choice(WHAT))
+@click.option("--method", shell_complete=offer_methods, help="Only recipes or runs of this method.")
+@click.option("--recipe", shell_complete=offer_recipes, help="Only runs of this recipe.")
+@click.option("--arm", shell_complete=offer_arms, help="Only runs of this arm.")
+@click.option("--state", type=click.Choice(STATES), help="Only runs in this state.")
 @click.option("--kind", metavar="KIND", type=click.Choice(KINDS), help="Only artefacts of this kind.")
-@out_option
+@RUNS_FOLDER
+@JSON
 @table_files
-def list_(what: str, kind: str | None, out: Path | None) -> None:
-    """List methods, recipes, plugins, runs, or the artefacts in the store."""
-    if kind is not None and what != "artefacts":
-        raise DirePlugError(f"--kind {kind}: only artefacts are of a kind; write `dire-plug list artefacts`")
+def list_(what: str, runs_folder: Path | None, **filters: str | None) -> None:
+    """List methods, recipes, plugins, runs, or artefacts of the store."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    for name, value in given.items():
+        if what not in FILTERS[name]:
+            lists = " and ".join(FILTERS[name])
+            raise DirePlugError(f"--{name} {value}: only {lists} are filtered by it; write `dire-plug list {lists}`")
     if what == "runs":
-        ui.show(_runs(out))
+        shown, data = _runs((runs_folder or home.runs()).absolute(), given)
     elif what == "artefacts":
-        ui.show(_artefacts(kind))
+        shown, data = _artefacts(given.get("kind"))
+    elif what == "recipes":
+        shown, data = _recipes(given.get("method"))
     else:
-        ui.show({"methods": _methods, "recipes": _recipes, "plugins": _plugins}[what]())
+        shown, data = {"methods": _methods, "plugins": _plugins}[what]()
+    ui.result(shown, data=lambda: data)
 
 
-def _methods() -> Table:
-    table = Table("method")
+def _methods() -> Listing:
+    table, data = Table("method"), list[dict[str, Any]]()
     table.add_prose("title", "upstream", "commit", "licence", "scripts")
     for name in plugins.known("methods"):
-        with _one_row(table, name):
+        with _one_row(table, data, {"method": name}):
             adapter = plugins.load_adapter(name)
             upstream = adapter.upstream
             repository = upstream.repository.removeprefix("https://github.com/")  # the table is wide enough
             scripts = ", ".join(adapter.scripts)
             table.add_row(name, adapter.title, repository, upstream.commit[:12], upstream.licence, scripts)
-    return table
+            data.append(
+                {
+                    "method": name,
+                    "title": adapter.title,
+                    "repository": upstream.repository,
+                    "commit": upstream.commit,
+                    "licence": upstream.licence,
+                    "scripts": list(adapter.scripts),
+                }
+            )
+    return table, data
 
 
-def _recipes() -> Table:
-    table = Table("method", "recipe")
-    table.add_prose("title", "arms", "presets")
-    for method in plugins.known("methods"):
-        with _one_row(table, method, ""):
-            folder = plugins.load_adapter(method).recipes()
-            for name in recipe_names(folder):
-                with _one_row(table, method, name):
-                    raw = read_yaml(folder / f"{name}.yaml")
-                    arms = ["baseline", "control", *raw.get("arms", {}), *REAL_IMAGE_ARMS]
-                    cells = str(raw.get("title", "")), ", ".join(arms), ", ".join(raw.get("presets", {}))
-                    table.add_row(method, name, *cells)
-    return table
+def _recipes(method: str | None) -> Listing:
+    table, data = Table("recipe"), list[dict[str, Any]]()
+    table.add_prose("dataset")
+    table.add_numbers("IPC")
+    table.add_prose("file")
+    for name in plugins.known("methods") if method is None else [method]:
+        with _one_row(table, data, {"recipe": name}):
+            folder = plugins.load_adapter(name).recipes()
+            for recipe in recipe_names(folder):
+                with _one_row(table, data, {"recipe": f"{name}/{recipe}"}):
+                    path = folder / f"{recipe}.yaml"
+                    raw = read_yaml(path)
+                    dataset, ipc, presets = raw["dataset"]["name"], raw["ipc"], list(raw.get("presets", {}))
+                    table.add_row(f"{name}/{recipe}", dataset, str(ipc), _shorten(path))
+                    data.append(
+                        {
+                            "recipe": f"{name}/{recipe}",
+                            "title": raw.get("title"),
+                            "dataset": dataset,
+                            "ipc": ipc,
+                            "arms": arm_names(raw),
+                            "presets": presets,
+                            "file": path,
+                        }
+                    )
+    notes = ["arms and presets: dire-plug list recipes --method METHOD"]
+    if method is not None:
+        notes = [f"presets of {one['recipe']}: {', '.join(one['presets'])}" for one in data if one.get("presets")]
+        arms = {one["recipe"]: [arm for arm in one.get("arms", ()) if arm not in STANDARD] for one in data}
+        notes += [f"arms of {recipe} beside the usual ones: {', '.join(own)}" for recipe, own in arms.items() if own]
+        notes.append(f"the usual arms: {', '.join(STANDARD)}, and the name of any regularizer")
+    notes.append("a copy to edit: dire-plug new recipe NAME --from METHOD/RECIPE")
+    return with_notes(table, notes=notes), data
+
+
+def _shorten(path: Path) -> str:
+    """Return a path below the working folder without that."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 @contextlib.contextmanager
-def _one_row(table: Table, *cells: str) -> Iterator[None]:
-    """Add the row `cells` with the error where the block, which adds a row, fails, so that the others are shown.
+def _one_row(table: Table, data: list[dict[str, Any]], labels: dict[str, str]) -> Iterator[None]:
+    """Add a row of `labels` with the error where the block, which adds a row, fails, so that the others are shown.
 
     A third-party package may raise anything.
     """
     try:
         yield
-    except DirePlugError as error:
-        table.add_row(*cells, f"problem: {error}")
     except Exception as error:
-        table.add_row(*cells, f"problem: {error!r}")
+        problem = str(error) if isinstance(error, DirePlugError) else repr(error)
+        table.add_row(*labels.values(), f"problem: {problem}")
+        data.append({**labels, "problem": problem})
 
 
-def _plugins() -> Table:
-    table = Table("kind", "name")
+def _plugins() -> Listing:
+    table, data = Table("kind", "name"), list[dict[str, Any]]()
     table.add_prose("package", "entry point")
     for kind in get_args(plugins.Kind):
         for name, point in plugins.known(kind).items():
+            if name == PROBE:
+                continue
             # not every entry point knows its package
-            table.add_row(kind[:-1], name, point.dist.name if point.dist else "?", point.value)
-    return table
+            package = point.dist.name if point.dist else "?"
+            table.add_row(kind[:-1], name, package, point.value)
+            data.append({"kind": kind[:-1], "name": name, "package": package, "entry_point": point.value})
+    return table, data
 
 
-def _runs(out: Path | None) -> Table:
-    root = (out or home.runs()).absolute()
-    table = Table("run")
-    table.add_prose("state", "stage", "updated")
-    for run in list_runs(root):
-        name = str(run.path.relative_to(root))
-        with _one_row(table, name):
-            status = run.status()
-            table.add_row(name, run.state(), str(status.get("stage", "?")), str(status.get("updated", "?")))
-    return table
+def _runs(root: Path, filters: dict[str, str]) -> Listing:
+    table, data = Table("run"), list[dict[str, Any]]()
+    table.add_prose("state")
+    table.add_numbers("IPC")
+    table.add_prose("engine")
+    table.add_numbers("last %", "size")
+    found = list_runs(root)
+    for run in found:
+        method, recipe, folder = run.path.relative_to(root).parts
+        one = {"method": method, "recipe": recipe, "arm": folder.rsplit("-", 2)[0]}
+        if any(filters.get(key, value) != value for key, value in one.items()):
+            continue
+        name = f"{method}/{recipe}/{folder}"
+        with _one_row(table, data, {"run": name}):
+            status, state = run.status(), run.state()
+            if filters.get("state", state) != state:
+                continue
+            metrics = run.metrics() if state == "finished" else None
+            accuracy = None if metrics is None else ACCURACY[0].read(metrics)
+            size = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+            stage, updated = str(status.get("stage", "?")), str(status.get("updated", "?"))
+            table.add_row(
+                name,
+                state if state == "finished" else f"{state} ({stage})",
+                "–" if metrics is None else str(metrics["ipc"]),
+                "–" if metrics is None else metrics["engine"],
+                "–" if accuracy is None else f"{accuracy:.{ACCURACY[0].digits}f}",
+                format_bytes(size),
+            )
+            data.append(
+                {"run": name, **one, "state": state, "stage": stage, "bytes": size, "updated": updated}
+                | {key: (metrics or {}).get(key) for key in ("seed", "ipc", "engine")}
+                | {"measures": {} if metrics is None else read_values(metrics), "folder": run.path}
+            )
+    if data:
+        return table, data
+    if found:
+        return f"{root}: none of its {len(found)} runs is {' and '.join(filters.values())}", data
+    return f"{root}: holds no run yet; make one: dire-plug run sre2l --dire", data
 
 
 def _provenance(content: dict[str, Any]) -> Table:
@@ -127,48 +221,60 @@ def _naming_file(path: Path) -> Iterator[None]:
         raise DirePlugError(f"{path}: isn't a file of this version's runs ({what}); run its command again") from error
 
 
-def _artefacts(kind: str | None) -> RenderableType:
+def _artefacts(kind: str | None) -> Listing:
     store = home.store()
     found = [one for one in read_entries(store).values() if kind in (None, one.kind)]
     if not found:
         which = "no artefact" if kind is None else f"no artefact of kind {kind}"
-        return f"{store}: holds {which} yet; runs leave them there: dire-plug run sre2l --dire"
+        return f"{store}: holds {which} yet; runs leave them there: dire-plug run sre2l --dire", []
     table = Table("kind", "digest")
     table.add_numbers("size", "runs")
     table.add_prose("made", "torch", "threads", "device")
+    data = []
     counts = runs_naming(store, [home.runs()])
     for one in found:
         versions, hardware = one.made.get("versions", {}), one.made.get("hardware", {})
         machine = versions.get("torch", "?"), hardware.get("threads", "?"), hardware.get("device", "?")
         cells = one.kind, one.path.name, format_bytes(one.bytes), counts.get(one.name, 0), one.made.get("when", "?")
         table.add_row(*map(str, (*cells, *machine)))
+        data.append(
+            {"kind": one.kind, "digest": one.path.name, "bytes": one.bytes, "runs": counts.get(one.name, 0), **one.made}
+        )
     freed, linked = weigh(one.path for one in found)
     count = f"{len(found)} artefact{'' if len(found) == 1 else 's'}"
-    return Group(table, f"{count}, {format_bytes(freed + linked)} in {store}")
+    return Group(table, f"{count}, {format_bytes(freed + linked)} in {store}"), data
 
 
 @click.command()
-@click.argument("run")
-@out_option
-def show(run: str, out: Path | None) -> None:
-    """Show one RUN: its folder name, an unambiguous part of it, or a path."""
-    from dire_plug.commands.tables import run_summary
+@click.argument("run", shell_complete=offer_runs)
+@RUNS_FOLDER
+@JSON
+def show(run: str, runs_folder: Path | None) -> None:
+    """Show one run: its tables, its state, what made it.
+
+    RUN is its folder name, an unambiguous part of it, or a path.
+    """
+    from dire_plug.commands.tables import run_json, run_summary
     from dire_plug.pipeline import FinishedRun
 
-    found = find_run((out or home.runs()).absolute(), run)
-    state = found.state()
-    ui.show(f"{found.path}: {state}")
+    found = find_run((runs_folder or home.runs()).absolute(), run)
+    state, error = found.state(), found.status().get("error")
+    data: dict[str, Any] = {"folder": found.path, "state": state, "error": error}
+    parts: list[RenderableType] = [f"{found.path}: {state}"]
     if state == "finished":
         with _naming_file(found.path / "metrics.json"):
-            ui.show(run_summary(FinishedRun(found, found.metrics(), reused=True)))
-    elif error := found.status().get("error"):
-        ui.show(f"it ended with: {error}")
+            finished = FinishedRun(found, found.metrics(), reused=True)
+            parts.append(run_summary(finished))
+            data |= run_json(finished)
+    elif error:
+        parts.append(f"it ended with: {error}")
     provenance = found.path / "provenance.json"
     if not provenance.is_file():
+        ui.result(*parts, data=lambda: data)
         raise DirePlugError(f"{provenance}: missing, so the run never started; run its command again")
-    content = read_json(provenance)
+    data["provenance"] = read_json(provenance)
     with _naming_file(provenance):
-        ui.show(_provenance(content))
-    for name in ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt"):
-        if (found.path / name).exists():
-            ui.show(f"  {found.path / name}")
+        parts.append(_provenance(data["provenance"]))
+    files = ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt")
+    data["files"] = [found.path / name for name in files if (found.path / name).exists()]
+    ui.result(*parts, *(f"  {path}" for path in data["files"]), data=lambda: data)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dire_plug import ui
+from dire_plug.commands.options import JSON
 from dire_plug.errors import DirePlugError
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @click.group(invoke_without_command=True)
 @click.option("--all", "everything", is_flag=True, help="Also those that are finished.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 @click.pass_context
-def jobs(context: click.Context, everything: bool, as_json: bool) -> None:
-    """Show the jobs that `--executor local` and `slurm` work on: state, progress, host, log.
+def jobs(context: click.Context, everything: bool) -> None:
+    """Show jobs of `--executor local` and `slurm`; cancel, read a log.
 
     It needs nothing of the cluster's accounting, and shows the jobs of everyone who uses this store.
     """
@@ -31,19 +31,19 @@ def jobs(context: click.Context, everything: bool, as_json: bool) -> None:
 
     found, _, _ = _look()
     shown = [one for one in found if everything or one[2].word != "finished"]
-    if as_json:
-        ui.show(json.dumps([_to_json(*one) for one in shown], indent=2, ensure_ascii=False))
-        return
-    if shown:
-        ui.show(jobs_table(shown))
-    ui.show(count_states([one[2] for one in found]) or f"no jobs in {jobs_folder()}")
+    counts = count_states([one[2] for one in found]) or f"no jobs in {jobs_folder()}"
+    tables = [jobs_table(shown)] if shown else []
+    ui.result(*tables, counts, data=lambda: [_to_json(*one) for one in shown])
 
 
 @jobs.command()
 @click.argument("names", nargs=-1, metavar="[JOB]...")
 @click.option("--all", "everything", is_flag=True, help="All that are queued or run.")
 def cancel(names: tuple[str, ...], everything: bool) -> None:
-    """Cancel jobs, by the beginning of a name or the cluster's id; what is finished is kept."""
+    """Cancel jobs by name or by the cluster's id.
+
+    The beginning of a name will do; what is finished is kept.
+    """
     from dire_plug.executors.cancelling import cancel_jobs
     from dire_plug.executors.jobs import QUEUED, RUNNING, find_job
 

@@ -11,7 +11,6 @@ from rich.console import RenderableType
 
 from dire_plug import ui
 from dire_plug.commands.options import check_settings, describe_set, make_set_request, set_options, table_files
-from dire_plug.files import write_json
 from dire_plug.measures import Measure, set_measures
 from dire_plug.tables import Table, with_notes
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="A file of weights for clip or torchvision:MODEL.")
 @click.option("--nearest-k", type=click.IntRange(min=1), help="k of the neighbourhoods; default: the recipe's.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="A file for all values.")
 @set_options
 @table_files
 def measure(
@@ -38,10 +36,9 @@ def measure(
     embeddings: tuple[str, ...],
     weights: Path | None,
     nearest_k: int | None,
-    json_file: Path | None,
     **options: Any,
 ) -> None:
-    """Measure the diversity of the condensed set at PATH.
+    """Measure the diversity of a condensed set.
 
     PATH is a tree of class folders, a file of tensors (.safetensors, .pt, .npz), or the folder of a finished run.
     """
@@ -51,10 +48,7 @@ def measure(
     request = make_set_request(path, **options)
     # () if none is named
     found = measure_set(request, embeddings=embeddings or OWN, weights=weights, nearest_k=nearest_k)
-    ui.show(render(found))
-    if json_file is not None:
-        write_json(json_file, found.to_json())
-        ui.show(f"\nstored in: {json_file}")
+    ui.result(render(found), data=found.to_json)
 
 
 def render(found: MeasuredSet) -> RenderableType:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dire_plug import ui
+from dire_plug.commands.completion import name_methods, offer_any_recipes, offer_methods, offer_presets, offer_recipes
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe.loading import dataset_settings, split_setting
 from dire_plug.store.runs import RERUN, Request
@@ -31,7 +32,21 @@ DATA_ROOT = click.option(
     help="Folder of the datasets; it must exist.",
 )
 OFFLINE = click.option("--offline", is_flag=True, help="Don't use the network.")
-VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Print more.")
+
+
+def _tell_ui(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        ui.configure(**{str(parameter.name): True})
+
+
+VERBOSE = click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_tell_ui, help="Print more.")
+JSON = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_tell_ui,
+    help="Print the result as JSON on standard output, and all else on standard error.",
+)
 KEEP_LABELS = click.option(
     "--keep-labels", is_flag=True, help="Keep stored labels after the last student; for ImageNet they are large."
 )
@@ -57,6 +72,25 @@ CARD = click.option(
     help="With --dry-run: the time that a GPU would take: h100, a100, v100, rtx-4090 …; default: this machine.",
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="List the units of work that the store lacks; run nothing.")
+
+
+METHOD = click.argument("method", shell_complete=offer_methods)
+RUNS_FOLDER = click.option(
+    "--runs", "runs_folder", type=click.Path(path_type=Path), help="Folder of run folders to look in; default: runs/."
+)
+"""Of commands that read runs; those that make some have `--out`."""
+
+
+class MethodCommand(click.Command):
+    """A command whose help names the installed methods."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help, and below it the methods."""
+        super().format_help_text(ctx, formatter)
+        if names := name_methods():
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(f"METHOD is one of: {names}.")
 
 
 def table_files(function: Function) -> Function:
@@ -114,8 +148,14 @@ REAL = click.option(
 )
 RUN_OPTIONS = (
     REAL,
-    click.option("--recipe", default="quick", show_default=True, help="A recipe of the method, or a YAML file."),
-    click.option("--preset", help="A named set of settings of the recipe."),
+    click.option(
+        "--recipe",
+        default="quick",
+        show_default=True,
+        shell_complete=offer_recipes,
+        help="A recipe of the method, or a YAML file; `list recipes --method METHOD` names recipes, arms and presets.",
+    ),
+    click.option("--preset", shell_complete=offer_presets, help="A named set of settings of the recipe."),
     click.option("--ipc", type=click.IntRange(min=1), help="Images per class; default: the recipe's."),
     SETTINGS,
     click.option(
@@ -138,6 +178,7 @@ RUN_OPTIONS = (
     WAIT,
     click.option("--dry-run", is_flag=True, help="Print the resolved recipe and the plan; run nothing."),
     CARD,
+    JSON,
     VERBOSE,
 )
 
@@ -228,8 +269,6 @@ def executor_options(function: Function) -> Function:
 
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
     """Return the request that the shared options describe."""
-    if options.pop("verbose"):
-        ui.configure(verbose=True)
     check_card(options.pop("card"), dry_run=options.pop("dry_run"))
     settings = add_real(tuple(options.pop("settings")), options.pop("real"), ipc=options["ipc"])
     return Request(method=method, arm=arm, settings=settings, **options)
@@ -280,6 +319,7 @@ SET_OPTIONS = (
     click.option(
         "--recipe",
         metavar="METHOD/NAME",
+        shell_complete=offer_any_recipes,
         help="The recipe for networks, protocol and real data; default: the run's, else SRe2L's for the dataset.",
     ),
     click.option("--ipc", type=click.IntRange(min=1), help="Take the first so many images of each class, by name."),
@@ -299,6 +339,7 @@ SET_OPTIONS = (
     DEVICE,
     DATA_ROOT,
     OFFLINE,
+    JSON,
     VERBOSE,
 )
 
@@ -311,8 +352,6 @@ def make_set_request(path: Path, **options: Any) -> SetRequest:
     """Return the request that the shared options describe."""
     from dire_plug.sets.opened import SetRequest
 
-    if options.pop("verbose"):
-        ui.configure(verbose=True)
     settings = tuple(options.pop("settings"))
     check_settings(settings, {"squeeze.teacher.checkpoint": ("--teacher", options["teacher"])})
     return SetRequest(path, settings=settings, **options)

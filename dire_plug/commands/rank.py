@@ -24,7 +24,6 @@ from dire_plug.commands.options import (
     table_files,
 )
 from dire_plug.commands.tables import mean_and_spread
-from dire_plug.files import write_json
 from dire_plug.sets.robust_scores import RATE, WEIGHT  # light: for the defaults in the help
 from dire_plug.tables import Table, with_notes
 
@@ -55,7 +54,6 @@ COUNT, PERCENT = click.IntRange(min=1), click.FloatRange(0, 100)
 )
 @click.option("--weight", type=click.FloatRange(0, 1), default=WEIGHT, show_default=True, help="Weight of IOR.")
 @click.option("--full-accuracy", type=PERCENT, help="Accuracy of hard labels on all images; default: train.")
-@click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="A file for all values.")
 @set_options
 @DRY_RUN
 @CARD
@@ -68,13 +66,12 @@ def rank(
     rates: tuple[float, ...],
     weight: float,
     full_accuracy: float | None,
-    file: Path | None,
     dry_run: bool,
     card: str | None,
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Give the label-robust and the augmentation-robust score of the condensed set at each PATH.
+    """Score condensed sets by DD-Ranking (LRS and ARS).
 
     PATH is the folder of a finished run, a tree of class folders, or a file of tensors. Students are trained on the
     set, on as many random real images, and on all of them; finished ones are reused.
@@ -98,10 +95,7 @@ def rank(
         return
     Runner(execution).make(plan)
     ranked = [rank_set(request, weight=weight, **chosen) for request in requests]
-    ui.show(render(ranked))
-    if file is not None:
-        write_json(file, [one.to_json() for one in ranked])
-        ui.show(f"\nstored in: {file}")
+    ui.result(render(ranked), data=lambda: [one.to_json() for one in ranked])
     ui.show(f"took {time.monotonic() - started:.0f} s")
 
 

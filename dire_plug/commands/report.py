@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dire_plug import home, ui
-from dire_plug.commands.inspect import out_option
+from dire_plug.commands.completion import offer_runs
+from dire_plug.commands.options import DEVICE, JSON, RUNS_FOLDER
 from dire_plug.files import digest
 from dire_plug.store.provenance import command
 from dire_plug.store.runs import choose_device
@@ -19,26 +20,29 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN…")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", shell_complete=offer_runs)
 @click.option("--to", type=click.Path(path_type=Path), help="The HTML file; default: report.html beside the runs.")
 @click.option("--class", "class_name", metavar="NAME", help="The class whose images are shown: name or number.")
-@click.option("--device", default="auto", show_default=True, help="Device that embeds the images: cpu, cuda …")
-@out_option
-def report(runs: tuple[str, ...], to: Path | None, class_name: str | None, device: str, out: Path | None) -> None:
-    """Make one HTML page of finished runs: tables, images, diversity, loss curves, provenance.
+@DEVICE
+@RUNS_FOLDER
+@JSON
+def report(
+    runs: tuple[str, ...], to: Path | None, class_name: str | None, device: str, runs_folder: Path | None
+) -> None:
+    """Make one HTML page of finished runs, with tables and pictures.
 
-    RUN is a run's folder, a part of its name, or the folder of a comparison. The page is one
-    self-contained file.
+    RUN is a run's folder, a part of its name, or the folder of a comparison. The page is one self-contained file, with
+    tables, images, diversity, loss curves and provenance.
     """
     from dire_plug.results.report import find_runs, is_ladder, write_report
 
-    root = (out or home.runs()).absolute()
+    root = (runs_folder or home.runs()).absolute()
     found = find_runs(runs, root)
     path = to or _default_path(runs, found)
     line = shlex.join(command())
     ladder = is_ladder(runs, root)
     write_report(found, path, class_name=class_name, ladder=ladder, device=choose_device(device), command=line)
-    ui.show(f"report: {path}")
+    ui.result(f"report: {path}", data=lambda: {"report": path, "runs": [one.folder.path for one in found]})
 
 
 def _default_path(names: tuple[str, ...], found: list[ReportRun]) -> Path:

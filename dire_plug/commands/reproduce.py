@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dire_plug import ui
+from dire_plug.commands.completion import offer_targets
 from dire_plug.commands.options import (
     CARD,
     DATA_ROOT,
     DEVICE,
+    JSON,
     KEEP_LABELS,
     OFFLINE,
     OUT,
@@ -27,6 +30,7 @@ from dire_plug.commands.options import (
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
+from dire_plug.store.provenance import command
 
 if TYPE_CHECKING:
     from dire_plug.executors.dispatch import Runner
@@ -39,7 +43,7 @@ ALL = "all"
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", shell_complete=offer_targets)
 @click.option("--row", help="One row: a method, or as the table names its rows.")
 @click.option("--column", help="One column: an IPC, or a measure, such as coverage.")
 @click.option(
@@ -71,7 +75,14 @@ ALL = "all"
 @WAIT
 @click.option("--dry-run", is_flag=True, help="List the runs with their state and their estimated cost; run nothing.")
 @CARD
-@click.option("--json", "as_json", is_flag=True, help="Print table.json instead of the table.")
+@click.option(
+    "--status",
+    "status_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write which figures finished runs fill to a Markdown FILE; run nothing.",
+)
+@JSON
 @VERBOSE
 @executor_options
 @table_files
@@ -85,25 +96,21 @@ def reproduce(
     weights: Path | None,
     dry_run: bool,
     card: str | None,
-    as_json: bool,
-    verbose: bool,
+    status_file: Path | None,
     execution: ExecutorSettings,
     **options: Any,
 ) -> int | None:
-    """Reproduce TARGET, table-2 to table-17 or figure-1 to figure-3, from runs; or `all` of them.
+    """Reproduce the paper's tables and figures, each from its runs.
 
-    Finished runs and cached teachers are reused and missing ones are made. Each cell shows the paper's figure and
-    ours; one that can't be filled here is empty, with the reason below the table.
+    TARGET is table-2 to table-17, figure-1 to figure-3, or `all`. Finished runs and cached teachers are reused and
+    missing ones are made. Each cell shows the paper's figure and ours; one that can't be filled here is empty, with the
+    reason below the table.
     """
-    from dire_plug.paper.reproduce import TableRequest, load_target, select, target_names
+    from dire_plug.paper.reproduce import TableRequest, load_target, select, target_names, to_json
     from dire_plug.pipeline import Request
 
-    if verbose:
-        ui.configure(verbose=True)
     check_card(card, dry_run=dry_run)
-    if dry_run and as_json:
-        raise contradiction("--dry-run", "--json")
-    for option, given in (("--row", row), ("--column", column), ("--json", as_json or None)):
+    for option, given in (("--row", row), ("--column", column)):
         if target == ALL and given is not None:
             raise DirePlugError(f"{option} is of one table; give its name instead of {ALL}, or leave {option} out")
     for option, path, table in (("rded", rded, "table-17"), ("weights", weights, "table-16")):
@@ -122,11 +129,15 @@ def reproduce(
         )
         for found in map(load_target, target_names() if target == ALL else [target])
     ]
+    if status_file is not None:
+        _write_status(requests, status_file)
+        return None
     if dry_run:
         from dire_plug.paper.reproduce.costs import show_costs
         from dire_plug.pipeline.rates import find_rate
 
-        ui.show(show_costs(requests, rate=find_rate(card, device=options["device"])))
+        shown, data = show_costs(requests, rate=find_rate(card, device=options["device"]))
+        ui.result(shown, data=lambda: data)
         return None
     from dire_plug.executors.dispatch import Runner
     from dire_plug.paper.reproduce.fill import requests_of
@@ -134,7 +145,8 @@ def reproduce(
     runner = Runner(execution)
     # the runs of all tables at once: tables share some, and the others can run side by side
     runner.prepare((one for request in requests for one in requests_of(request)), skip_bad=True)
-    results = [_fill(request, runner, as_json=as_json) for request in requests]
+    results = [_fill(request, runner) for request in requests]
+    ui.result(data=lambda: [to_json(result) for result in results] if target == ALL else to_json(results[0]))
     if any(result.failed for result in results):
         return FAILED
     # cells that the paper doesn't print have no reason either
@@ -144,20 +156,33 @@ def reproduce(
     return None
 
 
-def _fill(request: TableRequest, runner: Runner, *, as_json: bool) -> TableResult:
+def _write_status(requests: list[TableRequest], path: Path) -> None:
+    """Write and show which of the paper's figures finished runs fill."""
+    from dire_plug.paper.reproduce.status import count_filled, find_status, to_markdown
+
+    if {one.scale for one in requests} != {"paper"}:
+        raise contradiction("--status", "--scale smoke")
+    cells = find_status(requests)
+    headings = {one.target.name: one.target.heading for one in requests}
+    write_atomically(path, to_markdown(cells, headings, command=shlex.join(command())))
+    ui.result(count_filled(cells), data=lambda: [asdict(one) for one in cells])
+    ui.show(f"stored in: {path}")
+
+
+def _fill(request: TableRequest, runner: Runner) -> TableResult:
     """Fill, store and show a table."""
-    from dire_plug.paper.reproduce import as_text, render, to_json
+    from dire_plug.paper.reproduce import render, to_json
     from dire_plug.paper.reproduce import reproduce as fill_table
 
     started = time.monotonic()
     result = fill_table(request, runner=runner)
-    folder, content, table = request.folder, to_json(result), render(result)
-    write_json(folder / "table.json", content)
-    write_atomically(folder / "table.txt", as_text(table))
-    ui.show(json.dumps(content, indent=2, ensure_ascii=False) if as_json else table)
-    say = ui.say if as_json else ui.show  # with --json, standard output holds the JSON alone
-    say(f"\nstored in: {folder}/table.json and table.txt")
+    folder, table = request.folder, render(result)
+    write_json(folder / "table.json", to_json(result))
+    write_atomically(folder / "table.txt", ui.to_text(table))
+    if not ui.is_json():
+        ui.show(table)
+    ui.show(f"\nstored in: {folder}/table.json and table.txt")
     if result.figure is not None:
-        say(f"figure:    {result.figure}")
-    say(f"took {time.monotonic() - started:.0f} s")
+        ui.show(f"figure:    {result.figure}")
+    ui.show(f"took {time.monotonic() - started:.0f} s")
     return result

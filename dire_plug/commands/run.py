@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dire_plug import ui
-from dire_plug.commands.dry import show_plan, show_units
+from dire_plug.commands.completion import offer_arms, offer_regularizers
+from dire_plug.commands.dry import show_dry
 from dire_plug.commands.options import (
     LOG,
+    METHOD,
+    MethodCommand,
     check_settings,
     contradiction,
     executor_options,
@@ -19,7 +22,7 @@ from dire_plug.commands.options import (
     run_options,
     table_files,
 )
-from dire_plug.commands.tables import run_summary
+from dire_plug.commands.tables import run_json, run_summary
 from dire_plug.recipe.loading import split_setting
 from dire_plug.recipe.resolve import SUM
 
@@ -27,12 +30,13 @@ if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
 
 
-@click.command()
-@click.argument("method")
+@click.command(cls=MethodCommand)
+@METHOD
 @click.option("--dire", is_flag=True, help="With the diversity regularizer: the same as --arm dire.")
 @click.option(
     "--arm",
     show_default="baseline",
+    shell_complete=offer_arms,
     help="baseline, control, dire, or the recipe's own; of real images: random, herding, k-center, k-means, full.",
 )
 @click.option(
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     "regularizers",
     multiple=True,
     metavar="NAME[=WEIGHT]",
+    shell_complete=offer_regularizers,
     help="A term instead of DiRe in its arm; several are summed. WEIGHT is a number, or auto.",
 )
 @run_options
@@ -55,7 +60,7 @@ def run(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Synthesize with METHOD, train students on the images, measure their diversity.
+    """Synthesize images, train students on them, measure diversity.
 
     Without --dire: the method as published. The same command shows its finished run, or resumes it.
     """
@@ -65,14 +70,13 @@ def run(
     chosen, options["settings"] = choose_arm(regularizers, arm, dire=dire, settings=options["settings"])
     request = make_request(method, arm=chosen, **options)
     if options["dry_run"]:
-        show_plan(plan_run(request, dry=True))
-        show_units(lambda: [request], card=options["card"], device=request.device)
+        show_dry([plan_run(request, dry=True)], lambda: [request], card=options["card"], device=request.device)
         return
     started = time.monotonic()
     runner = Runner(execution, log=log)
     runner.prepare([request])
     finished = runner.run(request)
-    ui.show(run_summary(finished))
+    ui.result(run_summary(finished), data=lambda: run_json(finished))
     ui.show(f"\nrun folder: {finished.folder.path}")
     if finished.reused:
         ui.show("it was finished before; nothing was run")

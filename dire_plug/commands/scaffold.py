@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dire_plug import ui
+from dire_plug.commands.completion import offer_any_recipes
 
 if TYPE_CHECKING:
     from dire_plug.types import Adapter
@@ -19,20 +20,20 @@ into_option = click.option(
     "--into",
     type=click.Path(path_type=Path),
     default=Path(),
-    help="The folder in which the package's folder is made; default: the current one.",
+    help="The folder in which it is made; default: the current one.",
 )
 
 
 @click.group()
 def new() -> None:
-    """Write a small installable package: a regularizer, or a method."""
+    """Write a package of a regularizer or a method, or a recipe file."""
 
 
 @new.command()
 @click.argument("name")
 @into_option
 def regularizer(name: str, into: Path) -> None:
-    """Write a package with the regularizer NAME: settings, a term that works, a test."""
+    """Write a package with a regularizer and its test."""
     from dire_plug.scaffold.package import new_regularizer
 
     folder = new_regularizer(name, into=into)
@@ -63,7 +64,7 @@ def method(
     update: bool,
     **answers: str | None,
 ) -> None:
-    """Write a package with the method NAME: adapter, typed flags, a patch to fill in, recipe, test.
+    """Write a package with a method, from its published script.
 
     The script is read, never run or copied: its flags are, with their types and defaults. What it is, is guessed and
     asked on a terminal, unless an option says it.
@@ -103,6 +104,30 @@ def method(
     ui.show(f"      dire-plug verify {name}")
 
 
+@new.command()
+@click.argument("name")
+@click.option(
+    "--from",
+    "origin",
+    default="sre2l/quick",
+    show_default=True,
+    metavar="METHOD/RECIPE",
+    shell_complete=offer_any_recipes,
+    help="The recipe that is copied.",
+)
+@into_option
+def recipe(name: str, origin: str, into: Path) -> None:
+    """Write NAME.yaml, a copy of a recipe to edit.
+
+    `--recipe NAME.yaml` takes it.
+    """
+    from dire_plug.scaffold.recipe_file import new_recipe
+
+    path, method = new_recipe(name, origin=origin, into=into)
+    ui.show(f"made: {path}")
+    ui.show(f"next: dire-plug run {method} --recipe {shlex.quote(_here(path))} --dry-run")
+
+
 def _update(name: str, commit: str, *, into: Path, offline: bool) -> None:
     from dire_plug.scaffold.update import update_method
 
@@ -118,8 +143,11 @@ def _update(name: str, commit: str, *, into: Path, offline: bool) -> None:
 
 
 def _install(folder: Path) -> str:
-    here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"pip install --no-deps -e {shlex.quote(str(here))}"
+    return f"pip install --no-deps -e {shlex.quote(_here(folder))}"
+
+
+def _here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 package_option = click.option(
@@ -150,7 +178,7 @@ def patch() -> None:
 @package_option
 @offline_option
 def insert(method: str, place: str, call: str, indent: int | None, package: Path | None, offline: bool) -> None:
-    """Insert CALL, one call of bridge, after PLACE into the patch of METHOD."""
+    """Insert CALL, one call of bridge, after PLACE into the patch."""
     from dire_plug.scaffold.patch_edit import find_owner, insert_line, parse_location
     from dire_plug.scaffold.script import published
 
@@ -167,7 +195,7 @@ def insert(method: str, place: str, call: str, indent: int | None, package: Path
 @click.argument("method")
 @package_option
 def show(method: str, package: Path | None) -> None:
-    """List the lines of METHOD's patch: the line of the published file before each, its number, its text."""
+    """List the lines of the patch, with the line before each."""
     from dire_plug.scaffold.patch_edit import find_owner, show_lines
 
     adapter = find_owner(method, package=package)
@@ -183,7 +211,7 @@ def show(method: str, package: Path | None) -> None:
 @package_option
 @offline_option
 def remove(method: str, place: str, call: str | None, package: Path | None, offline: bool) -> None:
-    """Take what stands after PLACE, or of it the line CALL, out of the patch of METHOD."""
+    """Take what stands after PLACE, or CALL of it, out of the patch."""
     from dire_plug.scaffold.patch_edit import find_owner, parse_location, remove_lines
     from dire_plug.scaffold.script import published
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from dire_plug import home, ui
-from dire_plug.commands.inspect import out_option
+from dire_plug.commands.completion import offer_runs
+from dire_plug.commands.options import JSON, RUNS_FOLDER
 from dire_plug.errors import DirePlugError
 from dire_plug.files import format_bytes
 from dire_plug.store import archive as archives
@@ -35,10 +36,12 @@ from dire_plug.tables import Table
     help="First forget a folder of runs that no longer exists; needs --yes.",
 )
 @click.option("--yes", is_flag=True, help="Remove them; otherwise only list them.")
+@JSON
 def clean(days: float, forget: Path | None, yes: bool) -> None:
-    """Remove artefacts that no run names any more, and unfinished ones that no process works on.
+    """Remove artefacts that no run names any more.
 
-    Runs keep their own images. A removed artefact is made again when a command needs it.
+    Unfinished ones that no process works on go, too. Runs keep their own images. A removed artefact is made again when
+    a command needs it.
     """
     store, runs = home.store(), [home.runs()]
     if forget is not None:
@@ -46,7 +49,7 @@ def clean(days: float, forget: Path | None, yes: bool) -> None:
             raise DirePlugError(f"--forget {forget}: changes what stays, so it needs --yes")
         cleaning.forget(store, forget.absolute())
     found = (cleaning.clean if yes else cleaning.plan_cleaning)(store, days=days, more=runs)
-    ui.show(_removed(found, store, days=days, done=yes))
+    ui.result(_removed(found, store, days=days, done=yes), data=lambda: vars(found) | {"removed": yes})
 
 
 def _removed(found: cleaning.Cleaning, store: Path, *, days: float, done: bool) -> str:
@@ -72,7 +75,7 @@ def _count(number: int, what: str) -> str:
 
 
 @click.command()
-@click.argument("what", nargs=-1, required=True, metavar="RUN|KIND/DIGEST...")
+@click.argument("what", nargs=-1, required=True, metavar="RUN|KIND/DIGEST...", shell_complete=offer_runs)
 @click.option("--to", "target", type=click.Path(path_type=Path), required=True, metavar="PATH", help="What is written.")
 @click.option(
     "--as",
@@ -90,14 +93,15 @@ def _count(number: int, what: str) -> str:
     metavar="KIND",
     help=f"Only artefacts of this kind; may be repeated: {', '.join(cleaning.KINDS)}.",
 )
-@out_option
-def export(what: tuple[str, ...], target: Path, form: str, kinds: tuple[str, ...], out: Path | None) -> None:
-    """Write artefacts to an archive, or the condensed set of a run with a card that says how it was made.
+@RUNS_FOLDER
+@JSON
+def export(what: tuple[str, ...], target: Path, form: str, kinds: tuple[str, ...], runs_folder: Path | None) -> None:
+    """Write artefacts to an archive, or a condensed set with its card.
 
     Artefacts are those of a RUN, or by KIND/DIGEST, with all their inputs. RUN is as for `show`; DIGEST may be
     shortened. `measure` and `evaluate` read an exported set.
     """
-    store, root = home.store(), (out or home.runs()).absolute()
+    store, root = home.store(), (runs_folder or home.runs()).absolute()
     if form != "archive":
         _export_set(what, target, form=form, kinds=kinds, root=root)
         return
@@ -120,7 +124,7 @@ def export(what: tuple[str, ...], target: Path, form: str, kinds: tuple[str, ...
         ]
         if sizes:
             table.add_row(kind, str(len(sizes)), format_bytes(sum(sizes)))
-    ui.show(table)
+    ui.result(table, data=lambda: {"archive": target, "artefacts": list(card.entries), "missing": card.missing})
     if card.missing:
         ui.show(f"missing from the store and the archive: {', '.join(card.missing)}")
     for label, of_run in card.runs.items():
@@ -139,7 +143,8 @@ def _export_set(what: tuple[str, ...], target: Path, *, form: str, kinds: tuple[
     run = read_run(find_run(root, what[0]))
     count = export_set(run, target, form=next(one for one in FORMS if one == form))
     beside = form == "npz"
-    ui.show(f"stored in: {target} ({_count(count, 'image')})")
+    data = {"set": target, "form": form, "images": count}
+    ui.result(f"stored in: {target} ({_count(count, 'image')})", data=lambda: data)
     ui.show(f"card:      {target.with_suffix('.md') if beside else target / CARD}")
     recipe = target.with_suffix(".yaml") if beside else target / RECIPE
     ui.show(f"measure:   dire-plug measure {shlex.quote(str(target))} --recipe {shlex.quote(str(recipe))}")
@@ -160,8 +165,9 @@ def _find_entry(store: Path, name: str) -> str:
 @click.command("import")
 @click.argument("archive", type=click.Path(path_type=Path), metavar="FILE.tar")
 @click.option("--replace", is_flag=True, help="Overwrite artefacts of the store whose content differs.")
+@JSON
 def import_(archive: Path, replace: bool) -> None:
-    """Add the artefacts of an archive that `export` wrote to the store."""
+    """Add the artefacts of an archive to the store."""
     card, arrivals, outdated = archives.read_archive(home.store(), archive, replace=replace)
     table = Table("artefact")
     table.add_prose("what", "outcome")
@@ -169,7 +175,7 @@ def import_(archive: Path, replace: bool) -> None:
     for one in arrivals:
         roles = ", ".join(card.entries[one.name].roles)
         table.add_row(one.name, roles, f"{one.what}: {one.why}" if one.why else one.what, format_bytes(one.bytes))
-    ui.show(table)
+    ui.result(table, data=lambda: [vars(one) for one in arrivals])
     for label, run in card.runs.items():
         ui.show(f"of the run {label} ({run.state}); its recipe: tar -xOf {archive} {archives.RUNS}/{label}/recipe.yaml")
     if outdated:

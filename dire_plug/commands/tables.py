@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from dire_plug.measures import read_values
 from dire_plug.store.runs import show_engine
 from dire_plug.tables import Table, with_notes
 
@@ -42,6 +43,17 @@ def run_summary(finished: FinishedRun) -> RenderableType:
         notes.append(JUDGED_ON_VALIDATION)
     notes += finished.notes
     return with_notes(*parts, diversity, notes=notes)
+
+
+def run_json(finished: FinishedRun) -> dict[str, Any]:
+    """Return a run's metrics.json, with its folder and notes, and its measures by key."""
+    return {
+        "folder": finished.folder.path,
+        "reused": finished.reused,
+        "measures": read_values(finished.metrics),
+        "metrics": finished.metrics,
+        "notes": list(finished.notes),
+    }
 
 
 def known_kinds(students: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

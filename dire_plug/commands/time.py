@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from dire_plug import ui
-from dire_plug.commands.options import ACCELERATE, DEVICE, OFFLINE, VERBOSE, check_settings, table_files
-from dire_plug.files import write_json
+from dire_plug.commands.completion import offer_timed
+from dire_plug.commands.options import (
+    ACCELERATE,
+    DEVICE,
+    JSON,
+    OFFLINE,
+    VERBOSE,
+    MethodCommand,
+    check_settings,
+    table_files,
+)
 from dire_plug.store.runs import Request
 
 COUNT = click.IntRange(min=1)
 
 
-@click.command("time")
-@click.argument("arms", nargs=-1, required=True, metavar="METHOD[+ARM]...")
+@click.command("time", cls=MethodCommand)
+@click.argument("arms", nargs=-1, required=True, metavar="METHOD[+ARM]...", shell_complete=offer_timed)
 @click.option(
     "--recipe", default="quick", show_default=True, help="The recipe of each method; its dataset isn't needed."
 )
@@ -31,36 +39,28 @@ COUNT = click.IntRange(min=1)
 @click.option("--engine", type=click.Choice(["auto", "upstream", "native"]), default="auto", show_default=True)
 @ACCELERATE
 @OFFLINE
-@click.option(
-    "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all measurements to this file, too."
-)
+@JSON
 @VERBOSE
 @table_files
 def time_(
     arms: tuple[str, ...],
     settings: tuple[str, ...],
-    file: Path | None,
-    verbose: bool,
     steps: int,
     rounds: int,
     whole: int,
     real: int,
     **options: Any,
 ) -> None:
-    """Time the synthesis of each arm: interleaved steps, extrapolated to the whole; CPU time and memory.
+    """Time the syntheses of arms side by side: steps, CPU, memory.
 
     An arm is METHOD or METHOD+ARM, such as sre2l, sre2l+control, sre2l+dire; the first is what the others are compared
-    with. Networks are untrained and images generated: a step takes as long.
+    with. The steps of all arms are interleaved, and extrapolated to the whole. Networks are untrained
+    and images generated: a step takes as long.
     """
     from dire_plug.paper.timing import render, time_arms
 
-    if verbose:
-        ui.configure(verbose=True)
     check_settings(settings, {"ipc": ("--ipc", options["ipc"])})
     # the method is that of each arm
     request = Request("", settings=settings, **options)
     timing = time_arms(arms, request, steps=steps, rounds=rounds, whole=whole, real=real)
-    ui.show(render(timing))
-    if file is not None:
-        write_json(file, timing.to_json())
-        ui.show(f"\nstored in: {file}")
+    ui.result(render(timing), data=timing.to_json)

@@ -8,7 +8,8 @@ import sys
 import click
 
 from dire_plug import home, plugins, ui
-from dire_plug.commands.options import VERBOSE
+from dire_plug.commands.completion import offer_methods
+from dire_plug.commands.options import JSON, METHOD, VERBOSE, MethodCommand
 from dire_plug.store.lease import hold
 from dire_plug.tables import Table
 
@@ -16,31 +17,43 @@ UNDECIDABLE = 3
 
 
 @click.command()
-@click.argument("methods", nargs=-1)
-@click.option("--offline", is_flag=True, help="Only check vendored code.")
-def vendor(methods: tuple[str, ...], offline: bool) -> None:
-    """Clone the code of METHODS (default: all) at the pinned commit, and patch it."""
+@click.argument("methods", nargs=-1, shell_complete=offer_methods)
+@click.option("--check", is_flag=True, help="Only check what is vendored; fetch nothing.")
+@click.option("--offline", is_flag=True, help="Don't use the network: clone from local paths and mirrors only.")
+@JSON
+@VERBOSE
+def vendor(methods: tuple[str, ...], check: bool, offline: bool) -> None:
+    """Clone the code of methods at the pinned commit, and patch it.
+
+    Without METHODS: of all.
+    """
+    from dire_plug.upstream.source.vendor import require_vendored
     from dire_plug.upstream.source.vendor import vendor as vendor_one
 
+    data = []
     for name in methods or plugins.known("methods"):
-        ui.show(f"{name}: {vendor_one(plugins.load_adapter(name), offline=offline)}")
+        adapter = plugins.load_adapter(name)
+        folder = require_vendored(adapter) if check else vendor_one(adapter, offline=offline)
+        data.append({"method": name, "folder": folder})
+        ui.show(f"{name}: {folder}")
+    ui.result(data=lambda: data)
 
 
-@click.command()
-@click.argument("method")
+@click.command(cls=MethodCommand)
+@METHOD
 @click.option("--script", "scripts", multiple=True, help="Only this script of the method.")
+@JSON
 @VERBOSE
-def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
-    """Check that METHOD's patch changes no bit by itself, and that a term acts through it as it must.
+def verify(method: str, scripts: tuple[str, ...]) -> None:
+    """Check that a method's patch is inert, and that terms act by it.
 
-    Each script runs unpatched and patched, with a test term and with answered hooks, for a few steps, with seeded
-    untrained teachers and no real images. Exit 0: all checks pass; 1: one fails; 3: undecidable here (two unpatched
+    By itself the patch must change no bit; a term must act through it as its formula says. Each script runs
+    unpatched and patched, with a test term and with answered hooks, for a few steps, with seeded untrained teachers and
+    no real images. Exit 0: all checks pass; 1: one fails; 3: undecidable here (two unpatched
     runs differ).
     """
     from dire_plug.upstream.verify.verify import verify as verify_method
 
-    if verbose:
-        ui.configure(verbose=True)
     adapter = plugins.load_adapter(method)
     folder = home.store() / "work" / f"verify-{method}"
     # two verifications of a method would share the folder
@@ -56,10 +69,13 @@ def verify(method: str, scripts: tuple[str, ...], verbose: bool) -> None:
     table.add_prose("trace, last step")
     for one in verdicts:
         table.add_row(*map(str, one.row()))
-    ui.show(table)
-    for one in verdicts:
-        for check, problems in one.problems.items():
-            ui.show("\n".join(f"{one.script}: {check}: {problem}" for problem in problems))
+    found = [
+        f"{one.script}: {check}: {problem}"
+        for one in verdicts
+        for check, problems in one.problems.items()
+        for problem in problems
+    ]
+    ui.result(table, *found, data=lambda: [one.to_json() for one in verdicts])
     if any(one.undecidable for one in verdicts):
         sys.exit(UNDECIDABLE)
     sys.exit(0 if all(one.holds for one in verdicts) else 1)

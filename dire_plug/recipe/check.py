@@ -21,6 +21,8 @@ REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
 DEFAULT_ARMS = ("baseline", "control", "dire", "random")
 """The arms that `compare` shows side by side."""
+PROBE = "verify-probe"
+"""The regularizer of `verify`: it is installed, and nobody is told to run it."""
 RESERVED_ARMS = ("baseline", "control", *REAL_IMAGE_ARMS)
 FIXED = ("name", "title", "method", "demonstration", "by_ipc", "presets", "paper", "sources")
 """Keys that describe the recipe itself; no arm, preset or `--set` changes them."""
@@ -106,7 +108,7 @@ def regularizer_problems(settings: Mapping[str, Any], catalogue: Catalogue, *, p
     problems: list[Problem] = []
     for name, values in settings.items():
         if name not in catalogue:
-            known = ", ".join(catalogue)
+            known = ", ".join(one for one in catalogue if one != PROBE)
             message = f"no regularizer of this name is installed{nearest(name, catalogue)}; known: {known}"
             problems.append(Problem(f"{prefix}.{name}", message))
             continue

@@ -4,6 +4,7 @@ import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -33,6 +34,8 @@ _WORDS = {
 }
 """Type of error → message, where pydantic's own is worded for Python's types rather than for YAML's."""
 _WITHOUT_VALUE = {"missing", "extra_forbidden", "too_short", "two_mixes"}
+UNKNOWN = "unknown key"
+"""How the message on such a key begins."""
 _NO_VARIANT = {"union_tag_not_found", "union_tag_invalid"}
 
 
@@ -62,6 +65,34 @@ def describe(error: ValidationError, model: type[BaseModel], *, prefix: str = ""
         for problem in told:
             problems.setdefault(problem.location, problem)  # each branch of a union complains; the first one is told
     return list(problems.values())
+
+
+def model_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the dotted keys of a model and of the models in it; not those of variants."""
+    keys = []
+    for name, field in _fields(model).items():
+        keys.append(f"{prefix}{name}")
+        if found := _model_in(field.annotation):
+            keys += model_keys(found, f"{prefix}{name}.")
+    return keys
+
+
+def with_path(problem: Problem, known: Iterable[str]) -> Problem:
+    """Name the whole path in the message on an unknown key whose last part is, or nearly is, that of a known one.
+
+    A key that has a neighbour of nearly its name keeps that hint, unless it stands at the top.
+    """
+    if not problem.message.startswith(UNKNOWN):
+        return problem
+    above, _, last = problem.location.rpartition(".")
+    by_last: dict[str, list[str]] = {}
+    for key in known:
+        by_last.setdefault(key.rpartition(".")[2], []).append(key)
+    close = get_close_matches(last, by_last, n=1, cutoff=0.8)
+    if not close or (above and problem.message != UNKNOWN):
+        return problem
+    paths = [f"'{path}'" for path in by_last[close[0]]]
+    return Problem(problem.location, f"{UNKNOWN} (did you mean {' or '.join(paths)}?)")
 
 
 def _walk(
@@ -139,7 +170,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 def _message(found: ErrorDetails, known: list[str]) -> str:
     kind = found["type"]
     if kind == "extra_forbidden":
-        return f"unknown key{nearest(str(found['loc'][-1]), known)}"
+        return f"{UNKNOWN}{nearest(str(found['loc'][-1]), known)}"
     words = _WORDS.get(kind)
     context = {name: _quote_free(value) for name, value in found.get("ctx", {}).items()}
     message = words.format(**context) if words else _own_words(found)

@@ -5,8 +5,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from dire_plug.errors import DirePlugError, nearest
+from dire_plug.errors import DirePlugError, nearest, wrap_names
 from dire_plug.recipe.check import (
+    PROBE,
     REAL_IMAGE_ARMS,
     RESERVED_ARMS,
     Catalogue,
@@ -17,7 +18,7 @@ from dire_plug.recipe.check import (
 )
 from dire_plug.recipe.ladder import RUNG, cut_ladder
 from dire_plug.recipe.loading import Layer, Tree, flatten, mapping, merge, settings_tree, stack
-from dire_plug.recipe.messages import Problem
+from dire_plug.recipe.messages import UNKNOWN, Problem, model_keys, with_path
 from dire_plug.recipe.model import Recipe
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
@@ -81,7 +82,11 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
         tree["arms"] = definitions
     terms, term_origin = _terms(arm, definitions, changes, catalogue)
     problems = _change_problems(changes, definitions, catalogue)
-    problems += [_with_layer(found, layer_of) for found in find_problems(tree, adapter=adapter, catalogue=catalogue)]
+    found = find_problems(tree, adapter=adapter, catalogue=catalogue)
+    if any(one.message.startswith(UNKNOWN) for one in found):
+        known = [*_known_keys(tree, adapter), *_term_keys(definitions, catalogue)]
+        found = [with_path(one, [key for key in known if key != one.location]) for one in found]
+    problems += [_with_layer(one, layer_of) for one in found]
     raise_problems(problems, name=tree.get("name"))
     if catalogue is not None:
         # filled-in defaults belong to the run's identity: a later default must not change old runs
@@ -92,6 +97,20 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     origin = {key: _tell(key, layer_of.get(key), sources) for key in values}
     origin |= {f"regularizers.{key}": _tell(key, term_origin.get(key), sources) for key in flatten(terms)}
     return Resolved(recipe, terms, origin, arm)
+
+
+def _known_keys(tree: Tree, adapter: Adapter) -> list[str]:
+    """Return the dotted keys that a recipe may have: those of its sections, and upstream's flags."""
+    script = str(mapping(tree, "recover").get("script"))
+    flags = adapter.flags_model(script).model_fields if script in adapter.scripts else {}
+    return [*model_keys(Recipe), *(f"recover.flags.{field.alias or name}" for name, field in flags.items())]
+
+
+def _term_keys(definitions: Tree, catalogue: Catalogue | None) -> list[str]:
+    """Return the dotted keys of the settings of the arms' regularizers."""
+    names = dict.fromkeys(name for arm in definitions for name in mapping(definitions, arm, "regularizers"))
+    models = {name: catalogue[name]() for name in names if catalogue is not None and name in catalogue}
+    return [f"regularizers.{name}.{key}" for name, model in models.items() for key in model.model_fields]
 
 
 def as_file(resolved: Resolved) -> Tree:
@@ -196,9 +215,15 @@ def _arm_layer(arm: str, definitions: Tree, catalogue: Catalogue | None) -> list
     # control and the arm of any regularizer are `dire` without, or with another, term
     name = "dire" if arm == "control" or _is_regularizer(arm, definitions, catalogue) else arm
     if name not in definitions:
-        known = [*RESERVED_ARMS, *definitions, *(catalogue or ())]
+        groups = {
+            "this recipe has": [*RESERVED_ARMS[:2], *definitions],
+            "of real images": REAL_IMAGE_ARMS,
+            "with another term": [one for one in catalogue or () if one not in (*definitions, PROBE)],
+        }
         hint = " (it takes the settings of the arm `dire`, which this recipe lacks)" if name != arm else ""
-        raise DirePlugError(f"no arm '{arm}'{hint or nearest(arm, known)}; known: {', '.join(dict.fromkeys(known))}")
+        hint = hint or nearest(arm, [one for names in groups.values() for one in names])
+        lines = [wrap_names(what, names) for what, names in groups.items() if names]
+        raise DirePlugError("\n".join([f"no arm '{arm}'{hint}", *lines]))
     return [Layer(f"arm {name}", mapping(definitions, name, "overrides"), f"arms.{name}.overrides")]
 
 

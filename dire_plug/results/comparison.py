@@ -63,13 +63,15 @@ def compare(
     runs: dict[str, list[FinishedRun]] = {}
     runner = runner or Runner()
     runner.prepare([same_but_arm(request, arm, seed) for seed in numbers for arm in arms if arm not in same])
+    steps = ui.Steps(len(numbers) * sum(arm not in same for arm in arms))
     for arm in arms:
         if arm in same:
             continue
         runs[arm] = []
         for seed in numbers:
-            ui.say(f"{arm}, seed {seed}")
+            steps.begin(f"{arm}, seed {seed}")
             runs[arm].append(runner.run(same_but_arm(request, arm, seed)))
+            steps.end(counts=not runs[arm][-1].reused)
     # after the loop, since `same` names arms that ran
     for arm, other in same.items():
         runs[arm] = runs[other]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,18 @@ from dire_plug.pipeline import FinishedRun
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import new_figure, save_figure
 from dire_plug.results.ladder import Step, save_steps
-from dire_plug.results.statistics import FEW, Difference, Summary, paired_difference, summarise
+from dire_plug.results.statistics import (
+    FEW,
+    LEVEL,
+    MOST,
+    POWER,
+    Difference,
+    Power,
+    Summary,
+    paired_difference,
+    power_of,
+    summarise,
+)
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.images import TENSORS, read_tensors
 from dire_plug.store.runs import RunFolder
@@ -103,7 +115,7 @@ def render(comparison: Comparison) -> RenderableType:
     ]
     for space, meaning in SPACES.items():
         parts.append(make_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
-    lines = notes(comparison, n, pairs=_pairs(comparison))
+    lines = [*notes(comparison, n, pairs=_pairs(comparison)), *power_notes(comparison)]
     return with_notes(*parts, title=title, notes=lines)
 
 
@@ -168,6 +180,28 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
     lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)  # each once
+    return lines
+
+
+def _powers(comparison: Comparison) -> dict[str, Power | None]:
+    """Return arm → what its pairs with control can tell in accuracy."""
+    read = partial(read_column, comparison, measure=ACCURACY[0])
+    known = [arm for arm in comparison.controlled if {arm, "control"} <= comparison.runs.keys()]
+    return {arm: power_of(read(arm), read("control")) for arm in known}
+
+
+def power_notes(comparison: Comparison) -> list[str]:
+    """Return a line for each arm on the difference in accuracy that its pairs tell from zero."""
+    lines = []
+    for arm, found in _powers(comparison).items():
+        if found is None or not found.std:
+            continue
+        most = f"more than {MOST:,}" if found.half_point is None else f"{found.half_point:,}"
+        lines.append(
+            f"{arm} − control: differences in accuracy vary by {found.std:.2f}, so {found.n} seeds tell "
+            f"{found.smallest:.1f} points from zero, and half a point needs {most} seeds "
+            f"({POWER:.0%} power, {LEVEL:.0%} two-sided, paired t test)"
+        )
     return lines
 
 
@@ -302,6 +336,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             arm: {name: None if gap is None else vars(gap) for name, gap in of_arm.items()}
             for arm, of_arm in gaps.items()
         },
+        "power": {arm: None if found is None else vars(found) for arm, found in _powers(comparison).items()},
         "ladder": [
             {
                 "arm": step.arm,

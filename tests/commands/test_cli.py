@@ -13,7 +13,7 @@ from support.cli import Cli
 from support.paths import ROOT
 from support.small_run import forget, only_run, outcome, read_rows, run_folders, when_made
 
-from dire_plug.cli import COMMANDS
+from dire_plug.cli import COMMANDS, GROUPS
 from dire_plug.errors import PluginError
 from dire_plug.files import read_json
 from dire_plug.methods.sre2l import SRe2L
@@ -74,8 +74,9 @@ def test_make_run_ends_with_how_to_call_the_program() -> None:
 def test_help_lists_every_command_in_the_order_of_a_users_way(cli: Cli) -> None:
     answer = cli("--help")
     assert answer.code == 0
-    listed = answer.out.partition("Commands:\n")[2]
+    listed = answer.out.partition(f"{next(iter(GROUPS))}:\n")[2]
     assert re.findall(r"^  (\S+) ", listed, re.MULTILINE) == list(COMMANDS)
+    assert [line[:-1] for line in listed.splitlines() if re.match(r"\w.*:$", line)] == list(GROUPS)[1:]
     assert "dire-plug run sre2l --dire" in answer.out
 
 
@@ -133,7 +134,7 @@ def test_a_faulty_command_line_ends_with_2_and_says_what_is_wrong(
         ("evaluate x --per-set 3 --set evaluate.per_synthesis=4", "--per-set 3", "--set evaluate.per_synthesis=4"),
         ("evaluate x --student a --set evaluate.students=[b]", "--student a", "--set evaluate.students=[b]"),
         ("rank x --per-set 3 --set evaluate.per_synthesis=4", "--per-set 3", "--set evaluate.per_synthesis=4"),
-        ("reproduce table-4 --dry-run --json", "--dry-run", "--json"),
+        ("reproduce table-4 --scale smoke --status x.md", "--status", "--scale smoke"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused_with_both(
@@ -165,7 +166,9 @@ def test_a_dry_run_of_every_recipe_needs_neither_data_nor_upstreams_code(
     assert answer.out.startswith(f"SRe2L: recipe {name}, arm {arm}, seed 0\n")
     assert ("regularizers.dire.r_e" in answer.out) is (arm == "dire")
     assert ("plan: real images are drawn" in answer.out) is (arm == "random")
-    assert ("python 'SRe2L/" in answer.out or "python SRe2L/" in answer.out) is (arm != "random")
+    told = "python 'SRe2L/" in answer.out or "python SRe2L/" in answer.out
+    assert told is ("\nengine: upstream" in answer.out)
+    assert ("\nengine: none" in answer.out) is (arm == "random")
     assert not bare_home.exists()
 
 
@@ -187,7 +190,7 @@ def test_a_dry_run_shows_each_value_with_its_origin_and_the_plan(cli: Cli, bare_
     assert rows["recover.plan.per_class"][1].startswith("arm dire")
     assert rows["measure.nearest_k"][:2] == ["5", "default"]
     assert rows["regularizers.dire.r_e"][0] == "0.1"
-    assert "plan: 2 passes × 1 batches × 300 steps" in answer.out
+    assert "plan: 2 passes × 1 batch × 300 steps" in answer.out
 
 
 def test_a_preset_changes_the_term_and_nothing_else(cli: Cli, bare_home: Path) -> None:
@@ -244,9 +247,11 @@ def test_out_moves_run_folders_and_nothing_else(cli: Cli, home: Path, recipe: Pa
     (status,) = (tmp_path / "elsewhere" / "sre2l" / "tiny").glob("random-0-*/status.json")
     assert f"run folder: {status.parent}" in answer.out
     assert run_folders(home) == []
-    listed = cli("list", "runs", "--out", tmp_path / "elsewhere")
-    assert [f"sre2l/tiny/{status.parent.name}", "finished", "measure"] in [cells[:3] for cells in read_rows(listed.out)]
-    assert cli("show", "random-0", "--out", tmp_path / "elsewhere").code == 0
+    listed = cli("list", "runs", "--runs", tmp_path / "elsewhere")
+    assert [f"sre2l/tiny/{status.parent.name}", "finished", "2", "none"] in [
+        cells[:4] for cells in read_rows(listed.out)
+    ]
+    assert cli("show", "random-0", "--runs", tmp_path / "elsewhere").code == 0
 
 
 def test_an_interrupted_run_ends_with_130_and_goes_on(
@@ -260,7 +265,7 @@ def test_an_interrupted_run_ends_with_130_and_goes_on(
         answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native")
     assert answer.code == 130
     assert answer.err.endswith("interrupted; finished stages are kept, and the same command resumes\n")
-    assert ["interrupted", "evaluate"] in [cells[1:3] for cells in read_rows(cli("list", "runs").out)]
+    assert ["interrupted (evaluate)"] in [cells[1:2] for cells in read_rows(cli("list", "runs").out)]
     assert cli("run", "sre2l", "--recipe", recipe, "--engine", "native").code == 0
     assert outcome(only_run(home)) == outcome(baseline)
 
@@ -299,19 +304,20 @@ def test_compare_runs_what_is_missing_and_shows_every_arm(cli: Cli, home: Path, 
 def test_list_knows_methods_recipes_plugins_and_runs(cli: Cli, bare_home: Path, finished: Path, baseline: Path) -> None:
     methods = read_rows(cli("list", "methods").out)
     assert ["sre2l", "SRe2L", "VILA-Lab/SRe2L", "8d00cba364bf", "none", "cifar, tiny, imagenet"] in methods
-    recipes = [cells[:2] for cells in read_rows(cli("list", "recipes").out)]
+    recipes = {cells[0]: cells[1:] for cells in read_rows(cli("list", "recipes").out)}
     for name in recipe_names(SRe2L().recipes()):
-        assert ["sre2l", name] in recipes
+        assert recipes[f"sre2l/{name}"][-1].endswith(f"sre2l/{name}.yaml")
     plugins = read_rows(cli("list", "plugins").out)
     assert ["regularizer", "dire", "dire-plug", "dire_plug.regularizers.dire:DiRe"] in plugins
+    assert "verify-probe" not in [name for cells in plugins for name in cells]
     assert "finished" not in cli("list", "runs").out
-    runs = read_rows(cli("list", "runs", "--out", finished / "runs").out)
+    runs = read_rows(cli("list", "runs", "--runs", finished / "runs").out)
     assert [f"sre2l/tiny/{baseline.name}", "finished"] in [cells[:2] for cells in runs]
 
 
 def test_a_run_is_shown_by_a_part_of_its_name_or_its_path(cli: Cli, finished: Path, baseline: Path) -> None:
     for name in (baseline.name, baseline.name[-8:], "tiny/base", baseline):
-        answer = cli("show", name, "--out", finished / "runs")
+        answer = cli("show", name, "--runs", finished / "runs")
         assert answer.code == 0, name
         assert answer.out.startswith(f"{baseline}: finished\n")
     assert ["engine", "native"] in read_rows(answer.out)

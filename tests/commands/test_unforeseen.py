@@ -8,9 +8,8 @@ from typing import NoReturn
 import pytest
 from click.testing import CliRunner
 
-from dire_plug import home, plugins
-from dire_plug.cli import main
-from dire_plug.commands.options import make_request
+from dire_plug import home, plugins, ui
+from dire_plug.cli import group, main
 from dire_plug.commands.upstream import verify
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_json
@@ -95,10 +94,16 @@ def test_a_seed_that_no_generator_takes_is_refused(call: Call, seed: str) -> Non
 
 def test_a_commands_own_v_says_more_and_its_absence_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
-    monkeypatch.setattr("dire_plug.ui.configure", lambda *, verbose: told.append(verbose))
-    for verbose in (False, True):
-        make_request("sre2l", verbose=verbose, dry_run=False, card=None, settings=())
-    assert told == [True]
+
+    def known(kind: str) -> dict[str, object]:
+        told.append(ui.is_verbose())
+        return {}
+
+    monkeypatch.setattr("dire_plug.plugins.known", known)
+    for line in (["vendor"], ["vendor", "-v"], ["-v", "vendor"]):
+        ui.configure(verbose=False)
+        group.main(line, standalone_mode=False)
+    assert told == [False, True, True]
 
 
 class Broken:
@@ -136,19 +141,22 @@ def test_a_recipe_that_cannot_be_read_does_not_hide_the_others(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.yaml").write_text("ipc: [1\nmethod: x\n")
-    (tmp_path / "good.yaml").write_text("title: A good one\n")
+    (tmp_path / "good.yaml").write_text("dataset: {name: digits}\nipc: 3\n")
     adapter = plugins.load_adapter("sre2l")
     monkeypatch.setattr(adapter, "recipes", lambda: tmp_path)
     monkeypatch.setattr(plugins, "load_adapter", lambda name: adapter)
     code, output, _ = call("list", "recipes")
     assert code == 0
     assert f"problem: {tmp_path / 'bad.yaml'}: line 2" in output
-    assert "A good one" in output
+    assert rows_of(output)["sre2l/good"].startswith("digits 3 ")
 
 
 def test_a_damaged_run_does_not_hide_the_others(call: Call) -> None:
     folder = home.runs() / "sre2l" / "quick"
     write_json(folder / "good-0-1" / "status.json", {"state": "finished", "stage": "measure", "updated": "today"})
+    metrics = {"arm": "good", "seed": 0, "ipc": 2, "engine": "native", "accuracy": {}}
+    write_json(folder / "good-0-1" / "metrics.json", metrics | {"diversity": {"T": {}, "I": {}}})
+    write_json(folder / "gone-0-1" / "status.json", {"state": "finished"})
     write_json(folder / "old-0-1" / "status.json", {"state": "failed"})
     for name, content in {"cut": "{", "list": "[]"}.items():
         (folder / name).mkdir()
@@ -156,8 +164,9 @@ def test_a_damaged_run_does_not_hide_the_others(call: Call) -> None:
     code, output, errors = call("list", "runs")
     rows = rows_of(output)
     assert (code, errors) == (0, "")
-    assert rows["sre2l/quick/good-0-1"] == "finished measure today"
-    assert rows["sre2l/quick/old-0-1"] == "failed ? ?"
+    assert rows["sre2l/quick/good-0-1"].startswith("finished 2 native – ")
+    assert rows["sre2l/quick/old-0-1"].startswith("failed (?) – – – ")
+    assert rows["sre2l/quick/gone-0-1"].startswith("problem: ")
     assert rows["sre2l/quick/cut"].startswith(f"problem: {folder / 'cut' / 'status.json'}: cannot be read as JSON")
     assert rows["sre2l/quick/list"].startswith(f"problem: {folder / 'list' / 'status.json'}: holds no run status")
 

@@ -12,6 +12,7 @@ from support.cli import Cli
 from support.small_run import read_rows, run_folders
 from torchvision.utils import save_image
 
+from dire_plug import ui
 from dire_plug.data import load
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.executors import dispatch
@@ -19,7 +20,6 @@ from dire_plug.files import read_json
 from dire_plug.paper.reproduce import (
     TableRequest,
     TableResult,
-    as_text,
     load_target,
     render,
     reproduce,
@@ -107,7 +107,7 @@ def test_diversity_and_the_images_of_a_class_come_from_the_same_run(tiny: Path) 
     assert figure.figure == tiny / "runs" / "reproduce" / "figure-3-smoke" / "figure.png"
     shown = read_json(figure.figure.with_suffix(".json"))
     assert shown["label"] == 3
-    assert "SRe2L + DiRe: drawn" in as_text(render(figure))
+    assert "SRe2L + DiRe: drawn" in ui.to_text(render(figure))
 
 
 def test_seeds_are_syntheses_with_a_spread(tiny: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_cell_has_the_unit_of_the_printed_figure_its_spread_and_n(
     request = replace(request_of_table(target, **choice), scale="paper")
     cell = request.cells[-1]
     result = TableResult(replace(request, cells=(cell,)), filled(cell, *answer))
-    assert [request.target.rows[cell.row], cell.figure, text] in read_rows(as_text(render(result)))
+    assert [request.target.rows[cell.row], cell.figure, text] in read_rows(ui.to_text(render(result)))
 
 
 def test_a_choice_of_rows_is_stored_apart_from_the_whole_table(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_smoke_times_are_extrapolated_and_rows_without_code_left_out(
     assert baseline.summary == Summary(3.0 + 2.0 + 100 * 0.25, None, 1)
     assert dire.summary == Summary(3.0 + 2.0 + 100 * 0.5, None, 1)
     assert "vendor dwa" in dwa.reason
-    assert "extrapolated from the median of ten steps" in as_text(render(result))
+    assert "extrapolated from the median of ten steps" in ui.to_text(render(result))
 
 
 def test_a_time_is_that_of_whole_syntheses_at_the_papers_scale(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_another_student_is_a_run_that_shares_the_synthesis(bare_home: Path) -> 
 
 
 def test_what_a_table_takes_beside_its_runs_is_named(bare_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ui.show(show_costs([request_of_table("table-15")], rate=RATE))
+    ui.show(show_costs([request_of_table("table-15")], rate=RATE)[0])
     printed = capsys.readouterr().out
     assert "no run is needed" in printed
     assert "not estimated: the timing, which runs by itself (table-15)" in printed
@@ -83,7 +83,7 @@ def test_a_finished_run_has_no_units_left(finished_home: Path, recipe: Path) -> 
 
 def test_tables_that_share_a_synthesis_have_its_units_once(bare_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Table 9 measures the diversity of runs whose accuracy Table 8 prints
-    ui.show(show_costs([request_of_table(name, row="sre2l") for name in ("table-2", "table-3")], rate=RATE))
+    ui.show(show_costs([request_of_table(name, row="sre2l") for name in ("table-2", "table-3")], rate=RATE)[0])
     rows = {row[0]: row for row in read_rows(capsys.readouterr().out)}
     # the smoke scale has one recipe for all datasets
     assert rows["table-2"][2] == rows["table-2"][3] != "0"
@@ -93,7 +93,7 @@ def test_tables_that_share_a_synthesis_have_its_units_once(bare_home: Path, caps
 
 def test_ways_to_save_are_shown_one_after_the_other(bare_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     requests = [request_of_table(name, row="sre2l") for name in ("table-2", "table-3")]
-    ui.show(show_costs(requests, rate=replace(RATE, operations=1e6)))
+    ui.show(show_costs(requests, rate=replace(RATE, operations=1e6))[0])
     printed = capsys.readouterr().out
     begins = ("each run by itself", "what runs share", "a larger IPC", "students are tested")
     rows = [row for row in read_rows(printed) if row[0].startswith(begins)]
@@ -140,7 +140,7 @@ def test_the_whole_paper_is_planned_without_data_or_code(cli: Cli, bare_home: Pa
     assert "not planned: " not in answer.out
 
 
-@pytest.mark.parametrize("option", ["--row sre2l", "--column 10", "--json"])
+@pytest.mark.parametrize("option", ["--row sre2l", "--column 10"])
 def test_what_is_of_one_table_is_refused_for_all(cli: Cli, option: str) -> None:
     answer = cli("reproduce", "all", *option.split())
     assert answer.code == 2

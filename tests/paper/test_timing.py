@@ -11,7 +11,6 @@ from support.cli import Cli
 from support.small_run import read_rows
 
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
 from dire_plug.paper.timing import ArmTiming, Timing, time_arms
 from dire_plug.paper.timing import step_times as measure
 from dire_plug.paper.timing.arms import SEED, check_engines, plan_arm, run_synthesis, set_up
@@ -177,10 +176,10 @@ def test_a_child_that_fails_is_named_with_its_last_lines(bare_home: Path, tmp_pa
 def test_steps_are_interleaved_and_syntheses_are_run_whole(
     cli: Cli, bare_home: Path, tmp_path: Path, recipe: Path
 ) -> None:
-    options = ("--recipe", recipe, "--engine", "native", "--real", 4, "--json", tmp_path / "time.json")
+    options = ("--recipe", recipe, "--engine", "native", "--real", 4, "--json")
     answer = cli("time", "sre2l", "sre2l+dire", "--steps", 1, "--whole", 1, *options)
     assert answer.code == 0, answer.err
-    content = read_json(tmp_path / "time.json")
+    content = json.loads(answer.out)
     baseline, dire = content["sides"]
     assert [side["name"] for side in content["sides"]] == ["sre2l", "sre2l+dire"]
     assert [side["images"] for side in content["sides"]] == [10, 20]
@@ -190,7 +189,6 @@ def test_steps_are_interleaved_and_syntheses_are_run_whole(
         assert min(*side["wall"], *side["cpu"], *side["start"], *side["first"]) > 0
         assert side["memory"] >= side["memory_before"] > 0
         assert side["whole"][0]["wall"] > 0 < side["whole"][0]["cpu"]
-    assert "measured, s" in answer.out
     assert not bare_home.exists()  # nothing of it is kept
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,14 @@ from dire_plug.results.comparison import (
     with_ladder,
 )
 from dire_plug.results.report import is_ladder
-from dire_plug.results.statistics import paired_difference, summarise
+from dire_plug.results.statistics import (
+    paired_difference,
+    pairs_needed,
+    power,
+    power_of,
+    smallest_difference,
+    summarise,
+)
 from dire_plug.store.runs import RunFolder
 
 TABLE = GOLDEN / "comparison.txt"
@@ -82,6 +90,35 @@ def test_one_pair_has_no_interval_and_a_missing_value_no_difference() -> None:
     assert paired_difference([1.0, None], [1.0, 2.0]) is None
     assert paired_difference([1.0, 2.0], [None, 2.0]) is None
     assert paired_difference([], []) is None
+
+
+# Power.
+
+
+def test_what_n_pairs_can_tell_is_that_of_published_tables() -> None:
+    # R: power.t.test(n = 10, power = 0.8, type = "paired")$delta is 0.9960; Cohen: n = 34 for an effect of 0.5
+    assert smallest_difference(10) == pytest.approx(0.9960, abs=1e-4)
+    assert [pairs_needed(effect) for effect in (0.2, 0.5, 1.0)] == [199, 34, 10]
+    assert power(smallest_difference(5), 5) == pytest.approx(0.8, abs=1e-9)
+
+
+def test_power_takes_the_spread_of_the_differences_of_pairs() -> None:
+    found = power_of([10.0, 21.0, 33.0, 40.0], [9.0, 19.0, 30.0, 39.0])  # 1, 2, 3, 1
+    assert found is not None
+    assert found.std == pytest.approx(statistics.stdev([1, 2, 3, 1]))
+    assert found.smallest == pytest.approx(smallest_difference(4) * found.std)
+    assert found.half_point == pairs_needed(0.5 / found.std)
+    assert power_of([1.0], [0.0]) is None
+    assert power_of([1.0, None], [0.0, 0.0]) is None
+    assert pairs_needed(1e-4) is None
+
+
+def test_a_comparison_says_what_its_seeds_can_tell() -> None:
+    text = " ".join(as_text(render(canned())).split())
+    assert "dire − control: differences in accuracy vary by 0.50, so 3 seeds tell 1.6 points from zero" in text
+    assert "half a point needs 10 seeds (80% power, 5% two-sided, paired t test)" in text
+    assert to_json(canned())["power"]["dire"]["half_point"] == 10
+    assert "80% power" not in as_text(render(canned(seeds=1)))
 
 
 # The table.

@@ -1,5 +1,6 @@
 """`dire-plug measure` and `evaluate`: sets that others made, and finished runs, on the tiny recipe's digits."""
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -81,9 +82,9 @@ def test_a_finished_runs_images_are_not_measured_again(
     cli: Cli, finished_home: Path, own_run: Path, tmp_path: Path
 ) -> None:
     made = entries(finished_home, "*")
-    answer = cli("measure", own_run, "--json", tmp_path / "found.json")
+    answer = cli("measure", own_run, "--json")
     assert answer.code == 0
-    found, before = read_json(tmp_path / "found.json"), read_json(own_run / "metrics.json")["diversity"]
+    found, before = json.loads(answer.out), read_json(own_run / "metrics.json")["diversity"]
     diversity = {"diversity": before}
     assert found["measures"] == read_values(diversity, (*set_measures("T"), *set_measures("I")))
     assert (found["recipe"], found["nearest_k"], found["set"]["name"]) == ("sre2l/tiny", 5, own_run.name)
@@ -96,8 +97,9 @@ def test_a_copy_of_a_runs_images_measures_as_the_run_did(
 ) -> None:
     copy = shutil.copytree(own_run / "images", tmp_path / "copy")
     made = entries(finished_home, "diversity")
-    assert cli("measure", copy, "--recipe", own_run / "recipe.yaml", "--json", tmp_path / "found.json").code == 0
-    found, before = read_json(tmp_path / "found.json"), read_json(own_run / "metrics.json")["diversity"]
+    answer = cli("measure", copy, "--recipe", own_run / "recipe.yaml", "--json")
+    assert answer.code == 0, answer.err
+    found, before = json.loads(answer.out), read_json(own_run / "metrics.json")["diversity"]
     diversity = {"diversity": before}
     assert found["measures"] == read_values(diversity, (*set_measures("T"), *set_measures("I")))
     assert len(entries(finished_home, "diversity")) == len(made) + 2

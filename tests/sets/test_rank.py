@@ -1,5 +1,6 @@
 """DD-Ranking's scores: the formulas, the students that they need, and the command."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -112,12 +113,12 @@ def own_run(finished_home: Path) -> Path:
 def test_a_run_is_ranked_by_students_of_it_of_random_images_and_of_all(
     cli: Cli, own_run: Path, tmp_path: Path, trained: list[Any]
 ) -> None:
-    answer = cli("rank", own_run, "--json", tmp_path / "rank.json")
+    answer = cli("rank", own_run, "--json")
     assert answer.code == 0, answer.err
     own, plain, hard = ("on-the-fly", "crop"), ("on-the-fly", "none"), ("hard-labels", "none")
     wanted = [(*one, 20, 2) for one in (own, hard, hard, plain, plain)] + [(*hard, 100, 2)]
     assert sorted(trained) == sorted(wanted)  # not the run's own student, which is there
-    (found,) = read_json(tmp_path / "rank.json")
+    (found,) = json.loads(answer.out)
     accuracies = {name: value["resnet-small"]["last"][0] for name, value in found["accuracies"].items()}
     student = read_json(own_run / "metrics.json")["accuracy"]["students"]["resnet-small"]
     assert accuracies["set_own"] == student["last"][0]
@@ -126,10 +127,11 @@ def test_a_run_is_ranked_by_students_of_it_of_random_images_and_of_all(
     assert told["ior_plain"] == [pytest.approx((accuracies["set_plain"] - accuracies["random_plain"]) / 100)]
     assert told["lrs"] == [scores.label_robust_score(recovery=told["hlr"][0], improvement=told["ior"][0])]
     assert told["ars"] == [scores.augmentation_robust_score(augmented=told["ior"][0], plain=told["ior_plain"][0])]
-    row = next(cells for cells in read_rows(answer.out) if cells[0] == own_run.name)
+    shown = cli("rank", own_run).out
+    row = next(cells for cells in read_rows(shown) if cells[0] == own_run.name)
     assert row[1:5] == ["resnet-small", "0", "1", f"{100 * told['lrs'][0]:.1f}"]
-    assert "all 100 training images in 2 epochs, 8 steps; a student of the set takes 2" in answer.out
-    assert "no spread" in answer.out
+    assert "all 100 training images in 2 epochs, 8 steps; a student of the set takes 2" in shown
+    assert "no spread" in shown
 
 
 def test_students_are_found_again_and_all_images_are_shared_by_sets(

@@ -8,12 +8,11 @@ from dire_plug.paper.reproduce.fill import reproduce
 from dire_plug.paper.reproduce.paper_tables import load_target, target_names
 from dire_plug.paper.reproduce.request import TableRequest, select
 from dire_plug.paper.reproduce.result import TableResult
-from dire_plug.paper.reproduce.table import as_text, render, to_json
+from dire_plug.paper.reproduce.table import render, to_json
 
 __all__ = [
     "TableRequest",
     "TableResult",
-    "as_text",
     "load_target",
     "render",
     "reproduce",

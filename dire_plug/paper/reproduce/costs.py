@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rich.console import RenderableType
 
@@ -54,8 +55,11 @@ def runs_of(request: TableRequest) -> list[Request]:
     return list(found)
 
 
-def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> RenderableType:
+def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> tuple[RenderableType, dict[str, Any]]:
     """Return what tables would cost: a row for each run of one table, or for each of several tables; and a schedule.
+
+    Returns:
+        What is shown, and the rows as data: seconds are None where no rate is known.
 
     Raises:
         DirePlugError: a recipe is faulty.
@@ -67,6 +71,7 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> RenderableTyp
     several = len(requests) > 1
     rows = wanted if several else {_name(run.request): [run.request] for run in runs.values()}
     table, seen, asked = Table("table" if several else "run"), set[str](), 0
+    data: dict[str, Any] = {"rows": [], "notes": []}
     if several:
         table.add_numbers("runs")
     else:
@@ -80,9 +85,14 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> RenderableTyp
         first = f"{len(found):,}" if several else _state(runs[found[0]])
         figures = rate.time(cost.operations) if new else "–", format_bytes(cost.disk), format_bytes(cost.memory)
         table.add_row(name, first, f"{len(its):,}", f"{new:,}", *figures)
+        seconds = cost.operations / rate.operations if rate.operations else None
+        sizes = {"disk_bytes": cost.disk, "memory_bytes": cost.memory}
+        state = {"runs": len(found)} if several else {"state": first}
+        data["rows"].append({"name": name, **state, "units": len(its), "new_units": new, "seconds": seconds, **sizes})
     title = "All tables and figures" if several else heading_of(requests[0])
     if not runs:
-        return with_notes(title=title, notes=["no run is needed", *_left_out(requests)])
+        data["notes"] = ["no run is needed", *_left_out(requests)]
+        return with_notes(title=title, notes=data["notes"]), data
     students = sum(any(one.startswith(STUDENTS) for one in request.settings) for request in runs)
     lines = [
         f"{len(runs) - students:,} runs, and {students:,} times other students on their images: {len(units):,} units "
@@ -97,7 +107,8 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> RenderableTyp
     parts = _schedule(units, costs, rate) if units and rate.operations else []
     if parts and several:
         parts.append(_savings(list(runs.values()), rate))
-    return with_notes(table, *parts, title=title, notes=lines)
+    data["notes"] = lines
+    return with_notes(table, *parts, title=title, notes=lines), data
 
 
 def _passes(units: Sequence[Unit]) -> list[str]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
-from dire_plug import ui
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.paper.reproduce.result import CellResult, TableResult
@@ -31,13 +29,6 @@ def render(result: TableResult) -> RenderableType:
     is_table = result.request.target.draw is None
     parts = [_table(result)] if is_table else [Text(f"  {line}") for line in _drawn(result)]
     return with_notes(*parts, title=heading_of(result.request), notes=notes(result))
-
-
-def as_text(content: RenderableType) -> str:
-    """Return what `render` returns as plain lines, as wide as they need."""
-    file = io.StringIO()
-    Console(file=file, width=ui.WIDE, color_system=None, highlight=False, markup=False, emoji=False).print(content)
-    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 
 def heading_of(request: TableRequest) -> str:
@@ -76,11 +67,11 @@ def _text(cell: Cell, kind: str, found: CellResult, reasons: Sequence[str]) -> s
     if kind == "paper":
         return "–" if cell.figure == NOT_PRINTED else cell.figure
     if found.summary is not None:
-        return _figure(cell, found.summary)
+        return format_figure(cell, found.summary)
     return f"– [{reasons.index(found.reason) + 1}]" if found.reason else "–"
 
 
-def _figure(cell: Cell, summary: Summary) -> str:
+def format_figure(cell: Cell, summary: Summary) -> str:
     """Return `mean ± standard deviation (n)` in the unit of the printed figure, with as many decimals, one at least."""
     factor, unit = (100.0, "%") if cell.read == "coverage" and "%" in cell.figure else (1.0, "")
     # the paper prints "33.8 ± 0.4" and "12.1%": the first number decides

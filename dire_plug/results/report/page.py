@@ -41,6 +41,7 @@ from dire_plug.results.table import (
     make_rows,
     make_table,
     notes,
+    power_notes,
     read_column,
     step_difference,
 )
@@ -84,6 +85,7 @@ def make_notes(group: Group) -> list[str]:
     comparison = group.comparison()
     pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
     lines = notes(comparison, len(group.seeds), pairs=pairs)
+    lines += [line for arm in comparison.controlled for line in power_notes(group.paired(arm))]
     if group.even:
         return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())

@@ -48,12 +48,16 @@ _SETTINGS = {**OWN_BYTES, "core.symlinks": "false", "core.hooksPath": os.devnull
 def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
     """Return the patched tree of a method's upstream, fetching it first where it isn't there.
 
+    Args:
+        offline: fetch from a local path only, which may be what git's own configuration puts in an address' place.
+
     Raises:
         DirePlugError: the pinned commit is no full hash, the repository or the commit cannot be reached, a patch
-            doesn't apply, an existing tree was changed, or `offline` is set and the tree isn't vendored.
+            doesn't apply, or an existing tree was changed.
     """
-    if offline:
-        return require_vendored(adapter)
+    # a tree that is there is only read, so that it may lie where nothing can be written
+    if offline and (found := find_vendored(adapter)):
+        return found
     folder = vendored_folder(adapter)
     # two commands may want the same tree at once; the second finds it
     with hold(folder.with_name(f".{folder.name}.lease"), wait=600, what=f"the vendored tree {folder}"):
@@ -61,7 +65,7 @@ def vendor(adapter: Adapter, *, offline: bool = False) -> Path:
             return found
         ui.say(f"vendor {adapter.name}: cloning {adapter.upstream.repository} at {adapter.upstream.commit[:12]}")
         with new_folder(folder) as tree:
-            fetch(adapter.upstream, tree)
+            fetch(adapter.upstream, tree, offline=offline)
             patches = patch_files(adapter)
             for path in patches:
                 _apply(tree, path, adapter.upstream)
@@ -182,21 +186,24 @@ def _record(tree: Path, adapter: Adapter, patches: list[Path]) -> None:
     )
 
 
-def fetch(upstream: Upstream, tree: Path) -> None:
+def fetch(upstream: Upstream, tree: Path, *, offline: bool = False) -> None:
     """Put the listed paths of the pinned commit into the empty folder `tree`, without a .git folder."""
     git = _gitpython()
+    environment = {**_GIT, "GIT_ALLOW_PROTOCOL": "file"} if offline else _GIT
     clone = tree / ".clone"
     with _no_repository_of_the_caller():
         try:
-            with _clone(git, upstream.repository, clone) as repo:
+            with _clone(git, upstream.repository, clone, environment) as repo:
                 for name, value in _SETTINGS.items():
                     repo.git.config(name, value)
-                repo.git.update_environment(**_GIT)
+                repo.git.update_environment(**environment)
                 _require_commit(repo, upstream)
                 # only the needed paths: some repositories hold large files beside
                 repo.git.checkout(upstream.commit, "--", *upstream.paths)
         except git.exc.GitCommandError as error:
-            raise DirePlugError(f"{upstream.repository} at {upstream.commit}: {_last_line(error)}") from error
+            advice = "; --offline allows no network: leave it out, or map the address to a clone" if offline else ""
+            where = f"{upstream.repository} at {upstream.commit}"
+            raise DirePlugError(f"{where}: {_last_line(error)}{advice}") from error
     # without history the tree is files only, and all of them are in the manifest
     shutil.rmtree(clone / ".git")
     for path in clone.iterdir():
@@ -204,13 +211,13 @@ def fetch(upstream: Upstream, tree: Path) -> None:
     clone.rmdir()
 
 
-def _clone(git: Any, repository: str, folder: Path) -> Any:
+def _clone(git: Any, repository: str, folder: Path, environment: dict[str, str]) -> Any:
     """Clone without a checkout: blobless where the server supports that, else whole."""
     try:
-        return git.Repo.clone_from(repository, folder, env=_GIT, no_checkout=True, filter="blob:none")
+        return git.Repo.clone_from(repository, folder, env=environment, no_checkout=True, filter="blob:none")
     except git.exc.GitCommandError:
         shutil.rmtree(folder, ignore_errors=True)
-        return git.Repo.clone_from(repository, folder, env=_GIT, no_checkout=True)
+        return git.Repo.clone_from(repository, folder, env=environment, no_checkout=True)
 
 
 def _require_commit(repo: Any, upstream: Upstream) -> None:

@@ -30,12 +30,11 @@ from dire_plug import bridge
 from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load
+from dire_plug.recipe import PROBE
 from dire_plug.synthesis.weighting import leaves_of
 from dire_plug.types import LOOP
 from dire_plug.upstream.trace import StopScriptError
 
-PROBE = "verify-probe"
-"""The name of the test term."""
 CALLS = "calls.jsonl"
 GRADIENTS = "gradients"
 GRADIENT, TERM = "gradient/", "term/"

@@ -22,6 +22,7 @@ from dire_plug import ui
 from dire_plug.api.patch_file import Patch, read_patch
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest
+from dire_plug.recipe import PROBE
 from dire_plug.types import Adapter, Plan, Slot
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_together
@@ -29,7 +30,6 @@ from dire_plug.upstream.source.patching import REPAIR
 from dire_plug.upstream.source.vendor import patch_files, require_vendored, unpatched_copy
 from dire_plug.upstream.verify import checks
 from dire_plug.upstream.verify.checks import Event, ExpectedRun
-from dire_plug.upstream.verify.observe import PROBE
 from dire_plug.upstream.verify.runs import (
     PASSES,
     RunHashes,

@@ -118,11 +118,18 @@ def test_a_commit_that_is_no_full_hash_is_refused(adapter: Any, commit: str) -> 
         vendor(adapter)
 
 
-def test_offline_the_command_that_fetches_is_named(adapter: Any, tmp_path: Path) -> None:
-    for use in (require_vendored, lambda one: vendor(one, offline=True)):
-        with pytest.raises(DirePlugError, match=r"get it where the network may be used: dire-plug vendor toy$"):
-            use(adapter)
+def test_what_needs_a_tree_names_the_command_that_fetches_it(adapter: Any, tmp_path: Path) -> None:
+    with pytest.raises(DirePlugError, match=r"get it where the network may be used: dire-plug vendor toy$"):
+        require_vendored(adapter)
     assert not (tmp_path / "home").exists()
+
+
+def test_offline_a_local_clone_is_enough_and_an_address_is_refused(adapter: Any) -> None:
+    local, adapter.repository = adapter.repository, "https://example.invalid/toy.git"
+    with pytest.raises(DirePlugError, match="--offline allows no network: leave it out, or map the address to a clone"):
+        vendor(adapter, offline=True)
+    adapter.repository = local
+    assert vendor(adapter, offline=True) == find_vendored(adapter)
 
 
 def test_what_is_cloned_is_said_before(adapter: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,175 @@
+"""Show which of the paper's figures finished runs fill, and which runs those are: `reproduce all --status FILE`.
+
+Nothing is run. A cell is filled by the finished runs in the folder of runs whose recipe, as it was resolved, is that of
+the cell; what takes more than a run (another student, another network, a timing) is read from the table.json that
+`reproduce` wrote there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dire_plug import plugins
+from dire_plug.errors import DirePlugError
+from dire_plug.files import read_json
+from dire_plug.measures import ACCURACY
+from dire_plug.paper.reproduce.fill import DIVERSITY, FILE
+from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
+from dire_plug.paper.reproduce.request import TableRequest
+from dire_plug.paper.reproduce.table import format_figure
+from dire_plug.pipeline import plan_run
+from dire_plug.recipe import as_file, counted, read_yaml
+from dire_plug.results.statistics import Summary, half_interval, summarise
+from dire_plug.store.runs import METRICS, RunFolder, list_runs, runs_root
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class CellStatus:
+    """One figure of the paper, and what finished runs say of it.
+
+    Attributes:
+        table, row, column: as printed; a figure has no columns.
+        paper: as printed; empty where the paper draws.
+        ours: over syntheses, in the unit that the run has; None where nothing was run.
+        shown: ours as a table shows it: mean ± standard deviation (n).
+        half_width: of the 95 % interval of the mean; None below two syntheses.
+        source: the folders of the runs, or the file, below the folder of runs.
+    """
+
+    table: str
+    row: str
+    column: str
+    paper: str
+    ours: Summary | None = None
+    shown: str = NOT_RUN
+    half_width: float | None = None
+    source: tuple[str, ...] = ()
+
+
+def find_status(requests: Sequence[TableRequest]) -> list[CellStatus]:
+    """Return the state of every cell that the paper prints, table by table."""
+    root = runs_root(requests[0].base)
+    runs = _finished_runs(root)
+    with plugins.read_once():
+        return [one for request in requests for one in _of_table(request, root, runs)]
+
+
+def _of_table(
+    request: TableRequest, root: Path, runs: Mapping[tuple[str, str, str], Sequence[RunFolder]]
+) -> Iterable[CellStatus]:
+    target, stored = request.target, _stored_cells(root, request.target.name)
+    for cell in request.cells:
+        place = target.name, target.rows[cell.row], target.columns[cell.column]
+        if target.draw is not None:
+            drawing = root / "reproduce" / f"{target.name}-paper" / FILE
+            found = (str(drawing.relative_to(root)),) if drawing.is_file() else ()
+            yield CellStatus(target.name, place[1], "", "", shown="drawn" if found else NOT_RUN, source=found)
+            continue
+        if cell.figure == NOT_PRINTED:
+            continue
+        summary, source = _from_runs(request, cell, root, runs)
+        if summary is None:
+            summary, source = stored.get(place[1:], (None, ()))
+        if summary is None:
+            yield CellStatus(*place, cell.figure)
+        else:
+            yield CellStatus(
+                *place, cell.figure, summary, format_figure(cell, summary), half_interval(summary), tuple(source)
+            )
+
+
+def _finished_runs(root: Path) -> dict[tuple[str, str, str], list[RunFolder]]:
+    """Return (method, recipe, arm) → the finished runs of that."""
+    found: dict[tuple[str, str, str], list[RunFolder]] = {}
+    for run in list_runs(root):
+        if (run.path / METRICS).is_file() and run.state() == "finished":
+            method, recipe = run.path.parts[-3:-1]
+            found.setdefault((method, recipe, run.metrics()["arm"]), []).append(run)
+    return found
+
+
+def _from_runs(
+    request: TableRequest, cell: Cell, root: Path, runs: Mapping[tuple[str, str, str], Sequence[RunFolder]]
+) -> tuple[Summary | None, tuple[str, ...]]:
+    """Return the summary of the runs that fill a cell, and their folders; of one seed the last that was finished."""
+    plain = not (cell.student or cell.components or cell.embedding or cell.set or cell.read == "seconds")
+    candidates = runs.get((cell.method, cell.recipe, cell.arm), ()) if plain else ()
+    if not candidates:
+        return None, ()
+    resolved = plan_run(request.first_run(cell), dry=True).resolved
+    wanted = _what_counts(as_file(resolved), cell.arm)
+    by_seed: dict[int, RunFolder] = {}
+    for run in sorted(candidates, key=lambda one: str(one.status().get("updated"))):
+        if _what_counts(read_yaml(run.path / "recipe.yaml"), cell.arm) == wanted:
+            by_seed[run.metrics()["seed"]] = run
+    chosen = [by_seed[seed] for seed in sorted(by_seed)]
+    summary = summarise([_read(cell, run.metrics()) for run in chosen])
+    return summary, tuple(str(run.path.relative_to(root)) for run in chosen)
+
+
+def _what_counts(recipe: dict[str, Any], arm: str) -> dict[str, Any]:
+    """Return what decides a run's results, of a recipe as a run's folder has it."""
+    terms = recipe.get("arms", {}).get(arm, {}).get("regularizers", {})
+    plain = {key: value for key, value in recipe.items() if key not in ("name", "arms")}
+    return counted(plain, arm=arm, regularizers=terms)
+
+
+def _read(cell: Cell, metrics: Mapping[str, Any]) -> float | None:
+    if cell.read == "accuracy":
+        return ACCURACY[0].read(metrics)
+    value = metrics["diversity"]["T"].get(DIVERSITY[cell.read])
+    return None if value is None else float(value)
+
+
+def _stored_cells(root: Path, name: str) -> dict[tuple[str, str], tuple[Summary, tuple[str, ...]]]:
+    """Return (row, column) → what `reproduce` filled at the paper's scale, in the order in which it wrote its files."""
+    found: dict[tuple[str, str], tuple[Summary, tuple[str, ...]]] = {}
+    files = root.glob(f"reproduce/{name}-paper*/table.json")
+    for file in sorted(files, key=lambda path: path.stat().st_mtime):
+        content = read_json(file)
+        try:
+            for cell in content["cells"]:
+                if ours := cell["ours"]:
+                    summary = Summary(ours["mean"], ours["std"], ours["n"])
+                    found[cell["row"], cell["column"]] = summary, (str(file.relative_to(root)),)
+        except (KeyError, TypeError) as error:
+            raise DirePlugError(f"{file}: isn't a table of `reproduce` ({error!r}); remove it") from error
+    return found
+
+
+def count_filled(cells: Sequence[CellStatus]) -> str:
+    """Return how many of the paper's figures are filled, in words."""
+    printed = [one for one in cells if one.paper]
+    filled = sum(one.ours is not None for one in printed)
+    return f"{filled} of the paper's {len(printed)} printed figures are filled"
+
+
+def to_markdown(cells: Sequence[CellStatus], headings: Mapping[str, str], *, command: str) -> str:
+    """Return the page: the counts, and a table for each of the paper's.
+
+    Args:
+        headings: name of a table or figure → its heading.
+    """
+    lines = [
+        "# The paper's figures, and ours",
+        "",
+        f"Made by `{command}` from the finished runs in `runs/`; nothing is filled in by hand.",
+        f"{count_filled(cells)}.",
+        "Ours: mean ± standard deviation over syntheses (their number), with the 95 % t interval of",
+        "the mean; accuracy after the last epoch. Sources lie below the folder of runs.",
+    ]
+    for name, heading in headings.items():
+        lines += ["", f"## {heading}", "", "| row | column | paper | ours | 95 % interval | source |"]
+        lines.append("|---|---|---|---|---|---|")
+        for one in cells:
+            if one.table == name:
+                interval = "" if one.half_width is None else f"± {one.half_width:.2g}"
+                source = ", ".join(f"`{path}`" for path in one.source)
+                cells_of_row = (one.row, one.column, one.paper, one.shown, interval, source)
+                lines.append(f"| {' | '.join(cells_of_row)} |".replace("  |", " |"))
+    return "\n".join(lines) + "\n"
