@@ -41,12 +41,14 @@ def export_set(run: ReportRun, path: Path, *, form: Form) -> int:
         path: a folder, or with `npz` a file, whose card and recipe lie beside it; it must not be there yet.
 
     Raises:
-        DirePlugError: something is at `path`, or the run has no images or damaged ones.
+        DirePlugError: something is at `path`, or where its card or recipe would be; or the run has no images or damaged
+            ones.
     """
     if form == "npz" and path.suffix != ".npz":
         raise DirePlugError(f"{path}: end the name of an npz file in .npz")
-    if path.exists():
-        raise DirePlugError(f"{path}: is there already; name another, or remove it")
+    for target in (path, path.with_suffix(".md"), path.with_suffix(".yaml")) if form == "npz" else (path,):
+        if target.exists():
+            raise DirePlugError(f"{target}: is there already; name another, or remove it")
     images, labels = read_pixels(run)
     names = [run.class_name(label) for label in range(count_classes(run))]
     make_folder(path.absolute().parent)
