@@ -114,7 +114,7 @@ def test_a_dry_run_counts_the_classes(cli: Cli, bare_home: Path, photos: Path) -
     answer = cli("run", "sre2l", "--real", photos, "--set", "dataset.size=32", "--dry-run")
     assert answer.code == 0, answer.err
     assert ["dataset.path", str(photos), "--set"] in [row[:3] for row in read_rows(answer.out)]
-    assert "plan: 10 passes × 1 batches × 300 steps" in answer.out
+    assert "plan: 10 passes × 1 batch × 300 steps" in answer.out
 
 
 def test_a_relative_path_is_kept_whole(
@@ -123,6 +123,12 @@ def test_a_relative_path_is_kept_whole(
     monkeypatch.chdir(photos.parent)
     answer = cli("run", "sre2l", "--real", "./photos", "--set", "dataset.size=32", "--dry-run")
     assert ["dataset.path", str(photos)] in [row[:2] for row in read_rows(answer.out)]
+
+
+def test_the_home_of_an_unknown_user_is_an_error(cli: Cli, bare_home: Path) -> None:
+    answer = cli("run", "sre2l", "--real", "~nobody-of-this-name/photos", "--dry-run")
+    assert answer.code == 2
+    assert "dataset.path: there is no user of this name, whose home '~' would be" in answer.err
 
 
 def test_the_native_engine_takes_more_classes_than_the_script(
