@@ -108,6 +108,8 @@ def test_a_comparison_is_made_stored_loaded_and_shown(run: dire_plug.RunResult, 
 
 
 def test_a_measured_set_has_the_runs_values(run: dire_plug.RunResult) -> None:
+    found = dire_plug.measure(run.path, embeddings="teacher")
+    assert {key.rpartition("_")[2] for key in found.metrics} == {"teacher"}
     found = dire_plug.measure(run.path)
     shared = found.metrics.keys() & run.metrics.keys()
     assert len(shared) == 10
@@ -121,5 +123,13 @@ def test_keywords_become_options_as_the_command_line_has_them(recipe: Path, fini
         dire_plug.run("sre2l", dire=True, arm="control")
     with pytest.raises(dire_plug.DirePlugError, match=r"engine: no 'natve' \(did you mean 'native'\?\)"):
         dire_plug.run("sre2l", engine="natve")  # type: ignore[arg-type]
+    with pytest.raises(dire_plug.DirePlugError, match=r"rerun: no 'recovr' \(did you mean 'recover'\?\)"):
+        dire_plug.run("sre2l", rerun=["recovr"])
+    with pytest.raises(dire_plug.DirePlugError, match="unknown logger 'mine'"):
+        dire_plug.run("sre2l", recipe=recipe, log="mine")
+    with pytest.raises(dire_plug.DirePlugError, match="space: no 'pixel'"):
+        dire_plug.measure("x", space="pixel")  # type: ignore[arg-type]
+    with pytest.raises(dire_plug.DirePlugError, match="epochs: must be 1 at least, is 0"):
+        dire_plug.evaluate("x", epochs=0)
     with pytest.raises(dire_plug.DirePlugError, match="did you mean 'energy'"):
         dire_plug.run("sre2l", recipe=recipe, regularizers={"enrgy": 2})
