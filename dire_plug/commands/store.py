@@ -143,7 +143,10 @@ def _export_set(what: tuple[str, ...], target: Path, *, form: str, kinds: tuple[
     ui.result(f"stored in: {target} ({count_of(count, 'image')})", data=lambda: data)
     ui.show(f"card:      {target.with_suffix('.md') if beside else target / CARD}")
     recipe = target.with_suffix(".yaml") if beside else target / RECIPE
-    ui.show(f"measure:   dire-plug measure {shlex.quote(str(target))} --recipe {shlex.quote(str(recipe))}")
+    # the exported recipe names no folder of this machine
+    folder = run.recipe["dataset"].get("path")
+    real = "" if folder is None else f" --set {shlex.quote(f'dataset.path={folder}')}"
+    ui.show(f"measure:   dire-plug measure {shlex.quote(str(target))} --recipe {shlex.quote(str(recipe))}{real}")
 
 
 def _find_entry(store: Path, name: str) -> str:

@@ -97,7 +97,8 @@ def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Ten
     head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     session, found = run.provenance["sessions"][-1], run.provenance
     size = f"{images.shape[-1]}×{images.shape[-2]}"
-    commit = f"commit `{found['commit']}`" if found["commit"] else "dire-plug's native engine, not its code"
+    without = "real images, nothing synthesized" if run.engine == "none" else "dire-plug's native engine, not its code"
+    commit = f"commit `{found['commit']}`" if found["commit"] and run.engine == "upstream" else without
     upstream = found["upstream"]
     of_plugin = ", ".join(f"{name} {settings}" for name, settings in run.terms.items()) or "none"
     rows = {
@@ -121,6 +122,8 @@ def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Ten
     # the recipe of an arm is one of its own: without a term it is a baseline
     arm = run.arm if run.terms or run.engine == "none" else "baseline"
     again = f"dire-plug run {run.method} --recipe {RECIPE} --arm {arm} --seed {run.seed}"
+    if path := _without_paths(run.recipe["dataset"].get("path")):
+        again += f" --set dataset.path={path}"
     return "\n".join(
         [
             f"---\n{head}---",
