@@ -59,6 +59,12 @@ def wrap_names(what: str, names: Iterable[str]) -> str:
     return fill(text, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 
+def count_of(number: int, what: str) -> str:
+    """Return a number with its noun, as in `1 pass`, `3 batches`."""
+    plural = "" if number == 1 else "es" if what.endswith(("s", "ch")) else "s"
+    return f"{number:,} {what}{plural}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the valid name nearest to `name`, or an empty string."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -100,6 +100,11 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def from_here(path: Path) -> str:
+    """Return a path as a user writes it: from the working folder where it lies below that, else whole."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def format_bytes(count: int) -> str:
     """Return a number of bytes as people read it, such as "1.3 GB"."""
     value, units = float(count), ["kB", "MB", "GB", "TB"]

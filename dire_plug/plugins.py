@@ -110,8 +110,17 @@ def load_loggers(names: Iterable[str]) -> pluggy.PluginManager:
 
     Raises:
         DirePlugError: a name isn't known, or what it needs isn't installed.
+        PluginError: a logger can't be made, or implements an unknown hook.
     """
-    return build_manager({name: load("loggers", name)() for name in dict.fromkeys(names)})
+    made: dict[str, object] = {}
+    for name in names:
+        try:
+            made[name] = load("loggers", name)()
+        except DirePlugError:
+            raise
+        except Exception as error:
+            raise PluginError(f"logger '{name}': it cannot be made: {error!r}") from error
+    return build_manager(made)
 
 
 def settings_model(name: str) -> type[BaseModel]:

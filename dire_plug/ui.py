@@ -47,11 +47,6 @@ def is_verbose() -> bool:
     return _verbose
 
 
-def is_json() -> bool:
-    """Return whether results are printed as JSON."""
-    return _json
-
-
 def say(message: str) -> None:
     """Print one line of progress on the standard error stream."""
     _console.print(_printable(message))

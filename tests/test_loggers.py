@@ -69,6 +69,20 @@ def test_a_logger_that_fails_leaves_the_run_finished(
     assert "warning: --log mine: OSError: disk full after baseline; the run itself is finished and kept" in answer.err
 
 
+class Broken:
+    def __init__(self) -> None:
+        raise KeyError("TOKEN")
+
+
+def test_a_logger_that_cannot_be_made_is_an_error_of_its_package(
+    cli: Cli, bare_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "load", lambda kind, name: Broken)
+    answer = cli("run", "sre2l", "--engine", "native", "--log", "mine")
+    assert "logger 'mine': it cannot be made: KeyError('TOKEN')" in answer.err
+    assert "unexpected error" not in answer.err
+
+
 def test_an_unknown_logger_is_said_before_anything_runs(cli: Cli, bare_home: Path) -> None:
     answer = cli("compare", "sre2l", "--engine", "native", "--log", "tensorbord")
     assert answer.code == 2

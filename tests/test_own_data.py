@@ -1,5 +1,6 @@
 """A user's own images, and a package's dataset: from the command line to a comparison."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from dire_plug import plugins
 from dire_plug.data import class_count, load, names
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
+from dire_plug.pipeline import Request, plan_run
+from dire_plug.pipeline.request import say_colour_blind, with_data
 
 ARMS = "baseline,dire,random,herding"
 DATASETS = '''\
@@ -106,8 +109,31 @@ def test_a_folder_of_images_goes_to_a_comparison(cli: Cli, bare_home: Path, phot
     measured = cli("measure", run / "images", "--real", moved, "--recipe", recipe, *own[2:], "--device", "cpu")
     assert measured.code == 0, measured.err
     assert f"real: folder moved, {8 * len(SHAPES)} of 8 pixels" in measured.out
+    exported = cli("export", run.name, "--as", "huggingface", "--to", moved.with_name("set"))
+    card = (moved.with_name("set") / "README.md").read_text()
+    assert "--arm random --seed 0 --set dataset.path=PATH/TO/" in card
+    assert "real images, nothing synthesized" in card
+    (line,) = re.findall(r"^measure: +dire-plug (.*)$", exported.out, re.MULTILINE)
+    assert f"--set dataset.path={photos.parent}" in line
     report = cli("report", run.name, "--device", "cpu")
     assert report.code == 0, report.err
+
+
+def test_networks_that_see_grey_alone_are_said_where_images_have_colours(
+    bare_home: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ("dataset.name=folder", f"dataset.path={photos}", "dataset.size=8", "dataset.limit=null")
+    recipe = plan_run(Request("sre2l", engine="native")).recipe
+    say_colour_blind(recipe, load("digits"))
+    assert "warning" not in capsys.readouterr().err
+    for _ in range(2):
+        with_data(plan_run(Request("sre2l", engine="native", settings=own)))
+    told = capsys.readouterr().err
+    assert told.count("warning: folder photos has colours, and networks of the recipe 'quick' see grey alone") == 1
+    changes = re.findall(r"--set '?([^ =]+=(?:\[[^]]*\]|\S+))", told)
+    assert len(changes) == 3
+    with_data(plan_run(Request("sre2l", engine="native", settings=(*own, *changes))))
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_dry_run_counts_the_classes(cli: Cli, bare_home: Path, photos: Path) -> None:
@@ -123,6 +149,12 @@ def test_a_relative_path_is_kept_whole(
     monkeypatch.chdir(photos.parent)
     answer = cli("run", "sre2l", "--real", "./photos", "--set", "dataset.size=32", "--dry-run")
     assert ["dataset.path", str(photos)] in [row[:2] for row in read_rows(answer.out)]
+
+
+def test_the_home_of_an_unknown_user_is_an_error(cli: Cli, bare_home: Path) -> None:
+    answer = cli("run", "sre2l", "--real", "~nobody-of-this-name/photos", "--dry-run")
+    assert answer.code == 2
+    assert "dataset.path: there is no user of this name, whose home '~' would be" in answer.err
 
 
 def test_the_native_engine_takes_more_classes_than_the_script(

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from dire_plug.api.patch_file import read_patch
-from dire_plug.errors import DirePlugError, nearest
+from dire_plug.errors import DirePlugError, count_of, nearest
 from dire_plug.recipe.check import suffix_problem
 from dire_plug.types import TORCHVISION_NAMES, CheckpointLayout
 
@@ -67,8 +67,8 @@ def require_complete(
     values, inserts = list(_constant_gaps(Path(module), known)), list(_call_gaps(patch, calls))
     if not values and not inserts:
         return
-    counts = [f"{_count(values, 'value')} to fill in"] if values else []
-    counts += [f"{_count(inserts, 'call')} to insert"] if inserts else []
+    counts = [f"{count_of(len(values), 'value')} to fill in"] if values else []
+    counts += [f"{count_of(len(inserts), 'call')} to insert"] if inserts else []
     lines = [f"{method} is incomplete: {', '.join(counts)}"]
     if values:
         lines += [f"  in {module}, line:", *(f"  {number}: {text}" for number, text in values)]
@@ -78,10 +78,6 @@ def require_complete(
     elif inserts:
         lines += [f"  then, by dire-plug patch insert: {', '.join(name for name, _, _ in inserts)}"]
     raise DirePlugError("\n".join(lines))
-
-
-def _count(items: Sequence[object], word: str) -> str:
-    return f"1 {word}" if len(items) == 1 else f"{len(items)} {word}s"
 
 
 def missing_calls(patch: Path, calls: Sequence[str]) -> list[str]:

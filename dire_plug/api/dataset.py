@@ -29,7 +29,7 @@ from dire_plug.errors import DirePlugError, PluginError
 __all__ = ["DirePlugError", "FileDataset", "ImageDataset", "Images", "PluginError"]
 
 Images = tuple[Tensor, Tensor]
-"""Pixels, uint8, [N, 3, h, w] or grey [N, 1, h, w], and labels, int64, [N]."""
+"""Pixels, uint8, [N, 3, h, h] or grey [N, 1, h, h], and labels, int64, [N]."""
 
 
 class _Named(ABC):

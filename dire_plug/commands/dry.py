@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 
 from dire_plug import home, ui
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import format_bytes
 from dire_plug.recipe.loading import flatten
 from dire_plug.tables import Table
@@ -54,22 +54,23 @@ def show_dry(
     from dire_plug.pipeline.request import absence
     from dire_plug.pipeline.run import say_accelerated
 
-    values = [read_values(one) for one in planned]
+    values = [_read_values(one) for one in planned]
     parts: list[RenderableType] = [*first]
     for one in planned:
         parts.append(f"{one.adapter.title}: recipe {one.source.stem}, arm {one.arm}, seed {one.seed}")
         parts.append(f"engine: {one.engine}{'' if one.ready else f'; {absence(one.adapter)}'}")
         say_accelerated(one)
     keys = list(dict.fromkeys(key for one in values for key in one))
-    differing = [key for key in keys if len({one.get(key, ABSENT)[0] for one in values}) > 1]
+    shown = [{key: _short(value) for key, (value, _, _) in of_arm.items()} for of_arm in values]
+    differing = [key for key in keys if len({of_arm.get(key) for of_arm in shown}) > 1]
     if differing:
-        parts.append(_differences({one.arm: of_arm for one, of_arm in zip(planned, values, strict=True)}, differing))
+        parts.append(_differences({one.arm: of_arm for one, of_arm in zip(planned, shown, strict=True)}, differing))
     same = "" if len(planned) == 1 else ", the same in all arms"
     table = Table("key", title=f"recipe{same}")
     table.add_prose("value", "from", "source")
     for key in keys:
         if key not in differing:
-            table.add_row(key, *values[0][key])
+            table.add_row(key, shown[0][key], *values[0][key][1:])
     parts.append(table)
     for one in planned:
         arm = "" if len(planned) == 1 else f"{one.arm}: "
@@ -97,25 +98,22 @@ def show_dry(
     ui.result(*parts, *units, f"store: {home.store()}", data=lambda: data)
 
 
-ABSENT = ("", "", "")
-
-
-def read_values(planned: Run) -> dict[str, tuple[str, str, str]]:
+def _read_values(planned: Run) -> dict[str, tuple[Any, str, str]]:
     """Return dotted key → value, layer and source of a run's resolved recipe."""
     resolved, found = planned.resolved, {}
     content = resolved.recipe.model_dump(mode="json", exclude=set(HIDDEN)) | {"regularizers": resolved.regularizers}
     for key, value in flatten(content).items():
         # an origin is "layer; source"
         layer, _, source = resolved.origin.get(key, "default").partition("; ")
-        found[key] = _short(value), layer, source
+        found[key] = value, layer, source
     return found
 
 
-def _differences(values: Mapping[str, Mapping[str, tuple[str, str, str]]], keys: Sequence[str]) -> Table:
+def _differences(shown: Mapping[str, Mapping[str, str]], keys: Sequence[str]) -> Table:
     table = Table("key", title="what differs between the arms")
-    table.add_prose(*values)
+    table.add_prose(*shown)
     for key in keys:
-        table.add_row(key, *(of_arm.get(key, ABSENT)[0] for of_arm in values.values()))
+        table.add_row(key, *(of_arm.get(key, "") for of_arm in shown.values()))
     return table
 
 
@@ -148,12 +146,6 @@ def _loop_lines(planned: Run) -> list[str]:
     counts = {"pass": plan.passes, "batch": plan.slots_per_pass, "step": adapter.steps(recipe.recover)}
     lines.append(f"plan: {' × '.join(count_of(number, what) for what, number in counts.items())}")
     return lines
-
-
-def count_of(number: int, what: str) -> str:
-    """Return a number with its noun, as in `1 pass`, `3 batches`."""
-    plural = "" if number == 1 else "es" if what.endswith(("s", "ch")) else "s"
-    return f"{number:,} {what}{plural}"
 
 
 def describe_units(

@@ -13,8 +13,8 @@ from rich.console import Group, RenderableType
 from dire_plug import home, plugins, ui
 from dire_plug.commands.completion import offer_arms, offer_methods, offer_recipes, offer_runs
 from dire_plug.commands.options import JSON, RUNS_FOLDER, table_files
-from dire_plug.errors import DirePlugError
-from dire_plug.files import format_bytes, read_json
+from dire_plug.errors import DirePlugError, count_of
+from dire_plug.files import format_bytes, from_here, read_json
 from dire_plug.measures import ACCURACY, read_values
 from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, read_yaml, recipe_names
 from dire_plug.store.cleaning import KINDS, read_entries, runs_naming, weigh
@@ -54,7 +54,8 @@ def list_(what: str, runs_folder: Path | None, **filters: str | None) -> None:
     for name, value in given.items():
         if what not in FILTERS[name]:
             lists = " and ".join(FILTERS[name])
-            raise DirePlugError(f"--{name} {value}: only {lists} are filtered by it; write `dire-plug list {lists}`")
+            lines = " or ".join(f"`dire-plug list {one}`" for one in FILTERS[name])
+            raise DirePlugError(f"--{name} {value}: only {lists} are filtered by it; write {lines}")
     if what == "runs":
         shown, data = _runs((runs_folder or home.runs()).absolute(), given)
     elif what == "artefacts":
@@ -102,7 +103,7 @@ def _recipes(method: str | None) -> Listing:
                     path = folder / f"{recipe}.yaml"
                     raw = read_yaml(path)
                     dataset, ipc, presets = raw["dataset"]["name"], raw["ipc"], list(raw.get("presets", {}))
-                    table.add_row(f"{name}/{recipe}", dataset, str(ipc), _shorten(path))
+                    table.add_row(f"{name}/{recipe}", dataset, str(ipc), from_here(path))
                     data.append(
                         {
                             "recipe": f"{name}/{recipe}",
@@ -122,11 +123,6 @@ def _recipes(method: str | None) -> Listing:
         notes.append(f"the usual arms: {', '.join(STANDARD)}, and the name of any regularizer")
     notes.append("a copy to edit: dire-plug new recipe NAME --from METHOD/RECIPE")
     return with_notes(table, notes=notes), data
-
-
-def _shorten(path: Path) -> str:
-    """Return a path below the working folder without that."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 @contextlib.contextmanager
@@ -241,8 +237,7 @@ def _artefacts(kind: str | None) -> Listing:
             {"kind": one.kind, "digest": one.path.name, "bytes": one.bytes, "runs": counts.get(one.name, 0), **one.made}
         )
     freed, linked = weigh(one.path for one in found)
-    count = f"{len(found)} artefact{'' if len(found) == 1 else 's'}"
-    return Group(table, f"{count}, {format_bytes(freed + linked)} in {store}"), data
+    return Group(table, f"{count_of(len(found), 'artefact')}, {format_bytes(freed + linked)} in {store}"), data
 
 
 @click.command()

@@ -179,8 +179,7 @@ def _fill(request: TableRequest, runner: Runner) -> TableResult:
     folder, table = request.folder, render(result)
     write_json(folder / "table.json", to_json(result))
     write_atomically(folder / "table.txt", ui.to_text(table))
-    if not ui.is_json():
-        ui.show(table)
+    ui.show(table)
     ui.show(f"\nstored in: {folder}/table.json and table.txt")
     if result.figure is not None:
         ui.show(f"figure:    {result.figure}")

@@ -11,6 +11,7 @@ import click
 
 from dire_plug import ui
 from dire_plug.commands.completion import offer_any_recipes
+from dire_plug.files import from_here
 
 if TYPE_CHECKING:
     from dire_plug.types import Adapter
@@ -125,7 +126,7 @@ def recipe(name: str, origin: str, into: Path) -> None:
 
     path, method = new_recipe(name, origin=origin, into=into)
     ui.show(f"made: {path}")
-    ui.show(f"next: dire-plug run {method} --recipe {shlex.quote(_here(path))} --dry-run")
+    ui.show(f"next: dire-plug run {method} --recipe {shlex.quote(from_here(path))} --dry-run")
 
 
 def _update(name: str, commit: str, *, into: Path, offline: bool) -> None:
@@ -143,11 +144,7 @@ def _update(name: str, commit: str, *, into: Path, offline: bool) -> None:
 
 
 def _install(folder: Path) -> str:
-    return f"pip install --no-deps -e {shlex.quote(_here(folder))}"
-
-
-def _here(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return f"pip install --no-deps -e {shlex.quote(from_here(folder))}"
 
 
 package_option = click.option(

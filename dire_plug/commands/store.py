@@ -11,7 +11,7 @@ import click
 from dire_plug import home, ui
 from dire_plug.commands.completion import offer_runs
 from dire_plug.commands.options import JSON, RUNS_FOLDER
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import format_bytes
 from dire_plug.store import archive as archives
 from dire_plug.store import cleaning
@@ -58,9 +58,9 @@ def _removed(found: cleaning.Cleaning, store: Path, *, days: float, done: bool) 
     lines += [str(path.relative_to(store) if path.is_relative_to(store) else path) for path in others]
     verb = "removed" if done else "would be removed"
     counts = [
-        _count(len(found.entries), "artefact"),
-        _count(len(found.folders), "unfinished folder"),
-        _count(len(found.leases), "expired lease"),
+        count_of(len(found.entries), "artefact"),
+        count_of(len(found.folders), "unfinished folder"),
+        count_of(len(found.leases), "expired lease"),
     ]
     lines.append(f"{verb}: {', '.join(counts)}; {cleaning.in_words(found)}")
     lines.append(f"kept: {found.named} that runs name, {found.young} younger than {days:g} days")
@@ -68,10 +68,6 @@ def _removed(found: cleaning.Cleaning, store: Path, *, days: float, done: bool) 
     if not done and (found.entries or found.folders or found.leases):
         lines.append("nothing was removed; --yes removes it")
     return "\n".join(lines)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @click.command()
@@ -130,7 +126,7 @@ def export(what: tuple[str, ...], target: Path, form: str, kinds: tuple[str, ...
     for label, of_run in card.runs.items():
         if of_run.state != "finished":
             ui.show(f"the run {label} is {of_run.state}, so the archive has only what it has made")
-    ui.show(f"stored in: {target} ({_count(len(card.entries), 'artefact')}, {format_bytes(target.stat().st_size)})")
+    ui.show(f"stored in: {target} ({count_of(len(card.entries), 'artefact')}, {format_bytes(target.stat().st_size)})")
     ui.show(f"there:     dire-plug import {target.name}")
 
 
@@ -144,10 +140,13 @@ def _export_set(what: tuple[str, ...], target: Path, *, form: str, kinds: tuple[
     count = export_set(run, target, form=next(one for one in FORMS if one == form))
     beside = form == "npz"
     data = {"set": target, "form": form, "images": count}
-    ui.result(f"stored in: {target} ({_count(count, 'image')})", data=lambda: data)
+    ui.result(f"stored in: {target} ({count_of(count, 'image')})", data=lambda: data)
     ui.show(f"card:      {target.with_suffix('.md') if beside else target / CARD}")
     recipe = target.with_suffix(".yaml") if beside else target / RECIPE
-    ui.show(f"measure:   dire-plug measure {shlex.quote(str(target))} --recipe {shlex.quote(str(recipe))}")
+    # the exported recipe names no folder of this machine
+    folder = run.recipe["dataset"].get("path")
+    real = "" if folder is None else f" --set {shlex.quote(f'dataset.path={folder}')}"
+    ui.show(f"measure:   dire-plug measure {shlex.quote(str(target))} --recipe {shlex.quote(str(recipe))}{real}")
 
 
 def _find_entry(store: Path, name: str) -> str:
@@ -179,7 +178,7 @@ def import_(archive: Path, replace: bool) -> None:
     for label, run in card.runs.items():
         ui.show(f"of the run {label} ({run.state}); its recipe: tar -xOf {archive} {archives.RUNS}/{label}/recipe.yaml")
     if outdated:
-        count = _count(len(outdated), "artefact")
+        count = count_of(len(outdated), "artefact")
         ui.show(f"{count} here, made from what was replaced, will be made again when a run needs it")
     taken = [one for one in arrivals if one.what in archives.TAKEN]
     counts = {what: sum(one.what == what for one in arrivals) for what in archives.OUTCOMES}

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ INNER = "images"
 """A folder of a class folder in which its images may lie."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 """The formats that are opened. Pillow goes by the content, and for some formats starts a program (EPS: Ghostscript)."""
-UNREADABLE = (OSError, SyntaxError, ValueError)
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)
 """What opening and decoding an image raises, where the file is at fault."""
 MOST_PIXELS = 89_478_485
 """More in one image are taken for an attack, as by Pillow, which only warns from there to twice as many."""
@@ -110,10 +111,13 @@ def open_image(path: Path, *, upright: bool = False) -> Image.Image:
         upright: whether to turn a photo as its EXIF says that the camera was held.
 
     Raises:
-        As `check_image`; OSError: it is truncated.
+        As `check_image`; OSError: it is truncated; ValueError: its EXIF data are damaged.
     """
     with check_image(path) as image:
-        return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
+        try:
+            return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
+        except struct.error as error:
+            raise ValueError("its EXIF data are damaged") from error
 
 
 def check_image(path: Path) -> Image.Image:

@@ -48,12 +48,18 @@ def make_spec(path: str | None, *, test_fraction: float | None = None, split_see
         test_fraction, split_seed: of the test images that are drawn where it has none; None: .2 and 0.
 
     Raises:
-        DirePlugError: no path is given, there is no such folder, or it doesn't hold classes.
+        DirePlugError: no path is given, there is no such folder, it doesn't hold classes, or a draw is asked for though
+            it has test images.
     """
     if path is None:
         raise DirePlugError(f"dataset.path: is missing: where are the images? Set it to a folder that holds {LAYOUT}")
     folder = Path(path).expanduser().absolute()
     layout = find_layout(folder)
+    if layout.test is not None and (test_fraction is not None or split_seed is not None):
+        raise DirePlugError(
+            "dataset: test_fraction and split_seed are for a folder without test images, and "
+            f"{layout.test} holds some; leave them out"
+        )
     return DatasetSpec(
         name=NAME,
         classes=len(layout.classes),
@@ -232,7 +238,7 @@ def _list(place: Path, classes: Sequence[str]) -> list[list[File]]:
         found.append(sorted(images, key=lambda file: file.path.name))
     if others:
         which = ", ".join(f"{count} of {suffix}" for suffix, count in sorted(others.items()))
-        ui.say_once(f"{place}: files that aren't read, for {', '.join(IMAGE_SUFFIXES)} are: {which}")
+        ui.say_once(f"{place}: ignored files, since only {', '.join(IMAGE_SUFFIXES)} are read: {which}")
     if problems:
         raise DirePlugError("\n".join([*problems[:SHOWN], *["…"] * (len(problems) > SHOWN)]))
     return found

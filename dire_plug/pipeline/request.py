@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from dire_plug import plugins, ui
 from dire_plug.data import (
     Dataset,
@@ -19,6 +21,7 @@ from dire_plug.data import (
 )
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models import check_architecture, check_size
+from dire_plug.models.small_networks import GREY
 from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
@@ -258,7 +261,33 @@ def with_data(run: Run) -> Run:
     found = read_data(run)
     check_sizes(run.resolved, found.size)
     check_script_size(run, found)
+    say_colour_blind(run.recipe, found)
     return replace(run, data=on_device(found, run.device))
+
+
+def say_colour_blind(recipe: Recipe, data: Dataset) -> None:
+    """Say which of a recipe's networks average the channels, where the images have colours."""
+    squeeze, students = recipe.squeeze, recipe.evaluate.students
+    trained = {"squeeze.teacher.architecture": squeeze.teacher, "squeeze.independent.architecture": squeeze.independent}
+    found = {key: one.architecture for key, one in trained.items() if one.architecture.endswith(GREY)}
+    grey = [student for student in students if student.endswith(GREY)]
+    if not (found or grey):
+        return
+    # some of all classes, since images lie class by class
+    some = data.train.images(torch.linspace(0, len(data.train) - 1, min(len(data.train), LOOKED_AT)).long())
+    if torch.equal(some, some[:, :1].expand_as(some)):
+        return
+    changes = [f"--set {key}={name.removesuffix(GREY)}" for key, name in found.items()]
+    if grey:
+        changes.append(f"--set 'evaluate.students=[{', '.join(one.removesuffix(GREY) for one in students)}]'")
+    ui.say_once(
+        f"warning: {data.name} has colours, and networks of the recipe '{recipe.name}' see grey alone; those that see "
+        f"colours: {' '.join(changes)}"
+    )
+
+
+LOOKED_AT = 64
+"""Images in which colours are looked for."""
 
 
 def with_stand_in(run: Run) -> Run:

@@ -32,7 +32,7 @@ from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.measure import OWN, measure_set
 from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.units import plan_set_units
-from dire_plug.store.runs import runs_root
+from dire_plug.store.runs import RERUN, runs_root
 
 PathLike = str | os.PathLike[str]
 Settings = Mapping[str, object] | Sequence[str]
@@ -40,6 +40,7 @@ Settings = Mapping[str, object] | Sequence[str]
 Engine = Literal["auto", "upstream", "native"]
 Accelerate = Literal["none", "exact", "fast"]
 Executor = Literal["inline", "local", "slurm"]
+SpaceKind = Literal["pixels", "normalised", "zca"]
 
 
 def run(
@@ -116,7 +117,7 @@ def run(
         out=_path(out),
         data_root=_folder(data_root),
         offline=offline,
-        rerun=tuple(rerun),
+        rerun=_as_options(rerun),
         keep_labels=keep_labels,
         wait=wait,
     )
@@ -183,7 +184,7 @@ def compare(
         out=_path(out),
         data_root=_folder(data_root),
         offline=offline,
-        rerun=tuple(rerun),
+        rerun=_as_options(rerun),
         keep_labels=keep_labels,
         wait=wait,
     )
@@ -227,11 +228,11 @@ def measure(
     embeddings: Sequence[str] = OWN,
     weights: PathLike | None = None,
     nearest_k: int | None = None,
-    real: str | None = None,
+    real: PathLike | None = None,
     recipe: PathLike | None = None,
     ipc: int | None = None,
     resize: bool = False,
-    space: Literal["pixels", "normalised", "zca"] | None = None,
+    space: SpaceKind | None = None,
     normalised_by: str | None = None,
     teacher: PathLike | None = None,
     settings: Settings = (),
@@ -246,7 +247,7 @@ def measure(
         embeddings: teacher, independent, clip, torchvision:MODEL.
         weights: a file of weights for clip or torchvision:MODEL.
         nearest_k: k of the neighbourhoods; None: the recipe's.
-        real: the real dataset; None: that of the recipe, or of the run.
+        real: as in `run`; None: that of the recipe, or of the run.
         recipe: METHOD/NAME, or a YAML file; None: the run's, else SRe2L's for the dataset.
         ipc: take the first so many images of each class.
         resize: whether images whose size differs from the real ones are resized.
@@ -259,9 +260,10 @@ def measure(
     """
     changes = _as_options(settings)
     check_settings(changes, {"measure.nearest_k": ("--nearest-k", nearest_k)})
+    _check_set(space, ipc=ipc, nearest_k=nearest_k)
     request = SetRequest(
         Path(path),
-        real=real,
+        real=None if real is None else os.fspath(real),
         recipe=None if recipe is None else str(recipe),
         settings=changes,
         ipc=ipc,
@@ -273,7 +275,7 @@ def measure(
         data_root=_folder(data_root),
         offline=offline,
     )
-    found = measure_set(request, embeddings=embeddings, weights=_path(weights), nearest_k=nearest_k)
+    found = measure_set(request, embeddings=_as_options(embeddings), weights=_path(weights), nearest_k=nearest_k)
     return SetResult(found, request.path)
 
 
@@ -288,11 +290,11 @@ def evaluate(
     rerun: Sequence[str] = (),
     keep_labels: bool = False,
     wait: bool = True,
-    real: str | None = None,
+    real: PathLike | None = None,
     recipe: PathLike | None = None,
     ipc: int | None = None,
     resize: bool = False,
-    space: Literal["pixels", "normalised", "zca"] | None = None,
+    space: SpaceKind | None = None,
     normalised_by: str | None = None,
     teacher: PathLike | None = None,
     settings: Settings = (),
@@ -319,12 +321,15 @@ def evaluate(
         DirePlugError: as the command line's errors.
     """
     changes = _as_options(settings)
-    given = {"students": ("--student", list(students) or None), "per_synthesis": ("--per-set", per_set)}
+    names = _as_options(students)
+    given = {"students": ("--student", list(names) or None), "per_synthesis": ("--per-set", per_set)}
     given |= {"epochs": ("--epochs", epochs)}
     check_settings(changes, {f"evaluate.{key}": value for key, value in given.items()})
+    _check_set(space, ipc=ipc, per_set=per_set, epochs=epochs)
+    _check_least(0, seed=seed)
     request = SetRequest(
         Path(path),
-        real=real,
+        real=None if real is None else os.fspath(real),
         recipe=None if recipe is None else str(recipe),
         settings=changes,
         ipc=ipc,
@@ -337,11 +342,11 @@ def evaluate(
         out=_path(out),
         data_root=_folder(data_root),
         offline=offline,
-        rerun=tuple(rerun),
+        rerun=_as_options(rerun),
         keep_labels=keep_labels,
         wait=wait,
     )
-    chosen: dict[str, Any] = {"students": students, "per_set": per_set, "epochs": epochs}
+    chosen: dict[str, Any] = {"students": names, "per_set": per_set, "epochs": epochs}
     runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm)
     runner.make(lambda: plan_set_units("evaluate", request, **chosen))
     return SetResult(evaluate_set(request, **chosen), request.path)
@@ -352,15 +357,31 @@ def evaluate(
 
 def _request(method: str, arm: str, settings: tuple[str, ...], *, real: PathLike | None, **options: Any) -> Request:
     # the command line's own checks of these values are click's
-    for name, known in (("engine", get_args(Engine)), ("accelerate", get_args(Accelerate))):
-        if options[name] not in known:
-            near = nearest(options[name], known)
-            raise DirePlugError(f"{name}: no '{options[name]}'{near}; one of {', '.join(known)}")
-    for name, least in (("seed", 0), ("ipc", 1)):
-        if options[name] is not None and options[name] < least:
-            raise DirePlugError(f"{name}: must be {least} at least, is {options[name]}")
+    _check_choice("engine", options["engine"], get_args(Engine))
+    _check_choice("accelerate", options["accelerate"], get_args(Accelerate))
+    for stage in options["rerun"]:
+        _check_choice("rerun", stage, RERUN)
+    _check_least(0, seed=options["seed"])
+    _check_least(1, ipc=options["ipc"])
     settings = add_real(settings, None if real is None else os.fspath(real), ipc=options["ipc"])
     return Request(method=method, arm=arm, settings=settings, **options)
+
+
+def _check_set(space: str | None, **counts: int | None) -> None:
+    if space is not None:
+        _check_choice("space", space, get_args(SpaceKind))
+    _check_least(1, **counts)
+
+
+def _check_choice(name: str, given: str, known: Iterable[str]) -> None:
+    if given not in (names := tuple(known)):
+        raise DirePlugError(f"{name}: no '{given}'{nearest(given, names)}; one of {', '.join(names)}")
+
+
+def _check_least(least: int, **given: int | None) -> None:
+    for name, value in given.items():
+        if value is not None and value < least:
+            raise DirePlugError(f"{name}: must be {least} at least, is {value}")
 
 
 def _runner(
@@ -371,8 +392,9 @@ def _runner(
     slurm: Sequence[str],
     log: Sequence[str] = (),
 ) -> Runner:
-    settings = read_settings(executor, jobs=jobs, max_jobs=max_jobs, gpus_per_job=gpus_per_job, slurm=slurm)
-    return Runner(settings, log=log)
+    options = _as_options(slurm)
+    settings = read_settings(executor, jobs=jobs, max_jobs=max_jobs, gpus_per_job=gpus_per_job, slurm=options)
+    return Runner(settings, log=_as_options(log))
 
 
 def _as_options(given: Mapping[str, object] | Iterable[str]) -> tuple[str, ...]:

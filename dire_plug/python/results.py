@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from matplotlib.figure import Figure
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from torch import Tensor
 
+from dire_plug import ui
 from dire_plug.commands.evaluate import render as render_evaluated
 from dire_plug.commands.measure import render as render_measured
 from dire_plug.commands.tables import run_summary
@@ -74,9 +74,7 @@ class _Shown:
 
     def __str__(self) -> str:
         """Return the tables as the command line prints them."""
-        file = io.StringIO()
-        Console(file=file, width=200, highlight=False, markup=False, emoji=False).print(self._tables(), crop=False)
-        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+        return ui.to_text(self._tables()).removesuffix("\n")
 
     def _repr_html_(self) -> str:
         return to_html(collect(self._tables()))

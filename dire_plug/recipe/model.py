@@ -32,7 +32,10 @@ Networks = Annotated[tuple[str, ...], BeforeValidator(_read_networks)]  # before
 
 def _absolute(path: str) -> str:
     # at once: a run's own recipe.yaml is used from other folders
-    return str(Path(path).expanduser().absolute())
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        raise PydanticCustomError("no_home", "there is no user of this name, whose home '~' would be") from error
 
 
 class UpstreamSection(Section):

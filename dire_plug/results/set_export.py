@@ -41,12 +41,14 @@ def export_set(run: ReportRun, path: Path, *, form: Form) -> int:
         path: a folder, or with `npz` a file, whose card and recipe lie beside it; it must not be there yet.
 
     Raises:
-        DirePlugError: something is at `path`, or the run has no images or damaged ones.
+        DirePlugError: something is at `path`, or where its card or recipe would be; or the run has no images or damaged
+            ones.
     """
     if form == "npz" and path.suffix != ".npz":
         raise DirePlugError(f"{path}: end the name of an npz file in .npz")
-    if path.exists():
-        raise DirePlugError(f"{path}: is there already; name another, or remove it")
+    for target in (path, path.with_suffix(".md"), path.with_suffix(".yaml")) if form == "npz" else (path,):
+        if target.exists():
+            raise DirePlugError(f"{target}: is there already; name another, or remove it")
     images, labels = read_pixels(run)
     names = [run.class_name(label) for label in range(count_classes(run))]
     make_folder(path.absolute().parent)
@@ -95,7 +97,8 @@ def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Ten
     head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     session, found = run.provenance["sessions"][-1], run.provenance
     size = f"{images.shape[-1]}×{images.shape[-2]}"
-    commit = f"commit `{found['commit']}`" if found["commit"] else "dire-plug's native engine, not its code"
+    without = "real images, nothing synthesized" if run.engine == "none" else "dire-plug's native engine, not its code"
+    commit = f"commit `{found['commit']}`" if found["commit"] and run.engine == "upstream" else without
     upstream = found["upstream"]
     of_plugin = ", ".join(f"{name} {settings}" for name, settings in run.terms.items()) or "none"
     rows = {
@@ -119,6 +122,8 @@ def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Ten
     # the recipe of an arm is one of its own: without a term it is a baseline
     arm = run.arm if run.terms or run.engine == "none" else "baseline"
     again = f"dire-plug run {run.method} --recipe {RECIPE} --arm {arm} --seed {run.seed}"
+    if path := _without_paths(run.recipe["dataset"].get("path")):
+        again += f" --set dataset.path={path}"
     return "\n".join(
         [
             f"---\n{head}---",

@@ -88,6 +88,8 @@ class Power:
 
 
 MOST = 100_000
+ROUNDING = 1e-9
+"""Differences that vary by less are the same one, but for the rounding of floating-point numbers."""
 
 
 def power_of(first: Sequence[float | None], second: Sequence[float | None]) -> Power | None:
@@ -105,7 +107,7 @@ def power_of(first: Sequence[float | None], second: Sequence[float | None]) -> P
         return None
     differences = [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     n, std = len(differences), statistics.stdev(differences)
-    if std == 0:
+    if std < ROUNDING:
         return Power(0.0, n, 0.0, 2)
     return Power(std, n, smallest_difference(n) * std, pairs_needed(HALF_POINT / std))
 

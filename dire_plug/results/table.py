@@ -183,17 +183,21 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     return lines
 
 
-def _powers(comparison: Comparison) -> dict[str, Power | None]:
-    """Return arm → what its pairs with control can tell in accuracy."""
+def _powers(comparison: Comparison, arms: Sequence[str]) -> dict[str, Power | None]:
+    """Return arm → what its pairs with control can tell in accuracy, of those arms that were run."""
     read = partial(read_column, comparison, measure=ACCURACY[0])
-    known = [arm for arm in comparison.controlled if {arm, "control"} <= comparison.runs.keys()]
+    known = [arm for arm in arms if {arm, "control"} <= comparison.runs.keys()]
     return {arm: power_of(read(arm), read("control")) for arm in known}
 
 
-def power_notes(comparison: Comparison) -> list[str]:
-    """Return a line for each arm on the difference in accuracy that its pairs tell from zero."""
+def power_notes(comparison: Comparison, arms: Sequence[str] | None = None) -> list[str]:
+    """Return a line for each arm on the difference in accuracy that its pairs tell from zero.
+
+    Args:
+        arms: those whose seeds are control's; None: all with a term.
+    """
     lines = []
-    for arm, found in _powers(comparison).items():
+    for arm, found in _powers(comparison, comparison.controlled if arms is None else arms).items():
         if found is None or not found.std:
             continue
         most = f"more than {MOST:,}" if found.half_point is None else f"{found.half_point:,}"
@@ -336,7 +340,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             arm: {name: None if gap is None else vars(gap) for name, gap in of_arm.items()}
             for arm, of_arm in gaps.items()
         },
-        "power": {arm: None if found is None else vars(found) for arm, found in _powers(comparison).items()},
+        "power": {
+            arm: None if found is None else vars(found)
+            for arm, found in _powers(comparison, comparison.controlled).items()
+        },
         "ladder": [
             {
                 "arm": step.arm,

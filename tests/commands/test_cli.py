@@ -189,7 +189,7 @@ def test_a_dry_run_shows_each_value_with_its_origin_and_the_plan(cli: Cli, bare_
     assert rows["recover.plan.per_class"][0] == "10"
     assert rows["recover.plan.per_class"][1].startswith("arm dire")
     assert rows["measure.nearest_k"][:2] == ["5", "default"]
-    assert rows["regularizers.dire.r_e"][0] == "0.1"
+    assert rows["regularizers.dire.r_e"][0] == "0.05"
     assert "plan: 2 passes × 1 batch × 300 steps" in answer.out
 
 
@@ -197,7 +197,7 @@ def test_a_preset_changes_the_term_and_nothing_else(cli: Cli, bare_home: Path) -
     plain = read_dry_run(cli("run", "sre2l", "--dire", "--dry-run").out)
     preset = read_dry_run(cli("run", "sre2l", "--dire", "--dry-run", "--preset", "released").out)
     changed = {key: preset[key][0] for key in preset if preset[key][0] != plain[key][0]}
-    weights = {"multiplier": "0.1", "r_c": "1.0", "r_e": "0.01"}
+    weights = {"multiplier": "0.1", "r_e": "0.01"}
     assert changed == {f"regularizers.dire.{key}": value for key, value in weights.items()}
     origin = " ".join(preset["regularizers.dire.multiplier"][1:])
     assert "preset released" in origin

@@ -54,7 +54,8 @@ def test_a_dry_run_gives_what_differs_and_the_units(cli: Cli, bare_home: Path) -
     found = read(cli("compare", "sre2l", "--arms", "control,dire", "--engine", "native", "--dry-run", "--json"))
     assert list(found["arms"]) == ["control", "dire"]
     assert "regularizers.dire.r_e" in found["differing"]
-    assert found["arms"]["dire"]["values"]["regularizers.dire.r_e"]["value"] == "0.1"
+    assert found["arms"]["dire"]["values"]["regularizers.dire.r_e"]["value"] == 0.05
+    assert found["arms"]["control"]["values"]["dataset.path"]["value"] is None
     assert {"name", "waits_for", "operations", "memory", "disk"} <= found["units"][0].keys()
 
 

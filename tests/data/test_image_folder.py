@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from support.own_images import SHAPES, write_photos
 
 from dire_plug.data import Dataset, DatasetSource, class_count, contents, load, normalisation_of, stand_in
@@ -72,7 +73,8 @@ def test_folders_of_train_and_test_images_are_taken_as_they_are(
     found = read(tmp_path / "own")
     assert found.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert found.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert read(tmp_path / "own", split_seed=5).digest == found.digest
+    with pytest.raises(DirePlugError, match=rf"split_seed are for a folder without test images, and .*/{test} holds"):
+        read(tmp_path / "own", split_seed=5)
 
 
 def test_a_class_may_be_called_train(photos: Path) -> None:
@@ -123,6 +125,17 @@ def test_photos_stand_upright_and_grey_ones_have_three_channels(photos: Path) ->
     assert set(first.flatten().tolist()) == {77}
     assert (second[:, :4] > 200).all()
     assert (second[:, 4:] < 50).all()
+
+
+def test_damaged_exif_is_told_as_the_images_fault(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: Image.Image) -> Image.Image:
+        raise struct.error("required argument is not an integer")
+
+    # as Pillow raises it of some damaged headers, which it writes anew
+    monkeypatch.setattr(ImageOps, "exif_transpose", fail)
+    text = message(photos)
+    assert "30 of 30 images can't be read" in text
+    assert "circle/000.jpg: its EXIF data are damaged" in text
 
 
 def test_without_a_size_images_must_be_squares_of_one(photos: Path) -> None:
@@ -313,7 +326,7 @@ def test_what_may_be_used_with_care_is_said(photos: Path, capsys: pytest.Capture
         shutil.rmtree(photos / name)
     read(photos)
     told = capsys.readouterr().err
-    assert f"{photos / 'train'}: files that aren't read, for .jpeg, .jpg, .png, .webp are: 1 of .heic" in told
+    assert f"{photos / 'train'}: ignored files, since only .jpeg, .jpg, .png, .webp are read: 1 of .heic" in told
     assert f"{photos}: 2 images have an alpha channel, which is dropped" in told
     assert "warning: " in told
     assert "31 training images are test images too, byte for byte, such as train/circle/000.jpg" in told

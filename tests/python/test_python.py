@@ -20,13 +20,10 @@ NOT_IN_PYTHON = {
     "scripts",
     "dry_run",
     "card",
-    "verbose",
     # of a picture that the command draws beside the table
     "class_name",
     # the results have .save() and .details
     "table_files",
-    "json_file",
-    "as_json",
 }
 """Options that make no result, or only show it."""
 
@@ -102,15 +99,17 @@ def test_a_comparison_is_made_stored_loaded_and_shown(run: dire_plug.RunResult, 
     for name in ("table.tex", "table.csv", "table.md", "figure.svg"):
         found.save(tmp_path / name)
         assert (tmp_path / name).stat().st_size > 100
-    if pytest.importorskip("pandas"):
-        assert found.to_frame("runs")["arm"].tolist() == ["baseline", "random"]
-        assert found.to_frame("arms")["n"].tolist() == [1, 1]
-        assert found.to_frame("differences").empty
     with pytest.raises(dire_plug.DirePlugError, match=r"table\.xlsx: end its name in one of \.tex"):
         found.save(tmp_path / "table.xlsx")
+    pytest.importorskip("pandas")
+    assert found.to_frame("runs")["arm"].tolist() == ["baseline", "random"]
+    assert found.to_frame("arms")["n"].tolist() == [1, 1]
+    assert found.to_frame("differences").empty
 
 
 def test_a_measured_set_has_the_runs_values(run: dire_plug.RunResult) -> None:
+    found = dire_plug.measure(run.path, embeddings="teacher")
+    assert {key.rpartition("_")[2] for key in found.metrics} == {"teacher"}
     found = dire_plug.measure(run.path)
     shared = found.metrics.keys() & run.metrics.keys()
     assert len(shared) == 10
@@ -124,5 +123,13 @@ def test_keywords_become_options_as_the_command_line_has_them(recipe: Path, fini
         dire_plug.run("sre2l", dire=True, arm="control")
     with pytest.raises(dire_plug.DirePlugError, match=r"engine: no 'natve' \(did you mean 'native'\?\)"):
         dire_plug.run("sre2l", engine="natve")  # type: ignore[arg-type]
+    with pytest.raises(dire_plug.DirePlugError, match=r"rerun: no 'recovr' \(did you mean 'recover'\?\)"):
+        dire_plug.run("sre2l", rerun=["recovr"])
+    with pytest.raises(dire_plug.DirePlugError, match="unknown logger 'mine'"):
+        dire_plug.run("sre2l", recipe=recipe, log="mine")
+    with pytest.raises(dire_plug.DirePlugError, match="space: no 'pixel'"):
+        dire_plug.measure("x", space="pixel")  # type: ignore[arg-type]
+    with pytest.raises(dire_plug.DirePlugError, match="epochs: must be 1 at least, is 0"):
+        dire_plug.evaluate("x", epochs=0)
     with pytest.raises(dire_plug.DirePlugError, match="did you mean 'energy'"):
         dire_plug.run("sre2l", recipe=recipe, regularizers={"enrgy": 2})

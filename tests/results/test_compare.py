@@ -113,6 +113,13 @@ def test_power_takes_the_spread_of_the_differences_of_pairs() -> None:
     assert pairs_needed(1e-4) is None
 
 
+def test_differences_that_vary_by_rounding_alone_have_no_power() -> None:
+    # 96.4 − 95.4 and 95.1 − 94.1 are two floats
+    found = power_of([96.4, 95.1], [95.4, 94.1])
+    assert found is not None
+    assert (found.std, found.smallest, found.half_point) == (0.0, 0.0, 2)
+
+
 def test_a_comparison_says_what_its_seeds_can_tell() -> None:
     text = " ".join(as_text(render(canned())).split())
     assert "dire − control: differences in accuracy vary by 0.50, so 3 seeds tell 1.6 points from zero" in text

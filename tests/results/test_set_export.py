@@ -77,5 +77,8 @@ def test_what_is_there_stays_and_other_words_are_errors(cli: Cli, run: dire_plug
     answer = cli("export", run.path, "--as", "folder", "--to", tmp_path / "there")
     assert (answer.code, answer.err) == (2, f"error: {tmp_path}/there: is there already; name another, or remove it\n")
     assert cli("export", run.path, "--as", "npz", "--to", tmp_path / "set").code == 2
+    (tmp_path / "notes.md").write_text("mine")
+    answer = cli("export", run.path, "--as", "npz", "--to", tmp_path / "notes.npz")
+    assert (answer.code, (tmp_path / "notes.md").read_text()) == (2, "mine")
     assert cli("export", run.path, "--as", "folder", "--only", "network", "--to", tmp_path / "x").code == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "there"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "notes.md", "there"]

@@ -94,7 +94,8 @@ class Group:
         runs = {
             arm: [FinishedRun(run.folder, run.metrics, reused=True) for run in of_arm] for arm, of_arm in arms.items()
         }
-        same = {"control": self.control} if self.control != "control" else {}
+        # a pair without a common seed may lack the arm that stands for control
+        same = {"control": self.control} if self.control != "control" and self.control in runs else {}
         if same:
             runs["control"] = runs[self.control]
             # in the order of a table

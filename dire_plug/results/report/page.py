@@ -85,7 +85,7 @@ def make_notes(group: Group) -> list[str]:
     comparison = group.comparison()
     pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
     lines = notes(comparison, len(group.seeds), pairs=pairs)
-    lines += [line for arm in comparison.controlled for line in power_notes(group.paired(arm))]
+    lines += [line for arm in comparison.controlled for line in power_notes(group.paired(arm), [arm])]
     if group.even:
         return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())

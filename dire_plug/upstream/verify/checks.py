@@ -112,7 +112,7 @@ def check_handed_loss(events: Iterable[Event]) -> tuple[float, list[str]]:
     """Check, within one run, that each step's gradient is that of the loss handed to bridge, plus λ · ∂term.
 
     Returns:
-        the largest error, in units of λ · ∂term, and the problems.
+        the largest error, in units of λ · ∂term or of the script's own gradient, whichever is larger, and the problems.
     """
     worst, problems, number, call = 0.0, list[str](), 0, LOSS
     for event in events:

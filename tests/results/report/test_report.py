@@ -301,6 +301,15 @@ def test_rungs_stand_between_baseline_and_control_with_their_steps(runs: list[Re
     assert shown[-1] == "+ the term"
 
 
+def test_a_rung_that_stands_for_control_may_share_no_seed_with_the_others(runs: list[ReportRun]) -> None:
+    control = one(runs, "control", 1)
+    rung = replace(control, metrics=control.metrics | {"arm": "rung-1-start"})
+    (found,) = group([one(runs, "dire"), rung, one(runs, "baseline")])
+    steps = [row for row in make_tables(found)[0].rows if row.label.startswith("+ ")]
+    assert [row.label for row in steps] == ["+ 2 of a class in a batch", "+ no change", "+ the term"]
+    assert {cell for row in (steps[0], steps[2]) for cell in row.cells} == {""}
+
+
 def test_a_ladder_without_rungs_is_shown_where_it_is_asked_for(runs: list[ReportRun]) -> None:
     three = [one(runs, arm) for arm in ("baseline", "control", "dire")]
     ((plain,), (asked,)) = group(three), group(three, ladder=True)
