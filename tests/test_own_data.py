@@ -114,7 +114,7 @@ def test_a_dry_run_counts_the_classes(cli: Cli, bare_home: Path, photos: Path) -
     answer = cli("run", "sre2l", "--real", photos, "--set", "dataset.size=32", "--dry-run")
     assert answer.code == 0, answer.err
     assert ["dataset.path", str(photos), "--set"] in [row[:3] for row in read_rows(answer.out)]
-    assert "plan: 10 passes × 1 batches × 300 steps" in answer.out
+    assert "plan: 10 passes × 1 batch × 300 steps" in answer.out
 
 
 def test_a_relative_path_is_kept_whole(

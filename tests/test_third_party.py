@@ -19,7 +19,7 @@ def test_what_it_offers_is_listed_beside_our_own(cli: Cli, third_party: ThirdPar
     assert ["regularizer", "spread", "toy_net_plugin", "toy_net_plugin.term:Spread"] in plugins
     methods = read_rows(cli("list", "methods").out)
     assert ["toy-net", "The toy", str(third_party.repository), third_party.commit[:12], "none", "synth"] in methods
-    assert ["toy-net", "small"] in [cells[:2] for cells in read_rows(cli("list", "recipes").out)]
+    assert "toy-net/small" in [cells[0] for cells in read_rows(cli("list", "recipes").out)]
     assert ["toy-net", "no", "dire-plug vendor toy-net"] in read_rows(cli("doctor").out)
 
 
@@ -73,7 +73,7 @@ def test_without_the_package_its_name_is_unknown(cli: Cli, home: Path, recipe: P
     answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "spread")
     assert answer.code == 2
     assert answer.err.startswith("error: no arm 'spread' (")
-    assert "; known: baseline, control, random" in answer.err
+    assert "  this recipe has: baseline, control, " in answer.err
 
 
 def test_a_name_that_two_packages_offer_is_an_error_that_names_both(

@@ -22,6 +22,7 @@ Call = Callable[..., tuple[int, str, str]]
 def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Return a function that runs the command line and returns its exit code, output and errors."""
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "300")  # no message in a table is wrapped
 
     def run(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:

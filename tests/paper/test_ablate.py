@@ -35,6 +35,7 @@ from dire_plug.paper.ablate.sweep import BEST, DEFAULT, make_grid
 from dire_plug.paper.ablate.sweep_table import ranked, sweep_notes, verdict
 from dire_plug.paper.ablate.trials import Setting, Trial
 from dire_plug.pipeline import FinishedRun, Request, plan_run
+from dire_plug.results.figures import FORMATS
 from dire_plug.store.runs import RunFolder
 
 KEEP = ("--engine", "native", "--seeds", "1")
@@ -169,7 +170,7 @@ def test_components_are_run_drawn_stored_and_found_again(cli: Cli, home: Path, r
     (folder,) = home.glob("runs/sre2l/*/ablate-*")
     content = read_json(folder / "ablate.json")
     assert list(content) == ["components"]
-    assert {path.name for path in folder.iterdir()} == {"ablate.json", "components.png"}
+    assert {path.name for path in folder.iterdir()} == {"ablate.json", *(f"components{end}" for end in FORMATS)}
     runs = {row["runs"][0] for row in content["components"]["rows"].values()}
     assert runs == {path.name for path in run_folders(home)}
     assert len(runs) == 8
@@ -455,7 +456,7 @@ def test_a_sweep_really_runs_and_keeps_the_test_for_the_end(cli: Cli, bare_home:
     answer = cli("ablate", "sre2l", "--recipe", recipe, "--only", "sweep", "--grid", "real.order=as_released", *KEEP)
     assert answer.code == 0, answer.err
     (folder,) = bare_home.glob("runs/sre2l/*/ablate-*")
-    assert {path.name for path in folder.iterdir()} == {"ablate.json", "sweep.png"}
+    assert {path.name for path in folder.iterdir()} == {"ablate.json", *(f"sweep{end}" for end in FORMATS)}
     content = read_json(folder / "ablate.json")["sweep"]
     assert list(content["tried"]) == [DEFAULT, "real.order as_released"]
     judged = {path.name: read_json(path / "metrics.json")["judged"] for path in run_folders(bare_home)}

@@ -32,10 +32,15 @@ CHANGES: dict[str, Any] = {
     },
     "recover": {"flags": {"iteration": 3}},
     "evaluate": {"students": ["resnet-small"], "epochs": 2, "test_every": 2},
-    "arms": {"dire": {"overrides": {"recover": {"plan": {"per_class": 2}, "start": "noise"}}}},
+    "arms": {
+        "dire": {
+            "overrides": {"recover": {"plan": {"per_class": 2}, "start": "noise"}},
+            "regularizers": {"dire": {"multiplier": 0.3, "r_c": 1.0, "r_e": 0.03}},
+        }
+    },
 }
-"""What makes the recipe `quick` tiny, without its grey networks and its real start; networks hardly learn, so
-accuracies are those of chance."""
+"""What makes the recipe `quick` tiny, without its grey networks, its real start and its weights; networks hardly learn,
+so accuracies are those of chance."""
 
 
 @dataclass(frozen=True)
