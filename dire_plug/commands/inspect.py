@@ -19,7 +19,7 @@ from dire_plug.measures import ACCURACY, read_values
 from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, read_yaml, recipe_names
 from dire_plug.store.cleaning import KINDS, read_entries, runs_naming, weigh
 from dire_plug.store.provenance import Code
-from dire_plug.store.runs import find_run, list_runs
+from dire_plug.store.runs import ARTEFACTS, RunFolder, find_run, list_runs
 from dire_plug.tables import Table, with_notes
 
 WHAT = ("methods", "recipes", "plugins", "runs", "artefacts")
@@ -272,4 +272,24 @@ def show(run: str, runs_folder: Path | None) -> None:
         parts.append(_provenance(data["provenance"]))
     files = ("recipe.yaml", "plan.json", "metrics.json", "images", "images.safetensors", "log.txt")
     data["files"] = [found.path / name for name in files if (found.path / name).exists()]
+    data["missing"] = _missing(found) if state == "finished" else []
     ui.result(*parts, *(f"  {path}" for path in data["files"]), data=lambda: data)
+    if data["missing"]:
+        lacks = ", ".join(data["missing"])
+        raise DirePlugError(f"{found.path}: finished, but lacks {lacks}; run its command again, which puts it back")
+
+
+def _missing(found: RunFolder) -> list[str]:
+    """Return the names of what a finished run's folder lacks; of its images what the store can tell."""
+    names = {"recipe.yaml": None, "plan.json": None, ARTEFACTS: None}
+    if (artefacts := found.path / ARTEFACTS).is_file():
+        with _naming_file(artefacts):
+            entries = [Path(name) for name in dict(read_json(artefacts))]
+        for entry in entries:
+            top = (home.store() / entry).glob("*")
+            if entry.parent.name in ("images", "subset"):
+                names |= {path.name: None for path in sorted(top) if path.name != "entry.json"}
+            elif entry.parent.name == "pass":
+                # its tensors are gathered in another entry
+                names |= {path.name: None for path in top if path.is_dir()}
+    return [name for name in names if not (found.path / name).exists()]

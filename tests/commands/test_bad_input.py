@@ -491,3 +491,20 @@ def test_a_damaged_file_of_a_run_is_named_when_it_is_shown(
     answer = cli("show", folder)
     assert answer.code == 2
     assert f"error: {folder / name}: " in answer.err
+
+
+@pytest.mark.parametrize("name", ["images", "images.safetensors", "plan.json", "recipe.yaml", "artefacts.json"])
+def test_what_a_finished_run_lacks_is_named_when_it_is_shown(
+    cli: Cli, finished_home: Path, recipe: Path, name: str
+) -> None:
+    folder = only_run(finished_home)
+    assert cli("show", folder).code == 0
+    path = folder / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    answer = cli("show", folder)
+    assert (answer.code, answer.err) == (
+        2,
+        f"error: {folder}: finished, but lacks {name}; run its command again, which puts it back\n",
+    )
+    assert cli("run", "sre2l", "--recipe", recipe, *NATIVE).code == 0
+    assert cli("show", folder).code == 0
