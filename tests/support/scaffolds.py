@@ -87,8 +87,8 @@ def fill(folder: Path, values: dict[str, str]) -> Path:
 
 def masked(text: str) -> list[str]:
     """Return printed lines without what differs between machines: figures, hashes of runs, rules, progress."""
-    lines = (line for line in text.splitlines() if not re.search(r": (\d+/\d+|done in \d+ s)", line))
+    lines = (line for line in text.splitlines() if not re.search(r"(^|: )\d+/\d+|: done in \d+ s", line))
     lines = (re.sub(r"\b[0-9a-f]{8,}\b", "#", line) for line in lines)
-    lines = (re.sub(r"[+-]?\d+(\.\d+)?", "#", line) for line in lines)
+    lines = (re.sub(r"[+−-]?\d+(\.\d+)?", "#", line) for line in lines)
     lines = (re.sub(r"[\s─━┏┓┗┛┳┻╇╋┡┩└┘┴┬┼├┤]+", " ", line).strip() for line in lines)
     return [line for line in lines if line]
