@@ -94,7 +94,6 @@ def group(verbose: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit 0 on success, 1 on failure, 2 on bad input, 75 if busy, 130 when interrupted."""
-    ui.configure(verbose=False, json=False)
     try:
         # standalone_mode would print errors and exit by click's own rules
         sys.exit(group.main(arguments, prog_name="dire-plug", standalone_mode=False) or 0)
@@ -117,6 +116,9 @@ def main(arguments: list[str] | None = None) -> Any:
         if isinstance(error, MemoryError) or NO_ROOM in str(error):
             _end(f"error: not enough memory ({str(error) or 'see ulimit -v'}); give more or ask for less", 2)
         _end(_unexpected(error, sys.argv[1:] if arguments is None else arguments), 1)
+    finally:
+        # a process may go on, as a notebook or a test does
+        ui.configure(verbose=False, json=False)
 
 
 def _unexpected(error: Exception, arguments: list[str]) -> str:

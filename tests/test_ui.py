@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from rich.console import Group
+from support.cli import Cli
 
 from dire_plug import ui
 from dire_plug.tables import Table
@@ -68,3 +69,10 @@ def test_on_a_narrow_terminal_no_cell_loses_a_character(monkeypatch: pytest.Monk
         rows = lines[next(number for number, line in enumerate(lines) if "─" in line) + 1 :]
         assert "".join("".join(row[at:] for row in rows).split()) == PATH
         assert "".join(row[:at] for row in rows).split() == ["[n,", "3,", "h,", "w]", ":smile:"]
+
+
+def test_a_command_leaves_no_option_behind_in_its_process(cli: Cli, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli("-v", "list", "methods", "--json").code == 0
+    assert not ui.is_verbose()
+    ui.show("a line")
+    assert capfd.readouterr().out == "a line\n"
