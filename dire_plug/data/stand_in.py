@@ -1,11 +1,12 @@
 """Stand in for a dataset that isn't here, by its published size: for plans and estimates, which read no image."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from dire_plug.data.dataset import Dataset
+from dire_plug.data.dataset import STATISTICS, Dataset, Triple
 from dire_plug.data.loading import DatasetSource, class_count
 from dire_plug.data.validation import Judge
 from dire_plug.errors import DirePlugError
@@ -45,6 +46,16 @@ class UnreadSplit:
         raise DirePlugError("a dataset's stand-in has no images; this is a fault of ours")
 
 
+@dataclass(frozen=True, eq=False)
+class StandIn(Dataset):
+    """A dataset without images."""
+
+    @cached_property
+    def measured(self) -> tuple[Triple, Triple]:
+        """ImageNet's mean and standard deviation: the images' own aren't known, and nothing is made by them."""
+        return STATISTICS["imagenet-1k"]
+
+
 def stand_in(
     source: DatasetSource | str,
     *,
@@ -70,7 +81,7 @@ def stand_in(
     train, test, side = SIZES[name]
     train = (limit or train) - (validation or 0)
     tested = validation if validation is not None and judge == "validation" else test
-    return Dataset(
+    return StandIn(
         name=name,
         train=UnreadSplit(torch.arange(train) % classes),
         test=UnreadSplit(torch.arange(tested) % classes),
