@@ -584,7 +584,7 @@ def test_runs_have_no_kind(cli: Cli, bare_home: Path) -> None:
     answer = cli("list", "runs", "--kind", "network")
     assert (answer.code, answer.err) == (
         2,
-        "error: --kind network: only artefacts are of a kind; write `dire-plug list artefacts`\n",
+        "error: --kind network: only artefacts are filtered by it; write `dire-plug list artefacts`\n",
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.synthesis_loop import CLASSES, STEPS, Term, Unnamed, make, network, run_pass, varied
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.files import read_json
@@ -17,6 +18,12 @@ from dire_plug.synthesis import RunningSynthesis
 from dire_plug.types import Batch
 
 SQUARES = Term(lambda batch: batch.embeddings.square().sum())
+
+
+@pytest.fixture(autouse=True)
+def gradscaler_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no step that a test leaves unfinished watch the GradScalers of the next."""
+    monkeypatch.setattr(GradScaler, "scale", GradScaler.scale)
 
 
 def begin(synthesis: RunningSynthesis) -> tuple[nn.Module, Tensor, Tensor]:

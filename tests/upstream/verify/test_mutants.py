@@ -373,7 +373,6 @@ def inserted(
             },
         ),
         ({"image_index": 0}, {"answered": "10 of 20 images aren't saved under their number, such as 0-1.png"}),
-        ({"step_done": 28}, {"calls": "batch 0: step 0: bridge.step_done comes before the optimiser's step"}),
     ],
 )
 def test_what_patch_insert_made_is_checked_too(
