@@ -284,7 +284,9 @@ class FolderSplit:
         yield "".join([f"{name}\0{size}\0{label}\n" for name, size, label in rows]).encode()
 
 
-def make_folder_split(root: Path, files: Sequence[File], *, size: int) -> FolderSplit:
-    """Put a split of files together."""
+def make_folder_split(
+    root: Path, files: Sequence[File], *, size: int, contents: Sequence[str] | None = None, whole: bool = False
+) -> FolderSplit:
+    """Put a split of files together; `contents` and `whole` are those of `Files` and `FolderSplit`."""
     names = [file.path.relative_to(root).as_posix() for file in files]
-    return FolderSplit(Files(root, names, [file.bytes for file in files], label_tensor(files)), size)
+    return FolderSplit(Files(root, names, [file.bytes for file in files], label_tensor(files), contents), size, whole)

@@ -18,7 +18,7 @@ import numpy as np
 from dire_plug import ui
 from dire_plug.data.contents import SHOWN, Content, keep_pixels, look_at
 from dire_plug.data.dataset import Dataset, DatasetSpec, make_dataset
-from dire_plug.data.folders import INNER, File, Files, FolderSplit, label_tensor
+from dire_plug.data.folders import INNER, File, FolderSplit, make_folder_split
 from dire_plug.data.subsample import images_per_class
 from dire_plug.errors import DirePlugError
 from dire_plug.types import IMAGE_SUFFIXES
@@ -312,6 +312,4 @@ def _say(folder: Path, files: Sequence[File], train: Sequence[Content], test: Se
 
 
 def _split(root: Path, files: Sequence[File], seen: Sequence[Content], size: int) -> FolderSplit:
-    names, sizes = [file.path.relative_to(root).as_posix() for file in files], [file.bytes for file in files]
-    contents = [one.sha256 for one in seen]
-    return FolderSplit(Files(root, names, sizes, label_tensor(files), contents), size, whole=True)
+    return make_folder_split(root, files, size=size, contents=[one.sha256 for one in seen], whole=True)
