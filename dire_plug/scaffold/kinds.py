@@ -1,6 +1,7 @@
 """Tell what kind of script a published one is, guessed from its syntax tree, and write what an adapter of it says."""
 
 import ast
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -190,7 +191,7 @@ def adapter_parts(kind: ScriptKind, roles: Mapping[str, str], architecture: str 
     kept = [one for one in _CONSTANTS if optional.get(one[0], True)]
     own = {name for name, _, _ in kept}
     constants = [
-        f"{name}: {annotation} = {quoted(known[name]) if name in known else 'FILL_IN'}  # {what}"
+        f"{name}: {annotation} = {quote(known[name]) if name in known else 'FILL_IN'}  # {what}"
         for name, annotation, what in kept
     ]
     flags = [f"            {name}: {_REASON_OF_ROLE[name]}," for name in _REASON_OF_ROLE if name in own]
@@ -221,9 +222,9 @@ def adapter_parts(kind: ScriptKind, roles: Mapping[str, str], architecture: str 
     }
 
 
-def quoted(text: str) -> str:
-    """Return a name as Python's literal of it."""
-    return f'"{text}"'
+def quote(text: str) -> str:
+    """Return text as a literal that Python, TOML and YAML all read."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 _MANY = """\

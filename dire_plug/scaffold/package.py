@@ -1,6 +1,5 @@
 """Write the packages of `dire-plug new`: adapter, flags, patch and recipe are begun from facts of the script."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,15 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import new_folder, write_atomically
 from dire_plug.plugins import Kind
 from dire_plug.recipe.check import RESERVED_ARMS
-from dire_plug.scaffold.kinds import ScriptKind, adapter_parts, find_architecture, find_roles, guess_kind, reserved
+from dire_plug.scaffold.kinds import (
+    ScriptKind,
+    adapter_parts,
+    find_architecture,
+    find_roles,
+    guess_kind,
+    quote,
+    reserved,
+)
 from dire_plug.scaffold.script import Facts, flag_lines, published, pydantic_names, read_facts, typing_names
 from dire_plug.types import Upstream
 from dire_plug.upstream.source.tree import object_hash
@@ -99,11 +106,6 @@ def fill_templates(kind: str, values: Mapping[str, str]) -> dict[str, str]:
     return {
         _fill(path.relative_to(root).as_posix().removesuffix(SUFFIX), values): _read(path, values) for path in paths
     }
-
-
-def quote(text: str) -> str:
-    """Return text as a literal that Python, TOML and YAML all read."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _read(path: Path, values: Mapping[str, str]) -> str:
