@@ -57,12 +57,12 @@ def export_set(run: ReportRun, path: Path, *, form: Form) -> int:
         made = Path(work) / path.name
         if form == "npz":
             np.savez_compressed(made, images=images.numpy(), labels=labels.numpy())
-            write_atomically(path.with_suffix(".md"), make_card(run, form=form, classes=names, images=images))
-            write_atomically(path.with_suffix(".yaml"), _recipe(run))
+            card, recipe = path.with_suffix(".md"), path.with_suffix(".yaml")
         else:
             _write_folders(made / TRAIN if form == "huggingface" else made, images, labels, names)
-            write_atomically(made / CARD, make_card(run, form=form, classes=names, images=images))
-            write_atomically(made / RECIPE, _recipe(run))
+            card, recipe = made / CARD, made / RECIPE
+        write_atomically(card, make_card(run, form=form, classes=names, images=images))
+        write_atomically(recipe, _recipe(run))
         shutil.move(made, path)
     return len(labels)
 

@@ -58,16 +58,23 @@ class Difference:
 
 def paired_difference(first: Sequence[float | None], second: Sequence[float | None]) -> Difference | None:
     """Return first − second, paired by position; None where a value is missing."""
-    if None in first or None in second or not first:
-        return None
-    differences = [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    differences = _subtract(first, second)
     n = len(differences)
+    if n == 0:
+        return None
     if n < 2:
         return Difference(differences[0], None, n)
     # the standard error of the mean difference
     error = statistics.stdev(differences) / math.sqrt(n)
     # two-sided: 2.5 % at each end
     return Difference(statistics.fmean(differences), float(stats.t.ppf(0.975, n - 1)) * error, n)
+
+
+def _subtract(first: Sequence[float | None], second: Sequence[float | None]) -> list[float]:
+    """Return first − second, paired by position; nothing where any value is missing."""
+    if None in first or None in second or not first:
+        return []
+    return [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
 
 
 @dataclass(frozen=True)
@@ -103,9 +110,9 @@ def power_of(first: Sequence[float | None], second: Sequence[float | None]) -> P
     Behavioral Sciences, 2nd edition, 1988, chapter 2; R's `power.t.test(type = "paired")`). s is the observed
     one, which few pairs know badly: at n = 5 it is from 0.6 to 2.9 times what was seen, at 95 %.
     """
-    if None in first or None in second or len(first) < 2:
+    differences = _subtract(first, second)
+    if len(differences) < 2:
         return None
-    differences = [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     n, std = len(differences), statistics.stdev(differences)
     if std < ROUNDING:
         return Power(0.0, n, 0.0, 2)
