@@ -5,6 +5,8 @@ from pathlib import Path
 
 import platformdirs
 
+from dire_plug.files import expand_user
+
 PACKAGE = Path(__file__).resolve().parent
 BESIDE_USER = "dire-plug"
 """The folder of runs in the working folder."""
@@ -26,7 +28,7 @@ def home() -> Path:
 
 def _own_home() -> Path | None:
     if chosen := os.environ.get("DIRE_PLUG_HOME"):
-        return Path(chosen).expanduser().absolute()
+        return expand_user(chosen, where="DIRE_PLUG_HOME").absolute()
     return checkout()
 
 

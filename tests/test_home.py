@@ -4,6 +4,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from support.cli import Cli
 
 from dire_plug import home, ui
 from dire_plug.store.cleaning import register
@@ -48,3 +49,10 @@ def test_the_first_run_in_a_working_folder_says_where_runs_lie(wheel: Path, capf
     assert capfd.readouterr().err.count(f"runs lie in {wheel / 'dire-plug'}") == 1
     register(home.store(), wheel / "elsewhere", [])
     assert not capfd.readouterr().err
+
+
+def test_the_home_of_a_user_who_does_not_exist_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIRE_PLUG_HOME", "~no-one/here")
+    answer = cli("list", "runs")
+    assert (answer.code, answer.out) == (2, "")
+    assert "DIRE_PLUG_HOME: ~no-one/here: there is no user of this name, whose home '~' would be" in answer.err

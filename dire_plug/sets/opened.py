@@ -4,6 +4,7 @@ The recipe gives the real data (size, number of images), the networks that embed
 synthesis isn't run: it is planned as an arm of real images is, which needs no upstream code.
 """
 
+import json
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor
 from dire_plug import plugins
 from dire_plug.data import class_count, names
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
+from dire_plug.files import expand_user, read_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
@@ -174,7 +175,8 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
     if request.real is not None and is_folder(request.real):
         settings = [*dataset_settings(request.real), *settings]
     if request.teacher is not None:
-        settings.append(f"squeeze.teacher.checkpoint={request.teacher}")
+        # quoted: a path may hold what YAML reads otherwise
+        settings.append(f"squeeze.teacher.checkpoint={json.dumps(request.teacher)}")
     seed = request.seed if request.seed is not None else (provenance_of(run)["seed"] if run else 0)
     plain = Request(
         method,
@@ -210,7 +212,7 @@ def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str
         return DEFAULT_METHOD, _recipe_of(request)
     method, slash, name = request.recipe.partition("/")
     if request.recipe.endswith((".yaml", ".yml")):
-        path = Path(request.recipe).expanduser()
+        path = expand_user(request.recipe, where="--recipe")
         if not path.is_file():
             raise DirePlugError(f"--recipe {request.recipe}: no such file")
         return str(read_yaml(path).get("method", DEFAULT_METHOD)), str(path)
