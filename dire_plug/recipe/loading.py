@@ -220,9 +220,13 @@ def is_folder(real: str) -> bool:
 def dataset_settings(real: str) -> tuple[str, ...]:
     """Return the settings, as `--set` takes them, that name a dataset or a folder of images."""
     if is_folder(real):
-        # quoted: a path may hold what YAML reads otherwise
-        return "dataset.name=folder", f"dataset.path={json.dumps(real)}"
+        return "dataset.name=folder", path_setting("dataset.path", real)
     return (f"dataset.name={real}",)
+
+
+def path_setting(key: str, path: str) -> str:
+    """Return the setting of a path, as `--set` takes it: quoted, since it may hold what YAML reads otherwise."""
+    return f"{key}={json.dumps(path)}"
 
 
 def settings_tree(settings: Sequence[str]) -> Tree:

@@ -4,7 +4,6 @@ The recipe gives the real data (size, number of images), the networks that embed
 synthesis isn't run: it is planned as an arm of real images is, which needs no upstream code.
 """
 
-import json
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from functools import partial
@@ -20,7 +19,7 @@ from dire_plug.files import expand_user, read_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
-from dire_plug.recipe.loading import Tree, dataset_settings, is_folder, mapping
+from dire_plug.recipe.loading import Tree, dataset_settings, is_folder, mapping, path_setting
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space, require_set
 from dire_plug.stages.artefacts import Source
@@ -175,8 +174,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
     if request.real is not None and is_folder(request.real):
         settings = [*dataset_settings(request.real), *settings]
     if request.teacher is not None:
-        # quoted: a path may hold what YAML reads otherwise
-        settings.append(f"squeeze.teacher.checkpoint={json.dumps(request.teacher)}")
+        settings.append(path_setting("squeeze.teacher.checkpoint", request.teacher))
     seed = request.seed if request.seed is not None else (provenance_of(run)["seed"] if run else 0)
     plain = Request(
         method,
