@@ -69,11 +69,12 @@ def compare(
     """
     from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
-    from dire_plug.pipeline.request import same_but_arm
+    from dire_plug.pipeline.request import read_data, same_but_arm
     from dire_plug.results import compare as run_comparison
     from dire_plug.results import draw_ladder, render, store_comparison, to_json
     from dire_plug.results.comparison import comparison_requests, plan_steps, with_ladder
     from dire_plug.results.report import draw_class
+    from dire_plug.results.report.images import find_label
 
     request = make_request(method, **options)
     # each arm once, in the order given
@@ -95,6 +96,10 @@ def compare(
             more_data={"ladder": [{"arm": one.arm, "before": one.before, "change": one.change} for one in steps]},
         )
         return
+    if class_name is not None:
+        # before the runs, which may take hours
+        data = read_data(plan_run(same_but_arm(request, names[0], request.seed)))
+        find_label(class_name, data.classes, dataset=data.name)
     started = time.monotonic()
     comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=Runner(execution, log=log))
     folder = store_comparison(comparison, runs_root(request))

@@ -172,7 +172,7 @@ def _runs(root: Path, filters: dict[str, str]) -> Listing:
                 continue
             metrics = run.metrics() if state == "finished" else None
             accuracy = None if metrics is None else ACCURACY[0].read(metrics)
-            size = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+            size = run.size()
             stage, updated = str(status.get("stage", "?")), str(status.get("updated", "?"))
             table.add_row(
                 name,

@@ -25,7 +25,9 @@ SETTINGS = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe: a.b=value."
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
-OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories instead of runs/.")
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for run directories; default: as `dire-plug doctor` shows."
+)
 DATA_ROOT = click.option(
     "--data-root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -76,7 +78,10 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="List the units of work t
 
 METHOD = click.argument("method", shell_complete=offer_methods)
 RUNS_FOLDER = click.option(
-    "--runs", "runs_folder", type=click.Path(path_type=Path), help="Folder of run folders to look in; default: runs/."
+    "--runs",
+    "runs_folder",
+    type=click.Path(path_type=Path),
+    help="Folder of run folders to look in; default: as `dire-plug doctor` shows.",
 )
 """Of commands that read runs; those that make some have `--out`."""
 

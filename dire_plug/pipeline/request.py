@@ -20,6 +20,7 @@ from dire_plug.data import (
     validation_problems,
 )
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.files import expand_user
 from dire_plug.models import check_architecture, check_size
 from dire_plug.models.small_networks import GREY
 from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_path, resolve
@@ -176,7 +177,7 @@ def _takers(classes: int) -> str:
 def find_recipe(adapter: Adapter, name: str) -> Path:
     """Return the file of a recipe: a name of the method's own, or a path to a YAML file."""
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = expand_user(name, where="recipe")
         if not path.is_file():
             raise DirePlugError(f"recipe {path}: no such file")
         return path

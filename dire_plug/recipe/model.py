@@ -1,11 +1,12 @@
 """Define the sections of a recipe: the types, bounds and defaults of their values, which stand here only."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from dire_plug.errors import DirePlugError
+from dire_plug.files import expand_user
 from dire_plug.recipe.evaluate import Evaluate
 from dire_plug.recipe.values import Commit, Count, FromZero, Name, NonNegative, Positive, Section
 from dire_plug.types import LOOP
@@ -33,9 +34,9 @@ Networks = Annotated[tuple[str, ...], BeforeValidator(_read_networks)]  # before
 def _absolute(path: str) -> str:
     # at once: a run's own recipe.yaml is used from other folders
     try:
-        return str(Path(path).expanduser().absolute())
-    except RuntimeError as error:
-        raise PydanticCustomError("no_home", "there is no user of this name, whose home '~' would be") from error
+        return str(expand_user(path).absolute())
+    except DirePlugError as error:
+        raise PydanticCustomError("no_home", "{why}", {"why": str(error)}) from error
 
 
 class UpstreamSection(Section):

@@ -17,7 +17,7 @@ from dire_plug import plugins
 from dire_plug.acceleration import NONE, Components
 from dire_plug.data import normalisation_of
 from dire_plug.data.folders import FolderSplit
-from dire_plug.files import digest, digest_file
+from dire_plug.files import digest, digest_file, expand_user
 from dire_plug.models import stem_like
 from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained import Pretrained
@@ -186,8 +186,7 @@ def components_of(run: Run, role: Role) -> Components:
 
 def checkpoint_content(checkpoint: str) -> str:
     """Return what identifies a checkpoint's content: torchvision's name of it, or the file's sha256."""
-    path = Path(checkpoint).expanduser()
-    if checkpoint.startswith(TORCHVISION) or not path.is_file():
+    if checkpoint.startswith(TORCHVISION) or not (path := expand_user(checkpoint, where="checkpoint")).is_file():
         return checkpoint
     found = path.stat()
     return _digest_of(path, (found.st_mtime_ns, found.st_size, found.st_ino))
