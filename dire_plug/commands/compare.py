@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     default=",".join(DEFAULT_ARMS),
     show_default=True,
     shell_complete=offer_arms,
-    help="Arms, separated by commas; of real images also herding, k-center, k-means and full, the ceiling.",
+    help="Arms, separated by commas; of real images also rded, herding, k-center, k-means and full, the ceiling.",
 )
 @click.option(
     "--ladder",

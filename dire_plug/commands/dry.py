@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
+    "rded": "patches of real images that the teacher finds easiest are put together by RDED's rule",
     "herding": "real images are chosen from the training set by herding in the teacher's embeddings",
     "k-center": "real images are chosen from the training set by the k-center rule in the teacher's embeddings",
     "k-means": "the real images nearest to the centres of k-means in the teacher's embeddings are chosen",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "--arm",
     show_default="baseline",
     shell_complete=offer_arms,
-    help="baseline, control, dire, or the recipe's own; of real images: random, herding, k-center, k-means, full.",
+    help="baseline, control, dire, the recipe's own; of real images: random, rded, herding, k-center, k-means, full.",
 )
 @click.option(
     "--regularizer",

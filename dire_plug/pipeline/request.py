@@ -27,9 +27,10 @@ from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, 
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
-from dire_plug.recipe.model import DatasetSection, Recipe
+from dire_plug.recipe.model import RDED, DatasetSection, Recipe
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.real_images import too_few
+from dire_plug.stages.real_patches import check_patches
 from dire_plug.store.runs import DATA, RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
 from dire_plug.upstream.source.vendor import find_vendored, require_packages
@@ -326,7 +327,9 @@ def check_counts(run: Run) -> None:
     label = int(counts.argmin())
     least, name = int(counts[label]), data.classes[label]
     synthesizes = run.request.arm not in REAL_IMAGE_ARMS
-    takes = recipe.recover.start == "real" if synthesizes else run.request.arm != FULL
+    if RDED in (run.request.arm, recipe.recover.start if synthesizes else None):
+        check_patches(recipe.rded, data, ipc=recipe.ipc)
+    takes = recipe.recover.start == "real" if synthesizes else run.request.arm not in (FULL, RDED)
     if takes and least < recipe.ipc:
         raise too_few(data, name, count=least, ipc=recipe.ipc)
     if least <= (k := recipe.measure.nearest_k):

@@ -19,7 +19,7 @@ from dire_plug.recipe.check import (
 from dire_plug.recipe.ladder import RUNG, cut_ladder
 from dire_plug.recipe.loading import Layer, Tree, flatten, mapping, merge, settings_tree, stack
 from dire_plug.recipe.messages import UNKNOWN, Problem, model_keys, with_path
-from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.model import RDED, Recipe
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
 from dire_plug.types import Adapter
@@ -292,12 +292,15 @@ _DESCRIPTION = {"name", "title", "demonstration", *DEFINITIONS}
 def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree:
     """Return the values of a resolved recipe that change an arm's results; a run's own recipe.yaml will do, too.
 
-    `real`, `term` and `squeeze.frozen` count only where a term sees them; real-image arms don't depend on how images
-    would be synthesized; a dataset's path doesn't count, nor do keys that came later at their defaults.
+    `real`, `term` and `squeeze.frozen` count only where a term sees them, `rded` where its images are made; real-image
+    arms don't depend on how images would be synthesized; a dataset's path doesn't count, nor do keys that came later at
+    their defaults.
     """
     unused = _DESCRIPTION | ({"real", "term"} if not regularizers else set())
     if arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
+    if arm != RDED and (arm in REAL_IMAGE_ARMS or mapping(recipe, "recover").get("start") != RDED):
+        unused |= {RDED}
     # a copy, since `frozen` is taken out of it below
     content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
     # the images count, by the dataset's digest, and not where they lie

@@ -21,7 +21,7 @@ class TableRequest:
         choice: the row and the column that were asked for, by name; empty for the whole.
         base: device, engine, folders and first seed of every run; the cells say the rest.
         seeds: syntheses of each cell.
-        rded: the folder of images that RDED's own code made.
+        rded: the folder of images that RDED's own code made; None: the runs of our arm `rded` stand for them.
         weights: a file with CLIP's weights.
     """
 
@@ -39,6 +39,10 @@ class TableRequest:
         """Where the table is stored; a choice of rows or columns has a folder of its own."""
         name = "-".join([self.target.name, self.scale, *self.choice])
         return runs_root(self.base) / "reproduce" / name
+
+    def is_from_outside(self, cell: Cell) -> bool:
+        """Return whether a set from elsewhere fills a cell, and no run."""
+        return cell.set is not None and self.rded is not None
 
     def first_run(self, cell: Cell) -> Request:
         """Return the request of a cell's first run.

@@ -97,7 +97,7 @@ def _from_runs(
     request: TableRequest, cell: Cell, root: Path, runs: Mapping[tuple[str, str, str], Sequence[RunFolder]]
 ) -> tuple[Summary | None, tuple[str, ...]]:
     """Return the summary of the runs that fill a cell, and their folders; of one seed the last that was finished."""
-    plain = not (cell.student or cell.components or cell.embedding or cell.set or cell.read == "seconds")
+    plain = not (cell.student or cell.components or cell.embedding or cell.read == "seconds")
     candidates = runs.get((cell.method, cell.recipe, cell.arm), ()) if plain else ()
     if not candidates:
         return None, ()
