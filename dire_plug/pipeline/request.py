@@ -19,7 +19,7 @@ from dire_plug.data import (
     stand_in,
     validation_problems,
 )
-from dire_plug.errors import DirePlugError, nearest
+from dire_plug.errors import DirePlugError, MissingError, nearest
 from dire_plug.files import expand_user
 from dire_plug.models import check_architecture, check_size
 from dire_plug.models.small_networks import GREY
@@ -63,7 +63,8 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
     check_classes(resolved, adapter)
     engine, ready = choose_engine(request, adapter, resolved)
     if not ready and not dry:
-        raise DirePlugError(f"recipe '{request.recipe}': {absence(adapter)}")
+        message = f"recipe '{request.recipe}': {absence(adapter)}"
+        raise MissingError(message, command=VENDOR, names=(adapter.name,))
     if engine == "upstream" and not dry:
         require_packages(adapter)
     return Run(request, adapter, source, resolved, engine, ready)
@@ -229,9 +230,12 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
     return "upstream", vendored
 
 
+VENDOR = "dire-plug vendor"
+
+
 def absence(adapter: Adapter) -> str:
     """Return the message that upstream's code isn't vendored, with the command that gets it."""
-    return f"{adapter.title}'s own code is needed and isn't vendored; get it with: dire-plug vendor {adapter.name}"
+    return f"{adapter.title}'s own code is needed and isn't vendored; get it with: {VENDOR} {adapter.name}"
 
 
 def same_but_arm(request: Request, arm: str, seed: int) -> Request:

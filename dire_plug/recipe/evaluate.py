@@ -50,6 +50,9 @@ class OnTheFlySection(_OneMixSection):
     protocol: Literal["on-the-fly"]
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
+    # left out of a dump at its default, so that it is part of a run's name only where a recipe sets it
+    decay: Literal["all", "matrices"] = Field(default="all", exclude_if=lambda value: value == "all")
+    """The parameters that decay: all, or weights with more than one axis, so neither norms nor biases."""
     temperature: Positive = 30
     mixup: NonNegative = 0.8
     cutmix: NonNegative = 0

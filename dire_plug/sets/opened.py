@@ -51,6 +51,7 @@ class SetRequest:
         teacher: a checkpoint instead of the recipe's teacher.
         seed: of the students; None: the run's, or 0.
         out: the folder of run directories.
+        accelerate: as the run was, whose teacher is another one under `fast`.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class SetRequest:
     out: Path | None = None
     data_root: Path | None = None
     offline: bool = False
+    accelerate: str = "none"
     rerun: tuple[str, ...] = ()
     keep_labels: bool = False
     wait: bool = True
@@ -187,6 +189,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         out=request.out,
         data_root=request.data_root,
         offline=request.offline,
+        accelerate=request.accelerate,
         rerun=request.rerun,
         keep_labels=request.keep_labels,
         wait=request.wait,

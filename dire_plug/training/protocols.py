@@ -73,12 +73,15 @@ def on_the_fly(
     Follows `relabel_cifar.py` of SRe2L's small-dataset code and of the authors' release: AdamW, a cosine to 0. Neither
     script ever puts the teacher in eval mode, so its labels depend on the batch: `teacher_mode: train`. SRe2L prints
     the accuracy of the last epoch; the authors the best of a test after each epoch from 201 on. DWA's
-    `validation_cifar.py` is the same with a test every ten epochs.
+    `validation_cifar.py` is the same with a test every ten epochs, and its `validation_imgnet.py` spares norms and
+    biases from weight decay: `decay: matrices`.
     """
     return Protocol(
         label=_label_by(own_copies(teachers[:1], student, training=section.teacher_mode == "train")),
         loss=_diverge_at(section.temperature),
-        training=Training(section.epochs, section.lr, section.weight_decay, seed, optimiser="adamw"),
+        training=Training(
+            section.epochs, section.lr, section.weight_decay, seed, optimiser="adamw", decay=section.decay
+        ),
     )
 
 

@@ -30,7 +30,7 @@ def complete(line: str) -> list[str]:
         ("verify sr", ["sre2l"]),
         ("vendor sre2l d", [name for name in METHODS if name.startswith("d")]),
         ("run sre2l --recipe cifar", ["cifar-10", "cifar-100"]),
-        ("run sre2l --recipe cifar-100 --preset ", ["as-released"]),
+        ("run sre2l --recipe cifar-100 --preset ", ["as-released", "as-printed"]),
         ("compare sre2l --arms baseline,dire,cont", ["baseline,dire,control"]),
         ("run sre2l --regularizer fac", ["facility-location"]),
         ("run sre2l --arm verify", []),

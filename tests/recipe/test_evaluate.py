@@ -92,10 +92,15 @@ def test_a_resolved_section_reads_as_itself_again() -> None:
 
 
 def test_the_keys_of_on_the_fly_are_those_that_runs_are_named_by() -> None:
-    assert set(OnTheFlySection.model_fields) == {
+    keys = {
         *("protocol", "students", "per_synthesis", "epochs", "batch_size", "test_from", "test_every", "source"),
         *("lr", "weight_decay", "temperature", "mixup", "augmentation", "padding", "cutmix", "teacher_mode", "judge"),
     }
+    plain = OnTheFlySection(protocol="on-the-fly", students=("x",))
+    assert set(plain.model_dump()) == keys
+    # what came later counts where a recipe sets it, so that other recipes' students keep their names
+    sparing = OnTheFlySection(protocol="on-the-fly", students=("x",), decay="matrices")
+    assert set(sparing.model_dump()) - keys == {"decay"}
 
 
 def test_infinite_learning_rates_are_refused() -> None:

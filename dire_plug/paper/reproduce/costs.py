@@ -89,7 +89,9 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> tuple[Rendera
         sizes = {"disk_bytes": cost.disk, "memory_bytes": cost.memory}
         state = {"runs": len(found)} if several else {"state": first}
         data["rows"].append({"name": name, **state, "units": len(its), "new_units": new, "seconds": seconds, **sizes})
-    title = "All tables and figures" if several else heading_of(requests[0])
+    title = heading_of(requests[0])
+    if several:
+        title = " — ".join(filter(None, ["All tables and figures", " ".join(requests[0].changes)]))
     if not runs:
         data["notes"] = ["no run is needed", *_left_out(requests)]
         return with_notes(title=title, notes=data["notes"]), data

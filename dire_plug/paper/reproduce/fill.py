@@ -24,7 +24,7 @@ from dire_plug.paper.ablate.components import (
 )
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
-from dire_plug.paper.reproduce.result import CellResult, TableResult, attempt, result_of
+from dire_plug.paper.reproduce.result import BEST, CellResult, TableResult, attempt, result_of
 from dire_plug.paper.reproduce.scales import SMOKE_SETTINGS
 from dire_plug.paper.timing import Timing, time_arms
 from dire_plug.pipeline import FinishedRun, Request, plan_run
@@ -206,7 +206,7 @@ def _accuracy(metrics: Sequence[dict[str, Any]], folders: Sequence[str]) -> Cell
         raise DirePlugError(next(str(one["accuracy"].get("missing", "no student")) for one in metrics))
     spread = [STUDENTS[0].read(one) for one in metrics]
     best_known = None if None in best else best
-    return result_of(known, folders, **{"best on test": best_known, "students' standard deviation": spread})
+    return result_of(known, folders, **{BEST: best_known, "students' standard deviation": spread})
 
 
 # Table 14: the seven combinations of the regularizer's components, normalised together.
@@ -327,15 +327,23 @@ def fill_from_outside(cell: Cell, runs: Runs) -> CellResult:
     recipe, settings = cell.recipe, tuple[str, ...]()
     if runs.request.scale == "smoke":
         recipe, settings = "quick", SMOKE_SETTINGS[JUDGE]
+    settings += runs.request.base.settings
     request = replace(plain_request(runs), path=rded, recipe=f"{JUDGE}/{recipe}", settings=settings)
     space = _measure(runs, request, TEACHER)
     return result_of([float(space[DIVERSITY[cell.read]])], [str(rded)], diversity=[space])
 
 
 def plain_request(runs: Runs) -> SetRequest:
-    """Return the request for a set, with the device and folders of the runs; the path is to be set."""
+    """Return the request for a set, with the device, folders and acceleration of the runs; the path is to be set."""
     base = runs.request.base
-    return SetRequest(Path(), device=base.device, out=base.out, data_root=base.data_root, offline=base.offline)
+    return SetRequest(
+        Path(),
+        device=base.device,
+        out=base.out,
+        data_root=base.data_root,
+        offline=base.offline,
+        accelerate=base.accelerate,
+    )
 
 
 def _measure(runs: Runs, request: SetRequest, embedding: str) -> dict[str, Any]:
@@ -366,7 +374,7 @@ def fill_from_students(cell: Cell, runs: Runs) -> CellResult:
         found.append(evaluate_set(request, students=(student,)).accuracy["students"][student])
     last = [statistics.fmean(one["last"]) for one in found]
     best = [statistics.fmean(one["best"]) for one in found if one["best"]] or None
-    return result_of(last, folders, **{"best on test": best, "students": [len(one["last"]) for one in found]})
+    return result_of(last, folders, **{BEST: best, "students": [len(one["last"]) for one in found]})
 
 
 # Figures 1 to 3.
