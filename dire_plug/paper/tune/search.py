@@ -329,7 +329,7 @@ def planned_requests(plan: StudyPlan, trials: int) -> list[Request]:
     if not known and plan.own_values is not None:
         known = [(0, plan.own_values)]
     for number in range(len(known), trials):
-        share = (number + 0.5) / trials
+        share = (number + 1 / 3) / trials  # never the middle, where the recipe's own value is
         known.append((number, {one.key: one.at(share) for one in plan.space}))
     settings = [Setting(CONTROL, arm=CONTROL), *(plan.setting(number, values) for number, values in known[:trials])]
     return [request for setting in settings for request in plan.whole(setting)]
