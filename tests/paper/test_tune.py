@@ -16,7 +16,7 @@ from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import read_json
 from dire_plug.paper.tune import Tuned, plan_study, render_tuned, tune, tuned_json
 from dire_plug.paper.tune.space import short_names
-from dire_plug.paper.tune.study import Study, Tried
+from dire_plug.paper.tune.study import JOURNAL, Study, Tried, read_study
 from dire_plug.paper.tune.tune_table import ranked, study_notes, verdict
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.recipe import PROBE, header, read_yaml
@@ -195,6 +195,24 @@ def test_what_a_trial_draws_follows_from_the_seed_and_its_number(bare_home: Path
     assert drawn[0] == drawn[1]
     assert drawn[0][0] == drawn[2][0] == {MULTIPLIER: 0.3, R_E: 0.03}  # the recipe's own
     assert drawn[0][1] != drawn[2][1]
+
+
+def test_a_journal_with_half_a_line_is_mended_and_another_file_refused(
+    bare_home: Path, tmp_path: Path, recipe: Path
+) -> None:
+    with contextlib.ExitStack() as held:
+        open_study(tmp_path, recipe).claim(2, total=2, held=held)
+    journal = tmp_path / JOURNAL
+    with journal.open("a") as file:
+        file.write('{"op_code": 4, "wor')
+    with contextlib.ExitStack() as held:
+        study = open_study(tmp_path, recipe)
+        assert [trial.number for trial in study.claim(3, total=3, held=held)] == [0, 1, 2]
+    assert read_study(tmp_path) == study.trials()
+    for content in ("no journal\n", "[1]\n", "{}\n"):
+        journal.write_text(content)
+        with pytest.raises(DirePlugError, match=r"study\.journal: is no journal of Optuna's"):
+            open_study(tmp_path, recipe)
 
 
 # A whole study.

@@ -120,7 +120,7 @@ class Study:
         require_optuna()
         make_folder(folder)
         self.folder, self._space, self._seed, self._own = folder, space, seed, own
-        self._study = _open(folder)
+        self._study = _open(folder / JOURNAL, begin=True)
 
     def claim(self, count: int, *, total: int, held: contextlib.ExitStack) -> list[Claimed]:
         """Return up to `count` trials for this process: those that were left first, then new ones.
@@ -192,27 +192,53 @@ def require_optuna() -> None:
 
 
 def read_study(folder: Path) -> list[Tried]:
-    """Return the trials of a study, none where it hasn't begun; nothing is written."""
+    """Return the trials of a study, none where it hasn't begun; nothing is written.
+
+    Raises:
+        DirePlugError: see `Study`.
+    """
     if not (folder / JOURNAL).is_file():
         return []
     require_optuna()
-    return [_read(one) for one in _open(folder).get_trials(deepcopy=False)]
+    return [_read(one) for one in _open(folder / JOURNAL, begin=False).get_trials(deepcopy=False)]
 
 
-def _open(folder: Path) -> optuna.Study:
+def _open(path: Path, *, begin: bool) -> optuna.Study:
+    """Open a journal, or make it, with its one study."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    path = folder / JOURNAL
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
     try:
+        if begin:
+            _drop_torn_line(path)
         storage = JournalStorage(JournalFileBackend(str(path)))
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
-        return optuna.create_study(
-            storage=storage, study_name=NAME, direction="maximize", pruner=pruner, load_if_exists=True
-        )
-    except (ValueError, KeyError) as error:
-        raise DirePlugError(f"{path}: is no journal of Optuna's ({error}); move it away to begin again") from error
+        if begin and not storage.get_all_studies():
+            # where another process does the same, that one's is taken
+            return optuna.create_study(
+                storage=storage, study_name=NAME, direction="maximize", pruner=pruner, load_if_exists=True
+            )
+        return optuna.load_study(storage=storage, study_name=NAME, pruner=pruner)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DirePlugError(f"{path}: is no journal of Optuna's ({error!r}); move it away to begin again") from error
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Remove what a full disk left of a line, since the next one would be added to it."""
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    if not path.is_file():
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()  # so that nobody is in the middle of a line
+    try:
+        whole = path.read_bytes().rfind(b"\n") + 1
+        if whole < path.stat().st_size:
+            with path.open("r+b") as file:
+                file.truncate(whole)
+    finally:
+        lock.release()
 
 
 def _suggest(trial: optuna.Trial, one: Searched) -> Value:
