@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -277,6 +278,11 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
     check_card(options.pop("card"), dry_run=options.pop("dry_run"))
     settings = add_real(tuple(options.pop("settings")), options.pop("real"), ipc=options["ipc"])
     return Request(method=method, arm=arm, settings=settings, **options)
+
+
+def out_option(request: Request) -> str:
+    """Return the option, with a blank before it, that lets a command find the runs of a request; "" for the default."""
+    return "" if request.out is None else f" --runs {shlex.quote(str(request.out))}"
 
 
 def add_real(settings: tuple[str, ...], real: str | None, *, ipc: int | None) -> tuple[str, ...]:

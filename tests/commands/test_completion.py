@@ -82,7 +82,7 @@ def test_no_summary_is_cut_at_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPat
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "ablate", "time", "verify"])
+@pytest.mark.parametrize("command", ["run", "compare", "ablate", "tune", "time", "verify"])
 def test_help_names_the_methods(cli: Cli, command: str) -> None:
     text = " ".join(cli(command, "--help").out.split())
     assert f"METHOD is one of: {', '.join(METHODS)}." in text
