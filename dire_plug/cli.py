@@ -14,6 +14,7 @@ GROUPS = {
     "Run a method": {
         "run": "dire_plug.commands.run:run",
         "compare": "dire_plug.commands.compare:compare",
+        "compare-methods": "dire_plug.commands.compare_methods:compare_methods",
         "jobs": "dire_plug.commands.jobs:jobs",
         "vendor": "dire_plug.commands.upstream:vendor",
     },

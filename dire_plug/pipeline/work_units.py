@@ -227,7 +227,7 @@ def request_of(unit: Unit) -> Request:
     """Return the request of the run that a unit belongs to; of several, of the first."""
     content = unit.subject
     paths = {key: Path(content[key]) for key in ("out", "data_root") if content[key] is not None}
-    lists = {key: tuple(content[key]) for key in ("settings", "rerun", "able") if content[key] is not None}
+    lists = {key: tuple(content[key]) for key in ("settings", "sections", "rerun", "able") if content[key] is not None}
     return Request(**{**content, **paths, **lists})
 
 
