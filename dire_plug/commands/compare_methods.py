@@ -12,14 +12,13 @@ from dire_plug import home, ui
 from dire_plug.commands.completion import offer_any_recipes, offer_arms, offer_method_list, offer_subsets
 from dire_plug.commands.dry import describe_units
 from dire_plug.commands.options import LOG, MethodCommand, executor_options, make_request, run_options, table_files
-from dire_plug.recipe import REAL_IMAGE_ARMS
+from dire_plug.recipe import METHOD_ARMS, SUBSET_ARMS
 from dire_plug.store.runs import runs_root
 
 if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
     from dire_plug.results.methods import MethodsPlan
 
-ARMS = ("baseline", "control", "dire")
 NONE = "none"
 
 
@@ -27,14 +26,14 @@ NONE = "none"
 @click.argument("methods", metavar="METHOD,METHOD,…|all", shell_complete=offer_method_list)
 @click.option(
     "--arms",
-    default=",".join(ARMS),
+    default=",".join(METHOD_ARMS),
     show_default=True,
     shell_complete=offer_arms,
     help="Arms of each method, separated by commas.",
 )
 @click.option(
     "--subsets",
-    default=",".join(arm for arm in REAL_IMAGE_ARMS if arm != "full"),
+    default=",".join(SUBSET_ARMS),
     show_default=True,
     shell_complete=offer_subsets,
     help="Real images beside, separated by commas; also full, the ceiling; none leaves them out.",
@@ -76,7 +75,7 @@ def compare_methods(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Compare methods: the same students, trained in one way, on every method's images.
+    """Compare methods by the same students, trained in one way.
 
     The images are made by each method's own recipe, with its own engine; a method may also be named as METHOD/RECIPE.
     All recipes must have one dataset, image size and IPC, which --ipc and --set give them. Finished runs are reused.
@@ -96,6 +95,7 @@ def compare_methods(
         protocol=protocol,
         labels=labels,
         with_own=with_own,
+        dry=options["dry_run"],
     )
     if options["dry_run"]:
         _show_dry(plan, card=options["card"], device=request.device)

@@ -183,7 +183,7 @@ def units_of(run: Run) -> list[Unit]:
                     needs=frozenset(behind.difference(names)),
                     maker=MAKER,
                     subject=_to_json(run.request),
-                    of=f"{run.adapter.name} {run.source.stem}, IPC {run.recipe.ipc}",
+                    of=f"{run.adapter.name} {run.source.stem}, IPC {run.recipe.ipc}{_judged(run.request)}",
                     device=run.request.device,
                 )
             )
@@ -205,6 +205,11 @@ def _title(request: Request, stage: str, part: str) -> str:
     if shared.startswith(OF_NO_RUN):
         return shared
     return f"{stage} {request.arm}, seed {request.seed}{f': {part}' if part else ''}"
+
+
+def _judged(request: Request) -> str:
+    """Return what tells a run by another recipe's protocol from the recipe's own."""
+    return ", one protocol" if request.sections else ""
 
 
 def _to_json(request: Request) -> dict[str, Any]:

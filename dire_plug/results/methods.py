@@ -22,20 +22,17 @@ from dire_plug.errors import DirePlugError, nearest
 from dire_plug.executors.dispatch import Runner
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import count_classes
-from dire_plug.recipe import REAL_IMAGE_ARMS, Recipe, recipe_names
+from dire_plug.recipe import METHOD_ARMS, REAL_IMAGE_ARMS, SUBSET_ARMS, Recipe, recipe_names
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.loading import Tree, flatten, mapping, merge, settings_tree, split_setting
 from dire_plug.recipe.values import LEARNED
 from dire_plug.results.comparison import Comparison, compare, comparison_requests
 from dire_plug.sets.opened import read_recipe_name
 from dire_plug.sets.rank import with_hard_labels
-from dire_plug.stages.artefacts import FULL, INDEPENDENT, LABELLER
+from dire_plug.stages.artefacts import INDEPENDENT, LABELLER
 
 ALL = "all"
 """Stands for the methods that have the recipe."""
-ARMS = ("baseline", "control", "dire")
-SUBSETS = tuple(arm for arm in REAL_IMAGE_ARMS if arm != FULL)
-"""The real images that stand beside."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +92,8 @@ class MethodsPlan:
             DirePlugError: see `compare`.
         """
         plan = partial(comparison_requests, seeds=self.seeds)
-        found = [one for request in self.judged.values() for one in plan(request, arms=self.arms)]
-        if self.with_own:
-            found += [one for request in self.own.values() for one in plan(request, arms=self.arms)]
+        each = [*(self.own.values() if self.with_own else ()), *self.judged.values()]
+        found = [one for request in each for one in plan(request, arms=self.arms)]
         return found + (plan(self.real, arms=self.subsets) if self.subsets else [])
 
 
@@ -128,12 +124,13 @@ def plan_methods(
     request: Request,
     methods: Sequence[str],
     *,
-    arms: Sequence[str] = ARMS,
-    subsets: Sequence[str] = SUBSETS,
+    arms: Sequence[str] = METHOD_ARMS,
+    subsets: Sequence[str] = SUBSET_ARMS,
     seeds: int = 1,
     protocol: str | None = None,
     labels: str | None = None,
     with_own: bool = True,
+    dry: bool = False,
 ) -> MethodsPlan:
     """Check what is to be compared.
 
@@ -146,6 +143,7 @@ def plan_methods(
         protocol: METHOD/RECIPE or a file; None: the first method's recipe.
         labels: `teacher` or `none`; None: as the protocol says.
         with_own: whether to train each method's own students, too.
+        dry: whether methods whose code isn't vendored are planned, too.
 
     Raises:
         DirePlugError: a method, an arm or a recipe is unknown or can't run; recipes differ in dataset, size or IPC.
@@ -160,8 +158,12 @@ def plan_methods(
     planned = _plan_each(requests, arms)
     found = _plan_protocol(next(iter(requests.values())), protocol, labels=labels, settings=judging)
     recipes = {name: run.recipe for name, run in planned.items()}
-    judge = plan_run(replace(found.request, arm=SUBSETS[0])).recipe
+    judge = plan_run(replace(found.request, arm=SUBSET_ARMS[0])).recipe
     check_data(recipes if protocol is None else {**recipes, f"the protocol {found.recipe}": judge})
+    if (absent := [one.adapter.name for one in planned.values() if not one.ready]) and not dry:
+        raise DirePlugError(
+            f"{', '.join(absent)}: their own code isn't vendored; get it with: dire-plug vendor {' '.join(absent)}"
+        )
     images = {name: count_images(run) for name, run in planned.items()}
     return MethodsPlan(
         requests,
@@ -222,7 +224,7 @@ def count_images(run: Run) -> int:
 
 def _check_arms(arms: Sequence[str], subsets: Sequence[str]) -> None:
     if not arms:
-        raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(ARMS)}")
+        raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(METHOD_ARMS)}")
     if real := [arm for arm in arms if arm in REAL_IMAGE_ARMS]:
         raise DirePlugError(f"--arms {real[0]}: real images belong to no method; name them with --subsets")
     for arm in subsets:
@@ -273,7 +275,7 @@ def _plan_each(requests: Mapping[str, Request], arms: Sequence[str]) -> dict[str
     planned, wrong = dict[str, Run](), list[str]()
     for name, request in requests.items():
         try:
-            every = [plan_run(replace(request, arm=arm)) for arm in arms]
+            every = [plan_run(replace(request, arm=arm), dry=True) for arm in arms]
             planned[name] = every[0]
         except DirePlugError as error:
             wrong.append(str(error) if len(requests) == 1 else f"{name}: {error}")
@@ -289,7 +291,7 @@ def _plan_protocol(first: Request, named: str | None, *, labels: str | None, set
         method, recipe = read_recipe_name(named, option="--protocol")
         request = replace(first, method=method, recipe=recipe, preset=None)
     # an arm of real images is planned without upstream's code
-    run = plan_run(replace(request, arm=SUBSETS[0]))
+    run = plan_run(replace(request, arm=SUBSET_ARMS[0]))
     section: EvaluateSection = run.recipe.evaluate
     if labels == "teacher" and isinstance(section, HardLabelsSection):
         raise DirePlugError(
@@ -308,7 +310,7 @@ def _plan_protocol(first: Request, named: str | None, *, labels: str | None, set
     }
     sections = tuple(f"{key}={json.dumps(value)}" for key, value in judging.items())
     # again, which checks what the command line says
-    checked = plan_run(replace(request, arm=SUBSETS[0], sections=sections)).recipe.evaluate
+    checked = plan_run(replace(request, arm=SUBSET_ARMS[0], sections=sections)).recipe.evaluate
     _check_section(checked)
     return Protocol(_title(run), request, checked, sections)
 
@@ -355,7 +357,7 @@ def check_data(recipes: Mapping[str, Recipe]) -> None:
         if len(values) > 1:
             each = [f"{'the default' if value is None else value} in {', '.join(who)}" for value, who in values.items()]
             lines.append(f"  {key}: {'; '.join(each)}")
-            options.append(_option(key, [value for value in values if value is not None]))
+            options.append(_option(key, {value: len(who) for value, who in values.items() if value is not None}))
     if lines:
         raise DirePlugError(
             "\n".join(["the methods' recipes differ in their data, so their students can't be compared:", *lines])
@@ -367,9 +369,7 @@ def _data_of(recipe: Recipe) -> Tree:
     return flatten({"dataset": recipe.dataset.model_dump(mode="json")})
 
 
-def _option(key: str, values: Sequence[Any]) -> str:
-    """Return the option that gives all recipes one value: the largest size, the least of other numbers."""
-    chosen = max(values, key=str) if any(isinstance(value, str) for value in values) else min(values)
-    if key == "dataset.size":
-        chosen = max(values)
+def _option(key: str, counts: Mapping[Any, int]) -> str:
+    """Return the option that gives all recipes one value: that of most, or the greater one."""
+    chosen = max(counts, key=lambda value: (counts[value], str(value).zfill(9)))
     return f"--ipc {chosen}" if key == "ipc" else f"--set {key}={chosen}"
