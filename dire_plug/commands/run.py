@@ -60,7 +60,7 @@ def run(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Synthesize images, train students on them, measure diversity.
+    """Synthesize images, train students, measure diversity.
 
     Without --dire: the method as published. The same command shows its finished run, or resumes it.
     """

@@ -56,6 +56,7 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
         ipc=request.ipc,
         preset=request.preset,
         settings=list(request.settings),
+        sections=request.sections,
         adapter=adapter,
         catalogue=plugins.regularizer_models(),
     )
@@ -118,7 +119,8 @@ def check_sizes(resolved: Resolved, size: int) -> None:
     """
     squeeze = resolved.recipe.squeeze
     outside = resolved.recipe.term.frozen(squeeze).values()
-    trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent)
+    labeller = () if squeeze.labeller is None else (squeeze.labeller,)
+    trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent, *labeller)
     networks = [training.architecture for training in trained]
     for name in (*networks, *resolved.recipe.evaluate.students):
         check_size(name, size)

@@ -29,12 +29,12 @@ from dire_plug.stages.artefacts import (
     FULL,
     INDEPENDENT,
     MAIN,
-    SEVERAL,
     Role,
     name_inputs,
     name_networks,
     roles_frozen,
     roles_in_loop,
+    roles_that_label,
 )
 from dire_plug.stages.evaluate import stores_labels
 from dire_plug.stages.recover import MOST_BYTES
@@ -285,12 +285,12 @@ def count_evaluate(run: Run, part: str) -> UnitCost:
 
 def count_students(run: Run, section: EvaluateSection, students: Sequence[str], *, images: int) -> UnitCost:
     """Return the cost of students, by their architectures, that one process trains; stored labels are made once."""
-    loop, labels, stored = [count_role(run, role) for role in roles_in_loop(run)], 0.0, 0
+    labelling, labels, stored = roles_that_label(run, section.protocol), 0.0, 0
     if not isinstance(section, HardLabelsSection):
         rounds = 1 if section.protocol in LABELLED_ONCE else section.epochs
-        labels = rounds * images * sum(one.forward for one in (loop if section.protocol in SEVERAL else loop[:1]))
+        labels = rounds * images * sum(count_role(run, role).forward for role in labelling)
     if stores_labels(section):
-        stored = section.epochs * epoch_bytes(images, -(-images // section.batch_size), run.recipe.squeeze.outputs)
+        stored = section.epochs * epoch_bytes(images, -(-images // section.batch_size), labelling[0].outputs)
     else:
         labels *= len(students)
     tests = sum(is_tested(epoch, section) for epoch in range(section.epochs))

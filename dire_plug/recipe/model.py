@@ -103,6 +103,9 @@ class SqueezeSection(Section):
     """The training of a network outside of the loop, in which `term.network` computes the terms, by architecture; one
     that isn't named here is trained as `teacher` is, from other initial weights."""
     independent: TrainingSection
+    labeller: TrainingSection | None = None
+    """The network that labels for students, of the dataset's own classes and normalisation; None: T, or all networks in
+    the loop, as the protocol says."""
 
 
 class RegroupSection(Section):

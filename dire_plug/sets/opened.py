@@ -211,16 +211,23 @@ def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str
         request = replace(request, recipe=str(run.path / "recipe.yaml"))
     if request.recipe is None:
         return DEFAULT_METHOD, _recipe_of(request)
-    method, slash, name = request.recipe.partition("/")
-    if request.recipe.endswith((".yaml", ".yml")):
-        path = expand_user(request.recipe, where="--recipe")
+    return read_recipe_name(request.recipe, option="--recipe")
+
+
+def read_recipe_name(text: str, *, option: str) -> tuple[str, str]:
+    """Return method and recipe of METHOD/NAME, or of a YAML file.
+
+    Raises:
+        DirePlugError: there is no such file, or no method is named; `option` is what the user wrote it for.
+    """
+    method, slash, name = text.partition("/")
+    if text.endswith((".yaml", ".yml")):
+        path = expand_user(text, where=option)
         if not path.is_file():
-            raise DirePlugError(f"--recipe {request.recipe}: no such file")
+            raise DirePlugError(f"{option} {text}: no such file")
         return str(read_yaml(path).get("method", DEFAULT_METHOD)), str(path)
     if not slash:
-        raise DirePlugError(
-            f"--recipe {request.recipe}: of which method? Write METHOD/NAME, such as {DEFAULT_METHOD}/{method}"
-        )
+        raise DirePlugError(f"{option} {text}: of which method? Write METHOD/NAME, such as {DEFAULT_METHOD}/{method}")
     return method, name
 
 

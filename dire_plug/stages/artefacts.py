@@ -63,6 +63,7 @@ Mode = Literal["eval", "train"]
 
 MAIN: Literal["teacher"] = "teacher"
 INDEPENDENT: Literal["independent"] = "independent"
+LABELLER: Literal["labeller"] = "labeller"
 TEACHER_SEED = 0
 INDEPENDENT_SEED = 1
 INDEPENDENT_STEM = "small"
@@ -115,12 +116,14 @@ class Role:
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a run: T, I, the further ones in the loop by their key, and those that only terms see."""
+    """The networks of a run: T, I, the further ones in the loop by their key, those that only terms see, and the one
+    that labels instead of T."""
 
     teacher: Artefact
     independent: Artefact
     others: Mapping[str, Artefact] = field(default_factory=dict)
     frozen: Mapping[str, Artefact] = field(default_factory=dict)
+    labeller: Artefact | None = None
 
     @property
     def in_loop(self) -> dict[str, Artefact]:
@@ -128,9 +131,20 @@ class Networks:
         return {MAIN: self.teacher, **self.others}
 
     @property
+    def of_students(self) -> dict[str, Artefact]:
+        """Key → network of those in the loop, and of the one that labels instead of them."""
+        return self.in_loop if self.labeller is None else {**self.in_loop, LABELLER: self.labeller}
+
+    @property
     def all(self) -> dict[str, Artefact]:
         """Key → network."""
-        return {**self.in_loop, INDEPENDENT: self.independent, **self.frozen}
+        return {**self.of_students, INDEPENDENT: self.independent, **self.frozen}
+
+    def labelling(self, protocol: str) -> dict[str, Artefact]:
+        """Return the networks that label in a protocol; the first also says how images are normalised."""
+        if self.labeller is not None:
+            return {MAIN: self.labeller}
+        return self.in_loop if protocol in SEVERAL else {MAIN: self.teacher}
 
 
 def roles_in_loop(run: Run) -> list[Role]:
@@ -144,11 +158,31 @@ def roles_in_loop(run: Run) -> list[Role]:
 
 def role_of_independent(run: Run) -> Role:
     """Return I: of the dataset's own classes and normalisation, so that it is one network whatever the method."""
-    section = run.recipe.squeeze.independent
+    return _role_of_dataset(run, INDEPENDENT, run.recipe.squeeze.independent, INDEPENDENT_SEED)
+
+
+def roles_of_students(run: Run) -> list[Role]:
+    """Return the networks in the loop and, where the recipe has one, the network that labels instead of them."""
+    return [*roles_in_loop(run), *_labeller(run)]
+
+
+def roles_that_label(run: Run, protocol: str) -> list[Role]:
+    """Return the networks that label in a protocol."""
+    loop = roles_in_loop(run)
+    return _labeller(run) or (loop if protocol in SEVERAL else loop[:1])
+
+
+def _labeller(run: Run) -> list[Role]:
+    section = run.recipe.squeeze.labeller
+    return [] if section is None else [_role_of_dataset(run, LABELLER, section, TEACHER_SEED)]
+
+
+def _role_of_dataset(run: Run, name: str, section: TrainingSection, seed: int) -> Role:
+    """Return a network of the dataset's own classes and normalisation."""
     published = (section.checkpoint or "").startswith(TORCHVISION)
     stem = stem_like(section.architecture, "imagenet" if published else INDEPENDENT_STEM)
     mean, std = normalisation_of(run.dataset)
-    return Role(INDEPENDENT, section, stem, INDEPENDENT_SEED, run.classes, mean, std)
+    return Role(name, section, stem, seed, run.classes, mean, std)
 
 
 def roles_frozen(run: Run) -> list[Role]:
@@ -209,6 +243,7 @@ def name_networks(run: Run) -> Networks:
         independent=name_network(run, role_of_independent(run)),
         others={role.name: name_network(run, role) for role in others},
         frozen={role.name: name_network(run, role) for role in roles_frozen(run)},
+        labeller=next((name_network(run, role) for role in _labeller(run)), None),
     )
 
 
@@ -564,7 +599,7 @@ def name_student(
         "images": source.digest,
     }
     decided_by |= run.trained_with.identity()
-    return _artefact("student", decided_by, {**_labelling(networks, section), **source.artefacts})
+    return _artefact("student", decided_by, {**networks.labelling(section.protocol), **source.artefacts})
 
 
 def name_students(run: Run, networks: Networks, source: Source, section: EvaluateSection) -> dict[str, list[Artefact]]:
@@ -586,12 +621,7 @@ def name_labels(run: Run, networks: Networks, source: Source, section: EvaluateS
         "images": source.digest,
         **run.trained_with.identity(),
     }
-    return _artefact("labels", decided_by, {**_labelling(networks, section), **source.artefacts})
-
-
-def _labelling(networks: Networks, section: EvaluateSection) -> dict[str, Artefact]:
-    """Return the networks that label in a protocol."""
-    return networks.in_loop if section.protocol in SEVERAL else {MAIN: networks.teacher}
+    return _artefact("labels", decided_by, {**networks.labelling(section.protocol), **source.artefacts})
 
 
 def name_radii(run: Run, embedded: Artefact) -> Artefact:
