@@ -74,7 +74,7 @@ DRAWS = 5
 
 
 FULL = "full"
-SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
+SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble", "cv-dd")
 """The protocols in which all networks in the loop label; in the others the first does, or none."""
 _PER_STUDENT = {"students", "per_synthesis"}
 _NOT_OF_LABELS = {*_PER_STUDENT, "lr", "weight_decay", "gamma", "accumulate", "temperature", "test_from", "test_every"}
