@@ -138,6 +138,7 @@ class PlannedAdapter:
     saves_images = True
     freezes_after_first_step = False
     grows = False
+    network_names: Mapping[str, str] = MappingProxyType({})
 
     def patches(self) -> Path:
         """Return the folder of this method's patches."""

@@ -79,7 +79,7 @@ DRAWS = 5
 FULL = "full"
 CHOSEN = ("herding", "k-center", "k-means")
 """The arms that choose real images in the teacher's embeddings."""
-SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
+SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble", "cv-dd")
 """The protocols in which all networks in the loop label; in the others the first does, or none."""
 _PER_STUDENT = {"students", "per_synthesis"}
 _NOT_OF_LABELS = {*_PER_STUDENT, "lr", "weight_decay", "gamma", "accumulate", "temperature", "test_from", "test_every"}
