@@ -197,7 +197,7 @@ def least_size(architecture: str) -> int:
 
 def nonnegative(architecture: str) -> bool:
     """Return whether no embedding of an architecture has a negative value: ReLU before its last average or map."""
-    return architecture not in _SIGNED  # a term may take a cheaper form then: docs/dire.md
+    return architecture not in _SIGNED  # a term may take a cheaper form then: docs/reference/dire.md
 
 
 def torchvision_name(architecture: str) -> str | None:
