@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from dire_plug.commands.options import (
     make_request,
     run_options,
     table_files,
+    where_runs_are,
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe import DEFAULT_ARMS
@@ -27,7 +27,6 @@ from dire_plug.store.runs import runs_root
 
 if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
-    from dire_plug.pipeline import Request
 
 
 @click.command(cls=MethodCommand)
@@ -110,9 +109,5 @@ def compare(
     for label, name in (("images:   ", "images.png"), ("one class:", "class.png"), ("ladder:   ", "ladder.png")):
         if (folder / name).is_file():
             ui.show(f"{label} {folder}/{name}")
-    ui.show(f"report:    dire-plug report {folder.name}{_out(request)}")
+    ui.show(f"report:    dire-plug report {folder.name}{where_runs_are(request.out)}")
     ui.show(f"took {time.monotonic() - started:.0f} s")
-
-
-def _out(request: Request) -> str:
-    return "" if request.out is None else f" --runs {shlex.quote(str(request.out))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,13 @@ from dire_plug.commands.options import (
     contradiction,
     executor_options,
     make_request,
+    repeat_options,
     run_options,
     table_files,
+    where_runs_are,
 )
 from dire_plug.commands.tables import run_json, run_summary
+from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.recipe.loading import split_setting
 from dire_plug.recipe.resolve import SUM
 
@@ -82,8 +86,11 @@ def run(
         ui.show("it was finished before; nothing was run")
     else:
         ui.show(f"took {time.monotonic() - started:.0f} s")
-    ui.show(f"next:       dire-plug compare {method}{_recipe(request.recipe)}")
-    ui.show(f"            dire-plug show {finished.folder.path.name}")
+    again = repeat_options(request, settings=options["settings"], real=options["real"])
+    if request.arm not in DEFAULT_ARMS:
+        again += ["--arms", f"baseline,control,{request.arm}"]
+    ui.show(f"next:       {shlex.join(['dire-plug', 'compare', method, *again])}")
+    ui.show(f"            dire-plug show {finished.folder.path.name}{where_runs_are(request.out)}")
 
 
 def choose_arm(
@@ -110,7 +117,3 @@ def choose_arm(
         keys, value = split_setting(text)
         check_settings(settings, {".".join(keys): (f"--regularizer {keys[1]} with the weight", value)})
     return SUM.join(name for name, _, _ in pairs), (*settings, *weights)
-
-
-def _recipe(name: str) -> str:
-    return "" if name == "quick" else f" --recipe {name}"
