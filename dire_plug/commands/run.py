@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +33,8 @@ from dire_plug.recipe.resolve import SUM
 
 if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
+
+BASELINE = DEFAULT_ARMS[0]
 
 
 @click.command(cls=MethodCommand)
@@ -74,7 +77,13 @@ def run(
     chosen, options["settings"] = choose_arm(regularizers, arm, dire=dire, settings=options["settings"])
     request = make_request(method, arm=chosen, **options)
     if options["dry_run"]:
-        show_dry([plan_run(request, dry=True)], lambda: [request], card=options["card"], device=request.device)
+        show_dry(
+            [plan_run(request, dry=True)],
+            lambda: [request],
+            card=options["card"],
+            device=request.device,
+            beside=None if chosen == BASELINE else plan_run(replace(request, arm=BASELINE), dry=True),
+        )
         return
     started = time.monotonic()
     runner = Runner(execution, log=log)
@@ -107,7 +116,7 @@ def choose_arm(
     if dire and arm not in (None, "dire"):
         raise contradiction("--dire", f"--arm {arm}")
     if not regularizers:
-        return "dire" if dire else arm or "baseline", settings
+        return "dire" if dire else arm or BASELINE, settings
     if arm not in (None, "dire"):
         raise contradiction(f"--regularizer {regularizers[0]}", f"--arm {arm}")
     # NAME=WEIGHT

@@ -229,6 +229,16 @@ def test_a_run_prints_its_numbers_its_folder_and_what_to_do_next(cli: Cli, home:
     assert "the native engine runs, which is the same mathematics; `dire-plug vendor sre2l`" in answer.err
 
 
+def test_a_dry_run_of_an_arm_begins_with_what_differs_from_baseline(cli: Cli, bare_home: Path) -> None:
+    answer = cli("run", "sre2l", "--dire", "--engine", "native", "--dry-run")
+    differs, _, _ = answer.out.partition("\nrecipe\n")
+    assert "what differs from baseline" in differs
+    rows = {row[0]: row[1:] for row in read_rows(differs)}
+    assert rows["recover.start"] == ["noise", "real"]
+    assert "recover.flags.lr" not in rows
+    assert "what differs" not in cli("run", "sre2l", "--engine", "native", "--dry-run").out
+
+
 def test_what_to_do_next_works_as_it_is_printed(cli: Cli, home: Path, recipe: Path, tmp_path: Path) -> None:
     own = ("--set", "evaluate.epochs=1", "--engine", "native", "--real", "digits", "--out", tmp_path / "my runs")
     answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "herding", "--seed", 3, *own)
