@@ -316,7 +316,8 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(
     scored: Callable[[Score], list[Request]], recipe: Path
 ) -> None:
     def score(asking: Request) -> float:
-        if on_validation(asking) and asking.arm == "dire" and value_of(asking, MULTIPLIER) == 0.3:
+        # as a trial, and by itself
+        if asking.arm == "dire" and not asking.preset and value_of(asking, MULTIPLIER) in (0.3, None):
             raise DirePlugError("plugin 'dire': its term was not finite")
         return 50.0
 
@@ -324,6 +325,7 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(
     found = tuned(recipe, trials=3)
     assert [one.state for one in found.trials] == ["failed", "complete", "complete"]
     assert study_notes(found)[-1] == "trial 0 failed: plugin 'dire': its term was not finite"
+    assert verdict(found)[-1] == "on the test set it equals control (+0.0 points)"
 
 
 def test_three_failures_in_a_row_end_the_study(scored: Callable[[Score], list[Request]], recipe: Path) -> None:

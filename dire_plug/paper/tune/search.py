@@ -16,6 +16,7 @@ from dire_plug import ui
 from dire_plug.data import default_count
 from dire_plug.errors import DirePlugError, RunBusyError, count_of
 from dire_plug.executors.dispatch import Runner
+from dire_plug.executors.local import count_processes
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.files import digest
 from dire_plug.measures import ACCURACY
@@ -153,7 +154,7 @@ class Tuned:
         own: the number of the trial that is the recipe's own setting; None where there is none.
         file, preset: the recipe that was written, and the name of the preset in it.
         tested: control and the arm with the preset on the test set, with other seeds than the trials'.
-        own_tested: the recipe's own setting on the test set; None where it is the best.
+        own_tested: the recipe's own setting on the test set; None where it is the best, or failed as a trial.
     """
 
     plan: StudyPlan
@@ -204,13 +205,14 @@ def tune(
     request = replace(plan.held_out, recipe=str(file), preset=preset, settings=tuple(settings), seed=later)
     runner = Runner(execution)
     tested = compare(request, arms=(CONTROL, request.arm), seeds=len(plan.seeds), runner=runner)
-    own = next((one.number for one in found if one.values == plan.own_values), None)
+    own = next((one for one in found if one.values == plan.own_values), None)
     own_tested = None
-    if own != best.number:
+    if own is None or own not in (best, *(one for one in found if one.state == "failed")):
         requests = [replace(plan.held_out, seed=later + index) for index in range(len(plan.seeds))]
         runner.prepare(requests)
         own_tested = [runner.run(one) for one in requests]
-    return Tuned(plan, folder, control, found, best, own, file, preset, tested, own_tested)
+    number = None if own is None else own.number
+    return Tuned(plan, folder, control, found, best, number, file, preset, tested, own_tested)
 
 
 def _at_a_time(execution: ExecutorSettings) -> int:
@@ -218,8 +220,6 @@ def _at_a_time(execution: ExecutorSettings) -> int:
         return 1
     if execution.kind == "slurm":
         return execution.max_jobs or SLURM_TRIALS
-    from dire_plug.executors.local import count_processes
-
     return count_processes(execution)
 
 
@@ -311,8 +311,8 @@ def choose(trials: Sequence[Tried]) -> Tried:
     """
     known = [(one.accuracy, -one.number, one) for one in trials if one.accuracy is not None]
     if not known:
-        why = next((one.why for one in trials if one.why), "all were pruned")
-        raise DirePlugError(f"no trial has an accuracy to choose by; the first of them: {why}")
+        why = next((one.why for one in trials if one.why), "none is complete")
+        raise DirePlugError(f"no trial has an accuracy to choose by: {why}")
     return max(known, key=lambda one: one[:2])[2]
 
 

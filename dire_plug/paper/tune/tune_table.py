@@ -78,7 +78,7 @@ def verdict(tuned: Tuned) -> list[str]:
         lines.append("on validation images no more accurate than control: the term did not help there")
     gaps = test_gaps(tuned)
     against = [describe_gap(gap, name) for name, gap in gaps.items()]
-    if tuned.own_tested is None:
+    if best.number == tuned.own:
         lines.append(f"that is {OWN} setting; on the test set it {' and '.join(against)}")
     else:
         lines.append(f"on the test set it {' and '.join(against)}")
@@ -86,7 +86,10 @@ def verdict(tuned: Tuned) -> list[str]:
 
 
 def test_gaps(tuned: Tuned) -> dict[str, Difference | None]:
-    """Return by how much the best is more accurate on the test set than control, and than the recipe's own setting."""
+    """Return by how much the best is more accurate on the test set than control, and than the recipe's own setting.
+
+    The latter where it is another one, and was tested.
+    """
     best = read_column(tuned.tested, tuned.plan.judged.arm, LAST)
     control = read_column(tuned.tested, CONTROL, LAST)
     gaps = {CONTROL: paired_difference(best, control) if is_controlled(tuned) else None}
@@ -192,7 +195,7 @@ def draw_tuned(tuned: Tuned, path: Path) -> None:
     """Draw a PNG file: a panel for each setting, the accuracy of the trials on validation images over its value."""
     plan, names = tuned.plan, short_names(tuned.plan.space)
     ranges = [one for one in plan.space if not one.choices] or plan.space
-    figure, panels = new_figure(1 + 3.2 * len(ranges), 3.2, panels=len(ranges), sharey=True)
+    figure, panels = new_figure(1 + 3.2 * len(ranges), 3.6, panels=len(ranges), sharey=True)
     arm = colour(plan.judged.arm, [plan.judged.arm])
     for axes, one in zip(panels, ranges, strict=True):
         for state, mark, face in (("complete", "o", arm), ("pruned", "o", "none")):
@@ -209,7 +212,7 @@ def draw_tuned(tuned: Tuned, path: Path) -> None:
             axes.set_xlim(one.low / 1.1 if one.log else one.low, one.high * 1.1 if one.log else one.high)
         axes.set_xlabel(names[one.key])
         plain(axes)
-    panels[0].set_ylabel(f"accuracy on {plan.validation} validation images, %")
+    panels[0].set_ylabel(f"accuracy on {plan.validation} validation images, %", fontsize=9)
     panels[-1].legend(frameon=False, fontsize=8)
     what = f"{plan.judged.method}, {plan.own.source.stem}, IPC {plan.own.recipe.ipc}"
     title = f"{what}: {count_of(len(tuned.trials), 'trial')} of {plan.judged.arm}"
