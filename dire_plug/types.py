@@ -456,6 +456,9 @@ class Adapter(Protocol):
     def steps(self, recover: Any) -> int:
         """Return the number of iterations of one slot."""
 
+    def networks_in_step(self, recover: Any) -> int:
+        """Return how many of the recipe's networks an iteration inverts together."""
+
     def work(self, recipe: Any) -> LoopWork | None:
         """Return what an iteration computes; None: its batch passes through a trained network and back."""
 

@@ -161,8 +161,12 @@ class PlannedAdapter:
         iterations: int = self.read_flags(recover).iteration
         return iterations
 
+    def networks_in_step(self, recover: Any) -> int:
+        """Return 1: of several networks one makes a step."""
+        return 1
+
     def work(self, recipe: Any) -> LoopWork | None:
-        """Return None: the loop inverts trained networks, one of them in each iteration."""
+        """Return None: the loop inverts trained networks."""
         return None
 
     def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
