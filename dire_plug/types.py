@@ -456,6 +456,9 @@ class Adapter(Protocol):
     def steps(self, recover: Any) -> int:
         """Return the number of iterations of one slot."""
 
+    def networks_in_step(self, recover: Any) -> int:
+        """Return how many of the recipe's networks an iteration inverts together."""
+
     def work(self, recipe: Any) -> LoopWork | None:
         """Return what an iteration computes; None: its batch passes through a trained network and back."""
 
@@ -477,7 +480,7 @@ class Adapter(Protocol):
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs; writes nothing."""
 
-    def pass_arguments(self, pass_index: int) -> Sequence[str]:
+    def pass_arguments(self, pass_index: int, script: str) -> Sequence[str]:
         """Return the arguments that make the script run one pass alone."""
 
     def image_path(self, label: int, image: int) -> str:

@@ -17,9 +17,9 @@ from dire_plug.commands.options import (
     MethodCommand,
     executor_options,
     make_request,
-    out_option,
     run_options,
     table_files,
+    where_runs_are,
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe import DEFAULT_ARMS
@@ -109,5 +109,5 @@ def compare(
     for label, name in (("images:   ", "images.png"), ("one class:", "class.png"), ("ladder:   ", "ladder.png")):
         if (folder / name).is_file():
             ui.show(f"{label} {folder}/{name}")
-    ui.show(f"report:    dire-plug report {folder.name}{out_option(request)}")
+    ui.show(f"report:    dire-plug report {folder.name}{where_runs_are(request.out)}")
     ui.show(f"took {time.monotonic() - started:.0f} s")

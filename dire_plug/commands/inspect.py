@@ -203,7 +203,9 @@ def _provenance(content: dict[str, Any]) -> Table:
         table.add_row("command", " ".join(session["command"]))
         table.add_row("code", str(Code(**session["code"])))
         for group in ("versions", "hardware"):
-            table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
+            # on the CPU there is no card
+            found = [f"{name} {value}" for name, value in session[group].items() if value is not None]
+            table.add_row(group, ", ".join(found))
     return table
 
 

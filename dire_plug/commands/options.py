@@ -280,9 +280,21 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
     return Request(method=method, arm=arm, settings=settings, **options)
 
 
-def out_option(request: Request) -> str:
-    """Return the option, with a blank before it, that lets a command find the runs of a request; "" for the default."""
-    return "" if request.out is None else f" --runs {shlex.quote(str(request.out))}"
+def repeat_options(request: Request, *, settings: Sequence[str], real: str | None) -> list[str]:
+    """Return the words of a command line that describe a request again, without its arm; `settings` as with `--set`."""
+    default = Request(request.method)
+    words = [word for one in settings for word in ("--set", one)]
+    for key in ("recipe", "preset", "ipc", "seed", "device", "engine", "accelerate", "data_root"):
+        if (value := getattr(request, key)) != getattr(default, key):
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    words += [] if real is None else ["--real", real]
+    words += [] if request.out is None else ["--out", str(request.out)]
+    return [*words, *(["--offline"] if request.offline else [])]
+
+
+def where_runs_are(out: Path | None) -> str:
+    """Return the option, after a blank, by which another command finds runs that were made with `--out`."""
+    return "" if out is None else f" --runs {shlex.quote(str(out))}"
 
 
 def add_real(settings: tuple[str, ...], real: str | None, *, ipc: int | None) -> tuple[str, ...]:

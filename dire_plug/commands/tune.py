@@ -17,9 +17,9 @@ from dire_plug.commands.options import (
     MethodCommand,
     executor_options,
     make_request,
-    out_option,
     run_options,
     table_files,
+    where_runs_are,
 )
 from dire_plug.errors import count_of
 from dire_plug.files import write_json
@@ -109,7 +109,7 @@ def tune(
     draw_tuned(tuned, tuned.folder / "tune.png")
     ui.show(f"\nstored in: {tuned.folder}/tune.json")
     ui.show(f"picture:   {tuned.folder}/tune.png")
-    ui.show(f"test:      dire-plug report {compared.name}{out_option(request)}")
+    ui.show(f"test:      dire-plug report {compared.name}{where_runs_are(request.out)}")
     ui.show(f"preset:    {tuned.preset} in {tuned.file}")
     ui.show(f"next:      {_next(tuned, request)}")
     ui.show(f"took {time.monotonic() - started:.0f} s")

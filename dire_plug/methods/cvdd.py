@@ -88,6 +88,11 @@ class CVDD(CommitteeAdapter):
             found.append(("recover.flags.selected-size", f"{message} (is {flags.selected_size})"))
         return found
 
+    def networks_in_step(self, recover: Any) -> int:
+        """Return the size of a committee."""
+        flags: VoterFlags = self.read_flags(recover)
+        return LISTED.get(flags.model_setting, flags.selected_size)
+
     def verify_case(self, script: str) -> VerifyCase:
         """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
 

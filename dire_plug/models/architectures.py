@@ -85,7 +85,9 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
 def shufflenet_of_cvdd(outputs: int) -> nn.Module:
     """Build CV-DD's ShuffleNetV2 (models/shufflenetv2.py): torchvision's x0.5 behind a 3×3 convolution."""
     model = build_published("shufflenet-v2-x0.5", outputs, "small")
-    model.get_submodule("conv1")[0] = nn.Conv2d(3, 24, kernel_size=3, padding=1, bias=False)  # type: ignore[operator]
+    convolution = nn.Conv2d(3, 24, kernel_size=3, padding=1, bias=False)
+    # one level deeper than torchvision's, whose shape is the same with stride 2: so weights tell which they are of
+    model.get_submodule("conv1")[0] = nn.Sequential(convolution)  # type: ignore[operator]
     return model
 
 
@@ -107,8 +109,15 @@ _VIT_SMALL, _VIT_TINY = "vit-small", "vit-tiny"
 _IMAGENET_ONLY = ("mobilenet-v2", "efficientnet-b0", "vgg-16", "densenet-121", _VIT_TINY)
 # SiLU, linear maps or a LayerNorm come last in these, not ReLU
 _SIGNED = ("efficientnet-b0", "efficientnet-b0-ufc", _VIT_SMALL, _VIT_TINY)
-# fewer pixels than these would be gone after the poolings: four of a ConvNet's, five of VGG's
-_LEAST = {"convnet-4": 16, "convnet-4-bn": 16, "vgg-16-bn-dwa": 32, "vgg-16": 32, _VIT_TINY: vit.VIT_TINY_PATCH}
+# fewer pixels than these would be gone after the poolings: four of a ConvNet's, five of VGG's and DenseNet's
+_LEAST = {
+    "convnet-4": 16,
+    "convnet-4-bn": 16,
+    "vgg-16-bn-dwa": 32,
+    "vgg-16": 32,
+    "densenet-121": 32,
+    _VIT_TINY: vit.VIT_TINY_PATCH,
+}
 
 
 def architectures() -> tuple[str, ...]:
@@ -197,7 +206,7 @@ def least_size(architecture: str) -> int:
 
 def nonnegative(architecture: str) -> bool:
     """Return whether no embedding of an architecture has a negative value: ReLU before its last average or map."""
-    return architecture not in _SIGNED  # a term may take a cheaper form then: docs/dire.md
+    return architecture not in _SIGNED  # a term may take a cheaper form then: docs/reference/dire.md
 
 
 def torchvision_name(architecture: str) -> str | None:

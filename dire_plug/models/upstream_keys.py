@@ -190,7 +190,7 @@ _CV_DD: Mapping[str, Rules] = {
     "resnet-18": _G_VBSM["resnet-18"],
     "resnet-50": _G_VBSM["resnet-18"],
     "mobilenet-v2-ufc": _INFER["mobilenet-v2-ufc"],
-    "shufflenet-v2-x0.5-cvdd": _G_VBSM["shufflenet-v2-x0.5"],
+    "shufflenet-v2-x0.5-cvdd": {r"conv1\.0\.0\.": "conv1.", **_G_VBSM["shufflenet-v2-x0.5"]},
     "densenet-121-cvdd": {
         r"features\.0\.": "conv1.",
         r"features\.([1357])\.(\d+)\.branch\.(\d)\.": _layer_of_densenet,

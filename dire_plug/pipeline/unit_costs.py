@@ -250,7 +250,8 @@ def _step(run: Run, images: int) -> float:
     operations, work = 0.0, run.adapter.work(run.recipe)
     if work is None:
         loop = [count_role(run, role, inverted=freezes(run)) for role in roles_in_loop(run)]
-        operations = images * sum(one.both for one in loop) / len(loop)
+        together = run.adapter.networks_in_step(run.recipe.recover)
+        operations = images * sum(one.both for one in loop) / len(loop) * together
     elif work.unrolled:
         one = count_unrolled(
             architecture=work.network, outputs=run.classes, stem=run.script.stem, size=run.dataset.size
