@@ -29,6 +29,7 @@ GROUPS = {
     "The paper": {
         "reproduce": "dire_plug.commands.reproduce:reproduce",
         "ablate": "dire_plug.commands.ablate:ablate",
+        "tune": "dire_plug.commands.tune:tune",
         "time": "dire_plug.commands.time:time_",
     },
     "Condensed sets from any source": {

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from dire_plug import home, plugins
 from dire_plug.errors import DirePlugError
-from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, read_yaml, recipe_names
+from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, preset_names, read_yaml, recipe_names
 from dire_plug.store.runs import list_runs
 
 Offer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -117,7 +117,7 @@ def offer_any_recipes(context: click.Context, incomplete: str) -> Iterable[str]:
 @_offering
 def offer_presets(context: click.Context, incomplete: str) -> Iterable[str]:
     """Offer the presets of the recipe."""
-    return list(_recipe(context).get("presets", {}))
+    return preset_names(_recipe(context))
 
 
 @_offering

@@ -16,7 +16,7 @@ from dire_plug.commands.options import JSON, RUNS_FOLDER, table_files
 from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import format_bytes, from_here, read_json
 from dire_plug.measures import ACCURACY, read_values
-from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, read_yaml, recipe_names
+from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, preset_names, read_yaml, recipe_names
 from dire_plug.store.cleaning import KINDS, read_entries, runs_naming, weigh
 from dire_plug.store.provenance import Code
 from dire_plug.store.runs import ARTEFACTS, RunFolder, find_run, list_runs
@@ -102,7 +102,7 @@ def _recipes(method: str | None) -> Listing:
                 with _one_row(table, data, {"recipe": f"{name}/{recipe}"}):
                     path = folder / f"{recipe}.yaml"
                     raw = read_yaml(path)
-                    dataset, ipc, presets = raw["dataset"]["name"], raw["ipc"], list(raw.get("presets", {}))
+                    dataset, ipc, presets = raw["dataset"]["name"], raw["ipc"], preset_names(raw)
                     table.add_row(f"{name}/{recipe}", dataset, str(ipc), from_here(path))
                     data.append(
                         {
@@ -172,7 +172,7 @@ def _runs(root: Path, filters: dict[str, str]) -> Listing:
                 continue
             metrics = run.metrics() if state == "finished" else None
             accuracy = None if metrics is None else ACCURACY[0].read(metrics)
-            size = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+            size = run.size()
             stage, updated = str(status.get("stage", "?")), str(status.get("updated", "?"))
             table.add_row(
                 name,
@@ -203,7 +203,9 @@ def _provenance(content: dict[str, Any]) -> Table:
         table.add_row("command", " ".join(session["command"]))
         table.add_row("code", str(Code(**session["code"])))
         for group in ("versions", "hardware"):
-            table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
+            # on the CPU there is no card
+            found = [f"{name} {value}" for name, value in session[group].items() if value is not None]
+            table.add_row(group, ", ".join(found))
     return table
 
 

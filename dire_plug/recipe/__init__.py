@@ -1,5 +1,6 @@
 """Read recipes (`loading`), check them (`model`, `check`) and resolve them for one arm (`resolve`)."""
 
+from dire_plug.recipe.as_printed import AS_PRINTED, preset_names
 from dire_plug.recipe.check import (
     DEFAULT_ARMS,
     METHOD_ARMS,
@@ -15,6 +16,7 @@ from dire_plug.recipe.model import Recipe
 from dire_plug.recipe.resolve import Resolved, arm_names, as_file, counted, ladder_arms, resolve, without_terms
 
 __all__ = [
+    "AS_PRINTED",
     "DEFAULT_ARMS",
     "METHOD_ARMS",
     "PROBE",
@@ -30,6 +32,7 @@ __all__ = [
     "find_problems",
     "header",
     "ladder_arms",
+    "preset_names",
     "read_yaml",
     "recipe_names",
     "recipe_path",

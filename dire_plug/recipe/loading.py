@@ -189,6 +189,17 @@ def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def find_source(sources: Tree, key: str) -> Any:
+    """Return what a recipe's `sources` say of a dotted key, by its longest prefix there; None where they don't."""
+    return next((sources[one] for one in reversed(prefixes(key)) if one in sources), None)
+
+
+def prefixes(key: str) -> list[str]:
+    """Return the prefixes of a dotted key, from its first part to itself."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
 def stack(layers: Iterable[Layer]) -> tuple[Tree, dict[str, Layer]]:
     """Merge layers, later ones over earlier ones; return the values and, by dotted key, the layer of each."""
     merged: Tree = {}
@@ -212,12 +223,21 @@ def split_setting(text: str) -> tuple[tuple[str, ...], Any]:
     return keys, parse_yaml(value, where=f"--set {text}")
 
 
+def is_folder(real: str) -> bool:
+    """Return whether what a user calls a dataset is the path of a folder of images: it looks like a path."""
+    return "/" in real or real.startswith((".", "~"))
+
+
 def dataset_settings(real: str) -> tuple[str, ...]:
-    """Return the settings, as `--set` takes them, that name a dataset; what looks like a path is a folder of images."""
-    if "/" in real or real.startswith((".", "~")):
-        # quoted: a path may hold what YAML reads otherwise
-        return "dataset.name=folder", f"dataset.path={json.dumps(real)}"
+    """Return the settings, as `--set` takes them, that name a dataset or a folder of images."""
+    if is_folder(real):
+        return "dataset.name=folder", path_setting("dataset.path", real)
     return (f"dataset.name={real}",)
+
+
+def path_setting(key: str, path: str) -> str:
+    """Return the setting of a path, as `--set` takes it: quoted, since it may hold what YAML reads otherwise."""
+    return f"{key}={json.dumps(path)}"
 
 
 def settings_tree(settings: Sequence[str]) -> Tree:
@@ -225,9 +245,16 @@ def settings_tree(settings: Sequence[str]) -> Tree:
     tree: Tree = {}
     for text in settings:
         keys, value = split_setting(text)
-        for key in reversed(keys):
-            value = {key: value}
-        tree = merge(tree, value)
+        tree = merge(tree, nest(keys, value))
+    return tree
+
+
+def nest(keys: Sequence[str], value: Any) -> Tree:
+    """Return the mapping that has one value, at `keys`; there is at least one."""
+    *outer, last = keys
+    tree: Tree = {last: value}
+    for key in reversed(outer):
+        tree = {key: tree}
     return tree
 
 

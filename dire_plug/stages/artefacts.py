@@ -17,12 +17,12 @@ from dire_plug import plugins
 from dire_plug.acceleration import NONE, Components
 from dire_plug.data import normalisation_of
 from dire_plug.data.folders import FolderSplit
-from dire_plug.files import digest, digest_file
+from dire_plug.files import digest, digest_file, expand_user
 from dire_plug.models import stem_like
 from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained import Pretrained
 from dire_plug.recipe.evaluate import EvaluateSection
-from dire_plug.recipe.model import TrainingSection
+from dire_plug.recipe.model import RDED, TrainingSection
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
 from dire_plug.seeding import derive
@@ -55,6 +55,8 @@ REVISIONS = {
 """Kind → raised when the same settings give other bits; tests/golden fails where bits change without it."""
 NATIVE_REVISION = 1
 """Of the native loops' mathematics."""
+PATCHES_REVISION = 1
+"""Of the images of real patches, which are an arm's or a loop's start."""
 
 SplitName = Literal["train", "test"]
 Mode = Literal["eval", "train"]
@@ -75,7 +77,9 @@ DRAWS = 5
 
 
 FULL = "full"
-SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
+CHOSEN = ("herding", "k-center", "k-means")
+"""The arms that choose real images in the teacher's embeddings."""
+SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble", "cv-dd")
 """The protocols in which all networks in the loop label; in the others the first does, or none."""
 _PER_STUDENT = {"students", "per_synthesis"}
 _NOT_OF_LABELS = {*_PER_STUDENT, "lr", "weight_decay", "gamma", "accumulate", "temperature", "test_from", "test_every"}
@@ -220,8 +224,7 @@ def components_of(run: Run, role: Role) -> Components:
 
 def checkpoint_content(checkpoint: str) -> str:
     """Return what identifies a checkpoint's content: torchvision's name of it, or the file's sha256."""
-    path = Path(checkpoint).expanduser()
-    if checkpoint.startswith(TORCHVISION) or not path.is_file():
+    if checkpoint.startswith(TORCHVISION) or not (path := expand_user(checkpoint, where="checkpoint")).is_file():
         return checkpoint
     found = path.stat()
     return _digest_of(path, (found.st_mtime_ns, found.st_size, found.st_ino))
@@ -309,7 +312,7 @@ class Inputs:
     """The artefacts that the loop needs before it starts, beside the networks.
 
     Attributes:
-        start: real images to start from; None where the script starts by itself or from noise.
+        start: images to start from, real ones or RDED's; None where the script starts by itself or from noise.
         whitening: the ZCA transform of the loop's images; None where they are normalised.
         prepared: name → what upstream's own code makes before its loop.
         expert: the last snapshot of an expert, where the terms work in that.
@@ -327,9 +330,19 @@ class Inputs:
         return {role: one for role, one in named.items() if one is not None} | dict(self.prepared)
 
 
-def name_start(run: Run) -> Artefact:
-    """Return the real images that the loop starts from: IPC of each class."""
-    return _artefact("start", {"dataset": run.dataset.digest, "ipc": run.recipe.ipc, "seed": run.seed})
+def name_start(run: Run, networks: Networks) -> Artefact:
+    """Return the images that the loop starts from: IPC of each class, real ones, or RDED's."""
+    decided_by = {"dataset": run.dataset.digest, "ipc": run.recipe.ipc, "seed": run.seed}
+    if run.recipe.recover.start == RDED:
+        return _artefact("start", decided_by | _decide_patches(run), {MAIN: networks.teacher})
+    return _artefact("start", decided_by)
+
+
+def _decide_patches(run: Run) -> dict[str, Any]:
+    """Return what decides RDED's images, beside the teacher that scores the patches."""
+    section, ipc, size = run.recipe.rded, run.recipe.ipc, run.dataset.size
+    settings = {"factor": section.factor_at(size), "num_crop": section.num_crop, "mipc": section.candidates(ipc, size)}
+    return {"patches": {"revision": PATCHES_REVISION, **settings}}
 
 
 def name_whitening(run: Run) -> Artefact:
@@ -356,7 +369,7 @@ def name_inputs(run: Run, networks: Networks) -> Inputs:
     if recover.embedder is not None and recover.embedder.network == EXPERT and run.regularizers:
         made_from = dict(prepared) | ({"whitening": whitening} if whitening else {})
         expert = _artefact("expert", {"script": recover.script, "size": run.dataset.size}, made_from)
-    start = name_start(run) if recover.start == "real" else None
+    start = name_start(run, networks) if recover.is_given_a_start else None
     return Inputs(start, whitening, prepared, expert)
 
 
@@ -410,8 +423,8 @@ def name_synthesis(
         patch: the digest of upstream's patches; None where the native engine runs.
     """
     recipe, adapter = run.recipe, run.adapter
-    # a third party's term may depend on IPC, so its passes aren't shared between IPCs
-    grows = adapter.grows and not _third_party(run)
+    # a third party's term may depend on IPC, and RDED's images do, so such passes aren't shared between IPCs
+    grows = adapter.grows and not _third_party(run) and recipe.recover.start != RDED
     recover = recipe.recover.model_dump(mode="json")
     decided_by: dict[str, Any] = {
         "method": adapter.name,
@@ -528,16 +541,18 @@ def name_images(passes: list[Artefact]) -> Artefact:
 
 def name_subset(run: Run, networks: Networks) -> Artefact:
     """Return the real images that an arm has instead of synthesized ones."""
-    chooses = run.arm in ("herding", "k-center", "k-means")
     decided_by = {
         "arm": run.arm,
         "ipc": run.recipe.ipc,
-        "seed": run.seed if run.arm in ("random", "k-means") else None,
+        "seed": run.seed if run.arm in ("random", "k-means", RDED) else None,
         "dataset": run.dataset.digest,
         "file": str(run.adapter.image_path(0, 0)),
         "suffix": run.script.suffix,
     }
-    return _artefact("subset", decided_by, {"embeddings": name_embeddings(run, networks.teacher)} if chooses else {})
+    if run.arm == RDED:
+        return _artefact("subset", decided_by | _decide_patches(run), {MAIN: networks.teacher})
+    made_from = {"embeddings": name_embeddings(run, networks.teacher)} if run.arm in CHOSEN else {}
+    return _artefact("subset", decided_by, made_from)
 
 
 def name_source(run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]) -> Source:

@@ -26,7 +26,7 @@ from dire_plug.acceleration import accelerate_network
 from dire_plug.data.augmentation.draws import to_device
 from dire_plug.data.reading import read_batches
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.files import digest_file, make_folder, read_json, write_json
+from dire_plug.files import digest_file, expand_user, make_folder, read_json, write_json
 from dire_plug.models import build
 from dire_plug.models.architectures import TORCHVISION, is_made_for_a_size, size_of, torchvision_name
 from dire_plug.models.checkpoint import Network, read_foreign, save
@@ -73,7 +73,7 @@ def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
             )
         weights = _find(checkpoint.removeprefix(TORCHVISION), architecture)
         return _read_published(_fetch(checkpoint, weights.url, offline=offline), weights.url)
-    path = Path(checkpoint).expanduser()
+    path = expand_user(checkpoint, where="checkpoint")
     if not path.is_file():
         raise DirePlugError(f"checkpoint: {path.absolute()} is not a file; correct the path, or leave it out to train")
     return read_foreign(path, architecture=architecture, outputs=outputs, stem=stem)
