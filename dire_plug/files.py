@@ -57,6 +57,22 @@ def read_json(path: Path) -> Any:
         raise DirePlugError(f"{path}: cannot be read as JSON: {error}") from error
 
 
+def expand_user(path: str, *, where: str = "") -> Path:
+    """Return a path that a user wrote, with `~` and `~NAME` as the homes that they stand for.
+
+    Args:
+        where: the option, variable or key that holds it, for the error.
+
+    Raises:
+        DirePlugError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        place = f"{where}: {path}: " if where else ""
+        raise DirePlugError(f"{place}there is no user of this name, whose home '~' would be") from error
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents; say which file stands in the way."""
     try:

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import platformdirs
 
+from dire_plug.files import expand_user
+
 PACKAGE = Path(__file__).resolve().parent
+BESIDE_USER = "dire-plug"
+"""The folder of runs in the working folder."""
 LISTINGS = "listings"
 """The folder in the store of the listings of large datasets."""
 
@@ -18,10 +22,14 @@ def checkout() -> Path | None:
 
 
 def home() -> Path:
-    """Return the folder of third_party/, store/ and runs/: DIRE_PLUG_HOME, the checkout, or the user's folder."""
+    """Return the folder of third_party/, store/ and downloads/: DIRE_PLUG_HOME, the checkout, or the user's folder."""
+    return _own_home() or Path(platformdirs.user_data_dir("dire-plug"))
+
+
+def _own_home() -> Path | None:
     if chosen := os.environ.get("DIRE_PLUG_HOME"):
-        return Path(chosen).expanduser().absolute()
-    return checkout() or Path(platformdirs.user_data_dir("dire-plug"))
+        return expand_user(chosen, where="DIRE_PLUG_HOME").absolute()
+    return checkout()
 
 
 def third_party() -> Path:
@@ -40,8 +48,13 @@ def downloads() -> Path:
 
 
 def runs() -> Path:
-    """Return the folder of the run directories."""
-    return home() / "runs"
+    """Return the folder of the run directories: runs/ of the home; an installed wheel's lie in the working folder."""
+    return Path.cwd() / BESIDE_USER if runs_beside_user() else home() / "runs"
+
+
+def runs_beside_user() -> bool:
+    """Return whether runs lie in the working folder: an installed wheel's user has named no home."""
+    return _own_home() is None
 
 
 def resource(kind: str) -> Path:

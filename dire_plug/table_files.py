@@ -111,18 +111,19 @@ def to_markdown(document: Document) -> str:
     """Return the tables as Markdown, with the notes as a list."""
     parts = []
     for caption, table in document.tables:
-        lines = [f"**{_markdown(caption)}**\n"] if caption else []
+        lines = [f"**{escape_markdown(caption)}**\n"] if caption else []
         rule = ["---:" if table.is_number(at) else "---" for at in range(len(table.headers))]
-        cells = [[*map(_markdown, table.headers)], rule]
-        cells += [[_bold(row, at, "**{}**", _markdown) for at in range(len(table.headers))] for row in table.rows]
+        cells = [[*map(escape_markdown, table.headers)], rule]
+        cells += [[_bold(row, at, "**{}**", escape_markdown) for at in range(len(table.headers))] for row in table.rows]
         parts.append("\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)]) + "\n")
     if document.notes:
-        parts.append("\n".join(f"- {_markdown(note)}" for note in document.notes) + "\n")
+        parts.append("\n".join(f"- {escape_markdown(note)}" for note in document.notes) + "\n")
     return "\n".join(parts)
 
 
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*_<`])", r"\\\1", " ".join(text.split()))
+def escape_markdown(text: str) -> str:
+    """Return text in one line that Markdown shows as it is: no markup, link or cell of a table begins or ends in it."""
+    return re.sub(r"([\\|*_<`~$]|&(?=#?\w+;)|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
 
 
 SYMBOLS = {

@@ -17,7 +17,7 @@ from dire_plug.files import read_json
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.pipeline.request import say_colour_blind, with_data
 
-ARMS = "baseline,dire,random,herding"
+ARMS = "baseline,dire,random,rded,herding"
 DATASETS = '''\
 """A third party's datasets: one of tensors, one of files."""
 
@@ -111,10 +111,10 @@ def test_a_folder_of_images_goes_to_a_comparison(cli: Cli, bare_home: Path, phot
     assert f"real: folder moved, {8 * len(SHAPES)} of 8 pixels" in measured.out
     exported = cli("export", run.name, "--as", "huggingface", "--to", moved.with_name("set"))
     card = (moved.with_name("set") / "README.md").read_text()
-    assert "--arm random --seed 0 --set dataset.path=PATH/TO/" in card
+    assert "--arm random --seed 0 --set 'dataset.path=\"PATH/TO/" in card
     assert "real images, nothing synthesized" in card
     (line,) = re.findall(r"^measure: +dire-plug (.*)$", exported.out, re.MULTILINE)
-    assert f"--set dataset.path={photos.parent}" in line
+    assert f"--set 'dataset.path=\"{photos.parent}" in line
     report = cli("report", run.name, "--device", "cpu")
     assert report.code == 0, report.err
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from dire_plug.commands.options import (
     make_request,
     run_options,
     table_files,
+    where_runs_are,
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe import DEFAULT_ARMS
@@ -27,7 +27,6 @@ from dire_plug.store.runs import runs_root
 
 if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
-    from dire_plug.pipeline import Request
 
 
 @click.command(cls=MethodCommand)
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     default=",".join(DEFAULT_ARMS),
     show_default=True,
     shell_complete=offer_arms,
-    help="Arms, separated by commas; of real images also herding, k-center, k-means and full, the ceiling.",
+    help="Arms, separated by commas; of real images also rded, herding, k-center, k-means and full, the ceiling.",
 )
 @click.option(
     "--ladder",
@@ -62,18 +61,19 @@ def compare(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Compare arms: the method as published, with DiRe, real images.
+    """Compare arms: as published, with DiRe, real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Where that differs from baseline in
     several things, --ladder shows what each of them adds. Finished runs are reused.
     """
     from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
-    from dire_plug.pipeline.request import same_but_arm
+    from dire_plug.pipeline.request import read_data, same_but_arm
     from dire_plug.results import compare as run_comparison
     from dire_plug.results import draw_ladder, render, store_comparison, to_json
     from dire_plug.results.comparison import comparison_requests, plan_steps, with_ladder
     from dire_plug.results.report import draw_class
+    from dire_plug.results.report.images import find_label
 
     request = make_request(method, **options)
     # each arm once, in the order given
@@ -95,6 +95,10 @@ def compare(
             more_data={"ladder": [{"arm": one.arm, "before": one.before, "change": one.change} for one in steps]},
         )
         return
+    if class_name is not None:
+        # before the runs, which may take hours
+        data = read_data(plan_run(same_but_arm(request, names[0], request.seed)))
+        find_label(class_name, data.classes, dataset=data.name)
     started = time.monotonic()
     comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=Runner(execution, log=log))
     folder = store_comparison(comparison, runs_root(request))
@@ -105,9 +109,5 @@ def compare(
     for label, name in (("images:   ", "images.png"), ("one class:", "class.png"), ("ladder:   ", "ladder.png")):
         if (folder / name).is_file():
             ui.show(f"{label} {folder}/{name}")
-    ui.show(f"report:    dire-plug report {folder.name}{_out(request)}")
+    ui.show(f"report:    dire-plug report {folder.name}{where_runs_are(request.out)}")
     ui.show(f"took {time.monotonic() - started:.0f} s")
-
-
-def _out(request: Request) -> str:
-    return "" if request.out is None else f" --runs {shlex.quote(str(request.out))}"

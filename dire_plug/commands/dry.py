@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
+    "rded": "patches of real images that the teacher finds easiest are put together by RDED's rule",
     "herding": "real images are chosen from the training set by herding in the teacher's embeddings",
     "k-center": "real images are chosen from the training set by the k-center rule in the teacher's embeddings",
     "k-means": "the real images nearest to the centres of k-means in the teacher's embeddings are chosen",
@@ -40,6 +41,7 @@ def show_dry(
     *,
     card: str | None,
     device: str,
+    beside: Run | None = None,
     first: Sequence[RenderableType] = (),
     more: Sequence[RenderableType] = (),
     more_data: Mapping[str, Any] = MappingProxyType({}),
@@ -47,6 +49,7 @@ def show_dry(
     """Print what runs would do, without data or upstream's code: first what differs between them, then the rest.
 
     Args:
+        beside: what one run is compared with; None: nothing, or the others.
         first, more: what a command also plans, as shown, above all and below; `more_data`: the same by keys of JSON.
         requests: those of the runs, and of their other seeds.
         card: a GPU of `rates.CARDS`; None takes the rate of `device` on this machine.
@@ -61,10 +64,16 @@ def show_dry(
         parts.append(f"engine: {one.engine}{'' if one.ready else f'; {absence(one.adapter)}'}")
         say_accelerated(one)
     keys = list(dict.fromkeys(key for one in values for key in one))
-    shown = [{key: _short(value) for key, (value, _, _) in of_arm.items()} for of_arm in values]
+    shown = [_show_values(of_arm) for of_arm in values]
     differing = [key for key in keys if len({of_arm.get(key) for of_arm in shown}) > 1]
     if differing:
-        parts.append(_differences({one.arm: of_arm for one, of_arm in zip(planned, shown, strict=True)}, differing))
+        arms = {one.arm: of_arm for one, of_arm in zip(planned, shown, strict=True)}
+        parts.append(_differences(arms, differing, title="what differs between the arms"))
+    if beside is not None:
+        arms = {beside.arm: _show_values(_read_values(beside)), planned[0].arm: shown[0]}
+        either = dict.fromkeys(key for of_arm in arms.values() for key in of_arm)
+        if apart := [key for key in either if arms[beside.arm].get(key) != shown[0].get(key)]:
+            parts.append(_differences(arms, apart, title=f"what differs from {beside.arm}"))
     same = "" if len(planned) == 1 else ", the same in all arms"
     table = Table("key", title=f"recipe{same}")
     table.add_prose("value", "from", "source")
@@ -109,8 +118,12 @@ def _read_values(planned: Run) -> dict[str, tuple[Any, str, str]]:
     return found
 
 
-def _differences(shown: Mapping[str, Mapping[str, str]], keys: Sequence[str]) -> Table:
-    table = Table("key", title="what differs between the arms")
+def _show_values(values: Mapping[str, tuple[Any, str, str]]) -> dict[str, str]:
+    return {key: _short(value) for key, (value, _, _) in values.items()}
+
+
+def _differences(shown: Mapping[str, Mapping[str, str]], keys: Sequence[str], *, title: str) -> Table:
+    table = Table("key", title=title)
     table.add_prose(*shown)
     for key in keys:
         table.add_row(key, *(of_arm.get(key, "") for of_arm in shown.values()))
@@ -139,7 +152,7 @@ def _loop_lines(planned: Run) -> list[str]:
         inputs = replace(inputs, prepared={**inputs.prepared, preparation.name: Path("STORE") / preparation.name})
     if planned.engine == "upstream":
         invocation = adapter.invocation(inputs)
-        arguments = [*invocation.arguments, *adapter.pass_arguments(0)]
+        arguments = [*invocation.arguments, *adapter.pass_arguments(0, recipe.recover.script)]
         lines.append(f"upstream's command line, pass 0 (shims: {', '.join(invocation.shims)}):")
         lines.append(f"  python {shlex.quote(invocation.script)} {shlex.join(arguments)}")
     plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)
@@ -226,7 +239,7 @@ def describe_planned(
 def _fold(
     units: Sequence[Unit], needs: Mapping[str, set[str]], by_name: Mapping[str, Unit]
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield a row for each unit, or for the passes of one synthesis: its title, what it waits for, and the names.
+    """Yield a row for each unit, the passes of one synthesis, or units of one title: title, what it waits for, names.
 
     What a unit waits for because another one that it waits for does isn't repeated.
     """
@@ -244,7 +257,8 @@ def _fold(
         names, known = rows.get(title(unit), ([], []))
         rows[title(unit)] = [*names, unit.name], list(dict.fromkeys([*known, *waits]))
     for name, (names, waits) in rows.items():
-        yield f"{name} ({len(names)})" if name.endswith((": passes", ": batches")) else name, waits, names
+        folded = len(names) > 1 or name.endswith((": passes", ": batches"))
+        yield f"{name} ({len(names)})" if folded else name, waits, names
 
 
 def _short(value: Any) -> str:

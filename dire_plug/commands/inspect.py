@@ -172,7 +172,7 @@ def _runs(root: Path, filters: dict[str, str]) -> Listing:
                 continue
             metrics = run.metrics() if state == "finished" else None
             accuracy = None if metrics is None else ACCURACY[0].read(metrics)
-            size = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+            size = run.size()
             stage, updated = str(status.get("stage", "?")), str(status.get("updated", "?"))
             table.add_row(
                 name,
@@ -203,7 +203,9 @@ def _provenance(content: dict[str, Any]) -> Table:
         table.add_row("command", " ".join(session["command"]))
         table.add_row("code", str(Code(**session["code"])))
         for group in ("versions", "hardware"):
-            table.add_row(group, ", ".join(f"{name} {value}" for name, value in session[group].items()))
+            # on the CPU there is no card
+            found = [f"{name} {value}" for name, value in session[group].items() if value is not None]
+            table.add_row(group, ", ".join(found))
     return table
 
 

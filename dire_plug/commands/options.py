@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -25,7 +26,9 @@ SETTINGS = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe: a.b=value."
 )
 DEVICE = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …")
-OUT = click.option("--out", type=click.Path(path_type=Path), help="Folder for run directories instead of runs/.")
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for run directories; default: as `dire-plug doctor` shows."
+)
 DATA_ROOT = click.option(
     "--data-root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -76,7 +79,10 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="List the units of work t
 
 METHOD = click.argument("method", shell_complete=offer_methods)
 RUNS_FOLDER = click.option(
-    "--runs", "runs_folder", type=click.Path(path_type=Path), help="Folder of run folders to look in; default: runs/."
+    "--runs",
+    "runs_folder",
+    type=click.Path(path_type=Path),
+    help="Folder of run folders to look in; default: as `dire-plug doctor` shows.",
 )
 """Of commands that read runs; those that make some have `--out`."""
 
@@ -272,6 +278,23 @@ def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Reque
     check_card(options.pop("card"), dry_run=options.pop("dry_run"))
     settings = add_real(tuple(options.pop("settings")), options.pop("real"), ipc=options["ipc"])
     return Request(method=method, arm=arm, settings=settings, **options)
+
+
+def repeat_options(request: Request, *, settings: Sequence[str], real: str | None) -> list[str]:
+    """Return the words of a command line that describe a request again, without its arm; `settings` as with `--set`."""
+    default = Request(request.method)
+    words = [word for one in settings for word in ("--set", one)]
+    for key in ("recipe", "preset", "ipc", "seed", "device", "engine", "accelerate", "data_root"):
+        if (value := getattr(request, key)) != getattr(default, key):
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    words += [] if real is None else ["--real", real]
+    words += [] if request.out is None else ["--out", str(request.out)]
+    return [*words, *(["--offline"] if request.offline else [])]
+
+
+def where_runs_are(out: Path | None) -> str:
+    """Return the option, after a blank, by which another command finds runs that were made with `--out`."""
+    return "" if out is None else f" --runs {shlex.quote(str(out))}"
 
 
 def add_real(settings: tuple[str, ...], real: str | None, *, ipc: int | None) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,15 +21,20 @@ from dire_plug.commands.options import (
     contradiction,
     executor_options,
     make_request,
+    repeat_options,
     run_options,
     table_files,
+    where_runs_are,
 )
 from dire_plug.commands.tables import run_json, run_summary
+from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.recipe.loading import split_setting
 from dire_plug.recipe.resolve import SUM
 
 if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
+
+BASELINE = DEFAULT_ARMS[0]
 
 
 @click.command(cls=MethodCommand)
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
     "--arm",
     show_default="baseline",
     shell_complete=offer_arms,
-    help="baseline, control, dire, or the recipe's own; of real images: random, herding, k-center, k-means, full.",
+    help="baseline, control, dire, the recipe's own; of real images: random, rded, herding, k-center, k-means, full.",
 )
 @click.option(
     "--regularizer",
@@ -60,7 +67,7 @@ def run(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Synthesize images, train students on them, measure diversity.
+    """Synthesize images, train students, measure diversity.
 
     Without --dire: the method as published. The same command shows its finished run, or resumes it.
     """
@@ -70,7 +77,13 @@ def run(
     chosen, options["settings"] = choose_arm(regularizers, arm, dire=dire, settings=options["settings"])
     request = make_request(method, arm=chosen, **options)
     if options["dry_run"]:
-        show_dry([plan_run(request, dry=True)], lambda: [request], card=options["card"], device=request.device)
+        show_dry(
+            [plan_run(request, dry=True)],
+            lambda: [request],
+            card=options["card"],
+            device=request.device,
+            beside=None if chosen == BASELINE else plan_run(replace(request, arm=BASELINE), dry=True),
+        )
         return
     started = time.monotonic()
     runner = Runner(execution, log=log)
@@ -82,8 +95,11 @@ def run(
         ui.show("it was finished before; nothing was run")
     else:
         ui.show(f"took {time.monotonic() - started:.0f} s")
-    ui.show(f"next:       dire-plug compare {method}{_recipe(request.recipe)}")
-    ui.show(f"            dire-plug show {finished.folder.path.name}")
+    again = repeat_options(request, settings=options["settings"], real=options["real"])
+    if request.arm not in DEFAULT_ARMS:
+        again += ["--arms", f"baseline,control,{request.arm}"]
+    ui.show(f"next:       {shlex.join(['dire-plug', 'compare', method, *again])}")
+    ui.show(f"            dire-plug show {finished.folder.path.name}{where_runs_are(request.out)}")
 
 
 def choose_arm(
@@ -100,7 +116,7 @@ def choose_arm(
     if dire and arm not in (None, "dire"):
         raise contradiction("--dire", f"--arm {arm}")
     if not regularizers:
-        return "dire" if dire else arm or "baseline", settings
+        return "dire" if dire else arm or BASELINE, settings
     if arm not in (None, "dire"):
         raise contradiction(f"--regularizer {regularizers[0]}", f"--arm {arm}")
     # NAME=WEIGHT
@@ -110,7 +126,3 @@ def choose_arm(
         keys, value = split_setting(text)
         check_settings(settings, {".".join(keys): (f"--regularizer {keys[1]} with the weight", value)})
     return SUM.join(name for name, _, _ in pairs), (*settings, *weights)
-
-
-def _recipe(name: str) -> str:
-    return "" if name == "quick" else f" --recipe {name}"

@@ -13,6 +13,7 @@ from dire_plug.commands.completion import offer_runs
 from dire_plug.commands.options import JSON, RUNS_FOLDER
 from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import format_bytes
+from dire_plug.recipe.loading import path_setting
 from dire_plug.store import archive as archives
 from dire_plug.store import cleaning
 from dire_plug.store.runs import RunFolder, find_run
@@ -145,7 +146,7 @@ def _export_set(what: tuple[str, ...], target: Path, *, form: str, kinds: tuple[
     recipe = target.with_suffix(".yaml") if beside else target / RECIPE
     # the exported recipe names no folder of this machine
     folder = run.recipe["dataset"].get("path")
-    real = "" if folder is None else f" --set {shlex.quote(f'dataset.path={folder}')}"
+    real = "" if folder is None else f" --set {shlex.quote(path_setting('dataset.path', folder))}"
     ui.show(f"measure:   dire-plug measure {shlex.quote(str(target))} --recipe {shlex.quote(str(recipe))}{real}")
 
 

@@ -70,7 +70,7 @@ def look_at(root: Path, files: Sequence[File]) -> list[Content]:
     stamps = [_stamp(file.path) for file in files]
     new = [at for at, name in enumerate(names) if name not in known or known[name]["stamp"] != stamps[at]]
     now = time.time_ns()
-    made = _each(root, [files[at] for at in new], _look, what="look at")
+    made = _each(root, [files[at] for at in new], lambda _, path: _look(path), what="look at")
     found = dict(zip(new, made, strict=True))
     # a file that was written just now may change again within one tick of its clock
     settled = [at for at in new if max(stamps[at][1:]) < now - SETTLED * 1e9]
@@ -119,16 +119,16 @@ def _look(path: Path) -> Content:
     return Content(digest_file(path), width, height, transparent)
 
 
-def _each(root: Path, files: Sequence[File], make: Callable[[Path], Made], *, what: str) -> list[Made]:
-    """Return what `make` does of each file, in as many threads as there are cores.
+def _each(root: Path, files: Sequence[File], make: Callable[[int, Path], Made], *, what: str) -> list[Made]:
+    """Return what `make` does of the number and path of each file, in as many threads as there are cores.
 
     Raises:
         DirePlugError: files can't be used: all are tried, so that all are counted.
     """
 
-    def attempt(file: File) -> Made | str:
+    def attempt(at: int, file: File) -> Made | str:
         try:
-            return make(file.path)
+            return make(at, file.path)
         except UNREADABLE as error:
             return str(error) or type(error).__name__
 
@@ -137,7 +137,9 @@ def _each(root: Path, files: Sequence[File], make: Callable[[Path], Made], *, wh
         ThreadPoolExecutor(count_cores()) as pool,
         ui.progress(f"data: {what} {len(files)} images of {root}", len(files)) as advance,
     ):
-        for done, (file, one) in enumerate(zip(files, pool.map(attempt, files), strict=True), start=1):
+        for done, (file, one) in enumerate(
+            zip(files, pool.map(attempt, range(len(files)), files), strict=True), start=1
+        ):
             if isinstance(one, str):
                 problems.append(f"{file.path.relative_to(root)}: {one}")
             else:
@@ -177,10 +179,14 @@ def keep_pixels(dataset: Dataset, root: Path) -> Dataset:
 
 
 def _decode(root: Path, files: Sequence[File], size: int) -> Tensor:
-    def read(path: Path) -> Tensor:
-        return crop(open_image(path, upright=True), size, whole=True)
+    # each into its place: a list of images, stacked in the end, would hold all of them twice
+    pixels = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
 
-    return torch.stack(_each(root, files, read, what=f"decode at {size} pixels"))
+    def read(at: int, path: Path) -> None:
+        pixels[at] = crop(open_image(path, upright=True), size, whole=True)
+
+    _each(root, files, read, what=f"decode at {size} pixels")
+    return pixels
 
 
 def _write_pixels(folder: Path, pixels: Tensor) -> None:

@@ -21,6 +21,7 @@ from dire_plug.data.dataset import Dataset, DatasetSpec, make_dataset
 from dire_plug.data.folders import INNER, File, FolderSplit, make_folder_split
 from dire_plug.data.subsample import images_per_class
 from dire_plug.errors import DirePlugError
+from dire_plug.files import expand_user
 from dire_plug.types import IMAGE_SUFFIXES
 
 NAME = "folder"
@@ -53,7 +54,7 @@ def make_spec(path: str | None, *, test_fraction: float | None = None, split_see
     """
     if path is None:
         raise DirePlugError(f"dataset.path: is missing: where are the images? Set it to a folder that holds {LAYOUT}")
-    folder = Path(path).expanduser().absolute()
+    folder = expand_user(path, where="dataset.path").absolute()
     layout = find_layout(folder)
     if layout.test is not None and (test_fraction is not None or split_seed is not None):
         raise DirePlugError(

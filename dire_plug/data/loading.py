@@ -18,7 +18,7 @@ from dire_plug.data import (
 )
 from dire_plug.data.dataset import Dataset, DatasetSpec
 from dire_plug.errors import DirePlugError, PluginError, nearest
-from dire_plug.files import digest, make_folder
+from dire_plug.files import digest, expand_user, make_folder
 from dire_plug.home import home
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -90,7 +90,7 @@ def default_root() -> Path:
     chosen = os.environ.get("DIRE_PLUG_DATA")
     if not chosen:
         return home() / "data"
-    root = Path(chosen).expanduser().absolute()
+    root = expand_user(chosen, where="DIRE_PLUG_DATA").absolute()
     if not root.is_dir():
         raise DirePlugError(f"DIRE_PLUG_DATA: Directory '{root}' does not exist. Make it, or correct the variable")
     return root
@@ -151,7 +151,7 @@ def _at_path(source: DatasetSource) -> DatasetSpec:
     spec = source.spec()
     if source.path is None:
         return spec
-    place = Path(source.path).expanduser().absolute()
+    place = expand_user(source.path, where="dataset.path").absolute()
     return replace(spec, places=lambda root: (place,))
 
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.files import expand_user
 from dire_plug.store.runs import RERUN
 
 Kind = Literal["inline", "local", "slurm"]
@@ -88,7 +89,7 @@ class ExecutorSettings:
 def config_file() -> Path:
     """Return the user's config file: `DIRE_PLUG_CONFIG`, or config.yaml in the platform's config folder."""
     if chosen := os.environ.get("DIRE_PLUG_CONFIG"):
-        return Path(chosen).expanduser().absolute()
+        return expand_user(chosen, where="DIRE_PLUG_CONFIG").absolute()
     return Path(platformdirs.user_config_dir("dire-plug")) / CONFIG
 
 

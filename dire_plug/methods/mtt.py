@@ -38,7 +38,7 @@ from dire_plug.api.method import (
     with_own_dataset,
     with_slots,
 )
-from dire_plug.files import make_folder, read_json, write_json
+from dire_plug.files import expand_user, make_folder, read_json, write_json
 from dire_plug.methods.matching_family import (
     DATASETS,
     DSA,
@@ -248,6 +248,7 @@ class Prepare(Flags):
 EXPERTS = "experts"
 BUFFERS = "buffers"
 """The folder of experts among the inputs."""
+BUFFERS_KEY = "prepare.buffers"
 CLOCK = 0
 """The seed of the clock while experts are trained: runs share them."""
 
@@ -362,7 +363,7 @@ class MTT(MatchingAdapter):
         flags, folder = self.read_flags(recover), expert_folder(recover.script, self.read_flags(recover))
         given = Prepare.model_validate(inputs.recipe.prepare).buffers
         if given is not None:
-            source = Path(given).expanduser().absolute()
+            source = expand_user(given, where=BUFFERS_KEY).absolute()
             check_experts(source, dataset=script_inputs.dataset, flags=flags)
         elif EXPERTS in inputs.prepared:
             source = inputs.prepared[EXPERTS].absolute() / folder
@@ -402,7 +403,7 @@ class MTT(MatchingAdapter):
                 f"recover.embedder.network: experts of {flags.model} can't embed; take {', '.join(OURS)}, or `teacher`"
             )
         if given is not None:
-            folder = Path(given).expanduser()
+            folder = expand_user(given, where=BUFFERS_KEY)
         else:
             folder = inputs.prepared[EXPERTS] / expert_folder(recover.script, flags)
         return OURS[flags.model], last_snapshot(folder)
@@ -422,8 +423,10 @@ class MTT(MatchingAdapter):
 
 def _prepare_problems(recipe: Any, prepare: Prepare, flags: MTTFlags) -> list[tuple[str, str]]:
     if prepare.buffers is not None:
-        problem = label_problem(Path(prepare.buffers).expanduser(), dataset=recipe.dataset.name, flags=flags)
-        return [("prepare.buffers", problem)] if problem else []
+        problem = label_problem(
+            expand_user(prepare.buffers, where=BUFFERS_KEY), dataset=recipe.dataset.name, flags=flags
+        )
+        return [(BUFFERS_KEY, problem)] if problem else []
     needed = flags.max_start_epoch + flags.expert_epochs - 1
     if needed > prepare.epochs:
         message = (

@@ -20,15 +20,17 @@ from dire_plug.data import (
     validation_problems,
 )
 from dire_plug.errors import DirePlugError, MissingError, nearest
+from dire_plug.files import expand_user
 from dire_plug.models import check_architecture, check_size
 from dire_plug.models.small_networks import GREY
 from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
-from dire_plug.recipe.model import DatasetSection, Recipe
+from dire_plug.recipe.model import RDED, DatasetSection, Recipe
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.real_images import too_few
+from dire_plug.stages.real_patches import check_patches
 from dire_plug.store.runs import DATA, RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
 from dire_plug.upstream.source.vendor import find_vendored, require_packages
@@ -54,6 +56,7 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
         ipc=request.ipc,
         preset=request.preset,
         settings=list(request.settings),
+        sections=request.sections,
         adapter=adapter,
         catalogue=plugins.regularizer_models(),
     )
@@ -116,7 +119,8 @@ def check_sizes(resolved: Resolved, size: int) -> None:
     """
     squeeze = resolved.recipe.squeeze
     outside = resolved.recipe.term.frozen(squeeze).values()
-    trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent)
+    labeller = () if squeeze.labeller is None else (squeeze.labeller,)
+    trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent, *labeller)
     networks = [training.architecture for training in trained]
     for name in (*networks, *resolved.recipe.evaluate.students):
         check_size(name, size)
@@ -177,7 +181,7 @@ def _takers(classes: int) -> str:
 def find_recipe(adapter: Adapter, name: str) -> Path:
     """Return the file of a recipe: a name of the method's own, or a path to a YAML file."""
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = expand_user(name, where="recipe")
         if not path.is_file():
             raise DirePlugError(f"recipe {path}: no such file")
         return path
@@ -329,7 +333,9 @@ def check_counts(run: Run) -> None:
     label = int(counts.argmin())
     least, name = int(counts[label]), data.classes[label]
     synthesizes = run.request.arm not in REAL_IMAGE_ARMS
-    takes = recipe.recover.start == "real" if synthesizes else run.request.arm != FULL
+    if RDED in (run.request.arm, recipe.recover.start if synthesizes else None):
+        check_patches(recipe.rded, data, ipc=recipe.ipc)
+    takes = recipe.recover.start == "real" if synthesizes else run.request.arm not in (FULL, RDED)
     if takes and least < recipe.ipc:
         raise too_few(data, name, count=least, ipc=recipe.ipc)
     if least <= (k := recipe.measure.nearest_k):

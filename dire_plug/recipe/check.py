@@ -14,12 +14,16 @@ from dire_plug.errors import DirePlugError, nearest
 from dire_plug.recipe.ladder import RUNG
 from dire_plug.recipe.loading import Tree, flatten, mapping, merge, prefixes
 from dire_plug.recipe.messages import Problem, describe
-from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.model import RDED, Recipe
 from dire_plug.types import IMAGE_SUFFIXES, Adapter
 
-REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
+REAL_IMAGE_ARMS = ("random", RDED, "herding", "k-center", "k-means", "full")
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
-DEFAULT_ARMS = ("baseline", "control", "dire", "random")
+SUBSET_ARMS = tuple(arm for arm in REAL_IMAGE_ARMS if arm != "full")
+"""Those with as many images as a synthesis has."""
+METHOD_ARMS = ("baseline", "control", "dire")
+"""The arms of a method that `compare-methods` shows."""
+DEFAULT_ARMS = (*METHOD_ARMS, "random")
 """The arms that `compare` shows side by side."""
 PROBE = "verify-probe"
 """The regularizer of `verify`: it is installed, and nobody is told to run it."""

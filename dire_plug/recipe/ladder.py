@@ -5,7 +5,7 @@ change has its own difference. The first change is the start, then come the loop
 with all of them is `control`. What only a term reads (`term`, `real`) is part of the last step, from control to `dire`.
 """
 
-from dire_plug.recipe.loading import Tree, flatten, merge
+from dire_plug.recipe.loading import Tree, flatten, merge, nest
 
 RUNG = "rung-"
 """How the name of an arm between baseline and control begins: `rung-<number>-<change>`."""
@@ -23,7 +23,7 @@ def cut_ladder(overrides: Tree) -> dict[str, Tree]:
     for key, value in leaves.items():
         if value != {}:  # an empty section changes nothing
             name = _change(key)
-            changes[name] = merge(changes.get(name, {}), _nest(key, value))
+            changes[name] = merge(changes.get(name, {}), nest(key.split("."), value))
     *before_control, _ = sorted(changes, key=_rank) or [BATCHES]
     rungs: dict[str, Tree] = {}
     reached: Tree = {}
@@ -50,10 +50,3 @@ def _change(key: str) -> str:
 
 def _rank(change: str) -> int:
     return FIRST.index(change) if change in FIRST else len(FIRST) + (change == BATCHES)
-
-
-def _nest(key: str, value: object) -> Tree:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    assert isinstance(value, dict)
-    return value

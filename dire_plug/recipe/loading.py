@@ -223,12 +223,21 @@ def split_setting(text: str) -> tuple[tuple[str, ...], Any]:
     return keys, parse_yaml(value, where=f"--set {text}")
 
 
+def is_folder(real: str) -> bool:
+    """Return whether what a user calls a dataset is the path of a folder of images: it looks like a path."""
+    return "/" in real or real.startswith((".", "~"))
+
+
 def dataset_settings(real: str) -> tuple[str, ...]:
-    """Return the settings, as `--set` takes them, that name a dataset; what looks like a path is a folder of images."""
-    if "/" in real or real.startswith((".", "~")):
-        # quoted: a path may hold what YAML reads otherwise
-        return "dataset.name=folder", f"dataset.path={json.dumps(real)}"
+    """Return the settings, as `--set` takes them, that name a dataset or a folder of images."""
+    if is_folder(real):
+        return "dataset.name=folder", path_setting("dataset.path", real)
     return (f"dataset.name={real}",)
+
+
+def path_setting(key: str, path: str) -> str:
+    """Return the setting of a path, as `--set` takes it: quoted, since it may hold what YAML reads otherwise."""
+    return f"{key}={json.dumps(path)}"
 
 
 def settings_tree(settings: Sequence[str]) -> Tree:
@@ -236,9 +245,16 @@ def settings_tree(settings: Sequence[str]) -> Tree:
     tree: Tree = {}
     for text in settings:
         keys, value = split_setting(text)
-        for key in reversed(keys):
-            value = {key: value}
-        tree = merge(tree, value)
+        tree = merge(tree, nest(keys, value))
+    return tree
+
+
+def nest(keys: Sequence[str], value: Any) -> Tree:
+    """Return the mapping that has one value, at `keys`; there is at least one."""
+    *outer, last = keys
+    tree: Tree = {last: value}
+    for key in reversed(outer):
+        tree = {key: tree}
     return tree
 
 

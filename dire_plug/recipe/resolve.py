@@ -18,9 +18,20 @@ from dire_plug.recipe.check import (
     raise_problems,
 )
 from dire_plug.recipe.ladder import RUNG, cut_ladder
-from dire_plug.recipe.loading import Layer, Tree, find_source, flatten, mapping, merge, prefixes, settings_tree, stack
+from dire_plug.recipe.loading import (
+    Layer,
+    Tree,
+    find_source,
+    flatten,
+    mapping,
+    merge,
+    prefixes,
+    settings_tree,
+    split_setting,
+    stack,
+)
 from dire_plug.recipe.messages import UNKNOWN, Problem, model_keys, with_path
-from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.model import RDED, Recipe
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
 from dire_plug.types import Adapter
@@ -56,6 +67,7 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     preset: str | None,
     settings: Sequence[str],
     adapter: Adapter,
+    sections: Sequence[str] = (),
     catalogue: Catalogue | None = None,
 ) -> Resolved:
     """Lay the layers over each other for one arm and check what comes out.
@@ -66,6 +78,7 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     Args:
         raw: the recipe as `read_yaml` returns it.
         settings: `KEY.KEY=VALUE` of each `--set`.
+        sections: `KEY.KEY=VALUE`, each of which replaces all that the layers and `sources` say there.
 
     Raises:
         DirePlugError: an unknown arm, preset or key, or a recipe that isn't valid; all problems of the recipe at once.
@@ -80,7 +93,7 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     layers += _arm_layer(arm, definitions, catalogue)
     # last: the command line wins over everything
     layers += [_recipe_part(given), Layer("--ipc", {} if ipc is None else {"ipc": ipc})]
-    tree, layer_of = stack(layers)
+    tree, layer_of = stack(_replace(layers, sections))
     if definitions:
         tree["arms"] = definitions
     terms, term_origin = _terms(arm, definitions, changes, catalogue)
@@ -100,6 +113,28 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     origin = {key: _tell(key, layer_of.get(key), sources) for key in values}
     origin |= {f"regularizers.{key}": _tell(key, term_origin.get(key), sources) for key in flatten(terms)}
     return Resolved(recipe, terms, origin, arm)
+
+
+def _replace(layers: Sequence[Layer], sections: Sequence[str]) -> list[Layer]:
+    """Return the layers without what they say of some sections, and these as the last layer."""
+    if not sections:
+        return list(layers)
+    found = list(layers)
+    for path, _ in map(split_setting, sections):
+        found = [Layer(one.label, _without(one.values, path), one.place) for one in found]
+    return [*found, Layer("--protocol", settings_tree(sections))]
+
+
+def _without(tree: Tree, path: tuple[str, ...]) -> Tree:
+    """Return a recipe's values without those at a path, and without their sources."""
+    first, *rest = path
+    found = {key: value for key, value in tree.items() if rest or key != first}
+    if rest and isinstance(found.get(first), dict):
+        found[first] = _without(found[first], tuple(rest))
+    if sources := mapping(found, "sources"):
+        gone = ".".join(path)
+        found["sources"] = {key: text for key, text in sources.items() if not f"{key}.".startswith(f"{gone}.")}
+    return found
 
 
 def _known_keys(tree: Tree, adapter: Adapter) -> list[str]:
@@ -299,12 +334,15 @@ _DESCRIPTION = {"name", "title", "demonstration", *DEFINITIONS}
 def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree:
     """Return the values of a resolved recipe that change an arm's results; a run's own recipe.yaml will do, too.
 
-    `real`, `term` and `squeeze.frozen` count only where a term sees them; real-image arms don't depend on how images
-    would be synthesized; a dataset's path doesn't count, nor do keys that came later at their defaults.
+    `real`, `term` and `squeeze.frozen` count only where a term sees them, `rded` where its images are made; real-image
+    arms don't depend on how images would be synthesized; a dataset's path doesn't count, nor do keys that came later at
+    their defaults.
     """
     unused = _DESCRIPTION | ({"real", "term"} if not regularizers else set())
     if arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
+    if arm != RDED and (arm in REAL_IMAGE_ARMS or mapping(recipe, "recover").get("start") != RDED):
+        unused |= {RDED}
     # a copy, since `frozen` is taken out of it below
     content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
     # the images count, by the dataset's digest, and not where they lie

@@ -11,6 +11,8 @@ Pixels and labels are exactly those that the run's students read, so `measure` a
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -25,9 +27,12 @@ from torch import Tensor
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, write_atomically
 from dire_plug.measures import run_measures
+from dire_plug.recipe.loading import path_setting
+from dire_plug.recipe.model import RDED
 from dire_plug.results.report.images import count_classes, read_pixels
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.store.provenance import Code
+from dire_plug.table_files import escape_markdown
 
 Form = Literal["folder", "npz", "huggingface"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -97,20 +102,22 @@ def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Ten
     head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     session, found = run.provenance["sessions"][-1], run.provenance
     size = f"{images.shape[-1]}×{images.shape[-2]}"
-    without = "real images, nothing synthesized" if run.engine == "none" else "dire-plug's native engine, not its code"
+    without = "dire-plug's native engine, not its code"
+    if run.engine == "none":
+        without = f"{'images of real patches' if run.arm == RDED else 'real images'}, nothing synthesized"
     commit = f"commit `{found['commit']}`" if found["commit"] and run.engine == "upstream" else without
-    upstream = found["upstream"]
+    upstream, title = found["upstream"], _title(run)
     of_plugin = ", ".join(f"{name} {settings}" for name, settings in run.terms.items()) or "none"
     rows = {
-        "method": f"{run.method}, {upstream['repository']}, {commit}",
-        "arm": f"{run.arm}; regularizers: {of_plugin}",
-        "dataset": f"{run.dataset}, sha256 `{found['dataset']}`",
+        "method": f"{run.method}, {_address(upstream['repository'])}, {commit}",
+        "arm": escape_markdown(f"{run.arm}; regularizers: {of_plugin}"),
+        "dataset": f"{escape_markdown(run.dataset)}, sha256 `{found['dataset']}`",
         "images": f"{len(images)} of {len(classes)} classes, IPC {run.ipc}, {size} pixels",
         "seed": str(run.seed),
-        "engine": run.engine,
+        "engine": escape_markdown(run.engine),
         "teacher": f"sha256 `{run.metrics['networks']['teacher']}`",
-        "dire-plug": str(Code(session["code"]["commit"], session["code"]["changed"])),
-        "versions": ", ".join(f"{name} {version}" for name, version in session["versions"].items()),
+        "dire-plug": escape_markdown(str(Code(session["code"]["commit"], session["code"]["changed"]))),
+        "versions": escape_markdown(", ".join(f"{name} {version}" for name, version in session["versions"].items())),
     }
     measured = [
         f"| `{one.key}` | {value:.{one.digits}f} |"
@@ -121,34 +128,43 @@ def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Ten
     judged = "validation images, held out of the training set" if on_validation else "the test images"
     # the recipe of an arm is one of its own: without a term it is a baseline
     arm = run.arm if run.terms or run.engine == "none" else "baseline"
-    again = f"dire-plug run {run.method} --recipe {RECIPE} --arm {arm} --seed {run.seed}"
+    again = f"dire-plug run {run.method} --recipe {RECIPE} --arm {shlex.quote(arm)} --seed {run.seed}"
     if path := _without_paths(run.recipe["dataset"].get("path")):
-        again += f" --set dataset.path={path}"
+        again += f" --set {shlex.quote(path_setting('dataset.path', path))}"
     return "\n".join(
         [
             f"---\n{head}---",
-            f"# {run.method} on {run.dataset}, IPC {run.ipc}, {run.arm}\n",
+            f"# {escape_markdown(title)}\n",
             "A condensed dataset: images that were optimised, or chosen, so that networks learn from few of them.\n",
             "| how it was made | |\n|---|---|",
-            *(f"| {key} | {' '.join(value.split()).replace('|', '&#124;')} |" for key, value in rows.items()),
+            *(f"| {key} | {value} |" for key, value in rows.items()),
             f"\nThe same again, with dire-plug and the recipe beside this card:\n\n    {again}\n",
             f"## Measured\n\nOn {judged}; one synthesis, so no spread.\n",
             "| measure | |\n|---|---:|",
             *measured,
-            f"\n## Classes\n\n{', '.join(f'{label}: {name}' for label, name in enumerate(classes))}\n",
+            f"\n## Classes\n\n{', '.join(f'{label}: {escape_markdown(name)}' for label, name in enumerate(classes))}\n",
             "## Licence\n",
-            f"The licence of the method's repository: {upstream.get('licence', 'unknown')}. The images derive from "
-            f"{run.dataset}: its own terms hold for them too, and those of the weights that were used. dire-plug's "
-            "licence is that of its code, not of these images.",
+            f"The licence of the method's repository: {escape_markdown(upstream.get('licence', 'unknown'))}. "
+            f"The images derive from {escape_markdown(run.dataset)}: its own terms hold for them too, and those of the "
+            "weights that were used. dire-plug's licence is that of its code, not of these images.",
             "",
         ]
     )
 
 
+def _title(run: ReportRun) -> str:
+    return f"{run.method} on {run.dataset}, IPC {run.ipc}, {run.arm}"
+
+
+def _address(repository: str) -> str:
+    """Return an address as readers of Markdown make a link of it, which an escape would break."""
+    return repository if re.fullmatch(r"https?://[\w./:@-]+", repository) else escape_markdown(repository)
+
+
 def _head(run: ReportRun, *, form: Form, classes: Sequence[str]) -> dict[str, Any]:
     head: dict[str, Any] = {
         "license": "other",
-        "pretty_name": f"{run.method} on {run.dataset}, IPC {run.ipc}, {run.arm}",
+        "pretty_name": _title(run),
         "task_categories": ["image-classification"],
         "tags": ["dataset-condensation", "dataset-distillation", "dire-plug"],
     }

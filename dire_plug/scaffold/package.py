@@ -11,7 +11,7 @@ from dire_plug import plugins
 from dire_plug.api.checklist import IMPORT
 from dire_plug.api.patch_file import make_patch
 from dire_plug.errors import DirePlugError
-from dire_plug.files import new_folder, write_atomically
+from dire_plug.files import expand_user, new_folder, write_atomically
 from dire_plug.plugins import Kind
 from dire_plug.recipe.check import RESERVED_ARMS
 from dire_plug.scaffold.kinds import (
@@ -204,8 +204,8 @@ def _check(origin: Published) -> Published:
         raise DirePlugError(
             f"--script must be a Python file's path below the root of the repository (is '{origin.script}')"
         )
-    if "://" not in repository and Path(repository).expanduser().is_dir():
-        repository = str(Path(repository).expanduser().absolute())
+    if "://" not in repository and (folder := expand_user(repository, where="--repository")).is_dir():
+        repository = str(folder.absolute())
     return Published(repository, origin.commit, str(script))
 
 

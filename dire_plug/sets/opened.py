@@ -15,11 +15,11 @@ from torch import Tensor
 from dire_plug import plugins
 from dire_plug.data import class_count, names
 from dire_plug.errors import DirePlugError
-from dire_plug.files import read_json
+from dire_plug.files import expand_user, read_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
-from dire_plug.recipe.loading import Tree, dataset_settings, mapping
+from dire_plug.recipe.loading import Tree, dataset_settings, is_folder, mapping, path_setting
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space, require_set
 from dire_plug.stages.artefacts import Source
@@ -171,11 +171,12 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         DirePlugError: the recipe is unknown or faulty, or is one of another dataset.
     """
     method, recipe = _choose_recipe(request, run)
+    settings = list(request.settings)
     # a folder is no recipe's own dataset: the recipe gives networks and protocol only
-    named = dataset_settings(request.real) if request.real is not None else ()
-    settings = [*(named if len(named) > 1 else ()), *request.settings]
+    if request.real is not None and is_folder(request.real):
+        settings = [*dataset_settings(request.real), *settings]
     if request.teacher is not None:
-        settings.append(f"squeeze.teacher.checkpoint={request.teacher}")
+        settings.append(path_setting("squeeze.teacher.checkpoint", request.teacher))
     seed = request.seed if request.seed is not None else (provenance_of(run)["seed"] if run else 0)
     plain = Request(
         method,
@@ -195,7 +196,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
     )
     planned = plan_run(plain)
     name = planned.recipe.dataset.name
-    if len(named) == 1 and request.real != name:
+    if request.real is not None and not is_folder(request.real) and request.real != name:
         raise DirePlugError(
             f"--real {request.real}: the recipe {method}/{planned.source.stem} is of {name}; leave one of them out, or "
             f"take a recipe of {request.real}"
@@ -210,16 +211,23 @@ def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str
         request = replace(request, recipe=str(run.path / "recipe.yaml"))
     if request.recipe is None:
         return DEFAULT_METHOD, _recipe_of(request)
-    method, slash, name = request.recipe.partition("/")
-    if request.recipe.endswith((".yaml", ".yml")):
-        path = Path(request.recipe).expanduser()
+    return read_recipe_name(request.recipe, option="--recipe")
+
+
+def read_recipe_name(text: str, *, option: str) -> tuple[str, str]:
+    """Return method and recipe of METHOD/NAME, or of a YAML file.
+
+    Raises:
+        DirePlugError: there is no such file, or no method is named; `option` is what the user wrote it for.
+    """
+    method, slash, name = text.partition("/")
+    if text.endswith((".yaml", ".yml")):
+        path = expand_user(text, where=option)
         if not path.is_file():
-            raise DirePlugError(f"--recipe {request.recipe}: no such file")
+            raise DirePlugError(f"{option} {text}: no such file")
         return str(read_yaml(path).get("method", DEFAULT_METHOD)), str(path)
     if not slash:
-        raise DirePlugError(
-            f"--recipe {request.recipe}: of which method? Write METHOD/NAME, such as {DEFAULT_METHOD}/{method}"
-        )
+        raise DirePlugError(f"{option} {text}: of which method? Write METHOD/NAME, such as {DEFAULT_METHOD}/{method}")
     return method, name
 
 
@@ -234,7 +242,7 @@ def _recipe_of(request: SetRequest) -> str:
         raise DirePlugError(
             f"--real: which dataset is it condensed from? One of {known}, or a folder of images, such as ./photos"
         )
-    if len(dataset_settings(dataset)) > 1:
+    if is_folder(dataset):
         return FALLBACK
     class_count(dataset)  # raises for an unknown name
     folder = plugins.load_adapter(DEFAULT_METHOD).recipes()

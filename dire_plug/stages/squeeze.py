@@ -26,7 +26,7 @@ from dire_plug.acceleration import accelerate_network
 from dire_plug.data.augmentation.draws import to_device
 from dire_plug.data.reading import read_batches
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.files import digest_file, make_folder, read_json, write_json
+from dire_plug.files import digest_file, expand_user, make_folder, read_json, write_json
 from dire_plug.models import build
 from dire_plug.models.architectures import TORCHVISION, is_made_for_a_size, size_of, torchvision_name
 from dire_plug.models.checkpoint import Network, read_foreign, save
@@ -40,6 +40,7 @@ from dire_plug.stages.artefacts import (
     role_of_independent,
     roles_frozen,
     roles_in_loop,
+    roles_of_students,
 )
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
@@ -72,7 +73,7 @@ def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
             )
         weights = _find(checkpoint.removeprefix(TORCHVISION), architecture)
         return _read_published(_fetch(checkpoint, weights.url, offline=offline), weights.url)
-    path = Path(checkpoint).expanduser()
+    path = expand_user(checkpoint, where="checkpoint")
     if not path.is_file():
         raise DirePlugError(f"checkpoint: {path.absolute()} is not a file; correct the path, or leave it out to train")
     return read_foreign(path, architecture=architecture, outputs=outputs, stem=stem)
@@ -145,12 +146,12 @@ def squeeze(run: Run) -> Networks:
 
 
 def squeeze_loop(run: Run) -> Networks:
-    """Return the networks in the loop, made where they aren't there, and I only named: students need no others.
+    """Return the networks that students may need, made where they aren't there, and the others, which are only named.
 
     Raises:
         DirePlugError: see `squeeze`.
     """
-    for role in roles_in_loop(run):
+    for role in roles_of_students(run):
         ensure_network(run, role)
     return name_networks(run)
 
@@ -165,13 +166,13 @@ def squeeze_one(run: Run, name: str) -> Artefact:
 
 
 def all_roles(run: Run) -> list[Role]:
-    """Return T, I, the further networks in the loop, and those of the terms."""
-    main, *others = roles_in_loop(run)
+    """Return T, I, the further networks in the loop, the one that labels instead of them, and those of the terms."""
+    main, *others = roles_of_students(run)
     return [main, role_of_independent(run), *others, *roles_frozen(run)]
 
 
 def missing_networks(run: Run) -> list[str]:
-    """Return the names of the networks that the store lacks: of those in the loop, of I, and of those of the terms."""
+    """Return the names of the networks that the store lacks, of all that `squeeze` returns."""
     return [role.name for role in all_roles(run) if not run.store.has(name_network(run, role))]
 
 

@@ -133,6 +133,8 @@ def _register(store: Path, root: Path, names: Iterable[str]) -> None:
         # a mount point without its disk is an empty folder; the mark tells it from a folder without runs
         if not (root / MARK).is_file():
             write_atomically(root / MARK, f"The runs here name entries of a store; its {ROOTS} names this folder.\n")
+            if home.runs_beside_user() and root == home.runs():
+                ui.say_once(f"runs lie in {root}, what they share in {store}; --out or DIRE_PLUG_HOME changes that")
         if str(root) not in roots or named != known:
             lease.require()
             _write_roots(store, {**roots, str(root): named})

@@ -54,6 +54,8 @@ class Request:
     ipc: int | None = None
     preset: str | None = None
     settings: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+    """`KEY=VALUE`, which replace all that the recipe says there: another protocol, the networks that judge by it."""
     seed: int = 0
     device: str = "auto"
     engine: str = "auto"
@@ -249,9 +251,18 @@ class RunFolder:
         return "interrupted" if state == "running" and holder(self.lease) is None else state
 
     def set_status(self, state: str, *, stage: str, **more: Any) -> None:
-        """Write status.json."""
+        """Write status.json; that of a finished run has its size, which a list of runs would take long to count."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_json(self.path / "status.json", {"state": state, "stage": stage, "updated": now, **more})
+        size = {"bytes": self._count_bytes()} if state == "finished" else {}
+        write_json(self.path / "status.json", {"state": state, "stage": stage, "updated": now, **size, **more})
+
+    def size(self) -> int:
+        """Return the bytes of its files; of a finished run, as they were when it was finished."""
+        known = self.status().get("bytes")
+        return known if isinstance(known, int) else self._count_bytes()
+
+    def _count_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     def metrics(self) -> dict[str, Any]:
         """Return metrics.json of a finished run.

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dire_plug.errors import DirePlugError
+from dire_plug.files import expand_user
 
 VARIABLE = "DIRE_PLUG_SCRATCH"
 LOCK = ".lock"
@@ -32,7 +33,7 @@ def scratch_root(store: Path) -> Path | None:
         DirePlugError: DIRE_PLUG_SCRATCH isn't a folder that can be written.
     """
     if chosen := os.environ.get(VARIABLE):
-        root = Path(chosen).expanduser().absolute()
+        root = expand_user(chosen, where=VARIABLE).absolute()
         if not _is_usable(root):
             raise DirePlugError(
                 f"{VARIABLE}: {root} is no folder that can be written; make it, or correct the variable"

@@ -41,7 +41,7 @@ NATIVE = ("--engine", "native")
 # Names and recipes.
 
 
-METHODS = "cda, delt, dm, dwa, g-vbsm, infer, mtt, sre2l"
+METHODS = "cda, cv-dd, delt, dm, dwa, g-vbsm, infer, lpld, mtt, sre2l, sre2l-pp"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,11 @@ METHODS = "cda, delt, dm, dwa, g-vbsm, infer, mtt, sre2l"
         ("compare xyz", f"unknown method 'xyz'; known: {METHODS}"),
         ("run sre2l --recipe cifar100", "(did you mean 'cifar-100'?); known: cifar-10, cifar-100, "),
         ("run sre2l --recipe nowhere.yaml", "recipe nowhere.yaml: no such file"),
+        ("run sre2l --recipe ~no-one/my.yaml", "recipe: ~no-one/my.yaml: there is no user of this name"),
+        (
+            "run sre2l --engine native --set squeeze.teacher.checkpoint=~no-one/t.pt",
+            "checkpoint: ~no-one/t.pt: there is no user of this name",
+        ),
         ("run sre2l --preset relased", "no preset 'relased' (did you mean 'released'?); this recipe has "),
         (
             "run sre2l --arm controll",

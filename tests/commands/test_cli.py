@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -119,6 +120,7 @@ def test_a_faulty_command_line_ends_with_2_and_says_what_is_wrong(
         ("run sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
         ("compare sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
         ("ablate sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        ("tune sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
         ("time sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
         (
             "measure x --nearest-k 3 --set measure.nearest_k=5",
@@ -226,6 +228,27 @@ def test_a_run_prints_its_numbers_its_folder_and_what_to_do_next(cli: Cli, home:
     assert f"next:       dire-plug compare sre2l --recipe {recipe}\n" in answer.out
     assert f"dire-plug show {folder.name}\n" in answer.out
     assert "the native engine runs, which is the same mathematics; `dire-plug vendor sre2l`" in answer.err
+
+
+def test_a_dry_run_of_an_arm_begins_with_what_differs_from_baseline(cli: Cli, bare_home: Path) -> None:
+    answer = cli("run", "sre2l", "--dire", "--engine", "native", "--dry-run")
+    differs, _, _ = answer.out.partition("\nrecipe\n")
+    assert "what differs from baseline" in differs
+    rows = {row[0]: row[1:] for row in read_rows(differs)}
+    assert rows["recover.start"] == ["noise", "real"]
+    assert "recover.flags.lr" not in rows
+    assert "what differs" not in cli("run", "sre2l", "--engine", "native", "--dry-run").out
+
+
+def test_what_to_do_next_works_as_it_is_printed(cli: Cli, home: Path, recipe: Path, tmp_path: Path) -> None:
+    own = ("--set", "evaluate.epochs=1", "--engine", "native", "--real", "digits", "--out", tmp_path / "my runs")
+    answer = cli("run", "sre2l", "--recipe", recipe, "--arm", "herding", "--seed", 3, *own)
+    assert answer.code == 0, answer.err
+    (compare, show) = re.findall(r"^(?:next:)? +dire-plug ((?:compare|show) .*)$", answer.out, re.MULTILINE)
+    planned = json.loads(cli(*shlex.split(compare), "--dry-run", "--json").out)["arms"]
+    assert list(planned) == ["baseline", "control", "herding"]
+    assert {(one["seed"], one["values"]["evaluate.epochs"]["value"]) for one in planned.values()} == {(3, 1)}
+    assert cli(*shlex.split(show)).code == 0
 
 
 def test_the_same_command_finds_its_finished_run_again(cli: Cli, finished_home: Path, recipe: Path) -> None:

@@ -32,6 +32,11 @@ def complete(line: str) -> list[str]:
         ("run sre2l --recipe cifar", ["cifar-10", "cifar-100"]),
         ("run sre2l --recipe cifar-100 --preset ", ["as-released", "as-printed"]),
         ("compare sre2l --arms baseline,dire,cont", ["baseline,dire,control"]),
+        ("compare-methods a", ["all"]),
+        ("compare-methods sre2l,d", [f"sre2l,{name}" for name in METHODS if name.startswith("d")]),
+        ("compare-methods sre2l,cda --recipe tiny", ["tiny-imagenet"]),
+        ("compare-methods all --arms baseline,cont", ["baseline,control"]),
+        ("compare-methods all --subsets random,her", ["random,herding"]),
         ("run sre2l --regularizer fac", ["facility-location"]),
         ("run sre2l --arm verify", []),
         ("time sre2l sre2l+contr", ["sre2l+control"]),
@@ -82,7 +87,7 @@ def test_no_summary_is_cut_at_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPat
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "ablate", "time", "verify"])
+@pytest.mark.parametrize("command", ["run", "compare", "ablate", "tune", "time", "verify"])
 def test_help_names_the_methods(cli: Cli, command: str) -> None:
     text = " ".join(cli(command, "--help").out.split())
     assert f"METHOD is one of: {', '.join(METHODS)}." in text

@@ -140,12 +140,20 @@ def test_a_set_of_rdeds_is_measured_where_it_lies(tiny: Path, tmp_path: Path) ->
         for number, image in enumerate(digits.images()[digits.labels == label][:2]):
             save_image(image / 255, folder / f"class{label:05d}_id{number:05d}.png")
     request = request_of_table("table-17", row="rded")
-    empty, filled = reproduce(request), reproduce(replace(request, rded=tmp_path / "syn_data"))
-    assert {"--rded FOLDER" in answer.reason for answer in empty.cells.values()} == {True}
-    assert not empty.failed
+    filled = reproduce(replace(request, rded=tmp_path / "syn_data"))
+    assert run_folders(tiny) == []
     values = {cell.read: answer.values for cell, answer in filled.cells.items()}
     assert filled.reasons == []
     assert all(0 < value <= 1 for (value,) in (values["coverage"], values["similarity"]))
+
+
+def test_the_row_of_rded_is_filled_by_a_run_of_that_arm(tiny: Path) -> None:
+    result = reproduce(request_of_table("table-17", row="rded"))
+    (run,) = run_folders(tiny)
+    metrics = read_json(run / "metrics.json")
+    assert (metrics["arm"], result.reasons) == ("rded", [])
+    values = {cell.read: answer.values for cell, answer in result.cells.items()}
+    assert values["vendi"] == (metrics["diversity"]["T"]["class_vendi"],)
 
 
 # Cells that can't be filled.

@@ -60,7 +60,7 @@ def test_an_unknown_protocol_lists_those_there_are() -> None:
     (told,) = problems_of(section("x"))
     assert told.endswith(
         "; one of on-the-fly, hard-labels, static-labels, dynamic-labels, ensemble-labels, delt, sre2l-tiny, "
-        "dwa-tiny, fkd, fkd-ensemble"
+        "dwa-tiny, fkd, fkd-ensemble, cv-dd"
     )
 
 

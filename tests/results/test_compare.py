@@ -315,6 +315,13 @@ def test_a_ladder_compares_each_arm_with_the_one_before(cli: Cli, home: Path, tm
     assert is_ladder([folder.name], home / "runs")
 
 
+def test_an_unknown_class_to_enlarge_is_an_error_before_any_run(cli: Cli, bare_home: Path, recipe: Path) -> None:
+    answer = cli("compare", "sre2l", "--recipe", recipe, "--engine", "native", "--class", "ten")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--class ten: digits has no such class; give a number from 0 to 9" in answer.err
+    assert not (bare_home / "runs").exists()
+
+
 def test_an_equal_rung_is_run_once_and_shown_so(bare_home: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "ladder.yaml", REAL_START)
     planned = {

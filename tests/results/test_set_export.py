@@ -1,17 +1,23 @@
 """Condensed sets as folders, arrays and Hugging Face datasets, and their way back."""
 
+import re
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from markdown_it import MarkdownIt
 from support.cli import Cli
 from support.small_run import only_run
 
 import dire_plug
 from dire_plug.data import load
-from dire_plug.results.set_export import FORMS, name_folders
+from dire_plug.results.report import read_run
+from dire_plug.results.set_export import FORMS, make_card, name_folders
 from dire_plug.sets.condensed import read_condensed
+from dire_plug.store.runs import RunFolder
 
 
 @pytest.fixture
@@ -51,6 +57,22 @@ def test_the_card_says_how_the_set_was_made_and_names_no_path(
     assert f"| `vendi_teacher` | {run.metrics['vendi_teacher']:.2f} |" in body
     assert "The licence of the method's repository: none." in body
     assert str(tmp_path.parent) not in text + (tmp_path / "set" / "recipe.yaml").read_text()
+
+
+NAMES = ("a|b", "*bold*", "[link](http://x)", "<img src=x>", "`code`", "&amp;", "~~no~~", "a_b_", "\\\\", "x: - #y")
+
+
+def test_names_stand_in_the_card_as_they_are(finished_home: Path) -> None:
+    run = read_run(RunFolder(only_run(finished_home)))
+    odd = replace(run, provenance={**run.provenance, "classes": list(NAMES), "dataset": "a" * 64})
+    odd.recipe["dataset"]["name"] = "of | *mine*"
+    _, head, body = make_card(odd, form="huggingface", classes=NAMES, images=torch.zeros(20, 3, 8, 8)).split("---\n", 2)
+    fields = yaml.safe_load(head)
+    assert list(fields["dataset_info"]["features"][1]["dtype"]["class_label"]["names"].values()) == list(NAMES)
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(body)
+    assert ", ".join(f"{label}: {name}" for label, name in enumerate(NAMES)) in unescape(page)
+    assert "<td>of | *mine*, sha256 <code>" in page
+    assert not re.search("<(a|img|s|em|strong)[ >]", page)
 
 
 def test_datasets_reads_the_layout_with_the_labels(

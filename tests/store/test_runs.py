@@ -31,6 +31,15 @@ def test_how_a_run_ended_needs_no_holder(folder: RunFolder, state: str) -> None:
     assert folder.state() == state
 
 
+def test_the_size_of_a_finished_run_is_not_counted_again(folder: RunFolder) -> None:
+    (folder.path / "images").mkdir()
+    (folder.path / "images" / "0.png").write_bytes(bytes(1000))
+    assert folder.size() == 1000
+    folder.set_status("finished", stage="measure")
+    (folder.path / "report.html").write_bytes(bytes(50))
+    assert folder.size() == 1000
+
+
 def test_a_status_that_is_none_is_refused_by_its_file(folder: RunFolder) -> None:
     (folder.path / "status.json").write_text("[]")
     with pytest.raises(DirePlugError, match=r"status\.json: holds no run status"):

@@ -157,14 +157,14 @@ def _absent(runs: Sequence[PlannedRun]) -> list[str]:
 
 def _left_out(requests: Sequence[TableRequest]) -> list[str]:
     """Return what tables need besides their runs, which isn't planned, and where."""
-    parts: dict[str, Callable[[Cell], bool]] = {
-        "embeddings of another network": lambda cell: cell.embedding is not None,
-        "the timing, which runs by itself": lambda cell: cell.read == "seconds",
-        "measuring the set from outside": lambda cell: cell.set is not None,
+    parts: dict[str, Callable[[TableRequest, Cell], bool]] = {
+        "embeddings of another network": lambda _, cell: cell.embedding is not None,
+        "the timing, which runs by itself": lambda _, cell: cell.read == "seconds",
+        "measuring the set from outside": TableRequest.is_from_outside,
     }
     found = []
     for name, is_there in parts.items():
-        if tables := [request.target.name for request in requests if any(map(is_there, request.cells))]:
+        if tables := [one.target.name for one in requests if any(is_there(one, cell) for cell in one.cells)]:
             found.append(f"{name} ({', '.join(tables)})")
     return [f"not estimated: {', '.join(found)}"] if found else []
 

@@ -72,8 +72,9 @@ def requests_of(request: TableRequest) -> list[Request]:
     """Return the requests of the runs that a table's cells are made from, but of those that can't be planned."""
     found: dict[Request, None] = {}
     for cell in request.cells:
-        # of a cell that is timed, or has a set of its own, there are none; what a figure draws isn't printed either
-        if (cell.figure == NOT_PRINTED and request.target.draw is None) or cell.set or cell.read == "seconds":
+        # of a cell that is timed, or of a set from elsewhere, there are none; what a figure draws isn't printed either
+        unprinted = cell.figure == NOT_PRINTED and request.target.draw is None
+        if unprinted or request.is_from_outside(cell) or cell.read == "seconds":
             continue
         # a cell that the scale leaves out says so when it is filled
         with contextlib.suppress(DirePlugError):
@@ -167,7 +168,7 @@ def _fill(cell: Cell, runs: Runs) -> CellResult:
     """Fill one cell by what it is about."""
     if cell.figure == NOT_PRINTED:
         return CellResult()
-    if cell.set:
+    if runs.request.is_from_outside(cell):
         return fill_from_outside(cell, runs)
     if cell.components:
         return fill_from_ablation(cell, runs)
@@ -295,11 +296,11 @@ def _arm_name(cell: Cell) -> str:
     return cell.method if cell.arm == "baseline" else f"{cell.method}+{cell.arm}"
 
 
-# Tables 16 and 17: sets measured by another network, and images that no method of ours makes.
+# Tables 16 and 17: sets measured by another network, and images that RDED's own code made.
 
 TEACHER = "teacher"
 JUDGE = "sre2l"
-"""The method whose teacher judges a set that no method of ours made."""
+"""The method whose teacher judges a set from elsewhere."""
 
 
 def fill_from_embedding(cell: Cell, runs: Runs) -> CellResult:
@@ -319,14 +320,10 @@ def fill_from_outside(cell: Cell, runs: Runs) -> CellResult:
     """Return the diversity of the set that `--rded` names, in the teacher of the recipe.
 
     Raises:
-        DirePlugError: no set was given, or it doesn't fit the real data.
+        DirePlugError: it doesn't fit the real data.
     """
     rded = runs.request.rded
-    if rded is None:
-        raise DirePlugError(
-            "RDED optimizes no loss, so nothing here makes its images: run its own code (docs/measuring-a-set.md), and "
-            "give the folder: --rded FOLDER"
-        )
+    assert rded is not None
     recipe, settings = cell.recipe, tuple[str, ...]()
     if runs.request.scale == "smoke":
         recipe, settings = "quick", SMOKE_SETTINGS[JUDGE]

@@ -23,7 +23,7 @@ class TableRequest:
         base: device, engine, folders and first seed of every run, and what changes the recipes of all cells: a preset,
             settings, acceleration; the cells say the rest.
         seeds: syntheses of each cell.
-        rded: the folder of images that RDED's own code made.
+        rded: the folder of images that RDED's own code made; None: the runs of our arm `rded` stand for them.
         weights: a file with CLIP's weights.
     """
 
@@ -53,6 +53,10 @@ class TableRequest:
         if self.changes:
             parts.append(f"changed-{digest(self.changes)[:8]}")
         return runs_root(self.base) / "reproduce" / "-".join(parts)
+
+    def is_from_outside(self, cell: Cell) -> bool:
+        """Return whether a set from elsewhere fills a cell, and no run."""
+        return cell.set is not None and self.rded is not None
 
     def first_run(self, cell: Cell) -> Request:
         """Return the request of a cell's first run.

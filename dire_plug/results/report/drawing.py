@@ -73,16 +73,7 @@ def _opening(box: str, alt: str) -> str:
 
 
 OF_PAGE = {"var(--ink)": INK, "var(--line)": LINE, "system-ui": "sans-serif"}
-"""What a drawing takes from its page → what it has by itself."""
-
-
-def svg_file(drawing: str) -> str:
-    """Return the address that holds a drawing as a file of its own; empty where it is none but an image."""
-    if not drawing.startswith("<svg"):
-        return ""
-    for of_page, own in OF_PAGE.items():
-        drawing = drawing.replace(of_page, own)
-    return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
+"""What a drawing takes from its page → what it has as a file of its own."""
 
 
 def to_image(pixels: Tensor, *, alt: str, width: int) -> Markup:

@@ -48,15 +48,23 @@ def find_class(run: ReportRun, name: str) -> int:
     Raises:
         DirePlugError: there is no such class.
     """
-    names: list[str] = run.provenance["classes"]
-    if name in names:  # before numbers: a class may be called by one
-        return names.index(name)
-    if name.isdecimal() and int(name) < count_classes(run):
+    return find_label(name, run.provenance["classes"], dataset=run.dataset)
+
+
+def find_label(name: str, classes: Sequence[str], *, dataset: str) -> int:
+    """Return the label of a class by its name or number, given the names of all; `dataset` names theirs in errors.
+
+    Raises:
+        DirePlugError: there is no such class.
+    """
+    if name in classes:  # before numbers: a class may be called by one
+        return classes.index(name)
+    if name.isdecimal() and int(name) < len(classes):
         return int(name)
-    known = ", ".join(names[:12])
+    known = ", ".join(classes[:12])
     raise DirePlugError(
-        f"--class {name}: {run.dataset} has no such class; give a number from 0 to {count_classes(run) - 1}, or a "
-        f"name: {known}{' …' if len(names) > 12 else ''}"
+        f"--class {name}: {dataset} has no such class; give a number from 0 to {len(classes) - 1}, or a "
+        f"name: {known}{' …' if len(classes) > 12 else ''}"
     )
 
 

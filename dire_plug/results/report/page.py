@@ -24,7 +24,7 @@ from dire_plug.results.ladder import SUMMED_UP, Step, draw_steps
 from dire_plug.results.report import similarity, tsne
 from dire_plug.results.report.class_grid import class_figure, sheet_figure
 from dire_plug.results.report.curves import curves_figure, strips_figure
-from dire_plug.results.report.drawing import PageFigure, label_runs, listed, svg_file, to_svg
+from dire_plug.results.report.drawing import OF_PAGE, PageFigure, label_runs, listed, to_svg
 from dire_plug.results.report.groups import Group, group
 from dire_plug.results.report.images import embed_runs, find_class, has_images
 from dire_plug.results.report.runs import ReportRun
@@ -177,6 +177,7 @@ def write_report(
         "dataset": runs[0].dataset,
         "sections": sections,
         "colours": {arm: colour(arm, arms) for arm in dict.fromkeys([*arms, *COLOURS])},
+        "of_page": OF_PAGE,
         "version": __version__,
         "command": command,
     }
@@ -251,7 +252,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["svg_file"] = svg_file
     return found
 
 
