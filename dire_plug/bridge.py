@@ -33,9 +33,12 @@ def _running() -> RunningSynthesis:
     return _synthesis
 
 
-def watch(network: nn.Module | Sequence[nn.Module]) -> None:
-    """Keep the embeddings of every forward pass of a network, or of several in the recipe's order."""
-    _running().watch(network)
+def watch(network: nn.Module | Sequence[nn.Module], *, names: Sequence[str] | None = None) -> None:
+    """Keep the embeddings of every forward pass of a network, or of several in the recipe's order.
+
+    A script that takes some of the recipe's networks in a pass hands over what it calls them, too: `names`.
+    """
+    _running().watch(network, names=names)
 
 
 def labels(labels: Tensor) -> Tensor:
@@ -68,13 +71,25 @@ def in_use(labels: Tensor, *, rows: Sequence[int] | None = None) -> Tensor:
     return _running().in_use(labels, rows=rows)
 
 
-def loss(loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None) -> Tensor:
-    """Return upstream's loss plus the terms of the active plugins; `network` is the watched one of this step."""
+def loss(
+    loss: Tensor,
+    *,
+    images: Tensor,
+    labels: Tensor,
+    step: int,
+    network: nn.Module | Sequence[nn.Module] | None = None,
+) -> Tensor:
+    """Return upstream's loss plus the terms of the active plugins; `network`: the watched one, or all, of this step."""
     return _running().loss(loss, images=images, labels=labels, step=step, network=network)
 
 
 def term(
-    *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None, scaler: GradScaler | None = None
+    *,
+    images: Tensor,
+    labels: Tensor,
+    step: int,
+    network: nn.Module | Sequence[nn.Module] | None = None,
+    scaler: GradScaler | None = None,
 ) -> None:
     """Add the gradients of the active terms to that of a loss without a name: call it right before `backward`."""
     _running().term(images=images, labels=labels, step=step, network=network, scaler=scaler)

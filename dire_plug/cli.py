@@ -14,6 +14,7 @@ GROUPS = {
     "Run a method": {
         "run": "dire_plug.commands.run:run",
         "compare": "dire_plug.commands.compare:compare",
+        "compare-methods": "dire_plug.commands.compare_methods:compare_methods",
         "jobs": "dire_plug.commands.jobs:jobs",
         "vendor": "dire_plug.commands.upstream:vendor",
     },
@@ -28,6 +29,7 @@ GROUPS = {
     "The paper": {
         "reproduce": "dire_plug.commands.reproduce:reproduce",
         "ablate": "dire_plug.commands.ablate:ablate",
+        "tune": "dire_plug.commands.tune:tune",
         "time": "dire_plug.commands.time:time_",
     },
     "Condensed sets from any source": {
@@ -47,6 +49,8 @@ GROUPS = {
 COMMANDS = {name: where for commands in GROUPS.values() for name, where in commands.items()}
 SUMMARY = 66
 """The longest summary of a command, in characters: a line of the help has 80 columns."""
+LEAST_WIDTH = 10
+"""Of the names of commands; the summaries of a group with a longer name are further to the right."""
 INTERRUPTED = 130
 NO_ROOM = "failed to map segment from shared object"
 """The loader's message on torch's libraries where `ulimit -v` is too small for them."""
@@ -61,9 +65,9 @@ class Commands(click.Group):
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands with their summaries, a heading for each group."""
-        width = max(map(len, COMMANDS))
         for heading, commands in GROUPS.items():
             with formatter.section(heading):
+                width = max(LEAST_WIDTH, *map(len, commands))
                 lines = [(name.ljust(width), self._summary(context, name)) for name in commands]
                 formatter.write_dl(lines)
 

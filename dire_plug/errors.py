@@ -14,6 +14,19 @@ class DirePlugError(Exception):
     exit_code = 2
 
 
+class MissingError(DirePlugError):
+    """Something must be fetched or installed first.
+
+    Attributes:
+        command: what does that, without `names`; those of several errors can be given to it at once.
+        names: what it is to fetch.
+    """
+
+    def __init__(self, message: str, *, command: str, names: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.command, self.names = command, names
+
+
 class RunBusyError(DirePlugError):
     """A live process holds this run or entry of the store; the exit code is BSD's for a failure that passes."""
 

@@ -246,6 +246,7 @@ TORCHVISION_NAMES = {
     "shufflenet-v2-x0.5": "shufflenet_v2_x0_5",
     "shufflenet-v2-x1.0": "shufflenet_v2_x1_0",
     "vgg-16": "vgg16",
+    "densenet-121": "densenet121",
 }
 """Architecture → torchvision's name of it, with the imagenet stem."""
 
@@ -437,6 +438,8 @@ class Adapter(Protocol):
     """Whether a pass is the same whatever the number of images per class, so that IPC 50 goes on from IPC 10."""
     saves_images: bool
     """Whether the script saves each image as a file; else the tool does, from the tensors."""
+    network_names: Mapping[str, str]
+    """What the script calls a network → its key in the recipe, where the patch hands names to `bridge.watch`."""
 
     def patches(self) -> Path:
         """Return the folder of this method's patches."""
@@ -452,6 +455,9 @@ class Adapter(Protocol):
 
     def steps(self, recover: Any) -> int:
         """Return the number of iterations of one slot."""
+
+    def networks_in_step(self, recover: Any) -> int:
+        """Return how many of the recipe's networks an iteration inverts together."""
 
     def work(self, recipe: Any) -> LoopWork | None:
         """Return what an iteration computes; None: its batch passes through a trained network and back."""

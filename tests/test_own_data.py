@@ -17,7 +17,7 @@ from dire_plug.files import read_json
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.pipeline.request import say_colour_blind, with_data
 
-ARMS = "baseline,dire,random,herding"
+ARMS = "baseline,dire,random,rded,herding"
 DATASETS = '''\
 """A third party's datasets: one of tensors, one of files."""
 

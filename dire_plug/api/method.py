@@ -138,6 +138,7 @@ class PlannedAdapter:
     saves_images = True
     freezes_after_first_step = False
     grows = False
+    network_names: Mapping[str, str] = MappingProxyType({})
 
     def patches(self) -> Path:
         """Return the folder of this method's patches."""
@@ -160,8 +161,12 @@ class PlannedAdapter:
         iterations: int = self.read_flags(recover).iteration
         return iterations
 
+    def networks_in_step(self, recover: Any) -> int:
+        """Return 1: of several networks one makes a step."""
+        return 1
+
     def work(self, recipe: Any) -> LoopWork | None:
-        """Return None: the loop inverts trained networks, one of them in each iteration."""
+        """Return None: the loop inverts trained networks."""
         return None
 
     def pass_arguments(self, pass_index: int) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     default=",".join(DEFAULT_ARMS),
     show_default=True,
     shell_complete=offer_arms,
-    help="Arms, separated by commas; of real images also herding, k-center, k-means and full, the ceiling.",
+    help="Arms, separated by commas; of real images also rded, herding, k-center, k-means and full, the ceiling.",
 )
 @click.option(
     "--ladder",
@@ -61,7 +61,7 @@ def compare(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Compare arms: the method as published, with DiRe, real images.
+    """Compare arms: as published, with DiRe, real images.
 
     control is the dire arm without its regularizer and with nothing else changed. Where that differs from baseline in
     several things, --ladder shows what each of them adds. Finished runs are reused.

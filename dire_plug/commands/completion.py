@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from dire_plug import home, plugins
 from dire_plug.errors import DirePlugError
-from dire_plug.recipe import PROBE, arm_names, read_yaml, recipe_names
+from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, preset_names, read_yaml, recipe_names
 from dire_plug.store.runs import list_runs
 
 Offer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -58,9 +58,12 @@ def _recipes(method: str) -> tuple[Path, list[str]]:
 
 
 def _method(context: click.Context) -> str:
-    """Return the method that stands before; click leaves it among the rest where an option's value is what is asked."""
+    """Return the method that stands before, of several the first; click leaves it among the rest where an option's
+    value is what is asked."""
     known = plugins.known("methods")
-    return context.params.get("method") or next(word for word in context.args if word in known)
+    words = [*filter(None, (context.params.get("method"), context.params.get("methods"))), *context.args]
+    firsts = [word.partition(",")[0].partition("/")[0] for word in words]
+    return next(word for word in ("sre2l" if first == "all" else first for first in firsts) if word in known)
 
 
 def _recipe(context: click.Context) -> dict[str, Any]:
@@ -114,15 +117,32 @@ def offer_any_recipes(context: click.Context, incomplete: str) -> Iterable[str]:
 @_offering
 def offer_presets(context: click.Context, incomplete: str) -> Iterable[str]:
     """Offer the presets of the recipe."""
-    return list(_recipe(context).get("presets", {}))
+    return preset_names(_recipe(context))
 
 
 @_offering
 def offer_arms(context: click.Context, incomplete: str) -> Iterable[str]:
     """Offer the arms of the recipe; behind a comma, one more."""
+    return _one_more(_arms(context), incomplete)
+
+
+@_offering
+def offer_subsets(context: click.Context, incomplete: str) -> Iterable[str]:
+    """Offer the arms of real images; behind a comma, one more."""
+    return _one_more(REAL_IMAGE_ARMS, incomplete)
+
+
+@_offering
+def offer_method_list(context: click.Context, incomplete: str) -> Iterable[str]:
+    """Offer the installed methods, and all of them; behind a comma, one more."""
+    return _one_more([*plugins.known("methods"), *([] if "," in incomplete else ["all"])], incomplete)
+
+
+def _one_more(names: Iterable[str], incomplete: str) -> Iterable[str]:
+    """Return a list of names, separated by commas, with each one that it lacks."""
     before, comma, _ = incomplete.rpartition(",")
     taken = before.split(",")
-    return [f"{before}{comma}{name}" for name in _arms(context) if name not in taken]
+    return [f"{before}{comma}{name}" for name in names if name not in taken]
 
 
 @_offering

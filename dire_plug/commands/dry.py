@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
+    "rded": "patches of real images that the teacher finds easiest are put together by RDED's rule",
     "herding": "real images are chosen from the training set by herding in the teacher's embeddings",
     "k-center": "real images are chosen from the training set by the k-center rule in the teacher's embeddings",
     "k-means": "the real images nearest to the centres of k-means in the teacher's embeddings are chosen",
@@ -238,7 +239,7 @@ def describe_planned(
 def _fold(
     units: Sequence[Unit], needs: Mapping[str, set[str]], by_name: Mapping[str, Unit]
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield a row for each unit, or for the passes of one synthesis: its title, what it waits for, and the names.
+    """Yield a row for each unit, the passes of one synthesis, or units of one title: title, what it waits for, names.
 
     What a unit waits for because another one that it waits for does isn't repeated.
     """
@@ -256,7 +257,8 @@ def _fold(
         names, known = rows.get(title(unit), ([], []))
         rows[title(unit)] = [*names, unit.name], list(dict.fromkeys([*known, *waits]))
     for name, (names, waits) in rows.items():
-        yield f"{name} ({len(names)})" if name.endswith((": passes", ": batches")) else name, waits, names
+        folded = len(names) > 1 or name.endswith((": passes", ": batches"))
+        yield f"{name} ({len(names)})" if folded else name, waits, names
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,7 @@ from dire_plug.commands.options import JSON, RUNS_FOLDER, table_files
 from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import format_bytes, from_here, read_json
 from dire_plug.measures import ACCURACY, read_values
-from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, read_yaml, recipe_names
+from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, preset_names, read_yaml, recipe_names
 from dire_plug.store.cleaning import KINDS, read_entries, runs_naming, weigh
 from dire_plug.store.provenance import Code
 from dire_plug.store.runs import ARTEFACTS, RunFolder, find_run, list_runs
@@ -102,7 +102,7 @@ def _recipes(method: str | None) -> Listing:
                 with _one_row(table, data, {"recipe": f"{name}/{recipe}"}):
                     path = folder / f"{recipe}.yaml"
                     raw = read_yaml(path)
-                    dataset, ipc, presets = raw["dataset"]["name"], raw["ipc"], list(raw.get("presets", {}))
+                    dataset, ipc, presets = raw["dataset"]["name"], raw["ipc"], preset_names(raw)
                     table.add_row(f"{name}/{recipe}", dataset, str(ipc), from_here(path))
                     data.append(
                         {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @JSON
 @click.pass_context
 def jobs(context: click.Context, everything: bool) -> None:
-    """Show jobs of `--executor local` and `slurm`; cancel, read a log.
+    """Show jobs of `--executor local` and `slurm`, cancel them.
 
     It needs nothing of the cluster's accounting, and shows the jobs of everyone who uses this store.
     """

@@ -13,6 +13,7 @@ import click
 from dire_plug import ui
 from dire_plug.commands.completion import offer_targets
 from dire_plug.commands.options import (
+    ACCELERATE,
     CARD,
     DATA_ROOT,
     DEVICE,
@@ -21,6 +22,7 @@ from dire_plug.commands.options import (
     OFFLINE,
     OUT,
     RERUN_STAGES,
+    SETTINGS,
     VERBOSE,
     WAIT,
     check_card,
@@ -30,6 +32,7 @@ from dire_plug.commands.options import (
 )
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically, write_json
+from dire_plug.recipe.loading import split_setting
 from dire_plug.store.provenance import command
 
 if TYPE_CHECKING:
@@ -57,6 +60,9 @@ ALL = "all"
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the first synthesis."
 )
+@click.option("--preset", help="A preset of the recipes, such as as-printed; cells whose recipe lacks it stay empty.")
+@SETTINGS
+@ACCELERATE
 @click.option("--rded", type=click.Path(path_type=Path), help="Table 17: the images that RDED's own code made.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Table 16: a file with CLIP's weights.")
 @DEVICE
@@ -113,6 +119,8 @@ def reproduce(
     for option, given in (("--row", row), ("--column", column)):
         if target == ALL and given is not None:
             raise DirePlugError(f"{option} is of one table; give its name instead of {ALL}, or leave {option} out")
+    if any(split_setting(setting)[0] == ("ipc",) for setting in options["settings"]):
+        raise DirePlugError("--set ipc: each cell of a table says its own IPC; choose some with --column")
     for option, path, table in (("rded", rded, "table-17"), ("weights", weights, "table-16")):
         if path is not None and target not in (table, ALL):
             raise DirePlugError(f"--{option}: only {table} reads it, not {target}; leave it out")
@@ -141,6 +149,7 @@ def reproduce(
         return None
     from dire_plug.executors.dispatch import Runner
     from dire_plug.paper.reproduce.fill import requests_of
+    from dire_plug.paper.reproduce.result import missing_command
 
     runner = Runner(execution)
     # the runs of all tables at once: tables share some, and the others can run side by side
@@ -149,21 +158,26 @@ def reproduce(
     ui.result(data=lambda: [to_json(result) for result in results] if target == ALL else to_json(results[0]))
     if any(result.failed for result in results):
         return FAILED
-    # cells that the paper doesn't print have no reason either
-    if any(result.reasons for result in results) and not any(result.filled for result in results):
-        ui.say("nothing could be filled, for the reasons above")
-        return DirePlugError.exit_code
-    return None
+    if any(result.filled for result in results):
+        return None
+    if missing := missing_command(results):
+        ui.say(f"nothing could be filled; first run: {missing}")
+    else:
+        # cells that the paper doesn't print have no reason
+        reasons = any(result.reasons for result in results)
+        ui.say(f"nothing could be filled, {'for the reasons above' if reasons else 'as the paper prints nothing here'}")
+    return DirePlugError.exit_code
 
 
 def _write_status(requests: list[TableRequest], path: Path) -> None:
     """Write and show which of the paper's figures finished runs fill."""
     from dire_plug.paper.reproduce.status import count_filled, find_status, to_markdown
+    from dire_plug.paper.reproduce.table import heading_of
 
     if {one.scale for one in requests} != {"paper"}:
         raise contradiction("--status", "--scale smoke")
     cells = find_status(requests)
-    headings = {one.target.name: one.target.heading for one in requests}
+    headings = {one.target.name: heading_of(one) for one in requests}
     write_atomically(path, to_markdown(cells, headings, command=shlex.join(command())))
     ui.result(count_filled(cells), data=lambda: [asdict(one) for one in cells])
     ui.show(f"stored in: {path}")

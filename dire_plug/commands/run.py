@@ -44,7 +44,7 @@ BASELINE = DEFAULT_ARMS[0]
     "--arm",
     show_default="baseline",
     shell_complete=offer_arms,
-    help="baseline, control, dire, or the recipe's own; of real images: random, herding, k-center, k-means, full.",
+    help="baseline, control, dire, the recipe's own; of real images: random, rded, herding, k-center, k-means, full.",
 )
 @click.option(
     "--regularizer",
@@ -67,7 +67,7 @@ def run(
     execution: ExecutorSettings,
     **options: Any,
 ) -> None:
-    """Synthesize images, train students on them, measure diversity.
+    """Synthesize images, train students, measure diversity.
 
     Without --dire: the method as published. The same command shows its finished run, or resumes it.
     """

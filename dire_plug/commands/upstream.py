@@ -23,7 +23,7 @@ UNDECIDABLE = 3
 @JSON
 @VERBOSE
 def vendor(methods: tuple[str, ...], check: bool, offline: bool) -> None:
-    """Clone the code of methods at the pinned commit, and patch it.
+    """Clone methods' code at the pinned commit, and patch it.
 
     Without METHODS: of all.
     """

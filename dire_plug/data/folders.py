@@ -273,6 +273,16 @@ class FolderSplit:
         every = range(len(self)) if indices is None else indices.tolist()
         return decode_cropped([self.files[index] for index in every], size=self.size, whole=self.whole)
 
+    def read_whole(self, index: int) -> Tensor:
+        """Decode one image as its file has it, neither resized nor cut: uint8, [3, h, w].
+
+        Raises:
+            DirePlugError: the file can't be decoded, or has another size than when it was listed.
+        """
+        file = self.files[index]
+        _check_unchanged(file)
+        return to_tensor(decode(file.path, upright=self.whole))
+
     def describe(self) -> Iterable[bytes]:
         """Yield what determines this split, image by image: label and content, else relative path and size in bytes."""
         if self.files.contents is not None:

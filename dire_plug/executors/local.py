@@ -50,7 +50,7 @@ def run_local(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, st
             "CUDA_VISIBLE_DEVICES to choose GPUs"
         )
     # by the number that was asked for, so that a command that resumes with less left to do makes the same bits
-    asked = settings.jobs or max(2, torch.cuda.device_count() // settings.gpus_per_job)
+    asked = count_processes(settings)
     threads, jobs = _threads(asked), min(asked, len(units))
     ui.say(f"local: {len(units)} units of work in {jobs} processes, threads: {threads} each")
     workers = queue.SimpleQueue[_Worker]()
@@ -69,6 +69,11 @@ def run_local(units: Sequence[Unit], settings: ExecutorSettings) -> dict[str, st
         _Worker.stop_all()
         if before is not None:
             signal.signal(signal.SIGTERM, before)
+
+
+def count_processes(settings: ExecutorSettings) -> int:
+    """Return how many processes are asked for: one for each GPU, or two, where nobody says."""
+    return settings.jobs or max(2, torch.cuda.device_count() // settings.gpus_per_job)
 
 
 def _make_all(units: Sequence[Unit], submit: Callable[[Unit], Future[int]]) -> dict[str, str]:

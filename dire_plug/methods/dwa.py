@@ -212,9 +212,10 @@ class DWA(FamilyAdapter):
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
         """Return the family's problems, and a start that isn't of real images."""
         found = super().problems(recipe, classes=classes)
-        if recipe.recover.start != "real":
+        if not recipe.recover.is_given_a_start:
             message = (
-                f"must be 'real': DWA's scripts have no other start than real images (is '{recipe.recover.start}')"
+                "must be 'real' or 'rded': DWA's scripts have no other start than real images (is "
+                f"'{recipe.recover.start}')"
             )
             found.append(("recover.start", message))
         return found

@@ -168,8 +168,9 @@ class INFER(PlannedAdapter):
             found.append(("prepare", f"INFER needs nothing prepared; remove {', '.join(recipe.prepare)}"))
         if recover.embedder is not None:
             found.append(("recover.embedder", "the networks are in the loop already; remove this"))
-        if recover.start != "real":
-            found.append(("recover.start", f"must be 'real': INFER perturbs real images (is '{recover.start}')"))
+        if not recover.is_given_a_start:
+            message = f"must be 'real' or 'rded': INFER perturbs real images (is '{recover.start}')"
+            found.append(("recover.start", message))
         if recipe.dataset.size not in (None, script.size):
             message = f"the perturbation of '{recover.script}' has {script.size} pixels, so images need as many"
             found.append(("dataset.size", f"{message} (is {recipe.dataset.size})"))

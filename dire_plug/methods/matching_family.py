@@ -87,6 +87,9 @@ class MatchingAdapter(PlannedAdapter):
             found.append(("recover.embedder.network", f"{message} (is '{recover.embedder.network}')"))
         elif recover.embedder.network == "loop":
             found += _loop_problems(recipe)
+        if recover.start not in ("noise", "real"):
+            message = f"must be 'real' or 'noise': the script draws its own real images (is '{recover.start}')"
+            found.append(("recover.start", message))
         if recover.plan != "keep":
             found.append(("recover.plan", "all images share one batch already; set it to keep"))
         if recover.bank:

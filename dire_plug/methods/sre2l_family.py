@@ -89,7 +89,7 @@ class FamilyAdapter(PlannedAdapter):
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
         script = recipe.recover.script
-        found = teacher_problems(recipe, self.architectures[script])
+        found = self.network_problems(recipe)
         if recipe.prepare:
             found.append(("prepare", f"{self.title} needs nothing prepared; remove {', '.join(recipe.prepare)}"))
         if recipe.recover.embedder is not None:
@@ -99,6 +99,10 @@ class FamilyAdapter(PlannedAdapter):
         except DirePlugError as error:
             found.append(("recover.flags.batch-size", str(error).removeprefix("plan: ")))
         return found
+
+    def network_problems(self, recipe: Any) -> list[tuple[str, str]]:
+        """Return what is wrong with the teacher, and others beside it."""
+        return teacher_problems(recipe, self.architectures[recipe.recover.script])
 
     def plan(self, recover: Any, *, classes: int, ipc: int) -> ChunkedPlan:
         """Return the plan that the recipe's `recover` section asks for.

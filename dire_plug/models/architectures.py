@@ -19,6 +19,9 @@
 | wrn-16-2 | G-VBSM | 32, 64 px | 128 |
 | shufflenet-v2-x0.5 | G-VBSM, DWA; torchvision's with ImageNet's stem | 32, 64 px with the small stem, 224 px | 1024 |
 | shufflenet-v2-x1.0 | torchvision's, and with the same small stem | likewise | 1024 |
+| shufflenet-v2-x0.5-cvdd | CV-DD: the stem is a 3×3 convolution | 32, 64 px | 1024 |
+| densenet-121-cvdd | CV-DD: the stem is a 3×3 convolution, without pooling | 32, 64 px | 1024 |
+| densenet-121 | CV-DD; torchvision's | 224 px | 1024 |
 | mobilenet-v2 | DWA; torchvision's | 224 px; it takes 8 px and more | 1280 |
 | efficientnet-b0 | DWA; torchvision's | 224 px; it takes 8 px and more | 1280, of both signs |
 | vgg-16 | torchvision's, without batch normalisation | 64 px (Table 11), 224 px; not below 32 px | 4096 |
@@ -47,6 +50,7 @@ from dire_plug.models.small_networks import (
     ResNetSmall,
     build_convnet,
     convnet_size,
+    densenet_121,
     efficientnet_b0,
     half_mobilenet_v2,
     mobilenet_v2,
@@ -78,6 +82,15 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
     return model
 
 
+def shufflenet_of_cvdd(outputs: int) -> nn.Module:
+    """Build CV-DD's ShuffleNetV2 (models/shufflenetv2.py): torchvision's x0.5 behind a 3×3 convolution."""
+    model = build_published("shufflenet-v2-x0.5", outputs, "small")
+    convolution = nn.Conv2d(3, 24, kernel_size=3, padding=1, bias=False)
+    # one level deeper than torchvision's, whose shape is the same with stride 2: so weights tell which they are of
+    model.get_submodule("conv1")[0] = nn.Sequential(convolution)  # type: ignore[operator]
+    return model
+
+
 Stem = Literal["small", "imagenet"]
 _SMALL: dict[str, Callable[[int], nn.Module]] = {
     "resnet-small": ResNetSmall,
@@ -88,14 +101,23 @@ _SMALL: dict[str, Callable[[int], nn.Module]] = {
     "vgg-16-bn-dwa": vgg_16_bn,
     "mobilenet-v2-gvbsm": half_mobilenet_v2,
     "wrn-16-2": wrn_16_2,
+    "shufflenet-v2-x0.5-cvdd": shufflenet_of_cvdd,
+    "densenet-121-cvdd": densenet_121,
 }
 """Those that have the small stem alone and take images of any size."""
 _VIT_SMALL, _VIT_TINY = "vit-small", "vit-tiny"
-_IMAGENET_ONLY = ("mobilenet-v2", "efficientnet-b0", "vgg-16", _VIT_TINY)
+_IMAGENET_ONLY = ("mobilenet-v2", "efficientnet-b0", "vgg-16", "densenet-121", _VIT_TINY)
 # SiLU, linear maps or a LayerNorm come last in these, not ReLU
 _SIGNED = ("efficientnet-b0", "efficientnet-b0-ufc", _VIT_SMALL, _VIT_TINY)
-# fewer pixels than these would be gone after the poolings: four of a ConvNet's, five of VGG's
-_LEAST = {"convnet-4": 16, "convnet-4-bn": 16, "vgg-16-bn-dwa": 32, "vgg-16": 32, _VIT_TINY: vit.VIT_TINY_PATCH}
+# fewer pixels than these would be gone after the poolings: four of a ConvNet's, five of VGG's and DenseNet's
+_LEAST = {
+    "convnet-4": 16,
+    "convnet-4-bn": 16,
+    "vgg-16-bn-dwa": 32,
+    "vgg-16": 32,
+    "densenet-121": 32,
+    _VIT_TINY: vit.VIT_TINY_PATCH,
+}
 
 
 def architectures() -> tuple[str, ...]:
@@ -184,7 +206,7 @@ def least_size(architecture: str) -> int:
 
 def nonnegative(architecture: str) -> bool:
     """Return whether no embedding of an architecture has a negative value: ReLU before its last average or map."""
-    return architecture not in _SIGNED  # a term may take a cheaper form then: docs/dire.md
+    return architecture not in _SIGNED  # a term may take a cheaper form then: docs/reference/dire.md
 
 
 def torchvision_name(architecture: str) -> str | None:

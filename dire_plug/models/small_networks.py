@@ -204,6 +204,42 @@ def vgg_16_bn(outputs: int) -> Averaged:
     return Averaged(make_layers(cfgs["D"], batch_norm=True), width=512, outputs=outputs)
 
 
+DENSENET_BLOCKS = (6, 12, 24, 16)
+"""Layers of each block of DenseNet-121 (Huang et al., 2017)."""
+DENSENET_GROWTH = 32
+
+
+def densenet_121(outputs: int) -> Averaged:
+    """Build CV-DD's DenseNet-121 (models/densenet.py): its stem is a 3×3 convolution alone, for images from 8 px up."""
+    width = 2 * DENSENET_GROWTH
+    parts: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False)]
+    for number, count in enumerate(DENSENET_BLOCKS):
+        if number:
+            parts.append(nn.Sequential(*_normalised(width, width // 2), nn.AvgPool2d(2)))
+            width //= 2
+        parts.append(nn.Sequential(*(_DenseLayer(width + place * DENSENET_GROWTH) for place in range(count))))
+        width += count * DENSENET_GROWTH
+    return Averaged(nn.Sequential(*parts, nn.BatchNorm2d(width), nn.ReLU()), width=width, outputs=outputs)
+
+
+class _DenseLayer(nn.Module):
+    """Puts the new channels of a layer in front of those that it got; torchvision's puts them behind."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        between = 4 * DENSENET_GROWTH
+        self.branch = nn.Sequential(*_normalised(inputs, between), *_normalised(between, DENSENET_GROWTH, kernel=3))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps, [N, `inputs` + 32, H, W]."""
+        return torch.cat([self.branch(maps), maps], 1)
+
+
+def _normalised(inputs: int, outputs: int, *, kernel: int = 1) -> tuple[nn.Module, ...]:
+    """Return normalisation, ReLU and a convolution: the order of layers in a DenseNet."""
+    return nn.BatchNorm2d(inputs), nn.ReLU(), _convolve(inputs, outputs, kernel=kernel)
+
+
 # MobileNetV2 (Sandler et al., 2018), in the two forms that the methods' code has. Both keep the
 # paper's blocks, but with ReLU instead of ReLU6, an expansion by 1 that is still a convolution, and
 # stride 1 where the maps grow to 24 channels.

@@ -6,6 +6,7 @@
 | g-vbsm | resnet-18, mobilenet-v2-gvbsm, wrn-16-2, shufflenet-v2-x0.5 (all with the small stem), convnet-3, convnet-4 |
 | mtt, dm | convnet-3, convnet-4, and both with -bn |
 | delt | convnet-3-bn, convnet-4-bn |
+| cv-dd | resnet-18, -50, mobilenet-v2-ufc, shufflenet-v2-x0.5-cvdd, densenet-121-cvdd (all with the small stem) |
 
 Where the order of parameters counts (MTT's experts are lists without names), that of our ConvNets is theirs: block by
 block weight and bias of the convolution, then of the normalisation, and the head last.
@@ -113,6 +114,17 @@ def _block_of_wrn(match: re.Match[str]) -> str:
     return f"block{stage + 1}.layer.{number}.{'convShortcut' if match[2] == 'beside' else match[2]}."
 
 
+def _layer_of_densenet(match: re.Match[str]) -> str:
+    part, layer, place = map(int, match.groups())
+    # normalisation, ReLU and convolution, twice
+    return f"dense{(part + 1) // 2}.{layer}.{'conv' if place % 3 else 'bn'}{place // 3 + 1}."
+
+
+def _transition_of_densenet(match: re.Match[str]) -> str:
+    part, place = map(int, match.groups())
+    return f"trans{part // 2}.{'conv' if place else 'bn'}."
+
+
 _CONVNET: Rules = {r"features\.(\d)\.(\d)\.": _flat_convnet, r"fc\.": "classifier."}
 _INFER: Mapping[str, Rules] = {
     "mobilenet-v2-ufc": {
@@ -174,6 +186,19 @@ _DELT_CONVNET: Rules = {
     r"fc\.": "classifier.",
 }
 _DELT: Mapping[str, Rules] = dict.fromkeys(("convnet-3-bn", "convnet-4-bn"), _DELT_CONVNET)
+_CV_DD: Mapping[str, Rules] = {
+    "resnet-18": _G_VBSM["resnet-18"],
+    "resnet-50": _G_VBSM["resnet-18"],
+    "mobilenet-v2-ufc": _INFER["mobilenet-v2-ufc"],
+    "shufflenet-v2-x0.5-cvdd": {r"conv1\.0\.0\.": "conv1.", **_G_VBSM["shufflenet-v2-x0.5"]},
+    "densenet-121-cvdd": {
+        r"features\.0\.": "conv1.",
+        r"features\.([1357])\.(\d+)\.branch\.(\d)\.": _layer_of_densenet,
+        r"features\.([246])\.(\d)\.": _transition_of_densenet,
+        r"features\.8\.": "bn.",
+        r"fc\.": "linear.",
+    },
+}
 _RULES: Mapping[str, Mapping[str, Rules]] = {
     "infer": _INFER,
     "dwa": _INFER,  # its models/ has the same files
@@ -181,4 +206,5 @@ _RULES: Mapping[str, Mapping[str, Rules]] = {
     "mtt": _MTT,
     "dm": _MTT,
     "delt": _DELT,
+    "cv-dd": _CV_DD,
 }

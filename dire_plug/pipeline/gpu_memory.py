@@ -88,9 +88,11 @@ def count_synthesis(run: Run, *, gpus: int = 1) -> dict[str, int]:
     if (work := run.adapter.work(run.recipe)) is None:
         roles = roles_in_loop(run)
         costs = [count_inverted(run, role) for role in roles]
-        # networks take turns, so one of them holds a graph at a time
-        largest = max(range(len(roles)), key=lambda number: costs[number].kept)
-        found[f"{batch} images in {roles[largest].section.architecture}"] = batch * costs[largest].kept
+        # where networks take turns, one of them holds a graph at a time
+        together = run.adapter.networks_in_step(run.recipe.recover)
+        largest = sorted(range(len(roles)), key=lambda number: -costs[number].kept)[:together]
+        names = " and ".join(roles[number].section.architecture for number in largest)
+        found[f"{batch} images in {names}"] = batch * sum(costs[number].kept for number in largest)
         # a gradient beside each weight where the script doesn't freeze its networks
         found["networks"] = sum(one.weights for one in costs) * (1 if freezes(run) else 2)
     elif work.unrolled:

@@ -19,7 +19,7 @@ from dire_plug.data import (
     stand_in,
     validation_problems,
 )
-from dire_plug.errors import DirePlugError, nearest
+from dire_plug.errors import DirePlugError, MissingError, nearest
 from dire_plug.files import expand_user
 from dire_plug.models import check_architecture, check_size
 from dire_plug.models.small_networks import GREY
@@ -27,9 +27,10 @@ from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, 
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
-from dire_plug.recipe.model import DatasetSection, Recipe
+from dire_plug.recipe.model import RDED, DatasetSection, Recipe
 from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.real_images import too_few
+from dire_plug.stages.real_patches import check_patches
 from dire_plug.store.runs import DATA, RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
 from dire_plug.upstream.source.vendor import find_vendored, require_packages
@@ -55,6 +56,7 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
         ipc=request.ipc,
         preset=request.preset,
         settings=list(request.settings),
+        sections=request.sections,
         adapter=adapter,
         catalogue=plugins.regularizer_models(),
     )
@@ -62,7 +64,8 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
     check_classes(resolved, adapter)
     engine, ready = choose_engine(request, adapter, resolved)
     if not ready and not dry:
-        raise DirePlugError(f"recipe '{request.recipe}': {absence(adapter)}")
+        message = f"recipe '{request.recipe}': {absence(adapter)}"
+        raise MissingError(message, command=VENDOR, names=(adapter.name,))
     if engine == "upstream" and not dry:
         require_packages(adapter)
     return Run(request, adapter, source, resolved, engine, ready)
@@ -116,7 +119,8 @@ def check_sizes(resolved: Resolved, size: int) -> None:
     """
     squeeze = resolved.recipe.squeeze
     outside = resolved.recipe.term.frozen(squeeze).values()
-    trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent)
+    labeller = () if squeeze.labeller is None else (squeeze.labeller,)
+    trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent, *labeller)
     networks = [training.architecture for training in trained]
     for name in (*networks, *resolved.recipe.evaluate.students):
         check_size(name, size)
@@ -228,9 +232,12 @@ def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tup
     return "upstream", vendored
 
 
+VENDOR = "dire-plug vendor"
+
+
 def absence(adapter: Adapter) -> str:
     """Return the message that upstream's code isn't vendored, with the command that gets it."""
-    return f"{adapter.title}'s own code is needed and isn't vendored; get it with: dire-plug vendor {adapter.name}"
+    return f"{adapter.title}'s own code is needed and isn't vendored; get it with: {VENDOR} {adapter.name}"
 
 
 def same_but_arm(request: Request, arm: str, seed: int) -> Request:
@@ -330,7 +337,9 @@ def check_counts(run: Run) -> None:
     label = int(counts.argmin())
     least, name = int(counts[label]), data.classes[label]
     synthesizes = run.request.arm not in REAL_IMAGE_ARMS
-    takes = recipe.recover.start == "real" if synthesizes else run.request.arm != FULL
+    if RDED in (run.request.arm, recipe.recover.start if synthesizes else None):
+        check_patches(recipe.rded, data, ipc=recipe.ipc)
+    takes = recipe.recover.start == "real" if synthesizes else run.request.arm not in (FULL, RDED)
     if takes and least < recipe.ipc:
         raise too_few(data, name, count=least, ipc=recipe.ipc)
     if least <= (k := recipe.measure.nearest_k):

@@ -23,16 +23,18 @@ from dire_plug.pipeline.run import section_of
 from dire_plug.pipeline.work_units import Unit, units_of
 from dire_plug.plugins import read_once
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
+from dire_plug.recipe.model import RDED
 from dire_plug.stages.artefacts import (
+    CHOSEN,
     FULL,
     INDEPENDENT,
     MAIN,
-    SEVERAL,
     Role,
     name_inputs,
     name_networks,
     roles_frozen,
     roles_in_loop,
+    roles_that_label,
 )
 from dire_plug.stages.evaluate import stores_labels
 from dire_plug.stages.recover import MOST_BYTES
@@ -189,13 +191,16 @@ def count_prepare(run: Run, part: str = "") -> UnitCost:
     disk = run.classes * run.recipe.ipc * pixels if inputs.start else 0
     disk += 4 * pixels**2 if inputs.whitening else 0
     images, work = len(run.dataset.train), run.adapter.work(run.recipe)
+    scored = _count_patches(run) if inputs.start and run.recipe.recover.start == RDED else 0
+    scoring = scored * count_role(run, roles_in_loop(run)[0]).forward
     if not inputs.prepared:
-        return UnitCost(0, 0, disk)
+        return UnitCost(scoring, 0, disk)
     if work is not None:
         one = count_own(run, work.network)
         memory = EXPERT_BATCH * one.kept + TRAINED * one.weights
         return UnitCost(work.prepared_epochs * images * one.both, memory, disk + work.prepared_epochs * one.weights)
-    return UnitCost(images * sum(count_role(run, role).forward for role in roles_in_loop(run)), 0, disk)
+    ranking = images * sum(count_role(run, role).forward for role in roles_in_loop(run))
+    return UnitCost(scoring + ranking, 0, disk)
 
 
 def count_embed(run: Run, part: str) -> UnitCost:
@@ -223,8 +228,8 @@ def count_recover(run: Run, part: str, *, memory: int | None = None) -> UnitCost
     if run.engine == "none":
         chosen = 0 if run.arm == FULL else run.classes * run.recipe.ipc
         teacher = count_role(run, roles_in_loop(run)[0])
-        embedded = len(run.dataset.train) if run.arm in ("herding", "k-center", "k-means") else 0
-        return UnitCost(embedded * teacher.forward, teacher.weights if embedded else 0, chosen * pixels * SAVED)
+        seen = len(run.dataset.train) if run.arm in CHOSEN else _count_patches(run) if run.arm == RDED else 0
+        return UnitCost(seen * teacher.forward, teacher.weights if seen else 0, chosen * pixels * SAVED)
     _, index, _, batch = (*part.split(), *[""] * 4)[:4]
     passes = [int(index)] if index else range(run.plan.passes)
     batches = [int(batch)] if batch else range(run.plan.slots_per_pass)
@@ -234,12 +239,19 @@ def count_recover(run: Run, part: str, *, memory: int | None = None) -> UnitCost
     return UnitCost(operations, memory, sum(slots.elements()) * pixels * SAVED)
 
 
+def _count_patches(run: Run) -> int:
+    """Return how many patches of real images the teacher scores."""
+    section = run.recipe.rded
+    return run.classes * section.candidates(run.recipe.ipc, run.dataset.size) * section.num_crop
+
+
 def _step(run: Run, images: int) -> float:
     """Return the operations of one step of a batch of so many images."""
     operations, work = 0.0, run.adapter.work(run.recipe)
     if work is None:
         loop = [count_role(run, role, inverted=freezes(run)) for role in roles_in_loop(run)]
-        operations = images * sum(one.both for one in loop) / len(loop)
+        together = run.adapter.networks_in_step(run.recipe.recover)
+        operations = images * sum(one.both for one in loop) / len(loop) * together
     elif work.unrolled:
         one = count_unrolled(
             architecture=work.network, outputs=run.classes, stem=run.script.stem, size=run.dataset.size
@@ -274,12 +286,12 @@ def count_evaluate(run: Run, part: str) -> UnitCost:
 
 def count_students(run: Run, section: EvaluateSection, students: Sequence[str], *, images: int) -> UnitCost:
     """Return the cost of students, by their architectures, that one process trains; stored labels are made once."""
-    loop, labels, stored = [count_role(run, role) for role in roles_in_loop(run)], 0.0, 0
+    labelling, labels, stored = roles_that_label(run, section.protocol), 0.0, 0
     if not isinstance(section, HardLabelsSection):
         rounds = 1 if section.protocol in LABELLED_ONCE else section.epochs
-        labels = rounds * images * sum(one.forward for one in (loop if section.protocol in SEVERAL else loop[:1]))
+        labels = rounds * images * sum(count_role(run, role).forward for role in labelling)
     if stores_labels(section):
-        stored = section.epochs * epoch_bytes(images, -(-images // section.batch_size), run.recipe.squeeze.outputs)
+        stored = section.epochs * epoch_bytes(images, -(-images // section.batch_size), labelling[0].outputs)
     else:
         labels *= len(students)
     tests = sum(is_tested(epoch, section) for epoch in range(section.epochs))

@@ -183,7 +183,7 @@ def units_of(run: Run) -> list[Unit]:
                     needs=frozenset(behind.difference(names)),
                     maker=MAKER,
                     subject=_to_json(run.request),
-                    of=f"{run.adapter.name} {run.source.stem}, IPC {run.recipe.ipc}",
+                    of=f"{run.adapter.name} {run.source.stem}, IPC {run.recipe.ipc}{_judged(run.request)}",
                     device=run.request.device,
                 )
             )
@@ -207,6 +207,11 @@ def _title(request: Request, stage: str, part: str) -> str:
     return f"{stage} {request.arm}, seed {request.seed}{f': {part}' if part else ''}"
 
 
+def _judged(request: Request) -> str:
+    """Return what tells a run by another recipe's protocol from the recipe's own."""
+    return ", one protocol" if request.sections else ""
+
+
 def _to_json(request: Request) -> dict[str, Any]:
     """Return a request as JSON-like data; paths are absolute, since a job may start in another folder."""
     found = {key: as_json(one) for key, one in asdict(request).items()}
@@ -227,7 +232,7 @@ def request_of(unit: Unit) -> Request:
     """Return the request of the run that a unit belongs to; of several, of the first."""
     content = unit.subject
     paths = {key: Path(content[key]) for key in ("out", "data_root") if content[key] is not None}
-    lists = {key: tuple(content[key]) for key in ("settings", "rerun", "able") if content[key] is not None}
+    lists = {key: tuple(content[key]) for key in ("settings", "sections", "rerun", "able") if content[key] is not None}
     return Request(**{**content, **paths, **lists})
 
 

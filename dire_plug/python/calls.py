@@ -76,7 +76,7 @@ def run(
     Args:
         method: sre2l, cda, dwa, infer, delt, g-vbsm, mtt, dm, or an installed plugin's.
         dire: with the diversity regularizer: the same as `arm="dire"`.
-        arm: baseline (the default), control, dire, the recipe's own; random, herding, k-center, k-means, full.
+        arm: baseline (the default), control, dire, the recipe's own; random, rded, herding, k-center, k-means, full.
         regularizers: terms instead of DiRe in its arm: names, or name → weight (a number, or "auto").
         recipe: a recipe of the method, or a YAML file.
         preset: a named set of settings of the recipe.
@@ -157,7 +157,7 @@ def compare(
     """Compare accuracy and diversity of arms, paired by seed: `dire-plug compare`.
 
     Args:
-        arms: in the order of the table; of real images also herding, k-center, k-means and full.
+        arms: in the order of the table; of real images also rded, herding, k-center, k-means and full.
         ladder: whether the arms between baseline and control are added, one change after another.
         seeds: syntheses of each arm, from `seed` on.
 

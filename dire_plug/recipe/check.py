@@ -12,14 +12,18 @@ from pydantic import BaseModel, ValidationError
 
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.recipe.ladder import RUNG
-from dire_plug.recipe.loading import Tree, flatten, mapping, merge
+from dire_plug.recipe.loading import Tree, flatten, mapping, merge, prefixes
 from dire_plug.recipe.messages import Problem, describe
-from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.model import RDED, Recipe
 from dire_plug.types import IMAGE_SUFFIXES, Adapter
 
-REAL_IMAGE_ARMS = ("random", "herding", "k-center", "k-means", "full")
+REAL_IMAGE_ARMS = ("random", RDED, "herding", "k-center", "k-means", "full")
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
-DEFAULT_ARMS = ("baseline", "control", "dire", "random")
+SUBSET_ARMS = tuple(arm for arm in REAL_IMAGE_ARMS if arm != "full")
+"""Those with as many images as a synthesis has."""
+METHOD_ARMS = ("baseline", "control", "dire")
+"""The arms of a method that `compare-methods` shows."""
+DEFAULT_ARMS = (*METHOD_ARMS, "random")
 """The arms that `compare` shows side by side."""
 PROBE = "verify-probe"
 """The regularizer of `verify`: it is installed, and nobody is told to run it."""
@@ -215,18 +219,13 @@ def _arm_problems(tree: Tree) -> list[Problem]:
 def _source_problems(tree: Tree) -> list[Problem]:
     problems = []
     sections = [name for name in tree if name not in ("sources", "paper")]
-    known = {part for key in flatten({name: tree[name] for name in sections}) for part in _prefixes(key)}
+    known = {part for key in flatten({name: tree[name] for name in sections}) for part in prefixes(key)}
     for key, text in mapping(tree, "sources").items():
         if key not in known:
             problems.append(Problem(f"sources.{key}", f"the recipe has no such key{nearest(str(key), known)}"))
         if isinstance(text, str) and not text.startswith(("published: ", "chosen: ")):
             problems.append(Problem(f"sources.{key}", "must begin with 'published: ' or 'chosen: '"))
     return problems
-
-
-def _prefixes(key: str) -> Iterable[str]:
-    parts = key.split(".")
-    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
 
 
 def _overlays(tree: Tree) -> Iterable[tuple[str, Tree]]:

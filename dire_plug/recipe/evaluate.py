@@ -50,6 +50,9 @@ class OnTheFlySection(_OneMixSection):
     protocol: Literal["on-the-fly"]
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
+    # left out of a dump at its default, so that it is part of a run's name only where a recipe sets it
+    decay: Literal["all", "matrices"] = Field(default="all", exclude_if=lambda value: value == "all")
+    """The parameters that decay: all, or weights with more than one axis, so neither norms nor biases."""
     temperature: Positive = 30
     mixup: NonNegative = 0.8
     cutmix: NonNegative = 0
@@ -198,12 +201,29 @@ class _StoredSection(EvaluateSection):
     padding: FromZero = 4
 
 
-class FkdSection(_StoredSection, _OneMixSection):
+class _StoredLogitsSection(_StoredSection, _OneMixSection):
+    temperature: Positive = 20
+    teacher_mode: Literal["eval", "train"] = "eval"
+
+
+class FkdSection(_StoredLogitsSection):
     """The teacher's labels, stored with their crops; SRe2L's and CDA's protocol for ImageNet-1K."""
 
     protocol: Literal["fkd"]
-    temperature: Positive = 20
-    teacher_mode: Literal["eval", "train"] = "eval"
+
+
+class CVDDSection(_StoredLogitsSection):
+    """The same with weighted logits of all networks in the loop, by statistics of the batch; CV-DD and SRe2L++."""
+
+    protocol: Literal["cv-dd"]
+    batch_size: Count = 16
+    teacher_mode: Literal["eval", "train"] = "train"
+    votes: tuple[float, ...] = ()
+    """A number for each network of the loop, in the recipe's order: upstream's are accuracies in %. (): all alike."""
+    vote_temperature: Positive = 10
+    """Divides the votes before the softmax that makes them weights."""
+    schedule: Literal["cosine", "half-cosine"] = "cosine"
+    """How the learning rate falls: to 0, or to half; upstream's `eta` 1 and 2."""
 
 
 class FkdEnsembleSection(_StoredSection):
@@ -225,7 +245,8 @@ Evaluate = Annotated[
     | Sre2lTinySection
     | DwaTinySection
     | FkdSection
-    | FkdEnsembleSection,
+    | FkdEnsembleSection
+    | CVDDSection,
     Field(discriminator="protocol"),
 ]
 """The section as a recipe has it: `protocol` says which."""

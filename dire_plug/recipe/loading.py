@@ -189,6 +189,17 @@ def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def find_source(sources: Tree, key: str) -> Any:
+    """Return what a recipe's `sources` say of a dotted key, by its longest prefix there; None where they don't."""
+    return next((sources[one] for one in reversed(prefixes(key)) if one in sources), None)
+
+
+def prefixes(key: str) -> list[str]:
+    """Return the prefixes of a dotted key, from its first part to itself."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
 def stack(layers: Iterable[Layer]) -> tuple[Tree, dict[str, Layer]]:
     """Merge layers, later ones over earlier ones; return the values and, by dotted key, the layer of each."""
     merged: Tree = {}

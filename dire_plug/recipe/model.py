@@ -12,6 +12,10 @@ from dire_plug.recipe.values import Commit, Count, FromZero, Name, NonNegative, 
 from dire_plug.types import LOOP
 
 FROZEN, SEVERAL = "frozen:", "several"
+RDED = "rded"
+"""The name of an arm of real images, of a start, and of the section that says how their images are made."""
+LARGE = 128
+"""Pixels a side from which on RDED puts 2 × 2 patches into an image."""
 
 
 def _read_networks(value: object) -> object:
@@ -99,6 +103,9 @@ class SqueezeSection(Section):
     """The training of a network outside of the loop, in which `term.network` computes the terms, by architecture; one
     that isn't named here is trained as `teacher` is, from other initial weights."""
     independent: TrainingSection
+    labeller: TrainingSection | None = None
+    """The network that labels for students, of the dataset's own classes and normalisation; None: T, or all networks in
+    the loop, as the protocol says."""
 
 
 class RegroupSection(Section):
@@ -125,9 +132,15 @@ class RecoverSection(Section):
     flags: dict[str, Any]  # the adapter's model of them checks these
     plan: Literal["keep"] | RegroupSection = "keep"
     bank: bool = False
-    start: Literal["noise", "real", "own"] = "noise"
-    """`own`: the script's own start, such as DELT's ranked selection, left as it is."""
+    start: Literal["noise", "real", "rded", "own"] = "noise"
+    """`real`: real images, drawn at random; `rded`: the images of the arm `rded`; `own`: the script's own start, such
+    as DELT's ranked selection, left as it is."""
     embedder: EmbedderSection | None = None
+
+    @property
+    def is_given_a_start(self) -> bool:
+        """Whether the loop starts from images that the tool gives to it."""
+        return self.start in ("real", RDED)
 
 
 class TermSection(Section):
@@ -170,6 +183,29 @@ class RealSection(Section):
     """The mode of the teacher while it embeds; the authors' release never leaves train mode."""
     coreset: Count | None = None
     """Centres of a class that stand for its real embeddings in EDM's sums of distances; None takes all of them."""
+
+
+class RdedSection(Section):
+    """Images of real patches, as RDED makes them: the arm `rded`, and `recover.start: rded`."""
+
+    factor: Count | None = None
+    """Patches a side of an image; None: 1 below 128 pixels, 2 from there on, as in RDED's scripts."""
+    num_crop: Count = 5
+    """Crops of a real image, of which the best is kept."""
+    mipc: Count = 300
+    """Real images of a class that are cropped: as many, at least IPC·factor², or all that there are."""
+
+    def factor_at(self, size: int) -> int:
+        """Return the patches a side of an image of this size."""
+        return self.factor or (1 if size < LARGE else 2)
+
+    def patches(self, ipc: int, size: int) -> int:
+        """Return how many patches the images of a class are made of."""
+        return ipc * self.factor_at(size) ** 2
+
+    def candidates(self, ipc: int, size: int) -> int:
+        """Return how many real images of a class are cropped, where there are as many."""
+        return max(self.mipc, self.patches(ipc, size))
 
 
 class MeasureSection(Section):
@@ -221,6 +257,7 @@ class Recipe(Section):
     real: RealSection = RealSection()
     evaluate: Evaluate
     measure: MeasureSection = MeasureSection()
+    rded: RdedSection = RdedSection()
     arms: dict[Name, ArmSection] = Field(default_factory=dict)
     presets: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     """Named sets of overrides, chosen by `--preset`."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dire_plug.errors import DirePlugError, nearest, wrap_names
+from dire_plug.recipe.as_printed import AS_PRINTED, preset_names, print_arm
 from dire_plug.recipe.check import (
     PROBE,
     REAL_IMAGE_ARMS,
@@ -17,9 +18,20 @@ from dire_plug.recipe.check import (
     raise_problems,
 )
 from dire_plug.recipe.ladder import RUNG, cut_ladder
-from dire_plug.recipe.loading import Layer, Tree, flatten, mapping, merge, settings_tree, stack
+from dire_plug.recipe.loading import (
+    Layer,
+    Tree,
+    find_source,
+    flatten,
+    mapping,
+    merge,
+    prefixes,
+    settings_tree,
+    split_setting,
+    stack,
+)
 from dire_plug.recipe.messages import UNKNOWN, Problem, model_keys, with_path
-from dire_plug.recipe.model import Recipe
+from dire_plug.recipe.model import RDED, Recipe
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
 from dire_plug.types import Adapter
@@ -55,6 +67,7 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     preset: str | None,
     settings: Sequence[str],
     adapter: Adapter,
+    sections: Sequence[str] = (),
     catalogue: Catalogue | None = None,
 ) -> Resolved:
     """Lay the layers over each other for one arm and check what comes out.
@@ -65,19 +78,22 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     Args:
         raw: the recipe as `read_yaml` returns it.
         settings: `KEY.KEY=VALUE` of each `--set`.
+        sections: `KEY.KEY=VALUE`, each of which replaces all that the layers and `sources` say there.
 
     Raises:
         DirePlugError: an unknown arm, preset or key, or a recipe that isn't valid; all problems of the recipe at once.
     """
     given = Layer("--set", settings_tree(settings))
-    overlays = _overlays(raw, ipc=_choose_ipc(raw, ipc, given), preset=preset)  # IPC first: it chooses the by_ipc
+    chosen = _choose_ipc(raw, ipc, given)  # first: it chooses the by_ipc
+    raw = _with_preset(raw, ipc=chosen, preset=preset)
+    overlays = _overlays(raw, ipc=chosen, preset=preset)
     changes = [*overlays, given]
     definitions = _definitions(raw, changes, catalogue)
     layers = [Layer("recipe file", raw, ""), *map(_recipe_part, overlays)]
     layers += _arm_layer(arm, definitions, catalogue)
     # last: the command line wins over everything
     layers += [_recipe_part(given), Layer("--ipc", {} if ipc is None else {"ipc": ipc})]
-    tree, layer_of = stack(layers)
+    tree, layer_of = stack(_replace(layers, sections))
     if definitions:
         tree["arms"] = definitions
     terms, term_origin = _terms(arm, definitions, changes, catalogue)
@@ -97,6 +113,28 @@ def resolve(  # one parameter for each thing that a command line may say; a hold
     origin = {key: _tell(key, layer_of.get(key), sources) for key in values}
     origin |= {f"regularizers.{key}": _tell(key, term_origin.get(key), sources) for key in flatten(terms)}
     return Resolved(recipe, terms, origin, arm)
+
+
+def _replace(layers: Sequence[Layer], sections: Sequence[str]) -> list[Layer]:
+    """Return the layers without what they say of some sections, and these as the last layer."""
+    if not sections:
+        return list(layers)
+    found = list(layers)
+    for path, _ in map(split_setting, sections):
+        found = [Layer(one.label, _without(one.values, path), one.place) for one in found]
+    return [*found, Layer("--protocol", settings_tree(sections))]
+
+
+def _without(tree: Tree, path: tuple[str, ...]) -> Tree:
+    """Return a recipe's values without those at a path, and without their sources."""
+    first, *rest = path
+    found = {key: value for key, value in tree.items() if rest or key != first}
+    if rest and isinstance(found.get(first), dict):
+        found[first] = _without(found[first], tuple(rest))
+    if sources := mapping(found, "sources"):
+        gone = ".".join(path)
+        found["sources"] = {key: text for key, text in sources.items() if not f"{key}.".startswith(f"{gone}.")}
+    return found
 
 
 def _known_keys(tree: Tree, adapter: Adapter) -> list[str]:
@@ -121,14 +159,9 @@ def as_file(resolved: Resolved) -> Tree:
     content = resolved.recipe.model_dump(mode="json", exclude={"arms", "presets", "by_ipc"}, exclude_none=True)
     if resolved.regularizers:
         content["arms"] = {resolved.arm: {"regularizers": resolved.regularizers}}
-    known = {key[:end] for key in flatten(content) for end in _ends(key)}
+    known = {part for key in flatten(content) for part in prefixes(key)}
     content["sources"] = {key: text for key, text in resolved.recipe.sources.items() if key in known}
     return content
-
-
-def _ends(key: str) -> list[int]:
-    """Return where the prefixes of a dotted key end, its own end among them."""
-    return [*(place for place, letter in enumerate(key) if letter == "."), len(key)]
 
 
 def arm_names(raw: Tree) -> list[str]:
@@ -149,7 +182,9 @@ def ladder_arms(
         DirePlugError: the recipe has no arm `dire`; an unknown preset or arm.
     """
     given = Layer("--set", settings_tree(settings))
-    overlays = _overlays(raw, ipc=_choose_ipc(raw, ipc, given), preset=preset)
+    chosen = _choose_ipc(raw, ipc, given)
+    raw = _with_preset(raw, ipc=chosen, preset=preset)
+    overlays = _overlays(raw, ipc=chosen, preset=preset)
     definitions = _definitions(raw, [*overlays, given], catalogue)
     if "dire" not in definitions:
         raise DirePlugError("this recipe has no arm 'dire', so there is no ladder to it; name its arms with --arms")
@@ -163,16 +198,26 @@ def _choose_ipc(raw: Tree, ipc: int | None, given: Layer) -> Any:
     return next((value for value in (ipc, asked) if value is not None), raw.get("ipc"))
 
 
+def _with_preset(raw: Tree, *, ipc: Any, preset: str | None) -> Tree:
+    """Return the recipe, with its arm `dire` as printed where the preset `as-printed` asks for that.
+
+    Raises:
+        DirePlugError: the recipe has no such preset.
+    """
+    known = preset_names(raw)
+    if preset is not None and preset not in known:
+        raise DirePlugError(
+            f"no preset '{preset}'{nearest(preset, known)}; this recipe has {', '.join(known) or 'none'}"
+        )
+    return print_arm(raw, ipc=ipc) if preset == AS_PRINTED else raw
+
+
 def _overlays(raw: Tree, *, ipc: Any, preset: str | None) -> list[Layer]:
     layers = []
     if values := mapping(raw, "by_ipc", ipc):
         layers.append(Layer(f"by_ipc {ipc}", values, f"by_ipc.{ipc}"))
     if preset is not None:
-        presets = mapping(raw, "presets")
-        if preset not in presets:
-            known = ", ".join(presets) or "none"
-            raise DirePlugError(f"no preset '{preset}'{nearest(preset, presets)}; this recipe has {known}")
-        layers.append(Layer(f"preset {preset}", mapping(presets, preset), f"presets.{preset}"))
+        layers.append(Layer(f"preset {preset}", mapping(raw, "presets", preset), f"presets.{preset}"))
     return layers
 
 
@@ -279,11 +324,8 @@ def _tell(key: str, layer: Layer | None, sources: Tree) -> str:
         return "default"
     if layer.place is None:
         return layer.label
-    parts = [*filter(None, layer.place.split(".")), *key.split(".")]
-    for end in range(len(parts), 0, -1):
-        if source := sources.get(".".join(parts[:end])):
-            return f"{layer.label}; {source}"
-    return layer.label
+    source = find_source(sources, f"{layer.place}.{key}" if layer.place else key)
+    return f"{layer.label}; {source}" if source else layer.label
 
 
 _DESCRIPTION = {"name", "title", "demonstration", *DEFINITIONS}
@@ -292,12 +334,15 @@ _DESCRIPTION = {"name", "title", "demonstration", *DEFINITIONS}
 def counted(recipe: Tree, *, arm: str, regularizers: Mapping[str, Tree]) -> Tree:
     """Return the values of a resolved recipe that change an arm's results; a run's own recipe.yaml will do, too.
 
-    `real`, `term` and `squeeze.frozen` count only where a term sees them; real-image arms don't depend on how images
-    would be synthesized; a dataset's path doesn't count, nor do keys that came later at their defaults.
+    `real`, `term` and `squeeze.frozen` count only where a term sees them, `rded` where its images are made; real-image
+    arms don't depend on how images would be synthesized; a dataset's path doesn't count, nor do keys that came later at
+    their defaults.
     """
     unused = _DESCRIPTION | ({"real", "term"} if not regularizers else set())
     if arm in REAL_IMAGE_ARMS:
         unused |= {"recover", "prepare", "upstream"}
+    if arm != RDED and (arm in REAL_IMAGE_ARMS or mapping(recipe, "recover").get("start") != RDED):
+        unused |= {RDED}
     # a copy, since `frozen` is taken out of it below
     content = deepcopy({key: value for key, value in recipe.items() if key not in unused})
     # the images count, by the dataset's digest, and not where they lie

@@ -42,13 +42,21 @@ class Comparison:
 
 
 def compare(
-    request: Request, *, arms: Sequence[str], seeds: int, ladder: bool = False, runner: Runner | None = None
+    request: Request,
+    *,
+    arms: Sequence[str],
+    seeds: int,
+    ladder: bool = False,
+    runner: Runner | None = None,
+    steps: ui.Steps | None = None,
+    name: str = "",
 ) -> Comparison:
     """Run every arm with every seed (finished runs are reused) and return them.
 
     Args:
         ladder: compare each arm from baseline to `dire` with the one before, too.
         runner: runs them; None does so in this process.
+        steps: of several comparisons, each of which says its `name`; None: of this one alone.
 
     Raises:
         DetachedError: jobs work for the runs, and the command doesn't wait for them.
@@ -63,13 +71,13 @@ def compare(
     runs: dict[str, list[FinishedRun]] = {}
     runner = runner or Runner()
     runner.prepare([same_but_arm(request, arm, seed) for seed in numbers for arm in arms if arm not in same])
-    steps = ui.Steps(len(numbers) * sum(arm not in same for arm in arms))
+    steps = steps or ui.Steps(len(numbers) * sum(arm not in same for arm in arms))
     for arm in arms:
         if arm in same:
             continue
         runs[arm] = []
         for seed in numbers:
-            steps.begin(f"{arm}, seed {seed}")
+            steps.begin(f"{name}{': ' if name else ''}{arm}, seed {seed}")
             runs[arm].append(runner.run(same_but_arm(request, arm, seed)))
             steps.end(counts=not runs[arm][-1].reused)
     # after the loop, since `same` names arms that ran

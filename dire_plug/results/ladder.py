@@ -25,7 +25,12 @@ SUMMED_UP = (
     ("similarity in T", diversity_measures("T")[4], ""),
 )
 """The differences that are shown beside each other: words, measure, unit."""
-STARTS = {"real": "real start", "noise": "start from noise", "own": "the script's own start"}
+STARTS = {
+    "real": "real start",
+    "rded": "start from RDED's images",
+    "noise": "start from noise",
+    "own": "the script's own start",
+}
 TERM = "the term"
 PLAN = "recover.plan"
 

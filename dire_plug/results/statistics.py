@@ -94,6 +94,36 @@ class Power:
     half_point: int | None
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How far two rankings of n things agree: Kendall's τ_b, the two-sided p-value of no association, Spearman's ρ."""
+
+    n: int
+    tau: float
+    tau_p: float
+    rho: float
+
+
+def find_agreement(first: Sequence[float], second: Sequence[float]) -> Agreement | None:
+    """Return how far two lists rank the same things alike; None below three, or where one has no order.
+
+    The p-value is τ's, exact where nothing is tied; scipy's of ρ is that of the t distribution, too small for a few.
+    """
+    if len(first) < LEAST_RANKED or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    tau, rho = stats.kendalltau(first, second), stats.spearmanr(first, second)
+    return Agreement(len(first), float(tau.statistic), float(tau.pvalue), float(rho.statistic))
+
+
+LEAST_RANKED = 3
+"""Two things are ranked alike, or the other way round: no measure of agreement."""
+
+
+def rank(values: Sequence[float]) -> list[float]:
+    """Return the rank of each value, 1 for the greatest; equal ones share the mean of their ranks."""
+    return [float(one) for one in stats.rankdata([-value for value in values])]
+
+
 MOST = 100_000
 ROUNDING = 1e-9
 """Differences that vary by less are the same one, but for the rounding of floating-point numbers."""

@@ -26,6 +26,7 @@ from dire_plug.measures import (
     run_measures,
 )
 from dire_plug.pipeline import FinishedRun
+from dire_plug.recipe.model import RDED
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import new_figure, save_figure
 from dire_plug.results.ladder import Step, save_steps
@@ -41,12 +42,11 @@ from dire_plug.results.statistics import (
     power_of,
     summarise,
 )
-from dire_plug.stages.artefacts import FULL
+from dire_plug.stages.artefacts import CHOSEN, FULL
 from dire_plug.stages.images import TENSORS, read_tensors
 from dire_plug.store.runs import RunFolder
 from dire_plug.tables import Table, with_notes
 
-CHOSEN = ("herding", "k-center", "k-means")
 # k-means starts from the seed, these two draw nothing
 SEEDLESS = ("herding", "k-center")
 """Arms that choose the same images with every seed."""
@@ -64,6 +64,11 @@ def real_image_notes(metrics: Mapping[str, Mapping[str, Any]], *, seeds: int) ->
         lines.append("random: as many real training images under the same protocol")
     if chosen := [arm for arm in CHOSEN if arm in metrics]:
         lines.append(f"{', '.join(chosen)}: likewise, chosen by the teacher's embeddings, so I judges them more fairly")
+    if RDED in metrics:
+        lines.append(
+            "rded: images of real patches, chosen by the teacher's loss by RDED's rule, not by its own code; I judges "
+            "them more fairly"
+        )
     if seeds > 1 and (same := [arm for arm in SEEDLESS if arm in metrics]):
         lines.append(f"{', '.join(same)}: the same images with every seed, so the spread is over students alone")
     if "full" in metrics:

@@ -1,13 +1,22 @@
-"""Copy a recipe to a file of the user's, to edit."""
+"""Copy a recipe to a file of the user's: to edit, or with one more preset."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from dire_plug import plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.recipe import recipe_path
+from dire_plug.recipe.loading import Tree, merge, parse_yaml
+
+WIDE = 10_000
+"""A width at which no line of YAML is wrapped."""
 
 
 def new_recipe(name: str, *, origin: str, into: Path) -> tuple[Path, str]:
@@ -31,3 +40,39 @@ def new_recipe(name: str, *, origin: str, into: Path) -> tuple[Path, str]:
     text = recipe_path(plugins.load_adapter(method).recipes(), recipe).read_text()
     write_atomically(path, f"# A copy of {origin}, to edit.\n\n{text}")
     return path, method
+
+
+def write_preset(path: Path, origin: Path, name: str, preset: Tree, *, source: str, comment: str) -> None:
+    """Write a copy of a recipe with one more preset and its entry in `sources`; its comments stay.
+
+    Args:
+        origin: the recipe's file; a preset of this name isn't in it.
+        source: what the recipe says on the preset's source: begins with `chosen: ` or `published: `.
+        comment: the first line.
+    """
+    text = origin.read_text()
+    whole = merge(
+        parse_yaml(text, where=str(origin)), {"presets": {name: preset}, "sources": {f"presets.{name}": source}}
+    )
+    dumped = yaml.safe_dump({name: preset}, default_flow_style=None, sort_keys=False, allow_unicode=True, width=WIDE)
+    found = _insert(text, "presets", dumped.splitlines())
+    found = _insert(found, "sources", [f"presets.{name}: {json.dumps(source, ensure_ascii=False)}"])
+    try:
+        same = parse_yaml(found, where=str(path)) == whole
+    except DirePlugError:
+        same = False
+    # a recipe in another style, such as one whose presets stand on one line, loses its comments
+    content = found if same else yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+    write_atomically(path, f"# {comment}\n\n{content}")
+
+
+def _insert(text: str, section: str, block: Sequence[str]) -> str:
+    """Put lines below the line of a top-level section, as deep as its own; append the section where it is missing."""
+    lines = text.splitlines()
+    at = next((number for number, line in enumerate(lines) if re.fullmatch(rf"{section}:\s*(#.*)?", line)), None)
+    if at is None:
+        return "\n".join([*lines, "", f"{section}:", *(f"  {line}" for line in block), ""])
+    below = (line for line in lines[at + 1 :] if line.strip() and not line.lstrip().startswith("#"))
+    depth = re.match(" *", next(below, "  "))
+    assert depth is not None
+    return "\n".join([*lines[: at + 1], *(f"{depth[0] or '  '}{line}" for line in block), *lines[at + 1 :], ""])

@@ -205,7 +205,8 @@ class Facts:
         syntax: its tree.
         flags: those that a recipe could set.
         others: arguments that a typed model can't hold.
-        packages: imported at the top, and neither the standard library's, nor torch's, nor files beside the script.
+        packages: imported at the top, of the script and of files beside it that it reaches, and neither the standard
+            library's, nor torch's, nor such files.
         imports_end: the line after which `from dire_plug import bridge` can stand.
     """
 
@@ -227,8 +228,20 @@ def read_facts(tree: Path, path: str) -> Facts:
     syntax = parse(content, where=path)
     flags, others = read_flags(syntax)
     folders = (tree, (tree / path).parent)
-    packages = tuple(sorted({name for name in _imported(syntax) if _is_foreign(name, folders)}))
+    imported = {name for module in _reached(syntax, folders[1]) for name in _imported(module)}
+    packages = tuple(sorted(name for name in imported if _is_foreign(name, folders)))
     return Facts(content, syntax, flags, others, packages, end_of_imports(syntax))
+
+
+def _reached(script: ast.Module, folder: Path) -> Iterator[ast.Module]:
+    """Yield the syntax of a script, and of the files beside it that it imports, or that these import."""
+    waiting, seen = [script], set[str]()
+    while waiting:
+        yield (module := waiting.pop())
+        for name in set(_imported(module)) - seen:
+            seen.add(name)
+            if (file := folder / f"{name}.py").is_file():
+                waiting.append(parse(file.read_bytes(), where=file.name))
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:

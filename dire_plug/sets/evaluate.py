@@ -150,7 +150,7 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
     content = {
         # more students of another kind belong into the same folder
         "protocol": section.model_dump(mode="json", exclude={"students", "per_synthesis"}),
-        "networks": [one.name for one in networks.in_loop.values()],
+        "networks": [one.name for one in networks.of_students.values()],
         "images": images.source.digest or sorted(one.name for one in images.source.artefacts.values()),
         "seed": run.seed,
         "dataset": run.dataset.digest,
@@ -163,7 +163,7 @@ def _folder(opened: OpenedSet, section: EvaluateSection, images: ImageSet, netwo
 def _register(run: Run, networks: Networks, students: dict[str, list[Artefact]], folder: RunFolder) -> None:
     """Write artefacts.json: all students of the set that were ever requested, and the artefacts that they need."""
     roles = {one.name: f"student {name} {k}" for name, found in students.items() for k, one in enumerate(found)}
-    roles |= {one.name: role for role, one in networks.in_loop.items()}
+    roles |= {one.name: role for role, one in networks.of_students.items()}
     behind = {name: one.kind for found in students.values() for end in found for name, one in end.closure().items()}
     folder.make()
     write_json(folder.path / ARTEFACTS, dict(sorted((folder.artefacts() | behind | roles).items())))
@@ -187,7 +187,7 @@ def _record(opened: OpenedSet, folder: RunFolder, networks: Networks, accuracy: 
         "seed": run.seed,
         "set": opened.describe(),
         "recipe": opened.recipe,
-        "networks": {name: run.store.content(one) for name, one in networks.in_loop.items()},
+        "networks": {name: run.store.content(one) for name, one in networks.of_students.items()},
         "accuracy": accuracy,
     }
     write_json(folder.path / METRICS, metrics)

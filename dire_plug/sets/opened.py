@@ -51,6 +51,7 @@ class SetRequest:
         teacher: a checkpoint instead of the recipe's teacher.
         seed: of the students; None: the run's, or 0.
         out: the folder of run directories.
+        accelerate: as the run was, whose teacher is another one under `fast`.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class SetRequest:
     out: Path | None = None
     data_root: Path | None = None
     offline: bool = False
+    accelerate: str = "none"
     rerun: tuple[str, ...] = ()
     keep_labels: bool = False
     wait: bool = True
@@ -187,6 +189,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         out=request.out,
         data_root=request.data_root,
         offline=request.offline,
+        accelerate=request.accelerate,
         rerun=request.rerun,
         keep_labels=request.keep_labels,
         wait=request.wait,
@@ -208,16 +211,23 @@ def _choose_recipe(request: SetRequest, run: RunFolder | None) -> tuple[str, str
         request = replace(request, recipe=str(run.path / "recipe.yaml"))
     if request.recipe is None:
         return DEFAULT_METHOD, _recipe_of(request)
-    method, slash, name = request.recipe.partition("/")
-    if request.recipe.endswith((".yaml", ".yml")):
-        path = expand_user(request.recipe, where="--recipe")
+    return read_recipe_name(request.recipe, option="--recipe")
+
+
+def read_recipe_name(text: str, *, option: str) -> tuple[str, str]:
+    """Return method and recipe of METHOD/NAME, or of a YAML file.
+
+    Raises:
+        DirePlugError: there is no such file, or no method is named; `option` is what the user wrote it for.
+    """
+    method, slash, name = text.partition("/")
+    if text.endswith((".yaml", ".yml")):
+        path = expand_user(text, where=option)
         if not path.is_file():
-            raise DirePlugError(f"--recipe {request.recipe}: no such file")
+            raise DirePlugError(f"{option} {text}: no such file")
         return str(read_yaml(path).get("method", DEFAULT_METHOD)), str(path)
     if not slash:
-        raise DirePlugError(
-            f"--recipe {request.recipe}: of which method? Write METHOD/NAME, such as {DEFAULT_METHOD}/{method}"
-        )
+        raise DirePlugError(f"{option} {text}: of which method? Write METHOD/NAME, such as {DEFAULT_METHOD}/{method}")
     return method, name
 
 

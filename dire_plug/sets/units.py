@@ -14,7 +14,7 @@ from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.sets.evaluate import open_for_students
 from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.rank import open_for_ranking
-from dire_plug.stages.artefacts import FULL, name_network, name_networks, name_students, roles_in_loop
+from dire_plug.stages.artefacts import FULL, name_network, name_networks, name_students, roles_of_students
 from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import ensure_network
@@ -90,7 +90,7 @@ def make_set_unit(unit: Unit, *, log: Path) -> None:
 def _parts(run: Run, conditions: Conditions) -> Iterator[Part]:
     """Yield stage, part, the artefacts that it makes, and the function that makes them."""
     networks = name_networks(run)
-    for role in roles_in_loop(run):
+    for role in roles_of_students(run):
         yield "squeeze", role.name, [name_network(run, role)], partial(ensure_network, run, role)
     for condition, section, images in conditions:
         students = name_students(run, networks, images.source, section)

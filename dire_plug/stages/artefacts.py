@@ -22,7 +22,7 @@ from dire_plug.models import stem_like
 from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained import Pretrained
 from dire_plug.recipe.evaluate import EvaluateSection
-from dire_plug.recipe.model import TrainingSection
+from dire_plug.recipe.model import RDED, TrainingSection
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
 from dire_plug.seeding import derive
@@ -55,12 +55,15 @@ REVISIONS = {
 """Kind → raised when the same settings give other bits; tests/golden fails where bits change without it."""
 NATIVE_REVISION = 1
 """Of the native loops' mathematics."""
+PATCHES_REVISION = 1
+"""Of the images of real patches, which are an arm's or a loop's start."""
 
 SplitName = Literal["train", "test"]
 Mode = Literal["eval", "train"]
 
 MAIN: Literal["teacher"] = "teacher"
 INDEPENDENT: Literal["independent"] = "independent"
+LABELLER: Literal["labeller"] = "labeller"
 TEACHER_SEED = 0
 INDEPENDENT_SEED = 1
 INDEPENDENT_STEM = "small"
@@ -74,7 +77,9 @@ DRAWS = 5
 
 
 FULL = "full"
-SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble")
+CHOSEN = ("herding", "k-center", "k-means")
+"""The arms that choose real images in the teacher's embeddings."""
+SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble", "cv-dd")
 """The protocols in which all networks in the loop label; in the others the first does, or none."""
 _PER_STUDENT = {"students", "per_synthesis"}
 _NOT_OF_LABELS = {*_PER_STUDENT, "lr", "weight_decay", "gamma", "accumulate", "temperature", "test_from", "test_every"}
@@ -111,12 +116,14 @@ class Role:
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a run: T, I, the further ones in the loop by their key, and those that only terms see."""
+    """The networks of a run: T, I, the further ones in the loop by their key, those that only terms see, and the one
+    that labels instead of T."""
 
     teacher: Artefact
     independent: Artefact
     others: Mapping[str, Artefact] = field(default_factory=dict)
     frozen: Mapping[str, Artefact] = field(default_factory=dict)
+    labeller: Artefact | None = None
 
     @property
     def in_loop(self) -> dict[str, Artefact]:
@@ -124,9 +131,20 @@ class Networks:
         return {MAIN: self.teacher, **self.others}
 
     @property
+    def of_students(self) -> dict[str, Artefact]:
+        """Key → network of those in the loop, and of the one that labels instead of them."""
+        return self.in_loop if self.labeller is None else {**self.in_loop, LABELLER: self.labeller}
+
+    @property
     def all(self) -> dict[str, Artefact]:
         """Key → network."""
-        return {**self.in_loop, INDEPENDENT: self.independent, **self.frozen}
+        return {**self.of_students, INDEPENDENT: self.independent, **self.frozen}
+
+    def labelling(self, protocol: str) -> dict[str, Artefact]:
+        """Return the networks that label in a protocol; the first also says how images are normalised."""
+        if self.labeller is not None:
+            return {MAIN: self.labeller}
+        return self.in_loop if protocol in SEVERAL else {MAIN: self.teacher}
 
 
 def roles_in_loop(run: Run) -> list[Role]:
@@ -140,11 +158,31 @@ def roles_in_loop(run: Run) -> list[Role]:
 
 def role_of_independent(run: Run) -> Role:
     """Return I: of the dataset's own classes and normalisation, so that it is one network whatever the method."""
-    section = run.recipe.squeeze.independent
+    return _role_of_dataset(run, INDEPENDENT, run.recipe.squeeze.independent, INDEPENDENT_SEED)
+
+
+def roles_of_students(run: Run) -> list[Role]:
+    """Return the networks in the loop and, where the recipe has one, the network that labels instead of them."""
+    return [*roles_in_loop(run), *_labeller(run)]
+
+
+def roles_that_label(run: Run, protocol: str) -> list[Role]:
+    """Return the networks that label in a protocol."""
+    loop = roles_in_loop(run)
+    return _labeller(run) or (loop if protocol in SEVERAL else loop[:1])
+
+
+def _labeller(run: Run) -> list[Role]:
+    section = run.recipe.squeeze.labeller
+    return [] if section is None else [_role_of_dataset(run, LABELLER, section, TEACHER_SEED)]
+
+
+def _role_of_dataset(run: Run, name: str, section: TrainingSection, seed: int) -> Role:
+    """Return a network of the dataset's own classes and normalisation."""
     published = (section.checkpoint or "").startswith(TORCHVISION)
     stem = stem_like(section.architecture, "imagenet" if published else INDEPENDENT_STEM)
     mean, std = normalisation_of(run.dataset)
-    return Role(INDEPENDENT, section, stem, INDEPENDENT_SEED, run.classes, mean, std)
+    return Role(name, section, stem, seed, run.classes, mean, std)
 
 
 def roles_frozen(run: Run) -> list[Role]:
@@ -205,6 +243,7 @@ def name_networks(run: Run) -> Networks:
         independent=name_network(run, role_of_independent(run)),
         others={role.name: name_network(run, role) for role in others},
         frozen={role.name: name_network(run, role) for role in roles_frozen(run)},
+        labeller=next((name_network(run, role) for role in _labeller(run)), None),
     )
 
 
@@ -273,7 +312,7 @@ class Inputs:
     """The artefacts that the loop needs before it starts, beside the networks.
 
     Attributes:
-        start: real images to start from; None where the script starts by itself or from noise.
+        start: images to start from, real ones or RDED's; None where the script starts by itself or from noise.
         whitening: the ZCA transform of the loop's images; None where they are normalised.
         prepared: name → what upstream's own code makes before its loop.
         expert: the last snapshot of an expert, where the terms work in that.
@@ -291,9 +330,19 @@ class Inputs:
         return {role: one for role, one in named.items() if one is not None} | dict(self.prepared)
 
 
-def name_start(run: Run) -> Artefact:
-    """Return the real images that the loop starts from: IPC of each class."""
-    return _artefact("start", {"dataset": run.dataset.digest, "ipc": run.recipe.ipc, "seed": run.seed})
+def name_start(run: Run, networks: Networks) -> Artefact:
+    """Return the images that the loop starts from: IPC of each class, real ones, or RDED's."""
+    decided_by = {"dataset": run.dataset.digest, "ipc": run.recipe.ipc, "seed": run.seed}
+    if run.recipe.recover.start == RDED:
+        return _artefact("start", decided_by | _decide_patches(run), {MAIN: networks.teacher})
+    return _artefact("start", decided_by)
+
+
+def _decide_patches(run: Run) -> dict[str, Any]:
+    """Return what decides RDED's images, beside the teacher that scores the patches."""
+    section, ipc, size = run.recipe.rded, run.recipe.ipc, run.dataset.size
+    settings = {"factor": section.factor_at(size), "num_crop": section.num_crop, "mipc": section.candidates(ipc, size)}
+    return {"patches": {"revision": PATCHES_REVISION, **settings}}
 
 
 def name_whitening(run: Run) -> Artefact:
@@ -320,7 +369,7 @@ def name_inputs(run: Run, networks: Networks) -> Inputs:
     if recover.embedder is not None and recover.embedder.network == EXPERT and run.regularizers:
         made_from = dict(prepared) | ({"whitening": whitening} if whitening else {})
         expert = _artefact("expert", {"script": recover.script, "size": run.dataset.size}, made_from)
-    start = name_start(run) if recover.start == "real" else None
+    start = name_start(run, networks) if recover.is_given_a_start else None
     return Inputs(start, whitening, prepared, expert)
 
 
@@ -374,8 +423,8 @@ def name_synthesis(
         patch: the digest of upstream's patches; None where the native engine runs.
     """
     recipe, adapter = run.recipe, run.adapter
-    # a third party's term may depend on IPC, so its passes aren't shared between IPCs
-    grows = adapter.grows and not _third_party(run)
+    # a third party's term may depend on IPC, and RDED's images do, so such passes aren't shared between IPCs
+    grows = adapter.grows and not _third_party(run) and recipe.recover.start != RDED
     recover = recipe.recover.model_dump(mode="json")
     decided_by: dict[str, Any] = {
         "method": adapter.name,
@@ -492,16 +541,18 @@ def name_images(passes: list[Artefact]) -> Artefact:
 
 def name_subset(run: Run, networks: Networks) -> Artefact:
     """Return the real images that an arm has instead of synthesized ones."""
-    chooses = run.arm in ("herding", "k-center", "k-means")
     decided_by = {
         "arm": run.arm,
         "ipc": run.recipe.ipc,
-        "seed": run.seed if run.arm in ("random", "k-means") else None,
+        "seed": run.seed if run.arm in ("random", "k-means", RDED) else None,
         "dataset": run.dataset.digest,
         "file": str(run.adapter.image_path(0, 0)),
         "suffix": run.script.suffix,
     }
-    return _artefact("subset", decided_by, {"embeddings": name_embeddings(run, networks.teacher)} if chooses else {})
+    if run.arm == RDED:
+        return _artefact("subset", decided_by | _decide_patches(run), {MAIN: networks.teacher})
+    made_from = {"embeddings": name_embeddings(run, networks.teacher)} if run.arm in CHOSEN else {}
+    return _artefact("subset", decided_by, made_from)
 
 
 def name_source(run: Run, networks: Networks, inputs: Inputs, embeddings: Mapping[str, Artefact]) -> Source:
@@ -548,7 +599,7 @@ def name_student(
         "images": source.digest,
     }
     decided_by |= run.trained_with.identity()
-    return _artefact("student", decided_by, {**_labelling(networks, section), **source.artefacts})
+    return _artefact("student", decided_by, {**networks.labelling(section.protocol), **source.artefacts})
 
 
 def name_students(run: Run, networks: Networks, source: Source, section: EvaluateSection) -> dict[str, list[Artefact]]:
@@ -570,12 +621,7 @@ def name_labels(run: Run, networks: Networks, source: Source, section: EvaluateS
         "images": source.digest,
         **run.trained_with.identity(),
     }
-    return _artefact("labels", decided_by, {**_labelling(networks, section), **source.artefacts})
-
-
-def _labelling(networks: Networks, section: EvaluateSection) -> dict[str, Artefact]:
-    """Return the networks that label in a protocol."""
-    return networks.in_loop if section.protocol in SEVERAL else {MAIN: networks.teacher}
+    return _artefact("labels", decided_by, {**networks.labelling(section.protocol), **source.artefacts})
 
 
 def name_radii(run: Run, embedded: Artefact) -> Artefact:

@@ -18,9 +18,9 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.models import build, stem_like
 from dire_plug.models.checkpoint import Network, load
-from dire_plug.recipe.evaluate import EvaluateSection, FkdEnsembleSection, FkdSection
+from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.seeding import derive
-from dire_plug.stages.artefacts import SEVERAL, Networks, name_labels, name_students
+from dire_plug.stages.artefacts import Networks, name_labels, name_students
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import network_file
 from dire_plug.stages.student_data import build_student_data, with_rate
@@ -28,7 +28,7 @@ from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.store.scratch import scratch_folder, scratch_root
 from dire_plug.training.loop import initialised
-from dire_plug.training.protocols import train_student
+from dire_plug.training.protocols import StoredSection, train_student
 from dire_plug.training.soft_labels import labels_bytes, relabel
 from dire_plug.training.stored_batches import FOLDER
 from dire_plug.training.students import StudentData, find_best, knows_best
@@ -44,7 +44,7 @@ def evaluate(
     Each finished student is kept at once. Student k's seed comes from (the run's seed, k).
 
     Args:
-        networks: those of the loop label, the first alone or all as the protocol says.
+        networks: those that label do, see `Networks.labelling`.
         section: the protocol and its students, where they aren't the recipe's.
 
     Returns:
@@ -94,9 +94,9 @@ def train_one(
     )
 
 
-def stores_labels(section: EvaluateSection) -> TypeGuard[FkdSection | FkdEnsembleSection]:
+def stores_labels(section: EvaluateSection) -> TypeGuard[StoredSection]:
     """Return whether a protocol stores labels that all students of a set share."""
-    return isinstance(section, FkdSection | FkdEnsembleSection)
+    return isinstance(section, StoredSection)
 
 
 Place = Callable[[int], Path]
@@ -147,7 +147,7 @@ class EvaluationContext:
         """Load the networks and build the student data; label it all in `place` where the protocol stores labels."""
         _check_range(images.images)
         self._run, self._section, self._name = run, section, images.name
-        self._networks = _load(run, networks, several=section.protocol in SEVERAL)
+        self._networks = _load(run, networks.labelling(section.protocol))
         # its rate is a number; `section`, with `learned` in it, is what names students and labels
         self._protocol = with_rate(section, images)
         self._data: StudentData = build_student_data(run, section, self._networks[0], images)
@@ -189,13 +189,13 @@ class EvaluationContext:
         shutil.rmtree(folder / "training", ignore_errors=True)
 
 
-def _load(run: Run, networks: Networks, *, several: bool) -> list[Network]:
-    """Return the network that labels and normalises, and the others in the loop where the protocol asks several."""
-    files = [network_file(run, one) for one in networks.in_loop.values()]
-    loaded = [load(file, run.device) for file in (files if several else files[:1])]
+def _load(run: Run, labelling: Mapping[str, Artefact]) -> list[Network]:
+    """Return the network that labels and normalises, and the others where the protocol asks several."""
+    files = [network_file(run, one) for one in labelling.values()]
+    loaded = [load(file, run.device) for file in files]
     for network in loaded:
         accelerate_network(network.model, run.trained_with, run.device)
-    for file, network in zip(files, loaded, strict=False):
+    for file, network in zip(files, loaded, strict=True):
         if (network.mean, network.std) != (loaded[0].mean, loaded[0].std):
             raise DirePlugError(
                 f"{file}: takes images with another normalisation than {files[0]}; train it in this recipe"

@@ -9,18 +9,20 @@ from functools import cache, partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dire_plug.data.augmentation import zca
 from dire_plug.errors import DirePlugError
-from dire_plug.files import write_atomically
 from dire_plug.models import build
 from dire_plug.models import checkpoint as checkpoints
 from dire_plug.models.checkpoint import Network, Whitened
+from dire_plug.recipe.model import RDED
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import Inputs, Networks, loop_inputs, name_inputs, name_whitening
 from dire_plug.stages.real_images import draw_per_class
+from dire_plug.stages.real_patches import PATCHES, make_of_patches
+from dire_plug.stages.row_file import stream_rows
 from dire_plug.stages.squeeze import FILE as NETWORK
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.runs import Run
@@ -40,7 +42,7 @@ def prepare(run: Run, networks: Networks) -> Inputs:
     """
     inputs = name_inputs(run, networks)
     if inputs.start is not None:
-        run.store.ensure(inputs.start, partial(_write_start, run))
+        run.store.ensure(inputs.start, partial(_write_start, run, networks))
     if inputs.whitening is not None:
         ensure_whitening(run)
     # loaded for the first preparation that is made, if any, and then shared
@@ -66,7 +68,7 @@ def whitening_file(run: Run, inputs: Inputs) -> Path | None:
 
 
 def start_file(run: Run, inputs: Inputs) -> Path | None:
-    """Return the file of the real start images; None where the loop doesn't start from real images."""
+    """Return the file of the start images; None where the loop isn't given any."""
     return None if inputs.start is None else run.store.path(inputs.start) / START
 
 
@@ -82,9 +84,21 @@ def load_script_inputs(run: Run, networks: Networks, inputs: Inputs) -> ScriptIn
     return ScriptInputs(teachers, run.dataset, load_file(start)["images"] if start else None)
 
 
-def _write_start(run: Run, folder: Path) -> None:
-    """Draw IPC real images of each class without replacement; write them as uint8 [C, ipc, 3, H, W]."""
-    indices = draw_per_class(
+def _write_start(run: Run, networks: Networks, folder: Path) -> None:
+    """Write IPC images of each class, real ones drawn without replacement, or RDED's: uint8, [C, ipc, 3, H, W]."""
+    if run.recipe.recover.start == RDED:
+        of_classes = make_of_patches(run, networks, sources=folder / PATCHES)
+    else:
+        of_classes = (run.dataset.train.images(own).cpu() for own in torch.split(_draw_start(run), run.recipe.ipc))
+    places = torch.arange(run.classes)
+    with stream_rows(folder / START, places, beside={}, dtype=torch.uint8, name="images") as add:
+        for images in of_classes:
+            add(images[None])
+
+
+def _draw_start(run: Run) -> Tensor:
+    """Draw IPC real images of each class without replacement: their indices, [C·ipc], by class."""
+    return draw_per_class(
         run.dataset,
         ipc=run.recipe.ipc,
         seed=derive(run.seed, "start"),
@@ -93,9 +107,6 @@ def _write_start(run: Run, folder: Path) -> None:
             "to start from; lower the IPC or use recover.start=noise"
         ),
     )
-    images = run.dataset.train.images(indices).cpu()
-    shape = (run.classes, run.recipe.ipc, *images.shape[1:])
-    write_atomically(folder / START, save({"images": images.reshape(shape).contiguous()}))
 
 
 def _prepare(run: Run, inputs: Inputs, name: str, folder: Path, script_inputs: ScriptInputs) -> None:

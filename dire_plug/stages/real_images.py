@@ -1,10 +1,10 @@
 """Select the real images of an arm: as many per class as the condensed set has; or `full`, all of them, the ceiling.
 
-`random` draws them. `herding`, `k-center` and `k-means` choose them in T's embeddings, in eval mode; only `k-means`
-depends on the run's seed. `full` takes every image, and nothing is copied: students read the dataset. With the recipe's
-epochs they would take N/(C·IPC) times as many steps as those of the other arms, which is hours where the others take
-minutes. So the epochs are cut to about equal steps, but not below `LEAST_EPOCHS`, since an undertrained
-ceiling would be none.
+`random` draws them, `rded` makes them of patches (`real_patches.py`). `herding`, `k-center` and `k-means` choose them
+in T's embeddings, in eval mode; of these only `k-means` depends on the run's seed. `full` takes every image, and
+nothing is copied: students read the dataset. With the recipe's epochs they would take N/(C·IPC) times as many steps as
+those of the other arms, which is hours where the others take minutes. So the epochs are cut to about equal steps, but
+not below `LEAST_EPOCHS`, since an undertrained ceiling would be none.
 """
 
 import math
@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from dire_plug import ui
 from dire_plug.data import Dataset
 from dire_plug.data.subsets import choose_by_herding, choose_by_k_center, choose_by_k_means
 from dire_plug.errors import DirePlugError
-from dire_plug.files import write_atomically
 from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.recipe.model import RDED
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import Networks
 from dire_plug.stages.embed import ensure_embeddings
 from dire_plug.stages.images import TENSORS, save_images
+from dire_plug.stages.real_patches import PATCHES, make_of_patches
+from dire_plug.stages.row_file import stream_rows
 from dire_plug.store.runs import Run
 
 LEAST_EPOCHS = 20
@@ -41,25 +42,30 @@ def write_subset(run: Run, networks: Networks, folder: Path) -> None:
     The files go through upstream's own format, as synthesized ones do.
 
     Raises:
-        DirePlugError: a class has too few images, an embedding isn't finite.
+        DirePlugError: a class has too few images, an embedding or a loss isn't finite.
     """
-    more: dict[str, Tensor] = {}
-    if run.arm == "random":
-        images, labels = select_random(run.dataset, ipc=run.recipe.ipc, seed=run.seed)
+    ipc, classes = run.recipe.ipc, run.classes
+    beside = {"labels": torch.arange(classes).repeat_interleave(ipc), "numbers": torch.arange(ipc).repeat(classes)}
+    if run.arm == RDED:
+        of_classes = make_of_patches(run, networks, sources=folder / PATCHES)
     else:
-        more["indices"] = choose_in_embeddings(run, networks)
-        images, labels = _images_at(run.dataset, more["indices"])
-    numbers = torch.arange(run.recipe.ipc).repeat(run.classes)
-    save_images(
-        folder / "images",
-        run.adapter,
-        images=images,
-        labels=labels.tolist(),
-        numbers=numbers.tolist(),
-        suffix=run.script.suffix,
-    )
-    tensors = {"images": images.float() / 255, "labels": labels, "numbers": numbers, **more}
-    write_atomically(folder / TENSORS, save(tensors))
+        if run.arm == "random":
+            indices = draw_random(run.dataset, ipc=ipc, seed=run.seed)
+        else:
+            indices = beside["indices"] = choose_in_embeddings(run, networks)
+        of_classes = (_images_at(run.dataset, own)[0] for own in torch.split(indices, ipc))
+    # class by class: ImageNet-1K's images don't lie in memory at once
+    with stream_rows(folder / TENSORS, torch.arange(classes * ipc), beside=beside, name="images") as add:
+        for label, images in enumerate(of_classes):
+            save_images(
+                folder / "images",
+                run.adapter,
+                images=images,
+                labels=[label] * ipc,
+                numbers=range(ipc),
+                suffix=run.script.suffix,
+            )
+            add(images.float() / 255)
 
 
 def choose_in_embeddings(run: Run, networks: Networks) -> Tensor:
@@ -95,13 +101,21 @@ def select_random(dataset: Dataset, *, ipc: int, seed: int) -> tuple[Tensor, Ten
     Raises:
         DirePlugError: a class has fewer images.
     """
-    indices = draw_per_class(
+    return _images_at(dataset, draw_random(dataset, ipc=ipc, seed=seed))
+
+
+def draw_random(dataset: Dataset, *, ipc: int, seed: int) -> Tensor:
+    """Return where the images of `select_random` stand in the training set: [C·ipc], int64.
+
+    Raises:
+        DirePlugError: a class has fewer images.
+    """
+    return draw_per_class(
         dataset,
         ipc=ipc,
         seed=derive(seed, "random images"),
         too_few=lambda name, count: too_few(dataset, name, count=count, ipc=ipc),
     )
-    return _images_at(dataset, indices)
 
 
 def draw_per_class(dataset: Dataset, *, ipc: int, seed: int, too_few: Callable[[str, int], DirePlugError]) -> Tensor:

@@ -26,14 +26,20 @@ _ALIGNED = 8
 
 @contextlib.contextmanager
 def stream_rows(
-    path: Path, places: Tensor, *, beside: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+    path: Path,
+    places: Tensor,
+    *,
+    beside: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    name: str = VALUES,
 ) -> Iterator[Callable[[Tensor], None]]:
-    """Yield a function that takes the next rows of `values`, [n, …]; `path` is there when the block ends well.
+    """Yield a function that takes the next rows of a tensor, [n, …]; `path` is there when the block ends well.
 
     Args:
         places: [M], int64: the row of the file that each one that comes gets; every one once.
         beside: name → a tensor that is small, of int64 or float32, on the CPU.
-        dtype: of `values`: float32 or uint8.
+        dtype: of the tensor: float32 or uint8.
+        name: of the tensor in the file.
 
     Raises:
         DirePlugError: the file cannot be written.
@@ -46,7 +52,7 @@ def stream_rows(
             rows = rows.detach().to("cpu", dtype)
             # the width is known now
             if done == 0:
-                start = _begin(file, dtype, (len(places), *rows.shape[1:]), beside)
+                start = _begin(file, name, dtype, (len(places), *rows.shape[1:]), beside)
             own, order = places[done : done + len(rows)].sort()
             rows, width = rows[order].contiguous(), dtype.itemsize * rows[0].numel()
             # rows that follow each other in the file are written at once: all of a batch that is sorted already
@@ -62,22 +68,22 @@ def stream_rows(
         assert done == len(places), f"{done} of {len(places)} rows came"
 
 
-def _begin(file: BinaryIO, dtype: torch.dtype, shape: tuple[int, ...], beside: Mapping[str, Tensor]) -> int:
-    """Write the header and all but the values; return where these begin."""
-    tensors = {**{name: (one.dtype, tuple(one.shape)) for name, one in beside.items()}, VALUES: (dtype, shape)}
+def _begin(file: BinaryIO, name: str, dtype: torch.dtype, shape: tuple[int, ...], beside: Mapping[str, Tensor]) -> int:
+    """Write the header and all but the rows of the tensor `name`; return where these begin."""
+    tensors = {**{key: (one.dtype, tuple(one.shape)) for key, one in beside.items()}, name: (dtype, shape)}
     types = list(_TYPES)
     at, begins, header = 0, {}, {}
-    for name in sorted(tensors, key=lambda name: (types.index(tensors[name][0]), name)):
-        dtype, sizes = tensors[name]
+    for key in sorted(tensors, key=lambda key: (types.index(tensors[key][0]), key)):
+        dtype, sizes = tensors[key]
         label, width = _TYPES[dtype]
         end = at + width * math.prod(sizes)
-        header[name] = {"dtype": label, "shape": list(sizes), "data_offsets": [at, end]}
-        begins[name], at = at, end
+        header[key] = {"dtype": label, "shape": list(sizes), "data_offsets": [at, end]}
+        begins[key], at = at, end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNED)
     file.write(len(text).to_bytes(8, "little") + text)
     first = 8 + len(text)
-    for name, one in beside.items():
-        file.seek(first + begins[name])
+    for key, one in beside.items():
+        file.seek(first + begins[key])
         file.write(one.contiguous().numpy().data)
-    return first + begins[VALUES]
+    return first + begins[name]

@@ -40,6 +40,7 @@ from dire_plug.stages.artefacts import (
     role_of_independent,
     roles_frozen,
     roles_in_loop,
+    roles_of_students,
 )
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
@@ -145,12 +146,12 @@ def squeeze(run: Run) -> Networks:
 
 
 def squeeze_loop(run: Run) -> Networks:
-    """Return the networks in the loop, made where they aren't there, and I only named: students need no others.
+    """Return the networks that students may need, made where they aren't there, and the others, which are only named.
 
     Raises:
         DirePlugError: see `squeeze`.
     """
-    for role in roles_in_loop(run):
+    for role in roles_of_students(run):
         ensure_network(run, role)
     return name_networks(run)
 
@@ -165,13 +166,13 @@ def squeeze_one(run: Run, name: str) -> Artefact:
 
 
 def all_roles(run: Run) -> list[Role]:
-    """Return T, I, the further networks in the loop, and those of the terms."""
-    main, *others = roles_in_loop(run)
+    """Return T, I, the further networks in the loop, the one that labels instead of them, and those of the terms."""
+    main, *others = roles_of_students(run)
     return [main, role_of_independent(run), *others, *roles_frozen(run)]
 
 
 def missing_networks(run: Run) -> list[str]:
-    """Return the names of the networks that the store lacks: of those in the loop, of I, and of those of the terms."""
+    """Return the names of the networks that the store lacks, of all that `squeeze` returns."""
     return [role.name for role in all_roles(run) if not run.store.has(name_network(run, role))]
 
 

@@ -54,6 +54,8 @@ class Request:
     ipc: int | None = None
     preset: str | None = None
     settings: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+    """`KEY=VALUE`, which replace all that the recipe says there: another protocol, the networks that judge by it."""
     seed: int = 0
     device: str = "auto"
     engine: str = "auto"

@@ -80,41 +80,52 @@ class LoopNetworks:
         self._hooks: dict[str, tuple[nn.Module, PenultimateHook]] = {}
         self._frozen: list[nn.Parameter] = []
 
-    def watch(self, network: nn.Module | Sequence[nn.Module]) -> None:
-        """Watch one network, or several in the order of the keys; they replace those before.
+    def watch(self, network: nn.Module | Sequence[nn.Module], *, keys: Sequence[str] | None = None) -> None:
+        """Watch one network, or several; they replace those before.
+
+        Args:
+            keys: theirs; None: all keys, in their order.
 
         Raises:
             DirePlugError: their number isn't that of the keys.
         """
         networks = [network] if isinstance(network, nn.Module) else list(network)
-        if len(networks) != len(self._keys):
+        if keys is not None and len(networks) != len(keys):
+            raise DirePlugError(f"the patch watches {len(networks)} networks, but hands over {len(keys)} names")
+        if keys is None and len(networks) != len(self._keys):
             raise DirePlugError(
                 f"the patch watches {len(networks)} networks, but the recipe has {len(self._keys)}: "
-                f"{', '.join(self._keys)}"
+                f"{', '.join(self._keys)}; where a pass takes some of them, hand over their names: names=…"
             )
         # scripts hand their networks over again in each pass; the hooks of the old ones must not stay
         for _, hook in self._hooks.values():
             hook.close()
-        named = zip(self._keys, networks, strict=True)
+        named = zip(self._keys if keys is None else keys, networks, strict=True)
         self._hooks = {name: (module, PenultimateHook(module)) for name, module in named}
 
-    def take(self, network: nn.Module | None) -> tuple[str, Tensor]:
-        """Return the key of a network, and the embeddings [N, D] of its forward pass in this step, with their graph.
+    def take(self, network: nn.Module | Sequence[nn.Module] | None) -> list[tuple[str, Tensor]]:
+        """Return (key, embeddings [N, D] with their graph) of each network that made this step's forward pass.
 
         Args:
             network: None where one alone is watched.
 
         Raises:
-            DirePlugError: it isn't watched, or made no forward pass since the last call.
+            DirePlugError: one isn't watched, or made no forward pass since the last call; or there is none.
         """
         if not self._hooks:
             raise DirePlugError("the patch never handed a network to bridge.watch")
         if network is None and len(self._hooks) > 1:
             raise DirePlugError("the patch watches several networks, so bridge.loss needs to know which one: network=…")
-        for name, (module, hook) in self._hooks.items():
-            if network is None or module is network:
-                return name, hook.take()
-        raise DirePlugError("the patch hands bridge.loss a network that it never handed to bridge.watch")
+        if network is None:
+            ((name, (_, hook)),) = self._hooks.items()
+            return [(name, hook.take())]
+        wanted = [network] if isinstance(network, nn.Module) else list(network)
+        found = [
+            (name, hook.take()) for name, (module, hook) in self._hooks.items() if any(module is one for one in wanted)
+        ]
+        if not found or len(found) != len(wanted):
+            raise DirePlugError("the patch hands bridge.loss a network that it never handed to bridge.watch")
+        return found
 
     def freeze(self) -> None:
         """Stop computing gradients of the networks' weights, unless that is done already."""
@@ -289,7 +300,13 @@ class Embeddings:
             self._instead.add(images, real)
 
     def embed(
-        self, images: Tensor, part: Tensor, labels: Tensor, *, network: nn.Module | None, generator: Generator
+        self,
+        images: Tensor,
+        part: Tensor,
+        labels: Tensor,
+        *,
+        network: nn.Module | Sequence[nn.Module] | None,
+        generator: Generator,
     ) -> Iterator[tuple[str, Tensor, Tensor, float]]:
         """Yield (key, embeddings [n, D] with their graph, labels [n], scale) of each network, the loop's own first.
 
@@ -299,7 +316,7 @@ class Embeddings:
             images: the optimised leaf, [N, 3, H, W].
             part: what of it the loss is of, [n, 3, H, W], with its graph.
             labels: of that part, [n].
-            network: the watched one that made this step's forward pass; None where there is one.
+            network: the watched one that made this step's forward pass, or several; None where one is watched.
             generator: draws the order of the classes where a step embeds some of them.
 
         Raises:
@@ -309,7 +326,8 @@ class Embeddings:
             # the whole leaf and not `part`: what the loop shows, or what is chosen by class, is of all images
             yield self._spec.networks[0], *self._instead(images, labels, generator=generator)
         elif self._in_loop:
-            yield *self.loop.take(network), labels, 1.0
+            for key, made in self.loop.take(network):
+                yield key, made, labels, 1.0
         for key, frozen in self._outside.items():
             yield key, *frozen(part, labels, generator=generator)
 

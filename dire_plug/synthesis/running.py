@@ -53,6 +53,7 @@ class RunningSynthesis:
         self._spec = spec
         self._plan = adapter.plan(RecoverSection.model_validate(spec.recover), classes=spec.classes, ipc=spec.ipc)
         self._start = load_start(spec.start)
+        self._adapter = adapter
         self._components = Components(tuple(spec.components))
         self._freezes = (spec.accelerate or FROZEN in self._components) and adapter.freezes_after_first_step
         use_tf32(self._components)
@@ -147,7 +148,8 @@ class RunningSynthesis:
     def record(self, name: str, value: Tensor | float, *, component: bool = False) -> None:
         """Keep a scalar of this step as `<plugin>/<name>` beside the losses, at the steps that the record keeps.
 
-        Where a term works in networks outside of the loop too, the network's key follows: `<plugin>/<name>/<key>`.
+        Where a term works in several networks in a step, or outside of the loop, the network's key follows:
+        `<plugin>/<name>/<key>`.
         """
         if isinstance(value, Tensor) and value.numel() != 1:
             raise DirePlugError(f"record '{name}': a scalar is needed, not a tensor of shape {tuple(value.shape)}")
@@ -188,15 +190,31 @@ class RunningSynthesis:
 
     # For a loop, through `bridge`.
 
-    def watch(self, network: nn.Module | Sequence[nn.Module]) -> None:
+    def watch(self, network: nn.Module | Sequence[nn.Module], *, names: Sequence[str] | None = None) -> None:
         """Keep the embeddings of one network in the loop, or of several in the order of the specification's `networks`.
 
+        Args:
+            names: what the script calls them, where a pass takes some of those networks, or in another order.
+
         Raises:
-            DirePlugError: their number isn't that of `networks`.
+            DirePlugError: their number isn't that of `networks` or of `names`, or a name isn't the adapter's.
         """
         for one in [network] if isinstance(network, nn.Module) else network:
             accelerate_in_loop(one, self._components, self._spec.device)
-        self._embeddings.loop.watch(network)
+        keys = None if names is None else [self._key_of(name) for name in names]
+        self._embeddings.loop.watch(network, keys=keys)
+
+    def _key_of(self, name: str) -> str:
+        """Return the recipe's key of a network that the script calls `name`."""
+        names = self._adapter.network_names
+        key = names.get(name)
+        if key not in self._spec.networks:
+            known = ", ".join(one for one, key in names.items() if key in self._spec.networks) or "none"
+            raise DirePlugError(
+                f"the script takes a network that it calls '{name}', but of the recipe's networks the adapter's "
+                f"network_names has {known}"
+            )
+        return key
 
     def labels(self, labels: Tensor) -> Tensor:
         """Begin the next slot; return its labels, [N]: the same object where nobody answers."""
@@ -271,12 +289,19 @@ class RunningSynthesis:
         return self._in_use[0]
 
     def loss(
-        self, loss: Tensor, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None = None
+        self,
+        loss: Tensor,
+        *,
+        images: Tensor,
+        labels: Tensor,
+        step: int,
+        network: nn.Module | Sequence[nn.Module] | None = None,
     ) -> Tensor:
         """Return upstream's loss plus the active terms: the same object where there is none.
 
         Args:
-            network: the watched one that made this step's forward pass; None where there is one.
+            network: the watched one that made this step's forward pass, or all that made one: then a term is the mean
+                over them. None where one is watched.
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
@@ -298,7 +323,7 @@ class RunningSynthesis:
         images: Tensor,
         labels: Tensor,
         step: int,
-        network: nn.Module | None = None,
+        network: nn.Module | Sequence[nn.Module] | None = None,
         scaler: GradScaler | None = None,
     ) -> None:
         """Take the gradients of the active terms, and add them to that of the script's loss when it comes.
@@ -347,7 +372,13 @@ class RunningSynthesis:
         self._losses |= late.added
 
     def _embed(
-        self, loss: Tensor | None, *, images: Tensor, labels: Tensor, step: int, network: nn.Module | None
+        self,
+        loss: Tensor | None,
+        *,
+        images: Tensor,
+        labels: Tensor,
+        step: int,
+        network: nn.Module | Sequence[nn.Module] | None,
     ) -> list[tuple[Batch, float]]:
         """Return the step in each network, with the factor of terms there; nothing where no plugin looks at steps."""
         self._batch = None

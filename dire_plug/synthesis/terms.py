@@ -37,14 +37,14 @@ class Terms:
         """Take the weight of each plugin by its name; the weights that follow gradients go into `record`.
 
         Args:
-            name_networks: whether what is recorded has the network's key in its name.
+            name_networks: whether what is recorded has the network's key in its name, in a step in one network too.
         """
         self._hooks = hooks
         self._implementations = hooks.of("loss_term")
         self._weighting = Weighting(weights)
         self._record = record
         self._all_finite: dict[str, Tensor] = {}
-        self._name_networks = name_networks
+        self._always_named = self._name_networks = name_networks
         self.suffix = ""
 
     def add(self, loss: Tensor, batches: Sequence[tuple[Batch, float]]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -59,6 +59,7 @@ class Terms:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
         """
         total, added = loss, {}
+        self._name_networks = self._always_named or len(batches) > 1
         for implementation in self._implementations:
             answers = [self._weight(implementation, batch, scale) for batch, scale in batches]
             weighted = [term for term, _, _ in answers if term is not None]
@@ -85,6 +86,7 @@ class Terms:
             DirePlugError: no term depends on the images, or `backward` was called before.
         """
         shares: list[_Share] = []
+        self._name_networks = self._always_named or len(batches) > 1
         for implementation in self._implementations:
             answers = [(batch, scale, *self._ask(implementation, batch, scale)) for batch, scale in batches]
             there = [(batch, scale, term, parts) for batch, scale, term, parts in answers if term is not None]

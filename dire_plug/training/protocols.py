@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dire_plug.errors import DirePlugError
 from dire_plug.recipe.evaluate import (
+    CVDDSection,
     DeltSection,
     DwaTinySection,
     DynamicLabelsSection,
@@ -73,12 +75,15 @@ def on_the_fly(
     Follows `relabel_cifar.py` of SRe2L's small-dataset code and of the authors' release: AdamW, a cosine to 0. Neither
     script ever puts the teacher in eval mode, so its labels depend on the batch: `teacher_mode: train`. SRe2L prints
     the accuracy of the last epoch; the authors the best of a test after each epoch from 201 on. DWA's
-    `validation_cifar.py` is the same with a test every ten epochs.
+    `validation_cifar.py` is the same with a test every ten epochs, and its `validation_imgnet.py` spares norms and
+    biases from weight decay: `decay: matrices`.
     """
     return Protocol(
         label=_label_by(own_copies(teachers[:1], student, training=section.teacher_mode == "train")),
         loss=_diverge_at(section.temperature),
-        training=Training(section.epochs, section.lr, section.weight_decay, seed, optimiser="adamw"),
+        training=Training(
+            section.epochs, section.lr, section.weight_decay, seed, optimiser="adamw", decay=section.decay
+        ),
     )
 
 
@@ -266,12 +271,40 @@ def fkd(
     )
 
 
-def stored_label(section: FkdSection | FkdEnsembleSection, teachers: Teachers, inputs: Tensor) -> Tensor:
+def vote(student: nn.Module, teachers: Teachers, *, data: StudentData, section: CVDDSection, seed: int) -> Protocol:
+    """Set up CV-DD's protocol, which SRe2L++ has with one network; the labels in `data.stored` are `stored_label`s.
+
+    Follows `validate/train_fkd.py`: as `fkd`, in batches of 16 as 2 × 8, and the cosine of the learning rate may stop
+    half way. Upstream prints the best of a test every ten epochs.
+    """
+    training = Training(
+        section.epochs,
+        section.lr,
+        section.weight_decay,
+        seed,
+        optimiser="adamw",
+        schedule=section.schedule,
+        decay="matrices",
+    )
+    loss = _diverge_at(section.temperature)
+    return Protocol(label=None, loss=loss, training=training, accumulate=section.accumulate)
+
+
+StoredSection = FkdSection | FkdEnsembleSection | CVDDSection
+"""The sections of the protocols that store labels."""
+
+
+def stored_label(section: StoredSection, teachers: Teachers, inputs: Tensor) -> Tensor:
     """Return the label of a batch that is stored, [n, outputs].
 
     `fkd`: the first teacher's logits, as SRe2L's `relabel/generate_soft_label.py`; `fkd-ensemble`: the mean of all
-    teachers' logits, scaled to one norm, as G-VBSM's `generate_soft_label_with_db.py`.
+    teachers' logits, scaled to one norm, as G-VBSM's `generate_soft_label_with_db.py`; `cv-dd`: see `voted_logits`.
+
+    Raises:
+        DirePlugError: there are votes of another number of networks.
     """
+    if isinstance(section, CVDDSection):
+        return voted_logits(section, teachers, inputs)
     if isinstance(section, FkdEnsembleSection):
         return equal_norm_mean(teachers, inputs)
     return mean_logits(teachers[:1], inputs)
@@ -288,6 +321,7 @@ SET_UP: dict[str, Callable[..., Protocol]] = {
     "dwa-tiny": tiny,
     "fkd": fkd,
     "fkd-ensemble": fkd,
+    "cv-dd": vote,
 }
 
 
@@ -309,6 +343,28 @@ def equal_norm_mean(teachers: Teachers, inputs: Tensor) -> Tensor:
     logits = torch.stack([teacher(inputs) for teacher in teachers])
     norms: Tensor = torch.linalg.vector_norm(logits, dim=(1, 2), keepdim=True)
     return (logits / norms * norms.mean(dim=0)).mean(dim=0)
+
+
+@torch.no_grad()
+def voted_logits(section: CVDDSection, teachers: Teachers, inputs: Tensor) -> Tensor:
+    """Return Σ w_t · logits_t, [n, outputs], with w = softmax(votes / `vote_temperature`).
+
+    As CV-DD's `relabel/relabel.py`: the two halves of a batch pass each network apart, which in train mode normalises
+    each by its own statistics (batch-specific soft labels).
+
+    Raises:
+        DirePlugError: there are votes of another number of networks.
+    """
+    votes = section.votes or (0.0,) * len(teachers)
+    if len(votes) != len(teachers):
+        raise DirePlugError(f"evaluate.votes: {len(votes)} votes, but {len(teachers)} networks label; give one each")
+    weights = torch.softmax(torch.tensor(votes, dtype=torch.float64) / section.vote_temperature, dim=0).tolist()
+    halves = [half for half in (inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :]) if len(half)]
+    logits = [
+        weight * torch.cat([teacher(half) for half in halves])
+        for weight, teacher in zip(weights, teachers, strict=True)
+    ]
+    return torch.stack(logits).sum(dim=0)
 
 
 def divergence(outputs: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -20,11 +20,11 @@ from dire_plug.devices import upload
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.models.checkpoint import Network
-from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
+from dire_plug.recipe.evaluate import FkdEnsembleSection
 from dire_plug.seeding import derive
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import seeded, shuffled
-from dire_plug.training.protocols import stored_label
+from dire_plug.training.protocols import StoredSection, stored_label
 from dire_plug.training.stored_batches import (
     FOLDER,
     StoredTransform,
@@ -43,7 +43,7 @@ PROBED = 128
 
 def relabel(
     run: Run,
-    section: FkdSection | FkdEnsembleSection,
+    section: StoredSection,
     networks: list[Network],
     *,
     data: StudentData,
@@ -68,14 +68,14 @@ def relabel(
     transform = StoredTransform(
         augmentation=section.augmentation,
         padding=section.padding,
-        mixup=section.mixup if isinstance(section, FkdSection) else 0,
+        mixup=0 if isinstance(section, FkdEnsembleSection) else section.mixup,
         cutmix=section.cutmix,
         mean=networks[0].mean,
         std=networks[0].std,
     )
     # copies: in train mode BatchNorm's running statistics drift, and these networks are used again
     teachers = own_copies(
-        models, models[0], training=isinstance(section, FkdSection) and section.teacher_mode == "train"
+        models, models[0], training=not isinstance(section, FkdEnsembleSection) and section.teacher_mode == "train"
     )
 
     def label(order: Iterable[Tensor], generator: Generator) -> list[tuple[TransformParams, Tensor]]:
@@ -117,9 +117,7 @@ def relabel(
     return stored
 
 
-def labels_bytes(
-    section: FkdSection | FkdEnsembleSection, *, images: int, outputs: int, epochs: int | None = None
-) -> int:
+def labels_bytes(section: StoredSection, *, images: int, outputs: int, epochs: int | None = None) -> int:
     """Return how many bytes the labels of so many epochs take, by default of all."""
     count = section.epochs if epochs is None else epochs
     return count * epoch_bytes(images, math.ceil(images / section.batch_size), outputs)

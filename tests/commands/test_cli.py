@@ -120,6 +120,7 @@ def test_a_faulty_command_line_ends_with_2_and_says_what_is_wrong(
         ("run sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
         ("compare sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
         ("ablate sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
+        ("tune sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
         ("time sre2l --ipc 5 --set ipc=10", "--ipc 5", "--set ipc=10"),
         (
             "measure x --nearest-k 3 --set measure.nearest_k=5",

@@ -30,7 +30,7 @@ def complete(line: str) -> list[str]:
         ("verify sr", ["sre2l"]),
         ("vendor sre2l d", [name for name in METHODS if name.startswith("d")]),
         ("run sre2l --recipe cifar", ["cifar-10", "cifar-100"]),
-        ("run sre2l --recipe cifar-100 --preset ", ["as-released"]),
+        ("run sre2l --recipe cifar-100 --preset ", ["as-released", "as-printed"]),
         ("compare sre2l --arms baseline,dire,cont", ["baseline,dire,control"]),
         ("run sre2l --regularizer fac", ["facility-location"]),
         ("run sre2l --arm verify", []),
@@ -82,7 +82,7 @@ def test_no_summary_is_cut_at_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPat
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "ablate", "time", "verify"])
+@pytest.mark.parametrize("command", ["run", "compare", "ablate", "tune", "time", "verify"])
 def test_help_names_the_methods(cli: Cli, command: str) -> None:
     text = " ".join(cli(command, "--help").out.split())
     assert f"METHOD is one of: {', '.join(METHODS)}." in text

@@ -1,4 +1,4 @@
-"""docs/dire.md: its example runs, and its settings are those that there are."""
+"""docs/reference/dire.md: its example runs, and its settings are those that there are."""
 
 import re
 from typing import Any
@@ -9,13 +9,13 @@ from support.paths import ROOT
 
 from dire_plug.regularizers.dire import DiReSettings
 
-TEXT = (ROOT / "docs" / "dire.md").read_text()
+TEXT = (ROOT / "docs" / "reference" / "dire.md").read_text()
 
 
 def test_the_example_runs_and_lowers_the_term(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(example, "docs/dire.md", "exec"), names)
+    exec(compile(example, "docs/reference/dire.md", "exec"), names)
     assert len(names["losses"]) == 50
     assert names["losses"][-1] < names["losses"][0]
     assert torch.isfinite(names["embeddings"]).all()

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dire_plug.models import build
 from dire_plug.models.checkpoint import Network, load
+from dire_plug.stages.evaluate import stores_labels
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import network_file, squeeze
 from dire_plug.stages.student_data import build_student_data
@@ -71,6 +72,7 @@ SCENARIOS = {
     "dwa-tiny": Scenario("dwa-tiny", 750, {"warmup_epochs": 0, "lr": 0.01}),
     "fkd": Scenario("fkd", 1050),
     "fkd-ensemble": Scenario("fkd-ensemble", 1020),
+    "cv-dd": Scenario("cv-dd", 1050),
 }
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
 
@@ -98,7 +100,7 @@ def train_on(run: Run, networks: list[Network], folder: Path) -> tuple[list[Tens
     section: Any = run.recipe.evaluate
     images = condensed(run)
     data = build_student_data(run, section, networks[0], images)
-    if section.protocol.startswith("fkd"):
+    if stores_labels(section):
         stored = relabel(run, section, networks, data=data, folder=folder / "labels", name="set")
         data = replace(data, stored=stored)
     student = initialised(lambda: build("convnet-small", outputs=4, stem="small", size=8), 5).to(run.device)

@@ -138,7 +138,7 @@ def test_laying_out_without_start_images_is_refused(tmp_path: Path) -> None:
 def test_a_start_of_noise_is_refused_before_anything_is_made(cli: Cli, bare_home: Path) -> None:
     answer = cli("run", "dwa", "--set", "recover.start=noise")
     assert (answer.code, answer.out) == (2, "")
-    assert "recover.start: must be 'real': DWA's scripts have no other start than real images" in answer.err
+    assert "recover.start: must be 'real' or 'rded': DWA's scripts have no other start than real images" in answer.err
     assert not bare_home.exists()
 
 

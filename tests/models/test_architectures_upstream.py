@@ -27,6 +27,7 @@ UPSTREAMS = {
     "delt": ("https://github.com/VILA-Lab/DELT", "f2f81cad0e259fbd9409920bd1a62b084986b8e6"),
     "g-vbsm": (G_VBSM, "1ed80b0ed0bdde206ac61f5b0b9e70f8e8a5d30e"),
     "mtt": ("https://github.com/GeorgeCazenavette/mtt-distillation", "50dccea47ba48b9cfb3b9c59375d7da92e4e603b"),
+    "cv-dd": ("https://github.com/Jiacheng8/CV-DD", "24097e9c7058954b90eb442daa7cc6ba4b774830"),
     "dm": ("https://github.com/justincui03/dc_benchmark", "2a57711961670859ea4c3102b766d1b16f7dea85"),
 }
 CIFAR, TINY = "Branch_CIFAR_10/recover", "Branch_Tiny_ImageNet/recover"
@@ -60,6 +61,10 @@ def of_g_vbsm(architecture: str, name: str) -> list[Case]:
     return [Case("g-vbsm", architecture, size, folder, "models", call) for size, folder in ((32, CIFAR), (64, TINY))]
 
 
+def of_cv_dd(architecture: str, module: str, call: str) -> list[Case]:
+    return [Case("cv-dd", architecture, size, "models", module, call) for size in (32, 64)]
+
+
 CASES = [
     *of_g_vbsm("resnet-18", "ResNet18"),
     *of_g_vbsm("mobilenet-v2-gvbsm", "MobileNetV2"),
@@ -76,6 +81,11 @@ CASES = [
     Case("infer", "shufflenet-g2-ufc", 32, "models", "shufflenet", "ShuffleNetG2_cifar10()"),
     Case("dwa", "mobilenet-v2-ufc", 32, "models", "mobilenetv2", "MobileNetV2(10)"),
     Case("dwa", "vgg-16-bn-dwa", 32, "models", "vgg", "VGG('VGG16', 10)"),
+    *of_cv_dd("resnet-18", "resnet", "ResNet18(10)"),
+    *of_cv_dd("resnet-50", "resnet", "ResNet50(10)"),
+    *of_cv_dd("mobilenet-v2-ufc", "mobilenetv2", "MobileNetV2(10)"),
+    *of_cv_dd("shufflenet-v2-x0.5-cvdd", "shufflenetv2", "ShuffleNetV2(0.5, 10)"),
+    *of_cv_dd("densenet-121-cvdd", "densenet", "DenseNet121(10)"),
     Case("delt", "convnet-3-bn", 32, "recover", "models", "ConvNet(10, net_depth=3, im_size=(32, 32))"),
     Case("delt", "convnet-4-bn", 64, "recover", "models", "ConvNet(10, net_depth=4, im_size=(64, 64))"),
 ]

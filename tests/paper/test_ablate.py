@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support.canned_runs import Score, canned, score_runs
 from support.cli import Cli
 from support.small_run import read_rows, run_folders, write_recipe
 
 from dire_plug.errors import DirePlugError, RunBusyError
-from dire_plug.executors import dispatch
 from dire_plug.files import read_json
 from dire_plug.paper.ablate import (
     Sweep,
@@ -34,50 +34,20 @@ from dire_plug.paper.ablate.components import (
 from dire_plug.paper.ablate.sweep import BEST, DEFAULT, make_grid
 from dire_plug.paper.ablate.sweep_table import ranked, sweep_notes, verdict
 from dire_plug.paper.ablate.trials import Setting, Trial
-from dire_plug.pipeline import FinishedRun, Request, plan_run
+from dire_plug.pipeline import Request, plan_run
 from dire_plug.results.figures import FORMATS
-from dire_plug.store.runs import RunFolder
 
 KEEP = ("--engine", "native", "--seeds", "1")
-
-
-def request(recipe: Path, *settings: str, **more: Any) -> Request:
-    return Request("sre2l", recipe=str(recipe), engine="native", settings=settings, **more)
-
-
-# Runs that never ran: accuracy by setting.
-
-
-def canned(name: str, seed: int, accuracy: float) -> FinishedRun:
-    """Return a finished run of this accuracy, and measures that follow from it."""
-    measures = {"coverage": accuracy / 200, "class_coverage": 0.5, "vendi": accuracy / 10, "class_vendi": 1.0}
-    spaces = {space: {**measures, "similarity": 1 - accuracy / 100, "real": measures} for space in ("T", "I")}
-    metrics = {
-        "networks": {"teacher": "0f"},
-        "accuracy": {"students": {"net": {"last": [accuracy], "best": [accuracy + 1]}}},
-        "diversity": spaces,
-    }
-    return FinishedRun(RunFolder(Path(f"/runs/{name}-{seed}")), metrics, reused=True)
-
-
-Score = Callable[[Request], float]
 
 
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch, bare_home: Path) -> Callable[[Score], list[Request]]:
     """Return a function that lets runs score what `score` says; it returns the list of requests that will have run."""
+    return lambda score: score_runs(monkeypatch, score)
 
-    def install(score: Score) -> list[Request]:
-        asked: list[Request] = []
 
-        def run_arm(asking: Request) -> FinishedRun:
-            asked.append(asking)
-            return canned(asking.arm, asking.seed, score(asking))
-
-        monkeypatch.setattr(dispatch, "run_arm", run_arm)
-        return asked
-
-    return install
+def request(recipe: Path, *settings: str, **more: Any) -> Request:
+    return Request("sre2l", recipe=str(recipe), engine="native", settings=settings, **more)
 
 
 def has(asking: Request, text: str) -> bool:

@@ -140,12 +140,20 @@ def test_a_set_of_rdeds_is_measured_where_it_lies(tiny: Path, tmp_path: Path) ->
         for number, image in enumerate(digits.images()[digits.labels == label][:2]):
             save_image(image / 255, folder / f"class{label:05d}_id{number:05d}.png")
     request = request_of_table("table-17", row="rded")
-    empty, filled = reproduce(request), reproduce(replace(request, rded=tmp_path / "syn_data"))
-    assert {"--rded FOLDER" in answer.reason for answer in empty.cells.values()} == {True}
-    assert not empty.failed
+    filled = reproduce(replace(request, rded=tmp_path / "syn_data"))
+    assert run_folders(tiny) == []
     values = {cell.read: answer.values for cell, answer in filled.cells.items()}
     assert filled.reasons == []
     assert all(0 < value <= 1 for (value,) in (values["coverage"], values["similarity"]))
+
+
+def test_the_row_of_rded_is_filled_by_a_run_of_that_arm(tiny: Path) -> None:
+    result = reproduce(request_of_table("table-17", row="rded"))
+    (run,) = run_folders(tiny)
+    metrics = read_json(run / "metrics.json")
+    assert (metrics["arm"], result.reasons) == ("rded", [])
+    values = {cell.read: answer.values for cell, answer in result.cells.items()}
+    assert values["vendi"] == (metrics["diversity"]["T"]["class_vendi"],)
 
 
 # Cells that can't be filled.
@@ -163,7 +171,7 @@ def test_a_row_without_its_code_has_the_reason_and_the_rest_goes_on(cli: Cli, ti
 def test_a_table_of_which_nothing_can_be_filled_says_what_is_missing(cli: Cli, bare_home: Path) -> None:
     answer = cli("reproduce", "table-2", "--row", "infer", "--offline")
     assert answer.code == 2
-    assert "nothing could be filled, for the reasons above" in answer.err
+    assert answer.err.endswith("nothing could be filled; first run: dire-plug vendor infer\n")
     assert answer.out.count("– [1]") == 4
     assert "dire-plug vendor infer" in answer.out
     assert "smoke" not in answer.out
@@ -211,6 +219,7 @@ def test_a_cell_that_the_paper_does_not_print_is_not_run(tiny: Path) -> None:
         (("table-22",), "did you mean 'table-2'?"),
         (("table-2", "--row", "cda"), "table-2 has no row 'cda'"),
         (("table-2", "--column", "20"), "table-2 has no column '20'"),
+        (("table-2", "--set", "ipc=20"), "--set ipc: each cell of a table says its own IPC"),
         (("table-2", "--rded", "somewhere"), "--rded: only table-17 reads it, not table-2"),
     ],
 )
@@ -256,6 +265,73 @@ def test_a_cell_has_the_unit_of_the_printed_figure_its_spread_and_n(
     cell = request.cells[-1]
     result = TableResult(replace(request, cells=(cell,)), filled(cell, *answer))
     assert [request.target.rows[cell.row], cell.figure, text] in read_rows(ui.to_text(render(result)))
+
+
+def test_the_best_on_test_stands_beside_the_last_where_it_is_known() -> None:
+    request = replace(request_of_table("table-4", row="sre2l"), scale="paper")
+    known, unknown = (next(cell for cell in request.cells if cell.ipc == ipc) for ipc in (50, 100))
+    cells = {
+        known: CellResult(Summary(62.0, 1.0, 2), (61.0, 63.0), more={"best on test": [63.5, 64.5]}),
+        unknown: CellResult(Summary(66.0, None, 1), (66.0,), more={"best on test": None}),
+    }
+    shown = ui.to_text(render(TableResult(replace(request, cells=(known, unknown)), cells)))
+    row = ["SRe2L", "52.2 ± 0.3", "62.0 ± 1.0 (2)", "64.0 ± 0.7 (2)", "57.5 ± 0.6", "66.0 (1)"]
+    assert row in read_rows(shown)
+    assert "best on test: of a test after every epoch" in shown
+
+
+# Changed recipes.
+
+
+def test_options_change_the_recipe_of_every_cell_and_win_over_the_scales() -> None:
+    base = Request("", preset="as-printed", settings=("evaluate.epochs=3",), accelerate="fast")
+    for scale in ("paper", "smoke"):
+        request = replace(request_of_table("table-4"), base=base, scale=scale)
+        for cell in request.cells[:2]:
+            run = request.first_run(cell)
+            assert (run.preset, run.settings[-1], run.accelerate) == ("as-printed", "evaluate.epochs=3", "fast")
+
+
+def test_a_changed_table_says_so_and_has_a_folder_of_its_own() -> None:
+    plain = replace(request_of_table("table-4"), scale="paper")
+    empty: dict[Cell, CellResult] = dict.fromkeys(plain.cells, CellResult())
+    changed = replace(plain, base=replace(plain.base, preset="as-printed", settings=("evaluate.epochs=3",)))
+    content = to_json(TableResult(changed, empty))
+    assert content["title"].endswith(" — --preset as-printed --set evaluate.epochs=3")
+    assert "don't stand for the paper's: --preset as-printed --set evaluate.epochs=3" in content["notes"][0]
+    assert content["comparable with the paper"] is False
+    assert to_json(TableResult(plain, empty))["comparable with the paper"] is True
+    long = replace(changed, base=replace(plain.base, settings=tuple(f"evaluate.epochs={n}" for n in range(9))))
+    assert to_json(TableResult(long, empty))["title"].endswith(" — 9 changes, see below")
+    assert len({one.folder for one in (plain, changed, long)}) == 3
+
+
+def test_exact_acceleration_changes_a_table_of_seconds_only() -> None:
+    for target, option, changes in (
+        ("table-4", "exact", ()),
+        ("table-15", "exact", ("--accelerate exact",)),
+        ("table-4", "fast", ("--accelerate fast",)),
+    ):
+        request = request_of_table(target)
+        assert replace(request, base=replace(request.base, accelerate=option)).changes == changes
+
+
+def test_a_cell_whose_recipe_lacks_the_preset_is_empty(tiny: Path) -> None:
+    request = request_of_table("table-4", row="dwa", column="10")
+    answers = reproduce(replace(request, base=replace(request.base, preset="as-released"))).cells.values()
+    assert all("no preset 'as-released'" in one.reason for one in answers)
+
+
+def test_the_command_names_the_methods_whose_code_is_missing_at_once(cli: Cli, bare_home: Path) -> None:
+    answer = cli("reproduce", "table-12", "--column", "10", "--offline")
+    assert answer.code == 2
+    assert answer.err.endswith("nothing could be filled; first run: dire-plug vendor sre2l dwa cda\n")
+
+
+def test_cells_that_the_paper_does_not_print_end_with_exit_code_2(cli: Cli, bare_home: Path) -> None:
+    answer = cli("reproduce", "table-2", "--row", "infer", "--column", "100", "--offline")
+    assert answer.code == 2
+    assert "nothing could be filled, as the paper prints nothing here" in answer.err
 
 
 def test_a_choice_of_rows_is_stored_apart_from_the_whole_table(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def test_every_run_is_listed_once_with_all_seeds_and_combinations() -> None:
     assert [(run.arm, run.seed) for run in diversity] == [("baseline", 0), ("baseline", 1), ("dire", 0), ("dire", 1)]
     assert len(runs_of(request_of_table("table-14", row="cd"))) == 8
     assert runs_of(request_of_table("table-15")) == []
-    assert runs_of(request_of_table("table-17", row="rded")) == []
+    rded = request_of_table("table-17", row="rded")
+    assert [(run.method, run.recipe, run.arm) for run in runs_of(rded)] == [("sre2l", "quick", "rded")]
+    assert runs_of(replace(rded, rded=Path("syn_data"))) == []
     assert runs_of(request_of_table("table-2", row="infer", column="100")) == []
 
 

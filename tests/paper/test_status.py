@@ -1,6 +1,8 @@
 """`reproduce all --status`: every figure of the paper, and the finished runs that fill it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,29 +20,33 @@ from dire_plug.store.runs import RunFolder
 
 STATUS = ROOT / "results" / "status.md"
 NAME = "table-4"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def table(runs: Path, **choice: str) -> TableRequest:
+def table(runs: Path, *, changes: Mapping[str, Any] = NOTHING, **choice: str) -> TableRequest:
     target = load_target(NAME)
-    return TableRequest(target, select(target, **choice), "paper", Request("", out=runs))
+    return TableRequest(target, select(target, **choice), "paper", Request("", out=runs, **changes))
 
 
-def finish(runs: Path, *settings: str, seed: int, accuracy: float) -> str:
+def finish(runs: Path, *settings: str, seed: int, accuracy: float, fast: bool = False, **options: Any) -> str:
     """Write what a finished run of the paper's recipe leaves that a status reads; return its folder below `runs`."""
-    request = Request("sre2l", recipe="cifar-100", arm="dire", ipc=10, seed=seed, settings=settings)
+    request = Request("sre2l", recipe="cifar-100", arm="dire", ipc=10, seed=seed, settings=settings, **options)
     folder = RunFolder(runs / "sre2l" / "cifar-100" / f"dire-{seed}-{len(settings)}0a0b0c0")
     folder.make()
     content = as_file(plan_run(request, dry=True).resolved)
     (folder.path / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     students = {"resnet-18": {"last": [accuracy], "best": None}}
     metrics: dict[str, Any] = {"arm": "dire", "seed": seed, "accuracy": {"students": students}, "diversity": {}}
+    if fast:
+        metrics["accelerate"] = {"synthesis": ["bfloat16"], "networks": []}
     write_json(folder.path / "metrics.json", metrics)
     folder.set_status("finished", stage="measure")
     return str(folder.path.relative_to(runs))
 
 
-def the_cell(runs: Path) -> CellStatus:
-    (found,) = [one for one in find_status([table(runs, row="sre2l", column="10")]) if one.row == "SRe2L + DiRe"]
+def the_cell(runs: Path, changes: Mapping[str, Any] = NOTHING) -> CellStatus:
+    request = table(runs, changes=changes, row="sre2l", column="10")
+    (found,) = [one for one in find_status([request]) if one.row == "SRe2L + DiRe"]
     return found
 
 
@@ -62,9 +68,30 @@ def test_a_run_with_another_setting_fills_nothing(tmp_path: Path) -> None:
     assert the_cell(tmp_path).shown == NOT_RUN
 
 
+def test_a_preset_has_a_status_of_its_own(tmp_path: Path) -> None:
+    finish(tmp_path, seed=0, accuracy=40.0, preset="as-printed")
+    printed = {"preset": "as-printed"}
+    assert (the_cell(tmp_path).shown, the_cell(tmp_path, printed).shown) == (NOT_RUN, "40.0 (1)")
+    # of the other methods no recipe has the preset as-released
+    released = find_status([table(tmp_path, changes={"preset": "as-released"})])
+    assert {one.shown for one in released} == {NOT_RUN}
+
+
+def test_a_run_by_fast_components_fills_the_status_of_fast_only(tmp_path: Path) -> None:
+    finish(tmp_path, seed=0, accuracy=40.0, fast=True)
+    assert (the_cell(tmp_path).shown, the_cell(tmp_path, {"accelerate": "fast"}).shown) == (NOT_RUN, "40.0 (1)")
+
+
+def test_a_stored_table_fills_the_status_of_its_own_options(tmp_path: Path) -> None:
+    cell = {"row": "SRe2L + DiRe", "column": "IPC 10", "ours": {"mean": 40.0, "std": None, "n": 1}}
+    content = {"changes": ["--preset as-printed"], "cells": [cell]}
+    write_json(tmp_path / "reproduce" / f"{NAME}-paper-changed-0" / "table.json", content)
+    assert (the_cell(tmp_path).shown, the_cell(tmp_path, {"preset": "as-printed"}).shown) == (NOT_RUN, "40.0 (1)")
+
+
 def test_what_reproduce_has_stored_fills_a_cell_too(tmp_path: Path) -> None:
     cell = {"row": "SRe2L + DiRe", "column": "IPC 10", "ours": {"mean": 40.0, "std": None, "n": 1}}
-    write_json(tmp_path / "reproduce" / f"{NAME}-paper" / "table.json", {"cells": [cell]})
+    write_json(tmp_path / "reproduce" / f"{NAME}-paper" / "table.json", {"changes": [], "cells": [cell]})
     assert (the_cell(tmp_path).shown, the_cell(tmp_path).half_width) == ("40.0 (1)", None)
     assert the_cell(tmp_path).source == (f"reproduce/{NAME}-paper/table.json",)
 

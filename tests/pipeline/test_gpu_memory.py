@@ -51,6 +51,15 @@ def test_the_largest_of_the_networks_that_take_turns_counts() -> None:
     assert 116 * GB < sum(found.values()) < 118 * GB
 
 
+def test_all_networks_that_make_a_step_together_hold_a_graph() -> None:
+    found = count_synthesis(planned("cv-dd", "imagenet-1k", ipc=10))
+    largest = [
+        count_pass(architecture=name, outputs=1000, stem="imagenet", size=224, inverted=True)
+        for name in ("densenet-121", "resnet-50")
+    ]
+    assert found["100 images in densenet-121 and resnet-50"] == 100 * sum(one.kept for one in largest)
+
+
 def test_a_term_needs_its_networks_and_the_real_embeddings() -> None:
     plain, dire = (count_synthesis(planned("mtt", "cifar-100", arm, ipc=10)) for arm in ("baseline", "dire"))
     assert dire.keys() - plain.keys() == {"100 images in the term's convnet-3", "real embeddings"}

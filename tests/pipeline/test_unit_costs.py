@@ -127,6 +127,14 @@ def test_all_real_images_are_embedded_once_in_each_network() -> None:
     assert count_embed(planned("sre2l", "cifar-100", "dire", ipc=10), "the rows of the terms").operations == 0
 
 
+def test_networks_that_make_a_step_together_are_added_up() -> None:
+    two, one = (
+        count_recover(planned("cv-dd", "quick", settings=(f"recover.flags.selected-size={size}",)), "")
+        for size in (2, 1)
+    )
+    assert two.operations == 2 * one.operations
+
+
 def test_choosing_real_images_needs_no_synthesis() -> None:
     assert count_recover(planned("sre2l", "cifar-100", "random", ipc=10), "").operations == 0
     assert count_recover(planned("sre2l", "cifar-100", "herding", ipc=10), "").operations > 0

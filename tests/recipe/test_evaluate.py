@@ -60,7 +60,7 @@ def test_an_unknown_protocol_lists_those_there_are() -> None:
     (told,) = problems_of(section("x"))
     assert told.endswith(
         "; one of on-the-fly, hard-labels, static-labels, dynamic-labels, ensemble-labels, delt, sre2l-tiny, "
-        "dwa-tiny, fkd, fkd-ensemble"
+        "dwa-tiny, fkd, fkd-ensemble, cv-dd"
     )
 
 
@@ -92,10 +92,15 @@ def test_a_resolved_section_reads_as_itself_again() -> None:
 
 
 def test_the_keys_of_on_the_fly_are_those_that_runs_are_named_by() -> None:
-    assert set(OnTheFlySection.model_fields) == {
+    keys = {
         *("protocol", "students", "per_synthesis", "epochs", "batch_size", "test_from", "test_every", "source"),
         *("lr", "weight_decay", "temperature", "mixup", "augmentation", "padding", "cutmix", "teacher_mode", "judge"),
     }
+    plain = OnTheFlySection(protocol="on-the-fly", students=("x",))
+    assert set(plain.model_dump()) == keys
+    # what came later counts where a recipe sets it, so that other recipes' students keep their names
+    sparing = OnTheFlySection(protocol="on-the-fly", students=("x",), decay="matrices")
+    assert set(sparing.model_dump()) - keys == {"decay"}
 
 
 def test_infinite_learning_rates_are_refused() -> None:

@@ -276,7 +276,7 @@ def test_all_problems_are_found_at_once() -> None:
         ),
         ({"recover__plan": {"per_class": 0}}, "recover.plan.per_class: must be at least 1 (is 0)"),
         ({"recover__plan": {}}, "recover.plan.per_class: is missing"),
-        ({"recover__start": "reel"}, "recover.start: must be 'noise', 'real' or 'own' (is 'reel')"),
+        ({"recover__start": "reel"}, "recover.start: must be 'noise', 'real', 'rded' or 'own' (is 'reel')"),
         (
             {"recover__script": "cifr"},
             "recover.script: sre2l has no script 'cifr' (did you mean 'cifar'?); it has cifar, tiny, imagenet",

@@ -1,12 +1,14 @@
-"""`new recipe`: a copy of a recipe that runs as it is."""
+"""Copies of recipes: `new recipe`, which runs as it is, and one with a preset more."""
 
 from pathlib import Path
 
 import pytest
 from support.cli import Cli
 
+from dire_plug import plugins
 from dire_plug.errors import DirePlugError
-from dire_plug.scaffold.recipe_file import new_recipe
+from dire_plug.recipe import read_yaml
+from dire_plug.scaffold.recipe_file import new_recipe, write_preset
 
 
 def test_the_copy_runs_and_an_edit_of_it_counts(
@@ -39,3 +41,31 @@ def test_what_cannot_be_copied_is_said(tmp_path: Path, name: str, origin: str, w
     with pytest.raises(DirePlugError, match=words):
         new_recipe(name, origin=origin, into=tmp_path)
     assert (tmp_path / "taken.yaml").read_text() == ""
+
+
+RECIPES = sorted(path for name in plugins.known("methods") for path in plugins.load_adapter(name).recipes().glob("*"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_preset_is_added_and_no_comment_is_lost(tmp_path: Path, path: Path) -> None:
+    preset = {"regularizers": {"dire": {"multiplier": 1e-5, "weight": {"ratio": 0.1}}}}
+    source = 'chosen: "by hand", as it is'
+    write_preset(tmp_path / "new.yaml", path, "mine", preset, source=source, comment="A copy.")
+    before, after = read_yaml(path), read_yaml(tmp_path / "new.yaml")
+    assert after["presets"] == {**before.get("presets", {}), "mine": preset}
+    assert after["sources"] == {**before["sources"], "presets.mine": source}
+    untouched = {"name", "presets", "sources"}
+    assert {k: v for k, v in after.items() if k not in untouched} == {
+        k: v for k, v in before.items() if k not in untouched
+    }
+    text = (tmp_path / "new.yaml").read_text()
+    assert text.startswith("# A copy.\n\n")
+    assert [line for line in path.read_text().splitlines() if line not in text.splitlines()] == []
+
+
+def test_a_preset_is_added_to_a_recipe_in_another_style(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text("method: sre2l\npresets: {a: {ipc: 1}}\nsources:\n    ipc: 'chosen: so'\n")
+    write_preset(tmp_path / "new.yaml", tmp_path / "old.yaml", "b", {"ipc": 2}, source="chosen: so", comment="A copy.")
+    after = read_yaml(tmp_path / "new.yaml")
+    assert after["presets"] == {"a": {"ipc": 1}, "b": {"ipc": 2}}
+    assert after["sources"] == {"ipc": "chosen: so", "presets.b": "chosen: so"}

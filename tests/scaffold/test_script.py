@@ -138,6 +138,18 @@ def test_packages_are_those_that_neither_python_nor_the_repository_has(tmp_path:
     assert read_facts(tmp_path, "src/loop.py").packages == ("einops", "kornia")
 
 
+def test_packages_of_files_beside_the_script_count_too(tmp_path: Path) -> None:
+    sources = {
+        "loop": "import first",
+        "first": "import second, cv2",
+        "second": "import first, pandas",
+        "other": "import x",
+    }
+    for name, text in sources.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert read_facts(tmp_path, "loop.py").packages == ("cv2", "pandas")
+
+
 def test_a_script_of_another_python_is_refused_with_its_line() -> None:
     with pytest.raises(DirePlugError, match=r"^src/old\.py:2: not a Python script that this Python can read: "):
         parse(b'x = 1\nprint "x"\n', where="src/old.py")

@@ -61,6 +61,18 @@ UNNAMED = SYNTH.replace("cost = cost + 0.1 * images.square().mean()", "penalty =
     "cost.backward()", "(cost + penalty).backward()"
 )
 """The same loop, line by line, with a loss that has no name."""
+COMMITTEE = (
+    SYNTH.replace("import argparse", "import argparse, copy")
+    .replace(
+        "network = network.eval().requires_grad_(False).cuda()",
+        "networks = [network.eval().requires_grad_(False), copy.deepcopy(network)]; networks[1][2] = nn.Tanh(); "
+        'names, unknown = ["Second", "First"], ["Third", "First"]',
+    )
+    .replace(
+        "nn.functional.cross_entropy(network(moved), labels)", "sum(one(moved).logsumexp(1).mean() for one in networks)"
+    )
+)
+"""The same loop, line by line, in which two networks make each step."""
 SAVING = """\
 from pathlib import Path
 
@@ -90,6 +102,14 @@ UNNAMED_INSERTIONS: Mapping[int, Sequence[str]] = MappingProxyType(
     }
 )
 """Likewise of UNNAMED."""
+COMMITTEE_INSERTIONS: Mapping[int, Sequence[str]] = MappingProxyType(
+    {
+        **INSERTIONS,
+        17: ["bridge.watch(networks, names=names)"],
+        26: ["        cost = bridge.loss(cost, images=images, labels=labels, step=step, network=networks)"],
+    }
+)
+"""Likewise of COMMITTEE."""
 
 
 class Flags(BaseModel):
@@ -106,6 +126,7 @@ class LoopAdapter(PlannedAdapter):
     name = "loop"
     title = "A loop"
     embeddings_are_nonnegative = True
+    network_names: Mapping[str, str] = MappingProxyType({"First": "teacher", "Second": "second"})
     reserved_flags: Mapping[str, str] = MappingProxyType({})
     flags = MappingProxyType({"synth": Flags})
     scripts: Mapping[str, Script] = MappingProxyType(
@@ -160,7 +181,9 @@ class LoopAdapter(PlannedAdapter):
 
     def verify_case(self, script: str) -> VerifyCase:
         """Return a whole pass of two iterations a batch."""
-        return VerifyCase({"script": script, "flags": {"iteration": 2}}, {"teacher": "convnet-small"}, steps=None)
+        keys = ("teacher", "second") if self.published == COMMITTEE else ("teacher",)
+        recover = {"script": script, "flags": {"iteration": 2}}
+        return VerifyCase(recover, dict.fromkeys(keys, "convnet-small"), steps=None)
 
 
 def make_loop(folder: Path, script: str = SYNTH) -> LoopAdapter:

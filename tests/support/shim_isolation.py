@@ -46,6 +46,7 @@ REPLACED = [
     (socket, "gethostbyname"),
     (time, "time"),
     (os, "listdir"),
+    (sys, "meta_path"),
 ]
 STAND_INS = ("wandb", "prefetch_generator")
 

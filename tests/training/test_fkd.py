@@ -1,5 +1,6 @@
 """The protocols with stored labels: a label, a student's steps, a large test set, and whole runs on digits."""
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,15 @@ from support.tiny_networks import make_network
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import Request, run_arm
-from dire_plug.recipe.evaluate import FkdEnsembleSection, FkdSection
+from dire_plug.recipe.evaluate import CVDDSection, FkdEnsembleSection, FkdSection
 from dire_plug.stages import evaluate as evaluate_stage
 from dire_plug.stages import student_data
 from dire_plug.training import soft_labels as relabel_stage
-from dire_plug.training.protocols import equal_norm_mean, fkd, stored_label, train_student
+from dire_plug.training.loop import learning_rate
+from dire_plug.training.protocols import equal_norm_mean, fkd, stored_label, train_student, vote
 from dire_plug.training.stored_batches import write_epoch
 from dire_plug.training.students import Loss, StudentData
 
@@ -67,6 +70,37 @@ def test_a_label_of_fkd_is_the_first_teachers_and_has_no_graph() -> None:
     for protocol in ("fkd", "fkd-ensemble"):
         assert not stored_label(section_of(protocol), models, images).requires_grad
     assert torch.equal(stored_label(section_of("fkd"), models, images), models[0](images))
+
+
+def test_votes_weigh_the_logits_of_each_network() -> None:
+    images = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    models = [Scaled(1, 2, 3), Scaled(10, -20, 5)]
+    section = CVDDSection(protocol="cv-dd", students=("x",), votes=(64, 60.6))
+    first, second = math.exp(6.4), math.exp(6.06)
+    expected = (first * models[0](images) + second * models[1](images)) / (first + second)
+    torch.testing.assert_close(stored_label(section, models, images), expected)
+    plain = CVDDSection(protocol="cv-dd", students=("x",))
+    torch.testing.assert_close(stored_label(plain, models, images), (models[0](images) + models[1](images)) / 2)
+    with pytest.raises(DirePlugError, match=r"evaluate\.votes: 2 votes, but 1 networks label"):
+        stored_label(section, models[:1], images)
+
+
+def test_each_half_of_a_batch_is_labelled_by_its_own_statistics() -> None:
+    images = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()).train()
+    section = CVDDSection(protocol="cv-dd", students=("x",))
+    halves = [model(half) for half in (images[:2], images[2:])]
+    torch.testing.assert_close(stored_label(section, [model], images), torch.cat(halves))
+    assert not torch.allclose(torch.cat(halves), model(images))
+    assert stored_label(section, [model], images[:1]).shape == (1, 48)
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.0), ("half-cosine", 0.5)])
+def test_the_learning_rate_of_cv_dd_falls_to_0_or_half(schedule: Any, last: float) -> None:
+    section = CVDDSection(protocol="cv-dd", students=("x",), schedule=schedule, epochs=1000)
+    protocol = vote(make_network(0), [], data=_data(), section=section, seed=0)
+    assert learning_rate(protocol.training, 999) / section.lr == pytest.approx(last, abs=2e-3)
+    assert (protocol.accumulate, protocol.training.decay) == (2, "matrices")
 
 
 def test_the_losses_are_those_of_the_papers() -> None:

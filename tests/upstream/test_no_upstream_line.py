@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
-from support.upstreams import vendor_or_skip
+from support.upstreams import fetch_rded_or_skip, vendor_or_skip
 
 from dire_plug import plugins
 from dire_plug.upstream.source.vendor import unpatched_copy, vendored_folder
@@ -30,9 +30,18 @@ def test_no_line_of_a_methods_code_is_in_this_repository(
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
     adapter = plugins.load_adapter(name)
     vendor_or_skip(adapter)
-    tree = unpatched_copy(adapter, vendored_folder(adapter), tmp_path / "published")
+    assert find_lines_of(unpatched_copy(adapter, vendored_folder(adapter), tmp_path / "published")) == []
+
+
+@pytest.mark.upstream
+def test_no_line_of_rdeds_code_is_in_this_repository(tmp_path: Path) -> None:
+    assert find_lines_of(fetch_rded_or_skip(tmp_path / "published")) == []
+
+
+def find_lines_of(tree: Path) -> list[str]:
+    """Return the lines of this repository that stand in a published tree, too."""
     published = {line for path in tree.rglob("*.py") for line in read_lines(path)}
     assert len(published) > 20
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     ours = [ROOT / path for path in tracked.split("\0") if Path(path).suffix in (".py", ".md", ".patch", ".template")]
-    assert [f"{path}: {line}" for path in ours for bare, line in read_lines(path).items() if bare in published] == []
+    return [f"{path}: {line}" for path in ours for bare, line in read_lines(path).items() if bare in published]

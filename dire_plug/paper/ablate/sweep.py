@@ -191,7 +191,7 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = (), runner: Run
     planned = require_term(request)
     count = count_validation(planned)
     numbers = tuple(range(request.seed, request.seed + seeds))
-    held_out, judged = _hold_out(request, count)
+    held_out, judged = hold_out_images(request, count)
     settings, left_out = make_grid(judged, grid)
     tried, controls = _try(judged, settings, seeds=numbers, chance=_chance(planned), runner=runner)
     best = choose(tried)
@@ -262,7 +262,7 @@ def _chance(planned: Run) -> float:
     return 100 / count_classes(planned.resolved.recipe)
 
 
-def _hold_out(request: Request, count: int) -> tuple[Request, Request]:
+def hold_out_images(request: Request, count: int) -> tuple[Request, Request]:
     """Return the request with validation images held out, judged on test images, and judged on those."""
     # also for the final test: its students must have learned from the same images
     held_out = with_settings(request, f"dataset.validation={count}", "evaluate.judge=test")
@@ -275,7 +275,7 @@ def sweep_requests(request: Request, seeds: int, *, grid: Sequence[str] = ()) ->
     Raises:
         DirePlugError: see `sweep`.
     """
-    _, judged = _hold_out(request, count_validation(require_term(request)))
+    _, judged = hold_out_images(request, count_validation(require_term(request)))
     settings, _ = make_grid(judged, grid)
     numbers = range(request.seed, request.seed + seeds)
     return [one.of(judged, seed=seed) for one in _with_controls(settings)[0] for seed in numbers]

@@ -55,7 +55,7 @@ def gap_between(first: Trial | None, second: Trial | None) -> Difference | None:
 
 def _tried_table(sweep: Sweep) -> Table:
     table = _table(
-        f"on {sweep.validation} validation images, {_seeds_in_words(sweep.seeds)}", "setting", "accuracy, last %"
+        f"on {sweep.validation} validation images, {seeds_in_words(sweep.seeds)}", "setting", "accuracy, last %"
     )
     default = sweep.tried[DEFAULT]
     for name in ranked(sweep):
@@ -71,12 +71,13 @@ def _tried_table(sweep: Sweep) -> Table:
     return table
 
 
-def _seeds_in_words(seeds: tuple[int, ...]) -> str:
+def seeds_in_words(seeds: tuple[int, ...]) -> str:
+    """Return which seeds there are, one after another."""
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
 
 
 def _final_table(sweep: Sweep) -> Table:
-    table = _table(f"on the test set, {_seeds_in_words(sweep.final_seeds)}", "arm", "accuracy, last %")
+    table = _table(f"on the test set, {seeds_in_words(sweep.final_seeds)}", "arm", "accuracy, last %")
     for name, trial in sweep.final.items():
         label = f"{name}: {sweep.best}" if name == BEST else name
         label = f"{label} = {trial.same_as}" if trial.same_as else label
@@ -114,7 +115,11 @@ def verdict(sweep: Sweep) -> list[str]:
 
 
 def _against(sweep: Sweep, name: str, other: str) -> str:
-    found = gap_between(sweep.final[name], sweep.final[other])
+    return describe_gap(gap_between(sweep.final[name], sweep.final[other]), other)
+
+
+def describe_gap(found: Difference | None, other: str) -> str:
+    """Return what a difference in accuracy from something else says, in words."""
     if found is None:
         return f"can't be compared with {other}"
     word = "gains on" if found.mean > 0 else "loses to" if found.mean < 0 else "equals"
@@ -141,12 +146,15 @@ def sweep_notes(sweep: Sweep) -> list[str]:
 
 def _luck(sweep: Sweep) -> str:
     accuracy = sweep.tried[sweep.best].accuracy
-    if accuracy is None:
-        return ""
+    return "" if accuracy is None else describe_luck(accuracy, sweep.validation)
+
+
+def describe_luck(accuracy: float, images: int) -> str:
+    """Return how uncertain an accuracy, in percent, on so many images is, in brackets."""
     share = accuracy / 100
     # binomial: each validation image is right or wrong
-    error = 100 * math.sqrt(share * (1 - share) / sweep.validation)
-    return f" (one accuracy on {sweep.validation} images is uncertain by ± {error:.1f} points, binomial)"
+    error = 100 * math.sqrt(share * (1 - share) / images)
+    return f" (one accuracy on {images} images is uncertain by ± {error:.1f} points, binomial)"
 
 
 def sweep_json(sweep: Sweep) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Setting:
 
     Attributes:
         name: as tables show it.
-        arm: baseline, control or dire.
+        arm: its name; most are baseline, control or dire.
         changes: `KEY=VALUE` as of `--set`; they win over the command line's own.
     """
 

@@ -89,7 +89,9 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> tuple[Rendera
         sizes = {"disk_bytes": cost.disk, "memory_bytes": cost.memory}
         state = {"runs": len(found)} if several else {"state": first}
         data["rows"].append({"name": name, **state, "units": len(its), "new_units": new, "seconds": seconds, **sizes})
-    title = "All tables and figures" if several else heading_of(requests[0])
+    title = heading_of(requests[0])
+    if several:
+        title = " — ".join(filter(None, ["All tables and figures", " ".join(requests[0].changes)]))
     if not runs:
         data["notes"] = ["no run is needed", *_left_out(requests)]
         return with_notes(title=title, notes=data["notes"]), data
@@ -136,14 +138,14 @@ def _absent(runs: Sequence[PlannedRun]) -> list[str]:
 
 def _left_out(requests: Sequence[TableRequest]) -> list[str]:
     """Return what tables need besides their runs, which isn't planned, and where."""
-    parts: dict[str, Callable[[Cell], bool]] = {
-        "embeddings of another network": lambda cell: cell.embedding is not None,
-        "the timing, which runs by itself": lambda cell: cell.read == "seconds",
-        "measuring the set from outside": lambda cell: cell.set is not None,
+    parts: dict[str, Callable[[TableRequest, Cell], bool]] = {
+        "embeddings of another network": lambda _, cell: cell.embedding is not None,
+        "the timing, which runs by itself": lambda _, cell: cell.read == "seconds",
+        "measuring the set from outside": TableRequest.is_from_outside,
     }
     found = []
     for name, is_there in parts.items():
-        if tables := [request.target.name for request in requests if any(map(is_there, request.cells))]:
+        if tables := [one.target.name for one in requests if any(is_there(one, cell) for cell in one.cells)]:
             found.append(f"{name} ({', '.join(tables)})")
     return [f"not estimated: {', '.join(found)}"] if found else []
 

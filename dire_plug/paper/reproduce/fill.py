@@ -24,7 +24,7 @@ from dire_plug.paper.ablate.components import (
 )
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
-from dire_plug.paper.reproduce.result import CellResult, TableResult, attempt, result_of
+from dire_plug.paper.reproduce.result import BEST, CellResult, TableResult, attempt, result_of
 from dire_plug.paper.reproduce.scales import SMOKE_SETTINGS
 from dire_plug.paper.timing import Timing, time_arms
 from dire_plug.pipeline import FinishedRun, Request, plan_run
@@ -72,8 +72,9 @@ def requests_of(request: TableRequest) -> list[Request]:
     """Return the requests of the runs that a table's cells are made from, but of those that can't be planned."""
     found: dict[Request, None] = {}
     for cell in request.cells:
-        # of a cell that is timed, or has a set of its own, there are none; what a figure draws isn't printed either
-        if (cell.figure == NOT_PRINTED and request.target.draw is None) or cell.set or cell.read == "seconds":
+        # of a cell that is timed, or of a set from elsewhere, there are none; what a figure draws isn't printed either
+        unprinted = cell.figure == NOT_PRINTED and request.target.draw is None
+        if unprinted or request.is_from_outside(cell) or cell.read == "seconds":
             continue
         # a cell that the scale leaves out says so when it is filled
         with contextlib.suppress(DirePlugError):
@@ -167,7 +168,7 @@ def _fill(cell: Cell, runs: Runs) -> CellResult:
     """Fill one cell by what it is about."""
     if cell.figure == NOT_PRINTED:
         return CellResult()
-    if cell.set:
+    if runs.request.is_from_outside(cell):
         return fill_from_outside(cell, runs)
     if cell.components:
         return fill_from_ablation(cell, runs)
@@ -205,7 +206,7 @@ def _accuracy(metrics: Sequence[dict[str, Any]], folders: Sequence[str]) -> Cell
         raise DirePlugError(next(str(one["accuracy"].get("missing", "no student")) for one in metrics))
     spread = [STUDENTS[0].read(one) for one in metrics]
     best_known = None if None in best else best
-    return result_of(known, folders, **{"best on test": best_known, "students' standard deviation": spread})
+    return result_of(known, folders, **{BEST: best_known, "students' standard deviation": spread})
 
 
 # Table 14: the seven combinations of the regularizer's components, normalised together.
@@ -295,11 +296,11 @@ def _arm_name(cell: Cell) -> str:
     return cell.method if cell.arm == "baseline" else f"{cell.method}+{cell.arm}"
 
 
-# Tables 16 and 17: sets measured by another network, and images that no method of ours makes.
+# Tables 16 and 17: sets measured by another network, and images that RDED's own code made.
 
 TEACHER = "teacher"
 JUDGE = "sre2l"
-"""The method whose teacher judges a set that no method of ours made."""
+"""The method whose teacher judges a set from elsewhere."""
 
 
 def fill_from_embedding(cell: Cell, runs: Runs) -> CellResult:
@@ -319,26 +320,30 @@ def fill_from_outside(cell: Cell, runs: Runs) -> CellResult:
     """Return the diversity of the set that `--rded` names, in the teacher of the recipe.
 
     Raises:
-        DirePlugError: no set was given, or it doesn't fit the real data.
+        DirePlugError: it doesn't fit the real data.
     """
     rded = runs.request.rded
-    if rded is None:
-        raise DirePlugError(
-            "RDED optimizes no loss, so nothing here makes its images: run its own code (docs/measuring-a-set.md), and "
-            "give the folder: --rded FOLDER"
-        )
+    assert rded is not None
     recipe, settings = cell.recipe, tuple[str, ...]()
     if runs.request.scale == "smoke":
         recipe, settings = "quick", SMOKE_SETTINGS[JUDGE]
+    settings += runs.request.base.settings
     request = replace(plain_request(runs), path=rded, recipe=f"{JUDGE}/{recipe}", settings=settings)
     space = _measure(runs, request, TEACHER)
     return result_of([float(space[DIVERSITY[cell.read]])], [str(rded)], diversity=[space])
 
 
 def plain_request(runs: Runs) -> SetRequest:
-    """Return the request for a set, with the device and folders of the runs; the path is to be set."""
+    """Return the request for a set, with the device, folders and acceleration of the runs; the path is to be set."""
     base = runs.request.base
-    return SetRequest(Path(), device=base.device, out=base.out, data_root=base.data_root, offline=base.offline)
+    return SetRequest(
+        Path(),
+        device=base.device,
+        out=base.out,
+        data_root=base.data_root,
+        offline=base.offline,
+        accelerate=base.accelerate,
+    )
 
 
 def _measure(runs: Runs, request: SetRequest, embedding: str) -> dict[str, Any]:
@@ -369,7 +374,7 @@ def fill_from_students(cell: Cell, runs: Runs) -> CellResult:
         found.append(evaluate_set(request, students=(student,)).accuracy["students"][student])
     last = [statistics.fmean(one["last"]) for one in found]
     best = [statistics.fmean(one["best"]) for one in found if one["best"]] or None
-    return result_of(last, folders, **{"best on test": best, "students": [len(one["last"]) for one in found]})
+    return result_of(last, folders, **{BEST: best, "students": [len(one["last"]) for one in found]})
 
 
 # Figures 1 to 3.

@@ -31,13 +31,13 @@ class Cell:
         row, column: as numbers.
         row_name, column_name: for the command line.
         figure: as printed.
-        method, recipe, arm: whose run fills it; no method where a set from elsewhere does.
+        method, recipe, arm: whose run fills it.
         ipc: images per class; None: the paper doesn't say, so the recipe's own.
         read: what is read from the run.
         student: another student than the recipe's.
         components: those of the regularizer, where not all of them are on.
         embedding: another network than the teacher that judges the images.
-        set: whose images they are, where no method of ours makes them.
+        set: whose own images may fill it instead of a run.
     """
 
     row: int

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dire_plug.errors import DirePlugError, nearest
+from dire_plug.files import digest
 from dire_plug.paper.reproduce.paper_tables import Cell, Target
 from dire_plug.paper.reproduce.scales import Scale, ipcs_of, request_of
 from dire_plug.pipeline import Request
@@ -19,9 +20,10 @@ class TableRequest:
 
     Attributes:
         choice: the row and the column that were asked for, by name; empty for the whole.
-        base: device, engine, folders and first seed of every run; the cells say the rest.
+        base: device, engine, folders and first seed of every run, and what changes the recipes of all cells: a preset,
+            settings, acceleration; the cells say the rest.
         seeds: syntheses of each cell.
-        rded: the folder of images that RDED's own code made.
+        rded: the folder of images that RDED's own code made; None: the runs of our arm `rded` stand for them.
         weights: a file with CLIP's weights.
     """
 
@@ -35,10 +37,26 @@ class TableRequest:
     weights: Path | None = None
 
     @property
+    def changes(self) -> tuple[str, ...]:
+        """The options that change the recipes of the cells; `--accelerate exact` changes seconds only."""
+        base, timed = self.base, any(cell.read == "seconds" for cell in self.cells)
+        found = [] if base.preset is None else [f"--preset {base.preset}"]
+        found += [f"--set {setting}" for setting in base.settings]
+        if base.accelerate == "fast" or (timed and base.accelerate != "none"):
+            found.append(f"--accelerate {base.accelerate}")
+        return tuple(found)
+
+    @property
     def folder(self) -> Path:
-        """Where the table is stored; a choice of rows or columns has a folder of its own."""
-        name = "-".join([self.target.name, self.scale, *self.choice])
-        return runs_root(self.base) / "reproduce" / name
+        """Where the table is stored; a choice of rows or columns, and other recipes, have a folder of their own."""
+        parts = [self.target.name, self.scale, *self.choice]
+        if self.changes:
+            parts.append(f"changed-{digest(self.changes)[:8]}")
+        return runs_root(self.base) / "reproduce" / "-".join(parts)
+
+    def is_from_outside(self, cell: Cell) -> bool:
+        """Return whether a set from elsewhere fills a cell, and no run."""
+        return cell.set is not None and self.rded is not None
 
     def first_run(self, cell: Cell) -> Request:
         """Return the request of a cell's first run.

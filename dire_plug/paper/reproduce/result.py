@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dire_plug import ui
-from dire_plug.errors import DirePlugError, DivergedError, RunBusyError
+from dire_plug.errors import DirePlugError, DivergedError, MissingError, RunBusyError
 from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.results.statistics import Summary, summarise
+
+BEST = "best on test"
+"""The best of tests after every epoch, one value a synthesis, in `CellResult.more` and in table.json."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class CellResult:
         runs: the folders that they come from.
         reason: why there is no value.
         failed: whether something broke that should have worked.
+        missing: a command that fetches what the cell needs first, and the names to give it.
         more: further measurements, for table.json.
     """
 
@@ -33,6 +37,7 @@ class CellResult:
     runs: tuple[str, ...] = ()
     reason: str = ""
     failed: bool = False
+    missing: tuple[str, tuple[str, ...]] | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -67,6 +72,19 @@ class TableResult:
         return any(result.failed for result in self.cells.values())
 
 
+def missing_command(results: Iterable[TableResult]) -> str:
+    """Return the command that fetches what the first of the tables' empty cells needs, for all cells that need it.
+
+    Empty where no command does.
+    """
+    missing = [cell.missing for result in results for cell in result.cells.values() if cell.missing is not None]
+    if not missing:
+        return ""
+    first, _ = missing[0]
+    names = dict.fromkeys(name for command, found in missing if command == first for name in found)
+    return " ".join([first, *names])
+
+
 def result_of(values: Sequence[float], runs: Sequence[str], **more: Any) -> CellResult:
     """Return the result of one value a synthesis."""
     return CellResult(summarise(values), tuple(values), tuple(runs), more=more)
@@ -85,7 +103,8 @@ def attempt(fill: Callable[[], CellResult]) -> CellResult:
     except DirePlugError as error:
         # bad input has the class's own exit code; anything else, and a loss that diverged, should have worked
         broke = isinstance(error, DivergedError) or error.exit_code != DirePlugError.exit_code
-        return CellResult(reason=one_line(str(error)), failed=broke)
+        missing = (error.command, error.names) if isinstance(error, MissingError) else None
+        return CellResult(reason=one_line(str(error)), failed=broke, missing=missing)
     except Exception as error:
         if ui.is_verbose():
             # the other cells go on, so this is the only place that can show it

@@ -55,15 +55,17 @@ AT_32 = (
 )
 """Added to a method's smoke settings where other students are trained, which need 32 pixels."""
 IPCS_AT_32 = (2, 5)
-PRESETS = {"cifar-10-dynamic": "dynamic", "cifar-100-dynamic": "dynamic"}
-"""Recipe of the paper's scale → the preset of `quick` that stands for it."""
+BY_RECIPE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    dict.fromkeys(("cifar-10-dynamic", "cifar-100-dynamic"), ("evaluate.protocol=dynamic-labels",))
+)
+"""Recipe of the paper's scale → what else of `quick` changes where it stands for that one."""
 
 
 def request_of(cell: Cell, scale: Scale, *, base: Request, ipcs: Sequence[int]) -> Request:
     """Return the request of a cell's runs, of the first seed.
 
     Args:
-        base: device, engine, folders and seed.
+        base: device, engine, folders and seed; a preset, and settings that win over the scale's.
         ipcs: those of the table, ascending: the smoke scale has a number of its own for the two least.
 
     Raises:
@@ -71,15 +73,14 @@ def request_of(cell: Cell, scale: Scale, *, base: Request, ipcs: Sequence[int]) 
     """
     if scale == "paper":
         return replace(base, method=cell.method, recipe=cell.recipe, arm=cell.arm, ipc=cell.ipc)
-    settings = SMOKE_SETTINGS[cell.method]
+    settings = (*SMOKE_SETTINGS[cell.method], *BY_RECIPE.get(cell.recipe, ()))
     return replace(
         base,
         method=cell.method,
         recipe="quick",
-        preset=PRESETS.get(cell.recipe),
         arm=cell.arm,
         ipc=smoke_ipc(cell, ipcs),
-        settings=(*settings, *AT_32) if cell.student else settings,
+        settings=(*settings, *(AT_32 if cell.student else ()), *base.settings),
     )
 
 

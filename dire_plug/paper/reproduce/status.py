@@ -8,7 +8,7 @@ the cell; what takes more than a run (another student, another network, a timing
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,11 @@ def find_status(requests: Sequence[TableRequest]) -> list[CellStatus]:
 def _of_table(
     request: TableRequest, root: Path, runs: Mapping[tuple[str, str, str], Sequence[RunFolder]]
 ) -> Iterable[CellStatus]:
-    target, stored = request.target, _stored_cells(root, request.target.name)
+    target, stored = request.target, _stored_cells(root, request)
     for cell in request.cells:
         place = target.name, target.rows[cell.row], target.columns[cell.column]
         if target.draw is not None:
-            drawing = root / "reproduce" / f"{target.name}-paper" / FILE
+            drawing = replace(request, choice=()).folder / FILE
             found = (str(drawing.relative_to(root)),) if drawing.is_file() else ()
             yield CellStatus(target.name, place[1], "", "", shown="drawn" if found else NOT_RUN, source=found)
             continue
@@ -97,11 +97,19 @@ def _from_runs(
     request: TableRequest, cell: Cell, root: Path, runs: Mapping[tuple[str, str, str], Sequence[RunFolder]]
 ) -> tuple[Summary | None, tuple[str, ...]]:
     """Return the summary of the runs that fill a cell, and their folders; of one seed the last that was finished."""
-    plain = not (cell.student or cell.components or cell.embedding or cell.set or cell.read == "seconds")
+    plain = not (cell.student or cell.components or cell.embedding or cell.read == "seconds")
     candidates = runs.get((cell.method, cell.recipe, cell.arm), ()) if plain else ()
+    # of other bits, whatever the recipe
+    candidates = [run for run in candidates if _is_fast(run) == (request.base.accelerate == "fast")]
     if not candidates:
         return None, ()
-    resolved = plan_run(request.first_run(cell), dry=True).resolved
+    try:
+        resolved = plan_run(request.first_run(cell), dry=True).resolved
+    except DirePlugError:
+        if not request.changes:
+            raise
+        # this recipe has no such preset or setting, so nothing was run with it
+        return None, ()
     wanted = _what_counts(as_file(resolved), cell.arm)
     by_seed: dict[int, RunFolder] = {}
     for run in sorted(candidates, key=lambda one: str(one.status().get("updated"))):
@@ -119,6 +127,11 @@ def _what_counts(recipe: dict[str, Any], arm: str) -> dict[str, Any]:
     return counted(plain, arm=arm, regularizers=terms)
 
 
+def _is_fast(run: RunFolder) -> bool:
+    """Return whether some of a run was made by components of `--accelerate fast`."""
+    return any(run.metrics().get("accelerate", {}).values())
+
+
 def _read(cell: Cell, metrics: Mapping[str, Any]) -> float | None:
     if cell.read == "accuracy":
         return ACCURACY[0].read(metrics)
@@ -126,13 +139,15 @@ def _read(cell: Cell, metrics: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
-def _stored_cells(root: Path, name: str) -> dict[tuple[str, str], tuple[Summary, tuple[str, ...]]]:
-    """Return (row, column) → what `reproduce` filled at the paper's scale, in the order in which it wrote its files."""
+def _stored_cells(root: Path, request: TableRequest) -> dict[tuple[str, str], tuple[Summary, tuple[str, ...]]]:
+    """Return (row, column) → what `reproduce` filled at the paper's scale with the same options, the last of each."""
     found: dict[tuple[str, str], tuple[Summary, tuple[str, ...]]] = {}
-    files = root.glob(f"reproduce/{name}-paper*/table.json")
+    files = root.glob(f"reproduce/{request.target.name}-paper*/table.json")
     for file in sorted(files, key=lambda path: path.stat().st_mtime):
         content = read_json(file)
         try:
+            if content["changes"] != list(request.changes):
+                continue
             for cell in content["cells"]:
                 if ours := cell["ours"]:
                     summary = Summary(ours["mean"], ours["std"], ours["n"])

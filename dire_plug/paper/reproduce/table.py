@@ -10,17 +10,23 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from dire_plug.errors import count_of
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
-from dire_plug.paper.reproduce.result import CellResult, TableResult
+from dire_plug.paper.reproduce.result import BEST, CellResult, TableResult
 from dire_plug.paper.reproduce.scales import SMOKE_IPCS, ipcs_of, smoke_ipcs
-from dire_plug.results.statistics import Summary
+from dire_plug.results.statistics import Summary, summarise
 from dire_plug.tables import Table, with_notes
 
+SHORT = 60
+"""Letters of options that a heading has room for."""
 TIMED = {
     "paper": "ours: whole syntheses, one after the other (their number)",
     "smoke": "ours: extrapolated from the median of ten steps; the steps of all rows are interleaved",
 }
+PAPER, OURS = "paper", "ours"
+KINDS = (PAPER, OURS, BEST)
+"""What a table has of each column; the last one where every epoch was tested, as upstream prints that."""
 NOT_THE_PAPER = "smoke scale: handwritten digits, short loops; not the paper's setting"
 
 
@@ -32,8 +38,11 @@ def render(result: TableResult) -> RenderableType:
 
 
 def heading_of(request: TableRequest) -> str:
-    """Return the paper's number and title; at the smoke scale, with a warning that it isn't the paper's setting."""
-    return f"{request.target.heading} — {NOT_THE_PAPER}" if request.scale == "smoke" else request.target.heading
+    """Return the paper's number and title, and what isn't the paper's setting: the smoke scale, changed recipes."""
+    changes = " ".join(request.changes)
+    short = changes if len(changes) <= SHORT else f"{count_of(len(request.changes), 'change')}, see below"
+    parts = [request.target.heading, NOT_THE_PAPER if request.scale == "smoke" else "", short]
+    return " — ".join(filter(None, parts))
 
 
 def _table(result: TableResult) -> Table:
@@ -43,10 +52,11 @@ def _table(result: TableResult) -> Table:
     columns = list(dict.fromkeys(cell.column for cell in request.cells))
     by_position = {(cell.row, cell.column): cell for cell in request.cells}
     apart = request.scale == "smoke"
-    kinds = [(column, kind) for column in columns for kind in ("paper", "ours")]
+    with_best = {cell.column for cell, found in result.cells.items() if found.more.get(BEST)}
+    kinds = [(column, kind) for column in columns for kind in KINDS if kind != BEST or column in with_best]
     # digits say nothing beside CIFAR, so the two are kept apart
     if apart:
-        kinds = [(column, kind) for kind in ("ours", "paper") for column in columns]
+        kinds.sort(key=lambda one: one[1] == PAPER)
     table = Table("")
     table.add_numbers(*(_head(target.columns[column], kind, apart=apart) for column, kind in kinds))
     reasons = result.reasons
@@ -58,14 +68,17 @@ def _table(result: TableResult) -> Table:
 
 
 def _head(printed: str, kind: str, *, apart: bool) -> str:
-    if not apart:
+    if not apart or kind == BEST:
         return f"{printed}\n{kind}"
-    return f"{printed}\nsmoke" if kind == "ours" else f"{printed}\n(paper, another setting)"
+    return f"{printed}\nsmoke" if kind == OURS else f"{printed}\n(paper, another setting)"
 
 
 def _text(cell: Cell, kind: str, found: CellResult, reasons: Sequence[str]) -> str:
-    if kind == "paper":
+    if kind == PAPER:
         return "–" if cell.figure == NOT_PRINTED else cell.figure
+    if kind == BEST:
+        best = summarise(found.more.get(BEST) or [])
+        return "" if best is None else format_figure(cell, best)
     if found.summary is not None:
         return format_figure(cell, found.summary)
     return f"– [{reasons.index(found.reason) + 1}]" if found.reason else "–"
@@ -96,11 +109,18 @@ def notes(result: TableResult) -> list[str]:
     request = result.request
     lines = [f"[{number}] {reason}" for number, reason in enumerate(result.reasons, start=1)]
     lines += result.warnings
+    if request.changes:
+        lines.append(f"all recipes are changed, so they don't stand for the paper's: {' '.join(request.changes)}")
     if request.scale == "smoke":
         lines += _smoke_ipcs(request)
     lines += list(request.target.notes)
     if request.target.draw is None:
         lines += _statistics(request, {cell.read for cell in request.cells})
+    if any(found.more.get(BEST) for found in result.cells.values()):
+        lines.append(
+            "best on test: of a test after every epoch from the recipe's test_from on, where upstream prints that; "
+            "chosen on the test set, so higher than on other images"
+        )
     return lines
 
 
@@ -127,8 +147,8 @@ def _statistics(request: TableRequest, reads: set[str]) -> list[str]:
         lines = ["ours: one synthesis (1), so no spread; --seeds 5 gives one"]
     if "accuracy" in reads:
         lines.append(
-            "ours: accuracy after the last epoch; the paper's may be the best on the test set, which is in "
-            "table.json where every epoch was tested"
+            "ours: accuracy after the last epoch; the paper's may be the best on the test set, which stands beside "
+            "where every epoch was tested"
         )
     return lines
 
@@ -140,7 +160,8 @@ def to_json(result: TableResult) -> dict[str, Any]:
         "target": request.target.name,
         "title": heading_of(request),
         "scale": request.scale,
-        "comparable with the paper": request.scale == "paper",
+        "changes": request.changes,
+        "comparable with the paper": request.scale == "paper" and not request.changes,
         "seeds": list(range(request.base.seed, request.base.seed + request.seeds)),
         "cells": [_cell_json(result, cell) for cell in request.cells],
         "notes": notes(result),

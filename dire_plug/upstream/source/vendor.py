@@ -11,7 +11,7 @@ from typing import Any
 
 from dire_plug import home, ui
 from dire_plug.api.patch_file import Patch
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, MissingError
 from dire_plug.files import digest_file, new_folder
 from dire_plug.store.lease import hold
 from dire_plug.types import Adapter, Upstream
@@ -116,6 +116,9 @@ def require_vendored(adapter: Adapter) -> Path:
     )
 
 
+INSTALL = "pip install 'dire-plug[upstreams]'"
+
+
 def require_packages(adapter: Adapter) -> None:
     """Raise where packages are missing that upstream's code imports.
 
@@ -124,9 +127,10 @@ def require_packages(adapter: Adapter) -> None:
     """
     missing = [name for name in adapter.upstream.packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise DirePlugError(
+        raise MissingError(
             f"{adapter.title}'s own code imports {', '.join(missing)}, which isn't installed here; "
-            "install the extra: pip install 'dire-plug[upstreams]'"
+            f"install the extra: {INSTALL}",
+            command=INSTALL,
         )
 
 

@@ -206,7 +206,7 @@ class KeptEmbeddings:
 
     def __init__(self, embedder: Mapping[str, Any] | None) -> None:
         """Take the network that embeds where no trained one is in the loop, as in `SynthesisSpec.embedder`."""
-        self._latest: Tensor | None = None
+        self._latest: dict[int, Tensor] = {}
         self._shown: list[Tensor] = []
         self._from_loop = embedder is not None and embedder["network"] == LOOP
         self._embedder = None if embedder is None or self._from_loop else embedder
@@ -223,12 +223,16 @@ class KeptEmbeddings:
             hook.remove()
         networks = [network] if isinstance(network, nn.Module) else list(network)
         layers = [[module for module in one.modules() if isinstance(module, nn.Linear)][-1] for one in networks]
-        self._hooks = [layer.register_forward_pre_hook(self._keep) for layer in layers]
+        self._latest = {}
+        self._hooks = [
+            layer.register_forward_pre_hook(functools.partial(self._keep, number))
+            for number, layer in enumerate(layers)
+        ]
         self.weights = [weight for one in networks for weight in one.parameters()]
 
-    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _keep(self, number: int, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if inputs[0].requires_grad:  # a verifier's forward pass has no graph
-            self._latest = inputs[0]
+            self._latest[number] = inputs[0]
 
     def show(self, images: Tensor) -> None:
         """Keep the embeddings that the loop itself makes of the next class."""
@@ -238,14 +242,14 @@ class KeptEmbeddings:
         """Return how many images `show` has got since the last `take`."""
         return sum(map(len, self._shown))
 
-    def take(self, images: Tensor) -> Tensor | None:
-        """Return the embeddings of this step, [N, D]; None where nobody made any."""
+    def take(self, images: Tensor) -> list[Tensor]:
+        """Return the embeddings of this step, [N, D], of each network that made some: whatever the patch says."""
         if self._embedder is not None:
             self._network.model(self._unwhiten(images))
         elif self._from_loop:
-            self._latest = torch.cat([one.flatten(1) for one in self._shown]) if self._shown else None
-        kept, self._latest, self._shown = self._latest, None, []
-        return None if kept is None else kept.flatten(1)
+            self._latest = {0: torch.cat([one.flatten(1) for one in self._shown])} if self._shown else {}
+        kept, self._latest, self._shown = self._latest, {}, []
+        return [one.flatten(1) for one in kept.values()]
 
     def _unwhiten(self, images: Tensor) -> Tensor:
         assert self._embedder is not None
@@ -268,6 +272,11 @@ def reference_term(embeddings: Tensor, labels: Tensor) -> Tensor:
         # linear and quadratic: a term with a constant gradient couldn't tell detached embeddings from others
         total = total + (direction * (unit + unit**2)).sum()
     return total / (count * width)
+
+
+def _mean_term(embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Return the mean of the term over the networks of a step."""
+    return torch.stack([reference_term(one, labels) for one in embeddings]).mean()
 
 
 # The calls.
@@ -386,7 +395,7 @@ class _Calls:
         images: Tensor,
         labels: Tensor,
         step: int,
-        network: nn.Module | None = None,
+        network: nn.Module | Sequence[nn.Module] | None = None,
     ) -> Tensor:
         leaves, embeddings, used = self._see(seen, loss, images=images, labels=labels, step=step)
 
@@ -394,8 +403,8 @@ class _Calls:
             total: Tensor = self._real["loss"](loss, images=images, labels=labels, step=step, network=network)
             return total
 
-        if not leaves or embeddings is None or len(embeddings) != len(used):
-            seen["embeddings"] = None if embeddings is None else len(embeddings)
+        if not leaves or not embeddings or any(len(one) != len(used) for one in embeddings):
+            seen["embeddings"] = next((len(one) for one in embeddings if len(one) != len(used)), None)
             return added()
         try:
             upstream = _gradients(loss, leaves)
@@ -416,7 +425,7 @@ class _Calls:
         images: Tensor,
         labels: Tensor,
         step: int,
-        network: nn.Module | None = None,
+        network: nn.Module | Sequence[nn.Module] | None = None,
         scaler: GradScaler | None = None,
     ) -> None:
         leaves, embeddings, used = self._see(seen, images, images=images, labels=labels, step=step)
@@ -424,15 +433,15 @@ class _Calls:
         def add() -> None:
             self._real["term"](images=images, labels=labels, step=step, network=network, scaler=scaler)
 
-        if not leaves or embeddings is None or len(embeddings) != len(used):
-            seen["embeddings"] = None if embeddings is None else len(embeddings)
+        if not leaves or not embeddings or any(len(one) != len(used) for one in embeddings):
+            seen["embeddings"] = next((len(one) for one in embeddings if len(one) != len(used)), None)
             return add()
         try:
             # the loss's gradient isn't known yet: that of the step before tells how strong it is
             self._weigh(embeddings, used, leaves, alike=self._slot.upstream or 1.0)
         except RuntimeError:  # `backward` was called before, and has let go of the graph
             return add()
-        term = _gradients(self._probe.weight * reference_term(embeddings, used), leaves)
+        term = _gradients(self._probe.weight * _mean_term(embeddings, used), leaves)
         expected = ExpectedGradients(leaves, [torch.zeros_like(leaf) for leaf in leaves], term)
         if scaler is not None:
             expected.scale = float(scaler.scale(torch.ones(())))
@@ -454,8 +463,8 @@ class _Calls:
 
     def _see(
         self, seen: dict[str, Any], loss: Tensor, *, images: Tensor, labels: Tensor, step: int
-    ) -> tuple[list[Tensor], Tensor | None, Tensor]:
-        """Begin a step; return the leaves that an optimiser holds, the embeddings, and the labels in use."""
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Begin a step; return the leaves that an optimiser holds, each network's embeddings, the labels in use."""
         used, self._in_use = labels if self._in_use is None else self._in_use, None
         weights = {id(one) for one in self._kept.weights}  # DWA holds them in an optimiser too, which never steps
         leaves = [one for one in leaves_of(loss) if id(one) not in weights and self._steps.holds(one)]
@@ -468,9 +477,9 @@ class _Calls:
         self._forget_step()
         return leaves, self._kept.take(images), used
 
-    def _weigh(self, embeddings: Tensor, labels: Tensor, leaves: list[Tensor], *, alike: float) -> None:
+    def _weigh(self, embeddings: Sequence[Tensor], labels: Tensor, leaves: list[Tensor], *, alike: float) -> None:
         """Give the test term the weight at which its gradient is as strong as upstream's, and neither is lost."""
-        own = _norm(_gradients(reference_term(embeddings, labels), leaves))
+        own = _norm(_gradients(_mean_term(embeddings, labels), leaves))
         self._probe.weight = alike / own if own > 0 else 1.0
 
     def _forget_step(self) -> None:
@@ -481,14 +490,14 @@ class _Calls:
             self._slot.upstream = _norm(self._steps.expected.upstream)
         self._steps.expected = None
 
-    def _of_chosen(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def _of_chosen(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Return the term on the classes that have their turn in this step, times C/c."""
         chosen, classes = self._probe.labels, torch.unique(labels)
         if chosen is None or len(chosen) == len(labels):
-            return reference_term(embeddings, labels)
+            return _mean_term(embeddings, labels)
         mine = torch.unique(chosen)
         rows = torch.tensor([row for row, label in enumerate(labels) if label in mine])
-        return len(classes) / len(mine) * reference_term(embeddings[rows], labels[rows])
+        return len(classes) / len(mine) * _mean_term([one[rows] for one in embeddings], labels[rows])
 
     def _step(self, optimizer: Optimizer, error: float | None) -> None:
         """Emit a step of an optimiser, if it holds what the last loss depended on."""

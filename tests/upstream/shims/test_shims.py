@@ -4,6 +4,7 @@ import argparse
 import socket
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy
@@ -136,6 +137,35 @@ def test_a_network_of_ours_has_no_trained_weights_to_ask_for() -> None:
     shims.install({"get_model": {"replace": "resnet18", "architecture": "resnet-small"}}, device="cpu")
     with pytest.raises(DirePlugError, match="'resnet-small', which replaces it, has none"):
         torchvision.models.get_model("resnet18", weights="DEFAULT")
+
+
+def test_a_network_of_upstreams_own_module_is_ours_at_each_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_models").mkdir()
+    (tmp_path / "their_models" / "__init__.py").write_text("def Net(*, ncls): return 'theirs'\n\n\nOther = Net\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = {"module": "their_models", "replace": {"Net": "resnet-small"}, "outputs": "ncls"}
+    shims.install({"own_networks": options}, device="cpu")
+    for _ in range(2):  # as the child forgets upstream's modules between passes
+        found = import_module("their_models")
+        assert [found.Net(ncls=7).fc.out_features, found.Net(5).fc.out_features] == [7, 5]
+        assert found.Other(ncls=7) == "theirs"
+        del sys.modules["their_models"]
+
+
+def test_a_package_that_a_script_does_not_use_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "their_reader", None)
+    shims.install({"empty_modules": {"names": ["their_reader"]}}, device="cpu")
+    assert not hasattr(import_module("their_reader"), "read")
+
+
+def test_a_network_that_upstreams_module_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_nets.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shims.install({"own_networks": {"module": "their_nets", "replace": {"Net": "resnet-small"}}}, device="cpu")
+    with pytest.raises(DirePlugError, match="upstream's module 'their_nets' has no 'Net'"):
+        import_module("their_nets")
 
 
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained':UserWarning")

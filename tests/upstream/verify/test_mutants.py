@@ -12,6 +12,8 @@ import torch
 from support import third_party_plugin
 from support.cli import Cli
 from support.loop_upstream import (
+    COMMITTEE,
+    COMMITTEE_INSERTIONS,
     INSERTIONS,
     UNNAMED,
     UNNAMED_INSERTIONS,
@@ -52,23 +54,42 @@ def unnamed_adapter(tmp_path_factory: pytest.TempPathFactory) -> LoopAdapter:
     return make_loop(tmp_path_factory.mktemp("unnamed"), UNNAMED)
 
 
+@pytest.fixture(scope="module")
+def committee_adapter(tmp_path_factory: pytest.TempPathFactory) -> LoopAdapter:
+    """The loop of several networks, published."""
+    return make_loop(tmp_path_factory.mktemp("committee"), COMMITTEE)
+
+
 @pytest.fixture
-def verified(
-    adapter: LoopAdapter, unnamed_adapter: LoopAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., ScriptVerdict]:
-    """Return a function that verifies a patch in this process; of the loop whose loss has a name, or none."""
+def verify_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptVerdict]:
+    """Return a function that verifies a patch of a loop in this process."""
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
     make_loop_known(tmp_path / "known")
     monkeypatch.syspath_prepend(str(tmp_path / "known"))
 
-    def call(insertions: Mapping[int, Sequence[str]], *, named: bool = True) -> ScriptVerdict:
-        loop = adapter if named else unnamed_adapter
+    def call(loop: LoopAdapter, insertions: Mapping[int, Sequence[str]]) -> ScriptVerdict:
         write_patch(loop, insertions)
         vendor(loop)
         (verdict,) = verify(loop, workdir=tmp_path / "work", run=run_here)
         return verdict
 
     return call
+
+
+@pytest.fixture
+def verified(
+    adapter: LoopAdapter, unnamed_adapter: LoopAdapter, verify_patch: Callable[..., ScriptVerdict]
+) -> Callable[..., ScriptVerdict]:
+    """Return a function that verifies a patch; of the loop whose loss has a name, or none."""
+    return lambda insertions, *, named=True: verify_patch(adapter if named else unnamed_adapter, insertions)
+
+
+@pytest.fixture
+def committee(
+    committee_adapter: LoopAdapter, verify_patch: Callable[..., ScriptVerdict]
+) -> Callable[..., ScriptVerdict]:
+    """Return a function that verifies a patch of the loop of several networks."""
+    return functools.partial(verify_patch, committee_adapter)
 
 
 def test_a_patch_that_is_right_passes_every_check(verified: Any) -> None:
@@ -79,6 +100,35 @@ def test_a_patch_that_is_right_passes_every_check(verified: Any) -> None:
     assert verdict.answers == ("start", "plan", "names")
     assert verdict.cut == "resumes, batches apart"
     assert (verdict.steps, verdict.files) == (4, 4)
+
+
+def change_line(call: str, old: str, new: str) -> dict[int, list[str]]:
+    """Return the lines of the right patch of the committee's loop, with one of them changed."""
+    return {
+        place: [text.replace(old, new) if f"bridge.{call}(" in text else text for text in texts]
+        for place, texts in COMMITTEE_INSERTIONS.items()
+    }
+
+
+def test_a_patch_of_several_networks_in_a_step_passes_every_check(committee: Any) -> None:
+    verdict = committee(COMMITTEE_INSERTIONS)
+    assert verdict.problems == {}
+    assert verdict.agreement < 1e-5
+
+
+def test_a_term_in_one_of_several_networks_alone_is_found(committee: Any) -> None:
+    verdict = committee(change_line("loss", "network=networks", "network=network"))
+    assert "isn't that of the loss handed to bridge.loss plus" in verdict.problems["gradient"][-1]
+
+
+def test_networks_without_names_are_handed_over_in_the_recipes_number(committee: Any) -> None:
+    verdict = committee(change_line("watch", ", names=names", ""))
+    assert verdict.problems == {}
+
+
+def test_names_of_other_networks_than_the_adapters_are_refused(committee: Any) -> None:
+    with pytest.raises(DirePlugError, match=r"calls 'Third', but of the recipe's networks .* has First, Second"):
+        committee(change_line("watch", "names=names", "names=unknown"))
 
 
 def moved(call: str, after: int, *, indent: int = 8) -> dict[int, list[str]]:

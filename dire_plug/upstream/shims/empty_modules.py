@@ -1,0 +1,15 @@
+"""Put empty modules in the place of packages that a script imports and doesn't use here.
+
+Needed by CV-DD `recover.py` 14 (pandas, which it never uses) and `utils_recover.py` 17 (OpenCV, which reads patches to
+start from; the hook gives start images).
+"""
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+
+def install(*, device: str, names: Sequence[str]) -> None:
+    """Let `import` of each name give a module without content, whether the package is installed or not."""
+    for name in names:
+        sys.modules[name] = ModuleType(name)
