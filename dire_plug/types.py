@@ -480,7 +480,7 @@ class Adapter(Protocol):
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, and the shims that it needs; writes nothing."""
 
-    def pass_arguments(self, pass_index: int) -> Sequence[str]:
+    def pass_arguments(self, pass_index: int, script: str) -> Sequence[str]:
         """Return the arguments that make the script run one pass alone."""
 
     def image_path(self, label: int, image: int) -> str:

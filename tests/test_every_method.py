@@ -234,7 +234,7 @@ def test_the_ladder_of_a_recipe_leads_from_baseline_to_dire(adapter: Adapter, me
 def test_the_flags_of_a_recipe_reach_the_command_line(adapter: Adapter, name: str) -> None:
     recipe = baseline(adapter, name)
     call = adapter.invocation(inputs_of(adapter, recipe))
-    given = read_options((*call.arguments, *adapter.pass_arguments(0)))
+    given = read_options((*call.arguments, *adapter.pass_arguments(0, recipe.recover.script)))
     flags = adapter.flags_model(recipe.recover.script).model_validate(recipe.recover.flags)
     for flag, value in flags.model_dump(by_alias=True).items():
         absent = value is None or value is False
@@ -246,7 +246,8 @@ def test_the_flags_of_a_recipe_reach_the_command_line(adapter: Adapter, name: st
 def test_each_pass_of_a_plan_has_arguments_of_its_own(adapter: Adapter, name: str) -> None:
     recipe = baseline(adapter, name)
     plan = adapter.plan(recipe.recover, classes=class_count(recipe.dataset.name), ipc=recipe.ipc)
-    assert len({tuple(adapter.pass_arguments(number)) for number in range(plan.passes)}) == plan.passes
+    arguments = {tuple(adapter.pass_arguments(number, recipe.recover.script)) for number in range(plan.passes)}
+    assert len(arguments) == plan.passes
 
 
 @every_recipe

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dire_plug.api.checklist import FILL_IN, require_complete
 from dire_plug.api.patch_file import make_patch, read_patch
-from dire_plug.api.plans import ChunkedPlan, ListedPlan, build_plan, check_in_one_pass, class_by_class, cut_plan
+from dire_plug.api.plans import ChunkedPlan, ListedPlan, build_plan, check_in_passes, class_by_class, cut_plan
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.home import resource
@@ -86,7 +86,7 @@ __all__ = [
     "Upstream",
     "VerifyCase",
     "build_plan",
-    "check_in_one_pass",
+    "check_in_passes",
     "check_recipe",
     "cifar_script",
     "cifar_scripts",
@@ -169,7 +169,7 @@ class PlannedAdapter:
         """Return None: the loop inverts trained networks."""
         return None
 
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+    def pass_arguments(self, pass_index: int, script: str) -> tuple[str, ...]:
         """Return nothing: the script makes all of its images in one pass."""
         return ()
 

@@ -69,25 +69,22 @@ class ChunkedPlan:
 
 @dataclass(frozen=True)
 class ListedPlan:
-    """One pass over batches that are listed one by one: for scripts that can't start in the middle.
+    """Batches that are listed one by one: for scripts that go class by class, or can't start in the middle.
 
     Attributes:
         slots: what each batch holds, in upstream's order.
         classes: the number of classes.
+        passes: calls of the script, each of which makes as many batches: one where it can't start in the middle.
     """
 
     slots: tuple[SlotPlan, ...]
     classes: int
-
-    @property
-    def passes(self) -> int:
-        """One."""
-        return 1
+    passes: int = 1
 
     @property
     def slots_per_pass(self) -> int:
-        """The number of batches."""
-        return len(self.slots)
+        """The number of batches in a pass."""
+        return len(self.slots) // self.passes
 
     @property
     def ipc(self) -> int:
@@ -105,8 +102,8 @@ class ListedPlan:
         Raises:
             DirePlugError: the plan has no such slot.
         """
-        check_in_one_pass(slot, batches=len(self.slots))
-        return self.slots[slot.batch_index]
+        check_in_passes(slot, batches=self.slots_per_pass, passes=self.passes)
+        return self.slots[slot.pass_index * self.slots_per_pass + slot.batch_index]
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plan.json holds it."""
@@ -114,19 +111,21 @@ class ListedPlan:
             "kind": "listed",
             "classes": self.classes,
             "ipc": self.ipc,
+            "passes": self.passes,
             "slots": [{"labels": list(slot.labels), "images": list(slot.images)} for slot in self.slots],
         }
 
 
-def check_in_one_pass(slot: Slot, *, batches: int) -> None:
-    """Raise for a slot that a plan of one pass with `batches` batches doesn't have.
+def check_in_passes(slot: Slot, *, batches: int, passes: int = 1) -> None:
+    """Raise for a slot that a plan of equal passes, of `batches` batches each, doesn't have.
 
     Raises:
         DirePlugError: there is no such slot.
     """
-    if slot.pass_index != 0 or not 0 <= slot.batch_index < batches:
+    if not (0 <= slot.pass_index < passes and 0 <= slot.batch_index < batches):
+        several = "one pass" if passes == 1 else f"each of {passes} passes"
         raise DirePlugError(
-            f"the plan has {batches} batches in one pass, so there is no batch {slot.batch_index} of pass "
+            f"the plan has {batches} batches in {several}, so there is no batch {slot.batch_index} of pass "
             f"{slot.pass_index}; does upstream's script split the images otherwise?"
         )
 

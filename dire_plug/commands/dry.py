@@ -152,7 +152,7 @@ def _loop_lines(planned: Run) -> list[str]:
         inputs = replace(inputs, prepared={**inputs.prepared, preparation.name: Path("STORE") / preparation.name})
     if planned.engine == "upstream":
         invocation = adapter.invocation(inputs)
-        arguments = [*invocation.arguments, *adapter.pass_arguments(0)]
+        arguments = [*invocation.arguments, *adapter.pass_arguments(0, recipe.recover.script)]
         lines.append(f"upstream's command line, pass 0 (shims: {', '.join(invocation.shims)}):")
         lines.append(f"  python {shlex.quote(invocation.script)} {shlex.join(arguments)}")
     plan = adapter.plan(recipe.recover, classes=classes, ipc=recipe.ipc)

@@ -102,16 +102,16 @@ def write_inputs(inputs: LoopInputs, script_inputs: ScriptInputs, architectures:
     for network, architecture in zip(script_inputs.teachers.values(), architectures, strict=True):
         keys = None if script == "imagenet" else upstream_keys(architecture, "g-vbsm")
         write_network(network, inputs.folder / teacher_path(script, architecture), "bare", keys=keys)
-    chosen = _choose(
+    chosen = choose_images(
         len(script_inputs.dataset.train), PrepareSection.model_validate(inputs.recipe.prepare).statistics.images
     )
     if STATISTICS in inputs.prepared:
         _write_statistics(inputs.prepared[STATISTICS], inputs.folder / STATISTICS, IMAGES[script] / len(chosen))
     else:
-        _write_training(inputs.folder / TRAINING, script_inputs.dataset.train, chosen)
+        write_training(inputs.folder / TRAINING, script_inputs.dataset.train, chosen)
 
 
-def _choose(available: int, wanted: int | None) -> Tensor:
+def choose_images(available: int, wanted: int | None) -> Tensor:
     """Return the indices of the images that statistics are taken from: all, or `wanted` at equal distances."""
     import torch
 
@@ -120,7 +120,7 @@ def _choose(available: int, wanted: int | None) -> Tensor:
     return torch.arange(wanted) * available // wanted
 
 
-def _write_training(path: Path, split: Any, chosen: Tensor) -> None:
+def write_training(path: Path, split: Any, chosen: Tensor) -> None:
     """Write training images for the shims `cifar` and `image_folder`; of a split of files, their paths alone."""
     from safetensors.torch import save_file
 

@@ -14,7 +14,7 @@ from dire_plug.api.method import (
     DirePlugError,
     Slot,
     SlotPlan,
-    check_in_one_pass,
+    check_in_passes,
 )
 
 
@@ -71,7 +71,7 @@ class PerturbationPlan:
         Raises:
             DirePlugError: the plan has no such slot.
         """
-        check_in_one_pass(slot, batches=self.slots_per_pass)
+        check_in_passes(slot, batches=self.slots_per_pass)
         upstreams_pass, chunk = divmod(slot.batch_index, len(self.chunks))
         block, number = divmod(upstreams_pass, self.rounds)
         first = number * self.per_class

@@ -129,7 +129,7 @@ class FamilyAdapter(PlannedAdapter):
         """Return the number of classes to which the script counts its batches."""
         return self.scripts[script].classes
 
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+    def pass_arguments(self, pass_index: int, script: str) -> tuple[str, ...]:
         """Return the arguments that make the script run one pass alone."""
         return ("--ipc-start", str(pass_index), "--ipc-end", str(pass_index + 1))
 

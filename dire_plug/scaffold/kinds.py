@@ -250,7 +250,7 @@ _REGROUPED = """\
 def _pass_arguments(with_end: bool) -> str:
     end = ', f"--{PASS_END_FLAG}", str(pass_index + 1)' if with_end else ""
     return f'''
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+    def pass_arguments(self, pass_index: int, script: str) -> tuple[str, ...]:
         """Return what makes the script run one pass alone."""
         return (f"--{{PASS_FLAG}}", str(pass_index){end})
 '''

@@ -649,7 +649,7 @@ def child_job(
         arguments=call.arguments,
         folder=folder,
         passes=tuple(passes),
-        pass_arguments={index: tuple(run.adapter.pass_arguments(index)) for index in passes},
+        pass_arguments={index: tuple(run.adapter.pass_arguments(index, run.recipe.recover.script)) for index in passes},
         shims=call.shims,
         synthesis=spec.to_json(),
         seed=run.seed,

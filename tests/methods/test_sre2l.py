@@ -198,7 +198,7 @@ def test_another_architecture_is_put_in_by_a_shim() -> None:
 
 
 def test_one_pass_is_one_image_id() -> None:
-    assert SRe2L().pass_arguments(3) == ("--ipc-start", "3", "--ipc-end", "4")
+    assert SRe2L().pass_arguments(3, "cifar") == ("--ipc-start", "3", "--ipc-end", "4")
 
 
 def test_images_lie_where_the_scripts_save_them() -> None:

@@ -171,7 +171,7 @@ class LoopAdapter(PlannedAdapter):
         arguments += ["--weights", str(inputs.folder / "weights.pt"), "--out", str(inputs.images)]
         return Invocation(SCRIPT, tuple(arguments), {"device": {}, "torch_load": {}, "network": {}})
 
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+    def pass_arguments(self, pass_index: int, script: str) -> tuple[str, ...]:
         """Return the arguments of one pass."""
         return ("--pass", str(pass_index))
 

@@ -127,7 +127,7 @@ class ToyAdapter:
         arguments = ("--out", str(inputs.images), "--weights", str(inputs.folder / "weights.pt"))
         return Invocation(SCRIPT, arguments, {"device": {}, "torch_load": {}, "network": {}})
 
-    def pass_arguments(self, pass_index: int) -> tuple[str, ...]:
+    def pass_arguments(self, pass_index: int, script: str) -> tuple[str, ...]:
         """Return the arguments of one pass."""
         return ("--pass", str(pass_index))
 

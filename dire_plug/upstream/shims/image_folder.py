@@ -1,13 +1,17 @@
 """Serve our images instead of torchvision's `ImageFolder`, whatever folder a script names.
 
 Needed by G-VBSM `Branch_Tiny_ImageNet/recover/tiny_in_dataset.py` 39, 46 and by its ImageNet-1K script, 69, which read
-the training images once, to compute statistics; the former opens the test images too and reads none.
+the training images once, to compute statistics; the former opens the test images too and reads none. LPLD
+`imagenet1k_forward/forward_once.py` 121, 163 and `tiny_forward/forward_once.py` 100, 107 do likewise; they test on the
+folder or split `val`, only to print the accuracy, so it has one image; the second has a dataset of its own.
 """
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torchvision
@@ -23,28 +27,38 @@ PATHS = "paths"
 """The key of the metadata of a JSON list of files, which replaces the tensor of images."""
 
 
-def install(*, device: str, file: str) -> None:
+def install(*, device: str, file: str, classes: int = 0, also: str = "") -> None:
     """Serve one file's images to every `ImageFolder`.
 
     Args:
         device: the child's.
         file: a safetensors file: `train.labels`, [N]; and `train.images`, [N, 3, H, W] uint8, or in the metadata
             `paths`, a JSON list of N image files, which are decoded when they are read.
+        classes: how many classes the dataset says it has, for scripts that count them.
+        also: `module.Class`: a dataset of upstream's own that is replaced too; its module is then never imported.
     """
 
     class Ours(Images):  # the file is the class's, since scripts make instances with arguments of their own
         source = Path(file)
 
+    Ours.classes = [str(number) for number in range(classes)]
     torchvision.datasets.ImageFolder = Ours
+    if also:
+        name, _, attribute = also.rpartition(".")
+        setattr(module := ModuleType(name), attribute, Ours)
+        sys.modules[name] = module
 
 
 class Images(Dataset[tuple[Any, Any]]):
     """A dataset with the attributes of an `ImageFolder` that upstream uses."""
 
     source: Path
+    classes: Sequence[str] = ()
 
-    def __init__(self, root: object, transform: Callable[..., Any] | None = None, **ignored: Any) -> None:
-        """Read the file; `root` is ignored.
+    def __init__(
+        self, root: object, transform: Callable[..., Any] | None = None, split: str = "", **ignored: Any
+    ) -> None:
+        """Read the file; `root` is ignored, but a folder or a split `val` has the first image alone.
 
         Raises:
             DirePlugError: the file cannot be read, or holds neither images nor paths for its labels.
@@ -60,6 +74,8 @@ class Images(Dataset[tuple[Any, Any]]):
         images = self._paths if self._pixels is None else self._pixels
         if images is None or len(images) != len(self.targets):
             raise DirePlugError(f"{self.source}: holds {len(images or ())} images for {len(self.targets)} labels")
+        if "val" in (split, Path(str(root)).name):
+            self.targets = self.targets[:1]
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -217,7 +217,7 @@ def write_job(
         script=call.script,
         arguments=call.arguments,
         folder=folder,
-        pass_arguments={0: tuple(setup.adapter.pass_arguments(0))},
+        pass_arguments={0: tuple(setup.adapter.pass_arguments(0, setup.inputs.recipe.recover.script))},
         shims=call.shims,
         synthesis=synthesis,
         seed=SEED,

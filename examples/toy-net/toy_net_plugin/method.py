@@ -100,7 +100,7 @@ class Toy(PlannedAdapter):
             shims["get_model"] = {"replace": "resnet18", "architecture": architecture}
         return Invocation(FILE, tuple(arguments), shims)
 
-    def pass_arguments(self, pass_index: int) -> Sequence[str]:
+    def pass_arguments(self, pass_index: int, script: str) -> Sequence[str]:
         return ("--round", str(pass_index))
 
     def image_path(self, label: int, image: int) -> str:
