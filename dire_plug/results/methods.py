@@ -27,7 +27,7 @@ from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSe
 from dire_plug.recipe.loading import Tree, flatten, mapping, merge, settings_tree, split_setting
 from dire_plug.recipe.values import LEARNED
 from dire_plug.results.comparison import Comparison, compare, comparison_requests
-from dire_plug.sets.opened import read_recipe_name
+from dire_plug.sets.opened import DEFAULT_METHOD, read_recipe_name
 from dire_plug.sets.rank import with_hard_labels
 from dire_plug.stages.artefacts import INDEPENDENT, LABELLER
 
@@ -256,7 +256,8 @@ def _with_recipe(recipe: str) -> list[str]:
         with contextlib.suppress(DirePlugError):
             if recipe in recipe_names(plugins.load_adapter(method).recipes()):
                 found.append(method)
-    return found
+    # its protocol is the one where none is named
+    return sorted(found, key=lambda method: method != DEFAULT_METHOD)
 
 
 def _name(named: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import RenderableType
 
+from dire_plug.errors import count_of
 from dire_plug.files import digest, write_json
 from dire_plug.measures import ACCURACY, Measure, diversity_measures
+from dire_plug.recipe.evaluate import HardLabelsSection
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import INK, MARKERS, REAL, colour, new_figure, plain, save_figure
 from dire_plug.results.methods import MethodsComparison
@@ -121,16 +123,17 @@ def notes(found: MethodsComparison) -> list[str]:
     """Return the lines below the tables."""
     first, section = found.first, found.protocol.section
     n = len(first.seeds)
-    students = ", ".join(section.students)
-    label = (
-        "its teacher, with the dataset's own classes and normalisation, labels"
-        if found.protocol.labels == ("teacher")
-        else "the class is the label; the same network's normalisation for all"
-    )
+    own = "a network of the dataset's own classes and normalisation, trained as that recipe's teacher"
+    label = f"{own}, labels"
+    if isinstance(section, HardLabelsSection):
+        augmented = "without augmentation" if section.dsa == "none" else f"with DSA ({section.dsa})"
+        label = f"the class is the label, {augmented}; images are normalised as for {own}"
+    number = "1 synthesis" if n == 1 else f"{n} syntheses"
     lines = [
-        f"one protocol: {section.protocol} of {found.protocol.recipe}, {section.epochs} epochs in batches of "
-        f"{section.batch_size}, students {students}; {label}",
-        f"n = {n} syntheses per arm (seeds {', '.join(map(str, first.seeds))}), {section.per_synthesis} students each",
+        f"one protocol: {section.protocol}, from {found.protocol.recipe}, {section.epochs} epochs in batches of "
+        f"{section.batch_size}; {label}",
+        f"{number} per arm, each with {count_of(section.per_synthesis, 'student')} of "
+        + " and of ".join(section.students),
         "engines: " + ", ".join(f"{name} {one.engine}" for name, one in found.judged.items()),
         "diversity in I, one network for all methods: that of the protocol's recipe",
     ]
