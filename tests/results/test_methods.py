@@ -97,7 +97,12 @@ def test_a_protocol_of_hard_labels_needs_no_tensor_and_no_learned_rate(bare_home
     [
         (["sre2l", "dm"], (), {}, "dataset.size: the default in sre2l; 32 in dm"),
         (["sre2l", "dm"], (), {}, "give all the same, such as --set dataset.size=32 --set dataset.limit=500"),
-        (["all"], (), {}, "--ipc 10 --set dataset.size=32 --set dataset.limit=500; or leave methods out"),
+        (
+            ["sre2l", "dm", "mtt", "infer", "cda"],
+            (),
+            {},
+            "--ipc 10 --set dataset.size=32 --set dataset.limit=500; or leave methods out",
+        ),
         (["sre2l"], (), {"protocol": "dm/quick"}, "32 in the protocol dm/quick"),
         (["sre2l"], (), {"protocol": "quick"}, "--protocol quick: of which method? Write METHOD/NAME"),
         (["sre2l", "cad"], (), {}, "cad: unknown method 'cad' (did you mean 'cda'?)"),
