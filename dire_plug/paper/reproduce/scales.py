@@ -107,11 +107,16 @@ def smoke_ipc(cell: Cell, ipcs: Sequence[int]) -> int:
     """
     # the least IPC stands for a table that names none
     rank = 0 if cell.ipc is None else list(ipcs).index(cell.ipc)
-    numbers = SMOKE_IPCS[cell.method]
+    numbers = smoke_ipcs(cell.method)
     if rank >= len(numbers):
         least = " and ".join(map(str, ipcs[: len(numbers)]))
         raise DirePlugError(f"the smoke scale has two IPCs, which stand for {least}")
     return numbers[rank]
+
+
+def smoke_ipcs(method: str) -> tuple[int, int]:
+    """Return the two IPCs that stand for the two least of a table."""
+    return SMOKE_IPCS[method]
 
 
 def is_large(cell: Cell) -> bool:
