@@ -123,16 +123,17 @@ def test_networks_that_see_grey_alone_are_said_where_images_have_colours(
     bare_home: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = ("dataset.name=folder", f"dataset.path={photos}", "dataset.size=8", "dataset.limit=null")
-    recipe = plan_run(Request("sre2l", engine="native")).recipe
-    say_colour_blind(recipe, load("digits"))
+    say_colour_blind(plan_run(Request("sre2l", engine="native")), load("digits"))
     assert "warning" not in capsys.readouterr().err
     for _ in range(2):
         with_data(plan_run(Request("sre2l", engine="native", settings=own)))
     told = capsys.readouterr().err
     assert told.count("warning: folder photos has colours, and networks of the recipe 'quick' see grey alone") == 1
+    assert "those that see colours: --recipe own, or --set squeeze.teacher.architecture=resnet-small " in told
     changes = re.findall(r"--set '?([^ =]+=(?:\[[^]]*\]|\S+))", told)
     assert len(changes) == 3
     with_data(plan_run(Request("sre2l", engine="native", settings=(*own, *changes))))
+    with_data(plan_run(Request("sre2l", recipe="own", engine="native", settings=own)))
     assert "warning" not in capsys.readouterr().err
 
 

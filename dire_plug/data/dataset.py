@@ -110,6 +110,8 @@ class Dataset:
         if kept_in.is_file():
             with contextlib.suppress(DirePlugError, TypeError, ValueError):
                 mean, std = (tuple(map(float, three)) for three in read_json(kept_in))
+                with contextlib.suppress(OSError):
+                    kept_in.touch()  # `clean` removes what no run has used for a while
                 return cast(Triple, mean), cast(Triple, std)
         found = _statistics_of(_count_levels(self.train))
         # a store that can't be written costs time only

@@ -23,7 +23,7 @@ from dire_plug.errors import DirePlugError, MissingError, nearest
 from dire_plug.files import expand_user
 from dire_plug.models import check_architecture, check_size
 from dire_plug.models.small_networks import GREY
-from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_path, resolve
+from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_names, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
 from dire_plug.recipe.messages import Problem
@@ -269,12 +269,13 @@ def with_data(run: Run) -> Run:
     found = read_data(run)
     check_sizes(run.resolved, found.size)
     check_script_size(run, found)
-    say_colour_blind(run.recipe, found)
+    say_colour_blind(run, found)
     return replace(run, data=on_device(found, run.device))
 
 
-def say_colour_blind(recipe: Recipe, data: Dataset) -> None:
+def say_colour_blind(run: Run, data: Dataset) -> None:
     """Say which of a recipe's networks average the channels, where the images have colours."""
+    recipe = run.recipe
     squeeze, students = recipe.squeeze, recipe.evaluate.students
     trained = {"squeeze.teacher.architecture": squeeze.teacher, "squeeze.independent.architecture": squeeze.independent}
     found = {key: one.architecture for key, one in trained.items() if one.architecture.endswith(GREY)}
@@ -288,12 +289,15 @@ def say_colour_blind(recipe: Recipe, data: Dataset) -> None:
     changes = [f"--set {key}={name.removesuffix(GREY)}" for key, name in found.items()]
     if grey:
         changes.append(f"--set 'evaluate.students=[{', '.join(one.removesuffix(GREY) for one in students)}]'")
+    own = f"--recipe {OWN}, or " if OWN in recipe_names(run.adapter.recipes()) else ""
     ui.say_once(
         f"warning: {data.name} has colours, and networks of the recipe '{recipe.name}' see grey alone; those that see "
-        f"colours: {' '.join(changes)}"
+        f"colours: {own}{' '.join(changes)}"
     )
 
 
+OWN = "own"
+"""The recipe of a method whose small networks see colours."""
 LOOKED_AT = 64
 """Images in which colours are looked for."""
 

@@ -40,7 +40,7 @@ from dire_plug.stages.evaluate import stores_labels
 from dire_plug.stages.recover import MOST_BYTES
 from dire_plug.stages.squeeze import all_roles
 from dire_plug.store.runs import Request, Run
-from dire_plug.training.stored_batches import epoch_bytes
+from dire_plug.training.soft_labels import labels_bytes
 from dire_plug.training.students import is_tested
 from dire_plug.types import Slot
 
@@ -291,7 +291,8 @@ def count_students(run: Run, section: EvaluateSection, students: Sequence[str], 
         rounds = 1 if section.protocol in LABELLED_ONCE else section.epochs
         labels = rounds * images * sum(count_role(run, role).forward for role in labelling)
     if stores_labels(section):
-        stored = section.epochs * epoch_bytes(images, -(-images // section.batch_size), labelling[0].outputs)
+        stored = labels_bytes(section, images=images, outputs=labelling[0].outputs)
+        labels *= section.labels_kept
     else:
         labels *= len(students)
     tests = sum(is_tested(epoch, section) for epoch in range(section.epochs))

@@ -199,6 +199,8 @@ class _StoredSection(EvaluateSection):
     """The parts of a batch that go through the student one after the other, before one step."""
     augmentation: Augmentation = "resized_crop_flip"
     padding: FromZero = 4
+    labels_kept: Annotated[float, Field(gt=0, le=1)] = 1
+    """The share of all batches that is stored: below 1 each epoch draws its batches from them, as LPLD's do."""
 
 
 class _StoredLogitsSection(_StoredSection, _OneMixSection):

@@ -28,6 +28,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, write_atomically
 from dire_plug.measures import run_measures
 from dire_plug.recipe.loading import path_setting
+from dire_plug.recipe.model import RDED
 from dire_plug.results.report.images import count_classes, read_pixels
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.store.provenance import Code
@@ -101,7 +102,9 @@ def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Ten
     head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     session, found = run.provenance["sessions"][-1], run.provenance
     size = f"{images.shape[-1]}×{images.shape[-2]}"
-    without = "real images, nothing synthesized" if run.engine == "none" else "dire-plug's native engine, not its code"
+    without = "dire-plug's native engine, not its code"
+    if run.engine == "none":
+        without = f"{'images of real patches' if run.arm == RDED else 'real images'}, nothing synthesized"
     commit = f"commit `{found['commit']}`" if found["commit"] and run.engine == "upstream" else without
     upstream, title = found["upstream"], _title(run)
     of_plugin = ", ".join(f"{name} {settings}" for name, settings in run.terms.items()) or "none"

@@ -52,6 +52,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "teacher",
             "teacher-path",
             "arch-path",
+            "arch-checkpoint",
             "model-path",
             "pretrained",
         ),
@@ -78,6 +79,8 @@ _REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "RESERVED_DEVICE": ("device", "gpu", "gpus", "gpu-id", "gpu-device", "cuda"),
         "RESERVED_PATHS": ("data-dir", "data-path", "data-root", "train-dir", "train-data-path", "val-dir", "log-dir"),
         "RESERVED_DATASET": ("dataset", "data-set", "dataset-name"),
+        "RESERVED_PASSES": ("class-start", "class-end"),
+        "RESERVED_VERIFIER": ("verifier", "verifier-arch", "verifier-arch-path", "verifier-checkpoint"),
     }
 )
 _REASON_OF_ROLE: Mapping[str, str] = MappingProxyType(
@@ -231,7 +234,8 @@ _MANY = """\
         per_class = 1 if recover.plan == "keep" else recover.plan.per_class
         return build_plan(classes=classes, ipc=ipc, slots_per_pass=BATCHES, per_class=per_class)"""
 _ONE = """\
-        # one image of each class after the other; a script that goes class by class: cut_plan(class_by_class(…), …)
+        # one image of each class after the other; a script that goes class by class: cut_plan(class_by_class(…), …),
+        # with passes=classes, and `pass_arguments`, where a call may make one class alone
         passes = build_plan(classes=classes, ipc=ipc, slots_per_pass=BATCHES)
         slots = (Slot(image, batch) for image in range(ipc) for batch in range(BATCHES))
         return ListedPlan(tuple(passes.slot(slot) for slot in slots), classes)"""

@@ -407,6 +407,8 @@ def _left_behind(store: Path, *, days: float) -> tuple[list[Path], list[str]]:
     for folder in sorted((store / home.LISTINGS).glob("*/pixels-*/")):
         if _days_since_change(folder) >= days and folder.parent not in found:
             found.append(folder)
+    # statistics of training images, likewise
+    found += [path for path in (store / home.LISTINGS).glob("statistics-*.json") if _days_since_change(path) >= days]
     replaced = [path for kind in KINDS for path in sorted((store / kind).glob(".*"))]
     return [*found, *(path for path in replaced if _days_since_change(path) >= days)], notes
 

@@ -1,14 +1,14 @@
 """Relabel: draw, label and store every epoch's batches before the first student, where the protocol stores labels.
 
 All students of a run read the same labels, which don't depend on them. At 1000 outputs an image takes 2 kB an epoch:
-30 GB for ImageNet-1K at IPC 50 and 300 epochs. The cost in disk and time is printed before, and it is an error if the
-disk has less; the labels are removed when the last student of the run is finished.
+30 GB for ImageNet-1K at IPC 50 and 300 epochs, or the share `labels_kept` of that. The cost in disk and time is printed
+before, and it is an error if the disk has less; the labels are removed when the last student of the run is finished.
 """
 
-import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -29,6 +29,8 @@ from dire_plug.training.stored_batches import (
     FOLDER,
     StoredTransform,
     TransformParams,
+    count_stored,
+    draw_stored,
     epoch_bytes,
     epoch_file,
     is_stored,
@@ -89,26 +91,28 @@ def relabel(
         together = torch.cat(logits).cpu()
         return list(zip(drawn, torch.split(together, [len(one) for one in logits]), strict=True))
 
-    files = {epoch: epoch_file(folder, epoch) for epoch in range(section.epochs)}
+    counts = _count(section, len(images))
+    files = {epoch: epoch_file(folder, epoch) for epoch in range(len(counts))}
     missing = {epoch: path for epoch, path in files.items() if not is_stored(path)}
     if missing:
-        needed = labels_bytes(section, images=len(images), outputs=networks[0].outputs, epochs=len(missing))
+        needed = labels_bytes(section, images=len(images), outputs=networks[0].outputs, epochs=list(missing))
         cost = _check_disk(folder, needed, epochs=len(missing), images=len(images))
         took = _estimate_time(label, len(images), epochs=len(missing), device=run.device)
         ui.say(f"relabel: {cost} of disk until the students are finished; making them takes {took}")
-        with ui.progress(f"relabel ({name})", section.epochs) as advance:
+        with ui.progress(f"relabel ({name})", len(counts)) as advance:
             for epoch, path in missing.items():
                 # for each epoch its own: those that a killed process stored stay as they are
                 seed = derive(run.seed, FOLDER, epoch)
                 generator = Generator().manual_seed(seed)
                 with seeded(seed, run.device):
-                    batches = label(shuffled(len(images), section.batch_size, generator), generator)
+                    order = islice(shuffled(len(images), section.batch_size, generator), counts[epoch])
+                    batches = label(order, generator)
                 write_epoch(path, batches)
                 advance(epoch + 1)
     classes = data.labels.to(run.device)
 
     def stored(epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        batches = list(read_epoch(files[epoch], batch_size=section.batch_size))
+        batches = list(_read(files, counts, section, epoch=epoch, images=len(images), seed=run.seed))
         everything = to_device([params for params, _ in batches], run.device)
         for (params, logits), on_device in zip(batches, everything, strict=True):
             inputs = transform.apply(take(images, params.indices, on_device.indices), on_device)
@@ -117,10 +121,41 @@ def relabel(
     return stored
 
 
-def labels_bytes(section: StoredSection, *, images: int, outputs: int, epochs: int | None = None) -> int:
-    """Return how many bytes the labels of so many epochs take, by default of all."""
-    count = section.epochs if epochs is None else epochs
-    return count * epoch_bytes(images, math.ceil(images / section.batch_size), outputs)
+def _read(
+    files: Mapping[int, Path],
+    counts: Sequence[int],
+    section: StoredSection,
+    *,
+    epoch: int,
+    images: int,
+    seed: int,
+) -> Iterator[tuple[TransformParams, Tensor]]:
+    """Yield the batches of an epoch in order; where not all labels are kept, some that are drawn for it."""
+    if section.labels_kept == 1:
+        yield from read_epoch(files[epoch], batch_size=section.batch_size)
+        return
+    generator = Generator().manual_seed(derive(seed, FOLDER, "drawn", epoch))
+    drawn = draw_stored(counts, images=images, batch_size=section.batch_size, generator=generator)
+    found = dict[tuple[int, int], tuple[TransformParams, Tensor]]()
+    # file by file, each opened once
+    for of in sorted({of for of, _ in drawn}):
+        wanted = sorted({batch for one, batch in drawn if one == of})
+        batches = read_epoch(files[of], batch_size=section.batch_size, only=wanted)
+        found |= {(of, number): batch for number, batch in zip(wanted, batches, strict=True)}
+    yield from (found[one] for one in drawn)
+
+
+def _count(section: StoredSection, images: int) -> list[int]:
+    return count_stored(images, batch_size=section.batch_size, epochs=section.epochs, kept=section.labels_kept)
+
+
+def labels_bytes(section: StoredSection, *, images: int, outputs: int, epochs: Sequence[int] | None = None) -> int:
+    """Return how many bytes the labels take that are stored of these epochs, by default of all."""
+    counts = _count(section, images)
+    return sum(
+        epoch_bytes(min(counts[epoch] * section.batch_size, images), counts[epoch], outputs)
+        for epoch in (range(len(counts)) if epochs is None else epochs)
+    )
 
 
 def _check_disk(folder: Path, needed: int, *, epochs: int, images: int) -> str:
@@ -135,7 +170,7 @@ def _check_disk(folder: Path, needed: int, *, epochs: int, images: int) -> str:
     if free < needed:
         raise DirePlugError(
             f"{folder}: {cost}, and {_size(free)} are free on this disk; free some, put runs on another disk with "
-            "--out, or lower evaluate.epochs, which the published protocol doesn't"
+            "--out, or store fewer by evaluate.labels_kept or evaluate.epochs, which most published protocols don't"
         )
     return cost
 

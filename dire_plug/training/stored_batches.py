@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Generator, Tensor
 
 from dire_plug.data.augmentation.batch import normalise
@@ -24,6 +24,7 @@ FOLDER = "relabel"
 BYTES_PER_IMAGE = 17
 """In an epoch, beside the logits: index, box, flip and partner."""
 BYTES_PER_BATCH = 16
+ROUNDING = 1e-6
 
 
 class TransformParams(NamedTuple):
@@ -107,6 +108,26 @@ def epoch_bytes(images: int, batches: int, outputs: int) -> int:
     return images * (2 * outputs + BYTES_PER_IMAGE) + batches * BYTES_PER_BATCH
 
 
+def count_stored(images: int, *, batch_size: int, epochs: int, kept: float) -> list[int]:
+    """Return how many batches of each epoch are stored: of all epochs' batches the first, a share `kept` of them."""
+    each = -(-images // batch_size)
+    # rounded down as LPLD's, but past the rounding of a share such as 1 − 0.975
+    whole, rest = divmod(max(1, int(kept * epochs * each + ROUNDING)), each)
+    return [each] * whole + ([rest] if rest else [])
+
+
+def draw_stored(counts: Sequence[int], *, images: int, batch_size: int, generator: Generator) -> list[tuple[int, int]]:
+    """Draw an epoch's batches out of the stored ones, with replacement: which epoch's, and which of it.
+
+    In place of a smaller last batch of an epoch comes the one before, as in LPLD's `train_FKD_label_pruning_batch.py`.
+    """
+    each = -(-images // batch_size)
+    drawn = torch.randint(sum(counts), (each,), generator=generator)
+    found = [divmod(number, each) for number in drawn.tolist()]
+    short = each - 1 if images % batch_size and each > 1 else None
+    return [(epoch, batch - 1 if batch == short else batch) for epoch, batch in found]
+
+
 def is_stored(path: Path) -> bool:
     """Return whether `path` holds a whole epoch."""
     try:
@@ -137,22 +158,27 @@ def write_epoch(path: Path, batches: Sequence[tuple[TransformParams, Tensor]]) -
     write_atomically(path, save(tensors))
 
 
-def read_epoch(path: Path, *, batch_size: int) -> Iterator[tuple[TransformParams, Tensor]]:
-    """Yield the batches of an epoch in order, each with its logits, half, [n, outputs].
+def read_epoch(
+    path: Path, *, batch_size: int, only: Sequence[int] | None = None
+) -> Iterator[tuple[TransformParams, Tensor]]:
+    """Yield the batches of an epoch in order, or those of the numbers in `only`; each with its logits, half, [n, K].
 
     Raises:
         DirePlugError: the file is missing or damaged.
     """
     try:
-        found = load_file(path)
-        each = [torch.split(found[key], batch_size) for key in ("indices", "boxes", "flips", "partners", "logits")]
-        shares, cuts = found["shares"].tolist(), found["cuts"].tolist()
+        with safe_open(path, framework="pt") as file:
+            found = {key: file.get_slice(key) for key in ("indices", "boxes", "flips", "partners", "logits")}
+            shares, cuts = file.get_tensor("shares").tolist(), file.get_tensor("cuts").tolist()
+            spans = [slice(number * batch_size, (number + 1) * batch_size) for number in range(len(shares))]
+            numbers = range(len(shares)) if only is None else only
+            each = [[found[key][spans[number]] for number in numbers] for key in found]
     except (OSError, KeyError, SafetensorError) as error:
         raise DirePlugError(
             f"{path}: the soft labels cannot be read ({error}); remove the file and run the command again: it labels "
             "this epoch again, and students resume where they stopped"
         ) from error
-    for indices, boxes, flips, partners, logits, share, cut in zip(*each, shares, cuts, strict=True):
-        top, bottom, left, right = cut
+    for number, indices, boxes, flips, partners, logits in zip(numbers, *each, strict=True):
+        top, bottom, left, right = cuts[number]
         cut_box = (top, bottom, left, right)
-        yield TransformParams(indices.long(), boxes.long(), flips, partners.long(), share, cut_box), logits
+        yield TransformParams(indices.long(), boxes.long(), flips, partners.long(), shares[number], cut_box), logits

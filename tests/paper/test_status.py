@@ -16,6 +16,7 @@ from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED
 from dire_plug.paper.reproduce.status import NOT_RUN, CellStatus, find_status
 from dire_plug.pipeline import Request, plan_run
 from dire_plug.recipe import as_file
+from dire_plug.results.statistics import Summary
 from dire_plug.store.runs import RunFolder
 
 STATUS = ROOT / "results" / "status.md"
@@ -28,14 +29,22 @@ def table(runs: Path, *, changes: Mapping[str, Any] = NOTHING, **choice: str) ->
     return TableRequest(target, select(target, **choice), "paper", Request("", out=runs, **changes))
 
 
-def finish(runs: Path, *settings: str, seed: int, accuracy: float, fast: bool = False, **options: Any) -> str:
+def finish(
+    runs: Path,
+    *settings: str,
+    seed: int,
+    accuracy: float,
+    best: float | None = None,
+    fast: bool = False,
+    **options: Any,
+) -> str:
     """Write what a finished run of the paper's recipe leaves that a status reads; return its folder below `runs`."""
     request = Request("sre2l", recipe="cifar-100", arm="dire", ipc=10, seed=seed, settings=settings, **options)
     folder = RunFolder(runs / "sre2l" / "cifar-100" / f"dire-{seed}-{len(settings)}0a0b0c0")
     folder.make()
     content = as_file(plan_run(request, dry=True).resolved)
     (folder.path / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    students = {"resnet-18": {"last": [accuracy], "best": None}}
+    students = {"resnet-18": {"last": [accuracy], "best": None if best is None else [best]}}
     metrics: dict[str, Any] = {"arm": "dire", "seed": seed, "accuracy": {"students": students}, "diversity": {}}
     if fast:
         metrics["accelerate"] = {"synthesis": ["bfloat16"], "networks": []}
@@ -66,6 +75,14 @@ def test_finished_runs_of_the_papers_recipe_fill_their_cell(tmp_path: Path) -> N
 def test_a_run_with_another_setting_fills_nothing(tmp_path: Path) -> None:
     finish(tmp_path, "evaluate.epochs=7", seed=0, accuracy=40.0)
     assert the_cell(tmp_path).shown == NOT_RUN
+
+
+def test_the_best_on_test_stands_beside_where_all_runs_have_it(tmp_path: Path) -> None:
+    finish(tmp_path, seed=0, accuracy=40.0, best=42.0)
+    found = the_cell(tmp_path)
+    assert (found.shown, found.best) == ("40.0 (1); best 42.0 (1)", Summary(42.0, None, 1))
+    finish(tmp_path, seed=1, accuracy=42.0)
+    assert the_cell(tmp_path).best is None
 
 
 def test_a_preset_has_a_status_of_its_own(tmp_path: Path) -> None:

@@ -141,6 +141,15 @@ def test_choosing_real_images_needs_no_synthesis() -> None:
     assert count_recover(planned("sre2l", "cifar-100", "full", ipc=10), "").disk == 0
 
 
+def test_rdeds_patches_are_scored_once_each_for_an_arm_and_for_a_start() -> None:
+    teacher = count_pass(architecture="resnet-18", outputs=100, stem="small", size=32, inverted=True)
+    scored = 100 * 300 * 5 * teacher.forward
+    assert count_recover(planned("sre2l", "cifar-100", "rded", ipc=10), "").operations == scored
+    start = planned("sre2l", "cifar-100", ipc=10, settings=("recover.start=rded",))
+    assert count_prepare(start).operations == scored
+    assert count_prepare(planned("sre2l", "cifar-100", ipc=10, settings=("recover.start=real",))).operations == 0
+
+
 LARGE = ("infer", "g-vbsm")
 """Methods whose recipe has networks that take seconds to count."""
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from dire_plug.api.method import to_arguments
 from dire_plug.errors import DirePlugError
+from dire_plug.scaffold.kinds import find_roles, reserved
 from dire_plug.scaffold.package import fill_templates
 from dire_plug.scaffold.script import (
     Flag,
@@ -103,6 +104,19 @@ def test_the_model_refuses_what_the_script_would(wrong: dict[str, Any]) -> None:
 
 def test_a_script_without_flags_gives_an_empty_model() -> None:
     assert model_of("import sys\nprint(sys.argv)\n").model_fields == {}
+
+
+def test_flags_of_a_script_that_goes_class_by_class_are_told_by_name() -> None:
+    names = ("arch_checkpoint", "class-start", "class-end", "verifier-arch", "lr")
+    flags = [Flag(name, "str", None) for name in names]
+    roles = find_roles(flags)
+    assert roles == {"TEACHER_FLAG": "arch_checkpoint"}
+    assert reserved(flags, roles) == {
+        "arch_checkpoint": "RESERVED_TEACHER",
+        "class-start": "RESERVED_PASSES",
+        "class-end": "RESERVED_PASSES",
+        "verifier-arch": "RESERVED_VERIFIER",
+    }
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as transforms
 
+from dire_plug import plugins
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.data.patches import draw_squares
 from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load
-from dire_plug.pipeline import Run, plan_run, run_arm, with_data
+from dire_plug.pipeline import Request, Run, plan_run, run_arm, with_data
 from dire_plug.pipeline.request import check_counts
 from dire_plug.recipe import counted
 from dire_plug.seeding import derive
@@ -121,6 +122,16 @@ def test_a_synthesis_goes_from_rdeds_images_to_students(home: Path, recipe: Path
     assert file is not None
     images = load_file(only_run(home) / "images.safetensors")["images"]
     assert torch.allclose(images, load_file(file)["images"].flatten(0, 1).float() / 255, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", plugins.known("methods"))
+def test_a_method_starts_from_rdeds_images_or_says_what_it_takes(bare_home: Path, method: str) -> None:
+    request = Request(method, recipe="quick", settings=("recover.start=rded",))
+    if method in ("delt", "mtt", "dm"):
+        with pytest.raises(DirePlugError, match=r"recover\.start: must be '(own|real)'"):
+            plan_run(request, dry=True)
+    else:
+        assert plan_run(request, dry=True).recipe.recover.is_given_a_start
 
 
 def test_passes_from_rdeds_images_belong_to_one_ipc(recipe: Path) -> None:

@@ -447,6 +447,15 @@ def test_what_an_unfinished_job_needs_stays_whatever_runs_name(store: Path, root
     assert (OTHER.name in plan_cleaning(store).entries) == made
 
 
+def test_statistics_that_no_run_has_read_for_a_week_go(store: Path, root: Path) -> None:
+    make_folder(store / "listings")
+    for name in ("old", "new"):
+        write(store / "listings" / f"statistics-{name}.json", "[]")
+    os.utime(store / "listings" / "statistics-old.json", (0, 0))
+    clean(store)
+    assert [path.name for path in (store / "listings").iterdir()] == ["statistics-new.json"]
+
+
 def test_listings_go_with_their_dataset(store: Path, root: Path, tmp_path: Path) -> None:
     register(store, root, [])
     for name in ("there", "gone"):

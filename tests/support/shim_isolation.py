@@ -39,6 +39,7 @@ REPLACED = [
     (torchvision.transforms.RandomResizedCrop, "__init__"),
     (torchvision.models, "get_model"),
     (torchvision.models, "resnet18"),
+    (torchvision.models._api, "register_model"),
     (WeightsEnum, "get_state_dict"),
     (socket.socket, "connect"),
     (socket.socket, "connect_ex"),

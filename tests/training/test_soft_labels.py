@@ -1,7 +1,7 @@
 """Labels stored with what was drawn for each batch: the same bits again, whole or not at all, and gone in the end."""
 
 import shutil
-from collections import namedtuple
+from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,8 @@ from dire_plug.training.soft_labels import relabel
 from dire_plug.training.stored_batches import (
     StoredTransform,
     TransformParams,
+    count_stored,
+    draw_stored,
     epoch_bytes,
     epoch_file,
     is_stored,
@@ -294,6 +296,52 @@ def test_long_work_is_told_in_hours(
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     label(run, networks, condensed, tmp_path)
     assert f"takes {words}" in capsys.readouterr().err
+
+
+# Labels that are pruned.
+
+
+@pytest.mark.parametrize(
+    ("kept", "counts"),
+    [(1, [79] * 300), (1 - 0.975, [79] * 7 + [39]), (0.1, [79] * 30), (1e-9, [1])],
+    ids=["all", "a fortieth", "a tenth", "at least one"],
+)
+def test_the_first_batches_of_all_are_stored(kept: float, counts: list[int]) -> None:
+    assert count_stored(10_000, batch_size=128, epochs=300, kept=kept) == counts
+
+
+def test_an_epoch_draws_from_all_stored_batches_but_the_short_ones() -> None:
+    counts = count_stored(9, batch_size=BATCH, epochs=4, kept=0.7)
+    assert counts == [3, 3, 2]
+    generator = Generator().manual_seed(0)
+    drawn = [draw_stored(counts, images=9, batch_size=BATCH, generator=generator) for _ in range(60)]
+    assert {len(one) for one in drawn} == {3}
+    seen = Counter(pair for one in drawn for pair in one)
+    assert seen.keys() == {(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)}
+    # the batch before a short one comes in its place too
+    assert seen[0, 1] + seen[1, 1] > seen[0, 0] + seen[1, 0]
+    whole = {pair for _ in range(60) for pair in draw_stored([2], images=8, batch_size=BATCH, generator=generator)}
+    assert whole == {(0, 0), (0, 1)}
+
+
+def test_pruned_labels_are_a_part_of_all_and_every_epoch_learns_others(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path
+) -> None:
+    label(run, networks, condensed, tmp_path / "all")
+    stored = label(with_protocol(run, "fkd", labels_kept=0.5), networks, condensed, tmp_path / "half")
+    assert [path.is_file() for path in files_in(tmp_path / "half")] == [True, True, False]
+    whole, half = files_in(tmp_path / "all"), files_in(tmp_path / "half")
+    assert whole[0].read_bytes() == half[0].read_bytes()
+    (first, logits), *others = read_epoch(half[1], batch_size=BATCH)
+    ((also, expected),) = read_epoch(whole[1], batch_size=BATCH, only=[0])
+    assert others == []
+    assert same(first, also)
+    assert torch.equal(logits, expected)
+    known = [logits for path in half[:2] for _, logits in read_epoch(path, batch_size=BATCH)]
+    epochs = [[targets for _, targets, _ in stored(epoch)] for epoch in range(EPOCHS)]
+    assert {len(one) for one in epochs} == {3}
+    assert all(any(torch.equal(one, other.float()) for other in known) for each in epochs for one in each)
+    assert len({tuple(float(one.sum()) for one in each) for each in epochs}) > 1
 
 
 # Students of one synthesis.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from dire_plug.files import format_bytes, format_duration
 from dire_plug.paper.reproduce.fill import requests_of
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
+from dire_plug.paper.reproduce.result import one_line
 from dire_plug.paper.reproduce.table import heading_of
-from dire_plug.pipeline import Request
+from dire_plug.pipeline import Request, plan_run
 from dire_plug.pipeline.rates import Rate
 from dire_plug.pipeline.request import same_but_arm
 from dire_plug.pipeline.schedule import critical_path, simulate
@@ -65,6 +66,11 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> tuple[Rendera
         DirePlugError: a recipe is faulty.
     """
     wanted = {request.target.name: runs_of(request) for request in requests}
+    # a preset or a setting that only some recipes have leaves the others' cells empty
+    faulty = (
+        _find_faulty(dict.fromkeys(one for found in wanted.values() for one in found)) if requests[0].changes else {}
+    )
+    wanted = {name: [one for one in found if one not in faulty] for name, found in wanted.items()}
     runs = {run.request: run for run in plan_costs(one for found in wanted.values() for one in found)}
     units = once(unit for run in runs.values() for unit in run.units)
     costs = {name: cost for run in runs.values() for name, cost in run.costs.items()}
@@ -92,8 +98,10 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> tuple[Rendera
     title = heading_of(requests[0])
     if several:
         title = " — ".join(filter(None, ["All tables and figures", " ".join(requests[0].changes)]))
+    left_out = [f"{count:,} runs can't be planned: {why}" for why, count in Counter(faulty.values()).items()]
+    left_out += _left_out(requests)
     if not runs:
-        data["notes"] = ["no run is needed", *_left_out(requests)]
+        data["notes"] = ["no run is needed" if not faulty else "no run can be planned", *left_out]
         return with_notes(title=title, notes=data["notes"]), data
     students = sum(any(one.startswith(STUDENTS) for one in request.settings) for request in runs)
     lines = [
@@ -101,7 +109,7 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> tuple[Rendera
         f"of work; each {'table' if several else 'run'} by itself would have {asked:,}",
         *_passes(units),
         *_absent(list(runs.values())),
-        *_left_out(requests),
+        *left_out,
         rate.describe(),
         *too_large(units, costs, rate),
         *CAVEATS,
@@ -111,6 +119,17 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> tuple[Rendera
         parts.append(_savings(list(runs.values()), rate))
     data["notes"] = lines
     return with_notes(table, *parts, title=title, notes=lines), data
+
+
+def _find_faulty(requests: Iterable[Request]) -> dict[Request, str]:
+    """Return the requests whose recipes are faulty, and why."""
+    found = {}
+    for request in requests:
+        try:
+            plan_run(request, dry=True)
+        except DirePlugError as error:
+            found[request] = one_line(str(error))
+    return found
 
 
 def _passes(units: Sequence[Unit]) -> list[str]:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from dire_plug.errors import DirePlugError
+from dire_plug.models.architectures import least_size
 from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.pipeline import Request
 
@@ -45,6 +46,7 @@ SMOKE_SETTINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 Chosen so that a row of two arms and two IPCs takes less than five minutes; measured in docs/reproduce.md.
 """
+DIGITS_SIZE = 8
 AT_32 = (
     "dataset.size=32",
     "dataset.limit=300",
@@ -53,8 +55,14 @@ AT_32 = (
     "recover.flags.iteration=10",
     "evaluate.epochs=2",
 )
-"""Added to a method's smoke settings where other students are trained, which need 32 pixels."""
-IPCS_AT_32 = (2, 5)
+"""Added to a method's smoke settings where a student needs 32 pixels, as VGG-16 does."""
+# images of a class or two in a batch, mixed, teach deep students nothing in so few steps
+BY_STUDENT: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"mobilenet-v2": ("evaluate.mixup=0", "evaluate.epochs=100")}
+)
+"""Another student → what it changes besides; torchvision's MobileNetV2 halves 8 pixels five times, and learns late."""
+UNMIXED = ("evaluate.mixup=0",)
+"""What any other student changes."""
 BY_RECIPE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     dict.fromkeys(("cifar-10-dynamic", "cifar-100-dynamic"), ("evaluate.protocol=dynamic-labels",))
 )
@@ -80,8 +88,15 @@ def request_of(cell: Cell, scale: Scale, *, base: Request, ipcs: Sequence[int]) 
         recipe="quick",
         arm=cell.arm,
         ipc=smoke_ipc(cell, ipcs),
-        settings=(*settings, *(AT_32 if cell.student else ()), *base.settings),
+        settings=(*settings, *_student_settings(cell), *base.settings),
     )
+
+
+def _student_settings(cell: Cell) -> tuple[str, ...]:
+    """Return what a cell's other student changes, at a size that it takes."""
+    if cell.student is None:
+        return ()
+    return AT_32 if is_large(cell) else BY_STUDENT.get(cell.student, UNMIXED)
 
 
 def smoke_ipc(cell: Cell, ipcs: Sequence[int]) -> int:
@@ -92,16 +107,16 @@ def smoke_ipc(cell: Cell, ipcs: Sequence[int]) -> int:
     """
     # the least IPC stands for a table that names none
     rank = 0 if cell.ipc is None else list(ipcs).index(cell.ipc)
-    numbers = smoke_ipcs(cell)
+    numbers = SMOKE_IPCS[cell.method]
     if rank >= len(numbers):
         least = " and ".join(map(str, ipcs[: len(numbers)]))
         raise DirePlugError(f"the smoke scale has two IPCs, which stand for {least}")
     return numbers[rank]
 
 
-def smoke_ipcs(cell: Cell) -> tuple[int, int]:
-    """Return the two IPCs that stand for the two least of a table."""
-    return IPCS_AT_32 if cell.student else SMOKE_IPCS[cell.method]
+def is_large(cell: Cell) -> bool:
+    """Return whether a cell's student takes no images as small as the digits are."""
+    return cell.student is not None and least_size(cell.student) > DIGITS_SIZE
 
 
 def ipcs_of(cells: Sequence[Cell]) -> list[int]:

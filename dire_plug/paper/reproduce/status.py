@@ -19,6 +19,7 @@ from dire_plug.measures import ACCURACY
 from dire_plug.paper.reproduce.fill import DIVERSITY, FILE
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
+from dire_plug.paper.reproduce.result import BEST
 from dire_plug.paper.reproduce.table import format_figure
 from dire_plug.pipeline import plan_run
 from dire_plug.recipe import as_file, counted, read_yaml
@@ -36,8 +37,9 @@ class CellStatus:
         table, row, column: as printed; a figure has no columns.
         paper: as printed; empty where the paper draws.
         ours: over syntheses, in the unit that the run has; None where nothing was run.
-        shown: ours as a table shows it: mean ± standard deviation (n).
+        shown: ours as a table shows it: mean ± standard deviation (n), and the best on test where it is known.
         half_width: of the 95 % interval of the mean; None below two syntheses.
+        best: of tests after every epoch.
         source: the folders of the runs, or the file, below the folder of runs.
     """
 
@@ -48,7 +50,13 @@ class CellStatus:
     ours: Summary | None = None
     shown: str = NOT_RUN
     half_width: float | None = None
+    best: Summary | None = None
     source: tuple[str, ...] = ()
+
+
+Filled = tuple[Summary | None, Summary | None, tuple[str, ...]]
+"""Ours, the best on test, and where they come from."""
+EMPTY: Filled = None, None, ()
 
 
 def find_status(requests: Sequence[TableRequest]) -> list[CellStatus]:
@@ -67,20 +75,18 @@ def _of_table(
         place = target.name, target.rows[cell.row], target.columns[cell.column]
         if target.draw is not None:
             drawing = replace(request, choice=()).folder / FILE
-            found = (str(drawing.relative_to(root)),) if drawing.is_file() else ()
-            yield CellStatus(target.name, place[1], "", "", shown="drawn" if found else NOT_RUN, source=found)
+            drawn = (str(drawing.relative_to(root)),) if drawing.is_file() else ()
+            yield CellStatus(target.name, place[1], "", "", shown="drawn" if drawn else NOT_RUN, source=drawn)
             continue
         if cell.figure == NOT_PRINTED:
             continue
-        summary, source = _from_runs(request, cell, root, runs)
-        if summary is None:
-            summary, source = stored.get(place[1:], (None, ()))
+        found = _from_runs(request, cell, root, runs)
+        summary, best, source = found if found[0] is not None else stored.get(place[1:], EMPTY)
         if summary is None:
             yield CellStatus(*place, cell.figure)
         else:
-            yield CellStatus(
-                *place, cell.figure, summary, format_figure(cell, summary), half_interval(summary), tuple(source)
-            )
+            shown = "; best ".join(format_figure(cell, one) for one in (summary, best) if one is not None)
+            yield CellStatus(*place, cell.figure, summary, shown, half_interval(summary), best, source)
 
 
 def _finished_runs(root: Path) -> dict[tuple[str, str, str], list[RunFolder]]:
@@ -95,29 +101,31 @@ def _finished_runs(root: Path) -> dict[tuple[str, str, str], list[RunFolder]]:
 
 def _from_runs(
     request: TableRequest, cell: Cell, root: Path, runs: Mapping[tuple[str, str, str], Sequence[RunFolder]]
-) -> tuple[Summary | None, tuple[str, ...]]:
-    """Return the summary of the runs that fill a cell, and their folders; of one seed the last that was finished."""
-    plain = not (cell.student or cell.components or cell.embedding or cell.read == "seconds")
+) -> Filled:
+    """Return what the runs of a cell say; of one seed the last that was finished counts."""
+    plain = not (cell.student or cell.components or cell.embedding or cell.set or cell.read == "seconds")
     candidates = runs.get((cell.method, cell.recipe, cell.arm), ()) if plain else ()
     # of other bits, whatever the recipe
     candidates = [run for run in candidates if _is_fast(run) == (request.base.accelerate == "fast")]
     if not candidates:
-        return None, ()
+        return EMPTY
     try:
         resolved = plan_run(request.first_run(cell), dry=True).resolved
     except DirePlugError:
         if not request.changes:
             raise
         # this recipe has no such preset or setting, so nothing was run with it
-        return None, ()
+        return EMPTY
     wanted = _what_counts(as_file(resolved), cell.arm)
     by_seed: dict[int, RunFolder] = {}
     for run in sorted(candidates, key=lambda one: str(one.status().get("updated"))):
         if _what_counts(read_yaml(run.path / "recipe.yaml"), cell.arm) == wanted:
             by_seed[run.metrics()["seed"]] = run
     chosen = [by_seed[seed] for seed in sorted(by_seed)]
-    summary = summarise([_read(cell, run.metrics()) for run in chosen])
-    return summary, tuple(str(run.path.relative_to(root)) for run in chosen)
+    metrics = [run.metrics() for run in chosen]
+    best = [ACCURACY[1].read(one) for one in metrics] if cell.read == "accuracy" else [None]
+    source = tuple(str(run.path.relative_to(root)) for run in chosen)
+    return summarise([_read(cell, one) for one in metrics]), summarise(best), source
 
 
 def _what_counts(recipe: dict[str, Any], arm: str) -> dict[str, Any]:
@@ -139,9 +147,9 @@ def _read(cell: Cell, metrics: Mapping[str, Any]) -> float | None:
     return None if value is None else float(value)
 
 
-def _stored_cells(root: Path, request: TableRequest) -> dict[tuple[str, str], tuple[Summary, tuple[str, ...]]]:
+def _stored_cells(root: Path, request: TableRequest) -> dict[tuple[str, str], Filled]:
     """Return (row, column) → what `reproduce` filled at the paper's scale with the same options, the last of each."""
-    found: dict[tuple[str, str], tuple[Summary, tuple[str, ...]]] = {}
+    found: dict[tuple[str, str], Filled] = {}
     files = root.glob(f"reproduce/{request.target.name}-paper*/table.json")
     for file in sorted(files, key=lambda path: path.stat().st_mtime):
         content = read_json(file)
@@ -151,7 +159,8 @@ def _stored_cells(root: Path, request: TableRequest) -> dict[tuple[str, str], tu
             for cell in content["cells"]:
                 if ours := cell["ours"]:
                     summary = Summary(ours["mean"], ours["std"], ours["n"])
-                    found[cell["row"], cell["column"]] = summary, (str(file.relative_to(root)),)
+                    best = summarise(cell.get(BEST) or [None])
+                    found[cell["row"], cell["column"]] = summary, best, (str(file.relative_to(root)),)
         except (KeyError, TypeError) as error:
             raise DirePlugError(f"{file}: isn't a table of `reproduce` ({error!r}); remove it") from error
     return found
@@ -176,7 +185,8 @@ def to_markdown(cells: Sequence[CellStatus], headings: Mapping[str, str], *, com
         f"Made by `{command}` from the finished runs in `runs/`; nothing is filled in by hand.",
         f"{count_filled(cells)}.",
         "Ours: mean ± standard deviation over syntheses (their number), with the 95 % t interval of",
-        "the mean; accuracy after the last epoch. Sources lie below the folder of runs.",
+        "the mean; accuracy after the last epoch, and the best on test where every epoch was tested.",
+        "Sources lie below the folder of runs.",
     ]
     for name, heading in headings.items():
         lines += ["", f"## {heading}", "", "| row | column | paper | ours | 95 % interval | source |"]

@@ -27,6 +27,7 @@ from dire_plug.paper.tune.study import Claimed, Study, Tried, read_study, requir
 from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, with_data
 from dire_plug.pipeline.request import with_stand_in
 from dire_plug.pipeline.run import name_artefacts
+from dire_plug.plugins import read_once
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.loading import mapping, merge, settings_tree, split_setting
 from dire_plug.results import Comparison, compare
@@ -101,6 +102,7 @@ class StudyPlan:
         return runs_root(self.judged) / self.judged.method / self.own.source.stem / f"tune-{found}"
 
 
+@read_once()
 def plan_study(request: Request, *, seeds: int, search: Sequence[str] = (), dry: bool = False) -> StudyPlan:
     """Check a request, and return what its study would search.
 

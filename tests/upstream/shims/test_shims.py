@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -16,7 +17,9 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from dire_plug.errors import DirePlugError
+from dire_plug.models import build
 from dire_plug.upstream import shims
+from dire_plug.upstream.shims.class_networks import class_aware
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +169,57 @@ def test_a_network_that_upstreams_module_lacks_is_told(tmp_path: Path, monkeypat
     shims.install({"own_networks": {"module": "their_nets", "replace": {"Net": "resnet-small"}}}, device="cpu")
     with pytest.raises(DirePlugError, match="upstream's module 'their_nets' has no 'Net'"):
         import_module("their_nets")
+
+
+class ClassAwareBatchNorm2d(nn.BatchNorm2d):
+    """A layer as LPLD's: it takes a pair, and keeps what it has seen of each class."""
+
+    seen: torch.Tensor
+
+    def __init__(self, features: int, classes: int, **options: Any) -> None:
+        super().__init__(features, **options)
+        self.register_buffer("seen", torch.zeros(classes))
+
+    def forward(self, pair: Any) -> torch.Tensor:
+        features, labels = pair
+        if labels is not None:
+            self.seen[labels] += 1
+        return super().forward(features)
+
+
+def their_network(**ignored: Any) -> nn.Module:
+    """Stand for a network that upstream's module registers."""
+    return nn.Identity()
+
+
+def test_a_network_is_registered_again_in_each_pass() -> None:
+    shims.install({"class_networks": {}}, device="cpu")
+    for _ in range(2):
+        assert torchvision.models._api.register_model()(their_network) is their_network
+    assert torchvision.models._api.BUILTIN_MODELS.pop("their_network") is their_network
+
+
+def test_a_network_of_ours_that_knows_classes_is_built_instead() -> None:
+    options = {"replace": "their_network", "architecture": "resnet-small"}
+    shims.install({"class_networks": options}, device="cpu")
+    made = torchvision.models._api.register_model()(their_network)(num_classes=5)
+    del torchvision.models._api.BUILTIN_MODELS["their_network"]
+    assert {len(module.seen) for module in made.modules() if isinstance(module, ClassAwareBatchNorm2d)} == {5}
+
+
+def test_each_batch_norm_sees_pairs_and_the_network_computes_as_before() -> None:
+    network = build("resnet-small", outputs=4).eval()
+    images, labels = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 1, 3])
+    expected, keys = network(images), list(network.state_dict())
+    seen = []
+    class_aware(network, ClassAwareBatchNorm2d, 4)
+    norms = [module for module in network.modules() if isinstance(module, ClassAwareBatchNorm2d)]
+    norms[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    assert torch.equal(network.eval()(images, labels), expected)
+    assert torch.equal(network(images), expected)
+    assert [key for key in network.state_dict() if not key.endswith("seen")] == keys
+    assert [found is labels for _, found in seen] == [True, False]
+    assert {tuple(norm.seen.tolist()) for norm in norms} == {(0, 1, 0, 1)}
 
 
 @pytest.mark.filterwarnings("ignore:The parameter 'pretrained':UserWarning")

@@ -1,6 +1,7 @@
 """Stand-ins for what scripts import or open: wandb, prefetch_generator, CIFAR, files at fixed paths."""
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -229,3 +230,17 @@ def test_a_link_to_nothing_or_over_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DirePlugError, match=r"taken: cannot be linked to .*: File exists"):
         shims.install({"files": {"links": {"taken": str(tmp_path)}}}, device="cpu")
     assert Path("taken").read_text() == "mine"
+
+
+def test_a_dataset_of_upstreams_own_is_served_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # put back in the end, as the shim puts another in its place
+    monkeypatch.setitem(sys.modules, "their_dataset", ModuleType("their_dataset"))
+    images, labels = torch.arange(3 * 3 * 4, dtype=torch.uint8).reshape(3, 3, 2, 2), torch.tensor([1, 0, 1])
+    save_file({"train.images": images, "train.labels": labels}, file := tmp_path / "training.safetensors")
+    options = {"file": str(file), "classes": 4, "also": "their_dataset.Theirs"}
+    shims.install({"image_folder": options}, device="cpu")
+    their_dataset = importlib.import_module("their_dataset")
+    for train in (torchvision.datasets.ImageFolder("data/train"), their_dataset.Theirs("data", split="train")):
+        assert (len(train), train.targets, len(train.classes)) == (3, [1, 0, 1], 4)
+    for test in (torchvision.datasets.ImageFolder("data/val"), their_dataset.Theirs("data", split="val")):
+        assert (len(test), test[0][1]) == (1, 1)
