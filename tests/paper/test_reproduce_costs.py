@@ -38,7 +38,7 @@ def test_every_run_is_listed_once_with_all_seeds_and_combinations() -> None:
 
 
 def test_another_student_is_a_run_that_shares_the_synthesis(bare_home: Path) -> None:
-    own, *others = plan_costs(runs_of(request_of_table("table-10", row="sre2l")))
+    own, *others = plan_costs(runs_of(request_of_table("table-10", row="vit")))
     assert others
     for run in others:
         if run.request.arm == own.request.arm and run.request.ipc == own.request.ipc:
@@ -124,6 +124,18 @@ def test_the_dry_run_runs_nothing_and_says_what_it_is_based_on(
     assert sorted(finished.rglob("*")) == before
     # no clock in it
     assert cli(*command).out == answer.out
+
+
+def test_runs_whose_recipes_lack_the_preset_are_left_out_with_the_reason(
+    bare_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dwa = request_of_table("table-4", scale="paper", row="dwa", column="10")
+    sre2l = request_of_table("table-4", scale="paper", row="sre2l", column="10")
+    both = replace(dwa, cells=(*dwa.cells, *sre2l.cells), base=replace(dwa.base, preset="as-released"))
+    ui.show(show_costs([both], rate=RATE)[0])
+    printed = capsys.readouterr().out
+    assert "2 runs, and 0 times other students" in printed
+    assert "2 runs can't be planned: no preset 'as-released'" in printed
 
 
 def test_a_gpu_is_named_for_estimates_only(cli: Cli) -> None:

@@ -67,9 +67,8 @@ def show_costs(requests: Sequence[TableRequest], *, rate: Rate) -> tuple[Rendera
     """
     wanted = {request.target.name: runs_of(request) for request in requests}
     # a preset or a setting that only some recipes have leaves the others' cells empty
-    faulty = (
-        _find_faulty(dict.fromkeys(one for found in wanted.values() for one in found)) if requests[0].changes else {}
-    )
+    asked_for = dict.fromkeys(one for found in wanted.values() for one in found)
+    faulty = _find_faulty(asked_for) if requests[0].changes else {}
     wanted = {name: [one for one in found if one not in faulty] for name, found in wanted.items()}
     runs = {run.request: run for run in plan_costs(one for found in wanted.values() for one in found)}
     units = once(unit for run in runs.values() for unit in run.units)
