@@ -99,7 +99,7 @@ def find_agreements(found: MethodsComparison) -> dict[str, Agreement]:
 def _rank_table(found: MethodsComparison) -> Table:
     kinds = {OWN: means_of(found.own), ONE: means_of(found.judged)}
     ranks = {
-        f"{arm}, {kind}": dict(zip(of_methods, rank(list(of_methods.values())), strict=True))
+        (f"{arm}, {kind}" if found.own else arm): dict(zip(of_methods, rank(list(of_methods.values())), strict=True))
         for arm in kinds[ONE]
         for kind, means in kinds.items()
         if (of_methods := means.get(arm))
@@ -139,9 +139,10 @@ def notes(found: MethodsComparison) -> list[str]:
     ]
     lines.append("± standard deviation over syntheses" if n > 1 else "one synthesis per arm: no spread")
     interval = ", ± half of the 95 % interval of the paired t test" if n > 1 else ""
-    lines.append(f"… − control: paired by seed{interval}")
-    if n < FEW:
-        lines.append(f"n = {n}: below {FEW} pairs the interval says little")
+    if any(one.controlled for one in found.judged.values()):
+        lines.append(f"… − control: paired by seed{interval}")
+        if n < FEW:
+            lines.append(f"n = {n}: below {FEW} pairs the interval says little")
     for name, comparison in found.judged.items():
         lines += [f"{name}: {arm} equals {other} here, so it was run once" for arm, other in comparison.same.items()]
     for name, count in found.images.items():

@@ -27,7 +27,7 @@ def complete(line: str) -> list[str]:
     [
         ("", list(COMMANDS)),
         ("run ", METHODS),
-        ("verify sr", ["sre2l"]),
+        ("verify sr", [name for name in METHODS if name.startswith("sr")]),
         ("vendor sre2l d", [name for name in METHODS if name.startswith("d")]),
         ("run sre2l --recipe cifar", ["cifar-10", "cifar-100"]),
         ("run sre2l --recipe cifar-100 --preset ", ["as-released", "as-printed"]),

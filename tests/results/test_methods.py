@@ -219,6 +219,7 @@ def test_without_their_own_protocols_nothing_is_said_of_them(comparison: Methods
     assert "own protocol" not in text
     assert "Kendall" not in text
     assert "rank of the methods" in text
+    assert "dire, one" not in text
 
 
 def test_the_figure_has_a_panel_a_protocol_and_a_place_a_method(comparison: MethodsComparison) -> None:
