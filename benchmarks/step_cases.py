@@ -82,6 +82,14 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "g-vbsm": Case("cifar-100", _iterations, "4×1, 5 networks", "100×1, 5 networks", _HUNDRED),
         "cv-dd": Case("tiny", _iterations, "5×1, 2 networks", "100×1, 2 networks", _HUNDRED),
         "sre2l-pp": Case("cifar-100", _iterations, "5×1, ResNet-18", "100×1, ResNet-18", _HUNDRED),
+        "lpld": Case(
+            "tiny",
+            _iterations,
+            "1×2, ResNet-18",
+            "1×50, ResNet-18",
+            {"batch-size": 50},
+            {"ipc": 50, "real_per_class": 50},
+        ),
         "mtt": Case(
             "cifar-100",
             _to_iteration,
