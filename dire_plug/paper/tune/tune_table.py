@@ -212,7 +212,7 @@ def draw_tuned(tuned: Tuned, path: Path) -> None:
             axes.set_xlim(one.low / 1.1 if one.log else one.low, one.high * 1.1 if one.log else one.high)
         axes.set_xlabel(names[one.key])
         plain(axes)
-    panels[0].set_ylabel(f"accuracy on {plan.validation} validation images, %", fontsize=9)
+    panels[0].set_ylabel(f"accuracy, %,\non {plan.validation} validation images", fontsize=9)
     panels[-1].legend(frameon=False, fontsize=8)
     what = f"{plan.judged.method}, {plan.own.source.stem}, IPC {plan.own.recipe.ipc}"
     title = f"{what}: {count_of(len(tuned.trials), 'trial')} of {plan.judged.arm}"
