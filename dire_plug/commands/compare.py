@@ -14,10 +14,12 @@ from dire_plug.commands.dry import show_dry
 from dire_plug.commands.options import (
     LOG,
     METHOD,
+    SEEDS,
     MethodCommand,
     executor_options,
     make_request,
     run_options,
+    split_names,
     table_files,
     where_runs_are,
 )
@@ -44,9 +46,7 @@ if TYPE_CHECKING:
     help="Add the arms between baseline and control, one change after another, and compare each with the one before.",
 )
 @click.option("--class", "class_name", metavar="NAME", help="The class that class.png enlarges: name or number.")
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
-)
+@SEEDS
 @run_options
 @LOG
 @executor_options
@@ -77,7 +77,7 @@ def compare(
 
     request = make_request(method, **options)
     # each arm once, in the order given
-    names = list(dict.fromkeys(name.strip() for name in arms.split(",") if name.strip()))
+    names = split_names(arms)
     if not names:
         raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
     if ladder:

@@ -11,7 +11,16 @@ import click
 from dire_plug import home, ui
 from dire_plug.commands.completion import offer_any_recipes, offer_arms, offer_method_list, offer_subsets
 from dire_plug.commands.dry import describe_units
-from dire_plug.commands.options import LOG, MethodCommand, executor_options, make_request, run_options, table_files
+from dire_plug.commands.options import (
+    LOG,
+    SEEDS,
+    MethodCommand,
+    executor_options,
+    make_request,
+    run_options,
+    split_names,
+    table_files,
+)
 from dire_plug.recipe import METHOD_ARMS, SUBSET_ARMS
 from dire_plug.store.runs import runs_root
 
@@ -56,9 +65,7 @@ NONE = "none"
     show_default=True,
     help="Also train students by each method's own protocol, and compare the rankings.",
 )
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
-)
+@SEEDS
 @run_options
 @LOG
 @executor_options
@@ -84,13 +91,13 @@ def compare_methods(
     from dire_plug.results import methods as comparing
     from dire_plug.results.methods_table import METHODS, methods_to_json, render, store_methods
 
-    named = _split(methods)
+    named = split_names(methods)
     request = make_request(named[0] if named else "", **options)
     plan = comparing.plan_methods(
         request,
         named,
-        arms=_split(arms),
-        subsets=[] if subsets == NONE else _split(subsets),
+        arms=split_names(arms),
+        subsets=[] if subsets == NONE else split_names(subsets),
         seeds=seeds,
         protocol=protocol,
         labels=labels,
@@ -107,11 +114,6 @@ def compare_methods(
     ui.show(f"\nstored in: {folder}/{METHODS}.json")
     ui.show(f"figure:    {folder}/methods.png")
     ui.show(f"took {time.monotonic() - started:.0f} s")
-
-
-def _split(text: str) -> list[str]:
-    """Return the names of a list, each once, in the order given."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _show_dry(plan: MethodsPlan, *, card: str | None, device: str) -> None:

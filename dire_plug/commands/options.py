@@ -126,6 +126,9 @@ def table_files(function: Function) -> Function:
     )(wraps(function)(call))  # type: ignore[return-value]
 
 
+SEEDS = click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Syntheses of each arm, paired."
+)
 LOG = click.option(
     "--log",
     multiple=True,
@@ -271,6 +274,11 @@ def executor_options(function: Function) -> Function:
         return function(*arguments, execution=execution, **options)
 
     return _adding(EXECUTOR_OPTIONS)(call)  # type: ignore[return-value]
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names of a list that commas separate, each once, in the order given."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
