@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug import plugins, ui
-from dire_plug.errors import DirePlugError, nearest
+from dire_plug.errors import DirePlugError, MissingError, nearest
 from dire_plug.executors.dispatch import Runner
 from dire_plug.pipeline import Request, Run, plan_run
-from dire_plug.pipeline.request import count_classes
+from dire_plug.pipeline.request import VENDOR, count_classes
 from dire_plug.recipe import METHOD_ARMS, REAL_IMAGE_ARMS, SUBSET_ARMS, Recipe, recipe_names
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.loading import Tree, flatten, mapping, merge, settings_tree, split_setting
@@ -161,9 +161,8 @@ def plan_methods(
     judge = plan_run(replace(found.request, arm=SUBSET_ARMS[0])).recipe
     check_data(recipes if protocol is None else {**recipes, f"the protocol {found.recipe}": judge})
     if (absent := [one.adapter.name for one in planned.values() if not one.ready]) and not dry:
-        raise DirePlugError(
-            f"{', '.join(absent)}: their own code isn't vendored; get it with: dire-plug vendor {' '.join(absent)}"
-        )
+        message = f"{', '.join(absent)}: their own code isn't vendored; get it with: {VENDOR} {' '.join(absent)}"
+        raise MissingError(message, command=VENDOR, names=tuple(absent))
     images = {name: count_images(run) for name, run in planned.items()}
     return MethodsPlan(
         requests,
