@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 from dire_plug import home, plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, preset_names, read_yaml, recipe_names
+from dire_plug.recipe.loading import is_recipe_file
 from dire_plug.store.runs import list_runs
 
 Offer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -70,7 +71,7 @@ def _recipe(context: click.Context) -> dict[str, Any]:
     """Return the content of the recipe that the words before name."""
     folder, _ = _recipes(_method(context))
     name = context.params.get("recipe") or "quick"
-    return read_yaml(Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml")
+    return read_yaml(Path(name) if is_recipe_file(name) else folder / f"{name}.yaml")
 
 
 def regularizers() -> list[str]:

@@ -26,6 +26,7 @@ from dire_plug.models.small_networks import GREY
 from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_names, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
 from dire_plug.recipe.evaluate import check_protocol
+from dire_plug.recipe.loading import is_recipe_file
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import RDED, DatasetSection, Recipe
 from dire_plug.stages.artefacts import FULL
@@ -180,7 +181,7 @@ def _takers(classes: int) -> str:
 
 def find_recipe(adapter: Adapter, name: str) -> Path:
     """Return the file of a recipe: a name of the method's own, or a path to a YAML file."""
-    if name.endswith((".yaml", ".yml")):
+    if is_recipe_file(name):
         path = expand_user(name, where="recipe")
         if not path.is_file():
             raise DirePlugError(f"recipe {path}: no such file")

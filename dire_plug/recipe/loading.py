@@ -77,6 +77,11 @@ def recipe_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
+def is_recipe_file(name: str) -> bool:
+    """Return whether a recipe is named by a YAML file instead of a name of the method's own."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def recipe_path(folder: Path, name: str) -> Path:
     """Return the file of the recipe `name` in a folder.
 

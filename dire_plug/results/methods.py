@@ -24,7 +24,7 @@ from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import VENDOR, count_classes
 from dire_plug.recipe import METHOD_ARMS, REAL_IMAGE_ARMS, SUBSET_ARMS, Recipe, recipe_names
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
-from dire_plug.recipe.loading import Tree, flatten, mapping, merge, settings_tree, split_setting
+from dire_plug.recipe.loading import Tree, flatten, is_recipe_file, mapping, merge, settings_tree, split_setting
 from dire_plug.recipe.values import LEARNED
 from dire_plug.results.comparison import Comparison, compare, comparison_requests
 from dire_plug.sets.opened import DEFAULT_METHOD, read_recipe_name
@@ -240,9 +240,8 @@ def _read_methods(texts: Sequence[str], recipe: str) -> list[tuple[str, str]]:
         return [(method, recipe) for method in found]
     if not texts:
         raise DirePlugError(f"METHODS: name some, separated by commas: {', '.join(plugins.known('methods'))}; or {ALL}")
-    files = (".yaml", ".yml")
     named = [
-        read_recipe_name(one, option="METHODS") if "/" in one or one.endswith(files) else (one, recipe) for one in texts
+        read_recipe_name(one, option="METHODS") if "/" in one or is_recipe_file(one) else (one, recipe) for one in texts
     ]
     return list(dict.fromkeys(named))
 

@@ -19,7 +19,7 @@ from dire_plug.files import expand_user, read_json
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
-from dire_plug.recipe.loading import Tree, dataset_settings, is_folder, mapping, path_setting
+from dire_plug.recipe.loading import Tree, dataset_settings, is_folder, is_recipe_file, mapping, path_setting
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space, require_set
 from dire_plug.stages.artefacts import Source
@@ -221,7 +221,7 @@ def read_recipe_name(text: str, *, option: str) -> tuple[str, str]:
         DirePlugError: there is no such file, or no method is named; `option` is what the user wrote it for.
     """
     method, slash, name = text.partition("/")
-    if text.endswith((".yaml", ".yml")):
+    if is_recipe_file(text):
         path = expand_user(text, where=option)
         if not path.is_file():
             raise DirePlugError(f"{option} {text}: no such file")
