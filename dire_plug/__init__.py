@@ -1,7 +1,8 @@
 """Run the published code of dataset-condensation methods with a regularizer in its loss.
 
 In Python, with the command line's words: `dire_plug.run("sre2l", dire=True)`, `dire_plug.compare("sre2l")`,
-`dire_plug.load_run(NAME)`, `dire_plug.load_comparison(NAME)`, `dire_plug.measure(PATH)`, `dire_plug.evaluate(PATH)`.
+`dire_plug.compare_methods("all")`, `dire_plug.tune("sre2l")`, `dire_plug.measure(PATH)`, `dire_plug.evaluate(PATH)`;
+`dire_plug.load_run(NAME)`, `load_comparison`, `load_methods` and `load_study` return finished ones.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,28 +12,40 @@ from dire_plug.errors import DirePlugError
 if TYPE_CHECKING:
     from dire_plug.python import (
         ComparisonResult,
+        MethodsResult,
         RunResult,
         SetResult,
+        StudyResult,
         compare,
+        compare_methods,
         evaluate,
         load_comparison,
+        load_methods,
         load_run,
+        load_study,
         measure,
         run,
+        tune,
     )
 
 __version__ = "0.1.0"
 __all__ = [
     "ComparisonResult",
     "DirePlugError",
+    "MethodsResult",
     "RunResult",
     "SetResult",
+    "StudyResult",
     "compare",
+    "compare_methods",
     "evaluate",
     "load_comparison",
+    "load_methods",
     "load_run",
+    "load_study",
     "measure",
     "run",
+    "tune",
 ]
 
 

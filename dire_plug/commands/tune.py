@@ -22,7 +22,6 @@ from dire_plug.commands.options import (
     where_runs_are,
 )
 from dire_plug.errors import count_of
-from dire_plug.files import write_json
 from dire_plug.store.runs import runs_root
 from dire_plug.tables import Table
 
@@ -90,9 +89,8 @@ def tune(
     may be pruned after its first student. The best becomes a preset of a copy of the recipe, and is tested once beside
     its control. The same command resumes the study, and several may work on it at once.
     """
-    from dire_plug.paper.tune import draw_tuned, plan_study, render_tuned, tuned_json
+    from dire_plug.paper.tune import plan_study, render_tuned, store_tuned, tuned_json
     from dire_plug.paper.tune import tune as run_study
-    from dire_plug.results import store_comparison
 
     request = make_request(method, arm=arm, **options)
     plan = plan_study(request, seeds=seeds, search=search, dry=options["dry_run"])
@@ -102,11 +100,9 @@ def tune(
     started = time.monotonic()
     file = None if write is None else write.absolute()
     tuned = run_study(plan, trials=trials, parallel=parallel, execution=execution, write=file)
-    compared = store_comparison(tuned.tested, runs_root(request))
-    content = tuned_json(tuned)
-    write_json(tuned.folder / "tune.json", content)
-    ui.result(*render_tuned(tuned), data=lambda: content | {"folder": tuned.folder, "comparison": compared})
-    draw_tuned(tuned, tuned.folder / "tune.png")
+    compared = store_tuned(tuned, runs_root(request))
+    data = {"folder": tuned.folder, "comparison": compared}
+    ui.result(*render_tuned(tuned), data=lambda: tuned_json(tuned) | data)
     ui.show(f"\nstored in: {tuned.folder}/tune.json")
     ui.show(f"picture:   {tuned.folder}/tune.png")
     ui.show(f"test:      dire-plug report {compared.name}{where_runs_are(request.out)}")

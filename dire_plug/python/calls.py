@@ -8,19 +8,30 @@ are `DirePlugError`; their messages name the command line's options.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import yaml
-
-from dire_plug import home
-from dire_plug.commands.options import add_real, check_settings
+from dire_plug.commands.options import check_settings
 from dire_plug.commands.run import choose_arm
-from dire_plug.errors import DirePlugError, nearest
-from dire_plug.executors.dispatch import Runner
-from dire_plug.executors.settings import read_settings
-from dire_plug.pipeline import Request
+from dire_plug.errors import DirePlugError
+from dire_plug.python.options import (
+    Accelerate,
+    Engine,
+    Executor,
+    PathLike,
+    Settings,
+    SpaceKind,
+    as_folder,
+    as_options,
+    as_path,
+    as_yaml,
+    check_least,
+    check_set,
+    make_request,
+    make_runner,
+    runs_folder,
+)
 from dire_plug.python.results import ComparisonResult, RunResult, SetResult
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.results.comparison import compare as run_comparison
@@ -32,15 +43,7 @@ from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.measure import OWN, measure_set
 from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.units import plan_set_units
-from dire_plug.store.runs import RERUN, runs_root
-
-PathLike = str | os.PathLike[str]
-Settings = Mapping[str, object] | Sequence[str]
-"""Changes of a recipe: {"recover.plan.per_class": 5}, or ["recover.plan.per_class=5"]."""
-Engine = Literal["auto", "upstream", "native"]
-Accelerate = Literal["none", "exact", "fast"]
-Executor = Literal["inline", "local", "slurm"]
-SpaceKind = Literal["pixels", "normalised", "zca"]
+from dire_plug.store.runs import runs_root
 
 
 def run(
@@ -100,9 +103,9 @@ def run(
         DirePlugError: as the command line's errors.
     """
     weights = regularizers.items() if isinstance(regularizers, Mapping) else ()
-    terms = [f"{name}={_as_yaml(weight)}" for name, weight in weights] or _as_options(regularizers)
-    chosen, changes = choose_arm(terms, arm, dire=dire, settings=_as_options(settings))
-    request = _request(
+    terms = [f"{name}={as_yaml(weight)}" for name, weight in weights] or as_options(regularizers)
+    chosen, changes = choose_arm(terms, arm, dire=dire, settings=as_options(settings))
+    request = make_request(
         method,
         chosen,
         changes,
@@ -114,14 +117,14 @@ def run(
         engine=engine,
         accelerate=accelerate,
         real=real,
-        out=_path(out),
-        data_root=_folder(data_root),
+        out=as_path(out),
+        data_root=as_folder(data_root),
         offline=offline,
-        rerun=_as_options(rerun),
+        rerun=as_options(rerun),
         keep_labels=keep_labels,
         wait=wait,
     )
-    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
+    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
     runner.prepare([request])
     return RunResult.of(runner.run(request))
 
@@ -169,10 +172,10 @@ def compare(
     names = list(dict.fromkeys([arms] if isinstance(arms, str) else arms))
     if not names or seeds < 1:
         raise DirePlugError("compare: name at least one arm, and at least one seed")
-    request = _request(
+    request = make_request(
         method,
         "baseline",
-        _as_options(settings),
+        as_options(settings),
         recipe=str(recipe),
         preset=preset,
         ipc=ipc,
@@ -181,16 +184,16 @@ def compare(
         engine=engine,
         accelerate=accelerate,
         real=real,
-        out=_path(out),
-        data_root=_folder(data_root),
+        out=as_path(out),
+        data_root=as_folder(data_root),
         offline=offline,
-        rerun=_as_options(rerun),
+        rerun=as_options(rerun),
         keep_labels=keep_labels,
         wait=wait,
     )
     if ladder:
         names = with_ladder(request, names)
-    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
+    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
     comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=runner)
     return ComparisonResult(store_comparison(comparison, runs_root(request)), comparison)
 
@@ -204,7 +207,7 @@ def load_run(name: PathLike, *, out: PathLike | None = None) -> RunResult:
     Raises:
         DirePlugError: none or several match, or the run isn't finished.
     """
-    found = find_runs([os.fspath(name)], _root(out))
+    found = find_runs([os.fspath(name)], runs_folder(out))
     if len(found) != 1:
         raise DirePlugError(f"{name}: names {len(found)} runs; a comparison is loaded by load_comparison")
     return RunResult(found[0])
@@ -219,7 +222,7 @@ def load_comparison(name: PathLike, *, out: PathLike | None = None) -> Compariso
     Raises:
         DirePlugError: there is no such comparison, or a run of it is missing.
     """
-    return ComparisonResult(*read_comparison(os.fspath(name), _root(out)))
+    return ComparisonResult(*read_comparison(os.fspath(name), runs_folder(out)))
 
 
 def measure(
@@ -258,9 +261,9 @@ def measure(
     Raises:
         DirePlugError: as the command line's errors.
     """
-    changes = _as_options(settings)
+    changes = as_options(settings)
     check_settings(changes, {"measure.nearest_k": ("--nearest-k", nearest_k)})
-    _check_set(space, ipc=ipc, nearest_k=nearest_k)
+    check_set(space, ipc=ipc, nearest_k=nearest_k)
     request = SetRequest(
         Path(path),
         real=None if real is None else os.fspath(real),
@@ -272,10 +275,10 @@ def measure(
         normalised_by=normalised_by,
         teacher=None if teacher is None else str(teacher),
         device=device,
-        data_root=_folder(data_root),
+        data_root=as_folder(data_root),
         offline=offline,
     )
-    found = measure_set(request, embeddings=_as_options(embeddings), weights=_path(weights), nearest_k=nearest_k)
+    found = measure_set(request, embeddings=as_options(embeddings), weights=as_path(weights), nearest_k=nearest_k)
     return SetResult(found, request.path)
 
 
@@ -320,13 +323,13 @@ def evaluate(
     Raises:
         DirePlugError: as the command line's errors.
     """
-    changes = _as_options(settings)
-    names = _as_options(students)
+    changes = as_options(settings)
+    names = as_options(students)
     given = {"students": ("--student", list(names) or None), "per_synthesis": ("--per-set", per_set)}
     given |= {"epochs": ("--epochs", epochs)}
     check_settings(changes, {f"evaluate.{key}": value for key, value in given.items()})
-    _check_set(space, ipc=ipc, per_set=per_set, epochs=epochs)
-    _check_least(0, seed=seed)
+    check_set(space, ipc=ipc, per_set=per_set, epochs=epochs)
+    check_least(0, seed=seed)
     request = SetRequest(
         Path(path),
         real=None if real is None else os.fspath(real),
@@ -339,87 +342,14 @@ def evaluate(
         teacher=None if teacher is None else str(teacher),
         seed=seed,
         device=device,
-        out=_path(out),
-        data_root=_folder(data_root),
+        out=as_path(out),
+        data_root=as_folder(data_root),
         offline=offline,
-        rerun=_as_options(rerun),
+        rerun=as_options(rerun),
         keep_labels=keep_labels,
         wait=wait,
     )
     chosen: dict[str, Any] = {"students": names, "per_set": per_set, "epochs": epochs}
-    runner = _runner(executor, jobs, max_jobs, gpus_per_job, slurm)
+    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm)
     runner.make(lambda: plan_set_units("evaluate", request, **chosen))
     return SetResult(evaluate_set(request, **chosen), request.path)
-
-
-# From keywords to the command line's values.
-
-
-def _request(method: str, arm: str, settings: tuple[str, ...], *, real: PathLike | None, **options: Any) -> Request:
-    # the command line's own checks of these values are click's
-    _check_choice("engine", options["engine"], get_args(Engine))
-    _check_choice("accelerate", options["accelerate"], get_args(Accelerate))
-    for stage in options["rerun"]:
-        _check_choice("rerun", stage, RERUN)
-    _check_least(0, seed=options["seed"])
-    _check_least(1, ipc=options["ipc"])
-    settings = add_real(settings, None if real is None else os.fspath(real), ipc=options["ipc"])
-    return Request(method=method, arm=arm, settings=settings, **options)
-
-
-def _check_set(space: str | None, **counts: int | None) -> None:
-    if space is not None:
-        _check_choice("space", space, get_args(SpaceKind))
-    _check_least(1, **counts)
-
-
-def _check_choice(name: str, given: str, known: Iterable[str]) -> None:
-    if given not in (names := tuple(known)):
-        raise DirePlugError(f"{name}: no '{given}'{nearest(given, names)}; one of {', '.join(names)}")
-
-
-def _check_least(least: int, **given: int | None) -> None:
-    for name, value in given.items():
-        if value is not None and value < least:
-            raise DirePlugError(f"{name}: must be {least} at least, is {value}")
-
-
-def _runner(
-    executor: str | None,
-    jobs: int | None,
-    max_jobs: int | None,
-    gpus_per_job: int | None,
-    slurm: Sequence[str],
-    log: Sequence[str] = (),
-) -> Runner:
-    options = _as_options(slurm)
-    settings = read_settings(executor, jobs=jobs, max_jobs=max_jobs, gpus_per_job=gpus_per_job, slurm=options)
-    return Runner(settings, log=_as_options(log))
-
-
-def _as_options(given: Mapping[str, object] | Iterable[str]) -> tuple[str, ...]:
-    """Return KEY=VALUE texts, with values as YAML writes them in one line."""
-    if not isinstance(given, Mapping):
-        return (given,) if isinstance(given, str) else tuple(given)
-    return tuple(f"{key}={_as_yaml(value)}" for key, value in given.items())
-
-
-def _as_yaml(value: object) -> str:
-    if isinstance(value, str | os.PathLike):
-        return os.fspath(value)
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
-    return text.removesuffix("...\n").strip()
-
-
-def _path(path: PathLike | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _folder(path: PathLike | None) -> Path | None:
-    if path is not None and not Path(path).is_dir():
-        raise DirePlugError(f"data_root {path}: no such folder")
-    return _path(path)
-
-
-def _root(out: PathLike | None) -> Path:
-    return (_path(out) or home.runs()).absolute()

@@ -48,7 +48,7 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
 
 
-class _Shown:
+class Shown:
     """What a result shows of itself: the tables of the command line, as text, HTML, or files."""
 
     def _tables(self) -> RenderableType:
@@ -80,7 +80,7 @@ class _Shown:
         return to_html(collect(self._tables()))
 
 
-class RunResult(_Shown):
+class RunResult(Shown):
     """A finished run: one arm of one recipe with one seed."""
 
     def __init__(self, run: ReportRun, notes: Iterable[str] = ()) -> None:
@@ -166,7 +166,7 @@ class RunResult(_Shown):
         return f"<RunResult {where}{reached}: {self.path.name}>"
 
 
-class ComparisonResult(_Shown):
+class ComparisonResult(Shown):
     """Arms side by side, paired by seed.
 
     Attributes:
@@ -244,7 +244,7 @@ class ComparisonResult(_Shown):
                 for key, gap in of_arm.items()
                 if gap is not None
             ]
-            return _pandas().DataFrame(gaps, columns=["arm", "measure", "mean", "half_width", "n"])
+            return import_pandas().DataFrame(gaps, columns=["arm", "measure", "mean", "half_width", "n"])
         raise DirePlugError(f"to_frame: no rows '{rows}'; one of runs, arms, differences")
 
     def plot(self, what: Literal["measures", "images"] = "measures") -> Figure:
@@ -273,7 +273,7 @@ class ComparisonResult(_Shown):
         return f"<ComparisonResult {where}: {self.path.name}>"
 
 
-class SetResult(_Shown):
+class SetResult(Shown):
     """The diversity of a condensed set, or the accuracy of students of it.
 
     Attributes:
@@ -300,7 +300,7 @@ class SetResult(_Shown):
         rows = [{"set": self._found.condensed["name"], **self.metrics}]
         if isinstance(self._found, MeasuredSet):
             rows.append({"set": "real reference", **self._found.real_reference})
-        return _pandas().DataFrame(rows)
+        return import_pandas().DataFrame(rows)
 
     def plot(self) -> Figure:
         """Raise: one set is no figure."""
@@ -324,10 +324,15 @@ def _images_figure(folders: Mapping[str, Path]) -> Figure:
 
 def _frame(records: list[dict[str, Any]], *, numbers: Iterable[str]) -> pd.DataFrame:
     """Return a frame in which a missing number is NaN."""
-    return _pandas().DataFrame(records).astype(dict.fromkeys(numbers, float))
+    return import_pandas().DataFrame(records).astype(dict.fromkeys(numbers, float))
 
 
-def _pandas() -> Any:
+def import_pandas() -> Any:
+    """Return pandas.
+
+    Raises:
+        DirePlugError: it isn't installed.
+    """
     try:
         import pandas
     except ImportError as error:

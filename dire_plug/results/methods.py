@@ -41,15 +41,11 @@ class Protocol:
 
     Attributes:
         recipe: METHOD/RECIPE that it comes from.
-        request: for that recipe's real images.
         section: how students are trained.
-        sections: what replaces each recipe's own, as `Request.sections` takes it.
     """
 
     recipe: str
-    request: Request
     section: EvaluateSection
-    sections: tuple[str, ...]
 
     @property
     def labels(self) -> str:
@@ -63,12 +59,14 @@ class MethodsPlan:
 
     Attributes:
         own: method → the request for its own recipe, in its own protocol.
+        real: the request for real images, in the one protocol: its `sections` replace each recipe's own.
         images: method → images of a class that it makes, where they aren't IPC.
         with_own: whether students are trained by each method's own protocol, too.
     """
 
     own: dict[str, Request]
     protocol: Protocol
+    real: Request
     arms: tuple[str, ...]
     subsets: tuple[str, ...]
     seeds: int
@@ -78,12 +76,7 @@ class MethodsPlan:
     @property
     def judged(self) -> dict[str, Request]:
         """Method → the request for its own images, in the one protocol."""
-        return {name: replace(one, sections=self.protocol.sections) for name, one in self.own.items()}
-
-    @property
-    def real(self) -> Request:
-        """The request for real images, in the one protocol."""
-        return replace(self.protocol.request, sections=self.protocol.sections)
+        return {name: replace(one, sections=self.real.sections) for name, one in self.own.items()}
 
     def requests(self) -> list[Request]:
         """Return the requests of all runs, each once.
@@ -156,9 +149,9 @@ def plan_methods(
     named = _name(_read_methods(methods, request.recipe))
     requests = {name: replace(request, method=method, recipe=recipe) for name, (method, recipe) in named.items()}
     planned = _plan_each(requests, arms)
-    found = _plan_protocol(next(iter(requests.values())), protocol, labels=labels, settings=judging)
+    found, real = _plan_protocol(next(iter(requests.values())), protocol, labels=labels, settings=judging)
     recipes = {name: run.recipe for name, run in planned.items()}
-    judge = plan_run(replace(found.request, arm=SUBSET_ARMS[0])).recipe
+    judge = plan_run(replace(real, arm=SUBSET_ARMS[0])).recipe
     check_data(recipes if protocol is None else {**recipes, f"the protocol {found.recipe}": judge})
     if (absent := [one.adapter.name for one in planned.values() if not one.ready]) and not dry:
         message = f"{', '.join(absent)}: their own code isn't vendored; get it with: {VENDOR} {' '.join(absent)}"
@@ -167,6 +160,7 @@ def plan_methods(
     return MethodsPlan(
         requests,
         found,
+        real,
         tuple(arms),
         tuple(subsets),
         seeds,
@@ -283,8 +277,10 @@ def _plan_each(requests: Mapping[str, Request], arms: Sequence[str]) -> dict[str
     return planned
 
 
-def _plan_protocol(first: Request, named: str | None, *, labels: str | None, settings: Sequence[str]) -> Protocol:
-    """Return the protocol of a recipe, with what the command line changes in it."""
+def _plan_protocol(
+    first: Request, named: str | None, *, labels: str | None, settings: Sequence[str]
+) -> tuple[Protocol, Request]:
+    """Return the protocol of a recipe, with what the command line changes in it, and the request for real images."""
     request = first
     if named is not None:
         method, recipe = read_recipe_name(named, option="--protocol")
@@ -309,9 +305,10 @@ def _plan_protocol(first: Request, named: str | None, *, labels: str | None, set
     }
     sections = tuple(f"{key}={json.dumps(value)}" for key, value in judging.items())
     # again, which checks what the command line says
-    checked = plan_run(replace(request, arm=SUBSET_ARMS[0], sections=sections)).recipe.evaluate
+    request = replace(request, sections=sections)
+    checked = plan_run(replace(request, arm=SUBSET_ARMS[0])).recipe.evaluate
     _check_section(checked)
-    return Protocol(_title(run), request, checked, sections)
+    return Protocol(_title(run), checked), request
 
 
 def _title(run: Run) -> str:

@@ -8,17 +8,28 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pydantic import TypeAdapter
 from rich.console import RenderableType
 
 from dire_plug.errors import count_of
-from dire_plug.files import digest, write_json
+from dire_plug.files import digest, read_json, write_json
 from dire_plug.measures import ACCURACY, Measure, diversity_measures
-from dire_plug.recipe.evaluate import HardLabelsSection
+from dire_plug.recipe.evaluate import Evaluate, EvaluateSection, HardLabelsSection
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import INK, MARKERS, REAL, colour, new_figure, plain, save_figure
-from dire_plug.results.methods import MethodsComparison
+from dire_plug.results.methods import MethodsComparison, Protocol
 from dire_plug.results.statistics import FEW, Agreement, Difference, find_agreement, rank, summarise
-from dire_plug.results.table import REFERENCE, difference, make_rows, read_column, real_image_notes, to_json
+from dire_plug.results.table import (
+    REFERENCE,
+    difference,
+    find_stored,
+    from_json,
+    make_rows,
+    read_column,
+    reading,
+    real_image_notes,
+    to_json,
+)
 from dire_plug.tables import Table, with_notes
 
 LAST = ACCURACY[0]
@@ -235,6 +246,39 @@ def store_methods(found: MethodsComparison, root: Path) -> Path:
     write_json(folder / f"{METHODS}.json", content)
     save_figure(draw_methods(found), folder / "methods.png", dpi=130)
     return folder
+
+
+def load_methods(name: str, root: Path) -> tuple[Path, MethodsComparison]:
+    """Return the folder of a stored comparison of methods, and the comparison with its runs as they are now.
+
+    Args:
+        name: the path of its folder or file, or the folder's name.
+        root: the folder of run directories.
+
+    Raises:
+        DirePlugError: there is no such comparison, or one of its runs is missing or damaged.
+    """
+    path = find_stored(name, root, pattern=METHODS, file=f"{METHODS}.json", what="comparisons of methods")
+    content, root = read_json(path), path.parents[2]
+
+    def read(kind: str) -> dict[str, Comparison]:
+        found = {name: of_method[kind] for name, of_method in content["methods"].items()}
+        return {name: _from_json(one, root) for name, one in found.items() if one is not None}
+
+    with reading(path, "comparison of methods", command=METHODS):
+        real, protocol = content["real"], content["protocol"]
+        section = TypeAdapter[EvaluateSection](Evaluate).validate_python(protocol["evaluate"])
+        return path.parent, MethodsComparison(
+            judged=read(ONE),
+            own=read(OWN),
+            real=None if real is None else _from_json(real, root),
+            protocol=Protocol(protocol["recipe"], section),
+            images=content["images_per_class"],
+        )
+
+
+def _from_json(content: Mapping[str, Any], root: Path) -> Comparison:
+    return from_json(content, root / content["method"] / content["recipe"])
 
 
 # Drawn.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -377,13 +378,17 @@ def store_comparison(comparison: Comparison, root: Path) -> Path:
     Args:
         root: the folder of run directories.
     """
-    content = to_json(comparison)
-    # the same runs are the same comparison, whatever the command line
-    runs = [name for arm in content["arms"].values() for name in arm["runs"]]
-    folder = root / comparison.method / comparison.recipe / f"compare-{digest(runs)[:8]}"
-    write_json(folder / COMPARISON, content)
+    folder = comparison_folder(comparison, root)
+    write_json(folder / COMPARISON, to_json(comparison))
     draw(comparison, folder / "images.png")
     return folder
+
+
+def comparison_folder(comparison: Comparison, root: Path) -> Path:
+    """Return where a comparison is stored."""
+    # the same runs are the same comparison, whatever the command line
+    runs = [run.folder.path.name for of_arm in comparison.runs.values() for run in of_arm]
+    return root / comparison.method / comparison.recipe / f"compare-{digest(runs)[:8]}"
 
 
 def load_comparison(name: str, root: Path) -> tuple[Path, Comparison]:
@@ -396,31 +401,66 @@ def load_comparison(name: str, root: Path) -> tuple[Path, Comparison]:
     Raises:
         DirePlugError: there is no such comparison, or one of its runs is missing or damaged.
     """
-    given = [path for path in (Path(name), Path(name) / COMPARISON) if path.is_file() and path.name == COMPARISON]
-    found = given or sorted(root.glob(f"*/*/*{Path(name).name}*/{COMPARISON}"))
+    path = find_stored(name, root, pattern="*/*", file=COMPARISON, what="comparisons")
+    with reading(path, "comparison", command="compare"):
+        return path.parent, from_json(read_json(path), path.parents[1])
+
+
+def from_json(content: Mapping[str, Any], folder: Path) -> Comparison:
+    """Return the comparison of which `to_json` made the content, with its runs as they are now.
+
+    Args:
+        folder: holds the runs.
+    """
+    arms = content["arms"]
+    return Comparison(
+        method=content["method"],
+        recipe=content["recipe"],
+        ipc=content["ipc"],
+        seeds=tuple(content["seeds"]),
+        engine=content["engine"],
+        runs={arm: [read_finished(folder / run) for run in of_arm["runs"]] for arm, of_arm in arms.items()},
+        same={arm: of_arm["same_as"] for arm, of_arm in arms.items() if of_arm["same_as"]},
+        controlled=tuple(content["minus_control"]),
+        uncontrolled=tuple(content["uncontrolled"]),
+        changes=tuple(content["changes"]),
+        steps=tuple(_read_step(step) for step in content["ladder"]),
+    )
+
+
+def find_stored(name: str, root: Path, *, pattern: str, file: str, what: str) -> Path:
+    """Return the one stored file that a path or a part of its folder's name stands for.
+
+    Args:
+        name: the path of the file or its folder, or the folder's name.
+        root: the folder of run directories.
+        pattern: of the folders in `root` that hold such folders.
+        what: what such files are, as the error says.
+
+    Raises:
+        DirePlugError: there is none, or there are several.
+    """
+    given = [path for path in (Path(name), Path(name) / file) if path.is_file() and path.name == file]
+    found = given or sorted(root.glob(f"{pattern}/*{Path(name).name}*/{file}"))
     if len(found) != 1:
         which = f": {', '.join(path.parent.name for path in found[:5])}" if found else ""
-        raise DirePlugError(f"{name}: names {len(found)} comparisons below {root}{which}")
-    path, content = found[0].absolute(), read_json(found[0])
+        raise DirePlugError(f"{name}: names {len(found)} {what} below {root}{which}")
+    return found[0].absolute()
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str, *, command: str) -> Iterator[None]:
+    """Turn what a file with another content raises into an error that names the file and the command that writes it."""
     try:
-        folders = {
-            arm: [RunFolder(path.parents[1] / run) for run in of_arm["runs"]] for arm, of_arm in content["arms"].items()
-        }
-        return path.parent, Comparison(
-            method=content["method"],
-            recipe=content["recipe"],
-            ipc=content["ipc"],
-            seeds=tuple(content["seeds"]),
-            engine=content["engine"],
-            runs={arm: [FinishedRun(one, one.metrics(), reused=True) for one in of] for arm, of in folders.items()},
-            same={arm: of_arm["same_as"] for arm, of_arm in content["arms"].items() if of_arm["same_as"]},
-            controlled=tuple(content["minus_control"]),
-            uncontrolled=tuple(content["uncontrolled"]),
-            changes=tuple(content["changes"]),
-            steps=tuple(_read_step(step) for step in content["ladder"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DirePlugError(f"{path}: holds no comparison; run `dire-plug compare` again") from error
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DirePlugError(f"{path}: holds no {what}; run `dire-plug {command}` again") from error
+
+
+def read_finished(folder: Path) -> FinishedRun:
+    """Return a finished run by its folder."""
+    run = RunFolder(folder)
+    return FinishedRun(run, run.metrics(), reused=True)
 
 
 def _read_step(step: dict[str, Any]) -> Step:

@@ -4,14 +4,16 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support.small_run import only_run
+from support.small_run import only_run, run_folders
 
 import dire_plug
 from dire_plug.cli import group
 from dire_plug.data import load
+from dire_plug.files import read_json
 from dire_plug.measures import run_measures
 from dire_plug.sets.condensed import read_condensed
 
@@ -44,15 +46,15 @@ def test_an_unknown_attribute_is_named() -> None:
         dire_plug.runn  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["run", "compare", "measure", "evaluate"])
+@pytest.mark.parametrize("name", ["run", "compare", "measure", "evaluate", "tune", "compare-methods"])
 def test_every_option_is_a_keyword_with_the_same_default(name: str) -> None:
     command = group.get_command(group.make_context("dire-plug", [], resilient_parsing=True), name)
     assert command is not None
     options = command.make_context(name, ["sre2l"]).params
-    keywords = inspect.signature(getattr(dire_plug, name)).parameters
+    keywords = inspect.signature(getattr(dire_plug, name.replace("-", "_"))).parameters
     assert set(options) - NOT_IN_PYTHON == set(keywords)
-    # these two have their values as sequences
-    for key in keywords.keys() - {"arms", "embeddings", "method", "path"}:
+    # these have their values as sequences
+    for key in keywords.keys() - {"arms", "embeddings", "subsets", "method", "methods", "path"}:
         assert (keywords[key].default or None) == (options[key] or None), key
 
 
@@ -105,6 +107,48 @@ def test_a_comparison_is_made_stored_loaded_and_shown(run: dire_plug.RunResult, 
     assert found.to_frame("runs")["arm"].tolist() == ["baseline", "random"]
     assert found.to_frame("arms")["n"].tolist() == [1, 1]
     assert found.to_frame("differences").empty
+
+
+def test_methods_side_by_side_are_made_stored_loaded_and_shown(finished_home: Path, recipe: Path) -> None:
+    options: dict[str, Any] = {"arms": ["baseline"], "subsets": ["random"], "engine": "native"}
+    made = dire_plug.compare_methods([str(recipe)], **options)
+    found = dire_plug.load_methods(made.path.name)
+    assert (repr(found), str(found), found.details) == (repr(made), str(made), made.details)
+    assert list(found.metrics) == ["sre2l", "real images"]
+    assert list(found.metrics["sre2l"]) == ["baseline"]
+    assert found.own["sre2l"].runs["baseline"][0].path == only_named(finished_home, "baseline", labeller=False)
+    assert [axes.get_title() for axes in found.plot().axes] == ["one protocol for all", "each method's own protocol"]
+    pytest.importorskip("pandas")
+    frame = found.to_frame("arms")
+    assert frame[["method", "protocol", "arm"]].to_numpy().tolist() == [
+        ["sre2l", "one", "baseline"],
+        ["real images", "one", "random"],
+        ["sre2l", "own", "baseline"],
+    ]
+    assert found.to_frame("differences").empty
+
+
+def only_named(home: Path, arm: str, *, labeller: bool) -> Path:
+    runs = [one for one in run_folders(home) if one.name.startswith(arm)]
+    (found,) = (one for one in runs if ("labeller" in read_json(one / "metrics.json")["networks"]) == labeller)
+    return found
+
+
+def test_a_study_is_made_stored_loaded_and_shown(home: Path, recipe: Path) -> None:
+    pytest.importorskip("optuna")
+    made = dire_plug.tune("sre2l", recipe=recipe, engine="native", trials=1, seeds=1)
+    found = dire_plug.load_study(made.path.name)
+    assert (repr(found), str(found), found.details) == (repr(made), str(made), made.details)
+    assert found.best == {"regularizers.dire.multiplier": 0.3, "regularizers.dire.r_e": 0.03}
+    assert found.test.path == made.test.path == dire_plug.load_comparison(made.test.path.name).path
+    assert list(found.metrics) == ["control", "dire"]
+    assert len(found.plot().axes) == 2
+    with pytest.raises(dire_plug.DirePlugError, match="tune-0000: names 0 studies below"):
+        dire_plug.load_study("tune-0000")
+    pytest.importorskip("pandas")
+    frame = found.to_frame()
+    assert frame[["trial", "state", *found.best]].to_numpy().tolist() == [[0, "complete", 0.3, 0.03]]
+    assert frame["accuracy_last"].tolist() == [found.details["trials"][0]["accuracy"]]
 
 
 def test_a_measured_set_has_the_runs_values(run: dire_plug.RunResult) -> None:

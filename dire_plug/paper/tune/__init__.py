@@ -3,6 +3,15 @@ Optuna's journal, `search.py` runs them and tests the best, `tune_table.py` show
 """
 
 from dire_plug.paper.tune.search import Tuned, plan_study, tune
-from dire_plug.paper.tune.tune_table import draw_tuned, render_tuned, tuned_json
+from dire_plug.paper.tune.tune_table import draw_tuned, load_tuned, render_tuned, store_tuned, tuned_json
 
-__all__ = ["Tuned", "draw_tuned", "plan_study", "render_tuned", "tune", "tuned_json"]
+__all__ = [
+    "Tuned",
+    "draw_tuned",
+    "load_tuned",
+    "plan_study",
+    "render_tuned",
+    "store_tuned",
+    "tune",
+    "tuned_json",
+]

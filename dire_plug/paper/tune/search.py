@@ -44,36 +44,48 @@ LAST = ACCURACY[0]
 
 
 @dataclass(frozen=True)
-class StudyPlan:
-    """What a study searches, and how its trials are judged.
+class Studied:
+    """What a study searches, and what its trials are.
 
     Attributes:
-        held_out: the request of the arm with validation images held out, judged on test images.
-        judged: the same, judged on the validation images.
-        own: the plan of `judged`.
         space: what is searched; `left_out`: "key: why" of what isn't.
         own_values: the recipe's own setting as a trial; None where it lies outside.
+        validation: how many images judge.
         seeds: of a trial's syntheses.
+        students: of each architecture for one synthesis.
     """
 
-    held_out: Request
-    judged: Request
-    own: Run
+    method: str
+    recipe: str
+    arm: str
+    ipc: int
+    engine: str
     space: list[Searched]
     left_out: list[str]
     own_values: dict[str, Value] | None
     validation: int
     seeds: tuple[int, ...]
-
-    @property
-    def students(self) -> int:
-        """Students of each architecture for one synthesis."""
-        return self.own.recipe.evaluate.per_synthesis
+    students: int
 
     @property
     def prunes(self) -> bool:
         """Whether a trial has more to run than its first student."""
         return len(self.seeds) > 1 or self.students > 1
+
+
+@dataclass(frozen=True)
+class StudyPlan(Studied):
+    """A study with the requests of its runs.
+
+    Attributes:
+        held_out: the request of the arm with validation images held out, judged on test images.
+        judged: the same, judged on the validation images.
+        own: the plan of `judged`.
+    """
+
+    held_out: Request
+    judged: Request
+    own: Run
 
     def setting(self, number: int, values: Mapping[str, Value]) -> Setting:
         """Return a trial as a setting of the arm."""
@@ -132,7 +144,22 @@ def plan_study(request: Request, *, seeds: int, search: Sequence[str] = (), dry:
     own = plan_run(judged, dry=dry)
     space, left_out = make_space(request, search, own)
     numbers = tuple(range(request.seed, request.seed + seeds))
-    return StudyPlan(held_out, judged, own, space, left_out, own_values(space, own), validation, numbers)
+    return StudyPlan(
+        method=judged.method,
+        recipe=own.source.stem,
+        arm=judged.arm,
+        ipc=own.recipe.ipc,
+        engine=own.engine_shown,
+        space=space,
+        left_out=left_out,
+        own_values=own_values(space, own),
+        validation=validation,
+        seeds=numbers,
+        students=own.recipe.evaluate.per_synthesis,
+        held_out=held_out,
+        judged=judged,
+        own=own,
+    )
 
 
 def _count_validation(planned: Run, *, dry: bool) -> int:
@@ -150,6 +177,7 @@ class Tuned:
     """A finished study and the test of its best trial.
 
     Attributes:
+        plan: what was searched.
         folder: of the study.
         control: on the validation images.
         trials: by number.
@@ -159,7 +187,7 @@ class Tuned:
         own_tested: the recipe's own setting on the test set; None where it is the best, or failed as a trial.
     """
 
-    plan: StudyPlan
+    plan: Studied
     folder: Path
     control: Trial
     trials: list[Tried]

@@ -6,19 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import RenderableType
 from rich.text import Text
 
 from dire_plug.errors import count_of
+from dire_plug.files import read_json, write_json
 from dire_plug.paper.ablate.components import spread_notes
 from dire_plug.paper.ablate.sweep_table import describe_gap, describe_luck, seeds_in_words
-from dire_plug.paper.tune.search import CONTROL, LAST, OWN, StudyPlan, Tuned
-from dire_plug.paper.tune.space import short_names
+from dire_plug.paper.ablate.trials import Setting, Trial
+from dire_plug.paper.tune.search import CONTROL, LAST, OWN, Studied, Tuned
+from dire_plug.paper.tune.space import Searched, short_names
 from dire_plug.paper.tune.study import STARTUP, Tried
-from dire_plug.results import render, to_json
+from dire_plug.results import render, store_comparison, to_json
 from dire_plug.results.figures import INK, colour, new_figure, plain, save_figure
 from dire_plug.results.statistics import Difference, paired_difference, summarise
-from dire_plug.results.table import format_difference, format_summary, read_column
+from dire_plug.results.table import (
+    find_stored,
+    format_difference,
+    format_summary,
+    from_json,
+    read_column,
+    read_finished,
+    reading,
+)
 from dire_plug.tables import Table, with_notes
 
 ORDER = ("complete", "pruned", "failed", "running", "waiting")
@@ -26,11 +37,9 @@ ORDER = ("complete", "pruned", "failed", "running", "waiting")
 
 def render_tuned(tuned: Tuned) -> list[RenderableType]:
     """Return the table of the trials with its caveats, the comparison on the test set, and the outcome in sentences."""
-    plan, recipe = tuned.plan, tuned.plan.own.recipe
-    title = f"{plan.judged.method} · {plan.own.source.stem} · IPC {recipe.ipc} · engine {plan.own.engine_shown}"
-    trials = with_notes(
-        _trials_table(tuned), title=f"{title} · settings of {plan.judged.arm}", notes=study_notes(tuned)
-    )
+    plan = tuned.plan
+    title = f"{plan.method} · {plan.recipe} · IPC {plan.ipc} · engine {plan.engine}"
+    trials = with_notes(_trials_table(tuned), title=f"{title} · settings of {plan.arm}", notes=study_notes(tuned))
     return [trials, render(tuned.tested), *(Text(f"  {line}") for line in verdict(tuned))]
 
 
@@ -90,7 +99,7 @@ def test_gaps(tuned: Tuned) -> dict[str, Difference | None]:
 
     The latter where it is another one, and was tested.
     """
-    best = read_column(tuned.tested, tuned.plan.judged.arm, LAST)
+    best = read_column(tuned.tested, tuned.plan.arm, LAST)
     control = read_column(tuned.tested, CONTROL, LAST)
     gaps = {CONTROL: paired_difference(best, control) if is_controlled(tuned) else None}
     if tuned.own_tested is not None:
@@ -100,7 +109,7 @@ def test_gaps(tuned: Tuned) -> dict[str, Difference | None]:
 
 def is_controlled(tuned: Tuned) -> bool:
     """Return whether `control` is the arm without its term, and nothing else."""
-    return tuned.plan.judged.arm in tuned.tested.controlled
+    return tuned.plan.arm in tuned.tested.controlled
 
 
 def study_notes(tuned: Tuned) -> list[str]:
@@ -129,7 +138,7 @@ def study_notes(tuned: Tuned) -> list[str]:
     return lines
 
 
-def space_notes(plan: StudyPlan) -> list[str]:
+def space_notes(plan: Studied) -> list[str]:
     """Return the lines that say what is searched, and what isn't."""
     lines = [f"searched: {one}" for one in plan.space]
     lines += [f"not searched: {line}" for line in plan.left_out]
@@ -148,16 +157,16 @@ def tuned_json(tuned: Tuned) -> dict[str, Any]:
         if one.accuracies and is_controlled(tuned)
     }
     return {
-        "method": plan.judged.method,
-        "recipe": plan.own.source.stem,
-        "arm": plan.judged.arm,
-        "ipc": plan.own.recipe.ipc,
-        "engine": plan.own.engine,
+        "method": plan.method,
+        "recipe": plan.recipe,
+        "arm": plan.arm,
+        "ipc": plan.ipc,
+        "engine": plan.engine,
         "study": tuned.folder.name,
         "validation_images": plan.validation,
         "seeds": list(plan.seeds),
         "students": plan.students,
-        "searched": [str(one) for one in plan.space],
+        "searched": [vars(one) for one in plan.space],
         "not_searched": plan.left_out,
         "control": {"accuracies": control, "runs": [run.folder.path.name for run in tuned.control.runs]},
         "trials": [
@@ -176,6 +185,7 @@ def tuned_json(tuned: Tuned) -> dict[str, Any]:
         ],
         "ranking": [one.number for one in ranked(tuned.trials)],
         "own": tuned.own,
+        "own_values": plan.own_values,
         "best": tuned.best.number,
         "preset": tuned.preset,
         "file": str(tuned.file),
@@ -191,12 +201,85 @@ def tuned_json(tuned: Tuned) -> dict[str, Any]:
     }
 
 
-def draw_tuned(tuned: Tuned, path: Path) -> None:
-    """Draw a PNG file: a panel for each setting, the accuracy of the trials on validation images over its value."""
+STUDY = "tune.json"
+"""The file of a finished study in its folder, which lies beside its runs."""
+
+
+def store_tuned(tuned: Tuned, root: Path) -> Path:
+    """Write tune.json, its figure, and the comparison on the test set; return the folder of that.
+
+    Args:
+        root: the folder of run directories.
+    """
+    compared = store_comparison(tuned.tested, root)
+    write_json(tuned.folder / STUDY, tuned_json(tuned))
+    save_figure(draw_tuned(tuned), tuned.folder / "tune.png", dpi=130)
+    return compared
+
+
+def load_tuned(name: str, root: Path) -> Tuned:
+    """Return a finished study, with its runs as they are now.
+
+    Args:
+        name: the path of its folder or file, or the folder's name.
+        root: the folder of run directories.
+
+    Raises:
+        DirePlugError: there is no such study, or one of its runs is missing or damaged.
+    """
+    path = find_stored(name, root, pattern="*/*", file=STUDY, what="studies")
+    content, runs = read_json(path), path.parents[1]
+    with reading(path, "study", command="tune"):
+        searched = [Searched(**{**one, "choices": tuple(one["choices"])}) for one in content["searched"]]
+        test, own = content["test"], content["test_of_own"]
+        plan = Studied(
+            method=content["method"],
+            recipe=content["recipe"],
+            arm=content["arm"],
+            ipc=content["ipc"],
+            engine=content["engine"],
+            space=searched,
+            left_out=content["not_searched"],
+            own_values=content["own_values"],
+            validation=content["validation_images"],
+            seeds=tuple(content["seeds"]),
+            students=content["students"],
+        )
+        trials = [
+            Tried(
+                number=one["trial"],
+                state=one["state"],
+                values=one["values"],
+                first=one["first_student"],
+                accuracies=tuple(one["accuracies"]),
+                runs=tuple(one["runs"]),
+                why=one["why"],
+            )
+            for one in content["trials"]
+        ]
+        return Tuned(
+            plan,
+            path.parent,
+            Trial(
+                Setting(CONTROL, arm=CONTROL), tuple(read_finished(runs / run) for run in content["control"]["runs"])
+            ),
+            trials,
+            best=next(one for one in trials if one.number == content["best"]),
+            own=content["own"],
+            file=Path(content["file"]),
+            preset=content["preset"],
+            # its recipe is the file with the preset, so its runs have a folder of their own
+            tested=from_json(test, runs.parent / test["recipe"]),
+            own_tested=None if own is None else [read_finished(runs / run) for run in own["runs"]],
+        )
+
+
+def draw_tuned(tuned: Tuned) -> Figure:
+    """Return a figure: a panel for each setting, the accuracy of the trials on validation images over its value."""
     plan, names = tuned.plan, short_names(tuned.plan.space)
     ranges = [one for one in plan.space if not one.choices] or plan.space
     figure, panels = new_figure(1 + 3.2 * len(ranges), 3.6, panels=len(ranges), sharey=True)
-    arm = colour(plan.judged.arm, [plan.judged.arm])
+    arm = colour(plan.arm, [plan.arm])
     for axes, one in zip(panels, ranges, strict=True):
         for state, mark, face in (("complete", "o", arm), ("pruned", "o", "none")):
             trials = [trial for trial in tuned.trials if trial.state == state]
@@ -214,7 +297,7 @@ def draw_tuned(tuned: Tuned, path: Path) -> None:
         plain(axes)
     panels[0].set_ylabel(f"accuracy, %,\non {plan.validation} validation images", fontsize=9)
     panels[-1].legend(frameon=False, fontsize=8)
-    what = f"{plan.judged.method}, {plan.own.source.stem}, IPC {plan.own.recipe.ipc}"
-    title = f"{what}: {count_of(len(tuned.trials), 'trial')} of {plan.judged.arm}"
+    what = f"{plan.method}, {plan.recipe}, IPC {plan.ipc}"
+    title = f"{what}: {count_of(len(tuned.trials), 'trial')} of {plan.arm}"
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    save_figure(figure, path, dpi=130)
+    return figure
