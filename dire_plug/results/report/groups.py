@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import digest
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
@@ -29,10 +29,13 @@ class Group:
 
     Attributes:
         ladder: whether the arms from baseline to `dire` are compared one with the next, too.
+        says_protocol: whether the title says which protocol trained the students: where a report also has runs of
+            `compare-methods`, which trains all methods' students in one way.
     """
 
     arms: dict[str, list[ReportRun]]
     ladder: bool = False
+    says_protocol: bool = False
 
     @property
     def first(self) -> ReportRun:
@@ -46,8 +49,16 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Method, recipe, IPC and engine."""
-        return f"{self.first.method} · {self.first.recipe['name']} · IPC {self.first.ipc} · engine {self.engine}"
+        """Method, recipe, IPC and engine, and the protocol where that isn't plain."""
+        title = f"{self.first.method} · {self.first.recipe['name']} · IPC {self.first.ipc} · engine {self.engine}"
+        return f"{title} · {self.protocol}" if self.says_protocol else title
+
+    @property
+    def protocol(self) -> str:
+        """How the students were trained, in words: by the recipe's own protocol, or by one for all methods."""
+        section = self.first.recipe["evaluate"]
+        whose = "under one protocol" if self.first.is_judged else "by its own protocol"
+        return f"students {whose} ({section['protocol']}, {count_of(section['epochs'], 'epoch')})"
 
     @property
     def engine(self) -> str:
@@ -156,7 +167,8 @@ def group(runs: Sequence[ReportRun], *, ladder: bool = False) -> list[Group]:
             # real images belong to each engine's table
             mine = [run for run in runs if _key(run) == key and run.engine in (engine, "none")]
             found.append(_arrange(mine, ladder=ladder))
-    return found
+    says_protocol = any(run.is_judged for run in runs)
+    return [replace(one, says_protocol=says_protocol) for one in found]
 
 
 def check_dataset(runs: Sequence[ReportRun]) -> None:

@@ -33,6 +33,12 @@ class _Named(_Part):
 
 class _Evaluate(_Part):
     source: str
+    protocol: str
+    epochs: int
+
+
+class _Squeeze(_Part):
+    labeller: dict[str, Any] | None = None
 
 
 class _Recover(_Part):
@@ -50,6 +56,7 @@ class RecipeFile(_Part):
     name: str
     dataset: _Named
     evaluate: _Evaluate
+    squeeze: _Squeeze
     recover: _Recover
     arms: dict[str, _Arm] = {}
 
@@ -244,6 +251,11 @@ class ReportRun:
     def adapter(self) -> Adapter:
         """The method's adapter."""
         return plugins.load_adapter(self.method)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is one of `compare-methods`, whose students have one protocol whatever the method."""
+        return self.recipe["squeeze"].get("labeller") is not None
 
     @property
     def losses(self) -> dict[str, Any] | None:

@@ -386,6 +386,21 @@ def test_a_title_and_a_weight_that_changes_nothing_make_no_other_setting(runs: l
     assert {arm: len(of_arm) for arm, of_arm in found.arms.items()} == {"control": 2, "dire": 2}
 
 
+def test_titles_tell_a_methods_own_protocol_from_one_for_all(runs: list[ReportRun]) -> None:
+    own, squeeze = one(runs, "dire"), one(runs, "dire").recipe["squeeze"]
+    judged = {**own.recipe["evaluate"], "protocol": "hard-labels", "epochs": 1}
+    other = changed(one(runs, "dire", 1), evaluate=judged, squeeze={**squeeze, "labeller": squeeze["teacher"]})
+    (alone,) = group([own])
+    assert alone.title == "sre2l · tiny · IPC 2 · engine native"
+    assert [found.title for found in group([own, other])] == [
+        f"{alone.title} · students by its own protocol (on-the-fly, 2 epochs)",
+        f"{alone.title} · students under one protocol (hard-labels, 1 epoch)",
+    ]
+    assert [found.title.rpartition(" · ")[2] for found in group([other])] == [
+        "students under one protocol (hard-labels, 1 epoch)"
+    ]
+
+
 def test_what_an_arm_does_not_depend_on_tells_its_runs_not_apart(runs: list[ReportRun]) -> None:
     real = one(runs, "random")
     flags = {**real.recipe["recover"], "start": "real"}
