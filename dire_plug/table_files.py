@@ -47,8 +47,9 @@ def collect(*shown: RenderableType, heading: str = "") -> Document:
                 else collect(*one.renderables, heading=heading)
             )
             tables += inner.tables
-            notes += [*inner.notes, *(one.notes if isinstance(one, Tables) else ())]
-    return Document(tables, tuple(dict.fromkeys(notes)))
+            # a file for readers has bold, and CSV no notes
+            notes += [*inner.notes, *((*one.notes, one.bold) if isinstance(one, Tables) else ())]
+    return Document(tables, tuple(dict.fromkeys(filter(None, notes))))
 
 
 def to_csv(document: Document) -> str:

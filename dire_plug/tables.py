@@ -15,7 +15,7 @@ from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -221,13 +221,18 @@ class Tables:
     parts: tuple[RenderableType, ...]
     title: str
     notes: tuple[str, ...]
+    bold: str = ""
 
-    def __rich__(self) -> Group:
-        """Return what is shown: a bold title, the parts, dim notes."""
-        heading = [Text(self.title, style="bold")] if self.title else []
-        return Group(*heading, *self.parts, *(Text(f"  {note}", style="dim") for note in self.notes))
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render a bold title, the parts, dim notes, and what bold says where there is bold."""
+        if self.title:
+            yield Text(self.title, style="bold")
+        yield from self.parts
+        # a file, a pipe and a terminal without styles have none
+        bold = [self.bold] if self.bold and console.color_system is not None else []
+        yield from (Text(f"  {note}", style="dim") for note in [*self.notes, *bold])
 
 
-def with_notes(*parts: RenderableType, notes: Iterable[str], title: str = "") -> Tables:
-    """Put a bold title above tables, and dim notes below them."""
-    return Tables(parts, title, tuple(notes))
+def with_notes(*parts: RenderableType, notes: Iterable[str], title: str = "", bold: str = "") -> Tables:
+    """Put a bold title above tables, and dim notes below them; `bold` says what bold cells are."""
+    return Tables(parts, title, tuple(notes), bold)

@@ -2,11 +2,13 @@
 
 import io
 import re
+from typing import Literal
 
 import pytest
 from rich.console import Console
 
-from dire_plug.tables import Table
+from dire_plug.table_files import collect
+from dire_plug.tables import Table, with_notes
 
 LABELS = ("control", "dire = auto", "real reference")
 HEADERS = ("coverage %", "per class %", "Vendi", "per class", "similarity")
@@ -27,6 +29,14 @@ def printed(table: Table, width: int) -> list[str]:
     file = io.StringIO()
     Console(file=file, width=width, color_system=None, markup=False, emoji=False).print(table, crop=False)
     return file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("colours", [None, "standard"])
+def test_what_bold_says_stands_only_where_there_is_bold(colours: Literal["standard"] | None) -> None:
+    shown, file = with_notes(make_table(), notes=["a note"], bold="bold: the best"), io.StringIO()
+    Console(file=file, width=200, color_system=colours, force_terminal=True).print(shown)
+    assert ("bold: the best" in file.getvalue()) == (colours is not None)
+    assert collect(shown).notes == ("a note", "bold: the best")
 
 
 def cells_of(lines: list[str]) -> list[str]:

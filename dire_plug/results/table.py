@@ -122,7 +122,7 @@ def render(comparison: Comparison) -> RenderableType:
     for space, meaning in SPACES.items():
         parts.append(make_table(f"diversity in {space}: {meaning}", comparison, diversity_measures(space), space=space))
     lines = [*notes(comparison, n, pairs=_pairs(comparison)), *power_notes(comparison)]
-    return with_notes(*parts, title=title, notes=lines)
+    return with_notes(*parts, title=title, notes=lines, bold=describe_bold(comparison))
 
 
 def accuracy_columns(comparison: Comparison) -> tuple[Measure, ...]:
@@ -177,16 +177,19 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
         lines.append(f"{arm}: differs from control in more than its term, so no difference is formed")
     if _is_known(comparison, STUDENTS[0]):
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
-    if len(comparison.runs) > 1:
-        lines.append(
-            f"bold: the best mean of a column (of similarity the lowest), {FULL} aside; no test of significance"
-        )
     lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
     lines.append("real reference: as many real held-out images, mean over draws")
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
     lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)  # each once
     return lines
+
+
+def describe_bold(comparison: Comparison) -> str:
+    """Return the line on what is bold, for where something is; empty where there is one arm."""
+    if len(comparison.runs) == 1:
+        return ""
+    return f"bold: the best mean of a column (of similarity the lowest), {FULL} aside; no test of significance"
 
 
 def _powers(comparison: Comparison, arms: Sequence[str]) -> dict[str, Power | None]:

@@ -35,6 +35,7 @@ from dire_plug.results.table import (
     accuracy_columns,
     best_cells,
     count_pairs,
+    describe_bold,
     difference,
     format_difference,
     format_summary,
@@ -86,6 +87,7 @@ def make_notes(group: Group) -> list[str]:
     pairs = {arm: count_pairs(group.paired(arm), arm) for arm in comparison.controlled}
     lines = notes(comparison, len(group.seeds), pairs=pairs)
     lines += [line for arm in comparison.controlled for line in power_notes(group.paired(arm), [arm])]
+    lines += filter(None, [describe_bold(comparison)])
     if group.even:
         return lines
     counts = ", ".join(f"{arm} {len(runs)}" for arm, runs in group.arms.items())
