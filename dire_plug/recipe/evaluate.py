@@ -190,7 +190,9 @@ class DwaTinySection(_TinySection):
     batch_size: Count = 64
 
 
-class _StoredSection(EvaluateSection):
+class StoredSection(EvaluateSection):
+    """Of the protocols whose labels are stored: what makes and reads them asks this for what only some have."""
+
     epochs: Count = 300
     batch_size: Count = 1024
     lr: Positive = 1e-3
@@ -199,13 +201,34 @@ class _StoredSection(EvaluateSection):
     """The parts of a batch that go through the student one after the other, before one step."""
     augmentation: Augmentation = "resized_crop_flip"
     padding: FromZero = 4
+    cutmix: NonNegative = 1
     labels_kept: Annotated[float, Field(gt=0, le=1)] = 1
     """The share of all batches that is stored: below 1 each epoch draws its batches from them, as LPLD's do."""
 
+    @property
+    def mixes(self) -> tuple[float, float]:
+        """α of MixUp and of CutMix; 0 where there is none."""
+        return 0, self.cutmix
 
-class _StoredLogitsSection(_StoredSection, _OneMixSection):
+    @property
+    def labels_by_batch(self) -> bool:
+        """Whether the networks that label normalise a batch by its own statistics: in train mode."""
+        return False
+
+
+class _StoredLogitsSection(StoredSection, _OneMixSection):
     temperature: Positive = 20
     teacher_mode: Literal["eval", "train"] = "eval"
+
+    @property
+    def mixes(self) -> tuple[float, float]:
+        """α of MixUp and of CutMix, one of which is 0."""
+        return self.mixup, self.cutmix
+
+    @property
+    def labels_by_batch(self) -> bool:
+        """Whether the networks that label normalise a batch by its own statistics: in train mode."""
+        return self.teacher_mode == "train"
 
 
 class FkdSection(_StoredLogitsSection):
@@ -228,13 +251,12 @@ class CVDDSection(_StoredLogitsSection):
     """How the learning rate falls: to 0, or to half; upstream's `eta` 1 and 2."""
 
 
-class FkdEnsembleSection(_StoredSection):
+class FkdEnsembleSection(StoredSection):
     """The same with the mean logits of all teachers, and the class beside; G-VBSM's protocol for ImageNet-1K."""
 
     protocol: Literal["fkd-ensemble"]
     gamma: NonNegative = 0.1
     """The weight of the cross-entropy with the class."""
-    cutmix: NonNegative = 1
 
 
 Evaluate = Annotated[

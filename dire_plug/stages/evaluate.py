@@ -18,7 +18,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.models import build, stem_like
 from dire_plug.models.checkpoint import Network, load
-from dire_plug.recipe.evaluate import EvaluateSection
+from dire_plug.recipe.evaluate import EvaluateSection, StoredSection
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import Networks, name_labels, name_students
 from dire_plug.stages.images import ImageSet
@@ -28,7 +28,7 @@ from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.store.scratch import scratch_folder, scratch_root
 from dire_plug.training.loop import initialised
-from dire_plug.training.protocols import StoredSection, train_student
+from dire_plug.training.protocols import train_student
 from dire_plug.training.soft_labels import labels_bytes, relabel
 from dire_plug.training.stored_batches import FOLDER
 from dire_plug.training.students import StudentData, find_best, knows_best

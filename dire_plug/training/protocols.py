@@ -27,6 +27,7 @@ from dire_plug.recipe.evaluate import (
     OnTheFlySection,
     Sre2lTinySection,
     StaticLabelsSection,
+    StoredSection,
 )
 from dire_plug.training.loop import Curve, Progress, Training
 from dire_plug.training.students import Label, Loss, Protocol, StudentData, learn, own_copies
@@ -288,10 +289,6 @@ def vote(student: nn.Module, teachers: Teachers, *, data: StudentData, section: 
     )
     loss = _diverge_at(section.temperature)
     return Protocol(label=None, loss=loss, training=training, accumulate=section.accumulate)
-
-
-StoredSection = FkdSection | FkdEnsembleSection | CVDDSection
-"""The sections of the protocols that store labels."""
 
 
 def stored_label(section: StoredSection, teachers: Teachers, inputs: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ from dire_plug.devices import upload
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.models.checkpoint import Network
-from dire_plug.recipe.evaluate import FkdEnsembleSection
+from dire_plug.recipe.evaluate import StoredSection
 from dire_plug.seeding import derive
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import seeded, shuffled
-from dire_plug.training.protocols import StoredSection, stored_label
+from dire_plug.training.protocols import stored_label
 from dire_plug.training.stored_batches import (
     FOLDER,
     StoredTransform,
@@ -66,19 +66,18 @@ def relabel(
     Raises:
         DirePlugError: the disk has too little room, or a file can't be written.
     """
+    mixup, cutmix = section.mixes
     images, models = place(data.images, run.device), [network.model for network in networks]
     transform = StoredTransform(
         augmentation=section.augmentation,
         padding=section.padding,
-        mixup=0 if isinstance(section, FkdEnsembleSection) else section.mixup,
-        cutmix=section.cutmix,
+        mixup=mixup,
+        cutmix=cutmix,
         mean=networks[0].mean,
         std=networks[0].std,
     )
     # copies: in train mode BatchNorm's running statistics drift, and these networks are used again
-    teachers = own_copies(
-        models, models[0], training=not isinstance(section, FkdEnsembleSection) and section.teacher_mode == "train"
-    )
+    teachers = own_copies(models, models[0], training=section.labels_by_batch)
 
     def label(order: Iterable[Tensor], generator: Generator) -> list[tuple[TransformParams, Tensor]]:
         """Return what was drawn for each batch, and its logits in half precision, on the CPU."""
