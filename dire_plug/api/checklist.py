@@ -38,7 +38,8 @@ CALLS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "image_index": (
             "NUMBER = bridge.image_index(NUMBER, PLACE)",
-            "where an image is saved, before its number goes into the name",
+            "where an image is saved, before its number goes into the name; a script that counts the images of a class "
+            "by itself needs none: take it out of `calls`",
         ),
     }
 )

@@ -199,6 +199,8 @@ def adapter_parts(kind: ScriptKind, roles: Mapping[str, str], architecture: str 
     ]
     flags = [f"            {name}: {_REASON_OF_ROLE[name]}," for name in _REASON_OF_ROLE if name in own]
     calls = ["watch", "labels", "start", "loss" if kind.loss == "named" else "term", "step_done"]
+    # a script that makes all in one call keeps its own batches, and so its own numbers
+    calls += ["image_index"] if files and many else []
     further = ""
     for name, value in (("IPC_FLAG", "inputs.recipe.ipc"), ("CLASSES_FLAG", "CLASSES")):
         if name in own:
@@ -210,7 +212,7 @@ def adapter_parts(kind: ScriptKind, roles: Mapping[str, str], architecture: str 
             f"    {reason},\n" for reason in sorted({_REASON_OF_ROLE[one] for one in own & {*_REASON_OF_ROLE}})
         ),
         "saves_images": "" if files else "    saves_images = False\n",
-        "calls": str(tuple([*calls, "image_index"] if files else calls)).replace("'", '"'),
+        "calls": str(tuple(calls)).replace("'", '"'),
         "further_arguments": further,
         "plan_names": "ChunkedPlan" if many else "ListedPlan",
         "chunked_plan": "    ChunkedPlan,\n" if many else "",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from dire_plug.api.method import to_arguments
 from dire_plug.errors import DirePlugError
-from dire_plug.scaffold.kinds import find_roles, reserved
+from dire_plug.scaffold.kinds import ScriptKind, adapter_parts, find_roles, reserved
 from dire_plug.scaffold.package import fill_templates
 from dire_plug.scaffold.script import (
     Flag,
@@ -66,6 +66,14 @@ def model_of(script: str) -> type[BaseModel]:
     exec(fill_templates("method", values)["x/flags.py"], space)
     model: type[BaseModel] = space["ScriptFlags"]
     return model
+
+
+@pytest.mark.parametrize(
+    ("passes", "images", "needed"), [("many", "files", True), ("one", "files", False), ("many", "tensor", False)]
+)
+def test_only_files_numbered_by_the_pass_need_image_index(passes: str, images: str, needed: bool) -> None:
+    kind = ScriptKind(passes=passes, images=images, loss="named", checkpoint="state_dict")
+    assert ("image_index" in adapter_parts(kind, {}, None)["calls"]) == needed
 
 
 def test_flags_have_their_types_and_their_plain_defaults() -> None:
