@@ -74,7 +74,7 @@ def wrap_names(what: str, names: Iterable[str]) -> str:
 
 def count_of(number: int, what: str) -> str:
     """Return a number with its noun, as in `1 pass`, `3 batches`."""
-    plural = "" if number == 1 else "es" if what.endswith(("s", "ch")) else "s"
+    plural = "" if number == 1 else "es" if what.endswith(("s", "tch")) else "s"
     return f"{number:,} {what}{plural}"
 
 
