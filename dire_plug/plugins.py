@@ -6,13 +6,15 @@ Known is not active: an entry point makes a name known; only the plugins that a 
 import ast
 import contextlib
 import hashlib
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import pluggy
 from pydantic import BaseModel
@@ -56,11 +58,24 @@ def known(kind: Kind) -> dict[str, EntryPoint]:
     Raises:
         DirePlugError: two packages offer the same name.
     """
-    found: dict[str, EntryPoint] = _once(("known", kind), lambda: _find_points(kind))
+    found: dict[str, EntryPoint] = _once(("known", kind), lambda: _find_points(kind, _packages()))
     return dict(found)
 
 
-def _find_points(kind: Kind) -> dict[str, EntryPoint]:
+def _packages() -> tuple[Any, ...]:
+    """Return what changes when a package is installed or removed: where Python looks, and when it was changed last."""
+    found = list[tuple[str, int | None]]()
+    for place in sys.path:
+        try:
+            found.append((place, os.stat(place or ".").st_mtime_ns))
+        except OSError:
+            found.append((place, None))
+    return tuple(found), tuple(map(id, sys.meta_path))
+
+
+# asked some 25 times for a finished run: reading the metadata of all packages was most of what such a run costs
+@lru_cache(maxsize=len(get_args(Kind)))
+def _find_points(kind: Kind, packages: tuple[Any, ...]) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"dire_plug.{kind}"):
         other = found.setdefault(point.name, point)
@@ -217,11 +232,20 @@ def _own_files(module: str) -> list[tuple[str, Path]]:
         if name in found or not name.startswith(rooms) or not path.is_file():
             continue
         found[name] = path
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                # `from package import module` names a module, `from module import name` doesn't
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += _imports(path.read_text())
     return sorted(found.items())
+
+
+# by the text: another one is parsed anew
+@lru_cache(maxsize=256)
+def _imports(text: str) -> tuple[str, ...]:
+    """Return what a module's text may import from other modules."""
+    found = list[str]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import module` names a module, `from module import name` doesn't
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(found)
 
 
 def build_manager(plugins: Mapping[str, object]) -> pluggy.PluginManager:

@@ -1,14 +1,16 @@
 """A third-party plugin that isn't what it should be is named, and so is a method without a loop of ours."""
 
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.third_party_plugin import offer
 
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.native import load_native
-from dire_plug.plugins import load, load_adapter, settings_model
+from dire_plug.plugins import known, load, load_adapter, settings_model
 
 
 class BadAdapter:
@@ -41,13 +43,18 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in (BadAdapter, NeedsMore, Bare, Odd):
         setattr(module, one.__name__, one)
     monkeypatch.setitem(sys.modules, "odd_plugins", module)
-    folder = tmp_path / "odd-0.1.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 0.1\n")
     methods = "bad = odd_plugins:BadAdapter\nmore = odd_plugins:NeedsMore\ngone = odd_plugins:Gone\n"
     terms = "bare = odd_plugins:Bare\nodd = odd_plugins:Odd\n"
-    (folder / "entry_points.txt").write_text(f"[dire_plug.methods]\n{methods}[dire_plug.regularizers]\n{terms}")
+    offer(tmp_path, "odd", f"[dire_plug.methods]\n{methods}[dire_plug.regularizers]\n{terms}")
     monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_a_package_that_comes_or_goes_is_seen_at_once(tmp_path: Path) -> None:
+    assert "late" not in known("regularizers")
+    offer(tmp_path, "late", "[dire_plug.regularizers]\nlate = odd_plugins:Bare\n")
+    assert "late" in known("regularizers")
+    shutil.rmtree(next(tmp_path.glob("late*")))
+    assert "late" not in known("regularizers")
 
 
 @pytest.mark.parametrize(

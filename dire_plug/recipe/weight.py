@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model, model_validator
@@ -54,6 +55,7 @@ def _read(value: object) -> object:
 Weight = Annotated[float | AutoWeight, BeforeValidator(_read)]
 
 
+@cache
 def with_weight(model: type[BaseModel]) -> type[BaseModel]:
     """Return the model of a regularizer's settings with the tool's key `weight` beside its own."""
     fields: dict[str, Any] = {KEY: (Weight, PLAIN)}
