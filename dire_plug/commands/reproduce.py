@@ -112,7 +112,7 @@ def reproduce(
     missing ones are made. Each cell shows the paper's figure and ours; one that can't be filled here is empty, with the
     reason below the table.
     """
-    from dire_plug.paper.reproduce import TableRequest, load_target, select, target_names, to_json
+    from dire_plug.paper.reproduce import TableRequest, check_preset, load_target, select, target_names, to_json
     from dire_plug.pipeline import Request
 
     check_card(card, dry_run=dry_run)
@@ -137,6 +137,7 @@ def reproduce(
         )
         for found in map(load_target, target_names() if target == ALL else [target])
     ]
+    check_preset(requests)
     if status_file is not None:
         _write_status(requests, status_file)
         return None

@@ -316,6 +316,30 @@ def test_exact_acceleration_changes_a_table_of_seconds_only() -> None:
         assert replace(request, base=replace(request.base, accelerate=option)).changes == changes
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ("--scale", "smoke", "--preset", "as-released"),
+            "at the smoke scale, where each method's recipe 'quick' stands for the paper's; leave --scale smoke out: "
+            "sre2l/cifar-100 has it at the paper's scale",
+        ),
+        (
+            ("--preset", "as-relased"),
+            "none of the recipes of table-4 has it (did you mean 'as-released'?); they have as-released, as-printed",
+        ),
+        (("--row", "cda", "--preset", "as-released"), "they have as-printed"),
+    ],
+)
+def test_a_preset_that_no_recipe_has_ends_before_anything_runs(
+    cli: Cli, bare_home: Path, options: tuple[str, ...], words: str
+) -> None:
+    answer = cli("reproduce", "table-4", *options)
+    assert answer.code == 2
+    assert words in answer.err
+    assert not bare_home.exists()
+
+
 def test_a_cell_whose_recipe_lacks_the_preset_is_empty(tiny: Path) -> None:
     request = request_of_table("table-4", row="dwa", column="10")
     answers = reproduce(replace(request, base=replace(request.base, preset="as-released"))).cells.values()

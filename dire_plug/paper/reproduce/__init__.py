@@ -6,13 +6,14 @@ fills the cells, `table.py` shows and stores the result, `costs.py` estimates wh
 
 from dire_plug.paper.reproduce.fill import reproduce
 from dire_plug.paper.reproduce.paper_tables import load_target, target_names
-from dire_plug.paper.reproduce.request import TableRequest, select
+from dire_plug.paper.reproduce.request import TableRequest, check_preset, select
 from dire_plug.paper.reproduce.result import TableResult
 from dire_plug.paper.reproduce.table import render, to_json
 
 __all__ = [
     "TableRequest",
     "TableResult",
+    "check_preset",
     "load_target",
     "render",
     "reproduce",

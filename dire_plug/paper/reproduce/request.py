@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dire_plug import plugins
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest
 from dire_plug.paper.reproduce.paper_tables import Cell, Target
 from dire_plug.paper.reproduce.scales import Scale, ipcs_of, request_of
 from dire_plug.pipeline import Request
+from dire_plug.pipeline.request import find_recipe
+from dire_plug.recipe import preset_names, read_yaml
 from dire_plug.store.runs import runs_root
 
 
@@ -65,6 +69,40 @@ class TableRequest:
             DirePlugError: the scale leaves this cell out.
         """
         return request_of(cell, self.scale, base=self.base, ipcs=ipcs_of(self.target.cells))
+
+
+def check_preset(requests: Sequence[TableRequest]) -> None:
+    """Raise for a preset that no recipe of the cells has, so that all tables would be empty.
+
+    Raises:
+        DirePlugError: it names the recipes of the other scale that have it, or the presets that there are.
+    """
+    preset, scale = requests[0].base.preset, requests[0].scale
+    if preset is None:
+        return
+    found = _presets(requests, scale)
+    if any(preset in names for names in found.values()):
+        return
+    problem = f"--preset {preset}: none of the recipes of {', '.join(one.target.name for one in requests)} has it"
+    if scale == "smoke":
+        problem += " at the smoke scale, where each method's recipe 'quick' stands for the paper's"
+        if able := [recipe for recipe, names in _presets(requests, "paper").items() if preset in names]:
+            raise DirePlugError(f"{problem}; leave --scale smoke out: {', '.join(able)} has it at the paper's scale")
+    known = list(dict.fromkeys(name for names in found.values() for name in names))
+    raise DirePlugError(f"{problem}{nearest(preset, known)}; they have {', '.join(known) or 'none'}")
+
+
+def _presets(requests: Sequence[TableRequest], scale: Scale) -> dict[str, list[str]]:
+    """Return METHOD/RECIPE → its presets, of the recipes that the cells stand on at a scale."""
+    found: dict[str, list[str]] = {}
+    for request in requests:
+        for cell in request.cells:
+            # a cell that the scale leaves out says so when it is filled
+            with contextlib.suppress(DirePlugError):
+                run = replace(request, scale=scale).first_run(cell)
+                if (name := f"{run.method}/{run.recipe}") not in found:
+                    found[name] = preset_names(read_yaml(find_recipe(plugins.load_adapter(run.method), run.recipe)))
+    return found
 
 
 def select(target: Target, *, row: str | None = None, column: str | None = None) -> tuple[Cell, ...]:
