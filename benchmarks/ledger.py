@@ -5,7 +5,7 @@
     python benchmarks/step_share.py --json ledger.json
     python benchmarks/ledger.py show ledger.json
     python benchmarks/ledger.py compare before.json ledger.json
-    python benchmarks/ledger.py docs results/ledger.json --into results/ledger.md
+    python benchmarks/ledger.py docs results/ledger.json --into results/ledger.md docs/timing.md
 
 Each benchmark adds its cases, and replaces those of the same name. A case has sides that ran in turns, and of each side
 all its values, so that ratios are taken round by round, and a later reader can choose another statistic. Only ratios of
@@ -29,6 +29,8 @@ from dire_plug.files import read_json, write_json
 from dire_plug.store.provenance import code, hardware
 
 BEGIN, END = "<!-- ledger: benchmarks/ledger.py docs -->", "<!-- end of the ledger -->"
+RATIOS = "<!-- ratios of the ledger: benchmarks/ledger.py docs -->"
+"""Begins the tables of a page in full, or its ratios alone."""
 DIGITS = 5
 """Significant digits of a value that is kept."""
 
@@ -110,6 +112,26 @@ def show(ledger: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def show_ratios(ledger: Mapping[str, Any]) -> str:
+    """Return one table in Markdown: of each case the ratio of its sides, a column for each unit."""
+    cases: dict[tuple[str, str, str], dict[str, str]] = {}
+    for case in ledger["cases"]:
+        first, *others = case["sides"]
+        for side in others:
+            name = (case["benchmark"], case["case"], f"{side} / {first}")
+            cell = f"{spread(ratios(case, side))} ({len(case['sides'][side])})"
+            cases.setdefault(name, {})[case["unit"]] = cell
+    units = list(dict.fromkeys(unit for cells in cases.values() for unit in cells))
+    lines = [
+        f"{_describe(ledger['cases'])}\n",
+        f"| benchmark: case | sides | {' | '.join(units)} |",
+        f"|---|---|{'---|' * len(units)}",
+    ]
+    for (benchmark, case, sides), cells in cases.items():
+        lines.append(f"| {benchmark}: {case} | {sides} | {' | '.join(cells.get(unit, '') for unit in units)} |")
+    return "\n".join(lines) + "\n"
+
+
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Return a table in Markdown of the cases of two ledgers: the ratio of each side in both, and their quotient."""
     known = {(case["benchmark"], case["case"], case["unit"]): case for case in before["cases"]}
@@ -139,27 +161,32 @@ def _describe(cases: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_docs(ledger: Mapping[str, Any], page: Path) -> None:
-    """Write a ledger's tables between the two marks of a page."""
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page}: it has no lines '{BEGIN}' and '{END}' between which the tables go")
-    head, tail = text[: text.index(BEGIN)], text[text.index(END) :]
-    page.write_text(f"{head}{BEGIN}\n{show(ledger)}\n{tail}")
+    """Write a ledger's tables, or its ratios, between the two marks of a page."""
+    page.write_text(fill(page.read_text(), ledger, where=page))
+
+
+def fill(text: str, ledger: Mapping[str, Any], *, where: Path) -> str:
+    """Return a page's text with what a ledger has between its marks, of which the first says how much that is."""
+    for begin, shown in ((BEGIN, show), (RATIOS, show_ratios)):
+        if begin in text and END in text:
+            return f"{text[: text.index(begin)]}{begin}\n{shown(ledger)}\n{text[text.index(END) :]}"
+    raise SystemExit(f"{where}: it has no lines '{BEGIN}' (or '{RATIOS}') and '{END}' between which the tables go")
 
 
 def main() -> None:
-    """Show one ledger, compare two, or write one into a page."""
+    """Show one ledger, compare two, or write one into pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, count in (("show", 1), ("compare", 2), ("docs", 1)):
         one = commands.add_parser(name)
         one.add_argument("files", nargs=count, type=Path)
         if name == "docs":
-            one.add_argument("--into", type=Path, required=True)
+            one.add_argument("--into", nargs="+", type=Path, required=True)
     options = parser.parse_args()
     ledgers = [read_json(file) for file in options.files]
     if options.command == "docs":
-        write_docs(ledgers[0], options.into)
+        for page in options.into:
+            write_docs(ledgers[0], page)
     else:
         print(show(ledgers[0]) if options.command == "show" else compare(*ledgers), end="")
 

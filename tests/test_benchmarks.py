@@ -240,6 +240,25 @@ def test_two_ledgers_are_compared_by_the_ratios_of_their_sides(tmp_path: Path) -
     assert "| one: a | ours, ms | 1.5 [1.25–1.75] | 1.5 [1.25–1.75] | 1 |" in compared
 
 
+@pytest.mark.parametrize("page", ["results/ledger.md", "docs/timing.md"])
+def test_a_page_has_what_the_ledger_here_has(page: str) -> None:
+    content = json.loads((ROOT / "results" / "ledger.json").read_text())
+    text = (ROOT / page).read_text()
+    assert importlib.import_module("ledger").fill(text, content, where=Path(page)) == text
+
+
+def test_ratios_stand_in_a_column_for_each_unit(tmp_path: Path) -> None:
+    ledger, file = importlib.import_module("ledger"), tmp_path / "ledger.json"
+    for unit, theirs in (("cpu s", [2.0, 4.0]), ("MB", [1.0, 1.0])):
+        ledger.record(file, "a", {"ours": [1.0, 2.0], "theirs": theirs}, benchmark="one", unit=unit)
+    ledger.record(file, "b", {"ours": [1.0]}, benchmark="one", unit="MB")
+    assert ledger.show_ratios(json.loads(file.read_text())).splitlines()[2:] == [
+        "| benchmark: case | sides | cpu s | MB |",
+        "|---|---|---|---|",
+        "| one: a | theirs / ours | 2 [2–2] (2) | 0.75 [0.625–0.875] (2) |",
+    ]
+
+
 def test_a_ledger_is_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     ledger, page = importlib.import_module("ledger"), tmp_path / "page.md"
     ledger.record(tmp_path / "ledger.json", "a", {"ours": [1.0]}, benchmark="one", unit="ms")
@@ -251,14 +270,6 @@ def test_a_ledger_is_written_between_the_marks_of_a_page(tmp_path: Path) -> None
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="between which the tables go"):
         ledger.write_docs(found, page)
-
-
-def test_the_page_of_the_ledger_shows_its_values(tmp_path: Path) -> None:
-    ledger, results = importlib.import_module("ledger"), ROOT / "results"
-    page = tmp_path / "ledger.md"
-    page.write_text((results / "ledger.md").read_text())
-    ledger.write_docs(json.loads((results / "ledger.json").read_text()), page)
-    assert page.read_text() == (results / "ledger.md").read_text()
 
 
 # What fast gains, and what it changes.
