@@ -154,6 +154,10 @@ class DeviceTensor(Tensor):
         """Show the memory behind."""
         return f"DeviceTensor({self.raw!r})"
 
+    def __format__(self, form: str) -> str:
+        """Format a scalar as its number, which the host waits for, as torch does with a plain tensor."""
+        return format(self.item() if self.dim() == 0 else str(self), form)
+
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def tolist(self) -> Any:
