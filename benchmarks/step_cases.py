@@ -54,6 +54,10 @@ def _four_networks(steps: int) -> Flags:
     return {"iteration": -(-steps // 4)}
 
 
+def _two_stages(steps: int) -> Flags:
+    return {"optimization-budgets": [-(-steps // 2)] * 2}
+
+
 def _to_iteration(steps: int) -> Flags:
     return {"Iteration": steps}
 
@@ -83,6 +87,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "edc": Case("cifar-100", _iterations, "4×1, 8 networks", "100×1, 8 networks", _HUNDRED),
         "cv-dd": Case("tiny", _iterations, "5×1, 2 networks", "100×1, 2 networks", _HUNDRED),
         "sre2l-pp": Case("cifar-100", _iterations, "5×1, ResNet-18", "100×1, ResNet-18", _HUNDRED),
+        "fadrm": Case("cifar-100", _two_stages, "5×1, 2 networks", "100×1, 2 networks", _HUNDRED),
         "lpld": Case(
             "tiny",
             _iterations,

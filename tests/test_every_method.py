@@ -85,11 +85,15 @@ def inputs_of(adapter: Adapter, recipe: Recipe) -> LoopInputs:
 
 
 def read_options(arguments: tuple[str, ...]) -> dict[str, str]:
-    """Return flag → value of a command line; a switch has an empty one, and no flag stands twice."""
-    pairs = zip(arguments, [*arguments[1:], "--"], strict=True)
-    found = [(flag, "" if value.startswith("--") else value) for flag, value in pairs if flag.startswith("--")]
-    assert len(found) == len(dict(found)), "a flag is given twice"
-    return dict(found)
+    """Return flag → value of a command line, of several with spaces; a switch has "", and no flag stands twice."""
+    found = dict[str, list[str]]()
+    for argument in arguments:
+        if argument.startswith("--"):
+            assert argument not in found, "a flag is given twice"
+            found[argument] = []
+        else:
+            found[list(found)[-1]].append(argument)
+    return {flag: " ".join(values) for flag, values in found.items()}
 
 
 def assert_each_image_once(plan: Plan, *, classes: int) -> None:
@@ -238,7 +242,8 @@ def test_the_flags_of_a_recipe_reach_the_command_line(adapter: Adapter, name: st
     flags = adapter.flags_model(recipe.recover.script).model_validate(recipe.recover.flags)
     for flag, value in flags.model_dump(by_alias=True).items():
         absent = value is None or value is False
-        assert given.get(f"--{flag}") == (None if absent else "" if value is True else str(value))
+        said = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        assert given.get(f"--{flag}") == (None if absent else "" if value is True else said)
     assert call.script == adapter.scripts[recipe.recover.script].path
 
 

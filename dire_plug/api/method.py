@@ -277,14 +277,18 @@ def image_path(label: int, image: int, suffix: str = ".jpg") -> str:
 
 
 def to_arguments(flags: BaseModel) -> list[str]:
-    """Return a command line in upstream's spelling: `--name value`; a switch stands alone; None is left out."""
+    """Return a command line in upstream's spelling: `--name value`; a switch stands alone; None is left out.
+
+    A list is followed by its values, `--name 1 2`, as `nargs="+"` reads them.
+    """
     arguments: list[str] = []
     for name, value in flags.model_dump(by_alias=True, exclude_none=True).items():
         # store_true flags: False can only be said by leaving the flag out
         if isinstance(value, bool):
             arguments += [f"--{name}"] if value else []
         else:
-            arguments += [f"--{name}", str(value)]
+            values = value if isinstance(value, list) else [value]
+            arguments += [f"--{name}", *map(str, values)]
     return arguments
 
 

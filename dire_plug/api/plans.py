@@ -130,8 +130,13 @@ def check_in_passes(slot: Slot, *, batches: int, passes: int = 1) -> None:
         )
 
 
-def cut_plan(positions: Sequence[tuple[int, int]], *, classes: int, batch_size: int) -> ListedPlan:
-    """Cut (class, image) pairs, in upstream's order, into batches of `batch_size`; the last may be smaller.
+def cut_plan(
+    positions: Sequence[tuple[int, int]], *, classes: int, batch_size: int, pass_size: int | None = None
+) -> ListedPlan:
+    """Cut (class, image) pairs, in upstream's order, into batches of `batch_size`; the last of a pass may be smaller.
+
+    Args:
+        pass_size: images of each pass, a divisor of their number; None: there is one pass.
 
     Raises:
         DirePlugError: the batch size is below 1, or classes have different numbers of images.
@@ -140,9 +145,11 @@ def cut_plan(positions: Sequence[tuple[int, int]], *, classes: int, batch_size: 
         raise DirePlugError(f"plan: the batch size must be at least 1 (is {batch_size})")
     if len(positions) % classes:
         raise DirePlugError(f"plan: {len(positions)} images can't be shared equally by {classes} classes")
-    cuts = (positions[first : first + batch_size] for first in range(0, len(positions), batch_size))
+    size = pass_size or len(positions) or 1
+    passes = [positions[first : first + size] for first in range(0, len(positions), size)]
+    cuts = (one[first : first + batch_size] for one in passes for first in range(0, size, batch_size))
     slots = tuple(SlotPlan(tuple(label for label, _ in cut), tuple(image for _, image in cut)) for cut in cuts)
-    return ListedPlan(slots, classes)
+    return ListedPlan(slots, classes, len(passes))
 
 
 def class_by_class(classes: int, ipc: int) -> list[tuple[int, int]]:

@@ -64,16 +64,8 @@ class CVDD(CommitteeAdapter):
 
     def network_problems(self, recipe: Any) -> list[tuple[str, str]]:
         """Return what is wrong with the networks, and with the committees that are taken of them."""
-        squeeze, recover = recipe.squeeze, recipe.recover
-        flags, found = self.read_flags(recover), []
-        given = {"teacher": squeeze.teacher, **squeeze.others}
-        for key, section in given.items():
-            where = "squeeze.teacher" if key == "teacher" else f"squeeze.others.{key}"
-            if key not in NAMES:
-                found.append((where, f"the script knows no such network; it has {', '.join(_ALL[1:])}"))
-            elif section.architecture not in (known := self.known_architectures(recover.script, key)):
-                message = f"the script '{recover.script}' takes {' or '.join(known)} (is '{section.architecture}')"
-                found.append((f"{where}.architecture", message))
+        recover, given = recipe.recover, ("teacher", *recipe.squeeze.others)
+        flags, found = self.read_flags(recover), super().network_problems(recipe)
         committee = take_committee(recover.script, flags.model_setting)
         if missing := [key for key in committee if key not in given]:
             message = f"model-setting {flags.model_setting} takes {', '.join(committee)}; add {', '.join(missing)}"

@@ -1,10 +1,9 @@
-"""The base of the adapters of CV-DD and SRe2L++: one recover script for all datasets, and the networks it reads."""
+"""The base of the adapters of CV-DD, SRe2L++ and FADRM: one recover script for all datasets, and its networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -33,14 +32,21 @@ from dire_plug.api.method import (
     with_slots,
     write_network,
 )
-from dire_plug.home import resource
 from dire_plug.methods.sre2l_family import FamilyAdapter, saving_arguments
 
 RECOVER, POOL = "recover/recover.py", "pool"
 """The script, and the folder of the networks' weights among the inputs."""
 _CIFAR_10 = (CIFAR_10[0], (0.2470, 0.2435, 0.2616))
-_DATASETS = ("cifar10", "cifar100", "tiny_imagenet", "imagenet-nette", "imagenet1k")
-"""Upstream's names of the scripts' datasets, in the order of `scripts`."""
+_DATASETS: Mapping[str, str] = MappingProxyType(
+    {
+        "cifar-10": "cifar10",
+        "cifar-100": "cifar100",
+        "tiny": "tiny_imagenet",
+        "imagenette": "imagenet-nette",
+        "imagenet": "imagenet1k",
+    }
+)
+"""Script → upstream's name of its dataset."""
 _KEYS = ("teacher", "resnet50", "shufflenet", "mobilenet", "densenet")
 _UPSTREAM = ("ResNet18", "ResNet50", "ShuffleNetV2", "MobileNetV2", "Densenet121")
 NAMES = dict(zip(_KEYS, _UPSTREAM, strict=True))
@@ -59,12 +65,11 @@ _PINS = {
 """Path to fetch → git's hash of it at the pinned commit."""
 
 
-class CommitteeFlags(Flags):
-    """The flags of the loop; the defaults are upstream's."""
+class StepFlags(Flags):
+    """The flags of a step; the defaults are upstream's."""
 
     batch_size: int = Field(default=100, alias="batch-size", ge=1)
-    """Classes in a batch; with a regrouped plan each holds several images."""
-    iteration: int = Field(default=1000, ge=1)
+    """Classes in a batch; with a regrouped plan each holds several images, in FADRM's fewer classes."""
     lr: float = Field(default=0.1, gt=0)
     r_bn: float = Field(default=0.05, alias="r-bn", ge=0)
     first_bn_multiplier: float = Field(default=10.0, alias="first-bn-multiplier", ge=0)
@@ -72,8 +77,14 @@ class CommitteeFlags(Flags):
     """Whether each step crops and flips the batch at random."""
 
 
+class CommitteeFlags(StepFlags):
+    """The flags of the loop of CV-DD and SRe2L++."""
+
+    iteration: int = Field(default=1000, ge=1)
+
+
 class CommitteeAdapter(FamilyAdapter):
-    """The part of an adapter that both methods share."""
+    """The part of an adapter that the methods share; upstream, scripts and flags are those of CV-DD and SRe2L++."""
 
     upstream = Upstream(
         repository="https://github.com/Jiacheng8/CV-DD",
@@ -108,9 +119,17 @@ class CommitteeAdapter(FamilyAdapter):
     )
     network_names: Mapping[str, str] = MappingProxyType({name: key for key, name in NAMES.items()})
 
-    def patches(self) -> Path:
-        """Return the folder of the script's patch, which both methods run."""
-        return resource("patches") / "cv-dd"
+    def network_problems(self, recipe: Any) -> list[tuple[str, str]]:
+        """Return what is wrong with the networks: a key that upstream has no network for, or another one."""
+        squeeze, script, found = recipe.squeeze, recipe.recover.script, list[tuple[str, str]]()
+        for key, section in {"teacher": squeeze.teacher, **squeeze.others}.items():
+            where = "squeeze.teacher" if key == "teacher" else f"squeeze.others.{key}"
+            if key not in NAMES:
+                found.append((where, f"the script knows no such network; it has {', '.join(_KEYS[1:])}"))
+            elif section.architecture not in (known := self.known_architectures(script, key)):
+                message = f"the script '{script}' takes {' or '.join(known)} (is '{section.architecture}')"
+                found.append((f"{where}.architecture", message))
+        return found
 
     def known_architectures(self, script: str, key: str) -> tuple[str, ...]:
         """Return what one network may be."""
@@ -133,7 +152,7 @@ class CommitteeAdapter(FamilyAdapter):
         recover, squeeze = inputs.recipe.recover, inputs.recipe.squeeze
         script = self.scripts[recover.script]
         arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images)
-        arguments += ["--dataset-name", dict(zip(self.scripts, _DATASETS, strict=True))[recover.script]]
+        arguments += ["--dataset-name", _DATASETS[recover.script]]
         arguments += ["--pretrained-model-type", "offline", "--model-pool-dir", str(inputs.folder / POOL)]
         shims: dict[str, dict[str, Any]] = {"device": {}, "torch_load": {}, "network": {}}
         shims["empty_modules"] = {"names": ["cv2", "pandas"]}

@@ -211,14 +211,7 @@ class DWA(FamilyAdapter):
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
         """Return the family's problems, and a start that isn't of real images."""
-        found = super().problems(recipe, classes=classes)
-        if not recipe.recover.is_given_a_start:
-            message = (
-                "must be 'real' or 'rded': DWA's scripts have no other start than real images (is "
-                f"'{recipe.recover.start}')"
-            )
-            found.append(("recover.start", message))
-        return found
+        return super().problems(recipe, classes=classes) + self.start_problems(recipe)
 
     def loop_length(self, script: str) -> int:
         """Return the number to which the script counts its batches: the CIFAR script's is 100 for CIFAR-10 too."""

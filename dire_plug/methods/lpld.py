@@ -7,7 +7,6 @@ code takes these in a pass over the training images, before the loop. A call of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -110,7 +109,7 @@ class LPLD(ClassStatisticsAdapter):
         if ipc % size or (recover.script == "tiny" and size < ipc):
             fits = "hold" if recover.script == "tiny" else "divide"
             raise DirePlugError(f"plan: must {fits} the {ipc} images of a class, or files are lost (is {size})")
-        return replace(cut_plan(class_by_class(classes, ipc), classes=classes, batch_size=size), passes=classes)
+        return cut_plan(class_by_class(classes, ipc), classes=classes, batch_size=size, pass_size=ipc)
 
     def pass_arguments(self, pass_index: int, script: str) -> tuple[str, ...]:
         """Return the arguments that make a script go through one class alone: the Tiny script calls it IPC."""

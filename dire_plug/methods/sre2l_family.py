@@ -85,6 +85,8 @@ class FamilyAdapter(PlannedAdapter):
     """Script → the teachers that it can be given."""
     embeddings_are_nonnegative = True
     grows = True
+    plan_key: ClassVar[str] = "recover.flags.batch-size"
+    """The key of a recipe that is to be changed where there is no plan."""
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
@@ -97,8 +99,16 @@ class FamilyAdapter(PlannedAdapter):
         try:
             self.plan(recipe.recover, classes=classes or self.scripts[script].classes, ipc=recipe.ipc)
         except DirePlugError as error:
-            found.append(("recover.flags.batch-size", str(error).removeprefix("plan: ")))
+            found.append((self.plan_key, str(error).removeprefix("plan: ")))
         return found
+
+    def start_problems(self, recipe: Any) -> list[tuple[str, str]]:
+        """Return that the start isn't of real images, for scripts that have no other."""
+        start = recipe.recover.start
+        message = (
+            f"must be 'real' or 'rded': {self.title}'s scripts have no other start than real images (is '{start}')"
+        )
+        return [] if recipe.recover.is_given_a_start else [("recover.start", message)]
 
     def network_problems(self, recipe: Any) -> list[tuple[str, str]]:
         """Return what is wrong with the teacher, and others beside it."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from dire_plug.api.method import Invocation, LoopInputs, VerifyCase, teacher_problems
+from dire_plug.home import resource
 from dire_plug.methods.cvdd_family import CommitteeAdapter, CommitteeFlags
 
 _COMMITTEE = "one network makes every step; a committee is the method cv-dd"
@@ -25,6 +27,10 @@ class SRe2LPlusPlus(CommitteeAdapter):
             **dict.fromkeys(("model-setting", "selected-size", "voter-type", "weight-temperature"), _COMMITTEE),
         }
     )
+
+    def patches(self) -> Path:
+        """Return the folder of the patch of CV-DD's script."""
+        return resource("patches") / "cv-dd"
 
     def network_problems(self, recipe: Any) -> list[tuple[str, str]]:
         """Return what is wrong with the teacher."""

@@ -235,7 +235,7 @@ _MANY = """\
         return build_plan(classes=classes, ipc=ipc, slots_per_pass=BATCHES, per_class=per_class)"""
 _ONE = """\
         # one image of each class after the other; a script that goes class by class: cut_plan(class_by_class(…), …),
-        # with passes=classes, and `pass_arguments`, where a call may make one class alone
+        # with pass_size=ipc, and `pass_arguments`, where a call may make one class alone
         passes = build_plan(classes=classes, ipc=ipc, slots_per_pass=BATCHES)
         slots = (Slot(image, batch) for image in range(ipc) for batch in range(BATCHES))
         return ListedPlan(tuple(passes.slot(slot) for slot in slots), classes)"""

@@ -30,6 +30,8 @@ from dire_plug.upstream.source.vendor import fetch
 
 SWITCHES = ("store_true", "store_false")
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str}
+LISTS = ("+", "*")
+"""What `nargs` says of a flag that takes several values."""
 MOST_CHOICES = 8
 
 
@@ -69,10 +71,14 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
 
 
 def _read(names: list[str], settings: dict[str, ast.expr]) -> Flag | None:
-    """Return one flag; None of a positional argument, a short name alone, or one that takes no single value."""
+    """Return one flag; None of a positional argument, a short name alone, or one that may have a value or none."""
     name = next((name[2:] for name in names if name.startswith("--") and len(name) > 2), None)
-    action = literal(settings.get("action"))
-    if name is None or "nargs" in settings or ("action" in settings and action not in (*SWITCHES, "store")):
+    action, several = literal(settings.get("action")), literal(settings.get("nargs"))
+    if (
+        name is None
+        or ("nargs" in settings and several not in LISTS)
+        or ("action" in settings and action not in (*SWITCHES, "store"))
+    ):
         return None
     if action in SWITCHES:
         return Flag(name, "bool", False)
@@ -81,6 +87,8 @@ def _read(names: list[str], settings: dict[str, ast.expr]) -> Flag | None:
     known = TYPES[annotation]
     if choices := _choices(literal(settings.get("choices")), known):
         annotation = f"Literal[{', '.join(map(repr, choices))}]".replace("'", '"')
+    if several in LISTS:
+        return Flag(name, f"list[{annotation}]", None)
     return Flag(name, annotation, _default(literal(settings.get("default")), known, choices))
 
 

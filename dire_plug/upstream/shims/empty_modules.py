@@ -1,7 +1,7 @@
 """Put empty modules in the place of packages that a script imports and doesn't use here.
 
 Needed by CV-DD `recover.py` 14 (pandas, which it never uses) and `utils_recover.py` 17 (OpenCV, which reads patches to
-start from; the hook gives start images).
+start from; the hook gives start images), and by FADRM `recover.py` 14 (pandas alike).
 """
 
 import sys
