@@ -84,6 +84,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
             {"classes": 10, "ipc": 10, "real_per_class": 30},
         ),
         "g-vbsm": Case("cifar-100", _iterations, "4×1, 5 networks", "100×1, 5 networks", _HUNDRED),
+        "edc": Case("cifar-100", _iterations, "4×1, 8 networks", "100×1, 8 networks", _HUNDRED),
         "cv-dd": Case("tiny", _iterations, "5×1, 2 networks", "100×1, 2 networks", _HUNDRED),
         "sre2l-pp": Case("cifar-100", _iterations, "5×1, ResNet-18", "100×1, ResNet-18", _HUNDRED),
         "fadrm": Case("cifar-100", _two_stages, "5×1, 2 networks", "100×1, 2 networks", _HUNDRED),

@@ -50,6 +50,7 @@ ACTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "delt": _INVERTED,
         # its hooks leave out layers at random, where a compiled graph would break
         "g-vbsm": (BF16, CHANNELS_LAST, ONE_PASS),
+        "edc": (BF16, CHANNELS_LAST),
         # its BatchNorm layers take pairs of features and classes
         "lpld": (BF16, CHANNELS_LAST),
         # their loops make networks of their own, and differences of their features are all of the loss

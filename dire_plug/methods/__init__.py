@@ -1,1 +1,1 @@
-"""The methods: a module with adapter and flags for each, and the bases of two families of them."""
+"""The methods: a module with adapter and flags for each, and the bases of families of them."""

@@ -1,4 +1,4 @@
-"""Write what G-VBSM's scripts read: teachers, training images, statistics of these teachers' convolutions."""
+"""Write what the scripts of G-VBSM and EDC read: teachers, training images, statistics of these teachers' layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 STATISTICS = "statistics"
 """The name of the preparation, and its folder among the loop's inputs."""
 TRAINING = "training.safetensors"
-"""The training images among the inputs of the preparation."""
+"""The training images among the inputs."""
+_OF_CLASS = "class_"
+"""How folders of one class's statistics begin, which EDC's scripts divide by the true number of images."""
 IMAGES: Mapping[str, int] = MappingProxyType(
     {"cifar-10": 50_000, "cifar-100": 50_000, "tiny": 100_000, "imagenet": 1_281_167}
 )
@@ -38,10 +40,16 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "mobilenet-v2-gvbsm": "MobileNetV2",
         "wrn-16-2": "WRN_16_2",
         "shufflenet-v2-x0.5": "ShuffleNetV2_0_5",
+        "convnet-1": "ConvNetD1",
+        "convnet-2": "ConvNetD2",
+        "convnet-3-w32": "ConvNetW32",
     }
 )
-"""Architecture → what the branches for small images call it, in their order."""
-_SMALL = tuple(_NAMES)
+"""Architecture → what the branches for small images call it."""
+SMALL = tuple(_NAMES)
+"""Those of EDC's CIFAR branches, in their order."""
+_SMALL = SMALL[:5]
+_FLAT = ("convnet-1", "convnet-2", "convnet-3", "convnet-3-w32")
 TEACHERS: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "cifar-10": _SMALL,
@@ -50,7 +58,7 @@ TEACHERS: Mapping[str, Sequence[str]] = MappingProxyType(
         "imagenet": ("resnet-18", "mobilenet-v2", "efficientnet-b0", "shufflenet-v2-x0.5"),
     }
 )
-"""Script → the architectures that it builds, in its order."""
+"""Script of G-VBSM → the architectures that it builds, in its order."""
 
 
 class StatisticsSection(Flags):
@@ -66,17 +74,17 @@ class PrepareSection(Flags):
     statistics: StatisticsSection = StatisticsSection()
 
 
-def teacher_problems(recipe: Any) -> list[tuple[str, str]]:
+def teacher_problems(recipe: Any, wanted: Sequence[str]) -> list[tuple[str, str]]:
     """Return what is wrong with a recipe's networks: others than the script builds, in another order, or a head."""
-    squeeze, wanted = recipe.squeeze, tuple(TEACHERS[recipe.recover.script])
+    squeeze = recipe.squeeze
     named = {"squeeze.teacher": squeeze.teacher}
     named |= {f"squeeze.others.{key}": section for key, section in squeeze.others.items()}
     given = tuple(section.architecture for section in named.values())
-    if given == wanted:
+    if given == tuple(wanted):
         return [
             (f"{key}.head", "the script's ConvNet reads its flattened map; set this to flat")
             for key, section in named.items()
-            if section.architecture == "convnet-3" and section.checkpoint is None and section.head != "flat"
+            if section.architecture in _FLAT and section.checkpoint is None and section.head != "flat"
         ]
     listed = f"the script '{recipe.recover.script}' builds {', '.join(wanted)}, in this order"
     return [
@@ -102,13 +110,16 @@ def write_inputs(inputs: LoopInputs, script_inputs: ScriptInputs, architectures:
     for network, architecture in zip(script_inputs.teachers.values(), architectures, strict=True):
         keys = None if script == "imagenet" else upstream_keys(architecture, "g-vbsm")
         write_network(network, inputs.folder / teacher_path(script, architecture), "bare", keys=keys)
-    chosen = choose_images(
-        len(script_inputs.dataset.train), PrepareSection.model_validate(inputs.recipe.prepare).statistics.images
-    )
+    chosen = choose_images(len(script_inputs.dataset.train), wanted_images(inputs.recipe))
     if STATISTICS in inputs.prepared:
         _write_statistics(inputs.prepared[STATISTICS], inputs.folder / STATISTICS, IMAGES[script] / len(chosen))
     else:
         write_training(inputs.folder / TRAINING, script_inputs.dataset.train, chosen)
+
+
+def wanted_images(recipe: Any) -> int | None:
+    """Return the number of images that a recipe takes statistics from; None: all."""
+    return PrepareSection.model_validate(recipe.prepare).statistics.images
 
 
 def choose_images(available: int, wanted: int | None) -> Tensor:
@@ -138,10 +149,17 @@ def _write_statistics(made: Path, folder: Path, factor: float) -> None:
     """Write what the preparation made, multiplied by `factor`: a mean over as many images as there were.
 
     Every array is a sum over images divided by upstream's number of them; `factor` is 1 on the whole dataset.
+    Statistics of one class are true means already: their folders are linked.
     """
     import numpy as np
 
+    for of_class in made.glob(f"*/{_OF_CLASS}*"):
+        link = folder / of_class.relative_to(made)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(of_class.absolute(), target_is_directory=True)
     for file in made.rglob("*.npz"):
+        if any(part.startswith(_OF_CLASS) for part in file.relative_to(made).parts):
+            continue
         with np.load(file) as arrays:
             values = {
                 name: array if factor == 1 else array * array.dtype.type(factor) for name, array in arrays.items()

@@ -7,7 +7,8 @@
 | resnet-small | quick recipes | 8 to 16 px | 128 |
 | resnet-small-grey | the same, but it averages the channels first: for grey images | 8 to 16 px | 128 |
 | convnet-3, convnet-4 | MTT, DM, G-VBSM (ConvNetW128: depth 3) | 32 px; 64 px | 128 · (size // 2^depth)², or 128 |
-| convnet-3-w32 | MTT, DM: a quarter as wide (ConvNetW32): quick recipes | 32 px | 32 · (size // 8)², or 32 |
+| convnet-3-w32 | EDC; MTT, DM: a quarter as wide (ConvNetW32): quick recipes | 32 px | 32 · (size // 8)², or 32 |
+| convnet-1, convnet-2 | EDC (ConvNetD1, ConvNetD2) | 32 px | 128 · (size // 2^depth)², or 128 |
 | convnet-3-bn, convnet-4-bn | DELT, INFER | 32 px; 64 px | likewise |
 | convnet-small | quick recipes: two blocks, batch normalisation | 8 to 16 px | 64 · (size // 4)², or 64 |
 | convnet-small-grey | the same for grey images | 8 to 16 px | likewise |
@@ -223,4 +224,6 @@ def size_of(architecture: str, state: Mapping[str, Tensor]) -> int | None:
         return vit.vit_small_size(state)
     if architecture == _VIT_TINY:
         return vit.vit_tiny_size(state)
-    return convnet_size(architecture, state) if architecture in CONVNETS else None
+    size = convnet_size(architecture, state) if architecture in CONVNETS else None
+    # a head of another network may seem to be one for images that are too small
+    return size if size is None or size >= least_size(architecture) else None

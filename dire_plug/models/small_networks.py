@@ -126,6 +126,8 @@ def _convnet_block(inputs: int, width: int, *, batch_norm: bool) -> nn.Sequentia
 
 
 CONVNETS: dict[str, tuple[int, int, bool]] = {
+    "convnet-1": (128, 1, False),
+    "convnet-2": (128, 2, False),
     "convnet-3": (128, 3, False),
     "convnet-4": (128, 4, False),
     "convnet-3-w32": (32, 3, False),

@@ -3,7 +3,8 @@
 | method | architectures whose keys differ from ours |
 |---|---|
 | infer, dwa | mobilenet-v2-ufc, efficientnet-b0-ufc, shufflenet-g2-ufc, vgg-16-bn-dwa, convnet-3-bn, convnet-4-bn |
-| g-vbsm | resnet-18, mobilenet-v2-gvbsm, wrn-16-2, shufflenet-v2-x0.5 (all with the small stem), convnet-3, convnet-4 |
+| g-vbsm, edc | resnet-18, mobilenet-v2-gvbsm, wrn-16-2, shufflenet-v2-x0.5 (all with the small stem) |
+| g-vbsm, edc | convnet-1 to convnet-4, convnet-3-w32 |
 | mtt, dm | convnet-3, convnet-4, and both with -bn |
 | delt | convnet-3-bn, convnet-4-bn |
 | cv-dd | resnet-18, -50, mobilenet-v2-ufc, shufflenet-v2-x0.5-cvdd, densenet-121-cvdd (all with the small stem) |
@@ -157,8 +158,7 @@ _INFER: Mapping[str, Rules] = {
 }
 _G_VBSM: Mapping[str, Rules] = {
     "resnet-18": {r"(layer\d\.\d)\.downsample\.": r"\1.shortcut.", r"fc\.": "linear."},
-    "convnet-3": _CONVNET,
-    "convnet-4": _CONVNET,
+    **dict.fromkeys(("convnet-1", "convnet-2", "convnet-3", "convnet-4", "convnet-3-w32"), _CONVNET),
     "mobilenet-v2-gvbsm": {
         r"features\.0\.": "conv1.",
         r"features\.18\.": "conv2.",

@@ -77,7 +77,7 @@ def run(
     """Synthesize with a method, train students on the images, measure their diversity: `dire-plug run`.
 
     Args:
-        method: sre2l, cda, dwa, infer, delt, g-vbsm, cv-dd, sre2l-pp, fadrm, lpld, mtt, dm, or an installed plugin's.
+        method: sre2l, cda, dwa, infer, delt, g-vbsm, edc, cv-dd, sre2l-pp, fadrm, lpld, mtt, dm, or a plugin's.
         dire: with the diversity regularizer: the same as `arm="dire"`.
         arm: baseline (the default), control, dire, the recipe's own; random, rded, herding, k-center, k-means, full.
         regularizers: terms instead of DiRe in its arm: names, or name → weight (a number, or "auto").

@@ -41,7 +41,7 @@ NATIVE = ("--engine", "native")
 # Names and recipes.
 
 
-METHODS = "cda, cv-dd, delt, dm, dwa, fadrm, g-vbsm, infer, lpld, mtt, sre2l, sre2l-pp"
+METHODS = "cda, cv-dd, delt, dm, dwa, edc, fadrm, g-vbsm, infer, lpld, mtt, sre2l, sre2l-pp"
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,16 @@ def test_an_image_folder_is_served_from_files_where_they_are(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("image_folder")
+def test_a_script_may_choose_images_of_a_folder_by_itself(tmp_path: Path) -> None:
+    pixels = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 2, 2)
+    save_file({"train.images": pixels, "train.labels": torch.tensor([1, 0])}, tmp_path / "training.safetensors")
+    image_folder_shim.install(device="cpu", file=str(tmp_path / "training.safetensors"), classes=2)
+    served: Any = torchvision.datasets.ImageFolder("/nowhere")
+    (path,) = [path for path, label in served.imgs if label == 0]
+    assert torch.equal(torch.from_numpy(np.array(served.loader(path))).permute(2, 0, 1), pixels[1])
+
+
+@pytest.mark.usefixtures("image_folder")
 def test_a_batch_that_threads_decode_is_that_of_one_image_after_another(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 20, 30, 3), dtype=np.uint8)
     for number, image in enumerate(pixels):

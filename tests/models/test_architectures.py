@@ -17,6 +17,8 @@ from dire_plug.models.upstream_keys import our_keys
 # Parameters with ten outputs at 32 px, and the width of the embedding: those of the methods' own networks.
 PUBLISHED = {
     "resnet-18": (11_173_962, 512),
+    "convnet-1": (331_530, 32_768),
+    "convnet-2": (233_610, 8192),
     "convnet-3": (320_010, 2048),
     "convnet-3-bn": (320_010, 2048),
     "convnet-4": (452_490, 512),

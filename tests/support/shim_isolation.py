@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import runpy
 import socket
 import sys
@@ -46,6 +47,7 @@ REPLACED = [
     (socket, "getaddrinfo"),
     (socket, "gethostbyname"),
     (time, "time"),
+    (random, "randint"),
     (os, "listdir"),
     (sys, "meta_path"),
 ]

@@ -3,7 +3,8 @@
 Needed by G-VBSM `Branch_Tiny_ImageNet/recover/tiny_in_dataset.py` 39, 46 and by its ImageNet-1K script, 69, which read
 the training images once, to compute statistics; the former opens the test images too and reads none. LPLD
 `imagenet1k_forward/forward_once.py` 121, 163 and `tiny_forward/forward_once.py` 100, 107 do likewise; they test on the
-folder or split `val`, only to print the accuracy, so it has one image; the second has a dataset of its own.
+folder or split `val`, only to print the accuracy, so it has one image; the second has a dataset of its own. EDC
+`utils.py` 556 derives a class of it that draws start images by itself.
 """
 
 import json
@@ -77,13 +78,18 @@ class Images(Dataset[tuple[Any, Any]]):
         if "val" in (split, Path(str(root)).name):
             self.targets = self.targets[:1]
 
+    @property
+    def imgs(self) -> list[tuple[int, int]]:
+        """Return (index, label) of each image, for a script that hands the first to `loader` itself."""
+        return list(enumerate(self.targets))
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """Return the transformed image, made from a PIL image, and its label."""
-        return self._transformed(index, self._open(index))
+        return self._transformed(index, self.loader(index))
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any]]:
         """Return the images and labels of a batch, as a `DataLoader` asks for them.
@@ -92,12 +98,13 @@ class Images(Dataset[tuple[Any, Any]]):
         transforms draw the numbers that they would draw image by image.
         """
         with ThreadPoolExecutor(count_cores()) as pool:
-            return [self._transformed(*pair) for pair in zip(indices, pool.map(self._open, indices), strict=True)]
+            return [self._transformed(*pair) for pair in zip(indices, pool.map(self.loader, indices), strict=True)]
 
     def _transformed(self, index: int, image: Image.Image) -> tuple[Any, Any]:
         return self.transform(image) if self.transform else image, self.targets[index]
 
-    def _open(self, index: int) -> Image.Image:
+    def loader(self, index: int) -> Image.Image:
+        """Return one image, not transformed."""
         if self._pixels is not None:
             return Image.fromarray(self._pixels[index].permute(1, 2, 0).contiguous().numpy())
         assert self._paths is not None

@@ -1,6 +1,7 @@
 """Shims: old upstream code runs on this machine, and reads and reaches nothing that it shouldn't."""
 
 import argparse
+import random
 import socket
 import sys
 from collections.abc import Iterator
@@ -161,6 +162,16 @@ def test_a_package_that_a_script_does_not_use_is_empty(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "their_reader", None)
     shims.install({"empty_modules": {"names": ["their_reader"]}}, device="cpu")
     assert not hasattr(import_module("their_reader"), "read")
+
+
+def test_random_integers_up_to_a_whole_float_are_those_up_to_the_integer() -> None:
+    random.seed(3)
+    expected = random.randint(0, 10**13)
+    shims.install({"whole_floats": {}}, device="cpu")
+    random.seed(3)
+    assert random.randint(0, 1e13) == expected  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="whole numbers"):
+        random.randint(0, 0.5)  # type: ignore[arg-type]
 
 
 def test_a_network_that_upstreams_module_lacks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
