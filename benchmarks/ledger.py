@@ -5,7 +5,7 @@
     python benchmarks/step_share.py --json ledger.json
     python benchmarks/ledger.py show ledger.json
     python benchmarks/ledger.py compare before.json ledger.json
-    python benchmarks/ledger.py docs results/ledger.json --into results/ledger.md docs/timing.md
+    python benchmarks/ledger.py docs results/ledger.json --into results/ledger.md docs/reference/benchmarks.md
 
 Each benchmark adds its cases, and replaces those of the same name. A case has sides that ran in turns, and of each side
 all its values, so that ratios are taken round by round, and a later reader can choose another statistic. Only ratios of

@@ -240,7 +240,7 @@ def test_two_ledgers_are_compared_by_the_ratios_of_their_sides(tmp_path: Path) -
     assert "| one: a | ours, ms | 1.5 [1.25–1.75] | 1.5 [1.25–1.75] | 1 |" in compared
 
 
-@pytest.mark.parametrize("page", ["results/ledger.md", "docs/timing.md"])
+@pytest.mark.parametrize("page", ["results/ledger.md", "docs/reference/benchmarks.md"])
 def test_a_page_has_what_the_ledger_here_has(page: str) -> None:
     content = json.loads((ROOT / "results" / "ledger.json").read_text())
     text = (ROOT / page).read_text()
