@@ -281,11 +281,11 @@ def draw_tuned(tuned: Tuned) -> Figure:
     figure, panels = new_figure(1 + 3.2 * len(ranges), 3.6, panels=len(ranges), sharey=True)
     arm = colour(plan.arm, [plan.arm])
     for axes, one in zip(panels, ranges, strict=True):
-        for state, mark, face in (("complete", "o", arm), ("pruned", "o", "none")):
+        for state, label, face in (("complete", "complete", arm), ("pruned", "pruned (first student)", "none")):
             trials = [trial for trial in tuned.trials if trial.state == state]
             values = [trial.values[one.key] for trial in trials]
             heights = [trial.accuracy if trial.accuracy is not None else trial.first for trial in trials]
-            axes.plot(values, heights, mark, color=arm, markerfacecolor=face, markersize=5, label=state)  # type: ignore[arg-type]
+            axes.plot(values, heights, "o", color=arm, markerfacecolor=face, markersize=5, label=label)  # type: ignore[arg-type]
         axes.plot(tuned.best.values[one.key], tuned.best.accuracy, "*", color=INK, markersize=11, label="best")  # type: ignore[arg-type]
         if tuned.control.accuracy is not None:
             axes.axhline(tuned.control.accuracy, color=colour(CONTROL, ()), linestyle="--", linewidth=1, label=CONTROL)
