@@ -15,7 +15,15 @@ from pydantic import BaseModel, ConfigDict
 
 from dire_plug.api.checklist import FILL_IN, require_complete
 from dire_plug.api.patch_file import make_patch, read_patch
-from dire_plug.api.plans import ChunkedPlan, ListedPlan, build_plan, check_in_passes, class_by_class, cut_plan
+from dire_plug.api.plans import (
+    ChunkedPlan,
+    ListedPlan,
+    build_plan,
+    check_in_passes,
+    class_by_class,
+    cut_plan,
+    group_by_group,
+)
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
 from dire_plug.home import resource
@@ -92,6 +100,7 @@ __all__ = [
     "cifar_scripts",
     "class_by_class",
     "cut_plan",
+    "group_by_group",
     "hookimpl",
     "image_path",
     "imagenet_script",

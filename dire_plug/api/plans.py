@@ -152,6 +152,12 @@ def cut_plan(
     return ListedPlan(slots, classes, len(passes))
 
 
+def group_by_group(classes: int, ipc: int, per_class: int) -> list[tuple[int, int]]:
+    """Return every (class, image) pair: `per_class` images of class 0, of class 1, …, then the next ones."""
+    groups = (range(first, min(first + per_class, ipc)) for first in range(0, ipc, per_class))
+    return [(label, image) for group in groups for label in range(classes) for image in group]
+
+
 def class_by_class(classes: int, ipc: int) -> list[tuple[int, int]]:
     """Return every (class, image) pair: all images of class 0, then those of class 1, …"""
     return [(label, image) for label in range(classes) for image in range(ipc)]

@@ -23,7 +23,6 @@ from dire_plug.api.method import (
     ScriptInputs,
     Upstream,
     VerifyCase,
-    to_arguments,
     with_own_dataset,
     with_slots,
 )
@@ -103,7 +102,7 @@ class EDC(TurnsAdapter):
         """Return the statistics of the teachers, made without a step: the script crashes at its first after them."""
         wanted = wanted_images(inputs.recipe)
         arguments = [*call_arguments(inputs, ipc=1), "--statistic-path", str(inputs.images), "--iteration", "0"]
-        shims = {**_shims(inputs, seed=0), "cifar": {"file": str(inputs.folder / TRAINING)}}
+        shims = {**self.shims(inputs, seed=0), "cifar": {"file": str(inputs.folder / TRAINING)}}
         call = Invocation(self.scripts[inputs.recipe.recover.script].path, tuple(arguments), shims)
         said = f"a pass of {wanted or 'all'} training images through each teacher"
         return (Preparation(STATISTICS, call, key={"images": wanted}, estimate=said),)
@@ -124,26 +123,16 @@ class EDC(TurnsAdapter):
             read = choose_images(len(train), None) if inputs.recipe.recover.start == "own" else chosen
             write_training(inputs.folder / TRAINING, train, read)
 
-    def invocation(self, inputs: LoopInputs) -> Invocation:
-        """Return the command line of upstream's script, and the shims that it needs.
-
-        Images land in `inputs.images` as `newCCC/classCCC_idIII.png` (CIFAR-10: `.jpg`).
-        """
-        recipe = inputs.recipe
-        arguments = [*to_arguments(self.read_flags(recipe.recover)), *call_arguments(inputs, ipc=recipe.ipc)]
-        arguments += ["--statistic-path", str(inputs.folder / STATISTICS), "--store-best-images"]
-        return Invocation(self.scripts[recipe.recover.script].path, tuple(arguments), _shims(inputs, seed=inputs.seed))
+    def shims(self, inputs: LoopInputs, *, seed: int) -> dict[str, dict[str, Any]]:
+        """Return the shims that a script needs; `seed` is the loop's."""
+        images = {"file": str(inputs.folder / TRAINING), "classes": inputs.classes}
+        return {**common_shims(), "clock": {"seed": seed}, "whole_floats": {}, "image_folder": images}
 
     def verify_case(self, script: str) -> VerifyCase:
         """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch."""
         flags = {"batch-size": 4, "iteration": 2, "flatness": True}
         return VerifyCase(
             recover={"script": script, "start": "own", "flags": flags},
-            teachers={name if number else "teacher": name for number, name in enumerate(SMALL)},
+            teachers=self.teachers_to_verify(script),
             answered={"start": "real", "plan": {"per_class": 1}},
         )
-
-
-def _shims(inputs: LoopInputs, *, seed: int) -> dict[str, dict[str, Any]]:
-    images = {"file": str(inputs.folder / TRAINING), "classes": inputs.classes}
-    return {**common_shims(), "clock": {"seed": seed}, "whole_floats": {}, "image_folder": images}

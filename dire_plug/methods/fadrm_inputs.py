@@ -17,6 +17,7 @@ from dire_plug.api.method import (
     Slot,
     Synthesis,
     cut_plan,
+    group_by_group,
     hookimpl,
 )
 from dire_plug.methods.cvdd_family import CommitteeAdapter
@@ -48,8 +49,7 @@ class RealImagesAdapter(CommitteeAdapter):
                 f"plan: a pass makes {known} images, so with {classes} classes IPC must be a multiple of "
                 f"{known // gcd(known, classes)} (is {ipc})"
             )
-        blocks = [range(first, min(first + per_class, ipc)) for first in range(0, ipc, per_class)]
-        order = [(label, image) for block in blocks for label in range(classes) for image in block]
+        order = group_by_group(classes, ipc, per_class)
         return cut_plan(order, classes=classes, batch_size=self.read_flags(recover).batch_size, pass_size=known)
 
     @hookimpl

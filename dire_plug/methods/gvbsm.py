@@ -153,7 +153,7 @@ class GVBSM(TurnsAdapter):
         flags = self.flags[name].model_validate({"batch-size": 1, "iteration": 1})
         arguments = [*to_arguments(flags), *call_arguments(inputs, ipc=least), "--statistic-path", str(inputs.images)]
         served = {"file": str(inputs.folder / TRAINING)}
-        shims = {**_shims(inputs, seed=0), "cifar" if name.startswith("cifar") else "image_folder": served}
+        shims = {**self.shims(inputs, seed=0), "cifar" if name.startswith("cifar") else "image_folder": served}
         return (
             Preparation(
                 STATISTICS,
@@ -164,15 +164,14 @@ class GVBSM(TurnsAdapter):
             ),
         )
 
-    def invocation(self, inputs: LoopInputs) -> Invocation:
-        """Return the command line of upstream's script, and the shims that it needs.
-
-        Images land in `inputs.images` as `newCCC/classCCC_idIII.png` (ImageNet-1K: `.jpg`).
-        """
-        recover = inputs.recipe.recover
-        arguments = to_arguments(self.read_flags(recover)) + call_arguments(inputs, ipc=inputs.recipe.ipc)
-        arguments += ["--statistic-path", str(inputs.folder / STATISTICS), "--store-best-images"]
-        return Invocation(self.scripts[recover.script].path, tuple(arguments), _shims(inputs, seed=inputs.seed))
+    def shims(self, inputs: LoopInputs, *, seed: int) -> dict[str, dict[str, Any]]:
+        """Return the shims that a script needs; `seed` is the loop's."""
+        name, shims = inputs.recipe.recover.script, common_shims()
+        if name == "imagenet":
+            files = {architecture: inputs.folder / teacher_path(name, architecture) for architecture in TEACHERS[name]}
+            return shims | {"hub_weights": {"files": {file.stem: str(file) for file in files.values()}}}
+        shims["clock"] = {"seed": seed}
+        return shims | ({"prefetch": {}} if name == "tiny" else {})
 
     def verify_case(self, script: str) -> VerifyCase:
         """Return one whole batch of two iterations, so that it is saved, and the first step of the next batch.
@@ -182,7 +181,7 @@ class GVBSM(TurnsAdapter):
         batch, images = (2, 4) if script == "imagenet" else (4, 20)
         return VerifyCase(
             recover={"script": script, "flags": {"batch-size": batch, "iteration": 2}},
-            teachers={"teacher" if not number else name: name for number, name in enumerate(TEACHERS[script])},
+            teachers=self.teachers_to_verify(script),
             prepare={STATISTICS: {"images": images}},
             ipc=GROUPS if script == "tiny" else 1,
             answered={"start": "real", "plan": {"per_class": 2 if script == "tiny" else 1}},
@@ -197,12 +196,3 @@ def _check_reshape(plan: ListedPlan, script: Script, batch_size: int) -> None:
             f"recover.flags.batch-size: the ImageNet-1K script reshapes its images by --batch-size {batch_size}, which "
             f"the last batch, of {images} images, can't be; take a divisor of {plan.ipc * script.classes}"
         )
-
-
-def _shims(inputs: LoopInputs, *, seed: int) -> dict[str, dict[str, Any]]:
-    name, shims = inputs.recipe.recover.script, common_shims()
-    if name == "imagenet":
-        files = {architecture: inputs.folder / teacher_path(name, architecture) for architecture in TEACHERS[name]}
-        return shims | {"hub_weights": {"files": {file.stem: str(file) for file in files.values()}}}
-    shims["clock"] = {"seed": seed}
-    return shims | ({"prefetch": {}} if name == "tiny" else {})

@@ -6,6 +6,7 @@ hold are never changed.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,7 @@ from dire_plug.api.method import (
     RESERVED_VERIFIER,
     DirePlugError,
     Flags,
+    Invocation,
     ListedPlan,
     LoopInputs,
     PlannedAdapter,
@@ -28,10 +30,12 @@ from dire_plug.api.method import (
     Slot,
     Synthesis,
     cut_plan,
+    group_by_group,
     hookimpl,
     image_path,
+    to_arguments,
 )
-from dire_plug.methods.gvbsm_inputs import PrepareSection, teacher_problems, write_inputs
+from dire_plug.methods.gvbsm_inputs import STATISTICS, PrepareSection, teacher_problems, write_inputs
 from dire_plug.recipe.messages import describe
 
 if TYPE_CHECKING:
@@ -131,10 +135,8 @@ class TurnsAdapter(PlannedAdapter):
         """
         if ipc < 1:
             raise DirePlugError(f"ipc: must be at least 1 (is {ipc})")
-        classes, count = self.scripts[name].classes, per_class or ipc
-        groups = (range(first, min(first + count, ipc)) for first in range(0, ipc, count))
-        order = [(label, image) for group in groups for label in range(classes) for image in group]
-        return cut_plan(order, classes=classes, batch_size=batch_size)
+        classes = self.scripts[name].classes
+        return cut_plan(group_by_group(classes, ipc, per_class or ipc), classes=classes, batch_size=batch_size)
 
     def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the teachers in the script's layout, and the statistics, or the images to take them from.
@@ -149,6 +151,25 @@ class TurnsAdapter(PlannedAdapter):
                 f"set dataset.size={size}"
             )
         write_inputs(inputs, script_inputs, self.networks[name])
+
+    @abstractmethod
+    def shims(self, inputs: LoopInputs, *, seed: int) -> dict[str, dict[str, Any]]:
+        """Return the shims that a script needs; `seed` is the loop's."""
+
+    def invocation(self, inputs: LoopInputs) -> Invocation:
+        """Return the command line of upstream's script, and the shims that it needs.
+
+        Images land in `inputs.images` as `newCCC/classCCC_idIII.png`, some with a suffix of their own.
+        """
+        recipe = inputs.recipe
+        arguments = to_arguments(self.read_flags(recipe.recover)) + call_arguments(inputs, ipc=recipe.ipc)
+        arguments += ["--statistic-path", str(inputs.folder / STATISTICS), "--store-best-images"]
+        script = self.scripts[recipe.recover.script].path
+        return Invocation(script, tuple(arguments), self.shims(inputs, seed=inputs.seed))
+
+    def teachers_to_verify(self, script: str) -> dict[str, str]:
+        """Return key → architecture of a script's networks, as a recipe names them."""
+        return {name if number else "teacher": name for number, name in enumerate(self.networks[script])}
 
     def image_path(self, label: int, image: int) -> str:
         """Return where the scripts save one image; some have a suffix of their own."""
