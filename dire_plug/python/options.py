@@ -26,8 +26,19 @@ Executor = Literal["inline", "local", "slurm"]
 SpaceKind = Literal["pixels", "normalised", "zca"]
 
 
-def make_request(method: str, arm: str, settings: tuple[str, ...], *, real: PathLike | None, **options: Any) -> Request:
-    """Return the request that the keywords describe.
+def make_request(
+    method: str,
+    arm: str,
+    settings: Settings,
+    *,
+    recipe: PathLike,
+    real: PathLike | None,
+    out: PathLike | None,
+    data_root: PathLike | None,
+    rerun: Sequence[str],
+    **options: Any,
+) -> Request:
+    """Return the request that the keywords describe, as they are given to `run` and the others.
 
     Raises:
         DirePlugError: a value that the command line wouldn't take, or `real` contradicts the settings.
@@ -35,12 +46,22 @@ def make_request(method: str, arm: str, settings: tuple[str, ...], *, real: Path
     # the command line's own checks of these values are click's
     check_choice("engine", options["engine"], get_args(Engine))
     check_choice("accelerate", options["accelerate"], get_args(Accelerate))
-    for stage in options["rerun"]:
+    stages = as_options(rerun)
+    for stage in stages:
         check_choice("rerun", stage, RERUN)
     check_least(0, seed=options["seed"])
     check_least(1, ipc=options["ipc"])
-    settings = add_real(settings, None if real is None else os.fspath(real), ipc=options["ipc"])
-    return Request(method=method, arm=arm, settings=settings, **options)
+    changes = add_real(as_options(settings), None if real is None else os.fspath(real), ipc=options["ipc"])
+    return Request(
+        method=method,
+        arm=arm,
+        settings=changes,
+        recipe=os.fspath(recipe),
+        out=as_path(out),
+        data_root=as_folder(data_root),
+        rerun=stages,
+        **options,
+    )
 
 
 def check_set(space: str | None, **counts: int | None) -> None:

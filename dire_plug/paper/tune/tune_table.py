@@ -264,7 +264,7 @@ def load_tuned(name: str, root: Path) -> Tuned:
                 Setting(CONTROL, arm=CONTROL), tuple(read_finished(runs / run) for run in content["control"]["runs"])
             ),
             trials,
-            best=next(one for one in trials if one.number == content["best"]),
+            best={one.number: one for one in trials}[content["best"]],
             own=content["own"],
             file=Path(content["file"]),
             preset=content["preset"],
