@@ -39,10 +39,17 @@ class StageFlags(StepFlags):
 
     alpha: float = Field(default=0.5, ge=0, le=1)
     """The part of the images in each mixture; the rest is real."""
-    input_size_lis: list[int] = Field(default=[], alias="input-size-lis")
-    """Height and width of the images in each stage."""
+    input_size_lis: list[int] | None = Field(default=None, alias="input-size-lis")
+    """Height and width of the images in each stage; none: in turn 200/224 of the size, as for ImageNet, and all."""
     optimization_budgets: list[int] = Field(default=[], alias="optimization-budgets")
     """Iterations of each stage."""
+
+
+def stage_sizes(flags: StageFlags, size: int) -> list[int]:
+    """Return height and width of the images in each stage."""
+    if flags.input_size_lis is not None:
+        return flags.input_size_lis
+    return [size if later % 2 == 0 else size * 200 // 224 for later in reversed(range(len(flags.optimization_budgets)))]
 
 
 class FADRM(RealImagesAdapter):
@@ -75,16 +82,19 @@ class FADRM(RealImagesAdapter):
     )
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
-        """Return the family's problems, a start that isn't of real images, and stages that don't fit the images."""
+        """Return the family's problems, a start that isn't of real images, and stages that don't fit."""
         found, known = super().problems(recipe, classes=classes), self.scripts[recipe.recover.script].size
         flags, size = self.read_flags(recipe.recover), recipe.dataset.size or known
         if size > known:
             found.append(("dataset.size", f"must be at most the script's own, {known} (is {size})"))
-        if (sizes := flags.input_size_lis)[-1:] != [size] or max(sizes) != size or min(sizes) < 1:
+        sizes = flags.input_size_lis
+        if sizes is not None and (sizes[-1:] != [size] or max(sizes) != size or min(sizes) < 1):
             message = f"must end with its largest, the images' size {size} (is {sizes})"
             found.append(("recover.flags.input-size-lis", message))
-        if len(budgets := flags.optimization_budgets) != len(sizes) or min(budgets, default=0) < 1:
-            message = f"must be {len(sizes)} numbers above 0, as many as input-size-lis has (is {budgets})"
+        budgets = flags.optimization_budgets
+        if min(budgets, default=0) < 1 or len(budgets) != len(sizes or budgets):
+            many = "" if sizes is None else f"{len(sizes)} "
+            message = f"must be {many}numbers above 0, one for each stage (is {budgets})"
             found.append(("recover.flags.optimization-budgets", message))
         plan, held = recipe.recover.plan, min(flags.batch_size, self.scripts[recipe.recover.script].classes)
         if plan != "keep" and min(plan.per_class, recipe.ipc) > held:
@@ -103,10 +113,12 @@ class FADRM(RealImagesAdapter):
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line of upstream's script, without the arguments of a pass, and its shims."""
-        call = super().invocation(inputs)
+        call, flags = super().invocation(inputs), self.read_flags(inputs.recipe.recover)
         networks = [NAMES[key] for key in ("teacher", *inputs.recipe.squeeze.others)]
         start = ("--initialisation-method", "Patches", "--patch-dir", str(inputs.folder / REAL), "--patch-diff", KIND)
         arguments = (*call.arguments, "--teacher-model-list", *networks, *start)
+        if flags.input_size_lis is None:
+            arguments = (*arguments, "--input-size-lis", *map(str, stage_sizes(flags, inputs.size)))
         return replace(call, arguments=arguments, shims={**call.shims, "empty_modules": {"names": ["pandas"]}})
 
     def verify_case(self, script: str) -> VerifyCase:

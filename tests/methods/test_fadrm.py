@@ -93,6 +93,14 @@ def test_the_networks_take_turns_in_the_recipes_order() -> None:
     assert arguments[sizes : sizes + 5] == ("32", "32", "32", "32", "--optimization-budgets")
 
 
+@pytest.mark.parametrize(("size", "sizes"), [(16, "14 16 14 16"), (32, "28 32 28 32")])
+def test_stages_without_sizes_have_the_ratio_of_imagenets(size: int, sizes: str) -> None:
+    inputs = LoopInputs(recipe_of(), 10, size, 0, Path("/run/inputs"), Path("/run/images"))
+    arguments = " ".join(FADRM().invocation(inputs).arguments)
+    assert arguments.count("--input-size-lis") == 1
+    assert arguments.endswith(f"--input-size-lis {sizes}")
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -101,8 +109,9 @@ def test_the_networks_take_turns_in_the_recipes_order() -> None:
             "input-size-lis: must end with its largest, the images' size 16",
         ),
         ("recover.flags.input-size-lis=[]", "input-size-lis: must end with its largest, the images' size 16 (is [])"),
-        ("recover.flags.optimization-budgets=[5,5]", "optimization-budgets: must be 4 numbers above 0"),
-        ("recover.flags.optimization-budgets=[5,0,5,5]", "optimization-budgets: must be 4 numbers above 0"),
+        ("recover.flags.input-size-lis=[16,16]", "optimization-budgets: must be 2 numbers above 0, one for each stage"),
+        ("recover.flags.optimization-budgets=[5,0,5,5]", "optimization-budgets: must be numbers above 0"),
+        ("recover.flags.optimization-budgets=[]", "optimization-budgets: must be numbers above 0"),
         ("recover.start=noise", "recover.start: must be 'real' or 'rded': FADRM's scripts have no other start"),
         ("dataset.size=48", "dataset.size: must be at most the script's own, 32 (is 48)"),
         ("recover.plan.per_class=20", "recover.plan.per_class: must be at most the 10 images of a batch (is 20)"),
