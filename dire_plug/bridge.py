@@ -78,9 +78,10 @@ def loss(
     labels: Tensor,
     step: int,
     network: nn.Module | Sequence[nn.Module] | None = None,
+    scaler: GradScaler | None = None,
 ) -> Tensor:
     """Return upstream's loss plus the terms of the active plugins; `network`: the watched one, or all, of this step."""
-    return _running().loss(loss, images=images, labels=labels, step=step, network=network)
+    return _running().loss(loss, images=images, labels=labels, step=step, network=network, scaler=scaler)
 
 
 def term(

@@ -296,12 +296,14 @@ class RunningSynthesis:
         labels: Tensor,
         step: int,
         network: nn.Module | Sequence[nn.Module] | None = None,
+        scaler: GradScaler | None = None,
     ) -> Tensor:
         """Return upstream's loss plus the active terms: the same object where there is none.
 
         Args:
             network: the watched one that made this step's forward pass, or all that made one: then a term is the mean
                 over them. None where one is watched.
+            scaler: by which the script scales the sum; a weight that follows gradients compares scaled ones then.
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
@@ -313,7 +315,7 @@ class RunningSynthesis:
         batches = self._embed(loss, images=images, labels=labels, step=step, network=network)
         if not batches:
             return loss
-        total, terms = self._terms.add(loss, batches)
+        total, terms = self._terms.add(loss, batches, scaler=scaler)
         self._losses |= terms
         return total
 

@@ -47,13 +47,16 @@ class Terms:
         self._always_named = self._name_networks = name_networks
         self.suffix = ""
 
-    def add(self, loss: Tensor, batches: Sequence[tuple[Batch, float]]) -> tuple[Tensor, dict[str, Tensor]]:
+    def add(
+        self, loss: Tensor, batches: Sequence[tuple[Batch, float]], *, scaler: GradScaler | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss plus all terms, the same object where there is none, and each term as it was added.
 
         The term of a plugin is the mean over the networks in which it returns one; it is returned without its graph.
 
         Args:
             batches: the step in each network, and the factor of the terms there.
+            scaler: by which the script scales the sum.
 
         Raises:
             PluginError: a plugin raised, or its term is no finite scalar with a graph.
@@ -61,7 +64,7 @@ class Terms:
         total, added = loss, {}
         self._name_networks = self._always_named or len(batches) > 1
         for implementation in self._implementations:
-            answers = [self._weight(implementation, batch, scale) for batch, scale in batches]
+            answers = [self._weight(implementation, batch, scale, scaler=scaler) for batch, scale in batches]
             weighted = [term for term, _, _ in answers if term is not None]
             for _, parts, factor in answers:
                 if parts:
@@ -113,14 +116,14 @@ class Terms:
                 raise PluginError(f"plugin '{name}': its term was not finite in {slot}")
 
     def _weight(
-        self, implementation: pluggy.HookImpl, batch: Batch, scale: float
+        self, implementation: pluggy.HookImpl, batch: Batch, scale: float, *, scaler: GradScaler | None
     ) -> tuple[Tensor | None, list[str], Tensor | float]:
         """Return one plugin's weighted term in one network, None where there is none, its parts and their factor."""
         scaled, parts = self._ask(implementation, batch, scale)
         if scaled is None:
             return None, parts, 0.0
         name = implementation.plugin_name
-        weighted, weight = self._weighting.apply(name, scaled, batch)
+        weighted, weight = self._weighting.apply(name, scaled, batch, scaler=scaler)
         if isinstance(weight, Tensor):
             self._record.name(f"{name}/{WEIGHT}{self._suffix(batch)}", weight)
         return weighted, parts, scale * weight

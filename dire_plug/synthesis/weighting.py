@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from dire_plug.errors import PluginError
 from dire_plug.recipe.weight import PLAIN, AutoWeight
@@ -38,8 +39,17 @@ class Weighting:
             self._slot, self._followed = batch.slot, {}
         return self._followed.setdefault((name, batch.teacher), Followed(weight))
 
-    def apply(self, name: str, term: Tensor, batch: Batch) -> tuple[Tensor, Tensor | float]:
+    def apply(
+        self, name: str, term: Tensor, batch: Batch, *, scaler: GradScaler | None = None
+    ) -> tuple[Tensor, Tensor | float]:
         """Return the weighted term of one plugin, and λ, a tensor if it follows gradients; 1 returns the same object.
+
+        Args:
+            name: the plugin's.
+            term: a scalar with its graph.
+            batch: the step in one network.
+            scaler: by which the script scales its loss: gradients are compared scaled, as they flow. Unscaled, they
+                may vanish in float16.
 
         Raises:
             PluginError: λ can't follow: the loss or the term doesn't depend on the images that the loop optimises.
@@ -48,17 +58,18 @@ class Weighting:
         if not isinstance(weight, Followed):
             return (term if weight == PLAIN else weight * term), weight
         if weight.is_due():
-            weight.compare(self._norm_of_upstream(name, batch), _norm(name, "the term", term, batch))
+            upstream = self._norm_of_upstream(name, batch, scaler)
+            weight.compare(upstream, _norm(name, "the term", term, batch, scaler))
         value = weight.value
         # λ has no graph of its own: no gradient flows through it
         return value * term, value
 
-    def _norm_of_upstream(self, name: str, batch: Batch) -> Tensor:
+    def _norm_of_upstream(self, name: str, batch: Batch, scaler: GradScaler | None) -> Tensor:
         """Return ‖g_L‖ of a step, computed once for all terms."""
         # by identity: a step has one Batch for each network, and all terms of it share this norm
         if self._upstream is None or self._upstream[0] is not batch:
             assert batch.loss is not None
-            self._upstream = (batch, _norm(name, "upstream's loss", batch.loss, batch))
+            self._upstream = (batch, _norm(name, "upstream's loss", batch.loss, batch, scaler))
         return self._upstream[1]
 
     def step_done(self) -> None:
@@ -102,13 +113,13 @@ class Followed:
         return torch.where(self._known, self._weight.ratio * self._mean.exp(), 0)
 
 
-def _norm(name: str, what: str, value: Tensor, batch: Batch) -> Tensor:
+def _norm(name: str, what: str, value: Tensor, batch: Batch, scaler: GradScaler | None) -> Tensor:
     """Return the norm of a scalar's gradient with respect to what the loop optimises.
 
     That is the images, or what they are computed from: INFER's perturbation, which the images of a batch share. The
     graph is kept for the loop's own step.
     """
-    leaves = leaves_of(batch.images)
+    value, leaves = value if scaler is None else scaler.scale(value), leaves_of(batch.images)
     known = value.requires_grad and bool(leaves)
     found = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True) if known else ()
     norms = [torch.linalg.vector_norm(gradient) for gradient in found if gradient is not None]

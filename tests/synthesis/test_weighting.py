@@ -101,6 +101,17 @@ def test_a_weight_that_follows_leaves_the_loops_graph_whole() -> None:
     assert batch.images.grad is not None
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_scripts_scaler_keeps_small_gradients_of_half_precision(scaled: bool) -> None:
+    images = torch.ones(4, requires_grad=True)
+    small = (1e-5 * images.half().sum()) * 1e-4  # 1e-9 for each image, below float16's least number
+    loss, term = small.float(), 1e-3 * images.sum()
+    batch = Batch(images, loss, torch.zeros(1), images[None], "teacher", 0, Slot(0, 0))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14) if scaled else None
+    _, weight = auto(ratio=0.2).apply("term", term, batch, scaler=scaler)
+    assert float(weight) == pytest.approx(0.2 * 1e-9 / 1e-3 if scaled else 0.0, rel=0.02)
+
+
 def test_a_loss_that_does_not_reach_the_images_asks_for_a_number() -> None:
     batch, term = batch_of(1.0)
     other = torch.ones((), requires_grad=True)

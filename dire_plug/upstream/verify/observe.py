@@ -396,11 +396,13 @@ class _Calls:
         labels: Tensor,
         step: int,
         network: nn.Module | Sequence[nn.Module] | None = None,
+        scaler: GradScaler | None = None,
     ) -> Tensor:
         leaves, embeddings, used = self._see(seen, loss, images=images, labels=labels, step=step)
 
         def added() -> Tensor:
-            total: Tensor = self._real["loss"](loss, images=images, labels=labels, step=step, network=network)
+            call = self._real["loss"]
+            total: Tensor = call(loss, images=images, labels=labels, step=step, network=network, scaler=scaler)
             return total
 
         if not leaves or not embeddings or any(len(one) != len(used) for one in embeddings):
