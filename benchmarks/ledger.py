@@ -113,9 +113,19 @@ def show(ledger: Mapping[str, Any]) -> str:
 
 
 def show_ratios(ledger: Mapping[str, Any]) -> str:
-    """Return one table in Markdown: of each case the ratio of its sides, a column for each unit."""
+    """Return a table in Markdown for each machine: of each case the ratio of its sides, a column for each unit."""
+    machines = dict.fromkeys(_machine(case) for case in ledger["cases"])
+    return "\n".join(_ratios_on([case for case in ledger["cases"] if _machine(case) == one]) for one in machines)
+
+
+def _machine(case: Mapping[str, Any]) -> str:
+    return str(case["where"]["card"] or case["where"]["processor"])
+
+
+def _ratios_on(of: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of one machine's cases."""
     cases: dict[tuple[str, str, str], dict[str, str]] = {}
-    for case in ledger["cases"]:
+    for case in of:
         first, *others = case["sides"]
         for side in others:
             name = (case["benchmark"], case["case"], f"{side} / {first}")
@@ -123,7 +133,7 @@ def show_ratios(ledger: Mapping[str, Any]) -> str:
             cases.setdefault(name, {})[case["unit"]] = cell
     units = list(dict.fromkeys(unit for cells in cases.values() for unit in cells))
     lines = [
-        f"{_describe(ledger['cases'])}\n",
+        f"{_describe(of)}\n",
         f"| benchmark: case | sides | {' | '.join(units)} |",
         f"|---|---|{'---|' * len(units)}",
     ]
@@ -153,8 +163,8 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 def _describe(cases: Sequence[Mapping[str, Any]]) -> str:
     """Return what the values of a benchmark were made with."""
     places = dict.fromkeys(
-        f"{one['card'] or one['processor']}, {one['threads']} thread(s), torch {one['torch']}, {one['when']}"
-        for one in (case["where"] for case in cases)
+        f"{_machine(case)}, {one['threads']} thread(s), torch {one['torch']}, {one['when']}"
+        for case, one in ((case, case["where"]) for case in cases)
     )
     loads = [case["where"]["load"] for case in cases]
     return f"{'; '.join(places)}; load {min(loads):g}–{max(loads):g}; median [quartiles] of n rounds in turns"

@@ -259,6 +259,17 @@ def test_ratios_stand_in_a_column_for_each_unit(tmp_path: Path) -> None:
     ]
 
 
+def test_ratios_of_two_machines_stand_in_two_tables(tmp_path: Path) -> None:
+    ledger, file = importlib.import_module("ledger"), tmp_path / "ledger.json"
+    for name in ("a", "b", "c"):
+        ledger.record(file, name, {"ours": [1.0, 1.0], "theirs": [2.0, 2.0]}, benchmark="one", unit="ms")
+    content = json.loads(file.read_text())
+    content["cases"][1]["where"]["card"] = "H100"
+    first, second = ledger.show_ratios(content).split("\n\nH100, ")
+    assert [one in first for one in ("one: a ", "one: b ", "one: c ")] == [True, False, True]
+    assert [one in second for one in ("one: a ", "one: b ", "one: c ")] == [False, True, False]
+
+
 def test_a_ledger_is_written_between_the_marks_of_a_page(tmp_path: Path) -> None:
     ledger, page = importlib.import_module("ledger"), tmp_path / "page.md"
     ledger.record(tmp_path / "ledger.json", "a", {"ours": [1.0]}, benchmark="one", unit="ms")
