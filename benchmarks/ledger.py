@@ -128,17 +128,17 @@ def _ratios_on(of: Sequence[Mapping[str, Any]]) -> str:
     for case in of:
         first, *others = case["sides"]
         for side in others:
-            name = (case["benchmark"], case["case"], f"{side} / {first}")
+            row = (case["benchmark"], case["case"], f"{side} / {first}")
             cell = f"{spread(ratios(case, side))} ({len(case['sides'][side])})"
-            cases.setdefault(name, {})[case["unit"]] = cell
+            cases.setdefault(row, {})[case["unit"]] = cell
     units = list(dict.fromkeys(unit for cells in cases.values() for unit in cells))
     lines = [
         f"{_describe(of)}\n",
         f"| benchmark: case | sides | {' | '.join(units)} |",
         f"|---|---|{'---|' * len(units)}",
     ]
-    for (benchmark, case, sides), cells in cases.items():
-        lines.append(f"| {benchmark}: {case} | {sides} | {' | '.join(cells.get(unit, '') for unit in units)} |")
+    for (benchmark, name, sides), cells in cases.items():
+        lines.append(f"| {benchmark}: {name} | {sides} | {' | '.join(cells.get(unit, '') for unit in units)} |")
     return "\n".join(lines) + "\n"
 
 
