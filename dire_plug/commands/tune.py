@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from dire_plug.commands.options import (
     MethodCommand,
     executor_options,
     make_request,
+    repeat_options,
     run_options,
     table_files,
     where_runs_are,
@@ -113,13 +115,10 @@ def tune(
 
 def _next(tuned: Tuned, request: Request) -> str:
     """Return the command that compares the arm with the preset on all training images."""
-    words = ["dire-plug", "compare", request.method, "--recipe", str(tuned.file), "--preset", tuned.preset]
-    words += ["--arms", f"baseline,control,{request.arm}", "--seeds", "5"]
-    words += [] if request.engine == "auto" else ["--engine", request.engine]
-    words += [] if request.ipc is None else ["--ipc", str(request.ipc)]
-    for text in request.settings:
-        words += [] if text.startswith("regularizers.") else ["--set", text]
-    return shlex.join(words)
+    settings = [one for one in request.settings if not one.startswith("regularizers.")]
+    tuned_request = replace(request, recipe=str(tuned.file), preset=tuned.preset)
+    words = ["dire-plug", "compare", request.method, *repeat_options(tuned_request, settings=settings, real=None)]
+    return shlex.join([*words, "--arms", f"baseline,control,{request.arm}", "--seeds", "5"])
 
 
 def _show_plan(plan: StudyPlan, trials: int, *, card: str | None) -> None:

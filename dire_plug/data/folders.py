@@ -186,8 +186,8 @@ def _check_unchanged(file: File) -> None:
     with contextlib.suppress(OSError):  # decoding tells what is wrong
         if (now := file.path.stat().st_size) != file.bytes:
             raise DirePlugError(
-                f"{file.path}: has {now} bytes, and had {file.bytes} when the dataset was listed; run the command "
-                "again with --rerun data, which lists it anew"
+                f"{file.path}: has {now} bytes, and had {file.bytes} when the dataset was listed; have it "
+                "listed anew: --rerun data of run, compare or evaluate"
             )
 
 

@@ -52,7 +52,7 @@ def check_gpu_memory(run: Run, passes: Sequence[Artefact], *, total: int | None)
             one for one in range(gpus + 1, MOST_GPUS + 1) if sum(count_synthesis(run, gpus=one).values()) <= total
         )
         if (several := next(enough, None)) is not None:
-            ways.append(f"give the script several: --gpus-per-job {several}")
+            ways.append(f"give the script several: --executor local --gpus-per-job {several}")
     ways.append("make a step smaller, which changes the result: --set recover.flags.…")
     listed = ", ".join(f"{format_bytes(size)} for {what}" for what, size in parts.items())
     raise DirePlugError(

@@ -66,7 +66,7 @@ def export_set(run: ReportRun, path: Path, *, form: Form) -> int:
         else:
             _write_folders(made / TRAIN if form == "huggingface" else made, images, labels, names)
             card, recipe = made / CARD, made / RECIPE
-        write_atomically(card, make_card(run, form=form, classes=names, images=images))
+        write_atomically(card, make_card(run, form=form, classes=names, images=images, recipe=recipe.name))
         write_atomically(recipe, _recipe(run))
         shutil.move(made, path)
     return len(labels)
@@ -96,8 +96,12 @@ def _write_folders(root: Path, images: Tensor, labels: Tensor, classes: Sequence
 # The card: Markdown, below the fields that Hugging Face's readers know.
 
 
-def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Tensor) -> str:
-    """Return the card of a run's set as Markdown; it has no path of this machine and no time."""
+def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Tensor, recipe: str) -> str:
+    """Return the card of a run's set as Markdown; it has no path of this machine and no time.
+
+    Args:
+        recipe: the name of the recipe's file beside it.
+    """
     fields = _head(run, form=form, classes=classes)
     head = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     session, found = run.provenance["sessions"][-1], run.provenance
@@ -128,7 +132,7 @@ def make_card(run: ReportRun, *, form: Form, classes: Sequence[str], images: Ten
     judged = "validation images, held out of the training set" if on_validation else "the test images"
     # the recipe of an arm is one of its own: without a term it is a baseline
     arm = run.arm if run.terms or run.engine == "none" else "baseline"
-    again = f"dire-plug run {run.method} --recipe {RECIPE} --arm {shlex.quote(arm)} --seed {run.seed}"
+    again = f"dire-plug run {run.method} --recipe {shlex.quote(recipe)} --arm {shlex.quote(arm)} --seed {run.seed}"
     if path := _without_paths(run.recipe["dataset"].get("path")):
         again += f" --set {shlex.quote(path_setting('dataset.path', path))}"
     return "\n".join(

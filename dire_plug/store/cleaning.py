@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -237,7 +238,7 @@ def _read_named(store: Path, more: Collection[Path]) -> tuple[dict[str, list[str
             else:
                 names.update(remembered)
                 notes.append(f"{root}: can't be read; the {len(remembered)} entries that it named stay")
-                notes.append(f"  if it is gone for good: dire-plug clean --forget {root}")
+                notes.append(f"  if it is gone for good: dire-plug clean --forget {shlex.quote(root)} --yes")
             continue
         found, troubles = _read_runs(folders)
         known = known and not troubles

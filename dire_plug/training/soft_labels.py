@@ -168,8 +168,9 @@ def _check_disk(folder: Path, needed: int, *, epochs: int, images: int) -> str:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DirePlugError(
-            f"{folder}: {cost}, and {_size(free)} are free on this disk; free some, put runs on another disk with "
-            "--out, or store fewer by evaluate.labels_kept or evaluate.epochs, which most published protocols don't"
+            f"{folder}: {cost}, and {_size(free)} are free on this disk; free some, set DIRE_PLUG_SCRATCH to a "
+            "folder on another disk, or store fewer by evaluate.labels_kept or evaluate.epochs, which most published "
+            "protocols don't"
         )
     return cost
 

@@ -113,7 +113,7 @@ def test_a_file_rewritten_in_place_is_refused_until_it_is_listed_anew(
     unaware = load(spec.name, root=root.parent, size=64)
     assert unaware.digest == before.digest
     unaware.train.images(torch.tensor([1, 3]))
-    with pytest.raises(DirePlugError, match=r"2\.png: has \d+ bytes, and had \d+ when .* with --rerun data"):
+    with pytest.raises(DirePlugError, match=r"2\.png: has \d+ bytes, and had \d+ when .* --rerun data of run"):
         unaware.train.images(torch.tensor([2]))
     found = load(spec.name, root=root.parent, size=64, anew=True)
     assert found.digest != before.digest

@@ -1,6 +1,8 @@
 """The search of a term's settings: what is searched, whose a trial is, when it is pruned, what becomes of the best."""
 
 import contextlib
+import itertools
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -466,8 +468,9 @@ def trials_of(recipe: Path) -> list[Tried]:
 
 def test_a_study_really_runs_and_keeps_the_test_for_the_end(cli: Cli, bare_home: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "two.yaml", {"evaluate": {"per_synthesis": 2}})
-    line = ("tune", "sre2l", "--recipe", recipe, "--engine", "native", "--trials", 2, "--seeds", 1)
-    answer = cli(*line)
+    line = ("tune", "sre2l", "--recipe", recipe, "--engine", "native", "--device", "cpu")
+    numbers = ("--trials", 2, "--seeds", 1, "--seed", 3)
+    answer = cli(*line, *numbers)
     assert answer.code == 0, answer.err
     (folder,) = bare_home.glob("runs/sre2l/two/tune-*")
     content = read_json(folder / "tune.json")
@@ -479,10 +482,16 @@ def test_a_study_really_runs_and_keeps_the_test_for_the_end(cli: Cli, bare_home:
     # the first student of a trial alone, and then both
     assert len([name for name, judge in judged.items() if judge == "validation"]) == 1 + 2 * 2
     assert {path.suffix for path in folder.iterdir()} == {".json", ".journal", ".png", ".svg", ".pdf", ".yaml"}
-    preset = cli("run", "sre2l", "--recipe", folder / "two-tuned.yaml", "--preset", "tuned", "--dire", "--dry-run")
+    (said,) = (one for one in answer.out.splitlines() if one.startswith("next:"))
+    words = shlex.split(said)[2:]
+    assert words[:4] == ["compare", "sre2l", "--recipe", str(folder / "two-tuned.yaml")]
+    assert {"--preset tuned", "--seed 3", "--device cpu", "--engine native"} <= {
+        " ".join(pair) for pair in itertools.pairwise(words)
+    }
+    preset = cli(*words, "--dry-run")
     assert preset.code == 0, preset.err
     before = when_made(bare_home)
-    assert cli(*line).out.splitlines()[:8] == answer.out.splitlines()[:8]
+    assert cli(*line, *numbers).out.splitlines()[:8] == answer.out.splitlines()[:8]
     assert when_made(bare_home) == before
 
 

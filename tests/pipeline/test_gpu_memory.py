@@ -75,7 +75,7 @@ def test_too_small_a_gpu_is_refused_with_the_numbers_and_the_ways_out() -> None:
     )
     assert "59.2 GB for the graph of 20 training steps of 1000 images in convnet-3" in told
     assert "the GPU has 24.0 GB" in told
-    assert "give the script several: --gpus-per-job 3" in told
+    assert "give the script several: --executor local --gpus-per-job 3" in told
     assert f"{FORCE}=1" in told
 
 

@@ -38,6 +38,8 @@ def test_an_exported_set_has_the_runs_pixels_and_values(
     assert torch.equal(read.images, pixels)
     assert torch.equal(read.labels, labels)
     beside = path.with_suffix(".yaml") if form == "npz" else path / "recipe.yaml"
+    card = path.with_suffix(".md") if form == "npz" else path / "README.md"
+    assert f"--recipe {beside.name} --arm baseline" in card.read_text()
     found = dire_plug.measure(path, recipe=beside).metrics
     assert {key: value for key, value in run.metrics.items() if key in found} == {
         key: value for key, value in found.items() if key in run.metrics
@@ -66,7 +68,9 @@ def test_names_stand_in_the_card_as_they_are(finished_home: Path) -> None:
     run = read_run(RunFolder(only_run(finished_home)))
     odd = replace(run, provenance={**run.provenance, "classes": list(NAMES), "dataset": "a" * 64})
     odd.recipe["dataset"]["name"] = "of | *mine*"
-    _, head, body = make_card(odd, form="huggingface", classes=NAMES, images=torch.zeros(20, 3, 8, 8)).split("---\n", 2)
+    images = torch.zeros(20, 3, 8, 8)
+    card = make_card(odd, form="huggingface", classes=NAMES, images=images, recipe="recipe.yaml")
+    _, head, body = card.split("---\n", 2)
     fields = yaml.safe_load(head)
     assert list(fields["dataset_info"]["features"][1]["dtype"]["class_label"]["names"].values()) == list(NAMES)
     page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(body)

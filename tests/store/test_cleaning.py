@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_read_keeps_what_it_told(store: Path, root: Path
     assert set(found.entries) == names_of(OTHER, STUDENT)
     assert found.notes == (
         f"{root}: can't be read; the 1 entries that it named stay",
-        f"  if it is gone for good: dire-plug clean --forget {root}",
+        f"  if it is gone for good: dire-plug clean --forget {root} --yes",
     )
 
 
