@@ -108,7 +108,7 @@ class DM(MatchingAdapter):
             found.append(("ipc", f"DM's script starts with {known} or {IPC[-1]} images a class only (is {recipe.ipc})"))
         if recipe.prepare:
             found.append(("prepare", f"DM needs nothing prepared; remove {', '.join(recipe.prepare)}"))
-        if getattr(recipe.evaluate, "whiten", False):
+        if getattr(recipe.evaluate, "whiten", False) and recipe.evaluate.source == "tensor":
             found.append(("evaluate.whiten", "DM's images are normalised, not whitened; set it to false"))
         return found
 

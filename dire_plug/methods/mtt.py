@@ -317,7 +317,7 @@ class MTT(MatchingAdapter):
         except ValidationError as error:
             found += [(one.location, one.message) for one in describe(error, Prepare, prefix="prepare")]
         whiten = getattr(recipe.evaluate, "whiten", None)
-        if whiten is not None and whiten != flags.zca:
+        if whiten is not None and recipe.evaluate.source == "tensor" and whiten != flags.zca:
             are, want = ("whitened", "true") if flags.zca else ("normalised, not whitened", "false")
             found.append(("evaluate.whiten", f"the loop's images are {are}; set it to {want}"))
         return found

@@ -319,8 +319,10 @@ def _alike_for_all(section: EvaluateSection) -> Tree:
     """Return a protocol as mapping in which nothing depends on the method whose images are used."""
     # files of pixels: the loops' tensors are normalised, each in its own way
     changes: Tree = {"source": "saved"}
-    if isinstance(section, HardLabelsSection) and section.lr == LEARNED:
-        changes["lr"] = section.lr_without
+    if isinstance(section, HardLabelsSection):
+        changes["whiten"] = False
+        if section.lr == LEARNED:
+            changes["lr"] = section.lr_without
     if isinstance(section, DeltSection):
         changes["statistics"] = "teacher"
     return section.model_dump(mode="json") | changes

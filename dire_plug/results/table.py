@@ -271,9 +271,15 @@ def make_rows(
         cells = (format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
         rows.append((arm, label, tuple(cells)))
     if space is not None:
-        # the same for all runs: its draws have a seed of their own, and arms have one dataset, IPC and network
-        real = next(iter(comparison.runs.values()))[0].metrics["diversity"][space]["real"]
-        rows.append((REFERENCE, "real reference", tuple(diversity_cells(space, real))))
+        # draws have a seed of their own, and arms one dataset, IPC and network; but INFER saves more images than IPC
+        references: list[tuple[str, Any]] = []
+        for arm, runs in comparison.runs.items():
+            real = runs[0].metrics["diversity"][space]["real"]
+            if real not in (known for _, known in references):
+                references.append((arm, real))
+        for arm, real in references:
+            label = "real reference" if len(references) == 1 else f"real, as many as {arm}"
+            rows.append((REFERENCE, label, tuple(diversity_cells(space, real))))
     for step in comparison.steps:
         paired = comparison if pair is None else pair(step.arm, step.before)
         found = [step_difference(paired, step, one) for one in measures]

@@ -324,9 +324,10 @@ def clean(store: Path, *, days: float = WEEK, more: Collection[Path] = ()) -> Cl
                 gone[name] = size
             except RunBusyError as error:
                 notes.append(f"stays: {error}")
-        for path in planned.folders:
+        for number, path in enumerate(planned.folders):
             with contextlib.suppress(FileNotFoundError):  # another `clean` has removed it
-                os.rename(path, trash / path.name)
+                # two may have one name, such as the pixels of two copies of a dataset
+                os.rename(path, trash / f"{number}-{path.name}")
         roots = _read_roots(store)
         if known and roots:
             lease.require()

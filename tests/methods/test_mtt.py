@@ -13,6 +13,8 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.methods.mtt import MTT, MTTFlags, check_experts, estimate, parameter_shapes, save_interval
 from dire_plug.pipeline import Request, run_arm
+from dire_plug.recipe import check_recipe, read_yaml
+from dire_plug.recipe.loading import merge
 from dire_plug.types import LoopInputs, ScriptInputs
 
 W32 = MTTFlags(model="ConvNetW32", max_start_epoch=2, expert_epochs=1)
@@ -149,6 +151,12 @@ def test_what_does_not_fit_is_told_with_its_place(changes: dict[str, Any], line:
     found = problems_of(MTT(), **changes)
     assert len(found) == 1
     assert found[0].startswith(line)
+
+
+def test_saved_pixels_may_be_read_in_either_space() -> None:
+    tree = merge(read_yaml(MTT().recipes() / "quick.yaml"), {"recover": {"flags": {"zca": True}}})
+    check_recipe(merge(tree, {"evaluate": {"source": "saved"}}), adapter=MTT())
+    check_recipe(merge(tree, {"evaluate": {"source": "saved", "whiten": True}}), adapter=MTT())
 
 
 def test_buffers_and_the_training_of_experts_exclude_each_other() -> None:

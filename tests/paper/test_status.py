@@ -36,16 +36,20 @@ def finish(
     accuracy: float,
     best: float | None = None,
     fast: bool = False,
+    coverage: float | None = None,
     **options: Any,
 ) -> str:
     """Write what a finished run of the paper's recipe leaves that a status reads; return its folder below `runs`."""
-    request = Request("sre2l", recipe="cifar-100", arm="dire", ipc=10, seed=seed, settings=settings, **options)
+    options = {"ipc": 10, **options}
+    request = Request("sre2l", recipe="cifar-100", arm="dire", seed=seed, settings=settings, **options)
     folder = RunFolder(runs / "sre2l" / "cifar-100" / f"dire-{seed}-{len(settings)}0a0b0c0")
     folder.make()
     content = as_file(plan_run(request, dry=True).resolved)
     (folder.path / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     students = {"resnet-18": {"last": [accuracy], "best": None if best is None else [best]}}
     metrics: dict[str, Any] = {"arm": "dire", "seed": seed, "accuracy": {"students": students}, "diversity": {}}
+    if coverage is not None:
+        metrics["diversity"] = {"T": {"coverage": coverage}}
     if fast:
         metrics["accelerate"] = {"synthesis": ["bfloat16"], "networks": []}
     write_json(folder.path / "metrics.json", metrics)
@@ -70,6 +74,16 @@ def test_finished_runs_of_the_papers_recipe_fill_their_cell(tmp_path: Path) -> N
     assert found.source == folders
     others = [one for one in find_status([table(tmp_path)]) if one.ours is not None]
     assert others == [found]
+
+
+def test_an_interval_has_the_unit_of_its_figure(tmp_path: Path) -> None:
+    for seed in range(2):
+        finish(tmp_path, seed=seed, accuracy=40.0, coverage=0.12 + 0.02 * seed, ipc=50)
+    target = load_target("table-5")
+    request = TableRequest(target, select(target, row="sre2l"), "paper", Request("", out=tmp_path))
+    (found,) = [one for one in find_status([request]) if one.ours is not None]
+    assert (found.paper, found.shown) == ("23.12%", "13.00 ± 1.41% (2)")
+    assert found.half_width == pytest.approx(12.706, abs=1e-3)
 
 
 def test_a_run_with_another_setting_fills_nothing(tmp_path: Path) -> None:

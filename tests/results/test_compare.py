@@ -3,6 +3,7 @@
 `python tests/results/test_compare.py` writes the table, tests/golden/comparison.txt, again.
 """
 
+import copy
 import io
 import json
 import math
@@ -171,6 +172,18 @@ def canned(seeds: int = 3) -> Comparison:
 def rows(text: str, arm: str) -> list[list[str]]:
     """Return the cells of the rows of one arm."""
     return [line.removeprefix(arm).split() for line in text.splitlines() if line.startswith(arm)]
+
+
+def test_a_set_of_more_images_has_a_real_reference_of_its_own() -> None:
+    found = canned()
+    more = [replace(run, metrics=copy.deepcopy(run.metrics)) for run in found.runs["dire"]]
+    for run in more:
+        run.metrics["diversity"]["T"]["real"] = diversity(8)
+    text = as_text(render(replace(found, runs=found.runs | {"dire": more})))
+    assert [cells[0] for cells in rows(text, " real, as many as baseline")] == ["32.0"]
+    assert [cells[0] for cells in rows(text, " real, as many as dire")] == ["8.0"]
+    # in I all have one
+    assert [cells[0] for cells in rows(text, " real reference")] == ["32.0"]
 
 
 def test_a_terminal_of_80_columns_shows_every_number_whole() -> None:

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support.cli import Cli
 from support.small_run import made_by_kind, native, outcome, run_folders, write_recipe
 from support.terminal import as_text
 
+from dire_plug import plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun, Request, plan_run, run_arm
 from dire_plug.pipeline.work_units import plan_units, waits_for
+from dire_plug.recipe import read_yaml
 from dire_plug.recipe.evaluate import HardLabelsSection
+from dire_plug.recipe.loading import merge
 from dire_plug.results import Comparison
 from dire_plug.results.methods import MethodsComparison, MethodsPlan, Protocol, check_judges, plan_methods
 from dire_plug.results.methods_table import draw_methods, methods_to_json, render
@@ -90,6 +94,16 @@ def test_a_protocol_of_hard_labels_needs_no_tensor_and_no_learned_rate(bare_home
     assert isinstance(found.section, HardLabelsSection)
     # MTT's learned rate and the loop's tensors are one method's own
     assert (found.section.lr, found.section.source) == (0.05, "saved")
+
+
+def test_pixels_of_all_methods_are_read_in_one_space(bare_home: Path, tmp_path: Path) -> None:
+    quick = read_yaml(plugins.load_adapter("mtt").recipes() / "quick.yaml")
+    whitened = merge(quick, {"recover": {"flags": {"zca": True}}, "evaluate": {"whiten": True}})
+    (tmp_path / "mtt.yaml").write_text(yaml.safe_dump(whitened))
+    settings = ("dataset.size=32", "dataset.limit=500", "ipc=5")
+    found = plan(["sre2l"], *settings, protocol=str(tmp_path / "mtt.yaml")).protocol
+    assert isinstance(found.section, HardLabelsSection)
+    assert not found.section.whiten
 
 
 @pytest.mark.parametrize(

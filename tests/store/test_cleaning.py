@@ -466,6 +466,17 @@ def test_listings_go_with_their_dataset(store: Path, root: Path, tmp_path: Path)
     assert plan_cleaning(store).folders == (store / "listings" / "gone",)
 
 
+def test_decoded_images_of_two_copies_of_a_dataset_go_together(store: Path, root: Path, tmp_path: Path) -> None:
+    register(store, root, [])
+    for name in ("one", "two"):
+        make_folder(tmp_path / name)
+        write(store / "listings" / name / "all.json", json.dumps({"root": str(tmp_path / name)}))
+        write(store / "listings" / name / "pixels-0a1b-2" / "file", "pixels")
+        age(store / "listings" / name / "pixels-0a1b-2", days=8)
+    assert [path.parent.name for path in clean(store).folders] == ["one", "two"]
+    assert list((store / "listings").glob("*/pixels-*")) == []
+
+
 def test_what_an_interrupted_clean_or_replacement_left_goes(store: Path, root: Path) -> None:
     register(store, root, [])
     write(store / "work" / ".removed-x" / "file", "")

@@ -20,7 +20,7 @@ from dire_plug.paper.reproduce.fill import DIVERSITY, FILE
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.paper.reproduce.result import BEST
-from dire_plug.paper.reproduce.table import format_figure
+from dire_plug.paper.reproduce.table import format_figure, unit_of
 from dire_plug.pipeline import plan_run
 from dire_plug.recipe import as_file, counted, read_yaml
 from dire_plug.results.statistics import Summary, half_interval, summarise
@@ -38,7 +38,7 @@ class CellStatus:
         paper: as printed; empty where the paper draws.
         ours: over syntheses, in the unit that the run has; None where nothing was run.
         shown: ours as a table shows it: mean ± standard deviation (n), and the best on test where it is known.
-        half_width: of the 95 % interval of the mean; None below two syntheses.
+        half_width: of the 95 % interval of the mean, in the unit of `shown`; None below two syntheses.
         best: of tests after every epoch.
         source: the folders of the runs, or the file, below the folder of runs.
     """
@@ -86,7 +86,9 @@ def _of_table(
             yield CellStatus(*place, cell.figure)
         else:
             shown = "; best ".join(format_figure(cell, one) for one in (summary, best) if one is not None)
-            yield CellStatus(*place, cell.figure, summary, shown, half_interval(summary), best, source)
+            half = half_interval(summary)
+            half = None if half is None else unit_of(cell)[0] * half
+            yield CellStatus(*place, cell.figure, summary, shown, half, best, source)
 
 
 def _finished_runs(root: Path) -> dict[tuple[str, str, str], list[RunFolder]]:

@@ -84,9 +84,14 @@ def _text(cell: Cell, kind: str, found: CellResult, reasons: Sequence[str]) -> s
     return f"– [{reasons.index(found.reason) + 1}]" if found.reason else "–"
 
 
+def unit_of(cell: Cell) -> tuple[float, str]:
+    """Return by what a run's value is multiplied to be in the unit of the printed figure, and the unit's sign."""
+    return (100.0, "%") if cell.read == "coverage" and "%" in cell.figure else (1.0, "")
+
+
 def format_figure(cell: Cell, summary: Summary) -> str:
     """Return `mean ± standard deviation (n)` in the unit of the printed figure, with as many decimals, one at least."""
-    factor, unit = (100.0, "%") if cell.read == "coverage" and "%" in cell.figure else (1.0, "")
+    factor, unit = unit_of(cell)
     # the paper prints "33.8 ± 0.4" and "12.1%": the first number decides
     decimals = re.match(r"\d+\.?(\d*)", cell.figure)
     digits = max(1, len(decimals.group(1)) if decimals else 1)

@@ -25,9 +25,12 @@ REAL = "all real images"
 def class_similarities(sets: Mapping[str, Embedded], real: Embedded) -> dict[str, dict[int, float]]:
     """Return label of a run → class → mean cosine similarity between its images.
 
-    Real training images are there too, under `REAL`. A class with one image has no value.
+    Real training images are there too, under `REAL`, of the classes of the runs: more aren't embedded where there are
+    many. A class with one image has no value.
     """
-    return {name: _by_class(found) for name, found in {**sets, REAL: real}.items()}
+    found = {name: _by_class(embedded) for name, embedded in sets.items()}
+    labels = {int(label) for _, of in sets.values() for label in torch.unique(of)}
+    return {**found, REAL: {label: value for label, value in _by_class(real).items() if label in labels}}
 
 
 def draw_class_similarity(runs: Sequence[GivenRun], path: Path, *, device: str = "cpu") -> dict[str, Any]:

@@ -493,6 +493,13 @@ def test_similarities_by_class_have_the_mean_of_the_table(runs: list[ReportRun])
     assert len(found[REAL]) == 10
 
 
+def test_real_images_are_compared_in_the_classes_that_the_runs_show() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(2)
+    shown = class_similarities({"dire": (torch.rand(4, 8), labels[4:8])}, (torch.rand(12, 8), labels))
+    assert {name: list(values) for name, values in shown.items()} == {"dire": [2, 3], REAL: [2, 3]}
+
+
 def test_the_projection_repeats_itself() -> None:
     torch.manual_seed(0)
     real, mine = torch.randn(40, 8), torch.randn(10, 8)
