@@ -280,7 +280,7 @@ def test_the_best_on_validation_is_reported_even_if_it_loses_in_the_test(
     assert ranked(found) == ["r_c 3", DEFAULT, "r_c 2"]
     assert verdict(found) == [
         "best of 3 on validation images: r_c 3",
-        "on the test set it loses to default (-2.0 ± 0.0 points) and loses to control (-1.0 ± 0.0 points)",
+        "on the test set it loses to default (−2.0 ± 0.0 points) and loses to control (−1.0 ± 0.0 points)",
     ]
     assert list(found.final) == ["baseline", "control", DEFAULT, BEST]
     tested = [asking for asking in asked if not on_validation(asking)]

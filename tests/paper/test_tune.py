@@ -255,7 +255,7 @@ def test_the_best_becomes_a_preset_and_is_tested_even_where_it_loses(
     assert "on 20 validation images, 2 seeds with 1 student each" in preset.origin[MULTIPLIER]
     assert verdict(found) == [
         f"best of 4 trials (4 complete) on validation images: trial {best.number}",
-        "on the test set it loses to control (-2.0 ± 0.0 points) and loses to the recipe's own setting (-1.0 ± 0.0 "
+        "on the test set it loses to control (−2.0 ± 0.0 points) and loses to the recipe's own setting (−1.0 ± 0.0 "
         "points)",
     ]
     tested = [asking for asking in asked if not on_validation(asking)]
