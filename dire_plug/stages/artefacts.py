@@ -639,6 +639,9 @@ def name_diversity(run: Run, embedded: Artefact, held_out: Artefact, source: Sou
     """Return the diversity of a set of images in one network."""
     settings = {"nearest_k": run.recipe.measure.nearest_k, "draws": DRAWS, "images": source.digest}
     settings |= {"source": run.recipe.evaluate.source}
+    if source.digest == FULL:
+        # the set is the same at each IPC, and the real images beside it aren't
+        settings |= {"per_class": run.recipe.ipc}
     return _artefact("diversity", settings, {"embeddings": embedded, "held out": held_out, **source.artefacts})
 
 

@@ -252,6 +252,14 @@ def test_full_has_no_coverage_and_the_real_reference_of_the_other_arms(home: Pat
         assert found[space]["real"] == random[space]["real"]
 
 
+def test_at_another_ipc_full_has_another_real_reference(home: Path, recipe: Path) -> None:
+    two, three = (run_arm(request(recipe, "full", ipc=ipc)).metrics["diversity"] for ipc in (2, 3))
+    random = run_arm(request(recipe, "random", ipc=3)).metrics["diversity"]
+    for space in ("T", "I"):
+        assert two[space]["class_vendi"] == three[space]["class_vendi"]
+        assert two[space]["real"] != three[space]["real"] == random[space]["real"]
+
+
 @pytest.mark.slow
 def test_full_does_not_need_as_many_images_as_the_ipc_says(home: Path, recipe: Path) -> None:
     budget = run_arm(request(recipe, "full", ipc=11)).metrics["accuracy"]["full"]
