@@ -266,6 +266,7 @@ class Script:
         checkpoint: the layout in which the script reads its teacher.
         suffix: of the saved images, where it isn't that of the adapter's `image_path`.
         several_gpus: whether the script itself spreads a step over all GPUs that it sees.
+        autocast: whether its networks' forward pass runs under autocast, so that a GPU keeps activations of two bytes.
         slots: what a slot needs of those before it; `verify` cuts a run of independent ones. A patch of such a script
             calls `bridge.steps`.
         carried: where they are stateful, what goes from slot to slot.
@@ -282,6 +283,7 @@ class Script:
     checkpoint: str
     suffix: str | None = None
     several_gpus: bool = False
+    autocast: bool = False
     slots: SlotKind = "stateful"
     carried: str = ""
     accelerates: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ class FADRM(RealImagesAdapter):
         pins=_PINS,
     )
     scripts: Mapping[str, Script] = with_slots(
-        {name: one for name, one in CommitteeAdapter.scripts.items() if name != "cifar-10"},
+        {name: replace(one, autocast=True) for name, one in CommitteeAdapter.scripts.items() if name != "cifar-10"},
         "stateful",
         carried="the scale of the loss",
     )

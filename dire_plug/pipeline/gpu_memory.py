@@ -92,7 +92,9 @@ def count_synthesis(run: Run, *, gpus: int = 1) -> dict[str, int]:
         together = run.adapter.networks_in_step(run.recipe.recover)
         largest = sorted(range(len(roles)), key=lambda number: -costs[number].kept)[:together]
         names = " and ".join(roles[number].section.architecture for number in largest)
-        found[f"{batch} images in {names}"] = batch * sum(costs[number].kept for number in largest)
+        # counted in float32; autocast keeps them in float16
+        kept = sum(costs[number].kept for number in largest) // (2 if run.script.autocast else 1)
+        found[f"{batch} images in {names}"] = batch * kept
         # a gradient beside each weight where the script doesn't freeze its networks
         found["networks"] = sum(one.weights for one in costs) * (1 if freezes(run) else 2)
     elif work.unrolled:

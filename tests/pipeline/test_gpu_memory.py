@@ -60,6 +60,14 @@ def test_all_networks_that_make_a_step_together_hold_a_graph() -> None:
     assert found["100 images in densenet-121 and resnet-50"] == 100 * sum(one.kept for one in largest)
 
 
+def test_a_script_under_autocast_keeps_half_of_its_activations_bytes() -> None:
+    run = planned("fadrm", "imagenet-1k", ipc=10)
+    found, batch = count_synthesis(run), run.recipe.recover.flags["batch-size"]
+    largest = count_pass(architecture="densenet-121", outputs=1000, stem="imagenet", size=224, inverted=True)
+    assert found[f"{batch} images in densenet-121"] == batch * (largest.kept // 2)
+    assert found["images"] == 3 * batch * 3 * 224**2 * 4
+
+
 def test_a_term_needs_its_networks_and_the_real_embeddings() -> None:
     plain, dire = (count_synthesis(planned("mtt", "cifar-100", arm, ipc=10)) for arm in ("baseline", "dire"))
     assert dire.keys() - plain.keys() == {"100 images in the term's convnet-3", "real embeddings"}
