@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,6 +115,17 @@ def digest_file(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_unchanged(path: Path) -> str:
+    """Return the sha256 of a file, in hex, which is read again only where its stat has changed."""
+    found = path.stat()
+    return _digest_of(path, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(path: Path, _unchanged: tuple[int, ...]) -> str:
+    return digest_file(path)
 
 
 def from_here(path: Path) -> str:

@@ -476,6 +476,9 @@ class Adapter(Protocol):
     def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
         """Return what upstream's own code makes before the loop, in order."""
 
+    def prepare_key(self, recipe: Any) -> Mapping[str, Any]:
+        """Return what the recipe's section `prepare` decides, JSON-like: files that it names by their content."""
+
     def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write what the script reads into `inputs.folder`: teachers in upstream's layout, start images, data."""
 

@@ -194,6 +194,11 @@ class PlannedAdapter:
         """Return nothing: upstream's own code makes nothing before the loop."""
         return ()
 
+    def prepare_key(self, recipe: Any) -> Mapping[str, Any]:
+        """Return the section `prepare` as it is: it names no files."""
+        section: Mapping[str, Any] = recipe.prepare
+        return section
+
     def expert(self, inputs: LoopInputs) -> tuple[str, Sequence[Tensor]]:
         """Raise: upstream's own code trains no network that could embed.
 

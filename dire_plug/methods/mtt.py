@@ -38,7 +38,7 @@ from dire_plug.api.method import (
     with_own_dataset,
     with_slots,
 )
-from dire_plug.files import expand_user, make_folder, read_json, write_json
+from dire_plug.files import digest, digest_unchanged, expand_user, make_folder, read_json, write_json
 from dire_plug.methods.matching_family import (
     DATASETS,
     DSA,
@@ -162,6 +162,12 @@ def check_experts(folder: Path, *, dataset: Any, flags: MTTFlags) -> None:
             f"prepare.buffers: {folder / FIRST_FILE}: has {len(snapshots) - 1} epochs; max_start_epoch "
             f"{flags.max_start_epoch} and expert_epochs {flags.expert_epochs} need {needed - 1}"
         )
+
+
+def experts_content(folder: Path) -> str:
+    """Return what identifies the experts of a folder: a sha256 of its files' names and contents."""
+    files = [one for one in (folder / LABEL, *folder.glob("replay_buffer_*.pt")) if one.is_file()]
+    return digest({one.name: digest_unchanged(one) for one in files})
 
 
 def last_snapshot(folder: Path) -> Sequence[Tensor]:
@@ -351,6 +357,14 @@ class MTT(MatchingAdapter):
         )
         call = _buffer_call(inputs, prepare, flags)
         return (Preparation(EXPERTS, call, settings, estimate=size, asks_teachers=False),)
+
+    def prepare_key(self, recipe: Any) -> Mapping[str, Any]:
+        """Return the section `prepare`; of given experts their content instead of their folder, and what loads them."""
+        given, flags = Prepare.model_validate(recipe.prepare).buffers, self.read_flags(recipe.recover)
+        if given is None:
+            return super().prepare_key(recipe)
+        content = experts_content(expand_user(given, where=BUFFERS_KEY))
+        return {"buffers": content, "model": flags.model, "zca": flags.zca}
 
     def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the dataset; link the experts to where the script looks for them, or label those that it will make.

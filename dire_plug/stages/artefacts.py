@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from dire_plug import plugins
 from dire_plug.acceleration import NONE, Components
 from dire_plug.data import normalisation_of
 from dire_plug.data.folders import FolderSplit
-from dire_plug.files import digest, digest_file, expand_user
+from dire_plug.files import digest, digest_unchanged, expand_user
 from dire_plug.models import stem_like
 from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained import Pretrained
@@ -226,13 +225,7 @@ def checkpoint_content(checkpoint: str) -> str:
     """Return what identifies a checkpoint's content: torchvision's name of it, or the file's sha256."""
     if checkpoint.startswith(TORCHVISION) or not (path := expand_user(checkpoint, where="checkpoint")).is_file():
         return checkpoint
-    found = path.stat()
-    return _digest_of(path, (found.st_mtime_ns, found.st_size, found.st_ino))
-
-
-@lru_cache(maxsize=64)
-def _digest_of(path: Path, _unchanged: tuple[int, ...]) -> str:
-    return digest_file(path)
+    return digest_unchanged(path)
 
 
 def name_networks(run: Run) -> Networks:
@@ -368,7 +361,11 @@ def name_inputs(run: Run, networks: Networks) -> Inputs:
     expert = None
     if recover.embedder is not None and recover.embedder.network == EXPERT and run.regularizers:
         made_from = dict(prepared) | ({"whitening": whitening} if whitening else {})
-        expert = _artefact("expert", {"script": recover.script, "size": run.dataset.size}, made_from)
+        decided_by = {"script": recover.script, "size": run.dataset.size}
+        if not prepared:
+            # given experts: no preparation's key says what they are, nor of which images
+            decided_by |= {"prepare": run.adapter.prepare_key(run.recipe), "dataset": run.dataset.digest}
+        expert = _artefact("expert", decided_by, made_from)
     start = name_start(run, networks) if recover.is_given_a_start else None
     return Inputs(start, whitening, prepared, expert)
 
@@ -435,7 +432,7 @@ def name_synthesis(
         "code": plugins.code_of("methods", adapter.name),
         "recover": recover,
         "steps": adapter.steps(recipe.recover),
-        "prepare": recipe.prepare,
+        "prepare": adapter.prepare_key(recipe),
         "squeeze": sorted(networks.in_loop),
         "dataset": run.dataset.digest,
         "size": run.dataset.size,

@@ -1,5 +1,6 @@
 """What embeds where the loop holds no trained network: an expert's last snapshot (MTT), or the loop's own (DM)."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,16 @@ from dire_plug.methods.mtt import MTT
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.models import build, embed
 from dire_plug.models.checkpoint import Network, Whitened, load, save
-from dire_plug.pipeline import Request, plan_run, run_arm
-from dire_plug.stages.artefacts import Networks, embedding_networks, name_network, roles_in_loop
+from dire_plug.pipeline import Request, Run, plan_run, run_arm
+from dire_plug.stages.artefacts import (
+    Networks,
+    embedding_networks,
+    name_inputs,
+    name_network,
+    name_networks,
+    name_recovered,
+    roles_in_loop,
+)
 from dire_plug.stages.prepare import fill, prepare
 from dire_plug.stages.squeeze import FILE, network_file
 from dire_plug.store.artefacts import Artefact, Store
@@ -78,12 +87,49 @@ def test_the_last_snapshot_of_a_given_expert_embeds(tmp_path: Path) -> None:
     assert (architecture, len(parameters)) == ("convnet-3-w32", 14)
 
 
+def embedding_in(experts: Path, *settings: str) -> Run:
+    """Return a run whose terms work in the first of given experts."""
+    request = Request("mtt", arm="dire", settings=("recover.embedder.network=expert", *settings))
+    planned = plan_run(request, dry=True)
+    recipe = planned.recipe.model_copy(update={"ipc": 1, "prepare": {"buffers": str(experts)}})
+    return replace(planned, resolved=replace(planned.resolved, recipe=recipe), data=generated())
+
+
+def names_of(run: Run) -> list[str]:
+    """Return the names of the expert and of the passes without real embeddings, which depend on the expert too."""
+    networks = name_networks(run)
+    inputs = name_inputs(run, networks)
+    assert inputs.expert is not None
+    alone = replace(inputs, expert=None)
+    return [inputs.expert.name, *(one.name for one in name_recovered(run, networks, alone, {})[1])]
+
+
+def test_given_experts_are_told_by_their_content_wherever_they_lie(bare_home: Path, tmp_path: Path) -> None:
+    folder = write_experts(tmp_path / "given")
+    first = names_of(embedding_in(folder))
+    shutil.copytree(folder, tmp_path / "moved")
+    assert names_of(embedding_in(tmp_path / "moved")) == first
+    found = [first, names_of(embedding_in(folder, "recover.flags.model=ConvNetD3"))]
+    for name, content in {
+        "replay_buffer_0.pt": torch.tensor(0),
+        "replay_buffer_1.pt": torch.tensor(1),
+        "experts.json": torch.tensor(2),
+    }.items():
+        torch.save(content, folder / name)
+        found.append(names_of(embedding_in(folder)))
+    for names in zip(*found, strict=True):
+        assert len(set(names)) == 5
+
+
+def test_given_experts_are_another_network_on_other_images(bare_home: Path, tmp_path: Path) -> None:
+    run = embedding_in(write_experts(tmp_path / "given"))
+    other = replace(run, data=replace(run.dataset, digest="of other images"))
+    assert names_of(run)[0] != names_of(other)[0]
+
+
 def test_an_expert_is_made_a_network_without_loading_what_the_loop_gets(bare_home: Path, tmp_path: Path) -> None:
     folder = write_experts(tmp_path / "given", dataset="cifar-10")
-    planned = plan_run(Request("mtt", arm="dire", settings=("recover.embedder.network=expert",)), dry=True)
-    recipe = planned.recipe.model_copy(update={"ipc": 1, "prepare": {"buffers": str(folder)}})
-    resolved = replace(planned.resolved, recipe=recipe)
-    run = replace(planned, resolved=resolved, data=generated(), own_store=Store(tmp_path / "store"))
+    run = replace(embedding_in(folder), own_store=Store(tmp_path / "store"))
     teacher = name_network(run, roles_in_loop(run)[0])
 
     def write(work: Path) -> None:
