@@ -301,7 +301,7 @@ def time_tests(options: argparse.Namespace) -> Reading:
     network = Network(build("resnet-small", outputs=10), "resnet-small", 10, "small", (0.5,) * 3, (0.5,) * 3)
     few = split.images(torch.arange(2)), torch.zeros(2, dtype=torch.int64)
     images = ImageSet(Source(digest="generated"), lambda: few, name="generated")
-    student_data.MOST_TEST_BYTES = 0
+    student_data.MOST_FLOAT_BYTES = 0
 
     def build_all() -> None:
         with tempfile.TemporaryDirectory(dir=options.data) as store:

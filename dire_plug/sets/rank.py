@@ -26,7 +26,7 @@ from dire_plug.store.runs import Run
 OFF: Mapping[str, Any] = {"augmentation": "none", "padding": 0, "mixup": 0, "cutmix": 0, "dsa": "none"}
 """The keys of the protocols that augment or mix, and what turns them off."""
 MOST_BYTES = 16 << 30
-"""The largest training set for students with hard labels: all its images in float32, in one tensor."""
+"""The largest training set for students with hard labels: all its pixels, uint8, in one tensor."""
 
 Students = dict[str, Any]
 
@@ -207,10 +207,10 @@ def check_full(run: Run) -> None:
     """Raise for a training set that is too large for one tensor.
 
     Raises:
-        DirePlugError: it takes more than `MOST_BYTES` in float.
+        DirePlugError: it takes more than `MOST_BYTES`.
     """
     dataset = run.dataset
-    if (needed := 4 * len(dataset.train) * 3 * dataset.size**2) > MOST_BYTES:
+    if (needed := len(dataset.train) * 3 * dataset.size**2) > MOST_BYTES:
         raise DirePlugError(
             f"the {len(dataset.train)} training images of {dataset.name} at {dataset.size} pixels take "
             f"{needed / 2**30:.0f} GiB in one tensor, more than the limit of {MOST_BYTES >> 30} GiB; give the "

@@ -206,9 +206,8 @@ def check_memory(run: Run) -> None:
     Raises:
         DirePlugError: it takes more than `MOST_BYTES`.
     """
-    # students learn from uint8 pixels; only hard labels hold all images as networks see them, in float
-    dataset, bytes_per_value = run.dataset, 4 if run.recipe.evaluate.protocol == "hard-labels" else 1
-    needed = bytes_per_value * len(dataset.train) * 3 * dataset.size**2
+    dataset = run.dataset
+    needed = len(dataset.train) * 3 * dataset.size**2
     if needed > MOST_BYTES:
         raise DirePlugError(
             f"arm 'full': the {len(dataset.train)} training images of {dataset.name} at {dataset.size} pixels take "

@@ -26,23 +26,22 @@ from dire_plug.training.students import EvalTransform, StudentData, place
 from dire_plug.training.transforms import (
     eval_transform,
     mixing,
-    plain_batches,
     raw_batches,
     train_transform,
 )
 from dire_plug.types import EXTRAS, IMAGENET_MEAN, IMAGENET_STD, LEARNED_LR
 
 PIXELS = "pixels.safetensors"
-MOST_TEST_BYTES = 4 << 30
-"""The largest test set that the device holds in float; ImageNet-1K's would take 30 GB."""
+MOST_FLOAT_BYTES = 4 << 30
+"""The largest set of images that the device holds in float; ImageNet-1K's test set would take 30 GB."""
 
 
 def build_student_data(run: Run, section: EvaluateSection, network: Network, images: ImageSet) -> StudentData:
     """Return what students learn from, and the whole test set.
 
-    A test set is held normalised on the device; if that takes more than `MOST_TEST_BYTES`, as uint8 pixels, and each
+    A test set is held normalised on the device; if that takes more than `MOST_FLOAT_BYTES`, as uint8 pixels, and each
     batch is normalised when it is used; in a file of the store, which is read batch by batch, if the device has no room
-    for it.
+    for it. Hard labels' training images are held likewise; the other protocols' are pixels, since they are cropped.
 
     Args:
         section: the protocol.
@@ -61,7 +60,8 @@ def build_student_data(run: Run, section: EvaluateSection, network: Network, ima
         # as DELT's validation scripts normalise, whatever the dataset
         if section.statistics == "imagenet":
             network = replace(network, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    tests, test_transform = _test_set(run, network, enlarge=enlarge)
+    plain = eval_transform(network)
+    tests, test_transform = _test_set(run, (lambda batch: plain(enlarge_and_crop(batch))) if enlarge else plain)
     return StudentData(
         images.images,
         images.labels,
@@ -70,19 +70,23 @@ def build_student_data(run: Run, section: EvaluateSection, network: Network, ima
         test_labels=run.dataset.test.labels,
         test_transform=test_transform,
         mix=mixing(mixup_alpha=getattr(section, "mixup", 0), cutmix_alpha=getattr(section, "cutmix", 0)),
-        plain_transform=eval_transform(network),
+        plain_transform=plain,
     )
 
 
-def _test_set(run: Run, network: Network, *, enlarge: bool) -> tuple[Tensor, EvalTransform]:
-    """Return the test images, [m, 3, h, w], and the transform of a batch of them for networks."""
-    split, size = run.dataset.test, run.dataset.size
-    if 4 * len(split) * 3 * size**2 <= MOST_TEST_BYTES:
-        batches = plain_batches(split, network, device=run.device, enlarge=enlarge)
-        return torch.cat([batch for batch, _ in batches]), torch.Tensor.float
+def _test_set(run: Run, transform: EvalTransform) -> tuple[Tensor, EvalTransform]:
+    """Return the test images, [m, 3, h, w], and what is left to do of `transform`, from pixels to networks' images."""
+    split = run.dataset.test
+    if _fits(run, len(split)):
+        batches = raw_batches(split, device=run.device)
+        return torch.cat([transform(batch) for batch, _ in batches]), torch.Tensor.float
     images = _map_pixels(run, split) if isinstance(split, FolderSplit) else split.images()
-    transform = eval_transform(network)
-    return place(images, run.device), lambda batch: transform(enlarge_and_crop(batch) if enlarge else batch)
+    return place(images, run.device), transform
+
+
+def _fits(run: Run, count: int) -> bool:
+    """Return whether the device holds so many images in float."""
+    return 4 * count * 3 * run.dataset.size**2 <= MOST_FLOAT_BYTES
 
 
 def _map_pixels(run: Run, split: FolderSplit) -> Tensor:
@@ -133,13 +137,20 @@ def _build_in_loop_space(run: Run, section: HardLabelsSection, network: Network,
     """Return images and test set in the space of the loop, normalised or whitened, with DSA as the train transform."""
     to_loop = _whiten(run) if section.whiten else eval_transform(network)
     loop = _loop_images(section, images) if section.source == "tensor" else None
-
+    if loop is None and _fits(run, len(images.images)):
+        loop = to_loop(images.images.to(run.device))
+    augmentation = dsa(section.dsa)
+    if loop is None:
+        augment = augmentation.apply
+        augmentation = replace(augmentation, apply=lambda batch, drawn: augment(to_loop(batch), drawn))
+    tests, test_transform = _test_set(run, to_loop)
     return StudentData(
-        to_loop(images.images.to(run.device)) if loop is None else loop,
+        images.images if loop is None else loop,
         images.labels,
-        dsa(section.dsa),
-        test_images=torch.cat([to_loop(batch) for batch, _ in raw_batches(run.dataset.test, device=run.device)]),
+        augmentation,
+        test_images=tests,
         test_labels=run.dataset.test.labels,
+        test_transform=test_transform,
     )
 
 

@@ -227,7 +227,7 @@ def test_what_cannot_be_ranked_is_told(
     assert "classes hold 1 to 2 images; students are compared at as many of each: --ipc 1 takes the first" in answer.err
     assert "--ipc 1" in answer.err
     assert cli("rank", tmp_path / "nothing", "--real", "digits").code == 2
-    monkeypatch.setattr(ranking, "MOST_BYTES", 1 << 16)
+    monkeypatch.setattr(ranking, "MOST_BYTES", 1 << 14)
     answer = cli("rank", baseline)
     assert answer.code == 2
     assert not trained  # it is told before anything is done

@@ -1,5 +1,6 @@
 """What students of each protocol learn from, on 60 tiny images."""
 
+import copy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -237,7 +238,7 @@ def with_test_files(run: Run, folder: Path, *, brightest: int = 250) -> Run:
 def test_a_large_test_set_is_decoded_once_for_all_students(
     run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dire_plug.stages.student_data.MOST_TEST_BYTES", 0)
+    monkeypatch.setattr("dire_plug.stages.student_data.MOST_FLOAT_BYTES", 0)
     run = with_test_files(run, tmp_path)
     expected = run.dataset.test.images()
     plain = student_data(with_section(run, "on-the-fly"), networks, condensed)
@@ -247,6 +248,43 @@ def test_a_large_test_set_is_decoded_once_for_all_students(
     again = student_data(with_section(run, "delt"), networks, condensed)
     assert torch.equal(again.test_images, expected)
     assert decoded == []
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_large_sets_of_hard_labels_stay_pixels_until_a_batch_is_used(
+    run: Run, networks: Networks, condensed: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whiten: bool
+) -> None:
+    run = with_section(with_test_files(run, tmp_path), "hard-labels", whiten=whiten)
+    small = student_data(run, networks, condensed)
+    monkeypatch.setattr("dire_plug.stages.student_data.MOST_FLOAT_BYTES", 0)
+    large = student_data(run, networks, condensed)
+    assert (small.images.dtype, small.test_images.dtype) == (torch.float32, torch.float32)
+    assert torch.equal(large.images, condensed.images)
+    assert torch.equal(large.test_images, run.dataset.test.images())
+    # a product of matrices may round otherwise for another number of images
+    tolerance = 1e-5 if whiten else 0
+    torch.testing.assert_close(large.test_transform(large.test_images), small.test_images, rtol=0, atol=tolerance)
+    batch = torch.tensor([5, 0, 7])
+    for seed in range(12):
+        changed, expected = (
+            data.train_transform(data.images[batch], Generator().manual_seed(seed)) for data in (large, small)
+        )
+        torch.testing.assert_close(changed, expected, rtol=0, atol=10 * tolerance)
+
+
+def test_students_of_large_sets_of_hard_labels_have_the_bits_of_small_ones(
+    run: Run, networks: Networks, condensed: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = with_section(run, "hard-labels", epochs=3, batch_size=4, test_from=0)
+    network = load_network(network_file(run, networks.teacher), CPU)
+    weights = []
+    for most in (1 << 30, 0):
+        monkeypatch.setattr("dire_plug.stages.student_data.MOST_FLOAT_BYTES", most)
+        student = copy.deepcopy(network.model)
+        data, folder = student_data(run, networks, condensed), run.store.root / str(most)
+        curve = train_student(student, [], data=data, section=run.recipe.evaluate, seed=1, folder=folder)
+        weights.append((curve, [one.tolist() for one in student.state_dict().values()]))
+    assert weights[0] == weights[1]
 
 
 def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:

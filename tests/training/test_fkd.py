@@ -229,7 +229,7 @@ def test_a_test_set_that_is_too_large_stays_uint8_until_it_is_used(
         seen.append(data.test_images.dtype)
         return data
 
-    monkeypatch.setattr(student_data, "MOST_TEST_BYTES", 0)
+    monkeypatch.setattr(student_data, "MOST_FLOAT_BYTES", 0)
     monkeypatch.setattr(evaluate_stage, "build_student_data", watched)
     shutil.rmtree(home / "store" / "student")
     large = run(recipe_fkd)
