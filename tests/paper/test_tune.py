@@ -411,6 +411,16 @@ def test_a_file_of_the_users_is_not_overwritten(
     assert tuned(recipe, write=other).preset == "tuned"  # again: it is this study's
 
 
+def test_a_file_that_is_no_recipes_is_refused_before_anything_runs(
+    scored: Callable[[Score], list[Request]], recipe: Path, tmp_path: Path
+) -> None:
+    asked = scored(hill)
+    for name in ("best", "best.json"):
+        with pytest.raises(DirePlugError, match=rf"--write \S+/{name}: .* end the name in \.yaml"):
+            tuned(recipe, write=tmp_path / name)
+    assert asked == []
+
+
 # Processes of their own.
 
 TRIALS = 4

@@ -29,7 +29,7 @@ from dire_plug.pipeline.request import with_stand_in
 from dire_plug.pipeline.run import name_artefacts
 from dire_plug.plugins import read_once
 from dire_plug.recipe import read_yaml
-from dire_plug.recipe.loading import mapping, merge, settings_tree, split_setting
+from dire_plug.recipe.loading import is_recipe_file, mapping, merge, settings_tree, split_setting
 from dire_plug.results import Comparison, compare
 from dire_plug.scaffold.recipe_file import write_preset
 from dire_plug.store.lease import until_kept
@@ -217,7 +217,7 @@ def tune(
 
     Raises:
         DetachedError: jobs work for the trials, and the command doesn't wait for them.
-        DirePlugError: the control failed, every trial did, or the file isn't this study's.
+        DirePlugError: the control failed, every trial did, or the file isn't a recipe's, or not this study's.
         RunBusyError: another process works on a trial, and the request doesn't wait.
     """
     require_optuna()
@@ -369,7 +369,9 @@ def planned_requests(plan: StudyPlan, trials: int) -> list[Request]:
 
 
 def check_file(file: Path, study: str) -> None:
-    """Raise for a file that exists and isn't this study's."""
+    """Raise for a file that no command would take for a recipe, or that exists and isn't this study's."""
+    if not is_recipe_file(str(file)):
+        raise DirePlugError(f"--write {file}: a recipe's file is known by its ending; end the name in .yaml")
     if file.exists() and study not in file.read_text(errors="replace").partition("\n")[0]:
         raise DirePlugError(f"{file}: exists already and isn't of the study {study}; give another name, or remove it")
 
