@@ -265,12 +265,8 @@ def executor_options(function: Function) -> Function:
             slurm=slurm,
             detach=detach,
             scripts=scripts,
+            rerun=options.get("rerun", ()),
         )
-        if options.get("rerun") and execution.kind != "inline":
-            raise DirePlugError(
-                f"--rerun and --executor {execution.kind} can't be combined: each process would make again what "
-                "another one has just made again; give --rerun with --executor inline"
-            )
         return function(*arguments, execution=execution, **options)
 
     return _adding(EXECUTOR_OPTIONS)(call)  # type: ignore[return-value]

@@ -132,6 +132,7 @@ def read_settings(
     detach: bool = False,
     slurm: Sequence[str] = (),
     scripts: Path | None = None,
+    rerun: Sequence[str] = (),
 ) -> ExecutorSettings:
     """Return the config file's settings with what the command line changes.
 
@@ -139,6 +140,7 @@ def read_settings(
         kind: inline, local or slurm; None takes the file's.
         slurm: `KEY=VALUE`: options of sbatch; `STAGE.KEY=VALUE` for the units of one stage.
         scripts: see `ExecutorSettings`.
+        rerun: the stages that are made again, which only one process can do.
 
     Raises:
         DirePlugError: the config file is faulty, or options don't go together.
@@ -154,6 +156,11 @@ def read_settings(
             raise DirePlugError(f"{option}{shown} needs --executor {needs}; this is {chosen}")
     if gpus_per_job is not None and chosen == "inline":
         raise DirePlugError("--gpus-per-job needs --executor local or slurm; inline is one process, as it is")
+    if rerun and chosen != "inline":
+        raise DirePlugError(
+            f"--rerun and --executor {chosen} can't be combined: each process would make again what "
+            "another one has just made again; give --rerun with --executor inline"
+        )
     options = {**(config.slurm.model_extra or {})}
     stages = {stage: dict(own) for stage, own in config.slurm.stages.items()}
     for text in slurm:

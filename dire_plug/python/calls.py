@@ -124,7 +124,7 @@ def run(
         keep_labels=keep_labels,
         wait=wait,
     )
-    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
+    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, log, rerun=rerun)
     runner.prepare([request])
     return RunResult.of(runner.run(request))
 
@@ -193,7 +193,7 @@ def compare(
     )
     if ladder:
         names = with_ladder(request, names)
-    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, log)
+    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, log, rerun=rerun)
     comparison = run_comparison(request, arms=names, seeds=seeds, ladder=ladder, runner=runner)
     return ComparisonResult(store_comparison(comparison, runs_root(request)), comparison)
 
@@ -350,6 +350,6 @@ def evaluate(
         wait=wait,
     )
     chosen: dict[str, Any] = {"students": names, "per_set": per_set, "epochs": epochs}
-    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm)
+    runner = make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, rerun=rerun)
     runner.make(lambda: plan_set_units("evaluate", request, **chosen))
     return SetResult(evaluate_set(request, **chosen), request.path)

@@ -91,17 +91,30 @@ def make_runner(
     gpus_per_job: int | None,
     slurm: Sequence[str],
     log: Sequence[str] = (),
+    *,
+    rerun: Sequence[str],
 ) -> Runner:
     """Return what runs units of work as the keywords say."""
-    return Runner(make_settings(executor, jobs, max_jobs, gpus_per_job, slurm), log=as_options(log))
+    settings = make_settings(executor, jobs, max_jobs, gpus_per_job, slurm, rerun=rerun)
+    return Runner(settings, log=as_options(log))
 
 
 def make_settings(
-    executor: str | None, jobs: int | None, max_jobs: int | None, gpus_per_job: int | None, slurm: Sequence[str]
+    executor: str | None,
+    jobs: int | None,
+    max_jobs: int | None,
+    gpus_per_job: int | None,
+    slurm: Sequence[str],
+    *,
+    rerun: Sequence[str],
 ) -> ExecutorSettings:
-    """Return the executor's settings; what isn't given is the config file's."""
+    """Return the executor's settings; what isn't given is the config file's.
+
+    Raises:
+        DirePlugError: see `read_settings`.
+    """
     options = as_options(slurm)
-    return read_settings(executor, jobs=jobs, max_jobs=max_jobs, gpus_per_job=gpus_per_job, slurm=options)
+    return read_settings(executor, jobs=jobs, max_jobs=max_jobs, gpus_per_job=gpus_per_job, slurm=options, rerun=rerun)
 
 
 def as_options(given: Mapping[str, object] | Iterable[str]) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def compare_methods(
         labels=labels,
         with_own=with_own,
     )
-    found = run_methods(plan, runner=make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, log))
+    found = run_methods(plan, runner=make_runner(executor, jobs, max_jobs, gpus_per_job, slurm, log, rerun=rerun))
     return MethodsResult(store_methods(found, runs_root(request)), found)
 
 
@@ -189,7 +189,7 @@ def tune(
         plan,
         trials=trials,
         parallel=parallel,
-        execution=make_settings(executor, jobs, max_jobs, gpus_per_job, slurm),
+        execution=make_settings(executor, jobs, max_jobs, gpus_per_job, slurm, rerun=rerun),
         write=None if file is None else file.absolute(),
     )
     return StudyResult(found, store_tuned(found, runs_root(request)))

@@ -82,6 +82,7 @@ def test_a_faulty_file_is_named_with_its_problem(config: Path, text: str, messag
         ({"kind": "local", "slurm": ["a=b"]}, "--slurm needs --executor slurm"),
         ({"kind": "slurm", "slurm": ["partition"]}, "--slurm partition: write KEY=VALUE"),
         ({"kind": "inline", "gpus_per_job": 2}, "--gpus-per-job needs --executor local or slurm"),
+        ({"kind": "local", "rerun": ["squeeze"]}, "--rerun and --executor local can't be combined"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(config: Path, options: dict[str, object], message: str) -> None:

@@ -160,6 +160,20 @@ def test_a_measured_set_has_the_runs_values(run: dire_plug.RunResult) -> None:
     assert {key: found.metrics[key] for key in shared} == {key: run.metrics[key] for key in shared}
 
 
+def test_rerun_needs_one_process(
+    recipe: Path, bare_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text("executor: slurm\n")
+    monkeypatch.setenv("DIRE_PLUG_CONFIG", str(tmp_path / "config.yaml"))
+    for call in (dire_plug.run, dire_plug.compare, dire_plug.compare_methods, dire_plug.tune, dire_plug.evaluate):
+        options: dict[str, Any] = {"recipe": recipe, "rerun": ["squeeze"]}
+        options |= {} if call is dire_plug.evaluate else {"engine": "native"}
+        for executor in ("local", None):
+            with pytest.raises(dire_plug.DirePlugError, match=f"--executor {executor or 'slurm'} can't be combined"):
+                call("sre2l", executor=executor, **options)
+    assert not bare_home.exists()
+
+
 def test_keywords_become_options_as_the_command_line_has_them(recipe: Path, finished_home: Path) -> None:
     with pytest.raises(dire_plug.DirePlugError, match=r"recover\.flags\.iterations: unknown key"):
         dire_plug.run("sre2l", recipe=recipe, settings={"recover.flags.iterations": 3})
