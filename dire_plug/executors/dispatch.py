@@ -55,7 +55,7 @@ class Runner:
         """
         if self._settings.kind == "inline":
             return
-        for request in dict.fromkeys(map(self._pinned, requests)):
+        for request in dict.fromkeys(map(self.pin, requests)):
             if request not in self._units:
                 with contextlib.suppress(DirePlugError) if skip_bad else contextlib.nullcontext():
                     # planned on the CPU: what this machine's GPU can't do, that of a job may
@@ -84,7 +84,7 @@ class Runner:
         Raises:
             UnitsFailedError: units that it needs weren't made; each is named with the last lines of its log.
         """
-        request = self._pinned(request)
+        request = self.pin(request)
         self._raise_for(self._units.get(request, ()))
         finished = run_arm(request)
         if self._loggers is not None:
@@ -95,7 +95,7 @@ class Runner:
                 call_logger(logger, folder=path, recipe=recipe, metrics=finished.metrics, losses=losses)
         return finished
 
-    def _pinned(self, request: Request) -> Request:
+    def pin(self, request: Request) -> Request:
         """Return the request with what `--accelerate fast` stands for here: all jobs make the same artefacts."""
         if request.accelerate != "fast" or request.able is not None or self._settings.kind == "inline":
             return request

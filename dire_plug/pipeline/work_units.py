@@ -280,9 +280,14 @@ def make_unit(unit: Unit, *, log: Path) -> None:
         # here too: the command that planned the unit may run on a machine without a GPU
         if unit.stage not in AFTER_IMAGES:
             check_gpu(run, name_artefacts(run))
-        if run.request.able is not None:
-            check_possible({*run.components.names, *run.trained_with.names}, run.device)
+        check_able(run)
         make(log=log)
+
+
+def check_able(run: Run) -> None:
+    """Raise where this machine can't do what `--accelerate fast` stands for where the run was planned."""
+    if run.request.able is not None:
+        check_possible({*run.components.names, *run.trained_with.names}, run.device)
 
 
 def _parts(run: Run, *, planning: bool = False) -> Iterator[Part]:

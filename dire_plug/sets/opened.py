@@ -52,6 +52,7 @@ class SetRequest:
         seed: of the students; None: the run's, or 0.
         out: the folder of run directories.
         accelerate: as the run was, whose teacher is another one under `fast`.
+        able: see `Request`.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class SetRequest:
     data_root: Path | None = None
     offline: bool = False
     accelerate: str = "none"
+    able: tuple[str, ...] | None = None
     rerun: tuple[str, ...] = ()
     keep_labels: bool = False
     wait: bool = True
@@ -190,6 +192,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
         data_root=request.data_root,
         offline=request.offline,
         accelerate=request.accelerate,
+        able=request.able,
         rerun=request.rerun,
         keep_labels=request.keep_labels,
         wait=request.wait,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug.pipeline.unit_costs import UnitCost, count_squeeze, count_students
-from dire_plug.pipeline.work_units import Part, Unit, as_json, find_missing_part
+from dire_plug.pipeline.work_units import Part, Unit, as_json, check_able, find_missing_part
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.sets.evaluate import open_for_students
 from dire_plug.sets.opened import SetRequest
@@ -84,6 +84,7 @@ def make_set_unit(unit: Unit, *, log: Path) -> None:
     subject = unit.subject
     run, conditions = OPEN[subject["command"]](_from_json(subject["request"]), **subject["options"])
     if (make := find_missing_part(unit, run.store, _parts(run, conditions))) is not None:
+        check_able(run)
         make()
 
 
@@ -114,5 +115,5 @@ def _to_json(request: SetRequest) -> dict[str, Any]:
 
 def _from_json(content: Mapping[str, Any]) -> SetRequest:
     paths = {key: Path(content[key]) for key in ("path", "out", "data_root") if content[key] is not None}
-    lists = {key: tuple(content[key]) for key in ("settings", "rerun")}
+    lists = {key: tuple(content[key]) for key in ("settings", "rerun", "able") if content[key] is not None}
     return SetRequest(**{**content, **paths, **lists})

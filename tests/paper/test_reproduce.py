@@ -13,9 +13,12 @@ from support.small_run import read_rows, run_folders
 from torchvision.utils import save_image
 
 from dire_plug import ui
+from dire_plug.acceleration import find_able
 from dire_plug.data import load
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.executors import dispatch
+from dire_plug.executors.dispatch import Runner
+from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.files import read_json
 from dire_plug.paper.reproduce import (
     TableRequest,
@@ -26,6 +29,7 @@ from dire_plug.paper.reproduce import (
     select,
     to_json,
 )
+from dire_plug.paper.reproduce.fill import Runs, plain_request
 from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.paper.reproduce.result import CellResult
 from dire_plug.paper.reproduce.scales import SMOKE_IPCS, SMOKE_SETTINGS
@@ -130,6 +134,14 @@ def test_other_students_learn_from_the_runs_images(tiny: Path, monkeypatch: pyte
     assert answer.reason == ""
     (stored,) = (tiny / "runs" / "sets").glob("*/metrics.json")
     assert answer.values == tuple(read_json(stored)["accuracy"]["students"]["convnet-small"]["last"])
+
+
+def test_jobs_get_what_fast_stands_for_with_a_tables_students(tiny: Path) -> None:
+    request = request_of_table("table-10", row="vit")
+    fast = replace(request, base=replace(request.base, accelerate="fast", device="cpu"))
+    assert plain_request(Runs(fast, Runner(ExecutorSettings("slurm")))).able == find_able("cpu")
+    assert plain_request(Runs(fast, Runner())).able is None
+    assert plain_request(Runs(request, Runner(ExecutorSettings("slurm")))).able is None
 
 
 def test_a_set_of_rdeds_is_measured_where_it_lies(tiny: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from support.cli import Cli
 from support.small_run import only_run
 
+from dire_plug.errors import DirePlugError
 from dire_plug.pipeline.work_units import Unit, waits_for
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.opened import SetRequest
@@ -51,6 +52,26 @@ def test_a_ranking_of_made_units_trains_nothing(request_of_run: SetRequest, tmp_
     before = sorted(store.iterdir())
     rank_set(request_of_run, rates=(0.01, 0.05))
     assert sorted(store.iterdir()) == before
+
+
+def test_a_student_is_made_as_planned_where_fast_stands_for_more(
+    request_of_run: SetRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a login node without bfloat16, whose jobs run where there is some."""
+    asked = replace(request_of_run, accelerate="fast", able=())
+    units = plan_set_units("evaluate", asked, per_set=1, epochs=1)
+    monkeypatch.setattr("dire_plug.acceleration.find_missing", lambda device: {})
+    make_all(units, tmp_path / "log")
+    assert plan_set_units("evaluate", asked, per_set=1, epochs=1) == []
+
+
+def test_a_student_is_not_made_where_fast_stands_for_less(
+    request_of_run: SetRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = plan_set_units("evaluate", replace(request_of_run, accelerate="fast", able=("bf16",)), epochs=1)
+    monkeypatch.setattr("dire_plug.acceleration.find_missing", lambda device: {"bf16": "an old processor"})
+    with pytest.raises(DirePlugError, match=r"can't do \(bf16: an old processor\)"):
+        make_all(units, tmp_path / "log")
 
 
 def test_evaluate_takes_an_executor(request_of_run: SetRequest, cli: Cli) -> None:

@@ -335,7 +335,7 @@ def fill_from_outside(cell: Cell, runs: Runs) -> CellResult:
 
 def plain_request(runs: Runs) -> SetRequest:
     """Return the request for a set, with the device, folders and acceleration of the runs; the path is to be set."""
-    base = runs.request.base
+    base = runs.runner.pin(runs.request.base)
     return SetRequest(
         Path(),
         device=base.device,
@@ -343,6 +343,7 @@ def plain_request(runs: Runs) -> SetRequest:
         data_root=base.data_root,
         offline=base.offline,
         accelerate=base.accelerate,
+        able=base.able,
     )
 
 
