@@ -13,10 +13,18 @@ from dire_plug import plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.files import write_atomically
 from dire_plug.recipe import recipe_path
+from dire_plug.recipe.as_printed import print_arm
 from dire_plug.recipe.loading import Tree, merge, parse_yaml
 
 WIDE = 10_000
 """A width at which no line of YAML is wrapped."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper without aliases, which recipes don't have: what stands in two places is written twice."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
 
 
 def new_recipe(name: str, *, origin: str, into: Path) -> tuple[Path, str]:
@@ -42,18 +50,30 @@ def new_recipe(name: str, *, origin: str, into: Path) -> tuple[Path, str]:
     return path, method
 
 
-def write_preset(path: Path, origin: Path, name: str, preset: Tree, *, source: str, comment: str) -> None:
+def write_preset(
+    path: Path,
+    origin: Path,
+    name: str,
+    preset: Tree,
+    *,
+    source: str,
+    comment: str,
+    printed_for: int | None = None,
+) -> None:
     """Write a copy of a recipe with one more preset and its entry in `sources`; its comments stay.
 
     Args:
         origin: the recipe's file; a preset of this name isn't in it.
         source: what the recipe says on the preset's source: begins with `chosen: ` or `published: `.
         comment: the first line.
+        printed_for: images per class for which the arm `dire` is written as printed, without the recipe's comments;
+            None: the arm stays the recipe's.
     """
     text = origin.read_text()
-    whole = merge(
-        parse_yaml(text, where=str(origin)), {"presets": {name: preset}, "sources": {f"presets.{name}": source}}
-    )
+    own = parse_yaml(text, where=str(origin))
+    if printed_for is not None:
+        own = print_arm(own, ipc=printed_for)
+    whole = merge(own, {"presets": {name: preset}, "sources": {f"presets.{name}": source}})
     dumped = yaml.safe_dump({name: preset}, default_flow_style=None, sort_keys=False, allow_unicode=True, width=WIDE)
     found = _insert(text, "presets", dumped.splitlines())
     found = _insert(found, "sources", [f"presets.{name}: {json.dumps(source, ensure_ascii=False)}"])
@@ -62,7 +82,7 @@ def write_preset(path: Path, origin: Path, name: str, preset: Tree, *, source: s
     except DirePlugError:
         same = False
     # a recipe in another style, such as one whose presets stand on one line, loses its comments
-    content = found if same else yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+    content = found if same else yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     write_atomically(path, f"# {comment}\n\n{content}")
 
 

@@ -5,6 +5,7 @@ import itertools
 import shlex
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from dire_plug import plugins
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.files import read_json
 from dire_plug.paper.tune import Tuned, plan_study, render_tuned, tune, tuned_json
-from dire_plug.paper.tune.space import short_names
+from dire_plug.paper.tune.space import as_settings, short_names
 from dire_plug.paper.tune.study import JOURNAL, Study, Tried, read_study
 from dire_plug.paper.tune.tune_table import ranked, study_notes, verdict
 from dire_plug.pipeline import Request, plan_run
-from dire_plug.recipe import PROBE, header, read_yaml
-from dire_plug.recipe.loading import split_setting
+from dire_plug.recipe import AS_PRINTED, PROBE, header, read_yaml
+from dire_plug.recipe.loading import merge, settings_tree, split_setting
 from dire_plug.ui import to_text
 
 MULTIPLIER, R_E = "regularizers.dire.multiplier", "regularizers.dire.r_e"
@@ -283,6 +284,26 @@ def test_settings_of_the_command_line_go_into_the_preset(
     }
     assert found.tested.changes[:2] == ("--preset tuned", "--set evaluate.epochs=1")
     assert header(found.file) == f"A copy of sre2l/tiny with the preset 'tuned', from the study {found.folder.name}."
+
+
+@pytest.mark.parametrize(("arm", "key"), [("dire", MULTIPLIER), ("dpp", "regularizers.dpp.weight")])
+def test_what_is_written_on_top_of_as_printed_is_what_was_searched(
+    scored: Callable[[Score], list[Request]], tmp_path: Path, arm: str, key: str
+) -> None:
+    """The printed arm lacks what the recipe's own arm changes, which no preset could take away."""
+    scored(hill)
+    terms = {"dire": {"weight": "auto"}, "energy": {"weight": 0.2}}
+    overrides = {"recover": {"start": "real", "flags": {"lr": 0.02}}}
+    recipe = write_recipe(tmp_path / "two.yaml", {"arms": {"dire": {"overrides": overrides, "regularizers": terms}}})
+    asked = request(recipe, arm=arm, preset=AS_PRINTED, ipc=3)
+    found = tune(plan_study(asked, seeds=1, search=(f"{key}=2..3",)), trials=1)
+    for name in (arm, "control", "baseline"):
+        searched = plan_run(replace(asked, arm=name)).resolved
+        written = plan_run(request(found.file, arm=name, preset=found.preset, ipc=3)).resolved
+        assert written.recipe.recover == searched.recipe.recover
+        terms = settings_tree(as_settings(found.best.values) if name == arm else ())
+        assert {"regularizers": written.regularizers} == merge({"regularizers": searched.regularizers}, terms)
+    assert header(found.file).endswith("its arm dire is as printed, for IPC 3.")
 
 
 def test_the_recipes_own_setting_may_be_the_best(scored: Callable[[Score], list[Request]], recipe: Path) -> None:

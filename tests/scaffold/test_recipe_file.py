@@ -7,7 +7,8 @@ from support.cli import Cli
 
 from dire_plug import plugins
 from dire_plug.errors import DirePlugError
-from dire_plug.recipe import read_yaml
+from dire_plug.recipe import AS_PRINTED, read_yaml
+from dire_plug.recipe.as_printed import print_arm
 from dire_plug.scaffold.recipe_file import new_recipe, write_preset
 
 
@@ -61,6 +62,19 @@ def test_a_preset_is_added_and_no_comment_is_lost(tmp_path: Path, path: Path) ->
     text = (tmp_path / "new.yaml").read_text()
     assert text.startswith("# A copy.\n\n")
     assert [line for line in path.read_text().splitlines() if line not in text.splitlines()] == []
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_printed_arm_is_written_beside_the_preset_that_says_it(tmp_path: Path, path: Path) -> None:
+    before = read_yaml(path)
+    preset = before.get("presets", {}).get(AS_PRINTED, {})
+    write_preset(
+        tmp_path / "new.yaml", path, "mine", preset, source="chosen: so", comment="A copy.", printed_for=before["ipc"]
+    )
+    after, printed = read_yaml(tmp_path / "new.yaml"), print_arm(before, ipc=before["ipc"])
+    assert after["arms"] == printed["arms"]
+    assert after["sources"] == {**printed["sources"], "presets.mine": "chosen: so"}
+    assert after["presets"] == {**before.get("presets", {}), "mine": preset}
 
 
 def test_a_preset_is_added_to_a_recipe_in_another_style(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, with_data
 from dire_plug.pipeline.request import with_stand_in
 from dire_plug.pipeline.run import name_artefacts
 from dire_plug.plugins import read_once
-from dire_plug.recipe import read_yaml
+from dire_plug.recipe import AS_PRINTED, read_yaml
 from dire_plug.recipe.loading import is_recipe_file, mapping, merge, settings_tree, split_setting
 from dire_plug.results import Comparison, compare
 from dire_plug.scaffold.recipe_file import write_preset
@@ -392,6 +392,9 @@ def _write(plan: StudyPlan, file: Path, study: str, best: Tried, trials: Sequenc
         f"{control.accuracy:.1f} %; study {study}"
     )
     origin = f"{plan.judged.method}/{plan.own.source.stem}"
-    comment = f"A copy of {origin} with the preset '{name}', from the study {study}."
-    write_preset(file, plan.own.source, name, preset, source=source, comment=comment)
+    comment = f"A copy of {origin} with the preset '{name}', from the study {study}"
+    # its arm is derived, and no preset could take away what the recipe's own arm changes
+    printed_for = plan.own.recipe.ipc if plan.judged.preset == AS_PRINTED else None
+    comment += "." if printed_for is None else f"; its arm dire is as printed, for IPC {printed_for}."
+    write_preset(file, plan.own.source, name, preset, source=source, comment=comment, printed_for=printed_for)
     return name
