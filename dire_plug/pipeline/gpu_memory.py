@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from dire_plug.acceleration import BF16
 from dire_plug.errors import DirePlugError
 from dire_plug.files import format_bytes
 from dire_plug.models.small_networks import CONVNETS
@@ -92,8 +93,9 @@ def count_synthesis(run: Run, *, gpus: int = 1) -> dict[str, int]:
         together = run.adapter.networks_in_step(run.recipe.recover)
         largest = sorted(range(len(roles)), key=lambda number: -costs[number].kept)[:together]
         names = " and ".join(roles[number].section.architecture for number in largest)
-        # counted in float32; autocast keeps them in float16
-        kept = sum(costs[number].kept for number in largest) // (2 if run.script.autocast else 1)
+        # counted in float32; autocast, the script's own or that of `--accelerate fast`, keeps two bytes
+        halved = run.script.autocast or BF16 in run.components.names
+        kept = sum(costs[number].kept for number in largest) // (2 if halved else 1)
         found[f"{batch} images in {names}"] = batch * kept
         # a gradient beside each weight where the script doesn't freeze its networks
         found["networks"] = sum(one.weights for one in costs) * (1 if freezes(run) else 2)

@@ -68,6 +68,13 @@ def test_a_script_under_autocast_keeps_half_of_its_activations_bytes() -> None:
     assert found["images"] == 3 * batch * 3 * 224**2 * 4
 
 
+def test_fast_in_bfloat16_keeps_half_of_the_activations_bytes() -> None:
+    plain = count_synthesis(planned("sre2l", "imagenet-1k", ipc=10))
+    fast = planned("sre2l", "imagenet-1k", ipc=10, accelerate="fast", able=("bf16",))
+    (key,) = [one for one in plain if "resnet-18" in one]
+    assert count_synthesis(fast) == {**plain, key: plain[key] // 2}
+
+
 def test_a_term_needs_its_networks_and_the_real_embeddings() -> None:
     plain, dire = (count_synthesis(planned("mtt", "cifar-100", arm, ipc=10)) for arm in ("baseline", "dire"))
     assert dire.keys() - plain.keys() == {"100 images in the term's convnet-3", "real embeddings"}
