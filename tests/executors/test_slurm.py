@@ -176,6 +176,7 @@ def fake_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         '*) echo "Submitted batch job $n";; esac',
         "squeue": "true",
         "scontrol": "true",
+        "srun": "true",  # submitit looks for it
     }
     for name, body in scripts.items():
         (tools / name).write_text(f"#!/bin/bash\n{body}\n")

@@ -271,7 +271,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_labelled(
     needed = EPOCHS * epoch_bytes(9, 3, OUTPUTS)
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(needed - 1))
-    with pytest.raises(DirePlugError, match=r"the soft labels of 3 epochs × 9 images take .* with --out, or"):
+    with pytest.raises(DirePlugError, match=r"the soft labels of 3 epochs × 9 images take .* set DIRE_PLUG_SCRATCH to"):
         label(run, networks, condensed, tmp_path)
     assert not any(path.exists() for path in files_in(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(needed))

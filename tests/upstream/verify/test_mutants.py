@@ -196,8 +196,8 @@ def flip_in_synthesis(patch: pytest.MonkeyPatch) -> None:
     """Make the synthesis take terms off the loss."""
     right = Terms.add
 
-    def wrong(self: Terms, loss: Any, seen: Any) -> Any:
-        total, added = right(self, loss, seen)
+    def wrong(self: Terms, loss: Any, seen: Any, **options: Any) -> Any:
+        total, added = right(self, loss, seen, **options)
         return (total if total is loss else loss - (total - loss)), added
 
     patch.setattr(Terms, "add", wrong)
