@@ -21,7 +21,7 @@ from support.stub_run import (
 )
 from torch import Tensor
 
-from dire_plug.models import build
+from dire_plug.models import build, last_linear
 from dire_plug.models.checkpoint import Network, load
 from dire_plug.stages.evaluate import stores_labels
 from dire_plug.stages.images import ImageSet
@@ -96,7 +96,11 @@ def condensed(run: Run) -> ImageSet:
 
 
 def train_on(run: Run, networks: list[Network], folder: Path) -> tuple[list[Tensor], Counts]:
-    """Train a student for two epochs; return its weights, and what was counted in the second epoch."""
+    """Train a student for two epochs; return its logits and classifier, and what was counted in the second epoch.
+
+    Not all weights: a bias before batch normalisation has no gradient but rounding, which Adam makes a step of. Logits
+    by a batch's own statistics don't depend on it.
+    """
     section: Any = run.recipe.evaluate
     images = condensed(run)
     data = build_student_data(run, section, networks[0], images)
@@ -125,7 +129,9 @@ def train_on(run: Run, networks: list[Network], folder: Path) -> tuple[list[Tens
             folder=folder / "student",
             progress=note,
         )
-    return [back(value).float() for value in student.state_dict().values()], counts
+    with torch.no_grad():
+        logits = student.train()(torch.rand(32, 3, 8, 8, generator=torch.Generator().manual_seed(3)).to(run.device))
+    return [back(value.detach()).float() for value in (logits, *last_linear(student).parameters())], counts
 
 
 def labellers(run: Run) -> list[Network]:
