@@ -17,6 +17,7 @@ from dire_plug.recipe.ladder import rung_number
 from dire_plug.recipe.loading import Tree, flatten
 from dire_plug.results.figures import COLOURS, INK, new_figure, plain, save_figure
 from dire_plug.results.statistics import Difference
+from dire_plug.tables import with_minus
 
 SUMMED_UP = (
     ("accuracy", ACCURACY[0], " points"),
@@ -107,8 +108,8 @@ def _panel(axes: Axes, gaps: Sequence[Difference | None], *, digits: int) -> Non
             found.mean, row, xerr=found.half_width, color=COLOURS["dire"], marker="o", markersize=5, capsize=2.5
         )
         axes.annotate(
-            f"{found.mean:+.{digits}f}", (found.mean, row), (0, 6), textcoords="offset points", ha="center", fontsize=8,
-            color=INK,
+            with_minus(f"{found.mean:+.{digits}f}"), (found.mean, row), (0, 6), textcoords="offset points", ha="center",
+            fontsize=8, color=INK,
         )  # fmt: skip
     plain(axes, grid="x")
     axes.margins(x=0.18)
