@@ -9,6 +9,7 @@ import pluggy
 import torch
 from torch import Tensor
 
+from dire_plug.api.rows import labels_on_host
 from dire_plug.errors import DirePlugError, PluginError
 from dire_plug.types import Synthesis
 
@@ -101,6 +102,16 @@ def check_integers(answer: Any, *, like: Tensor | None = None) -> str | None:
     if shaped and is_usable(answer) and answer.dtype in (torch.int64, torch.int32):
         return None
     return f"{describe(answer)}, expected a tensor of {wanted}, int64"
+
+
+def check_labels(answer: Any, *, classes: int) -> str | None:
+    """Return what is wrong with a slot's labels, [N]: one that is no class would end a GPU's process."""
+    if (wrong := check_integers(answer)) is not None:
+        return wrong
+    known = labels_on_host(answer)
+    if not len(known) or (known.min() >= 0 and known.max() < classes):
+        return None
+    return f"labels from {known.min()} to {known.max()}, expected classes from 0 to {classes - 1}"
 
 
 def check_images(answer: Any, *, images: Tensor, labels: Tensor) -> str | None:

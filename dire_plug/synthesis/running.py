@@ -25,7 +25,7 @@ from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
 from dire_plug.seeding import derive, put_back_random_state, seed_everything, take_random_state
 from dire_plug.synthesis.embeddings import Embeddings
-from dire_plug.synthesis.hooks import Answer, Hooks, check_images, check_index, check_integers
+from dire_plug.synthesis.hooks import Answer, Hooks, check_images, check_index, check_integers, check_labels
 from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
 from dire_plug.synthesis.saved_passes import (
     CurrentPass,
@@ -232,7 +232,8 @@ class RunningSynthesis:
             put_back_random_state(self._put_back, self._spec.device)
             self._generator.set_state(self._put_back[PLUGINS])
             self._put_back = {}
-        return self._ask("plan_labels", labels, check=check_integers, labels=labels)
+        check = partial(check_labels, classes=self._spec.classes)
+        return self._ask("plan_labels", labels, check=check, labels=labels)
 
     def order(self, order: Tensor) -> Tensor:
         """Return the order in which a pass goes through its images: the same object where nobody answers."""

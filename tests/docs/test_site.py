@@ -87,7 +87,7 @@ def test_the_site_builds_without_a_warning_and_reads_offline(tmp_path: Path) -> 
     assert re.findall(r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(?:https?:)?//[^"]*', home) == []
     assert (tmp_path / "search" / "search_index.js").is_file()
     # results/ lies outside of docs/, and its files are part of the site where a page links them
-    assert 'href="repository/results/sre2l-quick.txt"' in (tmp_path / "results.html").read_text()
+    assert 'href="repository/results/sre2l-quick-ladder.txt"' in (tmp_path / "results.html").read_text()
     assert (tmp_path / "repository" / "results" / "sre2l-quick.txt").is_file()
     # an API page shows what its docstrings say
     assert "diversity" in (tmp_path / "reference" / "api.html").read_text()

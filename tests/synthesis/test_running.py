@@ -81,6 +81,19 @@ def test_two_plugins_that_answer_one_question_are_refused(tmp_path: Path) -> Non
         synthesis.labels(torch.arange(CLASSES))
 
 
+@pytest.mark.parametrize("label", [-1, CLASSES, -(2**63)])
+def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: int) -> None:
+    class Planner:
+        @hookimpl
+        def plan_labels(self, labels: Tensor) -> Tensor:
+            return torch.tensor([0, label])
+
+    synthesis = make(tmp_path, odd=Planner())
+    synthesis.begin_pass(0)
+    with pytest.raises(PluginError, match=rf"'odd'.*labels from .*, expected classes from 0 to {CLASSES - 1}"):
+        synthesis.labels(torch.arange(CLASSES))
+
+
 def test_a_hook_that_does_not_exist_is_refused() -> None:
     class Wrong:
         @hookimpl
