@@ -66,7 +66,7 @@ def drawn_tensor(data: st.DataObject, shape: tuple[int, ...]) -> Any:
     if kind == "large":
         values = values * 1e30
     made = values.to(dtype) if dtype != torch.uint8 else (values.clamp(0, 1).nan_to_num() * 255).to(dtype)
-    if kind == "expanded" and made.ndim:
+    if kind == "expanded" and made.ndim and len(made):
         made = made[:1].expand(data.draw(st.sampled_from([10, 10_000_000])), *made.shape[1:])
     # torch has no sparse tensors of uint16
     sparse = kind == "sparse" and made.ndim and dtype != torch.uint16
