@@ -45,11 +45,9 @@ class StageFlags(StepFlags):
     """Iterations of each stage."""
 
 
-def stage_sizes(flags: StageFlags, size: int) -> list[int]:
-    """Return height and width of the images in each stage."""
-    if flags.input_size_lis is not None:
-        return flags.input_size_lis
-    return [size if later % 2 == 0 else size * 200 // 224 for later in reversed(range(len(flags.optimization_budgets)))]
+def alternating_sizes(stages: int, size: int) -> list[int]:
+    """Return height and width of the images in each stage where a recipe names none; the last has the whole size."""
+    return [size if later % 2 == 0 else size * 200 // 224 for later in reversed(range(stages))]
 
 
 class FADRM(RealImagesAdapter):
@@ -118,7 +116,8 @@ class FADRM(RealImagesAdapter):
         start = ("--initialisation-method", "Patches", "--patch-dir", str(inputs.folder / REAL), "--patch-diff", KIND)
         arguments = (*call.arguments, "--teacher-model-list", *networks, *start)
         if flags.input_size_lis is None:
-            arguments = (*arguments, "--input-size-lis", *map(str, stage_sizes(flags, inputs.size)))
+            sizes = alternating_sizes(len(flags.optimization_budgets), inputs.size)
+            arguments = (*arguments, "--input-size-lis", *map(str, sizes))
         return replace(call, arguments=arguments, shims={**call.shims, "empty_modules": {"names": ["pandas"]}})
 
     def verify_case(self, script: str) -> VerifyCase:

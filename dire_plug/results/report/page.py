@@ -219,8 +219,8 @@ def _ladder_figure(one: Group, *, name: str) -> PageFigure | None:
     if not (steps := one.comparison().steps):
         return None
     accuracy = SUMMED_UP[0][1]
-    gaps = {step.change: with_minus(format_difference(gap(step, accuracy), accuracy)) for step in steps}
-    alt = "; ".join(f"{change}: {found} points" for change, found in gaps.items())
+    found = [f"{step.change}: {format_difference(gap(step, accuracy), accuracy)} points" for step in steps]
+    alt = with_minus("; ".join(found))
     caption = "What each step of the ladder adds to the arm before it, paired by seed; bars are the 95 % intervals."
     drawing = to_svg(draw_steps(steps, gap), name=name, alt=f"Differences in accuracy: {alt}.")
     return PageFigure("What a gain is made of", caption, {"": drawing})
