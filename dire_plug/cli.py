@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dire_plug import __version__, ui
-from dire_plug.errors import DetachedError, DirePlugError, nearest
+from dire_plug.errors import DetachedError, DirePlugError, describe_lack, nearest
 
 GROUPS = {
     "Run a method": {
@@ -52,8 +52,6 @@ SUMMARY = 66
 LEAST_WIDTH = 10
 """Of the names of commands; the summaries of a group with a longer name are further to the right."""
 INTERRUPTED = 130
-NO_ROOM = "failed to map segment from shared object"
-"""The loader's message on torch's libraries where `ulimit -v` is too small for them."""
 
 
 class Commands(click.Group):
@@ -117,8 +115,8 @@ def main(arguments: list[str] | None = None) -> Any:
         _end(f"error: {where}: {what}; finished stages are kept", 2)
     except Exception as error:
         _show_traceback()
-        if isinstance(error, MemoryError) or NO_ROOM in str(error):
-            _end(f"error: not enough memory ({str(error) or 'see ulimit -v'}); give more or ask for less", 2)
+        if (lack := describe_lack(error)) is not None:
+            _end(f"error: {lack}; finished stages are kept", 2)
         _end(_unexpected(error, sys.argv[1:] if arguments is None else arguments), 1)
     finally:
         # a process may go on, as a notebook or a test does
@@ -126,7 +124,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 def _unexpected(error: Exception, arguments: list[str]) -> str:
-    """Describe an error that is no `DirePlugError` in one line, such as torch's of a GPU out of memory."""
+    """Describe an error that is no `DirePlugError` in one line."""
     command = next((word for word in arguments if word in COMMANDS), "")
     message = " ".join(str(error).split())
     advice = "" if ui.is_verbose() else f"; for the traceback: dire-plug -v {command} …"

@@ -66,6 +66,22 @@ class DetachedError(Exception):
     """
 
 
+NO_ROOM = ("failed to map segment from shared object", "DefaultCPUAllocator: ")
+"""The loader's message on torch's libraries where `ulimit -v` is too small for them, and torch's on a tensor."""
+
+
+def describe_lack(error: Exception) -> str | None:
+    """Return what memory is lacking and how to need less, in one line; None where that isn't the error."""
+    message = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(words in message for words in NO_ROOM):
+        return f"not enough memory ({message or 'see ulimit -v'}); give more or ask for less"
+    # by its name: torch may not have been imported
+    if type(error).__name__ == "OutOfMemoryError":
+        found = ". ".join(message.split(". ")[:2])
+        return f"not enough GPU memory ({found}); lower the batch or the images that real terms hold: docs/gpu.md"
+    return None
+
+
 def wrap_names(what: str, names: Iterable[str]) -> str:
     """Return an indented list of names, for a line of a message, wrapped at 80 columns."""
     text = f"{what}: {', '.join(names)}"

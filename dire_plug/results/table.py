@@ -46,7 +46,7 @@ from dire_plug.results.statistics import (
 from dire_plug.stages.artefacts import CHOSEN, FULL
 from dire_plug.stages.images import TENSORS, read_tensors
 from dire_plug.store.runs import RunFolder
-from dire_plug.tables import Table, with_notes
+from dire_plug.tables import Table, with_minus, with_notes
 
 # k-means starts from the seed, these two draw nothing
 SEEDLESS = ("herding", "k-center")
@@ -319,12 +319,12 @@ def format_summary(summary: Summary | None, measure: Measure) -> str:
 
 
 def format_difference(gap: Difference | None, measure: Measure) -> str:
-    """Return a paired difference ± half of its interval; nothing where there is none."""
+    """Return a paired difference, with a minus sign, ± half of its interval; nothing where there is none."""
     if gap is None:
         return ""
     digits = measure.digits
     interval = "" if gap.half_width is None else f" ± {gap.half_width:.{digits}f}"
-    return f"{gap.mean:+.{digits}f}{interval}"
+    return with_minus(f"{gap.mean:+.{digits}f}{interval}")
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:

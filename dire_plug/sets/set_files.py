@@ -172,12 +172,15 @@ def read_tensor_file(path: Path) -> tuple[Tensor, Tensor, str, Tensor | None]:
         content = _read_npz(path) if path.suffix == ".npz" else _read_torch(path)
     images, labels, rule = _find_pair(content, path)
     loop = content.get(LOOP) if isinstance(content, Mapping) and path.suffix == ".safetensors" else None
-    shaped = _shape_images(images, path)
+    ordered = _order_channels(images, path)
+    # before the images are converted, which takes memory
+    shaped_labels = _shape_labels(labels, len(ordered), path)
+    shaped = _convert_images(ordered, path)
     if loop is not None and loop.shape != shaped.shape:
         raise DirePlugError(
             f"{path}: '{LOOP}' has the shape {list(loop.shape)}, the images {list(shaped.shape)}; it is another set's"
         )
-    return shaped, _shape_labels(labels, len(shaped), path), rule, loop
+    return shaped, shaped_labels, rule, loop
 
 
 def _find_pair(content: Any, path: Path) -> tuple[Tensor, Tensor, str]:
@@ -246,7 +249,8 @@ def _require_plain(tensor: Tensor, what: str, path: Path) -> None:
         )
 
 
-def _shape_images(images: Tensor, path: Path) -> Tensor:
+def _order_channels(images: Tensor, path: Path) -> Tensor:
+    """Return a view of images, [n, 1 or 3, h, w]."""
     _require_plain(images, "images", path)
     shape = list(images.shape)
     # only if the first reading is impossible: [n, 3, h, 3] is channels first
@@ -256,6 +260,11 @@ def _shape_images(images: Tensor, path: Path) -> Tensor:
         raise DirePlugError(
             f"{path}: the images' shape is {shape}; expected [n, 3, h, w] or [n, h, w, 3], n, h and w ≥ 1"
         )
+    return images
+
+
+def _convert_images(images: Tensor, path: Path) -> Tensor:
+    """Return images, [n, 3, h, w], as uint8 or float32."""
     if images.is_floating_point():
         if bad := int((~images.isfinite().flatten(1).all(1)).sum()):
             raise DirePlugError(f"{path}: {bad} of {len(images)} images hold NaN or infinity; synthesize them again")

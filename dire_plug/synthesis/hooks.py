@@ -104,6 +104,15 @@ def check_integers(answer: Any, *, like: Tensor | None = None) -> str | None:
     return f"{describe(answer)}, expected a tensor of {wanted}, int64"
 
 
+def check_order(answer: Any, *, order: Tensor) -> str | None:
+    """Return what is wrong with an order instead of `order`, [N]: an image left out would keep its noise."""
+    if (wrong := check_integers(answer, like=order)) is not None:
+        return wrong
+    if torch.equal(answer.cpu().sort().values, order.cpu().sort().values.to(answer.dtype)):
+        return None
+    return "an order that leaves images out or repeats them, expected each image of the script's order once"
+
+
 def check_labels(answer: Any, *, classes: int) -> str | None:
     """Return what is wrong with a slot's labels, [N]: one that is no class would end a GPU's process."""
     if (wrong := check_integers(answer)) is not None:

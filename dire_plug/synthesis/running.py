@@ -25,7 +25,7 @@ from dire_plug.recipe.model import RecoverSection
 from dire_plug.recipe.weight import take_weight
 from dire_plug.seeding import derive, put_back_random_state, seed_everything, take_random_state
 from dire_plug.synthesis.embeddings import Embeddings
-from dire_plug.synthesis.hooks import Answer, Hooks, check_images, check_index, check_integers, check_labels
+from dire_plug.synthesis.hooks import Answer, Hooks, check_images, check_index, check_labels, check_order
 from dire_plug.synthesis.recording import Emit, LossRecord, StepEvents
 from dire_plug.synthesis.saved_passes import (
     CurrentPass,
@@ -237,7 +237,7 @@ class RunningSynthesis:
 
     def order(self, order: Tensor) -> Tensor:
         """Return the order in which a pass goes through its images: the same object where nobody answers."""
-        return self._ask("plan_order", order, check=partial(check_integers, like=order), order=order)
+        return self._ask("plan_order", order, check=partial(check_order, order=order), order=order)
 
     def start(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the start images: the same object where nobody answers, else a new tensor on the same device.

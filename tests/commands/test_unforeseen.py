@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from dire_plug import home, plugins, ui
@@ -74,6 +75,11 @@ def test_an_error_of_the_system_says_what_it_knows(
         (MemoryError(), "see ulimit -v"),
         (ImportError("libtorch.so: failed to map segment from shared object"), "libtorch.so: failed to map"),
         (OSError("libtorch.so: failed to map segment from shared object"), "libtorch.so: failed to map"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 7680000000 bytes"), "not enough memory (DefaultCPU"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …. Process 1 has …"),
+            "not enough GPU memory (CUDA out of memory. Tried to allocate 2.00 GiB); lower the batch",
+        ),
     ],
 )
 def test_too_little_memory_is_told_as_such(

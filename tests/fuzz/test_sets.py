@@ -95,6 +95,9 @@ def test_a_file_of_tensors_is_measured_or_refused(folder: Path, recipe: Path, da
         content["labels"] = labels
     suffix = data.draw(st.sampled_from([".pt", ".pth", ".npz", ".safetensors"]))
     path = folder / f"set{suffix}"
+    if not suffix.startswith(".pt"):
+        # only torch.save writes of an expanded tensor no more than it holds
+        content = {key: one[:20] if isinstance(one, Tensor) and one.ndim else one for key, one in content.items()}
     try:
         if suffix == ".npz":
             arrays = {key: value.numpy() if isinstance(value, Tensor) else value for key, value in content.items()}

@@ -94,6 +94,31 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path, label: int) -> None
         synthesis.labels(torch.arange(CLASSES))
 
 
+@pytest.mark.parametrize("order", [[0, 1, 1], [0, 1, 3], [-1, 0, 1]])
+def test_an_order_that_is_no_permutation_is_refused(tmp_path: Path, order: list[int]) -> None:
+    class Planner:
+        @hookimpl
+        def plan_order(self) -> Tensor:
+            return torch.tensor(order)
+
+    synthesis = make(tmp_path, odd=Planner())
+    synthesis.begin_pass(0)
+    with pytest.raises(PluginError, match=r"'odd'.*leaves images out or repeats them"):
+        synthesis.order(torch.arange(len(order)))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_an_order_of_the_same_images_is_used(tmp_path: Path, dtype: torch.dtype) -> None:
+    class Planner:
+        @hookimpl
+        def plan_order(self) -> Tensor:
+            return torch.tensor([4, 2, 7], dtype=dtype)
+
+    synthesis = make(tmp_path, other=Planner())
+    synthesis.begin_pass(0)
+    assert synthesis.order(torch.tensor([2, 4, 7])).tolist() == [4, 2, 7]
+
+
 def test_a_hook_that_does_not_exist_is_refused() -> None:
     class Wrong:
         @hookimpl

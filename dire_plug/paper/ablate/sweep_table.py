@@ -18,7 +18,7 @@ from dire_plug.paper.ablate.trials import Trial
 from dire_plug.results.figures import new_figure, save_figure
 from dire_plug.results.statistics import Difference, paired_difference
 from dire_plug.results.table import format_difference, format_summary
-from dire_plug.tables import Table, with_minus, with_notes
+from dire_plug.tables import Table, with_notes
 
 LAST = ACCURACY[0]
 COLUMNS: dict[str, Measure] = {
@@ -125,7 +125,7 @@ def describe_gap(found: Difference | None, other: str) -> str:
     word = "gains on" if found.mean > 0 else "loses to" if found.mean < 0 else "equals"
     # the half width is None of one pair
     doubt = "; the interval includes 0" if found.half_width and abs(found.mean) < found.half_width else ""
-    return f"{word} {other} ({with_minus(format_difference(found, LAST))} points{doubt})"
+    return f"{word} {other} ({format_difference(found, LAST)} points{doubt})"
 
 
 def sweep_notes(sweep: Sweep) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug import ui
-from dire_plug.errors import DirePlugError, DivergedError, MissingError, RunBusyError
+from dire_plug.errors import DirePlugError, DivergedError, MissingError, RunBusyError, describe_lack
 from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.results.statistics import Summary, summarise
@@ -109,7 +109,7 @@ def attempt(fill: Callable[[], CellResult]) -> CellResult:
         if ui.is_verbose():
             # the other cells go on, so this is the only place that can show it
             traceback.print_exc()
-        reason = f"unexpected error ({type(error).__name__}: {one_line(str(error))})"
+        reason = describe_lack(error) or f"unexpected error ({type(error).__name__}: {one_line(str(error))})"
         return CellResult(reason=reason, failed=True)
 
 

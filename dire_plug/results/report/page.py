@@ -105,7 +105,7 @@ def sum_up(group: Group) -> list[tuple[str, str, str, str]]:
         if gap is None:
             continue
         dire, control = (summarise(read_column(paired, arm, measure)) for arm in ("dire", "control"))
-        text = with_minus(f"{format_difference(gap, measure)}{unit}")
+        text = f"{format_difference(gap, measure)}{unit}"
         found.append((words, text, format_summary(dire, measure), format_summary(control, measure)))
     return found
 
@@ -220,7 +220,7 @@ def _ladder_figure(one: Group, *, name: str) -> PageFigure | None:
         return None
     accuracy = SUMMED_UP[0][1]
     found = [f"{step.change}: {format_difference(gap(step, accuracy), accuracy)} points" for step in steps]
-    alt = with_minus("; ".join(found))
+    alt = "; ".join(found)
     caption = "What each step of the ladder adds to the arm before it, paired by seed; bars are the 95 % intervals."
     drawing = to_svg(draw_steps(steps, gap), name=name, alt=f"Differences in accuracy: {alt}.")
     return PageFigure("What a gain is made of", caption, {"": drawing})
