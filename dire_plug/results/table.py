@@ -178,7 +178,9 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     if _is_known(comparison, STUDENTS[0]):
         lines.append("± students: standard deviation over the students of one synthesis, mean over syntheses")
     lines += real_image_notes({arm: runs[0].metrics for arm, runs in comparison.runs.items()}, seeds=n)
-    lines.append("real reference: as many real held-out images, mean over draws")
+    several = len(_real_references(comparison, "T")) > 1
+    label = "real, as many as ARM: that arm's number of" if several else "real reference: as many"
+    lines.append(f"{label} real held-out images, mean over draws")
     if any(run.metrics.get("judged") == "validation" for runs in comparison.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
     lines += dict.fromkeys(note for runs in comparison.runs.values() for run in runs for note in run.notes)  # each once
@@ -271,12 +273,7 @@ def make_rows(
         cells = (format_summary(found, one) for found, one in zip(summaries, measures, strict=True))
         rows.append((arm, label, tuple(cells)))
     if space is not None:
-        # draws have a seed of their own, and arms one dataset, IPC and network; but INFER saves more images than IPC
-        references: list[tuple[str, Any]] = []
-        for arm, runs in comparison.runs.items():
-            real = runs[0].metrics["diversity"][space]["real"]
-            if real not in (known for _, known in references):
-                references.append((arm, real))
+        references = _real_references(comparison, space)
         for arm, real in references:
             label = "real reference" if len(references) == 1 else f"real, as many as {arm}"
             rows.append((REFERENCE, label, tuple(diversity_cells(space, real))))
@@ -292,6 +289,17 @@ def make_rows(
         if gaps := difference_cells(paired, measures, arm):
             rows.append((DIFFERENCE, f"{arm} − control", gaps))
     return rows
+
+
+def _real_references(comparison: Comparison, space: str) -> list[tuple[str, Any]]:
+    """Return each real reference of one embedding with the first arm whose set is as large."""
+    # draws have a seed of their own, and arms one dataset, IPC and network; but INFER saves more images than IPC
+    found: list[tuple[str, Any]] = []
+    for arm, runs in comparison.runs.items():
+        real = runs[0].metrics["diversity"][space]["real"]
+        if real not in (known for _, known in found):
+            found.append((arm, real))
+    return found
 
 
 def difference_cells(comparison: Comparison, measures: Sequence[Measure], arm: str) -> tuple[str, ...] | None:

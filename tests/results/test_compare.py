@@ -182,6 +182,7 @@ def test_a_set_of_more_images_has_a_real_reference_of_its_own() -> None:
     text = as_text(render(replace(found, runs=found.runs | {"dire": more})))
     assert [cells[0] for cells in rows(text, " real, as many as baseline")] == ["32.0"]
     assert [cells[0] for cells in rows(text, " real, as many as dire")] == ["8.0"]
+    assert "real, as many as ARM: that arm's number of real held-out images" in text
     # in I all have one
     assert [cells[0] for cells in rows(text, " real reference")] == ["32.0"]
 
