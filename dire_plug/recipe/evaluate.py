@@ -9,7 +9,17 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dire_plug.errors import DirePlugError, nearest
-from dire_plug.recipe.values import OPERATIONS, Count, FromZero, NonNegative, Operations, Positive, Rate, Section
+from dire_plug.recipe.values import (
+    OPERATIONS,
+    Count,
+    FromZero,
+    NonNegative,
+    Operations,
+    Positive,
+    Rate,
+    Section,
+    check_warmup,
+)
 
 Augmentation = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
 
@@ -171,6 +181,8 @@ class _TinySection(_OneMixSection):
     augmentation: Augmentation = "resized_crop_flip"
     padding: FromZero = 4
     teacher_mode: Literal["eval", "train"] = "eval"
+
+    _leaves_epochs = model_validator(mode="after")(check_warmup)
 
 
 class Sre2lTinySection(_TinySection):

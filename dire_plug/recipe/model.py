@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import expand_user
 from dire_plug.recipe.evaluate import Evaluate
-from dire_plug.recipe.values import Commit, Count, FromZero, Name, NonNegative, Positive, Section
+from dire_plug.recipe.values import Commit, Count, FromZero, Name, NonNegative, Positive, Section, check_warmup
 from dire_plug.types import LOOP
 
 FROZEN, SEVERAL = "frozen:", "several"
@@ -89,6 +89,8 @@ class TrainingSection(Section):
     padding: FromZero = 4
     checkpoint: str | None = None
     """A file with trained weights to use instead, or `torchvision:<weights>`; nothing is trained then."""
+
+    _leaves_epochs = model_validator(mode="after")(check_warmup)
 
 
 class SqueezeSection(Section):

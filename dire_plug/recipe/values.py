@@ -1,12 +1,12 @@
 """Define the strict base model of a recipe's sections, and the bounded types of their values."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from dire_plug.errors import nearest
+from dire_plug.errors import count_of, nearest
 
 LEARNED = "learned"
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -47,3 +47,17 @@ class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, values don't change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def check_warmup(section: Any) -> Any:
+    """Return a section of a training as it is; a validator of it, where its warm-up may not take all epochs."""
+    if (why := warmup_fault(section.warmup_epochs, section.epochs)) is not None:
+        raise PydanticCustomError("warmup", "{why}", {"why": why})
+    return section
+
+
+def warmup_fault(warmup_epochs: int, epochs: int) -> str | None:
+    """Return what is wrong with a warm-up that leaves no epoch of a training."""
+    if warmup_epochs < epochs:
+        return None
+    return f"warmup_epochs: {warmup_epochs} leaves nothing of {count_of(epochs, 'epoch')}; lower it"

@@ -20,6 +20,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from dire_plug.errors import DirePlugError, DivergedError
 from dire_plug.files import digest, write_atomically
+from dire_plug.recipe.values import warmup_fault
 from dire_plug.seeding import derive
 
 CHECKPOINT = "training.pt"
@@ -89,10 +90,9 @@ def train(
     Raises:
         DirePlugError: the loss is no longer finite, the warm-up leaves no epoch, or the checkpoint is unreadable.
     """
-    if training.warmup_epochs >= training.epochs:
-        raise DirePlugError(
-            f"warmup_epochs: {training.warmup_epochs} leaves nothing of {training.epochs} epochs; lower it"
-        )
+    # a protocol of a plugin's own may have settings that its recipe's model doesn't compare
+    if (why := warmup_fault(training.warmup_epochs, training.epochs)) is not None:
+        raise DirePlugError(why)
     optimiser = _optimiser(model, training)
     finished, curve = _resume(folder / CHECKPOINT, model, optimiser, training)
     saved, pause = time.monotonic(), SAVE_SECONDS

@@ -38,6 +38,7 @@ def section(protocol: str, **keys: Any) -> dict[str, Any]:
         (section("delt", randaugment={"magnitude": 11}), "evaluate.randaugment.magnitude: must be at most 10 (is 11)"),
         (section("delt", randaugment={"operation": 2}), "evaluate.randaugment.operation: unknown key (did you mean"),
         (section("delt", mixup=0.8), "evaluate: mixup and cutmix exclude each other; set one of them to 0"),
+        (section("sre2l-tiny", epochs=5), "evaluate: warmup_epochs: 5 leaves nothing of 5 epochs; lower it"),
         (section("hard-labels", lr="learnt"), "evaluate.lr: must be 'learned' or a finite number greater than 0 (is"),
         (section("hard-labels", lr=0), "evaluate.lr: must be 'learned' or a finite number greater than 0 (is 0)"),
         (section("hard-labels", lr=True), "evaluate.lr: must be 'learned' or a finite number greater than 0 (is True)"),

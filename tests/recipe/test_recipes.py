@@ -267,6 +267,10 @@ def test_all_problems_are_found_at_once() -> None:
     ("changes", "line"),
     [
         ({"evaluat": {}}, "evaluat: unknown key (did you mean 'evaluate'?)"),
+        (
+            {"squeeze__teacher__warmup_epochs": 99},
+            "squeeze.teacher: warmup_epochs: 99 leaves nothing of 1 epoch; lower it",
+        ),
         ({"squeeze__teacher__epoch": 3}, "squeeze.teacher.epoch: unknown key (did you mean 'epochs'?)"),
         ({"arms__dire__override": {}}, "arms.dire.override: unknown key (did you mean 'overrides'?)"),
         ({"recover__plan": "kep"}, "recover.plan: must be 'keep' or a mapping (is 'kep')"),

@@ -205,7 +205,7 @@ def test_tinys_loss_has_the_square_of_the_temperature(
 
 def test_tiny_is_sgd_with_five_epochs_of_warm_up(data: StudentData, teachers: list[nn.Module]) -> None:
     training = SET_UP["sre2l-tiny"](
-        make_network(1), teachers, data=data, section=section_of("sre2l-tiny"), seed=0
+        make_network(1), teachers, data=data, section=section_of("sre2l-tiny", epochs=6), seed=0
     ).training
     assert (training.optimiser, training.lr, training.warmup_epochs, training.decay) == ("sgd", 0.2, 5, "all")
 
