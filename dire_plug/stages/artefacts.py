@@ -65,8 +65,9 @@ INDEPENDENT: Literal["independent"] = "independent"
 LABELLER: Literal["labeller"] = "labeller"
 TEACHER_SEED = 0
 INDEPENDENT_SEED = 1
-INDEPENDENT_STEM = "small"
-"""Of I where its architecture has it, whatever the script's networks have."""
+SMALL_STEM_UP_TO = 64
+"""Pixels of a side up to which a network of the dataset's own has the small stem, whatever the script's networks have:
+at 224 px it would take 16 times the operations of the published one."""
 FROZEN_SEED = 100
 """Of the networks that only terms see, which differ in architecture; far from those of the loop's."""
 EXPERT = "expert"
@@ -179,7 +180,8 @@ def _labeller(run: Run) -> list[Role]:
 def _role_of_dataset(run: Run, name: str, section: TrainingSection, seed: int) -> Role:
     """Return a network of the dataset's own classes and normalisation."""
     published = (section.checkpoint or "").startswith(TORCHVISION)
-    stem = stem_like(section.architecture, "imagenet" if published else INDEPENDENT_STEM)
+    large = published or run.dataset.size > SMALL_STEM_UP_TO
+    stem = stem_like(section.architecture, "imagenet" if large else "small")
     mean, std = normalisation_of(run.dataset)
     return Role(name, section, stem, seed, run.classes, mean, std)
 
