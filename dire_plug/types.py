@@ -438,6 +438,8 @@ class Adapter(Protocol):
     `--accelerate exact` then freezes them in a pass's last batch, which leaves the images' bits as they are."""
     grows: bool
     """Whether a pass is the same whatever the number of images per class, so that IPC 50 goes on from IPC 10."""
+    learns_rate: bool
+    """Whether the patch keeps a learning rate for students as `learned_lr`: `evaluate.lr` may be `learned`."""
     saves_images: bool
     """Whether the script saves each image as a file; else the tool does, from the tensors."""
     network_names: Mapping[str, str]
@@ -454,6 +456,9 @@ class Adapter(Protocol):
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> Sequence[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
+
+    def check_dataset(self, recipe: Any, dataset: Any) -> None:
+        """Raise where the images that are here are too few, or other ones, for what the script will do."""
 
     def steps(self, recover: Any) -> int:
         """Return the number of iterations of one slot."""

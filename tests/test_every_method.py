@@ -289,7 +289,7 @@ def test_a_recipe_says_how_to_run_it_and_what_to_expect(adapter: Adapter, name: 
 @pytest.mark.parametrize(("arm", "again"), [("baseline", "baseline"), ("control", "baseline"), ("dire", "dire")])
 def test_the_recipe_that_a_run_keeps_counts_alike(adapter: Adapter, name: str, arm: str, again: str) -> None:
     tree = read_recipe(adapter, name)
-    first = resolve(tree, arm=arm, ipc=None, preset=None, settings=["evaluate.epochs=3"], adapter=adapter)
+    first = resolve(tree, arm=arm, ipc=None, preset=None, settings=["evaluate.epochs=6"], adapter=adapter)
     second = resolve(as_file(first), arm=again, ipc=None, preset=None, settings=[], adapter=adapter)
     one, other = (
         counted(found.recipe.model_dump(mode="json"), arm="baseline", regularizers=found.regularizers)

@@ -145,6 +145,7 @@ class PlannedAdapter:
     flags: ClassVar[Mapping[str, type[BaseModel]]]
     """Script → the model of its flags."""
     saves_images = True
+    learns_rate = False
     freezes_after_first_step = False
     grows = False
     network_names: Mapping[str, str] = MappingProxyType({})
@@ -181,6 +182,9 @@ class PlannedAdapter:
     def pass_arguments(self, pass_index: int, script: str) -> tuple[str, ...]:
         """Return nothing: the script makes all of its images in one pass."""
         return ()
+
+    def check_dataset(self, recipe: Any, dataset: Any) -> None:
+        """Accept every dataset: the script takes any number of images."""
 
     def has_native(self, script: str) -> bool:
         """Return False: the native engine has no loop of this method."""

@@ -77,7 +77,7 @@ def rank(
     set, on as many random real images, and on all of them; finished ones are reused.
     """
     from dire_plug.executors.dispatch import Runner
-    from dire_plug.sets.rank import rank_set
+    from dire_plug.sets.rank import open_for_ranking, rank_set
     from dire_plug.sets.units import plan_set_costs, plan_set_units
 
     check_settings(options["settings"], {"evaluate.per_synthesis": ("--per-set", per_set)})
@@ -93,6 +93,10 @@ def rank(
         device = requests[0].device
         show_planned(lambda: [plan_set_costs("rank", one, **chosen) for one in requests], card=card, device=device)
         return
+    if len(requests) > 1:
+        for one in requests:
+            # before the first is ranked: a later one that is missing or damaged
+            open_for_ranking(one, **chosen)
     Runner(execution).make(plan)
     ranked = [rank_set(request, weight=weight, **chosen) for request in requests]
     ui.result(render(ranked), data=lambda: [one.to_json() for one in ranked])

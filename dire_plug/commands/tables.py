@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def run_summary(finished: FinishedRun) -> RenderableType:
     """Return the tables of one run: accuracy, and diversity in T and I with the real reference."""
+    from dire_plug.data.validation import JUDGED_ON_VALIDATION
     from dire_plug.measures import diversity_measures
-    from dire_plug.results.table import JUDGED_ON_VALIDATION, diversity_cells, full_notes
+    from dire_plug.results.table import diversity_cells, full_notes
 
     metrics = finished.metrics
     engine = show_engine(metrics["engine"], metrics.get("accelerate", {}).get("synthesis", ()))

@@ -17,7 +17,7 @@ from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun, plan_run, run_arm
 from dire_plug.pipeline.request import with_data
-from dire_plug.pipeline.run import announce
+from dire_plug.pipeline.run import announce, check_run, name_artefacts
 from dire_plug.pipeline.work_units import Unit, once, units_of
 from dire_plug.recipe import read_yaml
 from dire_plug.store.runs import LOSSES, Request, choose_device
@@ -40,20 +40,24 @@ class Runner:
         self._settings = settings or ExecutorSettings()
         self._units: dict[Request, list[Unit]] = {}
         self._failed: dict[str, str] = {}
+        self._checked: set[Request] = set()
 
     def prepare(self, requests: Iterable[Request], *, skip_bad: bool = False) -> None:
-        """Make all that the store lacks of some runs, so that asking for them only puts them together.
+        """Check some runs and make all that the store lacks of them, so that asking for them only puts them together.
 
-        What fails is raised when the run that needs it is asked for, and isn't tried again.
+        `inline` checks one seed of each alone, and makes nothing yet. What fails is raised when the run that needs it
+        is asked for, and isn't tried again.
 
         Args:
             skip_bad: whether a request that can't be planned is left to that moment too.
 
         Raises:
             DetachedError: jobs work for the runs, and the command doesn't wait for them.
-            DirePlugError: a request is bad, or its data aren't there.
+            DirePlugError: a request is bad, its data aren't there, or a late stage would refuse it.
         """
         if self._settings.kind == "inline":
+            if not skip_bad:
+                self._check(requests)
             return
         for request in dict.fromkeys(map(self.pin, requests)):
             if request not in self._units:
@@ -65,6 +69,14 @@ class Runner:
                     units = units_of(run)
                     self._units[request] = [_on_device(unit, request.device) for unit in units]
         self._make(unit for units in self._units.values() for unit in units)
+
+    def _check(self, requests: Iterable[Request]) -> None:
+        """Raise for what a late stage of some runs would refuse; one seed stands for all."""
+        for request in requests:
+            if (alike := replace(request, seed=0)) not in self._checked:
+                run = with_data(plan_run(request))
+                check_run(run, name_artefacts(run))
+                self._checked.add(alike)
 
     def make(self, plan: Callable[[], Iterable[Unit]]) -> None:
         """Make the units that `plan` returns, unless everything runs inline.

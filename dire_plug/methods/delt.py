@@ -243,6 +243,14 @@ class DELT(PlannedAdapter):
             found += [("dataset.limit", problem)] if problem else []
         return found
 
+    def check_dataset(self, recipe: Any, dataset: Any) -> None:
+        """Raise for a dataset that has too few candidates in some class.
+
+        Raises:
+            DirePlugError: one line for each such class.
+        """
+        check_candidates(dataset, ipc=recipe.ipc, criteria=_read_selection(recipe).selection_criteria)
+
     def plan(self, recover: Any, *, classes: int, ipc: int) -> ListedPlan:
         """Return upstream's own plan: all images of class 0, then those of class 1, …, cut into batches.
 
@@ -274,16 +282,10 @@ class DELT(PlannedAdapter):
         )
 
     def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
-        """Write the teacher in upstream's layout and, before the selection is made, the images to select from.
-
-        Raises:
-            DirePlugError: a class has too few images for the selection.
-        """
+        """Write the teacher in upstream's layout and, before the selection is made, the images to select from."""
         recipe = inputs.recipe
         layout = self.scripts[recipe.recover.script].checkpoint
         if SELECTION not in inputs.prepared:
-            criteria = _read_selection(recipe).selection_criteria
-            check_candidates(script_inputs.dataset, ipc=recipe.ipc, criteria=criteria)
             write_candidates(inputs.folder / CANDIDATES, script_inputs.dataset)
         write_network(script_inputs.teachers["teacher"], inputs.folder / TEACHER, layout)
 

@@ -36,6 +36,7 @@ from dire_plug.methods.matching_family import (
     common_arguments,
     common_shims,
 )
+from dire_plug.recipe.values import Operations
 
 # The flags of DM's script: in upstream's spelling, with upstream's defaults.
 
@@ -49,7 +50,7 @@ class DMFlags(Flags):
     lr_img: float = Field(default=1.0, gt=0)
     batch_real: int = Field(default=256, ge=1)
     """Real images of a class in one iteration."""
-    dsa_strategy: str = DSA
+    dsa_strategy: Operations = DSA
 
 
 IPC = (1, 10, 20, 30, 40, 50)

@@ -98,6 +98,16 @@ class EDC(TurnsAdapter):
             found.append(("recover.start", "must be 'own', 'real' or 'rded': the script starts from real images alone"))
         return found
 
+    def check_dataset(self, recipe: Any, dataset: Any) -> None:
+        """Raise where the images that statistics are taken of, of which a start is drawn, lack a class.
+
+        Raises:
+            DirePlugError: they do.
+        """
+        chosen = choose_images(len(dataset.train), wanted_images(recipe))
+        if len(dataset.train.labels[chosen].unique()) < len(dataset.classes):
+            raise DirePlugError(f"prepare.statistics.images: {len(chosen)} images hold none of some class; take more")
+
     def preparations(self, inputs: LoopInputs) -> Sequence[Preparation]:
         """Return the statistics of the teachers, made without a step: the script crashes at its first after them."""
         wanted = wanted_images(inputs.recipe)
@@ -111,13 +121,11 @@ class EDC(TurnsAdapter):
         """Write what the family's scripts read, and the images among which the script draws its start.
 
         Raises:
-            DirePlugError: the images haven't the size that the script hard-codes, or not every class has one.
+            DirePlugError: the images haven't the size that the script hard-codes.
         """
         super().write_inputs(inputs, script_inputs)
         train = script_inputs.dataset.train
         chosen = choose_images(len(train), wanted_images(inputs.recipe))
-        if len(train.labels[chosen].unique()) < inputs.classes:
-            raise DirePlugError(f"prepare.statistics.images: {len(chosen)} images hold none of some class; take more")
         if STATISTICS in inputs.prepared:
             # where the tool gives the start, what the script draws is thrown away: any image of each class will do
             read = choose_images(len(train), None) if inputs.recipe.recover.start == "own" else chosen

@@ -50,6 +50,7 @@ from dire_plug.methods.matching_family import (
     common_shims,
 )
 from dire_plug.recipe.messages import describe
+from dire_plug.recipe.values import Operations
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -198,7 +199,6 @@ _TEXTURE = "the tool condenses images, not textures"
 _IMAGENET = "for upstream's ImageNet subsets, which the tool doesn't run"
 
 Rate = Annotated[float, Field(gt=0)]
-Strategy = Annotated[str, Field(pattern=r"^[a-z_]+$")]
 
 
 class MTTFlags(Flags):
@@ -220,7 +220,7 @@ class MTTFlags(Flags):
     load_all: bool = False
     max_files: int | None = Field(default=None, ge=1)
     max_experts: int | None = Field(default=None, ge=1)
-    dsa_strategy: Strategy = DSA
+    dsa_strategy: Operations = DSA
 
 
 class BufferFlags(Flags):
@@ -228,7 +228,7 @@ class BufferFlags(Flags):
 
     lr_teacher: Rate = 0.01
     batch_train: int = Field(default=256, ge=1)
-    dsa_strategy: Strategy = DSA
+    dsa_strategy: Operations = DSA
     decay: bool = False
     mom: float = Field(default=0.0, ge=0)
     l2: float = Field(default=0.0, ge=0)
@@ -313,6 +313,7 @@ class MTT(MatchingAdapter):
     )
     flags = MappingProxyType({"cifar-10": MTTFlags, "cifar-100": MTTFlags})
     embedders = ("teacher", "expert")
+    learns_rate = True
 
     def problems(self, recipe: Any, *, classes: int | None = None) -> list[tuple[str, str]]:
         """Return (dotted key, message) of what doesn't fit together in a recipe; `classes` of the dataset, if known."""
@@ -322,11 +323,24 @@ class MTT(MatchingAdapter):
             found += _prepare_problems(recipe, Prepare.model_validate(recipe.prepare), flags)
         except ValidationError as error:
             found += [(one.location, one.message) for one in describe(error, Prepare, prefix="prepare")]
+        if getattr(recipe.recover.embedder, "network", None) == "expert" and flags.model not in OURS:
+            message = f"experts of {flags.model} can't embed; take {', '.join(OURS)}, or `teacher`"
+            found.append(("recover.embedder.network", message))
         whiten = getattr(recipe.evaluate, "whiten", None)
         if whiten is not None and recipe.evaluate.source == "tensor" and whiten != flags.zca:
             are, want = ("whitened", "true") if flags.zca else ("normalised, not whitened", "false")
             found.append(("evaluate.whiten", f"the loop's images are {are}; set it to {want}"))
         return found
+
+    def check_dataset(self, recipe: Any, dataset: Any) -> None:
+        """Raise where given experts don't fit the dataset or the loop.
+
+        Raises:
+            DirePlugError: see `check_experts`.
+        """
+        if (given := Prepare.model_validate(recipe.prepare).buffers) is not None:
+            folder = expand_user(given, where=BUFFERS_KEY).absolute()
+            check_experts(folder, dataset=dataset, flags=self.read_flags(recipe.recover))
 
     def work(self, recipe: Any) -> LoopWork:
         """Return that an iteration keeps the graph of `syn_steps` training steps, after the training of the experts."""
@@ -370,7 +384,7 @@ class MTT(MatchingAdapter):
         """Write the dataset; link the experts to where the script looks for them, or label those that it will make.
 
         Raises:
-            DirePlugError: given experts don't fit, or images have another size.
+            DirePlugError: images have another size.
         """
         super().write_inputs(inputs, script_inputs)
         recover = inputs.recipe.recover
@@ -378,7 +392,6 @@ class MTT(MatchingAdapter):
         given = Prepare.model_validate(inputs.recipe.prepare).buffers
         if given is not None:
             source = expand_user(given, where=BUFFERS_KEY).absolute()
-            check_experts(source, dataset=script_inputs.dataset, flags=flags)
         elif EXPERTS in inputs.prepared:
             source = inputs.prepared[EXPERTS].absolute() / folder
         else:
@@ -412,10 +425,6 @@ class MTT(MatchingAdapter):
         """
         recover, given = inputs.recipe.recover, Prepare.model_validate(inputs.recipe.prepare).buffers
         flags: MTTFlags = self.read_flags(recover)
-        if flags.model not in OURS:
-            raise DirePlugError(
-                f"recover.embedder.network: experts of {flags.model} can't embed; take {', '.join(OURS)}, or `teacher`"
-            )
         if given is not None:
             folder = expand_user(given, where=BUFFERS_KEY)
         else:

@@ -90,6 +90,21 @@ def count_pass(
     return ImageCost(forward, both, kept, weights, last_linear(model).in_features)
 
 
+@lru_cache(maxsize=128)
+def takes_one_image(*, architecture: str, outputs: int, stem: str, size: int) -> bool:
+    """Return whether a network can be trained with a batch of one image.
+
+    It can't where a normalisation is left with one value of a channel, as where a ResNet's last map is 1×1.
+    """
+    with torch.device("meta"):
+        model = build_for(architecture=architecture, outputs=outputs, stem=stem, size=size, flat=True)
+        try:
+            model(torch.zeros(1, 3, size, size))
+        except ValueError:
+            return False
+    return True
+
+
 @lru_cache(maxsize=32)
 def count_unrolled(*, architecture: str, outputs: int, stem: str, size: int) -> UnrolledCost:
     """Count a step of plain gradient descent on a network's parameters, differentiated with respect to the images.

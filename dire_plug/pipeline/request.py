@@ -23,14 +23,17 @@ from dire_plug.errors import DirePlugError, MissingError, nearest
 from dire_plug.files import expand_user
 from dire_plug.models import check_architecture, check_size
 from dire_plug.models.small_networks import GREY
+from dire_plug.pipeline.network_costs import takes_one_image
 from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_names, recipe_path, resolve
 from dire_plug.recipe.check import raise_problems
-from dire_plug.recipe.evaluate import check_protocol
+from dire_plug.recipe.evaluate import CVDDSection, HardLabelsSection, check_protocol
 from dire_plug.recipe.loading import is_recipe_file
 from dire_plug.recipe.messages import Problem
-from dire_plug.recipe.model import RDED, DatasetSection, Recipe
-from dire_plug.stages.artefacts import FULL
-from dire_plug.stages.real_images import too_few
+from dire_plug.recipe.model import RDED, DatasetSection, Recipe, TrainingSection
+from dire_plug.recipe.values import LEARNED
+from dire_plug.stages.artefacts import FULL, role_of_independent, role_of_labeller, roles_in_loop
+from dire_plug.stages.embed import check_real_embeddings
+from dire_plug.stages.real_images import check_memory, too_few
 from dire_plug.stages.real_patches import check_patches
 from dire_plug.store.runs import DATA, RERUN, Engine, Request, Run
 from dire_plug.types import Adapter
@@ -82,7 +85,7 @@ def check_names(resolved: Resolved) -> None:
     count_classes(recipe)
     check_protocol(recipe.evaluate.protocol)
     squeeze = recipe.squeeze
-    for training in (squeeze.teacher, *squeeze.others.values(), squeeze.independent):
+    for training in trained_networks(recipe):
         check_architecture(training.architecture)
     for name in recipe.evaluate.students:
         check_architecture(name)
@@ -96,6 +99,13 @@ def check_names(resolved: Resolved) -> None:
                 f"term.network: '{name}' is of the architecture of the independent network, which judges the images; "
                 "take another one, or change squeeze.independent.architecture"
             )
+
+
+def trained_networks(recipe: Recipe) -> tuple[TrainingSection, ...]:
+    """Return how the networks of a recipe are trained, without those that only terms see."""
+    squeeze = recipe.squeeze
+    labeller = () if squeeze.labeller is None else (squeeze.labeller,)
+    return (squeeze.teacher, *squeeze.others.values(), squeeze.independent, *labeller)
 
 
 def source_of(section: DatasetSection) -> DatasetSource:
@@ -118,12 +128,10 @@ def check_sizes(resolved: Resolved, size: int) -> None:
     Raises:
         DirePlugError: one doesn't; the message names the architecture and what it takes.
     """
-    squeeze = resolved.recipe.squeeze
-    outside = resolved.recipe.term.frozen(squeeze).values()
-    labeller = () if squeeze.labeller is None else (squeeze.labeller,)
-    trained = (squeeze.teacher, *squeeze.others.values(), *outside, squeeze.independent, *labeller)
+    recipe = resolved.recipe
+    trained = (*trained_networks(recipe), *recipe.term.frozen(recipe.squeeze).values())
     networks = [training.architecture for training in trained]
-    for name in (*networks, *resolved.recipe.evaluate.students):
+    for name in (*networks, *recipe.evaluate.students):
         check_size(name, size)
 
 
@@ -146,9 +154,23 @@ def check_classes(resolved: Resolved, adapter: Adapter) -> None:
         )
     found = [
         *adapter.problems(recipe, classes=classes),
+        *_label_problems(resolved, adapter),
         *validation_problems(recipe.dataset.validation, classes=classes, judge=recipe.evaluate.judge),
     ]
     raise_problems([Problem(location, message) for location, message in found], name=recipe.name)
+
+
+def _label_problems(resolved: Resolved, adapter: Adapter) -> list[tuple[str, str]]:
+    """Return what of a protocol doesn't fit the networks and the method, which students would find out."""
+    recipe, section = resolved.recipe, resolved.recipe.evaluate
+    found = []
+    learned = isinstance(section, HardLabelsSection) and section.lr == LEARNED
+    if learned and not adapter.learns_rate and resolved.arm not in REAL_IMAGE_ARMS:
+        found.append(("evaluate.lr", f"{adapter.title} learns no learning rate; set it to a number"))
+    networks = 1 if recipe.squeeze.labeller is not None else 1 + len(recipe.squeeze.others)
+    if isinstance(section, CVDDSection) and section.votes and len(section.votes) != networks:
+        found.append(("evaluate.votes", f"{len(section.votes)} votes, but {networks} networks label; give one each"))
+    return found
 
 
 def unfit(adapter: Adapter, recipe: Recipe, *, classes: int, size: int | None = None) -> DirePlugError:
@@ -328,26 +350,88 @@ def check_script_size(run: Run, data: Dataset) -> None:
 
 
 def check_counts(run: Run) -> None:
-    """Check that each class has the training images that a late stage will take, before anything is trained.
+    """Check that there are the training images that a late stage will take, before anything is trained.
 
     Raises:
-        DirePlugError: there are too few to choose IPC of, to start from, or to measure neighbourhoods.
+        DirePlugError: there are too few in a class to choose IPC of, to start from, to give the term, to measure
+            neighbourhoods, or for what upstream's script does; or too many for the arm `full`.
     """
-    data, recipe = run.data or read_data(run), run.recipe
-    counts = data.train.labels.bincount(minlength=len(data.classes))
-    label = int(counts.argmin())
-    least, name = int(counts[label]), data.classes[label]
-    synthesizes = run.request.arm not in REAL_IMAGE_ARMS
-    if RDED in (run.request.arm, recipe.recover.start if synthesizes else None):
+    data, recipe = run.dataset, run.recipe
+    least, name = fewest(data)
+    synthesizes = run.arm not in REAL_IMAGE_ARMS
+    if run.arm == FULL:
+        check_memory(run)
+    if synthesizes:
+        run.adapter.check_dataset(recipe, data)
+        if run.regularizers and recipe.real.per_class is not None:
+            each = len(data.train) // len(data.classes) if recipe.real.order == "as_released" else least
+            check_real_embeddings(data, name, count=each, wanted=recipe.real.per_class)
+    if RDED in (run.arm, recipe.recover.start if synthesizes else None):
         check_patches(recipe.rded, data, ipc=recipe.ipc)
-    takes = recipe.recover.start == "real" if synthesizes else run.request.arm not in (FULL, RDED)
+    takes = recipe.recover.start == "real" if synthesizes else run.arm not in (FULL, RDED)
     if takes and least < recipe.ipc:
         raise too_few(data, name, count=least, ipc=recipe.ipc)
-    if least <= (k := recipe.measure.nearest_k):
+    check_neighbours(run)
+
+
+def check_batches(run: Run) -> None:
+    """Check that no training has a batch of one image, where its network can't take that.
+
+    Raises:
+        DirePlugError: one does; the message names the setting.
+    """
+    section, squeeze, size = run.recipe.evaluate, run.recipe.squeeze, run.dataset.size
+    roles = {"squeeze.independent": role_of_independent(run), "squeeze.labeller": role_of_labeller(run)}
+    teacher, *others = roles_in_loop(run)
+    roles |= {"squeeze.teacher": teacher, **{f"squeeze.others.{role.name}": role for role in others}}
+    found = [
+        (key, len(run.dataset.train), role.section.batch_size, 1, role.section.architecture, role.stem)
+        for key, role in roles.items()
+        if role is not None and role.section.checkpoint is None
+    ]
+    accumulate = getattr(section, "accumulate", 1)
+    stem = (role_of_labeller(run) or teacher).stem
+    found += [
+        ("evaluate", count_images(run), section.batch_size, accumulate, student, stem) for student in section.students
+    ]
+    for key, count, batch_size, parts, architecture, own in found:
+        network = {"architecture": architecture, "outputs": squeeze.outputs, "stem": own, "size": size}
+        if 1 in batch_sizes(count, batch_size, parts) and not takes_one_image(**network):
+            raise DirePlugError(
+                f"{key}.batch_size: of {count:,} images in batches of {batch_size} one is left by itself, and "
+                f"{architecture} can't be trained with a single image of {size} pixels; take another size of batches"
+            )
+
+
+def batch_sizes(count: int, batch_size: int, parts: int = 1) -> set[int]:
+    """Return how many images pass a network at once: in a whole batch and in the last one, each cut into `parts`."""
+    part = -(-batch_size // parts)
+    batches = {min(count, batch_size), count % batch_size}
+    return {size for batch in batches for size in (min(batch, part), batch % part)} - {0}
+
+
+def count_images(run: Run) -> int:
+    """Return the number of images that students learn from."""
+    if run.engine != "none":
+        return run.classes * run.plan.ipc
+    return len(run.dataset.train) if run.arm == FULL else run.classes * run.recipe.ipc
+
+
+def check_neighbours(run: Run) -> None:
+    """Raise where a class of the training images is too small for `measure.nearest_k`."""
+    least, name = fewest(run.dataset)
+    if least <= (k := run.recipe.measure.nearest_k):
         raise DirePlugError(
-            f"measure.nearest_k: {k} neighbours take {k + 1} images, but class '{name}' of {data.name} has {least} "
-            f"training images; add images, or lower measure.nearest_k"
+            f"measure.nearest_k: {k} neighbours take {k + 1} images, but class '{name}' of {run.dataset.name} has "
+            f"{least} training images; add images, or lower measure.nearest_k"
         )
+
+
+def fewest(data: Dataset) -> tuple[int, str]:
+    """Return the number of training images in the smallest class, and its name."""
+    counts = data.train.labels.bincount(minlength=len(data.classes))
+    label = int(counts.argmin())
+    return int(counts[label]), data.classes[label]
 
 
 def read_data(run: Run) -> Dataset:

@@ -10,7 +10,7 @@ import yaml
 from dire_plug import ui
 from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline.gpu_memory import check_gpu_memory, gpu_memory
-from dire_plug.pipeline.request import check_counts, plan_run, with_data
+from dire_plug.pipeline.request import check_batches, check_counts, plan_run, with_data
 from dire_plug.recipe import as_file
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.stages.artefacts import (
@@ -37,7 +37,7 @@ from dire_plug.stages.measure import measure
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.real_images import plan_budget, with_budget
 from dire_plug.stages.recover import recover
-from dire_plug.stages.squeeze import squeeze
+from dire_plug.stages.squeeze import check_checkpoints, squeeze
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences
 from dire_plug.store.cleaning import register
@@ -74,9 +74,8 @@ def run_arm(request: Request) -> FinishedRun:
         RunBusyError: another process works on the same run, and the request doesn't wait.
     """
     run = with_data(plan_run(request))
-    check_counts(run)
     roles = name_artefacts(run)
-    check_gpu(run, roles)
+    check_run(run, roles)
     folder = run_folder(run, list(roles.values()))
     made_before = len(run.store.made)
     say_accelerated(run)
@@ -153,14 +152,26 @@ def announce(run: Run) -> None:
     """Let `clean` keep what a run will consist of, before any of it is made.
 
     Raises:
-        DirePlugError: the GPU is too small.
+        DirePlugError: see `check_run`.
     """
     roles = name_artefacts(run)
-    check_gpu(run, roles)
+    check_run(run, roles)
     folder = run_folder(run, list(roles.values()))
     folder.make()
     _record_artefacts(run, roles, folder)
     register(run.store.root, run.root, folder.artefacts())
+
+
+def check_run(run: Run, roles: Mapping[str, Artefact]) -> None:
+    """Raise for what a late stage would refuse, before anything is trained.
+
+    Raises:
+        DirePlugError: images are too few, a batch would hold one, a checkpoint can't serve, or the GPU is too small.
+    """
+    check_counts(run)
+    check_batches(run)
+    check_checkpoints(run)
+    check_gpu(run, roles)
 
 
 def check_gpu(run: Run, roles: Mapping[str, Artefact]) -> None:

@@ -18,7 +18,7 @@ from dire_plug.files import digest, format_bytes
 from dire_plug.pipeline.gpu_memory import count_inverted, count_own, count_role, count_synthesis, freezes, term_roles
 from dire_plug.pipeline.network_costs import count_unrolled
 from dire_plug.pipeline.rates import Rate
-from dire_plug.pipeline.request import absence, check_sizes, plan_run, read_data, with_stand_in
+from dire_plug.pipeline.request import absence, check_sizes, count_images, plan_run, read_data, with_stand_in
 from dire_plug.pipeline.run import section_of
 from dire_plug.pipeline.work_units import Unit, units_of
 from dire_plug.plugins import read_once
@@ -267,13 +267,6 @@ def _step(run: Run, images: int) -> float:
             share = (section.classes_per_step or run.classes) / run.classes
             operations += images * share * count_inverted(run, roles_in_loop(run)[0]).both
     return operations
-
-
-def count_images(run: Run) -> int:
-    """Return the number of images that students learn from."""
-    if run.engine != "none":
-        return run.classes * run.plan.ipc
-    return len(run.dataset.train) if run.arm == FULL else run.classes * run.recipe.ipc
 
 
 def count_evaluate(run: Run, part: str) -> UnitCost:

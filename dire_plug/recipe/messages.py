@@ -33,7 +33,7 @@ _WORDS = {
     "too_short": "needs at least {min_length}",
 }
 """Type of error → message, where pydantic's own is worded for Python's types rather than for YAML's."""
-_WITHOUT_VALUE = {"missing", "extra_forbidden", "too_short", "two_mixes", "warmup"}
+_WITHOUT_VALUE = {"missing", "extra_forbidden", "too_short", "two_mixes", "warmup", "role"}
 UNKNOWN = "unknown key"
 """How the message on such a key begins."""
 _NO_VARIANT = {"union_tag_not_found", "union_tag_invalid"}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from dire_plug.errors import DirePlugError
@@ -108,6 +108,13 @@ class SqueezeSection(Section):
     labeller: TrainingSection | None = None
     """The network that labels for students, of the dataset's own classes and normalisation; None: T, or all networks in
     the loop, as the protocol says."""
+
+    @field_validator("others", "frozen")
+    @classmethod
+    def _names_no_other_role(cls, value: dict[str, TrainingSection]) -> dict[str, TrainingSection]:
+        if taken := sorted(value.keys() & {"teacher", "independent", "labeller"}):
+            raise PydanticCustomError("role", "'{name}' is another network's name; choose another", {"name": taken[0]})
+        return value
 
 
 class RegroupSection(Section):

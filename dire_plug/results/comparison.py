@@ -10,7 +10,7 @@ from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.pipeline import FinishedRun, Request, Run, plan_run
-from dire_plug.pipeline.request import check_counts, ladder_of, same_but_arm
+from dire_plug.pipeline.request import ladder_of, same_but_arm
 from dire_plug.recipe import counted, without_terms
 from dire_plug.results.ladder import Step, find_steps, order_arms
 
@@ -64,12 +64,10 @@ def compare(
     """
     numbers = tuple(range(request.seed, request.seed + seeds))
     planned, same, engine, request = _plan(request, arms)
-    # before the first arm is made, what the last one would lack
-    for one in planned.values():
-        check_counts(one)
     controlled, uncontrolled = split_by_control(planned)
     runs: dict[str, list[FinishedRun]] = {}
     runner = runner or Runner()
+    # before the first arm is made: it raises for what the last one would lack
     runner.prepare([same_but_arm(request, arm, seed) for seed in numbers for arm in arms if arm not in same])
     steps = steps or ui.Steps(len(numbers) * sum(arm not in same for arm in arms))
     for arm in arms:

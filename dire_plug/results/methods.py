@@ -23,7 +23,7 @@ from dire_plug.executors.dispatch import Runner
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import VENDOR, count_classes
 from dire_plug.recipe import METHOD_ARMS, REAL_IMAGE_ARMS, SUBSET_ARMS, Recipe, recipe_names
-from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
+from dire_plug.recipe.evaluate import CVDDSection, DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.loading import Tree, flatten, is_recipe_file, mapping, merge, settings_tree, split_setting
 from dire_plug.recipe.values import LEARNED
 from dire_plug.results.comparison import Comparison, compare, comparison_requests
@@ -325,6 +325,9 @@ def _alike_for_all(section: EvaluateSection) -> Tree:
             changes["lr"] = section.lr_without
     if isinstance(section, DeltSection):
         changes["statistics"] = "teacher"
+    if isinstance(section, CVDDSection):
+        # one network labels
+        changes["votes"] = []
     return section.model_dump(mode="json") | changes
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 from rich.console import RenderableType
 
+from dire_plug.data.validation import JUDGED_ON_VALIDATION
 from dire_plug.errors import count_of
 from dire_plug.files import digest, read_json, write_json
 from dire_plug.measures import ACCURACY, Measure, diversity_measures
@@ -148,6 +149,8 @@ def notes(found: MethodsComparison) -> list[str]:
         "engines: " + ", ".join(f"{name} {one.engine}" for name, one in found.judged.items()),
         "diversity in I, one network for all methods: that of the protocol's recipe",
     ]
+    if any(run.metrics.get("judged") == "validation" for runs in first.runs.values() for run in runs):
+        lines.append(JUDGED_ON_VALIDATION)
     lines.append("± standard deviation over syntheses" if n > 1 else "one synthesis per arm: no spread")
     interval = ", ± half of the 95 % interval of the paired t test" if n > 1 else ""
     if any(one.controlled for one in found.judged.values()):

@@ -15,6 +15,7 @@ from rich.text import Text
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from dire_plug.data.validation import JUDGED_ON_VALIDATION
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, read_json, write_json
 from dire_plug.measures import (
@@ -85,11 +86,6 @@ def full_notes(metrics: Mapping[str, Any]) -> list[str]:
         steps = f"{budget['steps']:,} steps; IPC images per class get {budget['subset_steps']:,}"
         lines.insert(0, f"full: all {budget['images']:,} training images, in {epochs} ({steps})")
     return lines
-
-
-JUDGED_ON_VALIDATION = (
-    "tested on validation images, held out of the training set, not on the test set: 'best on test' is best on those"
-)
 
 
 def read_column(comparison: Comparison, arm: str, measure: Measure) -> list[float | None]:

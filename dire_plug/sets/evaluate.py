@@ -189,6 +189,7 @@ def _record(opened: OpenedSet, folder: RunFolder, networks: Networks, accuracy: 
         "recipe": opened.recipe,
         "networks": {name: run.store.content(one) for name, one in networks.of_students.items()},
         "accuracy": accuracy,
+        "judged": run.dataset.judged,
     }
     write_json(folder.path / METRICS, metrics)
     folder.set_status("finished", stage="evaluate")

@@ -10,6 +10,7 @@ from dire_plug.errors import DirePlugError, nearest
 from dire_plug.measures import read_values, set_measures
 from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained import CLIP, Pretrained, check_pretrained, load_pretrained
+from dire_plug.pipeline.request import check_neighbours
 from dire_plug.sets.opened import OpenedSet, SetRequest, find_own_source, open_set
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import ImageSet
@@ -95,6 +96,7 @@ def measure_set(
     if nearest_k is not None:
         request = replace(request, settings=(*request.settings, f"measure.nearest_k={nearest_k}"))
     opened = open_set(request)
+    check_neighbours(opened.run)
     published_first = sorted(names, key=OWN.__contains__)  # a missing one must fail before anything is trained
     networks = {name: _network(opened, name, weights) for name in published_first}
     run, condensed, diversity = opened.run, opened.condensed, {}
@@ -148,7 +150,8 @@ def _notes(opened: OpenedSet) -> list[str]:
     lines = [
         f"neighbours: the {run.recipe.measure.nearest_k} nearest of all {len(run.dataset.train):,} real training "
         "images; in the columns per class, of the class's own, and the mean over classes",
-        "real reference: as many real test images, mean over draws; coverage grows with the number of images",
+        f"real reference: as many real {run.dataset.judged} images, mean over draws; coverage grows with the number of "
+        "images",
     ]
     if (limit := run.recipe.dataset.limit) is not None:
         lines.append(f"the recipe takes {limit:,} training images: --set dataset.limit=null takes all")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dire_plug import plugins
 from dire_plug.data import class_count, names
+from dire_plug.data.validation import JUDGED_ON_VALIDATION
 from dire_plug.errors import DirePlugError
 from dire_plug.files import expand_user, read_json
 from dire_plug.pipeline.request import plan_run, with_data
@@ -124,9 +125,10 @@ def open_set(request: SetRequest) -> OpenedSet:
         require_set(request.path)
     # the dataset says how many classes and pixels the set must have
     run = with_data(_plan(request, made_by))
-    condensed = read_condensed(
-        _images_of(made_by, request.path), run.dataset, space=space, ipc=request.ipc, resize=request.resize
-    )
+    path = request.path
+    if made_by is not None:
+        path = made_by.path / (TENSORS if run.recipe.evaluate.source == "tensor" else "images")
+    condensed = read_condensed(path, run.dataset, space=space, ipc=request.ipc, resize=request.resize)
     # again, since the recipe may have other settings for so many images per class
     run = replace(_plan(request, made_by, ipc=condensed.per_class), data=run.data)
     complete = space is None and request.ipc is None and not request.resize
@@ -153,13 +155,6 @@ def provenance_of(run: RunFolder) -> dict[str, Any]:
     """Return the provenance of a run."""
     found: dict[str, Any] = read_json(run.path / "provenance.json")
     return found
-
-
-def _images_of(run: RunFolder | None, path: Path) -> Path:
-    """Return where the images lie: of a run, those that its own students read."""
-    if run is None:
-        return path
-    return run.path / (TENSORS if _source_in(read_yaml(run.path / "recipe.yaml")) == "tensor" else "images")
 
 
 def _source_in(recipe: Tree) -> Any:
@@ -269,6 +264,8 @@ def fit_protocol(opened: OpenedSet) -> tuple[EvaluateSection, ImageSet, list[str
     (else pixels, normalised or whitened).
     """
     section, notes, condensed = opened.run.recipe.evaluate, list[str](), opened.condensed
+    if section.judge == "validation":
+        notes.append(JUDGED_ON_VALIDATION)
     extras = learned_by(opened)
     loop = None
     if isinstance(section, HardLabelsSection):

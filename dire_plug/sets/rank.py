@@ -11,6 +11,7 @@ from typing import Any
 
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
+from dire_plug.pipeline.request import fewest
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.opened import OpenedSet, SetRequest, fit_protocol, open_set
@@ -18,7 +19,7 @@ from dire_plug.sets.robust_scores import RATE, WEIGHT, LearningRate, RankedSet, 
 from dire_plug.stages.artefacts import FULL, Source
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
-from dire_plug.stages.real_images import plan_budget, select_random, with_budget
+from dire_plug.stages.real_images import plan_budget, select_random, too_few, with_budget
 from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Run
@@ -130,6 +131,10 @@ def _open(request: SetRequest, per_set: int | None) -> tuple[OpenedSet, Evaluate
     if per_set is not None:
         request = replace(request, settings=(*request.settings, f"evaluate.per_synthesis={per_set}"))
     opened = open_set(request)
+    least, name = fewest(opened.run.dataset)
+    if (wanted := opened.condensed.require_equal_classes()) > least:
+        # as many random images are ranked beside it
+        raise too_few(opened.run.dataset, name, count=least, ipc=wanted)
     return opened, *fit_protocol(opened)
 
 

@@ -163,18 +163,22 @@ def role_of_independent(run: Run) -> Role:
 
 def roles_of_students(run: Run) -> list[Role]:
     """Return the networks in the loop and, where the recipe has one, the network that labels instead of them."""
-    return [*roles_in_loop(run), *_labeller(run)]
+    labeller = role_of_labeller(run)
+    return [*roles_in_loop(run), *([] if labeller is None else [labeller])]
 
 
 def roles_that_label(run: Run, protocol: str) -> list[Role]:
     """Return the networks that label in a protocol."""
+    if (labeller := role_of_labeller(run)) is not None:
+        return [labeller]
     loop = roles_in_loop(run)
-    return _labeller(run) or (loop if protocol in SEVERAL else loop[:1])
+    return loop if protocol in SEVERAL else loop[:1]
 
 
-def _labeller(run: Run) -> list[Role]:
+def role_of_labeller(run: Run) -> Role | None:
+    """Return the network that labels instead of those in the loop; None where the recipe has none."""
     section = run.recipe.squeeze.labeller
-    return [] if section is None else [_role_of_dataset(run, LABELLER, section, TEACHER_SEED)]
+    return None if section is None else _role_of_dataset(run, LABELLER, section, TEACHER_SEED)
 
 
 def _role_of_dataset(run: Run, name: str, section: TrainingSection, seed: int) -> Role:
@@ -238,7 +242,7 @@ def name_networks(run: Run) -> Networks:
         independent=name_network(run, role_of_independent(run)),
         others={role.name: name_network(run, role) for role in others},
         frozen={role.name: name_network(run, role) for role in roles_frozen(run)},
-        labeller=next((name_network(run, role) for role in _labeller(run)), None),
+        labeller=None if (labeller := role_of_labeller(run)) is None else name_network(run, labeller),
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dire_plug import ui
 from dire_plug.data.augmentation.batch import normalise
+from dire_plug.data.dataset import Dataset
 from dire_plug.errors import DirePlugError
 from dire_plug.models import embed as embed_batch
 from dire_plug.models.checkpoint import load
@@ -235,16 +236,21 @@ def _choose(run: Run, embedded: EmbeddedReal) -> tuple[Tensor, Tensor]:
 def _first(run: Run, rows: Tensor, labels: Tensor, per_class: int) -> tuple[Tensor, Tensor]:
     """Return the first `per_class` of each class, and their labels."""
     counts = torch.bincount(labels, minlength=run.classes)
-    if int(counts.min()) < per_class:
-        label = int(counts.argmin())
-        raise DirePlugError(
-            f"real.per_class: class '{run.dataset.classes[label]}' of {run.dataset.name} has {int(counts[label])} real "
-            f"images, {per_class} were asked for; lower it to {int(counts.min())}"
-        )
+    least = int(counts.argmin())
+    check_real_embeddings(run.dataset, run.dataset.classes[least], count=int(counts[least]), wanted=per_class)
     # the position of each row within its class, without a loop over classes
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels]
     kept = rank < per_class
     return rows[kept], labels[kept]
+
+
+def check_real_embeddings(dataset: Dataset, name: str, *, count: int, wanted: int) -> None:
+    """Raise where the smallest class has fewer real images than `real.per_class`."""
+    if count < wanted:
+        raise DirePlugError(
+            f"real.per_class: class '{name}' of {dataset.name} has {count} real images, {wanted} were asked for; lower "
+            f"it to {count}"
+        )
 
 
 def chunks_as_released(values: Tensor, classes: int) -> tuple[Tensor, Tensor]:

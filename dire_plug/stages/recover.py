@@ -51,7 +51,7 @@ from dire_plug.stages.images import (
     save_images,
 )
 from dire_plug.stages.prepare import load_script_inputs, prepared_folders, start_file, whitening_file
-from dire_plug.stages.real_images import check_memory, write_subset
+from dire_plug.stages.real_images import write_subset
 from dire_plug.stages.squeeze import network_file
 from dire_plug.store.artefacts import Artefact, link
 from dire_plug.store.runs import LOSSES, Run
@@ -218,7 +218,6 @@ def _place_of_part(synthesis: Artefact, only: int, batches: Sequence[int] | None
 def _real_images(run: Run, networks: Networks, folder: Path) -> ImageSet:
     """Return the real images that an arm has instead of synthesized ones; `full` reads the dataset itself."""
     if run.arm == FULL:
-        check_memory(run)
         train = run.dataset.train
         return ImageSet(Source(digest=FULL), lambda: (train.images(), train.labels), name=run.arm, synthesized=False)
     subset = name_subset(run, networks)

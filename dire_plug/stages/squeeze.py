@@ -54,6 +54,21 @@ from dire_plug.training.transforms import plain_batches, train_transform
 IMAGENET_OUTPUTS = 1000
 
 
+def check_checkpoints(run: Run) -> None:
+    """Raise where a network's `checkpoint` can't serve, before any other network is trained.
+
+    Raises:
+        DirePlugError: see `read_weights`; what torchvision publishes isn't fetched yet.
+    """
+    for role in (*roles_of_students(run), *roles_frozen(run), role_of_independent(run)):
+        if role.section.checkpoint is None or run.store.find(name_network(run, role)) is not None:
+            continue
+        if role.section.checkpoint.startswith(TORCHVISION):
+            _find_published(role, offline=run.request.offline)
+        else:
+            read_weights(role, offline=run.request.offline)
+
+
 def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
     """Return the weights that a network's `checkpoint`, a file or `torchvision:<weights>`, names.
 
@@ -62,21 +77,36 @@ def read_weights(role: Role, *, offline: bool) -> dict[str, Tensor]:
     Raises:
         DirePlugError: there is no such file or weights, they don't fit the network, or they can't be fetched.
     """
-    checkpoint, architecture = str(role.section.checkpoint), role.section.architecture
-    outputs, stem = role.outputs, role.stem
+    checkpoint = str(role.section.checkpoint)
     if checkpoint.startswith(TORCHVISION):
-        # torchvision's weights have one shape; a head or stem of another can't take them
-        if outputs != IMAGENET_OUTPUTS or stem != "imagenet":
-            raise DirePlugError(
-                f"checkpoint: {checkpoint} has {IMAGENET_OUTPUTS} outputs and the imagenet stem, "
-                f"the network here {outputs} and the {stem} stem; train one, or name a file"
-            )
-        weights = _find(checkpoint.removeprefix(TORCHVISION), architecture)
-        return _read_published(_fetch(checkpoint, weights.url, offline=offline), weights.url)
+        url = _find_published(role, offline=offline)
+        return _read_published(_fetch(checkpoint, url), url)
     path = expand_user(checkpoint, where="checkpoint")
     if not path.is_file():
         raise DirePlugError(f"checkpoint: {path.absolute()} is not a file; correct the path, or leave it out to train")
-    return read_foreign(path, architecture=architecture, outputs=outputs, stem=stem)
+    return read_foreign(path, architecture=role.section.architecture, outputs=role.outputs, stem=role.stem)
+
+
+def _find_published(role: Role, *, offline: bool) -> str:
+    """Return the address of the weights that torchvision publishes for a network."""
+    checkpoint, outputs, stem = str(role.section.checkpoint), role.outputs, role.stem
+    # torchvision's weights have one shape; a head or stem of another can't take them
+    if outputs != IMAGENET_OUTPUTS or stem != "imagenet":
+        raise DirePlugError(
+            f"checkpoint: {checkpoint} has {IMAGENET_OUTPUTS} outputs and the imagenet stem, "
+            f"the network here {outputs} and the {stem} stem; train one, or name a file"
+        )
+    url: str = _find(checkpoint.removeprefix(TORCHVISION), role.section.architecture).url
+    if offline and not (path := _place(url)).is_file():
+        raise DirePlugError(
+            f"checkpoint: {checkpoint} is not in {path}, and --offline forbids to fetch it; "
+            f"get {url} and put it there, run once without --offline, or name a file"
+        )
+    return url
+
+
+def _place(url: str) -> Path:
+    return home.downloads() / "torchvision" / url.rpartition("/")[2]
 
 
 def _find(name: str, architecture: str) -> Any:
@@ -94,16 +124,11 @@ def _find(name: str, architecture: str) -> Any:
     return weights[name]
 
 
-def _fetch(checkpoint: str, url: str, *, offline: bool) -> Path:
-    """Return the file of `url` among the downloads; fetch it where it isn't there and the network may be used."""
-    path = home.downloads() / "torchvision" / url.rpartition("/")[2]
+def _fetch(checkpoint: str, url: str) -> Path:
+    """Return the file of `url` among the downloads; fetch it where it isn't there."""
+    path = _place(url)
     if path.is_file():
         return path
-    if offline:
-        raise DirePlugError(
-            f"checkpoint: {checkpoint} is not in {path}, and --offline forbids to fetch it; "
-            f"get {url} and put it there, run once without --offline, or name a file"
-        )
     make_folder(path.parent)
     ui.say(f"squeeze: fetching {url} to {path}")
     try:

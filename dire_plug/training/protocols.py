@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dire_plug.errors import DirePlugError
 from dire_plug.recipe.evaluate import (
     CVDDSection,
     DeltSection,
@@ -296,9 +295,6 @@ def stored_label(section: StoredSection, teachers: Teachers, inputs: Tensor) -> 
 
     `fkd`: the first teacher's logits, as SRe2L's `relabel/generate_soft_label.py`; `fkd-ensemble`: the mean of all
     teachers' logits, scaled to one norm, as G-VBSM's `generate_soft_label_with_db.py`; `cv-dd`: see `voted_logits`.
-
-    Raises:
-        DirePlugError: there are votes of another number of networks.
     """
     if isinstance(section, CVDDSection):
         return voted_logits(section, teachers, inputs)
@@ -348,13 +344,8 @@ def voted_logits(section: CVDDSection, teachers: Teachers, inputs: Tensor) -> Te
 
     As CV-DD's `relabel/relabel.py`: the two halves of a batch pass each network apart, which in train mode normalises
     each by its own statistics (batch-specific soft labels).
-
-    Raises:
-        DirePlugError: there are votes of another number of networks.
     """
     votes = section.votes or (0.0,) * len(teachers)
-    if len(votes) != len(teachers):
-        raise DirePlugError(f"evaluate.votes: {len(votes)} votes, but {len(teachers)} networks label; give one each")
     weights = torch.softmax(torch.tensor(votes, dtype=torch.float64) / section.vote_temperature, dim=0).tolist()
     halves = [half for half in (inputs[: len(inputs) // 2], inputs[len(inputs) // 2 :]) if len(half)]
     logits = [

@@ -210,10 +210,11 @@ def test_the_candidates_are_written_for_the_selection_alone(tmp_path: Path) -> N
     assert set(torch.load(tmp_path / "after" / "teacher.pt", weights_only=True)) == {"model"}
 
 
-def test_nothing_is_written_where_a_class_is_short(tmp_path: Path) -> None:
+def test_a_class_that_is_short_of_candidates_is_refused(tmp_path: Path) -> None:
+    recipe = inputs_of(recover(), folder=tmp_path).recipe
     with pytest.raises(DirePlugError, match="class 'c' has 2 images, but DELT's 'min' selection needs 5"):
-        write_inputs(tmp_path / "run", pictures(5, last=2))
-    assert list((tmp_path / "run").iterdir()) == []
+        DELT().check_dataset(recipe, pictures(5, last=2))
+    DELT().check_dataset(recipe, pictures(5))
 
 
 def test_the_loop_is_made_from_upstreams_selection_alone(bare_home: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_script_draws_its_own_start_from_all_training_images(
 
 def test_a_class_without_an_image_in_the_statistics_is_refused(tmp_path: Path, script_inputs: ScriptInputs) -> None:
     with pytest.raises(DirePlugError, match=r"prepare\.statistics\.images: 7 images hold none of some class"):
-        EDC().write_inputs(inputs_of(tmp_path, images=7), script_inputs)
+        EDC().check_dataset(inputs_of(tmp_path, images=7).recipe, script_inputs.dataset)
 
 
 def test_a_start_from_noise_is_refused_before_a_run(cli: Cli, bare_home: Path) -> None:

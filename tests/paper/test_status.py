@@ -37,6 +37,8 @@ def finish(
     best: float | None = None,
     fast: bool = False,
     coverage: float | None = None,
+    networks: str = "0",
+    dataset: str = "0",
     **options: Any,
 ) -> str:
     """Write what a finished run of the paper's recipe leaves that a status reads; return its folder below `runs`."""
@@ -48,6 +50,8 @@ def finish(
     (folder.path / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     students = {"resnet-18": {"last": [accuracy], "best": None if best is None else [best]}}
     metrics: dict[str, Any] = {"arm": "dire", "seed": seed, "accuracy": {"students": students}, "diversity": {}}
+    metrics["networks"] = {"teacher": networks}
+    write_json(folder.path / "provenance.json", {"dataset": dataset})
     if coverage is not None:
         metrics["diversity"] = {"T": {"coverage": coverage}}
     if fast:
@@ -74,6 +78,16 @@ def test_finished_runs_of_the_papers_recipe_fill_their_cell(tmp_path: Path) -> N
     assert found.source == folders
     others = [one for one in find_status([table(tmp_path)]) if one.ours is not None]
     assert others == [found]
+
+
+@pytest.mark.parametrize("other", [{"networks": "1"}, {"dataset": "1"}])
+def test_runs_of_other_networks_or_data_are_not_averaged(tmp_path: Path, other: dict[str, Any]) -> None:
+    for seed in range(3):
+        finish(tmp_path, seed=seed, accuracy=40.0)
+    # later ones, as after an update of torch
+    for seed in range(2):
+        finish(tmp_path, seed=3 + seed, accuracy=50.0 + seed, **other)
+    assert the_cell(tmp_path).shown == "50.5 ± 0.7 (2)"
 
 
 def test_an_interval_has_the_unit_of_its_figure(tmp_path: Path) -> None:

@@ -428,6 +428,23 @@ def tensors(tmp_path: Path) -> Path:
     return tmp_path / "images_best.pt"
 
 
+def test_a_run_is_read_as_the_recipe_that_judges_it_says(finished_home: Path, baseline: Path) -> None:
+    digests = {}
+    for source in ("saved", "tensor"):
+        opened = open_set(SetRequest(baseline, settings=(f"evaluate.source={source}",)))
+        digests[source] = opened.condensed.digest
+    assert digests["saved"] != digests["tensor"]
+    assert open_set(SetRequest(baseline)).condensed.digest == digests["saved"]
+
+
+def test_accuracies_of_validation_images_are_told_as_such(cli: Cli, home: Path, baseline: Path) -> None:
+    held_out = ("--set", "dataset.validation=50", "--set", "evaluate.judge=validation")
+    answer = cli("evaluate", baseline, *held_out)
+    assert "tested on validation images, held out of the training set" in answer.out
+    (folder,) = set_folders(home)
+    assert read_json(folder / "metrics.json")["judged"] == "validation"
+
+
 def test_students_learn_from_the_loops_own_tensors_in_the_protocols_space(
     cli: Cli, home: Path, hard: Path, tensors: Path
 ) -> None:

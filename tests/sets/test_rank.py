@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.cli import Cli
 from support.small_run import only_run, read_rows
 
@@ -232,6 +233,29 @@ def test_what_cannot_be_ranked_is_told(
     assert answer.code == 2
     assert not trained  # it is told before anything is done
     assert "--full-accuracy PERCENT" in answer.err
+
+
+@pytest.mark.parametrize("command", ["measure", "rank"])
+def test_too_few_real_images_for_a_set_are_told_first(
+    cli: Cli, home: Path, recipe: Path, tmp_path: Path, trained: list[Any], command: str
+) -> None:
+    images = torch.zeros(2000, 3, 8, 8, dtype=torch.uint8)
+    torch.save({"images": images, "labels": torch.arange(2000) % 10}, tmp_path / "many.pt")
+    more = ("--nearest-k", 1000) if command == "measure" else ()
+    answer = cli(command, tmp_path / "many.pt", "--real", "digits", "--recipe", recipe, *more)
+    assert answer.code == 2
+    expected = "1000 neighbours take 1001 images" if command == "measure" else "200 per class were asked for"
+    assert expected in answer.err
+    assert not trained
+
+
+def test_every_set_is_opened_before_the_first_is_ranked(
+    cli: Cli, home: Path, baseline: Path, tmp_path: Path, trained: list[Any]
+) -> None:
+    answer = cli("rank", baseline, tmp_path / "missing.npz", "--real", "digits", "--recipe", baseline / "recipe.yaml")
+    assert answer.code == 2
+    assert "missing.npz" in answer.err
+    assert not trained
 
 
 def make_ranked(**changes: Any) -> RankedSet:

@@ -145,12 +145,6 @@ def test_an_expert_is_made_a_network_without_loading_what_the_loop_gets(bare_hom
     assert not any(parameter.any() for parameter in found.model.parameters())
 
 
-def test_experts_of_an_architecture_that_is_not_ours_are_refused(tmp_path: Path) -> None:
-    inputs = inputs_of(recover(flags={"model": "ConvNetW64"}), tmp_path, prepare={"buffers": str(tmp_path)})
-    with pytest.raises(DirePlugError, match="experts of ConvNetW64 can't embed; take ConvNet, ConvNetD3, ConvNetW32"):
-        MTT().expert(inputs)
-
-
 def test_a_method_without_experts_says_so(tmp_path: Path) -> None:
     with pytest.raises(DirePlugError, match="sre2l trains no experts; take teacher"):
         SRe2L().expert(inputs_of(recover(), tmp_path))

@@ -119,15 +119,20 @@ def _from_runs(
         # this recipe has no such preset or setting, so nothing was run with it
         return EMPTY
     wanted = _what_counts(as_file(resolved), cell.arm)
-    by_seed: dict[int, RunFolder] = {}
-    for run in sorted(candidates, key=lambda one: str(one.status().get("updated"))):
-        if _what_counts(read_yaml(run.path / "recipe.yaml"), cell.arm) == wanted:
-            by_seed[run.metrics()["seed"]] = run
+    by_age = sorted(candidates, key=lambda one: str(one.status().get("updated")))
+    same = [run for run in by_age if _what_counts(read_yaml(run.path / "recipe.yaml"), cell.arm) == wanted]
+    # as in a table, runs of other networks or data aren't averaged: those like the last one count
+    by_seed = {run.metrics()["seed"]: run for run in same if _made_with(run) == _made_with(same[-1])}
     chosen = [by_seed[seed] for seed in sorted(by_seed)]
     metrics = [run.metrics() for run in chosen]
     best = [ACCURACY[1].read(one) for one in metrics] if cell.read == "accuracy" else [None]
     source = tuple(str(run.path.relative_to(root)) for run in chosen)
     return summarise([_read(cell, one) for one in metrics]), summarise(best), source
+
+
+def _made_with(run: RunFolder) -> tuple[Any, Any]:
+    """Return the networks and the data of a run, by content."""
+    return run.metrics()["networks"], read_json(run.path / "provenance.json")["dataset"]
 
 
 def _what_counts(recipe: dict[str, Any], arm: str) -> dict[str, Any]:
