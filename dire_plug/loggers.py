@@ -6,6 +6,7 @@ whose stages ran as jobs, is logged once and whole, and no bit of it depends on 
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, read_json, write_json
 from dire_plug.hookspecs import hookimpl
@@ -45,6 +47,7 @@ class TensorBoard:
                 writer.add_scalar(name, value, step)
         for key, value in known_metrics(metrics).items():
             writer.add_scalar(f"metrics/{key}", value, 0)
+        ui.say_once(f"--log tensorboard: tensorboard --logdir {shlex.quote(str(folder.parents[2]))}")
         writer.add_text("recipe", "    " + yaml.safe_dump(dict(recipe), sort_keys=False).replace("\n", "\n    "))
         writer.close()
 

@@ -88,7 +88,7 @@ def ablate(
         swept = run_sweep(request, seeds, grid=grid, runner=runner)
         content[SWEEP], drawings[SWEEP] = sweep_json(swept), partial(_draw_sweep, swept)
         shown.append(render_sweep(swept))
-    folder = runs_root(request) / method / planned.source.stem / f"ablate-{digest(content)[:8]}"
+    folder = runs_root(request) / method / planned.recipe.name / f"ablate-{digest(content)[:8]}"
     write_json(folder / "ablate.json", content)
     ui.result(*shown, data=lambda: content | {"folder": folder})
     ui.show(f"\nstored in: {folder}/ablate.json")

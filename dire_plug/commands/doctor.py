@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib import metadata
 from pathlib import Path
 
 import click
@@ -12,13 +14,17 @@ from dire_plug.errors import DirePlugError
 from dire_plug.store.provenance import code, hardware, versions
 from dire_plug.tables import Table
 
+PROJECT = "dire-plug"
+OF_DEVELOPERS = ("test", "docs", "dev")
+"""Extras that no command needs."""
+
 
 @click.command()
 @DATA_ROOT
 @JSON
 @click.option("--measure-rate", is_flag=True, help="Measure anew how fast this machine trains, for --dry-run.")
 def doctor(data_root: Path | None, measure_rate: bool) -> None:
-    """Show versions, device, data and upstreams, and how to get each."""
+    """Show versions, device, extras, data and upstreams, and how to get each."""
     from dire_plug.data import default_root, find_all
     from dire_plug.pipeline import rates
     from dire_plug.store.runs import choose_device
@@ -29,6 +35,7 @@ def doctor(data_root: Path | None, measure_rate: bool) -> None:
         {"dataset": spec.name, "here": folder is not None, "where": str(folder or spec.how)}
         for spec, folder in find_all(data_root)
     ]
+    extras = _extras()
     upstreams = [{"method": name} | _upstream(name) for name in plugins.known("methods")]
     data = {
         "versions": versions(),
@@ -36,6 +43,7 @@ def doctor(data_root: Path | None, measure_rate: bool) -> None:
         "hardware": machine,
         "rate": None if rate is None else vars(rate),
         "folders": folders,
+        "extras": extras,
         "datasets": datasets,
         "upstreams": upstreams,
     }
@@ -59,7 +67,31 @@ def doctor(data_root: Path | None, measure_rate: bool) -> None:
     of_methods.add_prose("its own code", "where, or how to get it")
     for upstream in upstreams:
         of_methods.add_row(upstream["method"], upstream["vendored"], upstream["where"])
-    ui.result(table, of_data, of_methods, data=lambda: data)
+    of_extras = Table("extra")
+    of_extras.add_prose("here", "how to get it")
+    for name, absent in extras.items():
+        get = f"lacks {', '.join(absent)}: pip install '{PROJECT}[{name}]'"
+        of_extras.add_row(name, "no" if absent else "yes", get if absent else "")
+    ui.result(table, of_extras, of_data, of_methods, data=lambda: data)
+
+
+def _extras() -> dict[str, list[str]]:
+    """Return extra → its packages that aren't installed; without those for developers. Empty from a mere folder."""
+    found: dict[str, list[str]] = {}
+    try:
+        requirements = metadata.requires(PROJECT) or []
+    except metadata.PackageNotFoundError:
+        return found
+    for one in requirements:
+        package, extra = re.match(r"[\w.-]+", one), re.search(r"extra == ['\"]([\w-]+)['\"]", one)
+        if package is None or extra is None or extra[1] in OF_DEVELOPERS:
+            continue
+        absent = found.setdefault(extra[1], [])
+        try:
+            metadata.version(package[0])
+        except metadata.PackageNotFoundError:
+            absent.append(package[0])
+    return dict(sorted(found.items()))
 
 
 def _upstream(name: str) -> dict[str, str]:

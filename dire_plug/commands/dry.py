@@ -60,7 +60,7 @@ def show_dry(
     values = [_read_values(one) for one in planned]
     parts: list[RenderableType] = [*first]
     for one in planned:
-        parts.append(f"{one.adapter.title}: recipe {one.source.stem}, arm {one.arm}, seed {one.seed}")
+        parts.append(f"{one.adapter.title}: recipe {one.recipe.name}, arm {one.arm}, seed {one.seed}")
         parts.append(f"engine: {one.engine}{'' if one.ready else f'; {absence(one.adapter)}'}")
         say_accelerated(one)
     keys = list(dict.fromkeys(key for one in values for key in one))
@@ -90,7 +90,7 @@ def show_dry(
         "arms": {
             one.arm: {
                 "method": one.adapter.name,
-                "recipe": one.source.stem,
+                "recipe": one.recipe.name,
                 "engine": one.engine,
                 "seed": one.seed,
                 "values": {
@@ -253,7 +253,9 @@ def _fold(
     rows: dict[str, tuple[list[str], list[str]]] = {}
     for unit in units:
         behind = {other for name in needs[unit.name] for other in needs[name]}
-        waits = [title(by_name[name]) for name in sorted(needs[unit.name] - behind)]
+        needed = [by_name[name] for name in sorted(needs[unit.name] - behind)]
+        # what the row is of isn't said again
+        waits = [title(other).removeprefix(f"{unit.of}: ") for other in needed]
         names, known = rows.get(title(unit), ([], []))
         rows[title(unit)] = [*names, unit.name], list(dict.fromkeys([*known, *waits]))
     for name, (names, waits) in rows.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -200,7 +201,7 @@ def _provenance(content: dict[str, Any]) -> Table:
     for key in ("engine", "commit", "patch", "dataset", "seed"):
         table.add_row(key, str(content[key]))
     for session in content["sessions"]:
-        table.add_row("command", " ".join(session["command"]))
+        table.add_row("command", shlex.join(session["command"]))
         table.add_row("code", str(Code(**session["code"])))
         for group in ("versions", "hardware"):
             # on the CPU there is no card
@@ -263,8 +264,10 @@ def show(run: str, runs_folder: Path | None) -> None:
             finished = FinishedRun(found, found.metrics(), reused=True)
             parts.append(run_summary(finished))
             data |= run_json(finished)
-    elif error:
-        parts.append(f"it ended with: {error}")
+    else:
+        if stage := found.status().get("stage"):
+            parts.append(f"stage: {stage}")
+        parts.append(f"it ended with: {error}" if error else "run its command again to resume it")
     provenance = found.path / "provenance.json"
     if not provenance.is_file():
         ui.result(*parts, data=lambda: data)

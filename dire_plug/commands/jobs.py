@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import RenderableType
 
 from dire_plug import ui
 from dire_plug.commands.options import JSON
@@ -32,7 +33,10 @@ def jobs(context: click.Context, everything: bool) -> None:
     found, _, _ = _look()
     shown = [one for one in found if everything or one[2].word != "finished"]
     counts = count_states([one[2] for one in found]) or f"no jobs in {jobs_folder()}"
-    tables = [jobs_table(shown)] if shown else []
+    tables: list[RenderableType] = [jobs_table(shown)] if shown else []
+    words = {one[2].word for one in shown}
+    if "waiting" in words and not words & {"queued", "running"}:
+        counts += "; nothing works on those that wait: the command that asked for them, given again, makes them"
     ui.result(*tables, counts, data=lambda: [_to_json(*one) for one in shown])
 
 

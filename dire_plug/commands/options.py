@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dire_plug import ui
+from dire_plug import home, ui
 from dire_plug.commands.completion import name_methods, offer_any_recipes, offer_methods, offer_presets, offer_recipes
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe.loading import dataset_settings, split_setting
-from dire_plug.store.runs import RERUN, Request
+from dire_plug.store.runs import RERUN, Request, list_runs
 
 if TYPE_CHECKING:
     from dire_plug.sets.opened import SetRequest
@@ -379,6 +379,11 @@ def make_set_request(path: Path, **options: Any) -> SetRequest:
     """Return the request that the shared options describe."""
     from dire_plug.sets.opened import SetRequest
 
+    if not path.exists() and len(path.parts) == 1:
+        # the name of a run, as `show` takes it
+        root = (options.get("out") or home.runs()).absolute()
+        named = [run.path for run in list_runs(root) if run.path.name.startswith(path.name)]
+        path = named[0] if len(named) == 1 else path
     settings = tuple(options.pop("settings"))
     check_settings(settings, {"squeeze.teacher.checkpoint": ("--teacher", options["teacher"])})
     return SetRequest(path, settings=settings, **options)

@@ -11,12 +11,15 @@ import click
 from dire_plug import home, ui
 from dire_plug.commands.completion import offer_runs
 from dire_plug.commands.options import DEVICE, JSON, RUNS_FOLDER
+from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.store.provenance import command
 from dire_plug.store.runs import choose_device
 
 if TYPE_CHECKING:
     from dire_plug.results.report import ReportRun
+
+SUFFIXES = (".html", ".htm")
 
 
 @click.command()
@@ -36,6 +39,8 @@ def report(
     """
     from dire_plug.results.report import find_runs, is_ladder, write_report
 
+    if to is not None and to.suffix not in SUFFIXES:
+        raise DirePlugError(f"--to {to}: a report is one HTML page; end its name in {' or '.join(SUFFIXES)}")
     root = (runs_folder or home.runs()).absolute()
     found = find_runs(runs, root)
     path = to or _default_path(runs, found)

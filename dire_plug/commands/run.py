@@ -27,6 +27,7 @@ from dire_plug.commands.options import (
     where_runs_are,
 )
 from dire_plug.commands.tables import run_json, run_summary
+from dire_plug.errors import DirePlugError
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.recipe.loading import split_setting
 from dire_plug.recipe.resolve import SUM
@@ -121,6 +122,11 @@ def choose_arm(
         raise contradiction(f"--regularizer {regularizers[0]}", f"--arm {arm}")
     # NAME=WEIGHT
     pairs = [one.partition("=") for one in regularizers]
+    if dire and "dire" not in (name for name, _, _ in pairs):
+        raise DirePlugError(
+            f"--dire: --regularizer {regularizers[0]} takes the place of DiRe; leave out --dire, or sum both with "
+            f"--regularizer dire --regularizer {regularizers[0]}"
+        )
     weights = [f"regularizers.{name}.weight={weight}" for name, given, weight in pairs if given]
     for text in weights:
         keys, value = split_setting(text)

@@ -128,7 +128,7 @@ def export(what: tuple[str, ...], target: Path, form: str, kinds: tuple[str, ...
         if of_run.state != "finished":
             ui.show(f"the run {label} is {of_run.state}, so the archive has only what it has made")
     ui.show(f"stored in: {target} ({count_of(len(card.entries), 'artefact')}, {format_bytes(target.stat().st_size)})")
-    ui.show(f"there:     dire-plug import {target.name}")
+    ui.show(f"there:     dire-plug import {shlex.quote(target.name)}")
 
 
 def _export_set(what: tuple[str, ...], target: Path, *, form: str, kinds: tuple[str, ...], root: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from typing import Any
 
 import click
 
 from dire_plug import home, plugins, ui
 from dire_plug.commands.completion import offer_methods
 from dire_plug.commands.options import JSON, METHOD, VERBOSE, MethodCommand
+from dire_plug.errors import DirePlugError
 from dire_plug.store.lease import hold
 from dire_plug.tables import Table
 
@@ -25,18 +27,29 @@ UNDECIDABLE = 3
 def vendor(methods: tuple[str, ...], check: bool, offline: bool) -> None:
     """Clone methods' code at the pinned commit, and patch it.
 
-    Without METHODS: of all.
+    Without METHODS: of all; then `--check` tells what isn't vendored, which is no error.
     """
-    from dire_plug.upstream.source.vendor import require_vendored
+    from dire_plug.upstream.source.vendor import find_vendored, require_vendored
     from dire_plug.upstream.source.vendor import vendor as vendor_one
 
-    data = []
+    data, problems = list[dict[str, Any]](), list[str]()
     for name in methods or plugins.known("methods"):
         adapter = plugins.load_adapter(name)
-        folder = require_vendored(adapter) if check else vendor_one(adapter, offline=offline)
+        try:
+            if check:
+                folder = require_vendored(adapter) if methods else find_vendored(adapter)
+            else:
+                folder = vendor_one(adapter, offline=offline)
+        except DirePlugError as error:
+            if not check:
+                raise
+            problems.append(str(error))
+            continue
         data.append({"method": name, "folder": folder})
-        ui.show(f"{name}: {folder}")
+        ui.show(f"{name}: {folder or f'not vendored; get it with: dire-plug vendor {name}'}")
     ui.result(data=lambda: data)
+    if problems:
+        raise DirePlugError("\n".join(problems))
 
 
 @click.command(cls=MethodCommand)

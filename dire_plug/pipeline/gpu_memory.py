@@ -57,7 +57,7 @@ def check_gpu_memory(run: Run, passes: Sequence[Artefact], *, total: int | None)
     ways.append("make a step smaller, which changes the result: --set recover.flags.…")
     listed = ", ".join(f"{format_bytes(size)} for {what}" for what, size in parts.items())
     raise DirePlugError(
-        f"{run.adapter.name} {run.source.stem}, {run.arm}, IPC {run.recipe.ipc}: a step of the synthesis needs at "
+        f"{run.adapter.name} {run.recipe.name}, {run.arm}, IPC {run.recipe.ipc}: a step of the synthesis needs at "
         f"least {format_bytes(needed)} of {'memory on each GPU' if gpus > 1 else 'GPU memory'} ({listed}); the GPU has "
         f"{format_bytes(total)}. You can {'; '.join(ways)}; or start it anyway: {FORCE}=1"
     )

@@ -128,11 +128,21 @@ def check_sizes(resolved: Resolved, size: int) -> None:
     Raises:
         DirePlugError: one doesn't; the message names the architecture and what it takes.
     """
-    recipe = resolved.recipe
-    trained = (*trained_networks(recipe), *recipe.term.frozen(recipe.squeeze).values())
-    networks = [training.architecture for training in trained]
-    for name in (*networks, *recipe.evaluate.students):
-        check_size(name, size)
+    recipe, squeeze = resolved.recipe, resolved.recipe.squeeze
+    trained = {"squeeze.teacher": squeeze.teacher, "squeeze.independent": squeeze.independent}
+    trained |= {f"squeeze.others.{name}": one for name, one in squeeze.others.items()}
+    trained |= {} if squeeze.labeller is None else {"squeeze.labeller": squeeze.labeller}
+    used = [(one.architecture, key) for key, one in trained.items()]
+    used += [(one.architecture, "term.network") for one in recipe.term.frozen(squeeze).values()]
+    used += [(name, "evaluate.students") for name in recipe.evaluate.students]
+    for name, key in used:
+        try:
+            check_size(name, size)
+        except DirePlugError as error:
+            raise DirePlugError(
+                f"{error}; the images of {recipe.dataset.name} have {size} here, and the recipe's {key} is {name}: set "
+                "dataset.size, or name another network"
+            ) from error
 
 
 def check_classes(resolved: Resolved, adapter: Adapter) -> None:
@@ -208,7 +218,15 @@ def find_recipe(adapter: Adapter, name: str) -> Path:
         if not path.is_file():
             raise DirePlugError(f"recipe {path}: no such file")
         return path
-    return recipe_path(adapter.recipes(), name)
+    try:
+        return recipe_path(adapter.recipes(), name)
+    except DirePlugError as error:
+        if Path(f"{name}.yaml").is_file():
+            raise DirePlugError(f"{error}; did you mean the file {name}.yaml?") from error
+        method, _, own = name.partition("/")
+        if own and method in plugins.known("methods"):
+            raise DirePlugError(f"{error}; of the method {method} it would be: {method} --recipe {own}") from error
+        raise
 
 
 def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tuple[Engine, bool]:

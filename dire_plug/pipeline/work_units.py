@@ -183,7 +183,7 @@ def units_of(run: Run) -> list[Unit]:
                     needs=frozenset(behind.difference(names)),
                     maker=MAKER,
                     subject=_to_json(run.request),
-                    of=f"{run.adapter.name} {run.source.stem}, IPC {run.recipe.ipc}{_judged(run.request)}",
+                    of=f"{run.adapter.name} {run.recipe.name}, IPC {run.recipe.ipc}{_judged(run.request)}",
                     device=run.request.device,
                 )
             )

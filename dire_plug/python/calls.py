@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dire_plug.commands.options import check_settings
+from dire_plug.commands.options import check_settings, split_names
 from dire_plug.commands.run import choose_arm
 from dire_plug.errors import DirePlugError
 from dire_plug.python.options import (
@@ -169,9 +169,9 @@ def compare(
     Raises:
         DirePlugError: as the command line's errors.
     """
-    names = list(dict.fromkeys([arms] if isinstance(arms, str) else arms))
-    if not names or seeds < 1:
-        raise DirePlugError("compare: name at least one arm, and at least one seed")
+    check_least(1, seeds=seeds)
+    if not (names := split_names(arms) if isinstance(arms, str) else list(dict.fromkeys(arms))):
+        raise DirePlugError("compare: name at least one arm")
     request = make_request(
         method,
         "baseline",

@@ -80,6 +80,9 @@ def check_choice(name: str, given: str, known: Iterable[str]) -> None:
 def check_least(least: int, **given: int | None) -> None:
     """Raise for a number below `least`; None is one that isn't given."""
     for name, value in given.items():
+        # bool is an int in Python
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise DirePlugError(f"{name}: must be a whole number, is {value!r}")
         if value is not None and value < least:
             raise DirePlugError(f"{name}: must be {least} at least, is {value}")
 

@@ -17,6 +17,7 @@ from dire_plug.commands.tables import run_summary
 from dire_plug.errors import DirePlugError
 from dire_plug.measures import SPACES, read_values, run_measures
 from dire_plug.pipeline import FinishedRun
+from dire_plug.python.options import check_choice
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import FORMATS, save_figure
 from dire_plug.results.report import ReportRun, read_run
@@ -253,6 +254,7 @@ class ComparisonResult(Shown):
         Raises:
             DirePlugError: there are no images for one figure.
         """
+        check_choice("plot", what, ("measures", "images"))
         return _images_figure(image_folders(self._comparison)) if what == "images" else draw_strips(self._comparison)
 
     def _summaries(self) -> dict[str, dict[str, tuple[float | None, float | None]]]:

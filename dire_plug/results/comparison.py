@@ -85,7 +85,7 @@ def compare(
     first = next(iter(planned.values()))
     return Comparison(
         method=request.method,
-        recipe=first.source.stem,
+        recipe=first.recipe.name,
         ipc=first.resolved.recipe.ipc,
         seeds=numbers,
         engine=next((one.engine_shown for one in planned.values() if one.engine != "none"), engine),

@@ -312,7 +312,7 @@ def _plan_protocol(
 
 
 def _title(run: Run) -> str:
-    return f"{run.adapter.name}/{run.source.stem}"
+    return f"{run.adapter.name}/{run.recipe.name}"
 
 
 def _alike_for_all(section: EvaluateSection) -> Tree:

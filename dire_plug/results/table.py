@@ -46,7 +46,7 @@ from dire_plug.results.statistics import (
 )
 from dire_plug.stages.artefacts import CHOSEN, FULL
 from dire_plug.stages.images import TENSORS, read_tensors
-from dire_plug.store.runs import RunFolder
+from dire_plug.store.runs import COMPARISON, RunFolder
 from dire_plug.tables import Table, with_minus, with_notes
 
 # k-means starts from the seed, these two draw nothing
@@ -379,10 +379,6 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "uncontrolled": list(comparison.uncontrolled),
         "notes": notes(comparison, len(comparison.seeds), pairs=_pairs(comparison)),
     }
-
-
-COMPARISON = "compare.json"
-"""The file of a comparison in its folder, which lies beside its runs."""
 
 
 def store_comparison(comparison: Comparison, root: Path) -> Path:

@@ -196,7 +196,7 @@ def _plan(request: SetRequest, run: RunFolder | None, *, ipc: int | None = None)
     name = planned.recipe.dataset.name
     if request.real is not None and not is_folder(request.real) and request.real != name:
         raise DirePlugError(
-            f"--real {request.real}: the recipe {method}/{planned.source.stem} is of {name}; leave one of them out, or "
+            f"--real {request.real}: the recipe {method}/{planned.recipe.name} is of {name}; leave one of them out, or "
             f"take a recipe of {request.real}"
         )
     given = any(one.startswith("ipc=") for one in settings)

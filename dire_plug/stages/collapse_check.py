@@ -88,4 +88,6 @@ def _inspect(run: Run, networks: Networks, images: ImageSet) -> CollapseReport:
 
 def _advice(regularizers: dict[str, dict[str, Any]]) -> str:
     names = [f"regularizers.{name}.weight" for name in regularizers]
-    return f"lower {' and '.join(names)}, or set it to auto" if names else "lower the learning rate of the loop"
+    if not names:
+        return "take more iterations, or a lower learning rate of the loop"
+    return f"lower {' and '.join(names)}, or set it to auto"

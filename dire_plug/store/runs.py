@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -30,6 +31,8 @@ LOSSES = "losses.json"
 METRICS = "metrics.json"
 """In the run's folder: accuracies, diversity, and what they were made from; written when all stages are done."""
 ARTEFACTS = "artefacts.json"
+COMPARISON = "compare.json"
+"""The file of a comparison in its folder, which lies beside its runs."""
 """In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
 DATA = "data"
 RERUN: dict[str, tuple[str, ...]] = {
@@ -297,9 +300,8 @@ def run_folder(run: Run, artefacts: list[Artefact]) -> RunFolder:
     """
     # sorted: the id must not depend on the order in which artefacts are named
     name = digest([run.arm, run.seed, sorted(one.name for one in artefacts)])[:8]
-    # a recipe file may be called "..yaml", whose stem would lead out of the folder
-    recipe = run.source.stem.lstrip(".") or "recipe"
-    return RunFolder(run.root / run.adapter.name / recipe / f"{run.arm}-{run.seed}-{name}")
+    # by the recipe's own name: a run's recipe.yaml, run again, finds that run
+    return RunFolder(run.root / run.adapter.name / run.recipe.name / f"{run.arm}-{run.seed}-{name}")
 
 
 def list_runs(root: Path) -> list[RunFolder]:
@@ -318,7 +320,19 @@ def find_run(root: Path, name: str) -> RunFolder:
     matching = [run for run in list_runs(root) if name in str(run.path.relative_to(root))]
     if len(matching) == 1:
         return matching[0]
-    found = ", ".join(str(run.path.relative_to(root)) for run in matching[:5])
-    raise DirePlugError(
-        f"'{name}' names {len(matching)} runs below {root}" + (f": {found}" if found else "; see `dire-plug list runs`")
-    )
+    where = "" if root == home.runs().absolute() else f" --runs {shlex.quote(str(root))}"
+    if matching:
+        more = f": {', '.join(str(run.path.relative_to(root)) for run in matching[:5])}"
+    elif compared := find_comparisons(root, name):
+        more = f"; it is a comparison: dire-plug report {compared[0].name}{where}"
+    else:
+        more = f"; see `dire-plug list runs{where}`"
+    raise DirePlugError(f"'{name}' names {len(matching)} runs below {root}{more}")
+
+
+def find_comparisons(root: Path, name: str) -> list[Path]:
+    """Return the folders of comparisons whose name, or path, begins with `name`; the one that is named whole alone."""
+    folders = [file.parent for file in sorted(root.glob(f"*/*/*/{COMPARISON}"))]
+    wanted = Path(name).name
+    whole = [one for one in folders if one.name == wanted]
+    return whole or [one for one in folders if one.name.startswith(wanted)]

@@ -93,6 +93,8 @@ def test_a_comparison_is_made_stored_loaded_and_shown(run: dire_plug.RunResult, 
     made = dire_plug.compare("sre2l", recipe=recipe, arms=["baseline", "random"], engine="native")
     assert [one.path for one in made.runs["baseline"]] == [run.path]
     found = dire_plug.load_comparison(made.path.name)
+    with pytest.raises(dire_plug.DirePlugError, match=r"plot: no 'image' \(did you mean 'images'\?\)"):
+        found.plot("image")  # type: ignore[arg-type]
     assert (repr(found), str(found), found.metrics) == (repr(made), str(made), made.metrics)
     assert found.metrics["baseline"] == pytest.approx(run.metrics)
     assert found.differences == {}
@@ -179,6 +181,12 @@ def test_keywords_become_options_as_the_command_line_has_them(recipe: Path, fini
         dire_plug.run("sre2l", recipe=recipe, settings={"recover.flags.iterations": 3})
     with pytest.raises(dire_plug.DirePlugError, match=r"--dire and --arm control contradict"):
         dire_plug.run("sre2l", dire=True, arm="control")
+    with pytest.raises(dire_plug.DirePlugError, match=r"seed: must be a whole number, is 'x'"):
+        dire_plug.run("sre2l", seed="x")  # type: ignore[arg-type]
+    with pytest.raises(dire_plug.DirePlugError, match=r"seeds: must be a whole number, is \[3, 4\]"):
+        dire_plug.compare("sre2l", seeds=[3, 4])  # type: ignore[arg-type]
+    with pytest.raises(dire_plug.DirePlugError, match=r"no arm 'controll' \(did you mean 'control'"):
+        dire_plug.compare("sre2l", arms="dire,controll")
     with pytest.raises(dire_plug.DirePlugError, match=r"engine: no 'natve' \(did you mean 'native'\?\)"):
         dire_plug.run("sre2l", engine="natve")  # type: ignore[arg-type]
     with pytest.raises(dire_plug.DirePlugError, match=r"rerun: no 'recovr' \(did you mean 'recover'\?\)"):

@@ -84,7 +84,7 @@ def ablate_components(request: Request, seeds: int, *, runner: Runner | None = N
     trials = run_settings(request, component_settings(), seeds=numbers, needed=(CONTROL,), runner=runner or Runner())
     return Components(
         method=request.method,
-        recipe=planned.source.stem,
+        recipe=planned.recipe.name,
         ipc=planned.resolved.recipe.ipc,
         seeds=numbers,
         engine=planned.engine,

@@ -202,7 +202,7 @@ def sweep(request: Request, seeds: int, *, grid: Sequence[str] = (), runner: Run
     final = run_settings(held_out, last, seeds=later, needed=(BASELINE, CONTROL, DEFAULT), runner=runner)
     return Sweep(
         method=request.method,
-        recipe=planned.source.stem,
+        recipe=planned.recipe.name,
         ipc=planned.resolved.recipe.ipc,
         engine=planned.engine,
         seeds=numbers,

@@ -144,7 +144,7 @@ def _make_dataset(planned: Run, *, per_class: int) -> Dataset:
         per_class = recipe.ipc  # the loop reads no more than these
     if (needed := classes * per_class * 3 * size**2) > MOST_BYTES:
         raise DirePlugError(
-            f"recipe '{planned.source.stem}': {per_class} generated images a class take {needed / 2**30:.0f} GiB; "
+            f"recipe '{planned.recipe.name}': {per_class} generated images a class take {needed / 2**30:.0f} GiB; "
             "lower --ipc: a step takes as long"
         )
     return generate(per_class, classes=classes, size=size)

@@ -183,7 +183,7 @@ def time_arms(
     with tempfile.TemporaryDirectory() as folder:
         arms = []
         for number, (name, one) in enumerate(planned.items()):
-            ui.say(f"{name}: recipe {one.source.stem}, arm {one.request.arm}, IPC {one.resolved.recipe.ipc}")
+            ui.say(f"{name}: recipe {one.recipe.name}, arm {one.request.arm}, IPC {one.resolved.recipe.ipc}")
             say_accelerated(one)
             arms.append(set_up(name, one, Path(folder) / f"arm-{number}", real=real))
         measured = [_interleave(arms, steps + WARM_UP) for _ in range(rounds)]

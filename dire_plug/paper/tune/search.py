@@ -111,7 +111,7 @@ class StudyPlan(Studied):
         # the names of artefacts stand for recipe, data, networks, code and engine
         names = sorted(one.name for one in name_artefacts(with_data(self.own)).values())
         found = digest([names, list(map(str, self.space)), list(self.seeds)])[:8]
-        return runs_root(self.judged) / self.judged.method / self.own.source.stem / f"tune-{found}"
+        return runs_root(self.judged) / self.judged.method / self.own.recipe.name / f"tune-{found}"
 
 
 @read_once()
@@ -146,7 +146,7 @@ def plan_study(request: Request, *, seeds: int, search: Sequence[str] = (), dry:
     numbers = tuple(range(request.seed, request.seed + seeds))
     return StudyPlan(
         method=judged.method,
-        recipe=own.source.stem,
+        recipe=own.recipe.name,
         arm=judged.arm,
         ipc=own.recipe.ipc,
         engine=own.engine_shown,
@@ -222,7 +222,7 @@ def tune(
     """
     require_optuna()
     folder, execution = plan.folder(), execution or ExecutorSettings()
-    file = write or folder / f"{plan.own.source.stem}-tuned.yaml"
+    file = write or folder / f"{plan.own.recipe.name}-tuned.yaml"
     check_file(file, folder.name)
     control = _run_control(plan, execution)
     found = run_trials(plan, folder, trials=trials, parallel=parallel or _at_a_time(execution), execution=execution)
@@ -391,7 +391,7 @@ def _write(plan: StudyPlan, file: Path, study: str, best: Tried, trials: Sequenc
         f"{count_of(plan.students, 'student')} each: {best.accuracy:.1f} %, control "
         f"{control.accuracy:.1f} %; study {study}"
     )
-    origin = f"{plan.judged.method}/{plan.own.source.stem}"
+    origin = f"{plan.judged.method}/{plan.own.recipe.name}"
     comment = f"A copy of {origin} with the preset '{name}', from the study {study}"
     # its arm is derived, and no preset could take away what the recipe's own arm changes
     printed_for = plan.own.recipe.ipc if plan.judged.preset == AS_PRINTED else None

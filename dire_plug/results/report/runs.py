@@ -14,8 +14,7 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import counted, read_yaml
-from dire_plug.results.table import COMPARISON
-from dire_plug.store.runs import LOSSES, RunFolder, find_run, show_engine
+from dire_plug.store.runs import COMPARISON, LOSSES, RunFolder, find_comparisons, find_run, show_engine
 from dire_plug.types import Adapter
 
 ADVICE = "remove the folder of this run and run its command again, which takes from the store what is there"
@@ -316,8 +315,8 @@ def find_comparison(name: str, root: Path) -> Path | None:
     for path in (Path(name), Path(name) / COMPARISON):
         if path.is_file() and path.suffix == ".json":
             return path.absolute()
-    found = sorted(root.glob(f"*/*/{Path(name).name}/{COMPARISON}")) if name.startswith("compare-") else []
-    return found[0] if len(found) == 1 else None
+    found = find_comparisons(root, name) if name.startswith("compare") else []
+    return found[0] / COMPARISON if len(found) == 1 else None
 
 
 def is_ladder(names: Sequence[str], root: Path) -> bool:
