@@ -267,7 +267,10 @@ def show(run: str, runs_folder: Path | None) -> None:
     else:
         if stage := found.status().get("stage"):
             parts.append(f"stage: {stage}")
-        parts.append(f"it ended with: {error}" if error else "run its command again to resume it")
+        if error:
+            parts.append(f"it ended with: {error}")
+        elif state != "running":
+            parts.append("run its command again to resume it")
     provenance = found.path / "provenance.json"
     if not provenance.is_file():
         ui.result(*parts, data=lambda: data)

@@ -31,7 +31,7 @@ from dire_plug.recipe.loading import is_recipe_file
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import RDED, DatasetSection, Recipe, TrainingSection
 from dire_plug.recipe.values import LEARNED
-from dire_plug.stages.artefacts import FULL, role_of_independent, role_of_labeller, roles_in_loop
+from dire_plug.stages.artefacts import FULL, role_of_independent, role_of_labeller, roles_frozen, roles_in_loop
 from dire_plug.stages.embed import check_real_embeddings
 from dire_plug.stages.real_images import check_memory, too_few
 from dire_plug.stages.real_patches import check_patches
@@ -85,7 +85,7 @@ def check_names(resolved: Resolved) -> None:
     count_classes(recipe)
     check_protocol(recipe.evaluate.protocol)
     squeeze = recipe.squeeze
-    for training in trained_networks(recipe):
+    for training in trained_networks(recipe).values():
         check_architecture(training.architecture)
     for name in recipe.evaluate.students:
         check_architecture(name)
@@ -101,11 +101,12 @@ def check_names(resolved: Resolved) -> None:
             )
 
 
-def trained_networks(recipe: Recipe) -> tuple[TrainingSection, ...]:
-    """Return how the networks of a recipe are trained, without those that only terms see."""
+def trained_networks(recipe: Recipe) -> dict[str, TrainingSection]:
+    """Return dotted key → how a network of a recipe is trained, without those that only terms see."""
     squeeze = recipe.squeeze
-    labeller = () if squeeze.labeller is None else (squeeze.labeller,)
-    return (squeeze.teacher, *squeeze.others.values(), squeeze.independent, *labeller)
+    found = {"squeeze.teacher": squeeze.teacher, "squeeze.independent": squeeze.independent}
+    found |= {f"squeeze.others.{name}": one for name, one in squeeze.others.items()}
+    return found if squeeze.labeller is None else {**found, "squeeze.labeller": squeeze.labeller}
 
 
 def source_of(section: DatasetSection) -> DatasetSource:
@@ -128,12 +129,9 @@ def check_sizes(resolved: Resolved, size: int) -> None:
     Raises:
         DirePlugError: one doesn't; the message names the architecture and what it takes.
     """
-    recipe, squeeze = resolved.recipe, resolved.recipe.squeeze
-    trained = {"squeeze.teacher": squeeze.teacher, "squeeze.independent": squeeze.independent}
-    trained |= {f"squeeze.others.{name}": one for name, one in squeeze.others.items()}
-    trained |= {} if squeeze.labeller is None else {"squeeze.labeller": squeeze.labeller}
-    used = [(one.architecture, key) for key, one in trained.items()]
-    used += [(one.architecture, "term.network") for one in recipe.term.frozen(squeeze).values()]
+    recipe = resolved.recipe
+    used = [(one.architecture, key) for key, one in trained_networks(recipe).items()]
+    used += [(one.architecture, "term.network") for one in recipe.term.frozen(recipe.squeeze).values()]
     used += [(name, "evaluate.students") for name in recipe.evaluate.students]
     for name, key in used:
         try:
@@ -402,6 +400,7 @@ def check_batches(run: Run) -> None:
     roles = {"squeeze.independent": role_of_independent(run), "squeeze.labeller": role_of_labeller(run)}
     teacher, *others = roles_in_loop(run)
     roles |= {"squeeze.teacher": teacher, **{f"squeeze.others.{role.name}": role for role in others}}
+    roles |= {f"squeeze.frozen.{role.section.architecture}": role for role in roles_frozen(run)}
     found = [
         (key, len(run.dataset.train), role.section.batch_size, 1, role.section.architecture, role.stem)
         for key, role in roles.items()
