@@ -211,13 +211,17 @@ def describe_planned(
     if not units:
         return ["units of work: none; the store has all of it"], {"units": []}
     rate = find_rate(card, device=device)
-    table = Table("unit of work", title=f"{count_of(len(units), 'unit')} of work that the store lacks")
-    table.add_prose("waits for")
-    table.add_numbers("time ≈", "memory ≥", "disk ≈")
-    for titles, waits, names in _fold(units, needs, by_name):
+    title = f"{count_of(len(units), 'unit')} of work that the store lacks"
+    several = len({unit.of for unit in units}) > 1
+    tables: dict[str, Table] = {}
+    for of, titles, waits, names in _fold(units, needs, by_name):
+        if of not in tables:
+            tables[of] = Table("unit of work", title=of if several else title)
+            tables[of].add_prose("waits for")
+            tables[of].add_numbers("time ≈", "memory ≥", "disk ≈")
         cost = add_up(costs[name] for name in names)
         figures = rate.time(cost.operations), format_bytes(cost.memory), format_bytes(cost.disk)
-        table.add_row(titles, ", ".join(waits) or "nothing", *figures)
+        tables[of].add_row(titles, ", ".join(waits) or "nothing", *figures)
     whole = add_up(costs[name] for name in by_name)
     together = (
         f"together {whole.operations / 1e12:,.3g} TFLOP, time ≈ {rate.time(whole.operations)}, "
@@ -233,34 +237,33 @@ def describe_planned(
         "operations_per_second": rate.operations,
         "notes": notes,
     }
-    return [table, together, *notes], data
+    return [*([f"{title}:"] if several else []), *tables.values(), together, *notes], data
 
 
 def _fold(
     units: Sequence[Unit], needs: Mapping[str, set[str]], by_name: Mapping[str, Unit]
-) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield a row for each unit, the passes of one synthesis, or units of one title: title, what it waits for, names.
+) -> Iterator[tuple[str, str, list[str], list[str]]]:
+    """Yield a row for each unit, the passes of one synthesis, or units of one title.
 
-    What a unit waits for because another one that it waits for does isn't repeated.
+    It has what the unit is of, its title, what it waits for, and names. What a unit waits for because another one that
+    it waits for does isn't repeated.
     """
 
-    several = len({unit.of for unit in units}) > 1
-
     def title(unit: Unit) -> str:
-        run, found, part = (unit.label if several else unit.title).partition(": pass ")
+        run, found, part = unit.title.partition(": pass ")
         return f"{run}: {'batches' if ' batch ' in part else 'passes'}" if found else run
 
-    rows: dict[str, tuple[list[str], list[str]]] = {}
+    rows: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
     for unit in units:
         behind = {other for name in needs[unit.name] for other in needs[name]}
         needed = [by_name[name] for name in sorted(needs[unit.name] - behind)]
-        # what the row is of isn't said again
-        waits = [title(other).removeprefix(f"{unit.of}: ") for other in needed]
-        names, known = rows.get(title(unit), ([], []))
-        rows[title(unit)] = [*names, unit.name], list(dict.fromkeys([*known, *waits]))
-    for name, (names, waits) in rows.items():
+        # only what is of something else is said to be of that
+        waits = [title(one) if one.of == unit.of else f"{one.of}: {title(one)}" for one in needed]
+        names, known = rows.get((unit.of, title(unit)), ([], []))
+        rows[unit.of, title(unit)] = [*names, unit.name], list(dict.fromkeys([*known, *waits]))
+    for (of, name), (names, waits) in rows.items():
         folded = len(names) > 1 or name.endswith((": passes", ": batches"))
-        yield f"{name} ({len(names)})" if folded else name, waits, names
+        yield of, f"{name} ({len(names)})" if folded else name, waits, names
 
 
 def _short(value: Any) -> str:
