@@ -24,7 +24,7 @@ OF_DEVELOPERS = ("test", "docs", "dev")
 @JSON
 @click.option("--measure-rate", is_flag=True, help="Measure anew how fast this machine trains, for --dry-run.")
 def doctor(data_root: Path | None, measure_rate: bool) -> None:
-    """Show versions, device, extras, data and upstreams, and how to get each."""
+    """Show versions, device, extras, data, upstreams; how to get each."""
     from dire_plug.data import default_root, find_all
     from dire_plug.pipeline import rates
     from dire_plug.store.runs import choose_device

@@ -265,11 +265,11 @@ def show(run: str, runs_folder: Path | None) -> None:
             parts.append(run_summary(finished))
             data |= run_json(finished)
     else:
-        if stage := found.status().get("stage"):
-            parts.append(f"stage: {stage}")
         if error:
             parts.append(f"it ended with: {error}")
-        elif state != "running":
+        if stage := found.status().get("stage"):
+            parts.append(f"stage: {stage}")
+        if not error and state != "running":
             parts.append("run its command again to resume it")
     provenance = found.path / "provenance.json"
     if not provenance.is_file():
