@@ -27,7 +27,8 @@ def test_tensorboard_has_each_step_once_however_often_a_run_is_shown(
     before = (run / "metrics.json").read_bytes()
     for _ in range(2):
         answer = cli("run", "sre2l", "--recipe", recipe, "--engine", "native", "--log", "tensorboard")
-        assert (answer.code, "--log" in answer.err) == (0, False), answer.err
+        assert (answer.code, "warning: --log" in answer.err) == (0, False), answer.err
+        assert f"tensorboard --logdir {run.parents[2]}" in answer.err
     found = reader.EventAccumulator(str(run / "tensorboard"))
     found.Reload()
     losses = read_json(run / "losses.json")
