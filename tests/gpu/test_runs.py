@@ -17,7 +17,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         *("--set", "real.coreset=4"),
     ),
     "several regularizers, a bank, stored labels": (
-        *("--dire", "--regularizer", "energy=0.1", "--regularizer", "dpp=0.01", "--set", "recover.bank=true"),
+        *("--regularizer", "energy=0.1", "--regularizer", "dpp=0.01", "--set", "recover.bank=true"),
         *("--set", "recover.plan.per_class=1", "--set", "evaluate.protocol=fkd", "--set", "evaluate.mixup=0"),
     ),
     "real images": ("--arm", "k-center"),
