@@ -93,10 +93,9 @@ def rank(
         device = requests[0].device
         show_planned(lambda: [plan_set_costs("rank", one, **chosen) for one in requests], card=card, device=device)
         return
-    if len(requests) > 1:
-        for one in requests:
-            # before the first is ranked: a later one that is missing or damaged
-            open_for_ranking(one, **chosen)
+    for one in requests[1:]:
+        # before the first is ranked: a later one that is missing or damaged
+        open_for_ranking(one, **chosen)
     Runner(execution).make(plan)
     ranked = [rank_set(request, weight=weight, **chosen) for request in requests]
     ui.result(render(ranked), data=lambda: [one.to_json() for one in ranked])

@@ -45,8 +45,8 @@ class Runner:
     def prepare(self, requests: Iterable[Request], *, skip_bad: bool = False) -> None:
         """Check some runs and make all that the store lacks of them, so that asking for them only puts them together.
 
-        `inline` checks one seed of each alone, and makes nothing yet. What fails is raised when the run that needs it
-        is asked for, and isn't tried again.
+        `inline` checks one seed of each, where they differ in more than seeds, and makes nothing yet. What fails is
+        raised when the run that needs it is asked for, and isn't tried again.
 
         Args:
             skip_bad: whether a request that can't be planned is left to that moment too.
@@ -72,11 +72,13 @@ class Runner:
 
     def _check(self, requests: Iterable[Request]) -> None:
         """Raise for what a late stage of some runs would refuse; one seed stands for all."""
-        for request in requests:
-            if (alike := replace(request, seed=0)) not in self._checked:
+        alike = {replace(request, seed=0): request for request in requests}
+        # where all are of one kind, the first one is checked when it is run, which is next
+        for kind, request in alike.items() if len(alike) > 1 else ():
+            if kind not in self._checked:
                 run = with_data(plan_run(request))
                 check_run(run, name_artefacts(run))
-                self._checked.add(alike)
+                self._checked.add(kind)
 
     def make(self, plan: Callable[[], Iterable[Unit]]) -> None:
         """Make the units that `plan` returns, unless everything runs inline.

@@ -31,9 +31,9 @@ LOSSES = "losses.json"
 METRICS = "metrics.json"
 """In the run's folder: accuracies, diversity, and what they were made from; written when all stages are done."""
 ARTEFACTS = "artefacts.json"
+"""In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
 COMPARISON = "compare.json"
 """The file of a comparison in its folder, which lies beside its runs."""
-"""In the run's folder: name → role of every entry of the store that the run consists of or is made from."""
 DATA = "data"
 RERUN: dict[str, tuple[str, ...]] = {
     DATA: ("pixels",),

@@ -122,7 +122,8 @@ def _from_runs(
     by_age = sorted(candidates, key=lambda one: str(one.status().get("updated")))
     same = [run for run in by_age if _what_counts(read_yaml(run.path / "recipe.yaml"), cell.arm) == wanted]
     # as in a table, runs of other networks or data aren't averaged: those like the last one count
-    by_seed = {run.metrics()["seed"]: run for run in same if _made_with(run) == _made_with(same[-1])}
+    last = _made_with(same[-1]) if same else None
+    by_seed = {run.metrics()["seed"]: run for run in same if _made_with(run) == last}
     chosen = [by_seed[seed] for seed in sorted(by_seed)]
     metrics = [run.metrics() for run in chosen]
     best = [ACCURACY[1].read(one) for one in metrics] if cell.read == "accuracy" else [None]
