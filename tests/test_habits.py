@@ -117,6 +117,28 @@ def test_an_issue_form_asks_each_thing_once(form: Path) -> None:
     assert len(asked) == len(set(asked)) > 0
 
 
+def test_the_readme_and_the_citation_cite_the_paper_alike() -> None:
+    paper = read_yaml(ROOT / "CITATION.cff")["preferred-citation"]
+    kind, entry = re.findall(r"^@(\w+)\{(.*?)^\}", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+    fields = {key: re.sub("[{}]", "", value) for key, value in re.findall(r"(\w+) += \{(.*)\},?$", entry, re.MULTILINE)}
+    assert (kind, paper["type"]) == ("inproceedings", "conference-paper")
+    assert fields == {
+        "title": paper["title"],
+        "author": " and ".join(f"{one['family-names']}, {one['given-names']}" for one in paper["authors"]),
+        "booktitle": paper["collection-title"],
+        "year": str(paper["year"]),
+        "note": paper["identifiers"][0]["value"],
+    }
+
+
+def test_the_pages_and_the_image_name_the_ranges_lowest_torch() -> None:
+    (lowest,) = pins(ROOT / "ci" / "lowest.txt")["torch"]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "containers").iterdir()]
+    named = re.findall(r"\btorch ?(?:≥|>=) ?([\d.]*\d)", "\n".join(page.read_text() for page in pages))
+    assert len(named) > 1
+    assert {Version(version) for version in named} == {lowest}
+
+
 def test_the_changelog_and_the_citation_have_the_version() -> None:
     (newest, *_) = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest == PROJECT["version"] == read_yaml(ROOT / "CITATION.cff")["version"]
