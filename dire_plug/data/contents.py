@@ -25,7 +25,7 @@ from dire_plug import ui
 from dire_plug.data.dataset import Dataset, TensorSplit
 from dire_plug.data.folders import UNREADABLE, File, FolderSplit, check_image, crop, open_image
 from dire_plug.data.listing import SETTLED, folder_of
-from dire_plug.data.reading import count_cores
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, new_folder, read_json, write_atomically, write_json
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from dire_plug.data.reading import count_cores
 from dire_plug.data.subsample import images_per_class
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")

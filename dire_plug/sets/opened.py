@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dire_plug import plugins
 from dire_plug.data import class_count, names
-from dire_plug.data.validation import JUDGED_ON_VALIDATION
 from dire_plug.errors import DirePlugError
 from dire_plug.files import expand_user, read_json
+from dire_plug.measures import JUDGED_ON_VALIDATION
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection

@@ -24,9 +24,9 @@ from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
 from dire_plug.models.checkpoint import load
 from dire_plug.native import load_native
+from dire_plug.recipe.check import FULL
 from dire_plug.seeding import seed_everything
 from dire_plug.stages.artefacts import (
-    FULL,
     Inputs,
     Networks,
     Source,

@@ -17,11 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from dire_plug.files import write_json
-from dire_plug.pipeline import FinishedRun
 from dire_plug.results.figures import INK, LINE, save_figure
 from dire_plug.results.report.images import has_images
 from dire_plug.results.report.runs import ReportRun, read_run
-from dire_plug.store.runs import RunFolder
+from dire_plug.store.runs import FinishedRun, RunFolder
 
 METADATA = ("Date", "Creator", "Format", "Type")
 """Keys that matplotlib would write into a drawing; left out, so that the same runs give the same page."""

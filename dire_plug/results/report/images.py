@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
+from dire_plug.recipe.check import FULL
 from dire_plug.results.report.runs import ADVICE, PlanFile, ReportRun, read_file
-from dire_plug.stages.artefacts import FULL
 from dire_plug.stages.embed import FILE, embedder
 from dire_plug.stages.images import read_image, read_saved, read_tensors
 from dire_plug.stages.squeeze import FILE as NETWORK

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
 from dire_plug.data.folders import decode
-from dire_plug.data.reading import count_cores
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
 
 PATHS = "paths"

@@ -24,7 +24,6 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.recipe import read_yaml
-from dire_plug.results import render
 from dire_plug.results.figures import COLOURS, colour, colours
 from dire_plug.results.report import (
     ReportRun,
@@ -43,6 +42,7 @@ from dire_plug.results.report.images import embed_runs, find_class
 from dire_plug.results.report.page import caution, make_notes, make_tables, sum_up
 from dire_plug.results.report.similarity import REAL, class_similarities
 from dire_plug.results.report.tsne import project, spread_rows
+from dire_plug.results.table import render
 from dire_plug.store.runs import RunFolder
 from dire_plug.tables import with_minus
 
