@@ -36,7 +36,7 @@ from dire_plug.python.results import ComparisonResult, RunResult, SetResult
 from dire_plug.recipe import DEFAULT_ARMS
 from dire_plug.results.arms import compare as run_comparison
 from dire_plug.results.arms import with_ladder
-from dire_plug.results.report import find_runs
+from dire_plug.results.report.runs import find_runs
 from dire_plug.results.stored import load_comparison as read_comparison
 from dire_plug.results.stored import store_comparison
 from dire_plug.sets.evaluate import evaluate_set

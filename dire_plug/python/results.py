@@ -19,9 +19,10 @@ from dire_plug.measures import SPACES, read_values, run_measures
 from dire_plug.python.options import check_choice
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import FORMATS, save_figure
-from dire_plug.results.report import ReportRun, read_run
 from dire_plug.results.report.curves import draw_strips
-from dire_plug.results.report.images import count_classes, read_pixels
+from dire_plug.results.report.images import count_classes
+from dire_plug.results.report.runs import ReportRun, read_run
+from dire_plug.results.set_export import read_pixels
 from dire_plug.results.statistics import summarise
 from dire_plug.results.stored import image_folders, images_figure
 from dire_plug.results.table import difference, read_column, render

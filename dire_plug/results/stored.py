@@ -14,6 +14,7 @@ from torchvision.utils import make_grid
 
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, read_json, write_json
+from dire_plug.image_files import TENSORS
 from dire_plug.measures import run_measures
 from dire_plug.recipe.check import FULL
 from dire_plug.results.comparison import Comparison
@@ -21,7 +22,7 @@ from dire_plug.results.figures import new_figure, save_figure
 from dire_plug.results.ladder import Step, save_steps
 from dire_plug.results.statistics import Summary, summarise
 from dire_plug.results.table import difference, notes, pairs_of, powers_of, read_column, step_difference
-from dire_plug.stages.images import TENSORS, read_tensors
+from dire_plug.stages.images import read_tensors
 from dire_plug.store.runs import COMPARISON, FinishedRun, RunFolder
 
 

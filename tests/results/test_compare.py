@@ -34,7 +34,7 @@ from dire_plug.results.arms import (
     with_ladder,
 )
 from dire_plug.results.comparison import Comparison
-from dire_plug.results.report import is_ladder
+from dire_plug.results.report.runs import is_ladder
 from dire_plug.results.statistics import (
     paired_difference,
     pairs_needed,

@@ -29,7 +29,9 @@ from dire_plug.paper.reproduce.scales import SMOKE_SETTINGS
 from dire_plug.paper.timing import Timing, time_arms
 from dire_plug.pipeline import plan_run
 from dire_plug.pipeline.request import same_but_arm
-from dire_plug.results.report import draw_class_grid, draw_class_similarity, draw_tsne
+from dire_plug.results.report.class_grid import draw_class_grid
+from dire_plug.results.report.similarity import draw_class_similarity
+from dire_plug.results.report.tsne import draw_tsne
 from dire_plug.results.statistics import Summary, summarise
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.measure import measure_set
