@@ -1,7 +1,8 @@
-"""Copy tensors to a device without making the host wait for what the device has still to do."""
+"""Count the cores of this process, and copy tensors to a device without making the host wait for it."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,3 +22,8 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 def pin(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor from which `upload` doesn't wait: from pageable memory a copy to CUDA waits for its turn."""
     return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use: those of its job, where a cluster gives it a part of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

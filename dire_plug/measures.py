@@ -141,3 +141,26 @@ def run_measures() -> tuple[Measure, ...]:
 def read_values(metrics: Mapping[str, Any], measures: tuple[Measure, ...] | None = None) -> dict[str, float | None]:
     """Return key → value of measures of one run, by default all; None where a value is missing."""
     return {measure.key: measure.read(metrics) for measure in measures or run_measures()}
+
+
+def diversity_cells(space: str, values: Mapping[str, Any]) -> list[str]:
+    """Return one value in each column of one embedding; a dash where it is missing."""
+    measures = diversity_measures(space)
+    found = [measure.read({"diversity": {space: values}}) for measure in measures]
+    return ["–" if value is None else f"{value:.{one.digits}f}" for value, one in zip(found, measures, strict=True)]
+
+
+JUDGED_ON_VALIDATION = (
+    "tested on validation images, held out of the training set, not on the test set: 'best on test' is best on those"
+)
+"""The note below accuracies that are of validation images."""
+
+
+def full_notes(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the notes on the arm `full`: how long its students trained, and why it has no coverage."""
+    lines = ["full: no coverage (–): its images are the ones to be covered, so each covers itself"]
+    if budget := metrics["accuracy"].get("full"):
+        epochs = f"{budget['epochs']} epoch{'' if budget['epochs'] == 1 else 's'}"
+        steps = f"{budget['steps']:,} steps; IPC images per class get {budget['subset_steps']:,}"
+        lines.insert(0, f"full: all {budget['images']:,} training images, in {epochs} ({steps})")
+    return lines

@@ -35,7 +35,7 @@ from dire_plug.recipe import (
 )
 from dire_plug.recipe.loading import flatten, merge
 from dire_plug.recipe.model import RecoverSection
-from dire_plug.results.comparison import plan_steps, with_ladder
+from dire_plug.results.arms import plan_steps, with_ladder
 from dire_plug.types import Adapter, LoopInputs, Plan, Slot
 from dire_plug.upstream.source.patching import check_rules
 from dire_plug.upstream.source.vendor import patch_files

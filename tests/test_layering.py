@@ -32,7 +32,7 @@ ROWS = (
     ("plugins",),
     ("acceleration",),
     ("recipe",),
-    ("hookspecs",),
+    ("hookspecs", "image_files"),
     ("types", "table_files"),
     ("ui", "tables", "measures", "errors", "files", "home", "seeding", "devices"),
 )

@@ -69,11 +69,12 @@ def compare(
     from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import read_data, same_but_arm
-    from dire_plug.results import compare as run_comparison
-    from dire_plug.results import draw_ladder, render, store_comparison, to_json
-    from dire_plug.results.comparison import comparison_requests, plan_steps, with_ladder
-    from dire_plug.results.report import draw_class
+    from dire_plug.results.arms import compare as run_comparison
+    from dire_plug.results.arms import comparison_requests, plan_steps, with_ladder
+    from dire_plug.results.report.class_grid import draw_class
     from dire_plug.results.report.images import find_label
+    from dire_plug.results.stored import draw_ladder, store_comparison, to_json
+    from dire_plug.results.table import render
 
     request = make_request(method, **options)
     # each arm once, in the order given

@@ -21,7 +21,7 @@ from dire_plug.types import LoopInputs
 if TYPE_CHECKING:
     from dire_plug.pipeline import Request, Run
     from dire_plug.pipeline.unit_costs import UnitCost
-    from dire_plug.pipeline.work_units import Unit
+    from dire_plug.store.units import Unit
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
@@ -198,7 +198,7 @@ def describe_planned(
     """Return units of work, of one or of several plans, what each waits for, and what it costs; as shown, as data."""
     from dire_plug.pipeline.rates import find_rate
     from dire_plug.pipeline.unit_costs import add_up, too_large
-    from dire_plug.pipeline.work_units import once, waits_for
+    from dire_plug.store.units import once, waits_for
 
     try:
         plans = plan()

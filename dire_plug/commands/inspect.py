@@ -14,13 +14,14 @@ from rich.console import Group, RenderableType
 from dire_plug import home, plugins, ui
 from dire_plug.commands.completion import offer_arms, offer_methods, offer_recipes, offer_runs
 from dire_plug.commands.options import JSON, RUNS_FOLDER, table_files
+from dire_plug.commands.tables import run_json, run_summary
 from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import format_bytes, from_here, read_json
 from dire_plug.measures import ACCURACY, read_values
 from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, preset_names, read_yaml, recipe_names
 from dire_plug.store.cleaning import KINDS, read_entries, runs_naming, weigh
 from dire_plug.store.provenance import Code
-from dire_plug.store.runs import ARTEFACTS, RunFolder, find_run, list_runs
+from dire_plug.store.runs import ARTEFACTS, FinishedRun, RunFolder, find_run, list_runs
 from dire_plug.tables import Table, with_notes
 
 WHAT = ("methods", "recipes", "plugins", "runs", "artefacts")
@@ -252,9 +253,6 @@ def show(run: str, runs_folder: Path | None) -> None:
 
     RUN is its folder name, an unambiguous part of it, or a path.
     """
-    from dire_plug.commands.tables import run_json, run_summary
-    from dire_plug.pipeline import FinishedRun
-
     found = find_run((runs_folder or home.runs()).absolute(), run)
     state, error = found.state(), found.status().get("error")
     data: dict[str, Any] = {"folder": found.path, "state": state, "error": error}

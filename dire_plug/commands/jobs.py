@@ -14,7 +14,7 @@ from dire_plug.errors import DirePlugError
 
 if TYPE_CHECKING:
     from dire_plug.executors.jobs import Job, State, Submitted
-    from dire_plug.pipeline.work_units import Unit
+    from dire_plug.store.units import Unit
 
 
 @click.group(invoke_without_command=True)

@@ -29,8 +29,8 @@ from dire_plug.tables import Table, with_notes
 
 if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
-    from dire_plug.pipeline.work_units import Unit
     from dire_plug.sets.robust_scores import RankedSet
+    from dire_plug.store.units import Unit
 
 SCORES = ("LRS", "ARS", "HLR", "IOR", "IOR plain")
 CONDITIONS = ("set own", "random own", "set plain", "random plain", "set hard", "random hard", "full hard")

@@ -14,10 +14,9 @@ from dire_plug.commands.options import DEVICE, JSON, RUNS_FOLDER
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest
 from dire_plug.store.provenance import command
-from dire_plug.store.runs import choose_device
 
 if TYPE_CHECKING:
-    from dire_plug.results.report import ReportRun
+    from dire_plug.results.report.runs import ReportRun
 
 SUFFIXES = (".html", ".htm")
 
@@ -37,7 +36,8 @@ def report(
     RUN is a run's folder, a part of its name, or the folder of a comparison. The page is one self-contained file, with
     tables, images, diversity, loss curves and provenance.
     """
-    from dire_plug.results.report import find_runs, is_ladder, write_report
+    from dire_plug.results.report.page import write_report
+    from dire_plug.results.report.runs import find_runs, is_ladder
 
     if to is not None and to.suffix not in SUFFIXES:
         raise DirePlugError(f"--to {to}: a report is one HTML page; end its name in {' or '.join(SUFFIXES)}")
@@ -46,7 +46,7 @@ def report(
     path = to or _default_path(runs, found)
     line = shlex.join(command())
     ladder = is_ladder(runs, root)
-    write_report(found, path, class_name=class_name, ladder=ladder, device=choose_device(device), command=line)
+    write_report(found, path, class_name=class_name, ladder=ladder, device=device, command=line)
     ui.result(f"report: {path}", data=lambda: {"report": path, "runs": [one.folder.path for one in found]})
 
 

@@ -132,7 +132,7 @@ def export(what: tuple[str, ...], target: Path, form: str, kinds: tuple[str, ...
 
 
 def _export_set(what: tuple[str, ...], target: Path, *, form: str, kinds: tuple[str, ...], root: Path) -> None:
-    from dire_plug.results.report import read_run
+    from dire_plug.results.report.runs import read_run
     from dire_plug.results.set_export import CARD, FORMS, RECIPE, export_set
 
     if len(what) != 1 or kinds:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from dire_plug.measures import read_values
-from dire_plug.store.runs import show_engine
+from dire_plug.measures import JUDGED_ON_VALIDATION, diversity_cells, diversity_measures, full_notes, read_values
+from dire_plug.store.runs import FinishedRun, show_engine
 from dire_plug.tables import Table, with_notes
-
-if TYPE_CHECKING:
-    from dire_plug.pipeline import FinishedRun
 
 
 def run_summary(finished: FinishedRun) -> RenderableType:
     """Return the tables of one run: accuracy, and diversity in T and I with the real reference."""
-    from dire_plug.data.validation import JUDGED_ON_VALIDATION
-    from dire_plug.measures import diversity_measures
-    from dire_plug.results.table import diversity_cells, full_notes
-
     metrics = finished.metrics
     engine = show_engine(metrics["engine"], metrics.get("accelerate", {}).get("synthesis", ()))
     title = f"{metrics['arm']}, seed {metrics['seed']}, IPC {metrics['ipc']}, engine {engine}"

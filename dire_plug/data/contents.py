@@ -23,11 +23,12 @@ from torch import Tensor
 
 from dire_plug import ui
 from dire_plug.data.dataset import Dataset, TensorSplit
-from dire_plug.data.folders import UNREADABLE, File, FolderSplit, check_image, crop, open_image
+from dire_plug.data.folders import File, FolderSplit, crop
 from dire_plug.data.listing import SETTLED, folder_of
-from dire_plug.data.reading import count_cores
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest_file, new_folder, read_json, write_atomically, write_json
+from dire_plug.image_files import UNREADABLE, check_image, open_image
 
 REVISION = 1
 """Raised when the same files give other pixels."""

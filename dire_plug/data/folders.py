@@ -2,30 +2,24 @@
 
 import contextlib
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from dire_plug.data.reading import count_cores
 from dire_plug.data.subsample import images_per_class
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
+from dire_plug.image_files import decode
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 INNER = "images"
 """A folder of a class folder in which its images may lie."""
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""The formats that are opened. Pillow goes by the content, and for some formats starts a program (EPS: Ghostscript)."""
-UNREADABLE = (OSError, SyntaxError, ValueError, struct.error)
-"""What opening and decoding an image raises, where the file is at fault."""
-MOST_PIXELS = 89_478_485
-"""More in one image are taken for an attack, as by Pillow, which only warns from there to twice as many."""
 
 
 @dataclass(frozen=True)
@@ -90,60 +84,6 @@ def list_images(folder: Path, label: int, *, limit: int | None = None) -> list[F
 def label_tensor(files: Sequence[File]) -> Tensor:
     """Return the labels of files, [N], int64."""
     return torch.tensor([file.label for file in files], dtype=torch.int64)
-
-
-def decode(path: Path, *, upright: bool = False) -> Image.Image:
-    """Decode an image file to RGB; `upright` as in `open_image`.
-
-    Raises:
-        DirePlugError: it is truncated or no image that `open_image` takes.
-    """
-    try:
-        return open_image(path, upright=upright)
-    except UNREADABLE as error:
-        raise DirePlugError(f"{path}: the image cannot be decoded: {error}. Get this file again") from error
-
-
-def open_image(path: Path, *, upright: bool = False) -> Image.Image:
-    """Open an image file as RGB, 8 bits a channel.
-
-    Args:
-        upright: whether to turn a photo as its EXIF says that the camera was held.
-
-    Raises:
-        As `check_image`; OSError: it is truncated; ValueError: its EXIF data are damaged.
-    """
-    with check_image(path) as image:
-        try:
-            return (ImageOps.exif_transpose(image) if upright else image).convert("RGB")
-        except struct.error as error:
-            raise ValueError("its EXIF data are damaged") from error
-
-
-def check_image(path: Path) -> Image.Image:
-    """Return an image file opened, not decoded: its header is read and found to be one that is taken.
-
-    Raises:
-        OSError: it cannot be read, or is of none of `FORMATS`, whatever its name says.
-        ValueError: it has 16 bits of grey, of which RGB would keep none above 255, or too many pixels.
-        SyntaxError: it is damaged.
-    """
-    try:
-        image = Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise OSError(f"its content is none of {', '.join(FORMATS)}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"more than {MOST_PIXELS:,} pixels") from error
-    problem = None
-    if image.width * image.height > MOST_PIXELS:
-        problem = f"more than {MOST_PIXELS:,} pixels"
-    # Pillow's conversion to RGB would cut such values off at 255 without a warning
-    elif image.mode.startswith(("I", "F")):
-        problem = f"its grey levels have more than 8 bits (Pillow's mode {image.mode}); save it with 8"
-    if problem is not None:
-        image.close()
-        raise ValueError(problem)
-    return image
 
 
 def decode_all(files: Sequence[File], *, size: int) -> Tensor:

@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import functional as transforms
 from dire_plug.data.augmentation.batch import draw_boxes
 from dire_plug.data.dataset import Split
 from dire_plug.data.folders import FolderSplit
-from dire_plug.data.reading import count_cores
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
 
 SCALE = (0.08, 1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,8 +55,3 @@ def read_batches(split: Split, batches: Iterable[Tensor], *, device: torch.devic
 
     for images, labels in load_ahead(read, batches):
         yield upload(images, device), upload(labels, device)
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use: those of its job, where a cluster gives it a part of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,10 +21,6 @@ from dire_plug.errors import DirePlugError
 
 Judge = Literal["test", "validation"]
 
-JUDGED_ON_VALIDATION = (
-    "tested on validation images, held out of the training set, not on the test set: 'best on test' is best on those"
-)
-"""The note below accuracies that are of validation images."""
 SEED = 0
 FEWEST_LEFT = 2
 """A class keeps at least so many times the images that it gives."""

@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
 from dire_plug.executors.jobs import Job, Submitted
-from dire_plug.pipeline.work_units import Unit
 from dire_plug.store.lease import read_holder
+from dire_plug.store.units import Unit
 
 
 def cancel_jobs(found: Sequence[tuple[Job, Unit]], ids: Mapping[str, Submitted]) -> Iterator[str]:

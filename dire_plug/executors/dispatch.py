@@ -15,12 +15,13 @@ from dire_plug.errors import DirePlugError, UnitsFailedError
 from dire_plug.executors.jobs import BLOCKED, job_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.files import read_json
-from dire_plug.pipeline import FinishedRun, plan_run, run_arm
+from dire_plug.pipeline import plan_run, run_arm
 from dire_plug.pipeline.request import with_data
 from dire_plug.pipeline.run import announce, check_run, name_artefacts
-from dire_plug.pipeline.work_units import Unit, once, units_of
+from dire_plug.pipeline.work_units import units_of
 from dire_plug.recipe import read_yaml
-from dire_plug.store.runs import LOSSES, Request, choose_device
+from dire_plug.store.runs import LOSSES, FinishedRun, Request, choose_device
+from dire_plug.store.units import Unit, once
 from dire_plug.upstream.runner import read_tail
 
 

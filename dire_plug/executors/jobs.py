@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from dire_plug import home, ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder, read_json, write_json
-from dire_plug.pipeline.work_units import Unit
 from dire_plug.store.artefacts import ENTRY, JOBS, is_sound
 from dire_plug.store.provenance import cluster_job
+from dire_plug.store.units import Unit
 from dire_plug.tables import Table
 
 SUBMISSIONS = "submissions"

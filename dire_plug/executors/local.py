@@ -23,13 +23,13 @@ from typing import ClassVar
 import torch
 
 from dire_plug import ui
-from dire_plug.data.reading import count_cores
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.jobs import BLOCKED, Job, job_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.worker import Stopped, stopping, work
-from dire_plug.pipeline.work_units import Unit, waits_for
 from dire_plug.store.lease import holder
+from dire_plug.store.units import Unit, waits_for
 from dire_plug.upstream.runner import python_path, visible_gpus
 
 PATIENCE = 10.0

@@ -38,9 +38,9 @@ from dire_plug.executors.jobs import (
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.worker import Stopped, stopping, work
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
-from dire_plug.pipeline.work_units import Unit, waits_for
 from dire_plug.store.lease import hold
 from dire_plug.store.provenance import cluster_job
+from dire_plug.store.units import Unit, waits_for
 from dire_plug.tables import with_notes
 from dire_plug.upstream.runner import python_path
 

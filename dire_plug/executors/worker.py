@@ -14,9 +14,9 @@ from types import FrameType
 
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.jobs import Job, reporting
-from dire_plug.pipeline.work_units import Unit
 from dire_plug.store.lease import hold
 from dire_plug.store.provenance import cluster_job
+from dire_plug.store.units import Unit
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """What clusters send before they end a job: SLURM SIGTERM, or what was asked for; some send SIGUSR1 at preemption."""

@@ -25,13 +25,13 @@ from dire_plug.models import check_architecture, check_size
 from dire_plug.models.small_networks import GREY
 from dire_plug.pipeline.network_costs import takes_one_image
 from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_names, recipe_path, resolve
-from dire_plug.recipe.check import raise_problems
+from dire_plug.recipe.check import FULL, raise_problems
 from dire_plug.recipe.evaluate import CVDDSection, HardLabelsSection, check_protocol
 from dire_plug.recipe.loading import is_recipe_file
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import RDED, DatasetSection, Recipe, TrainingSection
 from dire_plug.recipe.values import LEARNED
-from dire_plug.stages.artefacts import FULL, role_of_independent, role_of_labeller, roles_frozen, roles_in_loop
+from dire_plug.stages.artefacts import role_of_independent, role_of_labeller, roles_frozen, roles_in_loop
 from dire_plug.stages.embed import check_real_embeddings
 from dire_plug.stages.real_images import check_memory, too_few
 from dire_plug.stages.real_patches import check_patches

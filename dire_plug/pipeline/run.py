@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -12,9 +11,9 @@ from dire_plug.files import write_atomically, write_json
 from dire_plug.pipeline.gpu_memory import check_gpu_memory, gpu_memory
 from dire_plug.pipeline.request import check_batches, check_counts, plan_run, with_data
 from dire_plug.recipe import as_file
+from dire_plug.recipe.check import FULL
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.stages.artefacts import (
-    FULL,
     Networks,
     Source,
     embeddings_of,
@@ -42,27 +41,12 @@ from dire_plug.store import provenance
 from dire_plug.store.artefacts import Artefact, differences
 from dire_plug.store.cleaning import register
 from dire_plug.store.lease import Lease, hold, until_kept
-from dire_plug.store.runs import ARTEFACTS, METRICS, Request, Run, RunFolder, run_folder
+from dire_plug.store.runs import ARTEFACTS, METRICS, FinishedRun, Request, Run, RunFolder, run_folder
 from dire_plug.upstream.source.patching import patch_digest
 from dire_plug.upstream.source.vendor import patch_files
 
 ON_DEMAND = ("embeddings", "radii", "reference")
 """Kinds that a stage makes only for another artefact; a finished run can do without them."""
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A finished run.
-
-    Attributes:
-        reused: whether all of it was there before.
-        notes: what of it was made with other threads, another torch or device than this process has.
-    """
-
-    folder: RunFolder
-    metrics: dict[str, Any]
-    reused: bool
-    notes: tuple[str, ...] = field(default=())
 
 
 @until_kept

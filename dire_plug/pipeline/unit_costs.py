@@ -20,13 +20,12 @@ from dire_plug.pipeline.network_costs import count_unrolled
 from dire_plug.pipeline.rates import Rate
 from dire_plug.pipeline.request import absence, check_sizes, count_images, plan_run, read_data, with_stand_in
 from dire_plug.pipeline.run import section_of
-from dire_plug.pipeline.work_units import Unit, units_of
+from dire_plug.pipeline.work_units import units_of
 from dire_plug.plugins import read_once
+from dire_plug.recipe.check import CHOSEN, FULL
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
 from dire_plug.recipe.model import RDED
 from dire_plug.stages.artefacts import (
-    CHOSEN,
-    FULL,
     INDEPENDENT,
     MAIN,
     Role,
@@ -40,6 +39,7 @@ from dire_plug.stages.evaluate import stores_labels
 from dire_plug.stages.recover import MOST_BYTES
 from dire_plug.stages.squeeze import all_roles
 from dire_plug.store.runs import Request, Run
+from dire_plug.store.units import Unit
 from dire_plug.training.soft_labels import labels_bytes
 from dire_plug.training.students import is_tested
 from dire_plug.types import Slot

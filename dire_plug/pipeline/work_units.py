@@ -10,15 +10,14 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
-from importlib import import_module
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dire_plug.acceleration import check_possible
 from dire_plug.errors import DirePlugError
-from dire_plug.files import digest, make_folder
+from dire_plug.files import make_folder
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.pipeline.run import ON_DEMAND, check_gpu, name_artefacts, name_measures, section_of
 from dire_plug.plugins import read_once
@@ -51,6 +50,7 @@ from dire_plug.stages.squeeze import all_roles, ensure_network
 from dire_plug.store.artefacts import WORK, Artefact, Store, is_sound
 from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Request, Run
+from dire_plug.store.units import Unit, changed_since, once
 
 MAKER = "dire_plug.pipeline.work_units:make_unit"
 """Of the units of runs."""
@@ -66,72 +66,6 @@ Part = tuple[str, str, list[Artefact], Callable[..., object]]
 """Stage, part, the artefacts that it makes, and the function that makes them."""
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A piece of work that one process does by itself.
-
-    Attributes:
-        title: its name for people, such as `evaluate dire, seed 1: convnet 0`.
-        stage: squeeze, prepare, embed, recover, evaluate or measure.
-        part: which network, pass or student; "" where the stage is one unit.
-        makes: the names of the artefacts that it makes.
-        needs: the names of those that it is made from.
-        maker: `module:function` that makes it, called with the unit and with `log`, a file.
-        subject: what the function is to know beside the unit, JSON-like: for a run its request.
-        of: the method, recipe and IPC, or the set, that it belongs to; of several, the first.
-        device: on which it is made.
-    """
-
-    title: str
-    stage: str
-    part: str
-    makes: tuple[str, ...]
-    needs: frozenset[str]
-    maker: str
-    subject: Mapping[str, Any]
-    of: str = ""
-    device: str = "auto"
-
-    @cached_property
-    def name(self) -> str:
-        """`<stage>-<12 hex of what it makes>`."""
-        return f"{self.stage}-{digest(sorted(self.makes))[:12]}"
-
-    @property
-    def label(self) -> str:
-        """The title with what it belongs to, where units of several stand side by side."""
-        return f"{self.of}: {self.title}" if self.of else self.title
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields, JSON-like."""
-        return {**asdict(self), "needs": sorted(self.needs)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Unit:
-        """Return the unit that `to_json` wrote."""
-        return cls(**{**content, "makes": tuple(content["makes"]), "needs": frozenset(content["needs"])})
-
-    def make(self, *, log: Path) -> None:
-        """Make the unit in this process; what of it is there already isn't made again.
-
-        Args:
-            log: receives what upstream's script prints.
-
-        Raises:
-            DirePlugError: what the unit would make isn't what was asked for; or a stage failed.
-        """
-        module, _, function = self.maker.partition(":")
-        getattr(import_module(module), function)(self, log=log)
-
-
-def changed_since(unit: Unit, others: Iterable[str]) -> DirePlugError:
-    """Return the error for a unit that would make other artefacts now than when it was planned."""
-    return DirePlugError(
-        f"{unit.title}: the code, the data or the recipe changed after this was planned, so {min(others)} would be "
-        "something else now; run the command again"
-    )
-
-
 def plan_units(requests: Iterable[Request]) -> list[Unit]:
     """Return what the store lacks of some runs, each unit once, in an order in which they can be made.
 
@@ -140,14 +74,6 @@ def plan_units(requests: Iterable[Request]) -> list[Unit]:
     """
     with read_once():
         return once(unit for request in requests for unit in units_of(with_data(plan_run(request))))
-
-
-def once(units: Iterable[Unit]) -> list[Unit]:
-    """Return each unit once: of those that make the same, the first."""
-    found: dict[str, Unit] = {}
-    for unit in units:
-        found.setdefault(unit.name, unit)
-    return list(found.values())
 
 
 def units_of(run: Run) -> list[Unit]:
@@ -234,12 +160,6 @@ def request_of(unit: Unit) -> Request:
     paths = {key: Path(content[key]) for key in ("out", "data_root") if content[key] is not None}
     lists = {key: tuple(content[key]) for key in ("settings", "sections", "rerun", "able") if content[key] is not None}
     return Request(**{**content, **paths, **lists})
-
-
-def waits_for(units: Sequence[Unit]) -> dict[str, set[str]]:
-    """Return the name of each unit → the names of those among the others that make what it needs."""
-    makers = {made: unit.name for unit in units for made in unit.makes}
-    return {unit.name: {makers[one] for one in unit.needs if one in makers} for unit in units}
 
 
 def check_inputs(unit: Unit, store: Store) -> None:

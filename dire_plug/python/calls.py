@@ -34,11 +34,11 @@ from dire_plug.python.options import (
 )
 from dire_plug.python.results import ComparisonResult, RunResult, SetResult
 from dire_plug.recipe import DEFAULT_ARMS
-from dire_plug.results.comparison import compare as run_comparison
-from dire_plug.results.comparison import with_ladder
-from dire_plug.results.report import find_runs
-from dire_plug.results.table import load_comparison as read_comparison
-from dire_plug.results.table import store_comparison
+from dire_plug.results.arms import compare as run_comparison
+from dire_plug.results.arms import with_ladder
+from dire_plug.results.report.runs import find_runs
+from dire_plug.results.stored import load_comparison as read_comparison
+from dire_plug.results.stored import store_comparison
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.measure import OWN, measure_set
 from dire_plug.sets.opened import SetRequest

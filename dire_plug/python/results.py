@@ -16,17 +16,19 @@ from dire_plug.commands.measure import render as render_measured
 from dire_plug.commands.tables import run_summary
 from dire_plug.errors import DirePlugError
 from dire_plug.measures import SPACES, read_values, run_measures
-from dire_plug.pipeline import FinishedRun
 from dire_plug.python.options import check_choice
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import FORMATS, save_figure
-from dire_plug.results.report import ReportRun, read_run
 from dire_plug.results.report.curves import draw_strips
-from dire_plug.results.report.images import count_classes, read_pixels
+from dire_plug.results.report.images import count_classes
+from dire_plug.results.report.runs import ReportRun, read_run
+from dire_plug.results.set_export import read_pixels
 from dire_plug.results.statistics import summarise
-from dire_plug.results.table import difference, image_folders, images_figure, read_column, render
+from dire_plug.results.stored import image_folders, images_figure
+from dire_plug.results.table import difference, read_column, render
 from dire_plug.sets.evaluate import EvaluatedSet
 from dire_plug.sets.measure import MeasuredSet
+from dire_plug.store.runs import FinishedRun
 from dire_plug.table_files import WRITERS, collect, to_html, write_tables
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from dire_plug.results.methods import compare_methods as run_methods
 from dire_plug.results.methods import plan_methods
 from dire_plug.results.methods_table import load_methods as read_methods
 from dire_plug.results.methods_table import store_methods
-from dire_plug.results.table import comparison_folder
+from dire_plug.results.stored import comparison_folder
 from dire_plug.store.runs import runs_root
 
 

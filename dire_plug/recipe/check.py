@@ -17,9 +17,12 @@ from dire_plug.recipe.messages import Problem, describe
 from dire_plug.recipe.model import RDED, Recipe
 from dire_plug.types import IMAGE_SUFFIXES, Adapter
 
-REAL_IMAGE_ARMS = ("random", RDED, "herding", "k-center", "k-means", "full")
+FULL = "full"
+CHOSEN = ("herding", "k-center", "k-means")
+"""The arms whose images the teacher's embeddings choose."""
+REAL_IMAGE_ARMS = ("random", RDED, *CHOSEN, FULL)
 """Arms that take real images instead of synthesizing; which of them can run, the pipeline says."""
-SUBSET_ARMS = tuple(arm for arm in REAL_IMAGE_ARMS if arm != "full")
+SUBSET_ARMS = tuple(arm for arm in REAL_IMAGE_ARMS if arm != FULL)
 """Those with as many images as a synthesis has."""
 METHOD_ARMS = ("baseline", "control", "dire")
 """The arms of a method that `compare-methods` shows."""

@@ -26,7 +26,8 @@ from dire_plug.recipe import METHOD_ARMS, REAL_IMAGE_ARMS, SUBSET_ARMS, Recipe, 
 from dire_plug.recipe.evaluate import CVDDSection, DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.loading import Tree, flatten, is_recipe_file, mapping, merge, settings_tree, split_setting
 from dire_plug.recipe.values import LEARNED
-from dire_plug.results.comparison import Comparison, compare, comparison_requests
+from dire_plug.results.arms import compare, comparison_requests
+from dire_plug.results.comparison import Comparison
 from dire_plug.sets.opened import DEFAULT_METHOD, read_recipe_name
 from dire_plug.sets.rank import with_hard_labels
 from dire_plug.stages.artefacts import INDEPENDENT, LABELLER

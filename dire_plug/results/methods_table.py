@@ -11,26 +11,16 @@ from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 from rich.console import RenderableType
 
-from dire_plug.data.validation import JUDGED_ON_VALIDATION
 from dire_plug.errors import count_of
 from dire_plug.files import digest, read_json, write_json
-from dire_plug.measures import ACCURACY, Measure, diversity_measures
+from dire_plug.measures import ACCURACY, JUDGED_ON_VALIDATION, Measure, diversity_measures
 from dire_plug.recipe.evaluate import Evaluate, EvaluateSection, HardLabelsSection
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import INK, MARKERS, REAL, colour, new_figure, plain, save_figure
 from dire_plug.results.methods import MethodsComparison, Protocol
 from dire_plug.results.statistics import FEW, Agreement, Difference, find_agreement, rank, summarise
-from dire_plug.results.table import (
-    REFERENCE,
-    difference,
-    find_stored,
-    from_json,
-    make_rows,
-    read_column,
-    reading,
-    real_image_notes,
-    to_json,
-)
+from dire_plug.results.stored import find_stored, from_json, reading, to_json
+from dire_plug.results.table import REFERENCE, difference, make_rows, read_column, real_image_notes
 from dire_plug.tables import Table, with_notes
 
 LAST = ACCURACY[0]

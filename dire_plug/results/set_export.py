@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
 from torch import Tensor
@@ -29,8 +30,9 @@ from dire_plug.files import make_folder, write_atomically
 from dire_plug.measures import run_measures
 from dire_plug.recipe.loading import path_setting
 from dire_plug.recipe.model import RDED
-from dire_plug.results.report.images import count_classes, read_pixels
+from dire_plug.results.report.images import count_classes, has_images, saved_per_class
 from dire_plug.results.report.runs import ReportRun
+from dire_plug.stages.images import read_saved, read_tensors
 from dire_plug.store.provenance import Code
 from dire_plug.table_files import escape_markdown
 
@@ -70,6 +72,25 @@ def export_set(run: ReportRun, path: Path, *, form: Form) -> int:
         write_atomically(recipe, _recipe(run))
         shutil.move(made, path)
     return len(labels)
+
+
+def read_pixels(run: ReportRun) -> tuple[Tensor, Tensor]:
+    """Return all images that a run's students learned from, [n, 3, h, w] in uint8, and their labels, [n] in int64.
+
+    Class by class. Tensors, which a recipe may prefer to the saved files, are rounded.
+
+    Raises:
+        DirePlugError: the run has no images, or one is missing or damaged.
+    """
+    if not has_images(run):
+        raise DirePlugError(f"{run.name}: this run has no images of its own; name one of another arm than {run.arm}")
+    if run.recipe["evaluate"]["source"] == "tensor":
+        images, labels = read_tensors(run.folder.path)
+        order = torch.argsort(labels, stable=True)
+        return (images[order] * 255).round().to(torch.uint8), labels[order].long()
+    suffix = run.adapter.scripts[run.recipe["recover"]["script"]].suffix
+    folder, count = run.folder.path / "images", count_classes(run)
+    return read_saved(folder, run.adapter, classes=count, ipc=saved_per_class(run), suffix=suffix)
 
 
 def name_folders(classes: Sequence[str]) -> list[str]:

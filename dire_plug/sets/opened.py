@@ -14,9 +14,10 @@ from torch import Tensor
 
 from dire_plug import plugins
 from dire_plug.data import class_count, names
-from dire_plug.data.validation import JUDGED_ON_VALIDATION
 from dire_plug.errors import DirePlugError
 from dire_plug.files import expand_user, read_json
+from dire_plug.image_files import TENSORS
+from dire_plug.measures import JUDGED_ON_VALIDATION
 from dire_plug.pipeline.request import plan_run, with_data
 from dire_plug.recipe import read_yaml, recipe_names
 from dire_plug.recipe.evaluate import EvaluateSection, HardLabelsSection
@@ -24,7 +25,7 @@ from dire_plug.recipe.loading import Tree, dataset_settings, is_folder, is_recip
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space, require_set
 from dire_plug.stages.artefacts import Source
-from dire_plug.stages.images import TENSORS, ImageSet
+from dire_plug.stages.images import ImageSet
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Request, Run, RunFolder
 from dire_plug.types import EXTRAS, LEARNED_LR

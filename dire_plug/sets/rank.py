@@ -12,11 +12,12 @@ from typing import Any
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.pipeline.request import fewest
+from dire_plug.recipe.check import FULL
 from dire_plug.recipe.evaluate import DeltSection, EvaluateSection, HardLabelsSection
 from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.opened import OpenedSet, SetRequest, fit_protocol, open_set
 from dire_plug.sets.robust_scores import RATE, WEIGHT, LearningRate, RankedSet, check_weight
-from dire_plug.stages.artefacts import FULL, Source
+from dire_plug.stages.artefacts import Source
 from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.real_images import plan_budget, select_random, too_few, with_budget

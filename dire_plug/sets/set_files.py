@@ -32,9 +32,10 @@ from torch import Tensor
 
 from dire_plug.data.dataset import Dataset
 from dire_plug.data.folders import SUFFIXES as IMAGE_SUFFIXES
-from dire_plug.data.folders import decode, to_tensor
+from dire_plug.data.folders import to_tensor
 from dire_plug.data.subsample import resize as resize_pixels
 from dire_plug.errors import DirePlugError
+from dire_plug.image_files import decode
 from dire_plug.types import LOOP
 
 _NUMBERED = re.compile(r"(\D*)(\d+)")

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug.pipeline.unit_costs import UnitCost, count_squeeze, count_students
-from dire_plug.pipeline.work_units import Part, Unit, as_json, check_able, find_missing_part
+from dire_plug.pipeline.work_units import Part, as_json, check_able, find_missing_part
+from dire_plug.recipe.check import FULL
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.sets.evaluate import open_for_students
 from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.rank import open_for_ranking
-from dire_plug.stages.artefacts import FULL, name_network, name_networks, name_students, roles_of_students
+from dire_plug.stages.artefacts import name_network, name_networks, name_students, roles_of_students
 from dire_plug.stages.evaluate import evaluate, stores_labels, train_one
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import ensure_network
 from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Run
+from dire_plug.store.units import Unit
 
 MAKER = "dire_plug.sets.units:make_set_unit"
 Conditions = list[tuple[str, EvaluateSection, ImageSet]]

@@ -20,6 +20,7 @@ from dire_plug.files import digest, digest_unchanged, expand_user
 from dire_plug.models import stem_like
 from dire_plug.models.architectures import TORCHVISION
 from dire_plug.models.pretrained import Pretrained
+from dire_plug.recipe.check import CHOSEN, FULL
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.recipe.model import RDED, TrainingSection
 from dire_plug.recipe.weight import KEY as WEIGHT
@@ -75,10 +76,6 @@ EXPERT = "expert"
 DRAWS = 5
 """Sets of real test images whose mean is the reference of the diversity metrics."""
 
-
-FULL = "full"
-CHOSEN = ("herding", "k-center", "k-means")
-"""The arms that choose real images in the teacher's embeddings."""
 SEVERAL = ("static-labels", "dynamic-labels", "ensemble-labels", "fkd-ensemble", "cv-dd")
 """The protocols in which all networks in the loop label; in the others the first does, or none."""
 _PER_STUDENT = {"students", "per_synthesis"}

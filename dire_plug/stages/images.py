@@ -6,20 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from dire_plug.data.folders import open_image
 from dire_plug.errors import DirePlugError
 from dire_plug.files import make_folder
+from dire_plug.image_files import advice, image_path, read_arrays, read_image
 from dire_plug.stages.artefacts import Source
 from dire_plug.types import LOOP, Adapter
-
-TENSORS = "images.safetensors"
 
 
 @dataclass(frozen=True)
@@ -91,12 +87,6 @@ def save_images(
             raise DirePlugError(f"{path}: the image cannot be written: {error}") from error
 
 
-def image_path(folder: Path, adapter: Adapter, label: int, number: int, suffix: str | None = None) -> Path:
-    """Return where an image lies below `folder`."""
-    path = folder / adapter.image_path(label, number)
-    return path if suffix is None else path.with_suffix(suffix)
-
-
 def read_saved(
     folder: Path, adapter: Adapter, *, classes: int, ipc: int, suffix: str | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -108,56 +98,23 @@ def read_saved(
     images: Tensor | None = None  # one tensor from the start: a list of 50,000 images would take as much again
     for label in range(classes):
         for number in range(ipc):
-            image = read_image(folder, adapter, label=label, number=number, suffix=suffix)
+            image = torch.from_numpy(read_image(folder, adapter, label, number, suffix)).permute(2, 0, 1)
             if images is None:
                 images = image.new_empty(classes * ipc, *image.shape)
             if image.shape != images.shape[1:]:
                 raise DirePlugError(
                     f"{image_path(folder, adapter, label, number, suffix)}: is {_size(image)}, the first image is "
-                    f"{_size(images)}; the folder mixes two syntheses: {_advice(folder)}"
+                    f"{_size(images)}; the folder mixes two syntheses: {advice(folder)}"
                 )
             images[label * ipc + number] = image
     assert images is not None
     return images, torch.arange(classes).repeat_interleave(ipc)
 
 
-def read_image(folder: Path, adapter: Adapter, *, label: int, number: int, suffix: str | None = None) -> Tensor:
-    """Read one image that a synthesis saved: uint8 [3, H, W].
-
-    Raises:
-        DirePlugError: the file is missing or damaged.
-    """
-    path = image_path(folder, adapter, label, number, suffix)
-    try:
-        return _read(path)
-    except FileNotFoundError as error:
-        what = f"image {number} of class {label} is missing"
-        raise DirePlugError(f"{path}: {what}; {_advice(folder)}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DirePlugError(f"{path}: the image is damaged ({error}); {_advice(folder)}") from error
-
-
-def _advice(folder: Path) -> str:
-    return f"remove {folder} and run the command again"
-
-
 def read_tensors(folder: Path) -> tuple[Tensor, Tensor]:
-    """Read a run's images before saving: float [N, 3, H, W] in [0, 1] and labels [N], by class, then image.
-
-    Raises:
-        DirePlugError: the file is missing or damaged.
-    """
-    path = folder / TENSORS
-    if not path.is_file() and (folder / "passes").is_dir():
-        raise DirePlugError(
-            f"{path}: this set is too large for one file, so its tensors lie in {folder / 'passes'}; "
-            "set evaluate.source=saved"
-        )
-    try:
-        found = load_file(path)
-        return found["images"], found["labels"]
-    except (OSError, KeyError, SafetensorError) as error:
-        raise DirePlugError(f"{path}: cannot be read ({error}); remove it and run the command again") from error
+    """Read a run's images as `read_arrays` does, as tensors."""
+    images, labels = read_arrays(folder)
+    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def read_loop_tensors(file: Path) -> Tensor | None:
@@ -174,11 +131,6 @@ def read_loop_tensors(file: Path) -> Tensor | None:
     except (OSError, SafetensorError) as error:
         raise DirePlugError(f"{file}: cannot be read ({error}); remove it and run the command again") from error
     return images
-
-
-def _read(path: Path) -> Tensor:
-    """Read one image as uint8 [3, H, W]; errors are Pillow's."""
-    return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1)
 
 
 def _size(image: Tensor) -> str:

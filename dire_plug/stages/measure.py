@@ -17,16 +17,9 @@ from dire_plug.metrics import (
     vendi,
 )
 from dire_plug.models.pretrained import Pretrained
+from dire_plug.recipe.check import FULL
 from dire_plug.seeding import derive
-from dire_plug.stages.artefacts import (
-    DRAWS,
-    FULL,
-    Networks,
-    embeddings_of,
-    name_measured,
-    name_radii,
-    name_reference,
-)
+from dire_plug.stages.artefacts import DRAWS, Networks, embeddings_of, name_measured, name_radii, name_reference
 from dire_plug.stages.embed import EmbeddedReal, embed_images, ensure_embeddings, make_all_embeddings
 from dire_plug.stages.images import ImageSet
 from dire_plug.store.artefacts import Artefact

@@ -20,12 +20,13 @@ from dire_plug import ui
 from dire_plug.data import Dataset
 from dire_plug.data.subsets import choose_by_herding, choose_by_k_center, choose_by_k_means
 from dire_plug.errors import DirePlugError
+from dire_plug.image_files import TENSORS
 from dire_plug.recipe.evaluate import EvaluateSection
 from dire_plug.recipe.model import RDED
 from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import Networks
 from dire_plug.stages.embed import ensure_embeddings
-from dire_plug.stages.images import TENSORS, save_images
+from dire_plug.stages.images import save_images
 from dire_plug.stages.real_patches import PATCHES, make_of_patches
 from dire_plug.stages.row_file import stream_rows
 from dire_plug.store.runs import Run

@@ -22,11 +22,12 @@ from dire_plug.data.augmentation import zca
 from dire_plug.data.augmentation.batch import denormalise
 from dire_plug.errors import DirePlugError, UpstreamFailedError
 from dire_plug.files import make_folder, read_json, write_atomically, write_json
+from dire_plug.image_files import TENSORS, image_path
 from dire_plug.models.checkpoint import load
 from dire_plug.native import load_native
+from dire_plug.recipe.check import FULL
 from dire_plug.seeding import seed_everything
 from dire_plug.stages.artefacts import (
-    FULL,
     Inputs,
     Networks,
     Source,
@@ -41,15 +42,7 @@ from dire_plug.stages.artefacts import (
     shares_batches,
 )
 from dire_plug.stages.embed import real_file
-from dire_plug.stages.images import (
-    TENSORS,
-    ImageSet,
-    image_path,
-    read_loop_tensors,
-    read_saved,
-    read_tensors,
-    save_images,
-)
+from dire_plug.stages.images import ImageSet, read_loop_tensors, read_saved, read_tensors, save_images
 from dire_plug.stages.prepare import load_script_inputs, prepared_folders, start_file, whitening_file
 from dire_plug.stages.real_images import write_subset
 from dire_plug.stages.squeeze import network_file

@@ -292,6 +292,21 @@ class RunFolder:
         make_folder(self.path)
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run.
+
+    Attributes:
+        reused: whether all of it was there before.
+        notes: what of it was made with other threads, another torch or device than this process has.
+    """
+
+    folder: RunFolder
+    metrics: dict[str, Any]
+    reused: bool
+    notes: tuple[str, ...] = ()
+
+
 def run_folder(run: Run, artefacts: list[Artefact]) -> RunFolder:
     """Return a run's folder: `<root>/<method>/<recipe>/<arm>-<seed>-<id>`.
 

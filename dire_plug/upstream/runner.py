@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dire_plug import home
-from dire_plug.data.reading import count_cores
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError, PluginError, UpstreamFailedError
 from dire_plug.files import make_folder
 from dire_plug.seeding import CUBLAS_WORKSPACE

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from dire_plug.data import Dataset, find_all, imagenet, load, names, tiny_imagenet
-from dire_plug.data.folders import decode
 from dire_plug.errors import DirePlugError
+from dire_plug.image_files import decode
 
 WNIDS = ("n01", "n02")
 

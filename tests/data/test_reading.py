@@ -9,7 +9,8 @@ from PIL import Image
 
 from dire_plug.data.dataset import TensorSplit
 from dire_plug.data.folders import list_images, make_folder_split
-from dire_plug.data.reading import count_cores, load_ahead, read_batches
+from dire_plug.data.reading import load_ahead, read_batches
+from dire_plug.devices import count_cores
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,8 @@ from support.cli import Cli
 from support.small_run import native, write_recipe
 
 from dire_plug.executors.jobs import Job, Submitted, find_job, job_of, reporting
-from dire_plug.pipeline.work_units import Unit, plan_units
+from dire_plug.pipeline.work_units import plan_units
+from dire_plug.store.units import Unit
 
 WORK = "import sys; from pathlib import Path; from dire_plug.executors.slurm import make_in_job; " + (
     "from dire_plug.executors.jobs import Job; sys.exit(make_in_job(Job(Path(sys.argv[1]))))"

@@ -18,7 +18,8 @@ from dire_plug.files import format_bytes
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline.rates import find_rate
 from dire_plug.pipeline.unit_costs import plan_costs
-from dire_plug.pipeline.work_units import Unit, plan_units, waits_for
+from dire_plug.pipeline.work_units import plan_units
+from dire_plug.store.units import Unit, waits_for
 
 
 def units_by_title(*requests: Request) -> dict[str, Unit]:

@@ -13,7 +13,8 @@ from support.small_run import native
 from dire_plug.executors.jobs import Job, Submitted, job_of, state_of
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.executors.slurm import Array, plan_arrays, submit, write_scripts
-from dire_plug.pipeline.work_units import Unit, plan_units, waits_for
+from dire_plug.pipeline.work_units import plan_units
+from dire_plug.store.units import Unit, waits_for
 
 
 def unit(stage: str, makes: str, *needs: str) -> Unit:

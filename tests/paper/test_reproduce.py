@@ -35,10 +35,9 @@ from dire_plug.paper.reproduce.result import CellResult
 from dire_plug.paper.reproduce.scales import SMOKE_IPCS, SMOKE_SETTINGS
 from dire_plug.paper.timing import ArmTiming, Timing
 from dire_plug.pipeline import Request
-from dire_plug.pipeline.run import FinishedRun
 from dire_plug.results.statistics import Summary
 from dire_plug.sets.opened import SetRequest
-from dire_plug.store.runs import RunFolder
+from dire_plug.store.runs import FinishedRun, RunFolder
 
 TINY = (
     "dataset.limit=100",

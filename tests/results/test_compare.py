@@ -24,16 +24,17 @@ from dire_plug.errors import DirePlugError
 from dire_plug.home import resource
 from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.recipe import read_yaml
-from dire_plug.results import Comparison, compare, render, to_json
-from dire_plug.results.comparison import (
+from dire_plug.results.arms import (
     check_alike,
     check_teachers,
+    compare,
     equal_arms,
     plan_steps,
     split_by_control,
     with_ladder,
 )
-from dire_plug.results.report import is_ladder
+from dire_plug.results.comparison import Comparison
+from dire_plug.results.report.runs import is_ladder
 from dire_plug.results.statistics import (
     paired_difference,
     pairs_needed,
@@ -42,6 +43,8 @@ from dire_plug.results.statistics import (
     smallest_difference,
     summarise,
 )
+from dire_plug.results.stored import to_json
+from dire_plug.results.table import render
 from dire_plug.store.runs import RunFolder
 
 TABLE = GOLDEN / "comparison.txt"

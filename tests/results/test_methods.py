@@ -16,15 +16,16 @@ from dire_plug import plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
 from dire_plug.pipeline import FinishedRun, Request, plan_run, run_arm
-from dire_plug.pipeline.work_units import plan_units, waits_for
+from dire_plug.pipeline.work_units import plan_units
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.evaluate import HardLabelsSection
 from dire_plug.recipe.loading import merge
-from dire_plug.results import Comparison
+from dire_plug.results.comparison import Comparison
 from dire_plug.results.methods import MethodsComparison, MethodsPlan, Protocol, check_judges, plan_methods
 from dire_plug.results.methods_table import draw_methods, methods_to_json, render
 from dire_plug.results.statistics import find_agreement, rank
 from dire_plug.store.runs import RunFolder
+from dire_plug.store.units import waits_for
 
 # Ranks.
 

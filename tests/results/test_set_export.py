@@ -14,7 +14,7 @@ from support.small_run import only_run
 
 import dire_plug
 from dire_plug.data import load
-from dire_plug.results.report import read_run
+from dire_plug.results.report.runs import read_run
 from dire_plug.results.set_export import FORMS, make_card, name_folders
 from dire_plug.sets.condensed import read_condensed
 from dire_plug.store.runs import RunFolder

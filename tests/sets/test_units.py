@@ -8,11 +8,11 @@ from support.cli import Cli
 from support.small_run import only_run
 
 from dire_plug.errors import DirePlugError
-from dire_plug.pipeline.work_units import Unit, waits_for
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.rank import rank_set
 from dire_plug.sets.units import plan_set_units
+from dire_plug.store.units import Unit, waits_for
 
 
 def make_all(units: list[Unit], log: Path) -> None:

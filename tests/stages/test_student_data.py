@@ -27,8 +27,9 @@ from torch import Generator, Tensor
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.data.augmentation.draws import Augmentation
 from dire_plug.data.augmentation.zca import fit, load, save
-from dire_plug.data.folders import FolderSplit, decode, list_images, make_folder_split
+from dire_plug.data.folders import FolderSplit, list_images, make_folder_split
 from dire_plug.errors import DirePlugError
+from dire_plug.image_files import decode
 from dire_plug.models.checkpoint import load as load_network
 from dire_plug.stages import evaluate as stage
 from dire_plug.stages.artefacts import Networks, name_pixels, name_students, name_whitening

@@ -26,8 +26,8 @@ from dire_plug.files import digest, format_bytes, make_folder, read_json, write_
 from dire_plug.paper.reproduce.result import attempt
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline import run as pipeline
-from dire_plug.results import table
-from dire_plug.results.comparison import compare
+from dire_plug.results import stored, table
+from dire_plug.results.arms import compare
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.opened import SetRequest
 from dire_plug.stages.artefacts import REVISIONS
@@ -1329,7 +1329,7 @@ def test_a_comparison_says_once_what_its_runs_reuse(recipe: Path, other_threads:
     found = [note for note in table.notes(comparison, 1, pairs={}) if note.startswith("reused")]
     assert len(found) == 1
     assert found[0].startswith(other_threads)
-    assert found[0] in table.to_json(comparison)["notes"]
+    assert found[0] in stored.to_json(comparison)["notes"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dire_plug.executors.dispatch import Runner
 from dire_plug.paper.ablate.trials import TERM, Setting, Trial, last_line, require_term, run_settings
 from dire_plug.pipeline import Request, Run, plan_run
 from dire_plug.pipeline.request import count_classes, read_data
-from dire_plug.results.comparison import equal_arms
+from dire_plug.results.arms import equal_arms
 
 DEFAULT = "default"
 """The recipe's own setting, as tables name it."""

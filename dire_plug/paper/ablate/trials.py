@@ -9,12 +9,13 @@ from dire_plug import plugins, ui
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.measures import ACCURACY, Measure
-from dire_plug.pipeline import FinishedRun, Request, Run, plan_run
+from dire_plug.pipeline import plan_run
 from dire_plug.pipeline.request import find_recipe
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.loading import mapping
-from dire_plug.results.comparison import check_alike, check_teachers, equal_arms
+from dire_plug.results.arms import check_alike, check_teachers, equal_arms
 from dire_plug.results.statistics import Summary, summarise
+from dire_plug.store.runs import FinishedRun, Request, Run
 
 TERM = "dire"
 """The regularizer, and the arm that has it."""

@@ -21,7 +21,7 @@ from dire_plug.pipeline.rates import Rate
 from dire_plug.pipeline.request import same_but_arm
 from dire_plug.pipeline.schedule import critical_path, simulate
 from dire_plug.pipeline.unit_costs import PlannedRun, UnitCost, add_up, plan_costs, too_large
-from dire_plug.pipeline.work_units import Unit, once, waits_for
+from dire_plug.store.units import Unit, once, waits_for
 from dire_plug.tables import Table, with_notes
 
 STUDENTS = "evaluate.students="

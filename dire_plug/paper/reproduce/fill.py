@@ -27,16 +27,18 @@ from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.paper.reproduce.result import BEST, CellResult, TableResult, attempt, result_of
 from dire_plug.paper.reproduce.scales import SMOKE_SETTINGS
 from dire_plug.paper.timing import Timing, time_arms
-from dire_plug.pipeline import FinishedRun, Request, plan_run
+from dire_plug.pipeline import plan_run
 from dire_plug.pipeline.request import same_but_arm
-from dire_plug.pipeline.work_units import Unit
-from dire_plug.results.report import draw_class_grid, draw_class_similarity, draw_tsne
+from dire_plug.results.report.class_grid import draw_class_grid
+from dire_plug.results.report.similarity import draw_class_similarity
+from dire_plug.results.report.tsne import draw_tsne
 from dire_plug.results.statistics import Summary, summarise
 from dire_plug.sets.evaluate import evaluate_set
 from dire_plug.sets.measure import measure_set
 from dire_plug.sets.opened import SetRequest
 from dire_plug.sets.units import plan_set_units
-from dire_plug.store.runs import choose_device
+from dire_plug.store.runs import FinishedRun, Request, choose_device
+from dire_plug.store.units import Unit
 
 DIVERSITY: Mapping[str, str] = MappingProxyType(
     {"coverage": "coverage", "similarity": "similarity", "vendi": "class_vendi"}

@@ -24,16 +24,17 @@ from dire_plug.paper.ablate.sweep import count_validation, hold_out_images, with
 from dire_plug.paper.ablate.trials import Setting, Trial, last_line
 from dire_plug.paper.tune.space import Searched, Value, as_settings, make_space, own_values, short_names
 from dire_plug.paper.tune.study import Claimed, Study, Tried, read_study, require_optuna
-from dire_plug.pipeline import FinishedRun, Request, Run, plan_run, with_data
+from dire_plug.pipeline import plan_run, with_data
 from dire_plug.pipeline.request import with_stand_in
 from dire_plug.pipeline.run import name_artefacts
 from dire_plug.plugins import read_once
 from dire_plug.recipe import AS_PRINTED, read_yaml
 from dire_plug.recipe.loading import is_recipe_file, mapping, merge, settings_tree, split_setting
-from dire_plug.results import Comparison, compare
+from dire_plug.results.arms import compare
+from dire_plug.results.comparison import Comparison
 from dire_plug.scaffold.recipe_file import write_preset
 from dire_plug.store.lease import until_kept
-from dire_plug.store.runs import runs_root
+from dire_plug.store.runs import FinishedRun, Request, Run, runs_root
 
 CONTROL, TUNED, OWN = "control", "tuned", "the recipe's own"
 SLURM_TRIALS = 4

@@ -18,18 +18,10 @@ from dire_plug.paper.ablate.trials import Setting, Trial
 from dire_plug.paper.tune.search import CONTROL, LAST, OWN, Studied, Tuned
 from dire_plug.paper.tune.space import Searched, short_names
 from dire_plug.paper.tune.study import STARTUP, Tried
-from dire_plug.results import render, store_comparison, to_json
 from dire_plug.results.figures import INK, colour, new_figure, plain, save_figure
 from dire_plug.results.statistics import Difference, paired_difference, summarise
-from dire_plug.results.table import (
-    find_stored,
-    format_difference,
-    format_summary,
-    from_json,
-    read_column,
-    read_finished,
-    reading,
-)
+from dire_plug.results.stored import find_stored, from_json, read_finished, reading, store_comparison, to_json
+from dire_plug.results.table import format_difference, format_summary, read_column, render
 from dire_plug.tables import Table, with_notes
 
 ORDER = ("complete", "pruned", "failed", "running", "waiting")

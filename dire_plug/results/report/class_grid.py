@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from dire_plug.errors import DirePlugError
 from dire_plug.results.comparison import Comparison
@@ -52,7 +52,7 @@ def draw_class_grid(runs: Sequence[GivenRun], path: Path, *, label: int = 0) -> 
     figure, panels = new_figure(7.2, 0.95 * len(rows), rows=len(rows))
     for axes, (name, images) in zip(panels, rows.items(), strict=True):
         # matplotlib would smooth the pixels
-        axes.imshow(join([images]).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.imshow(join([images]), interpolation="nearest")
         axes.set_title(name, fontsize=9, color=INK, loc="left")
         axes.set_axis_off()
     numbers = {"figure": "images of one class", "class": first.class_name(label), "label": label}
@@ -99,7 +99,7 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
         for name, run in runs.items():
             rows = [to_bytes(images[:IMAGES]) for images in read_condensed(run, labels)]
             # known only now: images are read class by class
-            if rows[0].shape[-1] > SHEET_SIZE:
+            if rows[0].shape[2] > SHEET_SIZE:
                 return None
             alt = f"{len(rows)} classes, a row each with {len(rows[0])} images, of the arm {name}"
             panels[name] = to_image(join(rows), alt=alt, width=WIDTH)
@@ -109,26 +109,26 @@ def sheet_figure(runs: Mapping[str, ReportRun]) -> PageFigure | None:
     return PageFigure(title, f"A row a class: {names}.", panels)
 
 
-def join(rows: Sequence[Tensor]) -> Tensor:
-    """Join rows of images, each [n, 3, h, w] in uint8, with clear gaps: [4, H, W], the last channel is opacity."""
-    height, width = rows[0].shape[-2:]
+def join(rows: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Join rows of images, each [n, h, w, 3] in uint8, with clear gaps: [H, W, 4], the last channel is opacity."""
+    height, width = rows[0].shape[1:3]
     gap = max(1, height // 16)
     most = max(len(row) for row in rows)
-    sheet = torch.zeros(4, len(rows) * (height + gap) - gap, most * (width + gap) - gap, dtype=torch.uint8)
+    sheet = np.zeros((len(rows) * (height + gap) - gap, most * (width + gap) - gap, 4), dtype=np.uint8)
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
             top, left = y * (height + gap), x * (width + gap)
-            sheet[:3, top : top + height, left : left + width] = image
-            sheet[3, top : top + height, left : left + width] = 255
+            sheet[top : top + height, left : left + width, :3] = image
+            sheet[top : top + height, left : left + width, 3] = 255
     return sheet
 
 
-def to_bytes(images: Tensor) -> Tensor:
+def to_bytes(images: NDArray[Any]) -> NDArray[np.uint8]:
     """Convert images to uint8; those in [0, 1] are rounded."""
-    return images if not images.is_floating_point() else (images.clamp(0, 1) * 255).round().byte()
+    return images if images.dtype == np.uint8 else np.rint(images.clip(0, 1) * 255).astype(np.uint8)
 
 
-def _row(run: ReportRun, label: int) -> Tensor:
+def _row(run: ReportRun, label: int) -> NDArray[np.uint8]:
     return to_bytes(next(read_condensed(run, [label]))[:IMAGES])
 
 

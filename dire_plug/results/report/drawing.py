@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from dire_plug.files import write_json
-from dire_plug.pipeline import FinishedRun
 from dire_plug.results.figures import INK, LINE, save_figure
 from dire_plug.results.report.images import has_images
 from dire_plug.results.report.runs import ReportRun, read_run
-from dire_plug.store.runs import RunFolder
+from dire_plug.store.runs import FinishedRun, RunFolder
 
 METADATA = ("Date", "Creator", "Format", "Type")
 """Keys that matplotlib would write into a drawing; left out, so that the same runs give the same page."""
@@ -76,15 +76,15 @@ OF_PAGE = {"var(--ink)": INK, "var(--line)": LINE, "system-ui": "sans-serif"}
 """What a drawing takes from its page → what it has as a file of its own."""
 
 
-def to_image(pixels: Tensor, *, alt: str, width: int) -> Markup:
+def to_image(pixels: NDArray[np.uint8], *, alt: str, width: int) -> Markup:
     """Return an image as a lossless PNG inside the page, drawn with sharp pixels where it is enlarged.
 
     Args:
-        pixels: uint8, [4, H, W]: red, green, blue and opacity.
+        pixels: [H, W, 4]: red, green, blue and opacity.
         width: in CSS pixels, at most.
     """
     buffer = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     content = base64.b64encode(buffer.getvalue()).decode()
     return Markup('<img class="pixels" style="width:{}px" src="data:image/png;base64,{}" alt="{}">').format(
         width, content, alt

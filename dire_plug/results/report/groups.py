@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 
 from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import digest
-from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
 from dire_plug.recipe.ladder import rung_number
 from dire_plug.recipe.loading import flatten
 from dire_plug.recipe.model import FROZEN
-from dire_plug.results import Comparison
-from dire_plug.results.comparison import split_recipes
+from dire_plug.results.comparison import Comparison, split_recipes
 from dire_plug.results.ladder import Step, find_steps, order_arms
 from dire_plug.results.report.runs import ReportRun
+from dire_plug.store.runs import FinishedRun
 
 ALIKE = ("dataset", "evaluate", "measure", "squeeze")
 """Sections of a recipe that runs of one table have in common."""

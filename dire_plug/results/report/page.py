@@ -21,15 +21,12 @@ from dire_plug.files import write_atomically
 from dire_plug.measures import ACCURACY, SPACES, Measure, diversity_measures
 from dire_plug.results.figures import COLOURS, colour
 from dire_plug.results.ladder import SUMMED_UP, Step, draw_steps
-from dire_plug.results.report import similarity, tsne
 from dire_plug.results.report.class_grid import class_figure, sheet_figure
 from dire_plug.results.report.curves import curves_figure, strips_figure
 from dire_plug.results.report.drawing import OF_PAGE, PageFigure, label_runs, listed, to_svg
 from dire_plug.results.report.groups import Group, group
-from dire_plug.results.report.images import embed_runs, find_class, has_images
+from dire_plug.results.report.images import MISSING, PLANE, SIMILARITY, find_class, find_embedded, has_images
 from dire_plug.results.report.runs import ReportRun
-from dire_plug.results.report.similarity import similarity_figure
-from dire_plug.results.report.tsne import tsne_figure
 from dire_plug.results.statistics import FEW, Difference, summarise
 from dire_plug.results.table import (
     accuracy_columns,
@@ -47,6 +44,7 @@ from dire_plug.results.table import (
     step_difference,
 )
 from dire_plug.store.provenance import Code
+from dire_plug.store.runs import choose_device
 from dire_plug.table_files import WRITERS, collect
 from dire_plug.tables import with_minus
 
@@ -164,7 +162,7 @@ def write_report(
         path: of the HTML file.
         class_name: the class whose images are shown first: name or number; None for the first one.
         ladder: compare arms from baseline to `dire` one with the next, also where no arm stands between.
-        device: where the images are embedded.
+        device: where the images are embedded, as `--device` has it.
         command: the command that makes this page; empty where there was none.
 
     Raises:
@@ -229,14 +227,30 @@ def _ladder_figure(one: Group, *, name: str) -> PageFigure | None:
 def _in_teacher(runs: Mapping[str, ReportRun], name: str, *, device: str) -> tuple[PageFigure, PageFigure]:
     """Return Figures 2 and 1; where the store lacks what they need, why they are missing."""
     try:
+        if not runs:
+            raise DirePlugError(MISSING)
+        find_embedded(next(iter(runs.values())))
+    except DirePlugError as error:
+        return _missing(error)
+    # torch and scikit-learn take seconds, and the rest of a page does without
+    from dire_plug.results.report.embedded import embed_runs
+    from dire_plug.results.report.similarity import similarity_figure
+    from dire_plug.results.report.tsne import tsne_figure
+
+    device = choose_device(device)
+    try:
         sets, real = embed_runs(runs, device=device)
         return (
             similarity_figure(runs, sets, real, name=f"{name}-similarity"),
             tsne_figure(runs, sets, real, name=f"{name}-tsne"),
         )
     except DirePlugError as error:
-        text = f"This figure is missing: {error}."
-        return PageFigure(similarity.TITLE, text), PageFigure(tsne.TITLE, text)
+        return _missing(error)
+
+
+def _missing(error: DirePlugError) -> tuple[PageFigure, PageFigure]:
+    text = f"This figure is missing: {error}."
+    return PageFigure(SIMILARITY, text), PageFigure(PLANE, text)
 
 
 def name_groups(groups: Sequence[Group]) -> str:

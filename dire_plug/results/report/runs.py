@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from dire_plug import plugins
 from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json
-from dire_plug.pipeline import FinishedRun
 from dire_plug.recipe import counted, read_yaml
-from dire_plug.store.runs import COMPARISON, LOSSES, RunFolder, find_comparisons, find_run, show_engine
+from dire_plug.store.runs import COMPARISON, LOSSES, FinishedRun, RunFolder, find_comparisons, find_run, show_engine
 from dire_plug.types import Adapter
 
 ADVICE = "remove the folder of this run and run its command again, which takes from the store what is there"

@@ -13,10 +13,10 @@ from dire_plug.metrics import intra_class_similarity
 from dire_plug.results.figures import INK, MARKERS, colours, new_figure, plain
 from dire_plug.results.figures import REAL as REAL_COLOUR
 from dire_plug.results.report.drawing import GivenRun, PageFigure, listed, read_given, save, to_svg
-from dire_plug.results.report.images import CLASSES, Embedded, count_classes, embed_runs
+from dire_plug.results.report.embedded import Embedded, embed_runs
+from dire_plug.results.report.images import CLASSES, SIMILARITY, count_classes
 from dire_plug.results.report.runs import ReportRun
 
-TITLE = "Similarity within each class"
 NAMED = 10
 """Classes whose names fit below the axis."""
 REAL = "all real images"
@@ -52,7 +52,7 @@ def similarity_figure(
     """Return Figure 2 for a page, with its numbers; `name` begins its identifiers."""
     shown = {one: values for one, values in class_similarities(sets, real).items() if values}
     if len(shown) < 2:
-        return PageFigure(TITLE, "This figure is missing: a class has one image, so there is no pair to compare.")
+        return PageFigure(SIMILARITY, "This figure is missing: a class has one image, so there is no pair to compare.")
     figure, (axes,) = new_figure(5.0, 3.2)
     _draw(axes, shown, runs)
     caption = (
@@ -61,7 +61,7 @@ def similarity_figure(
     )
     if count_classes(next(iter(runs.values()))) > CLASSES:
         caption += f" {CLASSES} classes, evenly spaced, are shown."
-    return PageFigure(TITLE, caption, {"": to_svg(figure, name=name, alt=_alt(shown))}, _numbers(shown, runs))
+    return PageFigure(SIMILARITY, caption, {"": to_svg(figure, name=name, alt=_alt(shown))}, _numbers(shown, runs))
 
 
 def _by_class(embedded: Embedded) -> dict[int, float]:

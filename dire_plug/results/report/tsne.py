@@ -18,12 +18,12 @@ from torch import Tensor
 from dire_plug.errors import DirePlugError
 from dire_plug.results.figures import INK, MARKERS, REAL, colours, new_figure
 from dire_plug.results.report.drawing import SIDE, GivenRun, PageFigure, read_given, save, to_svg
-from dire_plug.results.report.images import Embedded, embed_runs
+from dire_plug.results.report.embedded import Embedded, embed_runs
+from dire_plug.results.report.images import PLANE
 from dire_plug.results.report.runs import ReportRun
 
 REAL_POINTS, POINTS = 1500, 500
 """The most real images, and condensed ones of each run, that are projected."""
-TITLE = "Real and condensed images by t-SNE"
 PERPLEXITY = 30.0
 SEED = 0
 
@@ -109,7 +109,7 @@ def tsne_figure(
         f"{PERPLEXITY:g}, seed {SEED}, first synthesis. Distances between far groups mean little in such a picture; "
         "the coverage in the table is the number to trust."
     )
-    return PageFigure(TITLE, caption, panels)
+    return PageFigure(PLANE, caption, panels)
 
 
 def _scatter(axes: Axes, real: Tensor, points: Points, label: str, runs: Mapping[str, ReportRun]) -> None:

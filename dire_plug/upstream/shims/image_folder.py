@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch.utils.data import Dataset
 
-from dire_plug.data.folders import decode
-from dire_plug.data.reading import count_cores
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
+from dire_plug.image_files import decode
 
 PATHS = "paths"
 """The key of the metadata of a JSON list of files, which replaces the tensor of images."""

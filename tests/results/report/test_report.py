@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -24,25 +25,18 @@ from dire_plug.errors import DirePlugError
 from dire_plug.files import read_json, write_json
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.recipe import read_yaml
-from dire_plug.results import render
 from dire_plug.results.figures import COLOURS, colour, colours
-from dire_plug.results.report import (
-    ReportRun,
-    draw_class_grid,
-    draw_class_similarity,
-    draw_tsne,
-    find_runs,
-    read_run,
-    write_report,
-)
-from dire_plug.results.report.class_grid import join, to_bytes
+from dire_plug.results.report.class_grid import draw_class_grid, join, to_bytes
 from dire_plug.results.report.curves import curves_figure
 from dire_plug.results.report.drawing import label_runs
+from dire_plug.results.report.embedded import embed_runs
 from dire_plug.results.report.groups import group
-from dire_plug.results.report.images import embed_runs, find_class
-from dire_plug.results.report.page import caution, make_notes, make_tables, sum_up
-from dire_plug.results.report.similarity import REAL, class_similarities
-from dire_plug.results.report.tsne import project, spread_rows
+from dire_plug.results.report.images import find_class
+from dire_plug.results.report.page import caution, make_notes, make_tables, sum_up, write_report
+from dire_plug.results.report.runs import ReportRun, find_runs, read_run
+from dire_plug.results.report.similarity import REAL, class_similarities, draw_class_similarity
+from dire_plug.results.report.tsne import draw_tsne, project, spread_rows
+from dire_plug.results.table import render
 from dire_plug.store.runs import RunFolder
 from dire_plug.tables import with_minus
 
@@ -520,14 +514,14 @@ def test_a_sample_is_balanced_over_the_classes() -> None:
 
 
 def test_images_are_joined_with_clear_gaps_and_keep_their_pixels() -> None:
-    row = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    row = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
     sheet = join([row, row[:1]])
-    assert sheet.shape == (4, 9, 9)
-    assert torch.equal(sheet[:3, :4, 5:], row[1])
-    assert torch.equal(sheet[:3, 5:, :4], row[0])
-    assert sheet[3, 4].tolist() == [0] * 9
-    assert sheet[3, 5].tolist() == [255] * 4 + [0] * 5
-    assert to_bytes(torch.tensor([0.0, 0.5, 1.2])).tolist() == [0, 128, 255]
+    assert sheet.shape == (9, 9, 4)
+    assert np.array_equal(sheet[:4, 5:, :3], row[1])
+    assert np.array_equal(sheet[5:, :4, :3], row[0])
+    assert sheet[4, :, 3].tolist() == [0] * 9
+    assert sheet[5, :, 3].tolist() == [255] * 4 + [0] * 5
+    assert to_bytes(np.array([0.0, 0.5, 1.2])).tolist() == [0, 128, 255]
 
 
 def test_the_papers_figures_are_files_with_their_numbers(runs: list[ReportRun], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support.shim_isolation import run_as_upstream, shims_put_back
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision import transforms
 
-from dire_plug.data.reading import count_cores
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
 from dire_plug.upstream import shims
 
