@@ -39,7 +39,7 @@ from dire_plug.plugins import load_adapter
 from dire_plug.store.provenance import code, hardware
 from dire_plug.types import Adapter
 from dire_plug.upstream.interleave import counted, interleave
-from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.runner import run_alone, run_child
 from dire_plug.upstream.source.vendor import vendor
 from dire_plug.upstream.verify import runs
 
@@ -155,7 +155,7 @@ def set_up(adapter: Adapter, case: Case, *, rounds: int, folder: Path) -> runs.S
     sized = copy.copy(adapter)
     reduced = case.resize(adapter.verify_case(case.script), rounds=rounds, full=True)
     setattr(sized, "verify_case", lambda name: reduced)  # noqa: B010 (mypy lets no method be replaced)
-    setup = runs.set_up(sized, case.script, folder)
+    setup = runs.set_up(sized, case.script, folder, run=run_alone)
     if adapter.scripts[case.script].size == SIZE:
         return setup
     # as a recipe of another dataset than the script's has it: other noise, and a shim that crops to its size

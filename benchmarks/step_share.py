@@ -48,7 +48,7 @@ from dire_plug.plugins import load_adapter
 from dire_plug.recipe.weight import AutoWeight
 from dire_plug.types import Adapter
 from dire_plug.upstream.interleave import Round, counted, interleave
-from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.runner import run_alone, run_child
 from dire_plug.upstream.source.vendor import vendor
 from dire_plug.upstream.verify import runs
 
@@ -152,7 +152,7 @@ def measure(
     sized = copy.copy(adapter)
     reduced = case.resize(adapter.verify_case(case.script), rounds=rounds, full=options.full)
     setattr(sized, "verify_case", lambda script: reduced)  # noqa: B010 (mypy lets no method be replaced)
-    setup = runs.set_up(sized, case.script, folder)
+    setup = runs.set_up(sized, case.script, folder, run=run_alone)
     real = write_real(setup, folder, per_class=options.real)
     children = {
         name: partial(run_arm, setup, name, arm, tree=tree, real=real, folder=folder, device=options.device)
@@ -162,7 +162,7 @@ def measure(
     if (left := len(counted(played, WARM_UP))) < 2:
         raise DirePlugError(f"{adapter.name}: {left} of {rounds} steps count, too few for a spread; take more --steps")
     if options.accelerate:
-        traces = {runs.read_hashes(folder / name / "trace.jsonl", folder).steps for name in arms}
+        traces = {runs.read_hashes(folder / name).steps for name in arms}
         return played, f"{rounds} steps {'equal' if len(traces) == 1 else 'DIFFER'}"
     return played, "" if options.terms else f"≤ {disagreement(played[0]):.0e}"
 

@@ -51,6 +51,8 @@ LOOP = "loop"
 """The loop's own: its networks in a recipe; in images.safetensors its tensors, in the space in which it works."""
 EXTRAS = "extras.json"
 """The file, in a run and in the folder of its passes, of what a script learned beside the images."""
+EDGE = 4
+"""Every so many columns the start images of `verify` lie where clipping acts: there it may move what no step has."""
 LEARNED_LR = "learned_lr"
 """The key, in it, of the student's learning rate that MTT learns."""
 

@@ -19,7 +19,7 @@ from dire_plug.types import Batch, RealEmbeddings, Slot, Synthesis
 
 REGULARIZERS = list(known("regularizers"))
 PROBE = "verify-probe"
-"""No regularizer: the test term of `verify`, which looks at no real image and at the place of each row."""
+"""No regularizer: the test term of `verify`, which looks at the place of each row, and prepares real rows anew."""
 LABELS = torch.tensor([3, 0, 3, 0, 3, 1])
 REAL = real_of({0: 5, 1: 4, 2: 2, 3: 7}, 4)
 aten = torch.ops.aten
@@ -230,7 +230,7 @@ def test_embeddings_of_another_width_are_refused(name: str, settings: dict[str, 
         term(name, settings, draw(len(LABELS), 3))
 
 
-@every_choice
+@every_term
 def test_a_step_with_the_labels_of_the_last_one_waits_for_no_gpu(name: str, settings: dict[str, Any]) -> None:
     hook = build_manager({name: make(name, settings)}).hook
     synthesis, waits = cast(Synthesis, Fake(REAL)), Waits()

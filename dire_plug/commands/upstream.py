@@ -73,7 +73,9 @@ def verify(method: str, scripts: tuple[str, ...]) -> None:
     with hold(folder.with_name(f".{method}.lease"), what=f"the folder of verify, {folder},"):
         shutil.rmtree(folder, ignore_errors=True)
         verdicts = verify_method(adapter, scripts=scripts or None, workdir=folder)
-        shutil.rmtree(folder)  # where a script failed, its log is still there
+        held = all(one.holds for one in verdicts)
+        if held:  # else its logs, traces and gradients tell more
+            shutil.rmtree(folder)
     table = Table("script", title=f"{adapter.title}: seeded untrained teachers, no real images, a few steps")
     table.add_prose("patch")
     table.add_numbers("gradient, relative error", "calls")
@@ -88,7 +90,9 @@ def verify(method: str, scripts: tuple[str, ...]) -> None:
         for check, problems in one.problems.items()
         for problem in problems
     ]
+    found += [] if held else [f"all that the runs left, to look into: {folder}"]
+    found += [f"{one.script}: not shown here: {text}" for one in verdicts for text in one.unseen]
     ui.result(table, *found, data=lambda: [one.to_json() for one in verdicts])
     if any(one.undecidable for one in verdicts):
         sys.exit(UNDECIDABLE)
-    sys.exit(0 if all(one.holds for one in verdicts) else 1)
+    sys.exit(0 if held else 1)

@@ -6,7 +6,9 @@ pipe whose other end the parent holds.
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib
 import json
 import os
 import runpy
@@ -55,6 +57,7 @@ def run_job(job: ChildJob, emit: Emit) -> None:
     """Verify, prepare, and run every pass of the job."""
     # again, although the parent did: this process runs the code, and the tree may have changed in between
     verify_tree(job.tree)
+    import_all(job.tree)
     _prepare_torch(job)
     from dire_plug.upstream import shims
     from dire_plug.upstream.interleave import take_turns
@@ -71,6 +74,42 @@ def run_job(job: ChildJob, emit: Emit) -> None:
                 emit({"event": "pass", "pass": pass_index})
     except StopScriptError:
         emit({"event": "stopped", "steps": job.stop_after_steps})
+
+
+OURS = ("synthesis", "bridge", "upstream.interleave", "upstream.trace", "upstream.verify.observe")
+"""Our modules that a child may use; they import the others."""
+
+
+def import_all(tree: Path) -> None:
+    """Import our modules, and the packages that the code in `tree` names, as far as they are installed.
+
+    Some packages draw random numbers when they are imported (rich does). So all are imported before the seed, in every
+    child alike: patched or not, in its first pass or in a later one.
+    """
+    from dire_plug.upstream import shims
+
+    for name in (*OURS, *(f"upstream.shims.{one}" for one in shims.known_shims())):
+        importlib.import_module(f"dire_plug.{name}")
+    files = list(tree.rglob("*.py"))
+    own = {part for file in files for part in file.relative_to(tree).with_suffix("").parts}
+    for name in sorted(set().union(*map(_imported, files))):
+        # wandb is replaced by a shim, and the real one would look for its server
+        if name.partition(".")[0] not in (*own, "wandb"):
+            # what upstream only names, or what fails here, fails where upstream imports it, if it does
+            with contextlib.suppress(Exception, SystemExit):
+                importlib.import_module(name)
+
+
+def _imported(file: Path) -> set[str]:
+    """Return the modules that a file imports by absolute names; none where it isn't of this Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):
+        return set()
+    whole = {one.name for node in nodes if isinstance(node, ast.Import) for one in node.names}
+    return whole | {
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level
+    }
 
 
 def _prepare_torch(job: ChildJob) -> None:
@@ -96,8 +135,7 @@ def _observed(job: ChildJob, synthesis: RunningSynthesis | None) -> contextlib.A
         return contextlib.nullcontext()
     from dire_plug.upstream.verify.observe import observe
 
-    embedder = None if job.synthesis is None else job.synthesis["embedder"]
-    return observe(job.observed, tree=job.tree, synthesis=synthesis, embedder=embedder)
+    return observe(job.observed, tree=job.tree, synthesis=synthesis, spec=job.synthesis)
 
 
 def _run_pass(job: ChildJob, pass_index: int, synthesis: RunningSynthesis | None) -> None:

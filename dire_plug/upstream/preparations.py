@@ -7,8 +7,9 @@ from pathlib import Path
 from dire_plug import ui
 from dire_plug.files import make_folder
 from dire_plug.types import Adapter, LoopInputs, ScriptInputs
+from dire_plug.upstream.forks import Runner
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.runner import run_alone
 from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy
 
 MADE = "made"
@@ -26,12 +27,14 @@ def run_preparation(
     folder: Path,
     device: str = "cpu",
     threads: int = 1,
+    run: Runner = run_alone,
 ) -> Path:
     """Run one preparation of a method in `folder`; return the folder of its results, which is all that remains.
 
     Args:
         inputs: of the loop, with the folders of the preparations before.
         device, threads: of the child.
+        run: what runs it.
 
     Raises:
         UpstreamFailedError: upstream's code failed.
@@ -45,7 +48,7 @@ def run_preparation(
     wanted = next(one for one in adapter.preparations(inner) if one.name == name)
     ui.say("; ".join(filter(None, [f"prepare: {name} by {adapter.title}'s own code", wanted.estimate])))
     adapter.write_inputs(inner, script_inputs)
-    child = ChildJob(
+    job = ChildJob(
         # unpatched: what is prepared is upstream's own, and the bridge needs a synthesis
         tree=unpatched_copy(adapter, require_vendored(adapter), folder / "tree"),
         script=wanted.invocation.script,
@@ -58,9 +61,9 @@ def run_preparation(
         # some scripts make files first and then go on; after so many steps all is there
         stop_after_steps=wanted.stop_after_steps,
     )
-    run_child(child, log=folder / "log.txt", on_event=lambda event: None)
+    run([job], logs=[folder / "log.txt"])
     for path in (inner.folder, folder / "tree"):
         shutil.rmtree(path)
-    for path in (folder / "log.txt", folder / "job.json"):
+    for path in (folder / "log.txt", folder / "job.json", folder / "events.jsonl"):
         path.unlink(missing_ok=True)
     return folder / MADE

@@ -8,15 +8,12 @@ import signal
 import site
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dire_plug import home
-from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError, PluginError, UpstreamFailedError
 from dire_plug.files import make_folder
 from dire_plug.seeding import CUBLAS_WORKSPACE
@@ -28,16 +25,13 @@ TAIL = 15
 """Lines of the child's output that an error shows."""
 PATIENCE = 5.0
 """Seconds between asking the child to end and killing it."""
-AT_ONCE = 2
-"""Children that `run_together` runs at a time, at most: each holds the networks of its script."""
-POLL_SECONDS = 0.05
-_alive: set[subprocess.Popen[bytes]] = set()
-"""The children of this process."""
 
 _LOADING = ("PATH", "LANG", "LANGUAGE", "TZ", "TERM", "LD_LIBRARY_PATH", "LD_PRELOAD")
 _CUDA = ("CUDA_HOME", "CUDA_PATH", "CUDA_DEVICE_ORDER")  # by the order we and the child number the devices alike
 _KEPT = (*_LOADING, *_CUDA)
 _KEPT_PREFIXES = ("LC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "NVIDIA_", "PYTORCH_", "TORCH_", "DIRE_PLUG_")
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
+"""What a name of a variable contains that may hold a credential, such as NVIDIA_API_KEY: upstream's code gets none."""
 
 
 def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) -> None:
@@ -49,7 +43,7 @@ def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) ->
         UpstreamFailedError: the script failed; the message has its last lines and the log's path.
         PluginError, DirePlugError: a plugin, or something that the user can fix, failed in the child.
     """
-    scratch = _make_scratch(job.folder)
+    scratch = make_scratch(job.folder)
     make_folder(log.parent)
     visible, device = visible_device(job.device, gpus=job.gpus)
     job_file = replace(job, device=device).write()
@@ -58,7 +52,7 @@ def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) ->
     last: Event = {}
     with (
         _temporary(scratch) as tmp,
-        _child(job_file, _environment(job, scratch, visible, tmp=tmp), cwd=scratch / "cwd", log=log) as (
+        _child(job_file, child_environment(job, scratch, visible, tmp=tmp), cwd=scratch / "cwd", log=log) as (
             process,
             events,
         ),
@@ -69,37 +63,31 @@ def run_child(job: ChildJob, *, log: Path, on_event: Callable[[Event], None]) ->
             if last["event"] not in ("error", "finished"):
                 on_event(last)
         status = process.wait()
+    check_end(job, last, status=status, log=log, began=began)
+
+
+def run_alone(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
+    """Run jobs one after the other, as `run_child`; their events are dropped."""
+    for job, log in zip(jobs, logs, strict=True):
+        run_child(job, log=log, on_event=lambda event: None)
+
+
+def check_end(job: ChildJob, last: Event, *, status: int, log: Path, began: int) -> None:
+    """Remove the scratch of a job that has finished.
+
+    Args:
+        last: its last event, {} where it emitted none.
+        status: as `Popen.wait` returns it.
+        began: the byte at which this attempt's part of the log begins.
+
+    Raises:
+        UpstreamFailedError, PluginError, DirePlugError: it hasn't: as `run_child`.
+    """
     if last.get("event") == "error":
         raise {"plugin": PluginError, "user": DirePlugError}[last["kind"]](last["message"])
     if status != 0 or last.get("event") != "finished":
         raise UpstreamFailedError(_failure(job, status, log, began))
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def run_together(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
-    """Run jobs in child processes, two at a time where there are two cores; their events are dropped.
-
-    Raises:
-        DirePlugError: as `run_child`, of the first job in order that failed; what runs is stopped then, and likewise on
-            an interruption.
-    """
-    cores = count_cores()
-    with ThreadPoolExecutor(max_workers=min(AT_ONCE, cores)) as pool:
-        running = [pool.submit(run_child, job, log=log, on_event=_drop) for job, log in zip(jobs, logs, strict=True)]
-        try:
-            for one in running:
-                one.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            while not all(one.done() for one in running):  # a thread may be starting another child just now
-                for process in list(_alive):
-                    _stop(process)
-                time.sleep(POLL_SECONDS)
-            raise
-
-
-def _drop(event: Event) -> None:
-    """Ignore an event."""
+    shutil.rmtree(job.folder / "scratch", ignore_errors=True)
 
 
 def visible_gpus() -> list[str]:
@@ -158,13 +146,10 @@ def _child(
         raise
     os.close(events_write)
     os.close(life_read)
-    # from here on `run_together` can stop it from another thread
-    _alive.add(process)
     try:
         with os.fdopen(events_read, encoding="utf-8") as events:
             yield process, events
     finally:
-        _alive.discard(process)
         _stop(process)
         os.close(life_write)
 
@@ -186,7 +171,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _make_scratch(folder: Path) -> Path:
+def make_scratch(folder: Path) -> Path:
+    """Make the empty folder of a child's home, working folder and temporary files; return it."""
     scratch = folder.absolute() / "scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     for name in ("home", "cwd", "tmp"):
@@ -204,9 +190,13 @@ def _temporary(scratch: Path) -> Iterator[Path]:
         yield folder
 
 
-def _environment(job: ChildJob, scratch: Path, visible: str, *, tmp: Path) -> dict[str, str]:
+def child_environment(job: ChildJob, scratch: Path, visible: str, *, tmp: Path) -> dict[str, str]:
     """Return the child's whole environment: only what Python and torch need of ours, so no credentials."""
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or (name.startswith(_KEPT_PREFIXES) and not any(part in name.upper() for part in _SECRET))
+    }
     return kept | {
         "HOME": str(scratch / "home"),
         "TMPDIR": str(tmp),

@@ -20,7 +20,7 @@ from torch import Tensor
 from dire_plug.models import last_linear
 from dire_plug.plugins import load_adapter
 from dire_plug.upstream import child
-from dire_plug.upstream.runner import run_child
+from dire_plug.upstream.runner import run_alone, run_child
 from dire_plug.upstream.source.vendor import vendor
 from dire_plug.upstream.verify import runs
 
@@ -49,7 +49,7 @@ def run(device: str, setup: runs.Setup, tree: Path, folder: Path) -> tuple[runs.
             (folder / "cwd").mkdir()
             with in_this_process(), chdir(folder / "cwd"):
                 child.run_job(job, lambda event: None)
-    return runs.read_hashes(folder / "trace.jsonl", folder / "images"), counts
+    return runs.read_hashes(folder), counts
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_published_script_gives_the_bits_of_the_cpu(
     monkeypatch.setenv("DIRE_PLUG_HOME", str(tmp_path / "home"))
     adapter = load_adapter(method)
     vendor_or_skip(adapter)
-    setup = runs.set_up(adapter, next(iter(adapter.scripts)), tmp_path)
+    setup = runs.set_up(adapter, next(iter(adapter.scripts)), tmp_path, run=run_alone)
     tree = vendor(adapter)
     expected, _ = run("cpu", setup, tree, tmp_path / "cpu")
     with device_present():

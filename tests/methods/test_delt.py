@@ -32,6 +32,7 @@ from dire_plug.stages.artefacts import Networks, name_inputs
 from dire_plug.store.artefacts import Artefact
 from dire_plug.types import Invocation, LoopInputs, Preparation, ScriptInputs, Slot, StartImages
 from dire_plug.upstream import shims
+from dire_plug.upstream.runner import run_alone
 from dire_plug.upstream.source.patching import read_patch
 from dire_plug.upstream.verify.runs import set_up
 from dire_plug.upstream.verify.verify import verify
@@ -361,7 +362,7 @@ def test_a_selection_read_in_threads_is_that_of_one_thread(tmp_path: Path, monke
     vendor_or_skip(DELT())
     made = []
     for adapter in (DELT(), InOneThread()):
-        setup = set_up(adapter, "cifar-10", tmp_path / type(adapter).__name__)
+        setup = set_up(adapter, "cifar-10", tmp_path / type(adapter).__name__, run=run_alone)
         (folder,) = setup.inputs.prepared.values()
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         made.append({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})

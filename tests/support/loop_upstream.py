@@ -18,6 +18,7 @@ from dire_plug.types import Invocation, LoopInputs, Script, ScriptInputs, Upstre
 from dire_plug.upstream import child
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.source.patching import make_patch
+from dire_plug.upstream.verify.observe import head_of
 from support.shim_isolation import shims_put_back
 from support.toy_upstream import git
 
@@ -38,7 +39,7 @@ parser.add_argument("--iteration", type=int)
 parser.add_argument("--pass", dest="number", type=int)
 arguments = parser.parse_args()
 number = arguments.number
-network = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 4))
+network = nn.Sequential(nn.Flatten(), nn.Linear(192, 256), nn.ReLU(), nn.Linear(256, 4))
 network.load_state_dict(torch.load(arguments.weights))
 network = network.eval().requires_grad_(False).cuda()
 for first in range(0, 4, 2):
@@ -66,6 +67,7 @@ COMMITTEE = (
     .replace(
         "network = network.eval().requires_grad_(False).cuda()",
         "networks = [network.eval().requires_grad_(False), copy.deepcopy(network)]; networks[1][2] = nn.Tanh(); "
+        'networks[1].load_state_dict(torch.load(arguments.weights + "-second")); '
         'names, unknown = ["Second", "First"], ["Third", "First"]',
     )
     .replace(
@@ -159,11 +161,15 @@ class LoopAdapter(PlannedAdapter):
         return build_plan(classes=classes, ipc=ipc, slots_per_pass=2, per_class=per_class)
 
     def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
-        """Write the weights of the script's own network, which isn't one of ours."""
+        """Write the weights of the script's own networks, of which the last layers are the teachers'."""
         generator = torch.Generator().manual_seed(0)
-        shapes = {"1.weight": (8, 192), "1.bias": (8,), "3.weight": (4, 8), "3.bias": (4,)}
+        shapes = {"1.weight": (256, 192), "1.bias": (256,), "3.bias": (4,)}
         weights = {name: torch.randn(shape, generator=generator) / 8 for name, shape in shapes.items()}
-        torch.save(weights, inputs.folder / "weights.pt")
+        heads = {key: head_of(one.model).weight for key, one in script_inputs.teachers.items()}
+        # a committee's networks are not in the recipe's order
+        first, other = ("second", "teacher") if len(heads) > 1 else ("teacher", "teacher")
+        torch.save({**weights, "3.weight": heads[first]}, inputs.folder / "weights.pt")
+        torch.save({**weights, "3.weight": heads[other]}, inputs.folder / "weights.pt-second")
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line."""
@@ -230,6 +236,6 @@ def in_this_process() -> Iterator[None]:
 def run_here(jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
     """Run jobs one after the other in this process, so that what a test has changed in the package acts in them."""
     for job in jobs:
-        (folder := job.folder / "cwd").mkdir()
+        (folder := job.folder / "cwd").mkdir(exist_ok=True)
         with in_this_process(), chdir(folder):
             child.run_job(job, lambda event: None)

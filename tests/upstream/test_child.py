@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.paths import TESTS
 from support.shim_isolation import shims_put_back
 from support.toy_upstream import CLASSES, SCRIPT, make_adapter, make_known, make_script, make_toy
@@ -45,7 +46,10 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         parameter.data = torch.arange(parameter.numel()).reshape(parameter.shape).sub(number).cos()
     torch.save(network.state_dict(), folder / "weights.pt")
     make_known(folder / "known")
-    return {"patched": tree, "pristine": pristine, "weights": folder / "weights.pt", "known": folder / "known"}
+    real = {"values": torch.rand(CLASSES, 4), "labels": torch.arange(CLASSES)}
+    save_file(real, folder / "real.safetensors")
+    files = {name: folder / name for name in ("known", "weights.pt", "real.safetensors")}
+    return {"patched": tree, "pristine": pristine, **{name.partition(".")[0]: path for name, path in files.items()}}
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +83,7 @@ def make_job(trees: dict[str, Path], folder: Path, *, patched: bool = True, **ch
         seed=5,
         device="cpu",
         start={"kind": "noise", "shape": None, "file": None},
-        real={},
+        real={"teacher": str(trees["real"])},
         passes=str(folder / "passes"),
     )
     job = ChildJob(
@@ -100,7 +104,7 @@ def run_here(job: ChildJob) -> tuple[RunHashes, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
     child.run_job(job, events.append)
     assert job.trace is not None
-    return read_hashes(job.trace, job.folder / "images"), events
+    return read_hashes(job.folder), events
 
 
 def test_a_patched_script_without_a_term_computes_the_same_bits(trees: dict[str, Path], tmp_path: Path) -> None:
@@ -202,7 +206,7 @@ def test_a_true_child_runs_the_patched_script_with_its_shims(trees: dict[str, Pa
     events: list[dict[str, Any]] = []
     run_child(job, log=tmp_path / "log.txt", on_event=events.append)
     assert job.trace is not None
-    assert read_hashes(job.trace, job.folder / "images") == here
+    assert read_hashes(job.folder) == here
     assert [event["pass"] for event in events if event["event"] == "pass"] == [0, 1]
     assert {"pass 0", "pass 1"} <= set((tmp_path / "log.txt").read_text().splitlines())
     assert not list(job.tree.rglob("__pycache__"))

@@ -12,13 +12,17 @@ from dire_plug.upstream.source.vendor import unpatched_copy, vendored_folder
 
 SHORT = 40
 """Lines of fewer characters, blanks aside, are nobody's, and imports of any length."""
+IDIOMS = ("interpolation=InterpolationMode.", "class")
+"""Beginnings, without blanks, of lines that torch's own interfaces leave one way to write: nobody's either."""
 
 
 def read_lines(path: Path) -> dict[str, str]:
     """Return line without blanks → line, of those that are long enough to be somebody's."""
     lines = {"".join(line.split()): line.strip() for line in path.read_text(errors="replace").splitlines()}
     return {
-        bare: line for bare, line in lines.items() if len(bare) >= SHORT and not bare.startswith(("from", "import"))
+        bare: line
+        for bare, line in lines.items()
+        if len(bare) >= SHORT and not bare.startswith(("from", "import", *IDIOMS))
     }
 
 

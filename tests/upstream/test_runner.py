@@ -14,7 +14,7 @@ from support.toy_upstream import make_script
 from dire_plug.errors import DirePlugError, PluginError, UpstreamFailedError
 from dire_plug.upstream import runner
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.runner import run_child, run_together, visible_device
+from dire_plug.upstream.runner import run_child, visible_device
 
 REPORT = """
 import json, os, sys, time
@@ -97,29 +97,6 @@ def test_an_interrupted_parent_leaves_no_child_and_no_zombie(
     assert not Path(f"/proc/{pids[0]}").exists()
 
 
-def several(tmp_path: Path, count: int) -> tuple[list[ChildJob], list[Path]]:
-    """Return jobs in folders of their own, and their logs."""
-    folders = [tmp_path / str(number) for number in range(count)]
-    for folder in folders:
-        folder.mkdir()
-    return [ChildJob(tmp_path, "script.py", (), folder) for folder in folders], [one / "log.txt" for one in folders]
-
-
-def test_jobs_that_run_together_all_end(fake: Callable[[str], None], tmp_path: Path) -> None:
-    fake("emit(event='step', step=1)\nprint('done')\nemit(event='finished')")
-    jobs, logs = several(tmp_path, 3)
-    run_together(jobs, logs=logs)
-    assert [log.read_text() for log in logs] == ["done\n"] * 3
-
-
-def test_a_job_that_fails_stops_those_beside_it(fake: Callable[[str], None], tmp_path: Path) -> None:
-    fake("sys.exit(3) if os.sep + '0' + os.sep in sys.argv[1] else time.sleep(10**6)")
-    jobs, logs = several(tmp_path, 3)
-    with pytest.raises(UpstreamFailedError, match="ended with status 3"):
-        run_together(jobs, logs=logs)
-    assert not runner._alive
-
-
 def test_what_the_child_left_running_is_ended(fake: Callable[[str], None], tmp_path: Path) -> None:
     fake("import subprocess\nemit(event='step', pid=subprocess.Popen(['sleep', '60']).pid)\nemit(event='finished')")
     pids: list[int] = []
@@ -131,7 +108,9 @@ def test_the_child_gets_a_home_a_folder_and_a_device_of_its_own(
     fake: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
-    monkeypatch.setenv("SECRET_TOKEN", "x")
+    secrets = {"SECRET_TOKEN", "NVIDIA_API_KEY", "DIRE_PLUG_HUB_PASSWORD"}
+    for name in secrets:
+        monkeypatch.setenv(name, "x")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     settings = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTORCH_ALLOC_CONF": "x", "TORCH_LOGS": "+dynamo"}
     for name, value in settings.items():
@@ -147,7 +126,7 @@ def test_the_child_gets_a_home_a_folder_and_a_device_of_its_own(
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["WANDB_MODE"] == "disabled"
     assert environment["PYTHONHASHSEED"] == "0"
-    assert "SECRET_TOKEN" not in environment
+    assert not secrets & environment.keys()
     assert settings.items() <= environment.items()
     assert ChildJob.read(tmp_path / "job.json").device == "cuda:0"
     assert not scratch.exists()

@@ -13,7 +13,7 @@ from support.paths import TESTS
 
 from dire_plug.synthesis import collect, gather_losses
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.runner import run_child, run_together
+from dire_plug.upstream.runner import run_alone, run_child
 from dire_plug.upstream.source.vendor import vendor
 from dire_plug.upstream.verify.runs import PASSES, Setup, read_hashes, set_up, set_up_answered, write_job
 
@@ -33,7 +33,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
         adapter: Any = make_loop(folder)
         write_patch(adapter, INSERTIONS)
         tree = vendor(adapter)
-        own = set_up(adapter, "synth", folder / "setup")
+        own = set_up(adapter, "synth", folder / "setup", run=run_alone)
         yield tree, {"keep": own, "regroup": set_up_answered(own, folder / "answered")}
 
 
@@ -42,7 +42,7 @@ def left(job: ChildJob) -> dict[str, Any]:
     assert job.trace is not None
     passes = {0: job.folder / PASSES}
     tensors = [tensor.tolist() for tensor in collect(passes)]
-    files = read_hashes(job.trace, job.folder / "images").files
+    files = read_hashes(job.folder).files
     return {"files": files, "tensors": tensors, "losses": gather_losses(passes)}
 
 
@@ -50,7 +50,7 @@ def left(job: ChildJob) -> dict[str, Any]:
 def test_a_child_that_was_killed_goes_on_at_its_slot(loop: Any, tmp_path: Path, plan: str) -> None:
     tree, setups = loop
     whole, killed = (write_job(setups[plan], tmp_path / name, tree, regularizers={}) for name in ("whole", "killed"))
-    run_together([whole], logs=[tmp_path / "log.txt"])
+    run_alone([whole], logs=[tmp_path / "log.txt"])
 
     def kill(event: dict[str, Any]) -> None:
         if event["event"] == "slot":
@@ -71,7 +71,7 @@ def test_two_children_that_make_a_batch_each_have_the_bits_of_one(loop: Any, tmp
     whole = write_job(setups["regroup"], tmp_path / "whole", tree, regularizers={})
     jobs = [write_job(setups["regroup"], tmp_path / f"batch-{number}", tree, regularizers={}) for number in range(2)]
     parts = [replace(job, synthesis={**(job.synthesis or {}), "batches": [at]}) for at, job in enumerate(jobs)]
-    run_together([whole, *parts], logs=[job.folder / "log.txt" for job in (whole, *parts)])
+    run_alone([whole, *parts], logs=[job.folder / "log.txt" for job in (whole, *parts)])
     for at, job in enumerate(parts):
         made = {path.name for path in (job.folder / PASSES).iterdir()}
         assert made == {f"pass-000-batch-000{at}.safetensors", f"losses-000-batch-000{at}.json"}

@@ -12,4 +12,7 @@ from types import ModuleType
 def install(*, device: str, names: Sequence[str]) -> None:
     """Let `import` of each name give a module without content, whether the package is installed or not."""
     for name in names:
+        # an installed one may be imported already; its submodules would look for it
+        for inner in [one for one in sys.modules if one.startswith(f"{name}.")]:
+            del sys.modules[inner]
         sys.modules[name] = ModuleType(name)

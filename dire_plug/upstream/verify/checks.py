@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dire_plug.api.patch_file import Patch
 from dire_plug.types import Plan, Slot
-from dire_plug.upstream.verify.observe import CALLS, GRADIENT, GRADIENTS, TERM
+from dire_plug.upstream.verify.observe import CALLS, GRADIENT, GRADIENTS, GROUPS, TERM
 
 TOLERANCE = 1e-4
 """Of the gradient, in units of λ · ∂term. Agreement of float32 is some 10⁻⁶; wrong terms are off by 10⁻¹ and more."""
@@ -85,6 +86,40 @@ def compare_gradients(published: Path, probed: Path, *, steps: int | None) -> tu
                 f"step {step}: patched minus unpatched is {error:.0e} of λ·∂term away from it, at the learning rate 0"
             )
     return worst, problems[:SHOWN]
+
+
+# The step.
+
+
+def check_update(published: Path, probed: Path, events: Iterable[Event]) -> list[str]:
+    """Check that optimisers step with the term on as they do without.
+
+    Args:
+        published, probed: as `compare_gradients`; their optimisers must have the same settings in each step.
+        events: of a run with the term at the script's own learning rate, in which each update must be the one that the
+            optimiser makes of the gradient that was recorded.
+    """
+    ours, theirs = (map(_read_groups, sorted((folder / GRADIENTS).glob("*"))) for folder in (probed, published))
+    problems = []
+    for step, pair in enumerate(zip(ours, theirs, strict=False)):  # numbers of steps are compared with the gradients
+        for one, other in zip(*pair, strict=False):
+            changed = [f"{name} {other.get(name)} → {value}" for name, value in one.items() if value != other.get(name)]
+            problems += [f"step {step}: with the term the optimiser has other settings: {', '.join(changed)}"] * bool(
+                changed
+            )
+    updates = [event["error"] for event in events if event["call"] == "update"]
+    problems += [
+        f"step {step}: the update is {error:.0e} of its size away from the optimiser's own, of the recorded gradient"
+        for step, error in enumerate(updates)
+        if not error <= TOLERANCE
+    ]
+    return problems[:SHOWN]
+
+
+def _read_groups(file: Path) -> list[dict[str, Any]]:
+    with safe_open(file, framework="pt") as content:
+        groups: list[dict[str, Any]] = json.loads(content.metadata()[GROUPS])
+    return groups
 
 
 def _gradient_error(probed: Mapping[str, Tensor], published: Mapping[str, Tensor]) -> float:

@@ -7,19 +7,21 @@ kept by hooks of this module's own, and the term on them is written a second tim
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import json
 import math
 import os
 import weakref
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
@@ -32,39 +34,43 @@ from dire_plug.errors import DirePlugError
 from dire_plug.models.checkpoint import load
 from dire_plug.recipe import PROBE
 from dire_plug.synthesis.weighting import leaves_of
-from dire_plug.types import LOOP
-from dire_plug.upstream.trace import StopScriptError
+from dire_plug.types import EDGE, LOOP
+from dire_plug.upstream.trace import StopScriptError, hash_tensor
 
 CALLS = "calls.jsonl"
 GRADIENTS = "gradients"
 GRADIENT, TERM = "gradient/", "term/"
 """Of the keys in the file of a step: what the optimiser's tensors had as gradient, and λ · ∂term."""
+GROUPS = "groups"
+"""In the same file's metadata: the settings of the optimiser's groups, as JSON."""
 FORWARDED = ("watch", "order", "steps", "in_use", "keep")
 """Functions of bridge of which it counts only where and when they are called."""
 
 
 @contextlib.contextmanager
-def observe(settings: Mapping[str, Any], *, tree: Path, synthesis: Any, embedder: Any) -> Iterator[None]:
+def observe(
+    settings: Mapping[str, Any], *, tree: Path, synthesis: Any, spec: Mapping[str, Any] | None
+) -> Iterator[None]:
     """Record what happens while the block runs.
 
     Args:
         settings: "folder", which gets `calls.jsonl` and a file of gradients for each optimiser step; "frozen": whether
             optimisers get the learning rate 0; "start": whether the test term answers with start images where the
-            adapter doesn't.
+            adapter doesn't; "heads": the digest of each teacher's last layer → its key.
         tree: of the script, by which lines are named.
         synthesis: a `RunningSynthesis` with the test term, or None for an unpatched script.
-        embedder: that of the synthesis's specification.
+        spec: what the synthesis was made from: `SynthesisSpec` as JSON.
     """
     folder = Path(settings["folder"])
     with contextlib.ExitStack() as stack:
         steps = _Steps(folder / GRADIENTS, frozen=settings["frozen"])
         stack.enter_context(steps.hooked())
-        if synthesis is not None:
+        if synthesis is not None and spec is not None:
             # line by line: a script that crashes leaves the events up to there
             file = stack.enter_context((folder / CALLS).open("w", encoding="utf-8", buffering=1))
             calls = _Calls(
                 steps,
-                KeptEmbeddings(embedder),
+                KeptEmbeddings(spec, heads=settings["heads"]),
                 synthesis.plugin(PROBE),
                 answers=settings["start"],
                 emit=lambda event: file.write(json.dumps(event) + "\n"),
@@ -142,9 +148,11 @@ class _Steps:
         # weak: watching must not keep alive what the script drops, or memory would grow from slot to slot
         self._optimisers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._rates: list[Any] = []
+        self._twin: tuple[Optimizer, list[Tensor]] | None = None
         self._number = 0
         self.expected: ExpectedGradients | None = None
-        self.on_step: Callable[[Optimizer, float | None], None] = lambda optimizer, error: None
+        self.on_step: Callable[[Optimizer, float | None], bool] = lambda optimizer, error: False
+        self.on_update: Callable[[float], None] = lambda error: None
 
     @contextlib.contextmanager
     def hooked(self) -> Iterator[None]:
@@ -177,18 +185,34 @@ class _Steps:
                 kept[f"{GRADIENT}{number}"] = tensor.grad.detach().clone().contiguous()
             if self.expected is not None and (term := self.expected.term_of(tensor)) is not None:
                 kept[f"{TERM}{number}"] = (factor * term).contiguous()
-        save_file(kept, self._folder / f"{self._number:04d}.safetensors")
+        groups = [{name: one for name, one in group.items() if name != "params"} for group in optimizer.param_groups]
+        metadata = {GROUPS: json.dumps(groups, default=str)}
+        save_file(kept, self._folder / f"{self._number:04d}.safetensors", metadata=metadata)
         self._number += 1
-        self.on_step(optimizer, error)
+        ours = self.on_step(optimizer, error)
+        closure = len(args) > 1 or kwargs  # the first is the optimiser
+        if ours and not (self._frozen or closure) and type(optimizer).__module__.startswith("torch.optim."):
+            # copied before the step: settings, state, tensors and gradients, on which it makes the step again
+            self._twin = copy.deepcopy(optimizer), [one.detach().clone() for one in _tensors(optimizer)]
         if self._frozen:  # here, not in the flags: scripts set the rate again in each iteration
             self._rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 group["lr"] = 0.0
 
+    @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._frozen:
             for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate
+        if self._twin is not None:
+            (twin, before), self._twin = self._twin, None
+            type(twin).step.__wrapped__(twin)  # type: ignore[attr-defined]  # without the hooks, of which this is one
+            self.on_update(
+                max(
+                    float((found - wanted).norm()) / (float((wanted - start).norm()) or 1.0)
+                    for found, wanted, start in zip(_tensors(optimizer), _tensors(twin), before, strict=True)
+                )
+            )
 
 
 def _tensors(optimizer: Optimizer) -> list[Tensor]:
@@ -198,19 +222,46 @@ def _tensors(optimizer: Optimizer) -> list[Tensor]:
 # The term, written a second time.
 
 
+def head_of(network: nn.Module) -> nn.Linear:
+    """Return the last linear layer of a network, whose inputs are its embeddings."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def digest_head(network: nn.Module) -> str:
+    """Return the sha256 of a network's last layer, which tells it from others."""
+    return hash_tensor(head_of(network).weight.float())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one network made of the images of a step: the network's key, [N, D], and label → real embeddings, [n, D]."""
+
+    key: str
+    embeddings: Tensor
+    real: Mapping[int, Tensor]
+
+
 class KeptEmbeddings:
     """The embeddings of a step with their graph, kept apart from those that the synthesis keeps.
 
     No watched network is run a second time: G-VBSM's draw random numbers. One outside of the loop may be.
+
+    Attributes:
+        told_apart: whether each of several watched networks was known by its last layer, and not by its place.
     """
 
-    def __init__(self, embedder: Mapping[str, Any] | None) -> None:
-        """Take the network that embeds where no trained one is in the loop, as in `SynthesisSpec.embedder`."""
+    def __init__(self, spec: Mapping[str, Any], *, heads: Mapping[str, str]) -> None:
+        """Take the synthesis's specification as JSON, and the digest of each teacher's last layer → its key."""
+        self._names, self._files, self._heads = list(spec["networks"]), spec["real"], heads
+        embedder = spec["embedder"]
         self._latest: dict[int, Tensor] = {}
-        self._shown: list[Tensor] = []
+        self._shown: list[tuple[Tensor, Tensor]] = []
+        self._real: dict[str, dict[int, Tensor]] = {}
         self._from_loop = embedder is not None and embedder["network"] == LOOP
         self._embedder = None if embedder is None or self._from_loop else embedder
         self._hooks: list[RemovableHandle] = []
+        self._keys = self._names
+        self.told_apart = True
         self.weights: list[Tensor] = []
         if self._embedder is not None:
             self._network = load(Path(self._embedder["network"]), torch.device("cpu"))
@@ -222,11 +273,13 @@ class KeptEmbeddings:
         for hook in self._hooks:
             hook.remove()
         networks = [network] if isinstance(network, nn.Module) else list(network)
-        layers = [[module for module in one.modules() if isinstance(module, nn.Linear)][-1] for one in networks]
+        known = [self._heads.get(digest_head(one)) for one in networks]
+        self.told_apart = len(networks) == 1 or None not in known
+        self._keys = [key for key in known if key is not None] if self.told_apart and None not in known else self._names
         self._latest = {}
         self._hooks = [
-            layer.register_forward_pre_hook(functools.partial(self._keep, number))
-            for number, layer in enumerate(layers)
+            head_of(one).register_forward_pre_hook(functools.partial(self._keep, number))
+            for number, one in enumerate(networks)
         ]
         self.weights = [weight for one in networks for weight in one.parameters()]
 
@@ -234,22 +287,39 @@ class KeptEmbeddings:
         if inputs[0].requires_grad:  # a verifier's forward pass has no graph
             self._latest[number] = inputs[0]
 
-    def show(self, images: Tensor) -> None:
-        """Keep the embeddings that the loop itself makes of the next class."""
-        self._shown.append(images)
+    def show(self, images: Tensor, real: Tensor) -> None:
+        """Keep the embeddings that the loop itself makes of the next class, and of real images of it."""
+        self._shown.append((images, real.detach().flatten(1)))
 
     def shown(self) -> int:
         """Return how many images `show` has got since the last `take`."""
-        return sum(map(len, self._shown))
+        return sum(len(one) for one, _ in self._shown)
 
-    def take(self, images: Tensor) -> list[Tensor]:
-        """Return the embeddings of this step, [N, D], of each network that made some: whatever the patch says."""
+    def take(self, images: Tensor, labels: Tensor) -> list[Seen]:
+        """Return what each network that made a forward pass in this step has made: whatever the patch says."""
+        shown, self._shown = self._shown, []
+        if self._from_loop:
+            if not shown:
+                return []
+            # class by class, in ascending order, and as many real images of each
+            made, real = (torch.cat([one.flatten(1) for one in side]) for side in zip(*shown, strict=True))
+            classes = sorted(set(labels.tolist()))
+            rows = torch.split(real, len(real) // len(classes))
+            return [Seen(self._names[0], made, dict(zip(classes, rows, strict=True)))]
         if self._embedder is not None:
             self._network.model(self._unwhiten(images))
-        elif self._from_loop:
-            self._latest = {0: torch.cat([one.flatten(1) for one in self._shown])} if self._shown else {}
-        kept, self._latest, self._shown = self._latest, {}, []
-        return [one.flatten(1) for one in kept.values()]
+        kept, self._latest = self._latest, {}
+        return [
+            Seen(self._keys[place], one.flatten(1), self._real_of(self._keys[place])) for place, one in kept.items()
+        ]
+
+    def _real_of(self, key: str) -> dict[int, Tensor]:
+        if key not in self._real:
+            tensors = load_file(self._files[key])
+            self._real[key] = {
+                label: tensors["values"][tensors["labels"] == label] for label in set(tensors["labels"].tolist())
+            }
+        return self._real[key]
 
     def _unwhiten(self, images: Tensor) -> Tensor:
         assert self._embedder is not None
@@ -260,23 +330,27 @@ class KeptEmbeddings:
         return (pixels - mean) / std
 
 
-def reference_term(embeddings: Tensor, labels: Tensor) -> Tensor:
+def reference_term(seen: Seen, labels: Tensor) -> Tensor:
     """Return mean(W ⊙ (u + u²)) as `Probe` defines it, row by row."""
-    count, width = embeddings.shape
-    largest = max(float(embeddings.detach().abs().max()), torch.finfo(embeddings.dtype).tiny)
+    embeddings, (count, width) = seen.embeddings, seen.embeddings.shape
+    tiny = torch.finfo(embeddings.dtype).tiny
+    largest = max(float(embeddings.detach().abs().max()), tiny)
+    largest_real = max(max(float(rows.abs().max()) for rows in seen.real.values()), tiny)
+    phase = 2 * math.pi * zlib.crc32(seen.key.encode()) / 2**32
     total = embeddings.new_zeros(())
     for row, (embedding, label) in enumerate(zip(embeddings, labels.tolist(), strict=True)):
-        angle = 1.3 * label + 2.1 * row
+        angle = 1.3 * label + 2.1 * row + phase
         direction = embedding.new_tensor([math.cos(angle + 0.7 * column) for column in range(width)])
+        direction = direction + seen.real[label].mean(0) / largest_real
         unit = embedding / largest
         # linear and quadratic: a term with a constant gradient couldn't tell detached embeddings from others
         total = total + (direction * (unit + unit**2)).sum()
     return total / (count * width)
 
 
-def _mean_term(embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+def _mean_term(seen: Sequence[Seen], labels: Tensor) -> Tensor:
     """Return the mean of the term over the networks of a step."""
-    return torch.stack([reference_term(one, labels) for one in embeddings]).mean()
+    return torch.stack([reference_term(one, labels) for one in seen]).mean()
 
 
 # The calls.
@@ -321,6 +395,7 @@ class _Calls:
         self._slot, self._in_use = _Slot(), None
         self._handles: list[RemovableHandle] = []
         steps.on_step = self._step
+        steps.on_update = self._updated
 
     @contextlib.contextmanager
     def in_place_of_bridge(self, tree: Path) -> Iterator[None]:
@@ -357,9 +432,10 @@ class _Calls:
         return called
 
     def _forward(self, name: str, seen: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        answer = self._real[name](*args, **kwargs)
         if name == "watch":
             self._kept.watch(*args)
-        answer = self._real[name](*args, **kwargs)
+            seen["told_apart"] = self._kept.told_apart
         if name == "in_use":
             self._in_use = answer
         return answer
@@ -384,7 +460,7 @@ class _Calls:
         return answer
 
     def _embedded(self, seen: dict[str, Any], images: Tensor, real: Tensor) -> None:
-        self._kept.show(images)
+        self._kept.show(images, real)
         self._real["embedded"](images, real)
 
     def _loss(
@@ -405,8 +481,9 @@ class _Calls:
             total: Tensor = call(loss, images=images, labels=labels, step=step, network=network, scaler=scaler)
             return total
 
-        if not leaves or not embeddings or any(len(one) != len(used) for one in embeddings):
-            seen["embeddings"] = next((len(one) for one in embeddings if len(one) != len(used)), None)
+        if not leaves or not embeddings or any(len(one.embeddings) != len(used) for one in embeddings):
+            wrong = (len(one.embeddings) for one in embeddings if len(one.embeddings) != len(used))
+            seen["embeddings"] = next(wrong, None)
             return added()
         try:
             upstream = _gradients(loss, leaves)
@@ -435,8 +512,9 @@ class _Calls:
         def add() -> None:
             self._real["term"](images=images, labels=labels, step=step, network=network, scaler=scaler)
 
-        if not leaves or not embeddings or any(len(one) != len(used) for one in embeddings):
-            seen["embeddings"] = next((len(one) for one in embeddings if len(one) != len(used)), None)
+        if not leaves or not embeddings or any(len(one.embeddings) != len(used) for one in embeddings):
+            wrong = (len(one.embeddings) for one in embeddings if len(one.embeddings) != len(used))
+            seen["embeddings"] = next(wrong, None)
             return add()
         try:
             # the loss's gradient isn't known yet: that of the step before tells how strong it is
@@ -465,7 +543,7 @@ class _Calls:
 
     def _see(
         self, seen: dict[str, Any], loss: Tensor, *, images: Tensor, labels: Tensor, step: int
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    ) -> tuple[list[Tensor], list[Seen], Tensor]:
         """Begin a step; return the leaves that an optimiser holds, each network's embeddings, the labels in use."""
         used, self._in_use = labels if self._in_use is None else self._in_use, None
         weights = {id(one) for one in self._kept.weights}  # DWA holds them in an optimiser too, which never steps
@@ -477,9 +555,9 @@ class _Calls:
         self._slot.losses += 1
         self._slot.remember(leaves)
         self._forget_step()
-        return leaves, self._kept.take(images), used
+        return leaves, self._kept.take(images, used), used
 
-    def _weigh(self, embeddings: Sequence[Tensor], labels: Tensor, leaves: list[Tensor], *, alike: float) -> None:
+    def _weigh(self, embeddings: Sequence[Seen], labels: Tensor, leaves: list[Tensor], *, alike: float) -> None:
         """Give the test term the weight at which its gradient is as strong as upstream's, and neither is lost."""
         own = _norm(_gradients(_mean_term(embeddings, labels), leaves))
         self._probe.weight = alike / own if own > 0 else 1.0
@@ -492,26 +570,37 @@ class _Calls:
             self._slot.upstream = _norm(self._steps.expected.upstream)
         self._steps.expected = None
 
-    def _of_chosen(self, embeddings: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def _of_chosen(self, embeddings: Sequence[Seen], labels: Tensor) -> Tensor:
         """Return the term on the classes that have their turn in this step, times C/c."""
         chosen, classes = self._probe.labels, torch.unique(labels)
         if chosen is None or len(chosen) == len(labels):
             return _mean_term(embeddings, labels)
         mine = torch.unique(chosen)
         rows = torch.tensor([row for row, label in enumerate(labels) if label in mine])
-        return len(classes) / len(mine) * _mean_term([one[rows] for one in embeddings], labels[rows])
+        return (
+            len(classes)
+            / len(mine)
+            * _mean_term([replace(one, embeddings=one.embeddings[rows]) for one in embeddings], labels[rows])
+        )
 
-    def _step(self, optimizer: Optimizer, error: float | None) -> None:
-        """Emit a step of an optimiser, if it holds what the last loss depended on."""
-        if any(leaf is tensor for leaf in self._slot.leaves for tensor in _tensors(optimizer)):
+    def _step(self, optimizer: Optimizer, error: float | None) -> bool:
+        """Emit a step of an optimiser, if it holds what the last loss depended on, and return whether it does."""
+        ours = any(leaf is tensor for leaf in self._slot.leaves for tensor in _tensors(optimizer))
+        if ours:
             self._emit({"call": "step", "expected": self._steps.expected is not None, "error": error})
+        return ours
+
+    def _updated(self, error: float) -> None:
+        self._emit({"call": "update", "error": error})
 
     def _step_done(
         self, seen: dict[str, Any], loss: Tensor | None = None, *, images: Tensor, labels: Tensor, step: int
     ) -> None:
         seen |= {"step": step, "images": _kind(images, self._slot.leaves), "moved": self._slot.changed()}
         if (start := self._slot.start) is not None and start.shape == images.shape:
-            seen["unmoved"] = int((images.detach() == start).flatten(1).all(dim=1).sum())
+            same = images.detach() == start
+            same[..., ::EDGE] = True  # there clipping moves what no step has
+            seen["unmoved"] = int(same.flatten(1).all(dim=1).sum())
         self._slot.remember(self._slot.leaves)
         self._real["step_done"](loss, images=images, labels=labels, step=step)
 

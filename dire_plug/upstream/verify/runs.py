@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from dire_plug.data.augmentation import zca
@@ -22,10 +22,12 @@ from dire_plug.models.checkpoint import save as save_network
 from dire_plug.recipe.model import Recipe
 from dire_plug.synthesis import SynthesisSpec
 from dire_plug.training.loop import initialised
-from dire_plug.types import LOOP, Adapter, LoopInputs, Script, ScriptInputs, VerifyCase
+from dire_plug.types import EDGE, LOOP, Adapter, LoopInputs, Script, ScriptInputs, VerifyCase
+from dire_plug.upstream.forks import Runner
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.preparations import run_preparation
-from dire_plug.upstream.runner import run_together
+from dire_plug.upstream.trace import TRACE
+from dire_plug.upstream.verify.observe import digest_head, head_of
 
 SEED = 0
 PASSES = "passes"
@@ -36,19 +38,19 @@ PIXELS = (32, 224)
 """The range of pixels of start images in the answered run."""
 
 
-class Runner(Protocol):
-    """Runs jobs, as `run_together` does in child processes."""
-
-    def __call__(self, jobs: Sequence[ChildJob], *, logs: Sequence[Path]) -> None:
-        """Run them all; write their output into `logs`."""
-
-
 @dataclass(frozen=True)
 class RunHashes:
-    """The hashes that compare two runs: of the optimised tensors, step by step, and of the saved files."""
+    """The hashes that compare two runs: of the optimised tensors, step by step, and of the saved files.
+
+    Attributes:
+        losses: what `backward` was called of before each step; compared by nobody, they tell how far apart runs are.
+        folder: of the run.
+    """
 
     steps: tuple[tuple[str, ...], ...]
     files: dict[str, str]
+    losses: tuple[float | None, ...] = field(default=(), compare=False)
+    folder: Path = field(default=Path(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Setup:
 
     Attributes:
         start: as `SynthesisSpec.start`.
+        real: as `SynthesisSpec.real`: seeded rows, other ones for each network, class and number of rows.
     """
 
     adapter: Adapter
@@ -64,15 +67,21 @@ class Setup:
     inputs: LoopInputs
     script_inputs: ScriptInputs
     start: dict[str, Any]
+    real: dict[str, str]
     steps: int | None
 
 
-def set_up(adapter: Adapter, name: str, folder: Path) -> Setup:
+def set_up(adapter: Adapter, name: str, folder: Path, *, run: Runner) -> Setup:
     """Generate images, make seeded untrained teachers, and run what upstream's own code prepares."""
     case, script = adapter.verify_case(name), adapter.scripts[name]
     recipe, classes = _recipe(adapter, case, case.recover, ipc=case.ipc), case.classes or script.classes
     dataset = generate(case.real_per_class, classes=classes, size=script.size)
-    teachers = {key: _teacher(script, architecture) for key, architecture in case.teachers.items()}
+    known = list(case.teachers.values())
+    teachers = {
+        # two of one architecture must differ, or nobody could tell which is which
+        key: _teacher(script, architecture, seed=SEED + known[:place].count(architecture))
+        for place, (key, architecture) in enumerate(case.teachers.items())
+    }
     start, file = None, None
     if recipe.recover.start == "real":
         shape = (classes, case.real_per_class, 3, script.size, script.size)
@@ -81,9 +90,15 @@ def set_up(adapter: Adapter, name: str, folder: Path) -> Setup:
     inputs = LoopInputs(recipe, classes, script.size, SEED, folder / "inputs", folder / "images")
     script_inputs = ScriptInputs(teachers, dataset, start)
     for one in adapter.preparations(inputs):
-        made = run_preparation(adapter, one.name, inputs, script_inputs, folder=folder / "prepared" / one.name)
+        place = folder / "prepared" / one.name
+        made = run_preparation(adapter, one.name, inputs, script_inputs, folder=place, run=run)
         inputs = replace(inputs, prepared={**inputs.prepared, one.name: made})
-    return Setup(adapter, case, inputs, script_inputs, _describe_start(script, recipe.recover.start, file), case.steps)
+    described = _describe_start(script, recipe.recover.start, file)
+    real = {
+        key: _write_real(folder, number, head_of(one.model), classes)
+        for number, (key, one) in enumerate(teachers.items())
+    }
+    return Setup(adapter, case, inputs, script_inputs, described, real, case.steps)
 
 
 def set_up_answered(setup: Setup, folder: Path) -> Setup:
@@ -121,9 +136,24 @@ def set_up_answered(setup: Setup, folder: Path) -> Setup:
 
 
 def _draw_pixels(shape: tuple[int, ...], *, seed: int) -> Tensor:
-    """Return seeded random pixels, [C, n, 3, H, W], away from black and white: clipping alone moves none of them."""
+    """Return seeded random pixels, [C, n, 3, H, W]: away from black and white, where clipping alone moves none.
+
+    Every `EDGE`-th column is black and white instead, so that steps leave the range there, and clipping acts.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(*PIXELS, shape, dtype=torch.uint8, generator=generator)
+    pixels = torch.randint(*PIXELS, shape, dtype=torch.uint8, generator=generator)
+    pixels[..., ::2, ::EDGE], pixels[..., 1::2, ::EDGE] = 0, 255
+    return pixels
+
+
+def _write_real(folder: Path, number: int, head: torch.nn.Linear, classes: int) -> str:
+    """Write real embeddings of the network with this number, one or two rows a class; return the file."""
+    labels = torch.arange(classes).repeat_interleave(1 + torch.arange(classes) % 2)
+    generator = torch.Generator().manual_seed(SEED + number)
+    values = torch.rand(len(labels), head.in_features, generator=generator)
+    make_folder(folder)
+    save_file({"values": values, "labels": labels}, file := folder / f"real-{number}.safetensors")
+    return str(file)
 
 
 def _describe_start(script: Script, kind: str, file: Path | None) -> dict[str, Any]:
@@ -170,18 +200,18 @@ def generate(per_class: int, *, classes: int, size: int) -> Dataset:
     return make_tensor_dataset("generated", train=draw(per_class), test=draw(TEST_PER_CLASS), classes=names)
 
 
-def _teacher(script: Script, architecture: str) -> Network:
+def _teacher(script: Script, architecture: str, *, seed: int) -> Network:
     """Return a seeded, untrained network."""
     # not every architecture has the script's stem; any will do, since only runs with the same one are compared
     stem = script.stem if script.stem in stems(architecture) else "small"
-    model = initialised(lambda: build(architecture, outputs=script.classes, stem=stem, size=script.size), SEED)
+    model = initialised(lambda: build(architecture, outputs=script.classes, stem=stem, size=script.size), seed)
     return Network(model.eval(), architecture, script.classes, stem, script.mean, script.std)
 
 
-def run_jobs(jobs: Mapping[str, ChildJob], *, run: Runner = run_together) -> dict[str, RunHashes]:
+def run_jobs(jobs: Mapping[str, ChildJob], *, run: Runner) -> dict[str, RunHashes]:
     """Run one script for a few steps in each way; return what each left, by name."""
     run(list(jobs.values()), logs=[job.folder / "log.txt" for job in jobs.values()])
-    return {name: read_hashes(job.folder / "trace.jsonl", job.folder / "images") for name, job in jobs.items()}
+    return {name: read_hashes(job.folder) for name, job in jobs.items()}
 
 
 def write_job(
@@ -221,10 +251,15 @@ def write_job(
         shims=call.shims,
         synthesis=synthesis,
         seed=SEED,
-        trace=folder / "trace.jsonl",
+        trace=folder / TRACE,
         stop_after_steps=setup.steps,
-        observed=None if observed is None else {"folder": str(folder), **observed},
+        observed=None if observed is None else {"folder": str(folder), "heads": _heads(setup), **observed},
     )
+
+
+def _heads(setup: Setup) -> dict[str, str]:
+    """Return the digest of each teacher's last layer → its key: by what a network is, not by what a patch says."""
+    return {digest_head(one.model): key for key, one in setup.script_inputs.teachers.items()}
 
 
 def describe_synthesis(
@@ -255,8 +290,7 @@ def describe_synthesis(
         # on the CPU alone the same script gives the same bits twice, so that runs can be compared
         device="cpu",
         start=setup.start,
-        # the test term needs no real embeddings
-        real={},
+        real=setup.real,
         passes=str(folder / PASSES),
         # the test term keeps nothing, so a cut run resumes where the script lets it
         chained=False,
@@ -274,8 +308,9 @@ def _whitening(setup: Setup, folder: Path) -> str | None:
     return str(zca.ensure(folder / "whitening.safetensors", setup.script_inputs.dataset.train))
 
 
-def read_hashes(trace: Path, saved: Path) -> RunHashes:
-    """Read a trace and hash the files below the folder `saved`."""
-    steps = tuple(tuple(json.loads(line)["tensors"]) for line in trace.read_text().splitlines())
+def read_hashes(folder: Path) -> RunHashes:
+    """Read the trace of a run, and hash the files that it saved."""
+    steps, saved = [json.loads(line) for line in (folder / TRACE).read_text().splitlines()], folder / "images"
     files = {path.relative_to(saved).as_posix(): digest_file(path) for path in saved.rglob("*") if path.is_file()}
-    return RunHashes(steps, files)
+    losses = tuple(one["loss"] for one in steps)
+    return RunHashes(tuple(tuple(one["tensors"]) for one in steps), files, losses, folder)

@@ -3,8 +3,9 @@
 Six runs of a script, at reduced size:
 
 - unpatched, twice, and patched: the same bits in every optimised tensor after every step, and in every file;
-- unpatched, and patched with a test term, both at the learning rate 0: the gradients differ by λ · ∂term;
-- patched with the term, the hooks answered: the images start as answered, and move.
+- unpatched, and patched with a test term, both at the learning rate 0: the gradients differ by λ · ∂term, and the
+  optimisers have the same settings;
+- patched with the term, the hooks answered: the images start as answered, and move as the optimiser moves them.
 
 Where the script's slots are independent it is cut, too: a run that ended within its second slot resumes, and a batch of
 the answered run is made without those before it. Both must have the bits of the whole runs.
@@ -12,11 +13,14 @@ the answered run is made without those before it. Both must have the bits of the
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import load_file
 
 from dire_plug import ui
 from dire_plug.api.patch_file import Patch, read_patch
@@ -24,16 +28,16 @@ from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest
 from dire_plug.recipe import PROBE
 from dire_plug.types import Adapter, Plan, Slot
+from dire_plug.upstream.forks import Runner, open_forks
 from dire_plug.upstream.job import ChildJob
-from dire_plug.upstream.runner import run_together
 from dire_plug.upstream.source.patching import REPAIR
 from dire_plug.upstream.source.vendor import patch_files, require_vendored, unpatched_copy
+from dire_plug.upstream.trace import TENSORS
 from dire_plug.upstream.verify import checks
 from dire_plug.upstream.verify.checks import Event, ExpectedRun
 from dire_plug.upstream.verify.runs import (
     PASSES,
     RunHashes,
-    Runner,
     Setup,
     run_jobs,
     set_up,
@@ -43,7 +47,6 @@ from dire_plug.upstream.verify.runs import (
 
 FROZEN = {"frozen": True, "start": False}
 ANSWERED = {"frozen": False, "start": True}
-CHECKS = ("inert", "gradient", "calls", "answered", "accelerated", "cut")
 RESUMED, APART = "resumed", "apart"
 CUTS = {RESUMED: "resumes", APART: "batches apart"}
 """Run of a script whose slots are independent → what it shows that the script can."""
@@ -63,6 +66,7 @@ class ScriptVerdict:
         answers: what the answered run was given: start, plan, names.
         accelerated: whether a run with `--accelerate exact` was compared; None where it leaves out nothing.
         cut: what a script with independent slots was shown to do, or why it wasn't cut.
+        unseen: what this verdict can't tell, and why.
         problems: check → what it found; a check without a problem isn't here.
     """
 
@@ -78,6 +82,7 @@ class ScriptVerdict:
     answers: tuple[str, ...]
     accelerated: bool | None
     cut: str
+    unseen: tuple[str, ...]
     problems: dict[str, tuple[str, ...]]
 
     @property
@@ -99,6 +104,7 @@ class ScriptVerdict:
             shown = {None: "", True: "; accelerated too", False: "; accelerated: not reached"}[self.accelerated]
             inert += "; accelerated: NOT the same" if "accelerated" in self.problems else shown
             inert += "; cut: NOT the same" if "cut" in self.problems else f"; {self.cut}"
+            inert += "; step: NOT the same" if "step" in self.problems else ""
             found = {"gradient": f"{self.agreement:.0e}", "calls": str(self.calls), "answered": ", ".join(self.answers)}
             cells = [inert, *("NO" if name in self.problems else cell for name, cell in found.items())]
         return self.script, *cells, self.steps, self.files, self.last[:16]
@@ -109,11 +115,14 @@ class ScriptVerdict:
 
 
 def verify(
-    adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: Path, run: Runner = run_together
+    adapter: Adapter, *, scripts: Sequence[str] | None = None, workdir: Path, run: Runner | None = None
 ) -> list[ScriptVerdict]:
     """Check the patch of a method's scripts (all, or the named ones) on the CPU.
 
     The teachers are seeded and untrained; the trees, logs, traces and gradients stay in `workdir`.
+
+    Args:
+        run: what runs the scripts; None: forks of a process that is started for this call.
 
     Raises:
         DirePlugError: a script is unknown, the method isn't vendored, or a script saved nothing.
@@ -126,14 +135,17 @@ def verify(
             raise DirePlugError(f"{adapter.name} has no script '{name}'{hint}; it has {', '.join(adapter.scripts)}")
     tree = require_vendored(adapter)
     pristine = unpatched_copy(adapter, tree, workdir / "pristine")
-    return [_verify_script(adapter, name, trees=(pristine, tree), folder=workdir / name, run=run) for name in names]
+    with contextlib.nullcontext(run) if run else open_forks(pristine, workdir / "forks") as runner:
+        return [
+            _verify_script(adapter, name, trees=(pristine, tree), folder=workdir / name, run=runner) for name in names
+        ]
 
 
 def _verify_script(
     adapter: Adapter, name: str, *, trees: tuple[Path, Path], folder: Path, run: Runner
 ) -> ScriptVerdict:
     (pristine, tree), folder = trees, folder.absolute()
-    setup = set_up(adapter, name, folder)
+    setup = set_up(adapter, name, folder, run=run)
     length = f"{setup.case.steps} steps each" if setup.case.steps else "to its end"
     ui.say(f"verify {adapter.name} {name}: unpatched, patched, with a test term, answered; {length}")
     other, term = set_up_answered(setup, folder), {PROBE: dict[str, Any]()}
@@ -221,7 +233,7 @@ def _judge_cut(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, fo
     if RESUMED in found:
         whole, resumed = found["patched"], found[RESUMED]
         rest = replace(whole, steps=whole.steps[_iterations(setup) :])
-        if difference := first_difference(rest, resumed):
+        if difference := first_difference(rest, resumed, skipped=_iterations(setup)):
             problems.append(f"after a run that ended within its second slot, {difference} of the rest differs")
     if APART in found:
         whole, apart = found["answered"], found[APART]
@@ -229,9 +241,10 @@ def _judge_cut(setup: Setup, other: Setup, found: Mapping[str, RunHashes], *, fo
         held, names = _plan(other).slot(Slot(0, batch)), _names(other)
         files = {names[pair] for pair in zip(held.labels, held.images, strict=True)} & whole.files.keys()
         alone = [
-            RunHashes(one.steps[-steps:], {name: one.files.get(name, "") for name in files}) for one in (whole, apart)
+            replace(one, steps=one.steps[-steps:], files={name: one.files.get(name, "") for name in files})
+            for one in (whole, apart)
         ]
-        if difference := first_difference(*alone):
+        if difference := first_difference(*alone, skipped=len(whole.steps) - steps):
             problems.append(f"batch {batch} of the answered run, made alone: {difference} differs")
     return ", ".join(shows for name, shows in CUTS.items() if name in found), problems
 
@@ -260,8 +273,9 @@ def _judge(
         gradient += also
     difference = first_difference(published, found["patched"])
     problems = {
-        "inert": [f"{difference} differs"] if difference else [],
+        "inert": [f"{difference} differs{tell_distance(published, found['patched'])}"] if difference else [],
         "gradient": gradient,
+        "step": checks.check_update(folder / "frozen", folder / "frozen-with-term", answered),
         "calls": [
             *checks.check_calls(with_term, expected),
             *(f"answered: {one}" for one in checks.check_calls(answered, answered_expected)),
@@ -296,8 +310,22 @@ def _judge(
         answers=_answers(setup, other),
         accelerated=accelerated,
         cut=cut,
+        unseen=_find_unseen(setup, folder, [*with_term, *answered]),
         problems={check: tuple(dict.fromkeys(texts)) for check, texts in problems.items() if texts},
     )
+
+
+def _find_unseen(setup: Setup, folder: Path, events: Sequence[Event]) -> tuple[str, ...]:
+    """Return what the runs of a script can't show."""
+    script = folder.parent / "pristine" / setup.adapter.scripts[setup.case.recover["script"]].path
+    unseen = {
+        "whether bridge gets the script's GradScaler, idle on a CPU": b"GradScaler" in script.read_bytes(),
+        "which of the networks is which, since their last layers aren't the teachers'": any(
+            not event.get("told_apart", True) for event in events
+        ),
+        "the optimiser's update, since it isn't one of torch.optim": not any(one["call"] == "update" for one in events),
+    }
+    return tuple(text for text, holds in unseen.items() if holds)
 
 
 def check_something_to_compare(script: str, published: RunHashes) -> None:
@@ -355,8 +383,12 @@ def _reaches_last_batch(events: Sequence[Event], wanted: ExpectedRun) -> bool:
     return len(begun) > last and [event["call"] for event in events[begun[last] :]].count("step") > 1
 
 
-def first_difference(one: RunHashes, other: RunHashes) -> str:
-    """Return the first step, else the first file, in which two runs differ; an empty string where none does."""
+def first_difference(one: RunHashes, other: RunHashes, *, skipped: int = 0) -> str:
+    """Return the first step, else the first file, in which two runs differ; an empty string where none does.
+
+    Args:
+        skipped: steps of `one` that were left out at its beginning.
+    """
     if len(one.steps) != len(other.steps):
         return f"the number of steps ({len(one.steps)}, {len(other.steps)})"
     for number, (left, right) in enumerate(zip(one.steps, other.steps, strict=True)):
@@ -364,3 +396,25 @@ def first_difference(one: RunHashes, other: RunHashes) -> str:
             return f"step {number}"
     names = sorted(one.files.keys() | other.files.keys())
     return next((f"file {name}" for name in names if one.files.get(name) != other.files.get(name)), "")
+
+
+def tell_distance(one: RunHashes, other: RunHashes) -> str:
+    """Return how far apart two runs are in the first step in which they differ, and what to try; "" where in none."""
+    differing = (at for at, pair in enumerate(zip(one.steps, other.steps, strict=False)) if len(set(pair)) > 1)
+    if (step := next(differing, None)) is None:
+        return ""
+    left, right = (load_file(run.folder / TENSORS / f"{step:04d}.safetensors") for run in (one, other))
+    pairs = [(left[key].double(), right[key].double()) for key in left if key in right]
+    if not pairs or any(a.shape != b.shape for a, b in pairs):
+        return ": what is optimised has other shapes"
+    largest = max(float((a - b).abs().max()) for a, b in pairs)
+    size = max(float(a.abs().max()) for a, _ in pairs)
+    losses = one.losses[step], other.losses[step]
+    early = step == 0 and losses[0] != losses[1]
+    advice = (
+        "the losses differ before the first step, so the images or the random numbers do: look for an inserted line "
+        "that draws (python -m random, numpy, torch), copies what the script changes in place, or answers by itself"
+        if early
+        else "an inserted line changes the loss, the images or a network in this step"
+    )
+    return f" by up to {largest:.1e} (values up to {size:.1e}; losses {losses[0]} and {losses[1]}); {advice}"

@@ -4,6 +4,7 @@ import functools
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,10 @@ def test_a_term_in_one_of_several_networks_alone_is_found(committee: Any) -> Non
     assert "isn't that of the loss handed to bridge.loss plus" in verdict.problems["gradient"][-1]
 
 
-def test_networks_without_names_are_handed_over_in_the_recipes_number(committee: Any) -> None:
+def test_networks_that_are_handed_over_under_each_others_names_are_found(committee: Any) -> None:
+    # without names they count as in the recipe's order, which isn't the script's
     verdict = committee(change_line("watch", ", names=names", ""))
-    assert verdict.problems == {}
+    assert list(verdict.problems) == ["gradient"]
 
 
 def test_names_of_other_networks_than_the_adapters_are_refused(committee: Any) -> None:
@@ -249,6 +251,53 @@ def test_a_bridge_that_is_wrong_is_found(verified: Any, change: Change, monkeypa
     )
     assert compared
     assert handed
+
+
+def double_rates(patch: pytest.MonkeyPatch) -> None:
+    """Make a bridge with an active term double the learning rate of every optimiser."""
+    right, add_group, made = bridge.loss, torch.optim.Optimizer.add_param_group, list[Any]()
+
+    def noting(optimizer: Any, group: Any) -> None:
+        add_group(optimizer, group)
+        made.append(optimizer)
+
+    @functools.wraps(right)
+    def wrong(loss: Any, **arguments: Any) -> Any:
+        total = right(loss, **arguments)
+        while total is not loss and made:
+            for group in made.pop().param_groups:
+                group["lr"] *= 2
+        return total
+
+    patch.setattr(torch.optim.Optimizer, "add_param_group", noting)
+    patch.setattr(bridge, "loss", wrong)
+
+
+def take_other_rows(patch: pytest.MonkeyPatch) -> None:
+    """Make the synthesis give each class the real rows of another."""
+    right = Embeddings.real
+
+    def wrong(self: Embeddings, teacher: str) -> Any:
+        real = right(self, teacher)
+        return replace(real, values=real.values.roll(int((real.labels == real.labels[0]).sum()), 0))
+
+    patch.setattr(Embeddings, "real", wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "says"),
+    [
+        (double_rates, "step", "with the term the optimiser has other settings: lr 0.1 → 0.2"),
+        (take_other_rows, "gradient", "patched minus unpatched"),
+    ],
+)
+def test_what_acts_beside_the_term_is_found(
+    verified: Any, change: Change, check: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(monkeypatch)
+    problems = verified(INSERTIONS).problems
+    assert list(problems) == [check]
+    assert says in problems[check][0]
 
 
 # A loss without a name.

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from dire_plug.api.plans import ChunkedPlan
 from dire_plug.errors import DirePlugError
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.regularizers.verify_probe import Probe, ProbeSettings
-from dire_plug.types import Batch, Slot
+from dire_plug.types import Batch, RealEmbeddings, Slot, Synthesis
 from dire_plug.upstream.verify.checks import (
     Event,
     ExpectedRun,
@@ -23,10 +24,12 @@ from dire_plug.upstream.verify.checks import (
     check_handed_loss,
     compare_gradients,
 )
-from dire_plug.upstream.verify.observe import ExpectedGradients, reference_term
+from dire_plug.upstream.verify.observe import ExpectedGradients, Seen, reference_term
 from dire_plug.upstream.verify.runs import RunHashes
 from dire_plug.upstream.verify.verify import ScriptVerdict, check_something_to_compare, first_difference, verify
 
+REAL = torch.rand(4, 6, generator=torch.Generator().manual_seed(1))
+CLASSES = torch.arange(4)
 SAME = RunHashes((("a",), ("b",)), {"x": "1"})
 VERDICT: dict[str, Any] = {
     "script": "synth",
@@ -41,6 +44,7 @@ VERDICT: dict[str, Any] = {
     "answers": ("start", "plan"),
     "accelerated": None,
     "cut": "resumes",
+    "unseen": (),
     "problems": {},
 }
 
@@ -61,6 +65,7 @@ VERDICT: dict[str, Any] = {
         ),
         ({"cut": "stateful, not cut"}, ("inert; stateful, not cut", "3e-07", "20", "start, plan"), True),
         ({"problems": {"cut": ("",)}}, ("inert; cut: NOT the same", "3e-07", "20", "start, plan"), False),
+        ({"problems": {"step": ("",)}}, ("inert; resumes; step: NOT the same", "3e-07", "20", "start, plan"), False),
         ({"repeats": False}, ("undecidable: two unpatched runs differ", "?", "?", "?"), False),
     ],
 )
@@ -91,13 +96,21 @@ def test_an_unknown_script_is_refused(tmp_path: Path) -> None:
 # The term, twice.
 
 
+def seen(
+    embeddings: torch.Tensor, *, values: torch.Tensor = REAL, labels: torch.Tensor = CLASSES, key: str = "teacher"
+) -> Seen:
+    """Return what a network made, beside real rows of each class."""
+    return Seen(key, embeddings, {label: values[labels == label] for label in labels.tolist()})
+
+
 def test_the_probe_and_its_reference_agree_in_value_and_gradient() -> None:
     embeddings = torch.rand(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    labels = torch.tensor([2, 2, 0, 1])
+    labels, real = torch.tensor([2, 2, 0, 1]), RealEmbeddings(torch.rand(5, 6), torch.tensor([0, 0, 1, 2, 2]))
     probe = Probe(ProbeSettings())
     probe.weight = 3.0
-    ours = probe.loss_term(Batch(embeddings, embeddings.sum(), labels, embeddings, "teacher", 0, Slot(0, 0)))
-    theirs = 3 * reference_term(embeddings, labels)
+    batch = Batch(embeddings, embeddings.sum(), labels, embeddings, "teacher", 0, Slot(0, 0))
+    ours = probe.loss_term(cast(Synthesis, SimpleNamespace(real=lambda key: real)), batch)
+    theirs = 3 * reference_term(seen(embeddings, values=real.values, labels=real.labels), labels)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(*(torch.autograd.grad(term, embeddings)[0] for term in (ours, theirs)))
 
@@ -105,18 +118,20 @@ def test_the_probe_and_its_reference_agree_in_value_and_gradient() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda embeddings, labels: (embeddings.roll(1, 0), labels),
-        lambda embeddings, labels: (embeddings, labels.roll(1)),
-        lambda embeddings, labels: (embeddings.roll(1, 0), labels.roll(1)),
-        lambda embeddings, labels: (embeddings[:1].expand(4, -1), labels),
+        lambda embeddings, labels: (seen(embeddings.roll(1, 0)), labels),
+        lambda embeddings, labels: (seen(embeddings), labels.roll(1)),
+        lambda embeddings, labels: (seen(embeddings.roll(1, 0)), labels.roll(1)),
+        lambda embeddings, labels: (seen(embeddings[:1].expand(4, -1)), labels),
+        lambda embeddings, labels: (seen(embeddings, key="second"), labels),
+        lambda embeddings, labels: (seen(embeddings, labels=CLASSES.roll(1)), labels),
     ],
 )
-def test_the_term_is_another_where_rows_or_labels_are(change: Callable[[Any, Any], tuple[Any, Any]]) -> None:
+def test_the_term_is_another_where_rows_labels_or_networks_are(change: Callable[[Any, Any], tuple[Any, Any]]) -> None:
     embeddings = torch.rand(4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     labels = torch.tensor([0, 1, 2, 3])
     right, wrong = (
         torch.autograd.grad(reference_term(*pair), embeddings)[0]
-        for pair in ((embeddings, labels), change(embeddings, labels))
+        for pair in ((seen(embeddings), labels), change(embeddings, labels))
     )
     assert (right - wrong).norm() > 0.1 * right.norm()
 
