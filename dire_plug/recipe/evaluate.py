@@ -22,6 +22,9 @@ from dire_plug.recipe.values import (
 )
 
 Augmentation = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
+# left out of a dump at its default, so that it is part of a run's name only where a recipe sets it
+Decay = Annotated[Literal["all", "matrices"], Field(exclude_if=lambda value: value == "all")]
+"""The parameters that decay: all, or weights with more than one axis, so neither norms nor biases."""
 
 
 class EvaluateSection(Section):
@@ -60,9 +63,7 @@ class OnTheFlySection(_OneMixSection):
     protocol: Literal["on-the-fly"]
     lr: Positive = 1e-3
     weight_decay: NonNegative = 0.01
-    # left out of a dump at its default, so that it is part of a run's name only where a recipe sets it
-    decay: Literal["all", "matrices"] = Field(default="all", exclude_if=lambda value: value == "all")
-    """The parameters that decay: all, or weights with more than one axis, so neither norms nor biases."""
+    decay: Decay = "all"
     temperature: Positive = 30
     mixup: NonNegative = 0.8
     cutmix: NonNegative = 0
@@ -176,6 +177,7 @@ class _TinySection(_OneMixSection):
     momentum: NonNegative = 0.9
     lr: Positive = 0.2  # the loss is multiplied by T²; without that this rate is no good
     weight_decay: NonNegative = 1e-4
+    decay: Decay = "all"
     warmup_epochs: FromZero = 5
     temperature: Positive = 20
     augmentation: Augmentation = "resized_crop_flip"

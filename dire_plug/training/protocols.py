@@ -99,7 +99,8 @@ def tiny(
 
     Follows `train_kd.py` of zeyuanyin/tiny-imagenet, where SRe2L and CDA send for it, and DWA's `validation_tiny.py`,
     both after torchvision's reference training: linear warm-up, then a cosine to 0, weight decay on all parameters,
-    T²·KL (so don't carry the learning rate of .2 to a protocol without T²). DWA's CutMix mixes each image with its
+    T²·KL (so don't carry the learning rate of .2 to a protocol without T²). LPLD's `train_FKD_label_pruning_batch.py`
+    trains so on Tiny-ImageNet, but spares norms and biases: `decay: matrices`. DWA's CutMix mixes each image with its
     neighbour in the shuffled batch, which is as random as a permutation. SRe2L's published numbers are those of the
     last epoch.
     """
@@ -113,6 +114,7 @@ def tiny(
             seed,
             momentum=section.momentum,
             warmup_epochs=section.warmup_epochs,
+            decay=section.decay,
         ),
     )
 
