@@ -49,11 +49,24 @@ def half_interval(summary: Summary) -> float | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference: mean, and the half width of its 95 % interval by the paired t test (None at n = 1)."""
+    """A paired difference.
+
+    Attributes:
+        mean: over the pairs, not rounded.
+        half_width: of its 95 % interval by the paired t test; None at n = 1.
+        n: pairs.
+        pair: the two values at n = 1, which are printed beside it; else None.
+    """
 
     mean: float
     half_width: float | None
     n: int
+    pair: tuple[float, float] | None = None
+
+    def rounded(self, digits: int) -> float:
+        """Return the mean as it is printed: of one pair the difference of the values as they are printed."""
+        # 96.94 − 96.39 is .55, but beside 96.9 and 96.4 a reader expects .5
+        return self.mean if self.pair is None else round(self.pair[0], digits) - round(self.pair[1], digits)
 
 
 def paired_difference(first: Sequence[float | None], second: Sequence[float | None]) -> Difference | None:
@@ -63,7 +76,7 @@ def paired_difference(first: Sequence[float | None], second: Sequence[float | No
     if n == 0:
         return None
     if n < 2:
-        return Difference(differences[0], None, n)
+        return Difference(differences[0], None, n, pair=(float(first[0] or 0), float(second[0] or 0)))
     # the standard error of the mean difference
     error = statistics.stdev(differences) / math.sqrt(n)
     # two-sided: 2.5 % at each end
