@@ -156,10 +156,10 @@ def test_upstreams_class_with_our_weights_answers_as_ours_does(
     answers: Callable[[Case], dict[str, Any]], case: Case
 ) -> None:
     theirs = answers(case)
-    model, images = make(case), make_images(case)
-    torch.testing.assert_close(embed(model, images), theirs["embeddings"], rtol=1e-5, atol=1e-5)
+    model, images = make(case).double(), make_images(case).double()
+    torch.testing.assert_close(embed(model, images), theirs["embeddings"], rtol=1e-9, atol=1e-9)
     with torch.no_grad():
-        torch.testing.assert_close(model(images), theirs["outputs"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(images), theirs["outputs"], rtol=1e-9, atol=1e-9)
     assert theirs["outputs"].std() > 1e-3
 
 

@@ -90,7 +90,8 @@ def test_the_authors_class_with_our_weights_answers_as_ours_does(tmp_path: Path)
     child = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, cwd=tmp_path, check=False)
     assert child.returncode == 0, child.stderr
     for size in images:
-        model, theirs = make(size), torch.load(tmp_path / f"result-{size}", weights_only=True)
-        torch.testing.assert_close(embed(model, images[size]), theirs["embeddings"], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(model(images[size]).detach(), theirs["outputs"], rtol=1e-4, atol=1e-4)
+        model, theirs = make(size).double(), torch.load(tmp_path / f"result-{size}", weights_only=True)
+        shown = images[size].double()
+        torch.testing.assert_close(embed(model, shown), theirs["embeddings"], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(model(shown).detach(), theirs["outputs"], rtol=1e-9, atol=1e-9)
         assert theirs["outputs"].std() > 1e-3

@@ -17,7 +17,7 @@ for case in json.load(sys.stdin):
     seen = []
     head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        outputs = network.eval()(torch.load(case["images"], weights_only=True))
+        outputs = network.eval().double()(torch.load(case["images"], weights_only=True).double())
     order = [name for name, _ in network.named_parameters()]
     torch.save({"outputs": outputs, "embeddings": seen[0], "order": order}, case["result"])
 """
