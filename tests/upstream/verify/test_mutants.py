@@ -4,7 +4,6 @@ import functools
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from support.loop_upstream import (
     run_here,
     write_patch,
 )
+from support.mutants import Change, double_rates, move_more, take_other_rows
 from support.scaffolds import VALUES, fill, forget, install_package
 from support.third_party_plugin import ThirdParty
 from support.upstreams import vendor_or_skip
@@ -39,8 +39,6 @@ from dire_plug.synthesis.terms import LateTerms, Terms
 from dire_plug.upstream.source.patching import make_patch, read_patch
 from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy, vendor
 from dire_plug.upstream.verify.verify import ScriptVerdict, verify
-
-Change = Callable[[pytest.MonkeyPatch], None]
 
 
 @pytest.fixture(scope="module")
@@ -253,41 +251,11 @@ def test_a_bridge_that_is_wrong_is_found(verified: Any, change: Change, monkeypa
     assert handed
 
 
-def double_rates(patch: pytest.MonkeyPatch) -> None:
-    """Make a bridge with an active term double the learning rate of every optimiser."""
-    right, add_group, made = bridge.loss, torch.optim.Optimizer.add_param_group, list[Any]()
-
-    def noting(optimizer: Any, group: Any) -> None:
-        add_group(optimizer, group)
-        made.append(optimizer)
-
-    @functools.wraps(right)
-    def wrong(loss: Any, **arguments: Any) -> Any:
-        total = right(loss, **arguments)
-        while total is not loss and made:
-            for group in made.pop().param_groups:
-                group["lr"] *= 2
-        return total
-
-    patch.setattr(torch.optim.Optimizer, "add_param_group", noting)
-    patch.setattr(bridge, "loss", wrong)
-
-
-def take_other_rows(patch: pytest.MonkeyPatch) -> None:
-    """Make the synthesis give each class the real rows of another."""
-    right = Embeddings.real
-
-    def wrong(self: Embeddings, teacher: str) -> Any:
-        real = right(self, teacher)
-        return replace(real, values=real.values.roll(int((real.labels == real.labels[0]).sum()), 0))
-
-    patch.setattr(Embeddings, "real", wrong)
-
-
 @pytest.mark.parametrize(
     ("change", "check", "says"),
     [
         (double_rates, "step", "with the term the optimiser has other settings: lr 0.1 → 0.2"),
+        (move_more, "step", "of its size away from the optimiser's own, of the recorded gradient"),
         (take_other_rows, "gradient", "patched minus unpatched"),
     ],
 )
