@@ -272,6 +272,9 @@ class Script:
         slots: what a slot needs of those before it; `verify` cuts a run of independent ones. A patch of such a script
             calls `bridge.steps`.
         carried: where they are stateful, what goes from slot to slot.
+        optimized: the variables, or attributes of variables, that hold what the script updates by its own rule, without
+            an optimiser of torch's: `images`, `self.images`. `verify` takes for its step each `backward` and each
+            `torch.autograd.grad` that reaches them.
         accelerates: the components of `--accelerate fast` that act in the script, by their names in
             `acceleration.COMPONENTS`; for our own methods the table there counts.
     """
@@ -288,6 +291,7 @@ class Script:
     autocast: bool = False
     slots: SlotKind = "stateful"
     carried: str = ""
+    optimized: tuple[str, ...] = ()
     accelerates: tuple[str, ...] = ()
     fewer: bool = True
     any_size: bool = True

@@ -26,6 +26,7 @@ from dire_plug.upstream.source.tree import verify_tree
 
 if TYPE_CHECKING:
     from dire_plug.synthesis import RunningSynthesis
+    from dire_plug.upstream.trace import ByHand
 
 ORPHANED = 70
 """Exit status of a child whose parent has ended."""
@@ -61,13 +62,17 @@ def run_job(job: ChildJob, emit: Emit) -> None:
     _prepare_torch(job)
     from dire_plug.upstream import shims
     from dire_plug.upstream.interleave import take_turns
-    from dire_plug.upstream.trace import StopScriptError, trace_steps
+    from dire_plug.upstream.trace import ByHand, StopScriptError, trace_steps
 
     # before the synthesis and the script import anything that the shims replace
     shims.install(job.shims, device=job.device, tree=job.tree)
     synthesis = _open_synthesis(job, emit)
+    by_hand = ByHand(job.tree, job.optimized) if job.optimized else None
     try:
-        with _observed(job, synthesis), trace_steps(job.trace, stop_after=job.stop_after_steps):
+        with (
+            _observed(job, synthesis, by_hand),
+            trace_steps(job.trace, stop_after=job.stop_after_steps, by_hand=by_hand),
+        ):
             take_turns(synthesis, job.turns)
             for pass_index in job.passes:
                 _run_pass(job, pass_index, synthesis)
@@ -130,12 +135,14 @@ def _open_synthesis(job: ChildJob, emit: Emit) -> RunningSynthesis | None:
     return synthesis
 
 
-def _observed(job: ChildJob, synthesis: RunningSynthesis | None) -> contextlib.AbstractContextManager[None]:
+def _observed(
+    job: ChildJob, synthesis: RunningSynthesis | None, by_hand: ByHand | None
+) -> contextlib.AbstractContextManager[None]:
     if job.observed is None:
         return contextlib.nullcontext()
     from dire_plug.upstream.verify.observe import observe
 
-    return observe(job.observed, tree=job.tree, synthesis=synthesis, spec=job.synthesis)
+    return observe(job.observed, tree=job.tree, synthesis=synthesis, spec=job.synthesis, by_hand=by_hand)
 
 
 def _run_pass(job: ChildJob, pass_index: int, synthesis: RunningSynthesis | None) -> None:

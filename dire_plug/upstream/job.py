@@ -32,6 +32,7 @@ class ChildJob:
         trace: a file that gets a line for every optimiser step, or None.
         stop_after_steps: end the script after so many optimiser steps, all passes together; None lets it end.
         turns: what `interleave.take_turns` gets, where each step waits for its turn; None where none does.
+        optimized: the script's variables, as `Script.optimized` names them, where it is traced.
         observed: the settings of `observe.observe`, where `verify` looks on; None where nobody does.
     """
 
@@ -50,6 +51,7 @@ class ChildJob:
     trace: Path | None = None
     stop_after_steps: int | None = None
     turns: Mapping[str, Any] | None = None
+    optimized: tuple[str, ...] = ()
     observed: Mapping[str, Any] | None = None
 
     @property
@@ -77,6 +79,7 @@ class ChildJob:
                     "folder": Path(content["folder"]),
                     "arguments": tuple(content["arguments"]),
                     "passes": tuple(content["passes"]),
+                    "optimized": tuple(content["optimized"]),
                     "pass_arguments": {int(key): tuple(value) for key, value in content["pass_arguments"].items()},
                     "trace": Path(content["trace"]) if content["trace"] else None,
                 }

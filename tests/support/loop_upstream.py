@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -75,6 +76,16 @@ COMMITTEE = (
     )
 )
 """The same loop, line by line, in which two networks make each step."""
+_BY_HAND = SYNTH.replace("optimizer = torch.optim.Adam([images], lr=0.1)", "rate = 0.1").replace(
+    "optimizer.zero_grad()", "images.grad = None"
+)
+BY_HAND = {
+    "in place": _BY_HAND.replace("optimizer.step()", "images.data -= rate * images.grad"),
+    "of a returned gradient": _BY_HAND.replace(
+        "cost.backward()", "(gradient,) = torch.autograd.grad(cost, images)"
+    ).replace("optimizer.step()", "images = (images - rate * gradient).detach().requires_grad_()"),
+}
+"""The same loop, line by line, with an update rule of its own."""
 SAVING = """\
 from pathlib import Path
 
@@ -144,6 +155,8 @@ class LoopAdapter(PlannedAdapter):
     ) -> None:
         """Pin a repository with the script `published`, and with the patch in `folder`."""
         self.published = published
+        if published in BY_HAND.values():
+            self.scripts = {"synth": replace(self.scripts["synth"], optimized=("images",))}
         self.upstream = Upstream(repository, commit, (SCRIPT, "saving.py"), "none")
         self.folder = folder
 

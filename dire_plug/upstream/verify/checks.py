@@ -26,6 +26,7 @@ TOLERANCE = 1e-4
 """Of the gradient, in units of λ · ∂term. Agreement of float32 is some 10⁻⁶; wrong terms are off by 10⁻¹ and more."""
 SHOWN = 3
 """Problems of one kind, at most: the same one tends to come back in every step."""
+BY_HAND = "where the script updates it by its own rule, name its variables in the adapter's Script.optimized"
 _CALL = re.compile(r"\bbridge\.(\w+)\(")
 LOSS, TERM_ALONE = "loss", "term"
 LOSSES = (LOSS, TERM_ALONE)
@@ -167,7 +168,7 @@ def check_handed_loss(events: Iterable[Event]) -> tuple[float, list[str]]:
                     f"{event['error']:.0e} of λ·∂term away"
                 )
     if not number:
-        problems.append("no step of an optimiser that holds what the loss depends on")
+        problems.append(f"no step of an optimiser that holds what the loss depends on; {BY_HAND}")
     return worst, problems[:SHOWN]
 
 

@@ -35,7 +35,7 @@ from dire_plug.models.checkpoint import load
 from dire_plug.recipe import PROBE
 from dire_plug.synthesis.weighting import leaves_of
 from dire_plug.types import EDGE, LOOP
-from dire_plug.upstream.trace import StopScriptError, hash_tensor
+from dire_plug.upstream.trace import ByHand, StopScriptError, hash_tensor
 
 CALLS = "calls.jsonl"
 GRADIENTS = "gradients"
@@ -49,7 +49,12 @@ FORWARDED = ("watch", "order", "steps", "in_use", "keep")
 
 @contextlib.contextmanager
 def observe(
-    settings: Mapping[str, Any], *, tree: Path, synthesis: Any, spec: Mapping[str, Any] | None
+    settings: Mapping[str, Any],
+    *,
+    tree: Path,
+    synthesis: Any,
+    spec: Mapping[str, Any] | None,
+    by_hand: ByHand | None = None,
 ) -> Iterator[None]:
     """Record what happens while the block runs.
 
@@ -60,10 +65,11 @@ def observe(
         tree: of the script, by which lines are named.
         synthesis: a `RunningSynthesis` with the test term, or None for an unpatched script.
         spec: what the synthesis was made from: `SynthesisSpec` as JSON.
+        by_hand: stands for the update rule of a script without an optimiser.
     """
     folder = Path(settings["folder"])
     with contextlib.ExitStack() as stack:
-        steps = _Steps(folder / GRADIENTS, frozen=settings["frozen"])
+        steps = _Steps(folder / GRADIENTS, frozen=settings["frozen"], by_hand=by_hand)
         stack.enter_context(steps.hooked())
         if synthesis is not None and spec is not None:
             # line by line: a script that crashes leaves the events up to there
@@ -142,9 +148,9 @@ class ExpectedGradients:
 class _Steps:
     """The optimisers of the process: what they hold, and the gradients in each step, in a file."""
 
-    def __init__(self, folder: Path, *, frozen: bool) -> None:
+    def __init__(self, folder: Path, *, frozen: bool, by_hand: ByHand | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._frozen = folder, frozen
+        self._folder, self._frozen, self._by_hand = folder, frozen, by_hand
         # weak: watching must not keep alive what the script drops, or memory would grow from slot to slot
         self._optimisers: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._rates: list[Any] = []
@@ -173,9 +179,17 @@ class _Steps:
             before.remove()
             after.remove()
 
-    def holds(self, tensor: Tensor) -> bool:
+    def made_for(self, tensor: Tensor) -> bool:
         """Return whether an optimiser has been made for this tensor."""
         return any(one is tensor for optimizer in self._optimisers for one in _tensors(optimizer))
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Return whether an optimiser, or the script by its own rule, optimises this tensor."""
+        return self.made_for(tensor) or any(one is tensor for one in self.current([]))
+
+    def current(self, leaves: list[Tensor]) -> list[Tensor]:
+        """Return what stands in for leaves of the last loss: a script's own rule may make other tensors of them."""
+        return (self._by_hand.find() if self._by_hand else []) or leaves
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         error, factor = (None, 1.0) if self.expected is None else self.expected.compare()
@@ -373,9 +387,6 @@ class _Slot:
     def remember(self, leaves: list[Tensor]) -> None:
         self.leaves, self.values = leaves, [leaf.detach().clone() for leaf in leaves]
 
-    def changed(self) -> bool:
-        return not all(torch.equal(leaf, value) for leaf, value in zip(self.leaves, self.values, strict=True))
-
 
 class _Calls:
     """Wraps bridge for a patched script: forwards every call, and passes `emit` what it saw."""
@@ -412,7 +423,7 @@ class _Calls:
             stopped = True
             raise
         finally:
-            self._emit({"call": "end", "stopped": stopped, "outside": self._slot.changed()})
+            self._emit({"call": "end", "stopped": stopped, "outside": self._changed()})
             for name, function in self._real.items():
                 setattr(bridge, name, function)
 
@@ -441,7 +452,7 @@ class _Calls:
         return answer
 
     def _labels(self, seen: dict[str, Any], labels: Tensor) -> Tensor:
-        seen["outside"] = self._slot.changed()
+        seen["outside"] = self._changed()
         self._forget_step()
         self._slot = _Slot()
         answer: Tensor = self._real["labels"](labels)
@@ -449,7 +460,7 @@ class _Calls:
         return answer
 
     def _start(self, seen: dict[str, Any], images: Tensor, labels: Tensor) -> Tensor:
-        seen["late"] = self._steps.holds(images)
+        seen["late"] = self._steps.made_for(images)
         answer: Tensor = self._real["start"](images, labels)
         if answer is images and self._answers:
             self._probe.answers = True
@@ -549,11 +560,11 @@ class _Calls:
         weights = {id(one) for one in self._kept.weights}  # DWA holds them in an optimiser too, which never steps
         leaves = [one for one in leaves_of(loss) if id(one) not in weights and self._steps.holds(one)]
         seen |= {"step": step, "labels": used.tolist(), "part": used is not labels, "shown": self._kept.shown()}
-        seen |= {"images": _kind(images, leaves), "outside": self._slot.changed()}
+        seen |= {"images": _kind(images, leaves), "outside": self._changed()}
         if self._slot.losses == 0 and self._slot.start is not None:
             seen["as_started"] = torch.equal(images.detach(), self._slot.start)
         self._slot.losses += 1
-        self._slot.remember(leaves)
+        self._slot.remember(self._steps.current(leaves))
         self._forget_step()
         return leaves, self._kept.take(images, used), used
 
@@ -583,6 +594,11 @@ class _Calls:
             * _mean_term([replace(one, embeddings=one.embeddings[rows]) for one in embeddings], labels[rows])
         )
 
+    def _changed(self) -> bool:
+        """Return whether what is optimised has other values than it had when they were last remembered."""
+        leaves = self._steps.current(self._slot.leaves) if self._slot.leaves else []
+        return len(leaves) != len(self._slot.values) or not all(map(torch.equal, leaves, self._slot.values))
+
     def _step(self, optimizer: Optimizer, error: float | None) -> bool:
         """Emit a step of an optimiser, if it holds what the last loss depended on, and return whether it does."""
         ours = any(leaf is tensor for leaf in self._slot.leaves for tensor in _tensors(optimizer))
@@ -596,12 +612,13 @@ class _Calls:
     def _step_done(
         self, seen: dict[str, Any], loss: Tensor | None = None, *, images: Tensor, labels: Tensor, step: int
     ) -> None:
-        seen |= {"step": step, "images": _kind(images, self._slot.leaves), "moved": self._slot.changed()}
+        leaves = self._steps.current(self._slot.leaves)
+        seen |= {"step": step, "images": _kind(images, leaves), "moved": self._changed()}
         if (start := self._slot.start) is not None and start.shape == images.shape:
             same = images.detach() == start
             same[..., ::EDGE] = True  # there clipping moves what no step has
             seen["unmoved"] = int(same.flatten(1).all(dim=1).sum())
-        self._slot.remember(self._slot.leaves)
+        self._slot.remember(leaves)
         self._real["step_done"](loss, images=images, labels=labels, step=step)
 
     def _image_index(self, seen: dict[str, Any], index: int, position: int) -> int:

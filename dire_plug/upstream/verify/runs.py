@@ -253,6 +253,7 @@ def write_job(
         seed=SEED,
         trace=folder / TRACE,
         stop_after_steps=setup.steps,
+        optimized=setup.adapter.scripts[setup.case.recover["script"]].optimized,
         observed=None if observed is None else {"folder": str(folder), "heads": _heads(setup), **observed},
     )
 

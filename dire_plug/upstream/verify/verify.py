@@ -337,7 +337,7 @@ def check_something_to_compare(script: str, published: RunHashes) -> None:
     if not published.steps or not published.files:
         raise DirePlugError(
             f"{script}: the unpatched script did {len(published.steps)} steps and saved {len(published.files)} files; "
-            "nothing can be compared"
+            f"nothing can be compared{'' if published.steps else f'; {checks.BY_HAND}'}"
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from support import third_party_plugin
 from support.cli import Cli
 from support.loop_upstream import (
+    BY_HAND,
     COMMITTEE,
     COMMITTEE_INSERTIONS,
     INSERTIONS,
@@ -113,6 +114,26 @@ def test_a_patch_of_several_networks_in_a_step_passes_every_check(committee: Any
     verdict = committee(COMMITTEE_INSERTIONS)
     assert verdict.problems == {}
     assert verdict.agreement < 1e-5
+
+
+@pytest.mark.parametrize("rule", BY_HAND)
+@pytest.mark.parametrize("change", [None, "sign flipped in bridge.loss"])
+def test_an_update_rule_of_the_scripts_own_is_followed(
+    rule: str, change: str | None, tmp_path: Path, verify_patch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change is not None:
+        BRIDGES[change](monkeypatch)
+    verdict = verify_patch(make_loop(tmp_path / "loop", BY_HAND[rule]), INSERTIONS)
+    assert list(verdict.problems) == ([] if change is None else ["gradient"])
+    assert verdict.steps == 4
+    assert "the optimiser's update, since it isn't one of torch.optim" in verdict.unseen
+
+
+def test_an_update_rule_that_the_adapter_does_not_name_is_asked_for(tmp_path: Path, verify_patch: Any) -> None:
+    loop = make_loop(tmp_path / "loop", BY_HAND["in place"])
+    loop.scripts = LoopAdapter.scripts
+    with pytest.raises(DirePlugError, match=r"did 0 steps and saved 4 files; .* name its variables in .*optimized"):
+        verify_patch(loop, INSERTIONS)
 
 
 def test_a_term_in_one_of_several_networks_alone_is_found(committee: Any) -> None:
