@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,6 +59,7 @@ class Setup:
     """All that the runs of one script share: the recipe (in `inputs`), its files, and the step at which they stop.
 
     Attributes:
+        inputs: its two folders hold what `write_inputs` wrote, which each run gets a copy of.
         start: as `SynthesisSpec.start`.
         real: as `SynthesisSpec.real`: seeded rows, other ones for each network, class and number of rows.
     """
@@ -98,7 +100,7 @@ def set_up(adapter: Adapter, name: str, folder: Path, *, run: Runner) -> Setup:
         key: _write_real(folder, number, head_of(one.model), classes)
         for number, (key, one) in enumerate(teachers.items())
     }
-    return Setup(adapter, case, inputs, script_inputs, described, real, case.steps)
+    return _write_inputs(Setup(adapter, case, inputs, script_inputs, described, real, case.steps), folder / "given")
 
 
 def set_up_answered(setup: Setup, folder: Path) -> Setup:
@@ -123,16 +125,30 @@ def set_up_answered(setup: Setup, folder: Path) -> Setup:
     start_images, file = setup.script_inputs.start, None
     if recipe.recover.start == "real":
         shape = (classes, case.answered_ipc, 3, script.size, script.size)
-        start_images, answered = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
+        start_images, answers = (_draw_pixels(shape, seed=SEED + number) for number in (1, 2))
         make_folder(folder)
-        write_atomically(file := folder / "start-answered.safetensors", save({"images": answered}))
-    return replace(
+        write_atomically(file := folder / "start-answered.safetensors", save({"images": answers}))
+    answered = replace(
         setup,
         inputs=replace(setup.inputs, recipe=recipe, classes=classes),
         script_inputs=replace(setup.script_inputs, start=start_images),
         start=_describe_start(script, recipe.recover.start, file),
         steps=case.answered_steps or case.steps,
     )
+    return _write_inputs(answered, folder / "given-answered")
+
+
+def _write_inputs(setup: Setup, folder: Path) -> Setup:
+    inputs = _placed(setup.inputs, folder)
+    setup.adapter.write_inputs(inputs, setup.script_inputs)
+    return replace(setup, inputs=inputs)
+
+
+def _placed(inputs: LoopInputs, folder: Path) -> LoopInputs:
+    """Return the inputs of a run in this folder, of which its two folders are made."""
+    for path in (folder / "inputs", folder / "images"):
+        make_folder(path)
+    return replace(inputs, folder=folder / "inputs", images=folder / "images")
 
 
 def _draw_pixels(shape: tuple[int, ...], *, seed: int) -> Tensor:
@@ -234,10 +250,9 @@ def write_job(
         components: of `--accelerate fast`.
         observed: the settings of `observe` but for its folder; None: the run isn't observed.
     """
-    inputs = replace(setup.inputs, folder=folder / "inputs", images=folder / "images")
-    for path in (inputs.folder, inputs.images):
-        make_folder(path)
-    setup.adapter.write_inputs(inputs, setup.script_inputs)
+    inputs = _placed(setup.inputs, folder)
+    for given, path in ((setup.inputs.folder, inputs.folder), (setup.inputs.images, inputs.images)):
+        shutil.copytree(given, path, symlinks=True, dirs_exist_ok=True)
     call = setup.adapter.invocation(inputs)
     synthesis = None
     if regularizers is not None:
