@@ -38,6 +38,8 @@ BF16, TF32, CHANNELS_LAST = "bf16", "tf32", "channels-last"
 COMPILE, ONE_PASS, FROZEN = "compile", "one-pass statistics", "frozen"
 COMPONENTS = (BF16, TF32, CHANNELS_LAST, COMPILE, ONE_PASS, FROZEN)
 
+OF_MACHINES = (BF16, TF32, CHANNELS_LAST, COMPILE)
+"""What not every machine can do."""
 TRAINED = (BF16, CHANNELS_LAST)
 """What acts where networks are trained, label or learn."""
 _INVERTED = (BF16, CHANNELS_LAST, COMPILE, ONE_PASS)
@@ -130,7 +132,7 @@ def find_able(device: torch.device | str) -> tuple[str, ...]:
 
 def find_unlisted(able: Iterable[str]) -> dict[str, str]:
     """Return component → why it isn't used, where another process listed those that may be."""
-    return dict.fromkeys(set(COMPONENTS).difference(able), "the machine that submitted this can't do it")
+    return dict.fromkeys(set(COMPONENTS).difference(able), "not every machine that works for this can do it")
 
 
 def check_possible(names: Iterable[str], device: torch.device | str) -> None:
@@ -143,7 +145,7 @@ def check_possible(names: Iterable[str], device: torch.device | str) -> None:
     if lacking := [f"{name}: {missing[name]}" for name in names if name in missing]:
         raise DirePlugError(
             f"--accelerate fast stands for components that {device} of this machine can't do ({'; '.join(lacking)}); "
-            "submit from a machine like those that work, or leave it out"
+            "with --executor slurm name what all nodes can do, such as --slurm able=bf16,compile, or leave it out"
         )
 
 

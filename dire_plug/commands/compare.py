@@ -76,7 +76,7 @@ def compare(
     from dire_plug.results.stored import draw_ladder, store_comparison, to_json
     from dire_plug.results.table import render
 
-    request = make_request(method, **options)
+    request = Runner(execution).pin(make_request(method, **options))
     # each arm once, in the order given
     names = split_names(arms)
     if not names:

@@ -92,7 +92,7 @@ def compare_methods(
     from dire_plug.results.methods_table import METHODS, methods_to_json, render, store_methods
 
     named = split_names(methods)
-    request = make_request(named[0] if named else "", **options)
+    request = Runner(execution).pin(make_request(named[0] if named else "", **options))
     plan = comparing.plan_methods(
         request,
         named,

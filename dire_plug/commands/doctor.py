@@ -25,11 +25,14 @@ OF_DEVELOPERS = ("test", "docs", "dev")
 @click.option("--measure-rate", is_flag=True, help="Measure anew how fast this machine trains, for --dry-run.")
 def doctor(data_root: Path | None, measure_rate: bool) -> None:
     """Show versions, device, extras, data, upstreams; how to get each."""
+    from dire_plug.acceleration import OF_MACHINES, find_able
     from dire_plug.data import default_root, find_all
     from dire_plug.pipeline import rates
     from dire_plug.store.runs import choose_device
 
-    machine, rate = hardware(choose_device("auto")), rates.measure_rate() if measure_rate else rates.find_kept()
+    device = choose_device("auto")
+    able = [name for name in find_able(device) if name in OF_MACHINES]
+    machine, rate = hardware(device), rates.measure_rate() if measure_rate else rates.find_kept()
     folders = {"home": home.home(), "store": home.store(), "runs": home.runs(), "data": data_root or default_root()}
     datasets = [
         {"dataset": spec.name, "here": folder is not None, "where": str(folder or spec.how)}
@@ -41,6 +44,7 @@ def doctor(data_root: Path | None, measure_rate: bool) -> None:
         "versions": versions(),
         "code": str(code()),
         "hardware": machine,
+        "able": able,
         "rate": None if rate is None else vars(rate),
         "folders": folders,
         "extras": extras,
@@ -56,6 +60,7 @@ def doctor(data_root: Path | None, measure_rate: bool) -> None:
     for name, value in machine.items():
         # `card` is its key in provenance.json
         table.add_row("GPU" if name == "card" else name, "none" if value is None else str(value))
+    table.add_row("able", ", ".join(able) or "nothing that --accelerate fast needs a machine for")
     table.add_row("rate", "not measured yet: --measure-rate" if rate is None else rate.describe())
     for name, path in folders.items():
         table.add_row(name, str(path))

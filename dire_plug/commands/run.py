@@ -76,7 +76,7 @@ def run(
     from dire_plug.pipeline import plan_run
 
     chosen, options["settings"] = choose_arm(regularizers, arm, dire=dire, settings=options["settings"])
-    request = make_request(method, arm=chosen, **options)
+    request = Runner(execution).pin(make_request(method, arm=chosen, **options))
     if options["dry_run"]:
         show_dry(
             [plan_run(request, dry=True)],

@@ -111,10 +111,22 @@ class Runner:
         return finished
 
     def pin(self, request: Request) -> Request:
-        """Return the request with what `--accelerate fast` stands for here: all jobs make the same artefacts."""
+        """Return the request with what `--accelerate fast` stands for where it works: all jobs make the same artefacts.
+
+        Raises:
+            DirePlugError: with `slurm`, nobody said what the nodes can do; this machine may be another kind.
+        """
         if request.accelerate != "fast" or request.able is not None or self._settings.kind == "inline":
             return request
-        return replace(request, able=find_able(choose_device(request.device)))
+        if self._settings.kind == "local":
+            return replace(request, able=find_able(choose_device(request.device)))
+        if self._settings.able is None:
+            raise DirePlugError(
+                "--accelerate fast with --executor slurm: it isn't known what the nodes can do; name it, "
+                "--slurm able=bf16,tf32,channels-last,compile for GPUs since Ampere with triton and a compiler, or "
+                "`able` below `slurm` in the config file; `dire-plug doctor` in a job says what its node can do"
+            )
+        return replace(request, able=self._settings.able)
 
     def _make(self, units: Iterable[Unit]) -> None:
         missing = [unit for unit in once(units) if unit.name not in self._failed and not job_of(unit).is_made(unit)]

@@ -28,12 +28,13 @@ OURS = ("array", "dependency", "job-name", "output", "error", "open-mode", "requ
 
 
 class Slurm(BaseModel):
-    """The section `slurm` of the config file: the options of sbatch, and three keys of our own."""
+    """The section `slurm` of the config file: the options of sbatch, and four keys of our own."""
 
     model_config = ConfigDict(extra="allow")
 
     setup: list[str] = Field(default=[], description="Shell lines before the job, such as `module load cuda`.")
     stages: dict[str, dict[str, Any]] = Field(default={}, description="Stage → options that differ there.")
+    able: list[str] | None = Field(default=None, description="What the nodes can do of `--accelerate fast`.")
     signal_seconds: int = Field(default=120, ge=10, description="How long before its time limit a job is told to stop.")
 
 
@@ -63,6 +64,7 @@ class ExecutorSettings:
         stages: stage → options that differ there.
         setup: shell lines before the job.
         signal_seconds: how long before its time limit a job is told to stop.
+        able: the components of `--accelerate fast` that all nodes can do; None: nobody said.
         scripts: a folder that gets plain scripts for sbatch instead of a submission.
     """
 
@@ -75,6 +77,7 @@ class ExecutorSettings:
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
     signal_seconds: int = 120
+    able: tuple[str, ...] | None = None
     scripts: Path | None = None
 
     def options(self, stage: str) -> dict[str, Any]:
@@ -162,11 +165,15 @@ def read_settings(
             "another one has just made again; give --rerun with --executor inline"
         )
     options = {**(config.slurm.model_extra or {})}
+    able = config.slurm.able
     stages = {stage: dict(own) for stage, own in config.slurm.stages.items()}
     for text in slurm:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise DirePlugError(f"--slurm {text}: write KEY=VALUE, such as --slurm partition=gpu")
+        if key == "able":
+            able = [name.strip() for name in value.split(",") if name.strip()]
+            continue
         stage, dot, own = key.partition(".")
         (stages.setdefault(stage, {}) if dot else options)[own if dot else key] = value
     for stage in stages:
@@ -182,6 +189,7 @@ def read_settings(
         stages={stage: _spell(own) for stage, own in stages.items()},
         setup=tuple(config.slurm.setup),
         signal_seconds=config.slurm.signal_seconds,
+        able=None if able is None else _read_able(able),
         scripts=scripts,
     )
 
@@ -190,6 +198,21 @@ def _check_kind(kind: str) -> Kind:
     if kind not in KINDS:
         raise DirePlugError(f"executor '{kind}': no such executor{nearest(kind, KINDS)}; one of {', '.join(KINDS)}")
     return kind  # type: ignore[return-value]
+
+
+def _read_able(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the components of `--accelerate fast` among which are those that any machine can do.
+
+    Raises:
+        DirePlugError: there is no such component.
+    """
+    from dire_plug.acceleration import COMPONENTS, OF_MACHINES  # imports torch
+
+    for name in names:
+        if name not in OF_MACHINES:
+            hint = nearest(name, OF_MACHINES)
+            raise DirePlugError(f"slurm: able: no such ability '{name}'{hint}; some of {', '.join(OF_MACHINES)}")
+    return tuple(name for name in COMPONENTS if name in names or name not in OF_MACHINES)
 
 
 def _spell(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -210,6 +210,9 @@ def test_jobs_get_what_fast_stands_for_and_refuse_what_they_cannot(
     asked = native(recipe, accelerate="fast")
     Runner(ExecutorSettings(kind="local")).prepare([asked])
     assert {tuple(unit.subject["able"]) for unit in made} == {find_able("cpu")}
+    with pytest.raises(DirePlugError, match="it isn't known what the nodes can do; name it, --slurm able="):
+        Runner(ExecutorSettings(kind="slurm")).prepare([asked])
+    assert Runner(ExecutorSettings(kind="slurm", able=("tf32",))).pin(asked).able == ("tf32",)
     able = replace(asked, able=("bf16", "tf32"))
     unit = next(one for one in plan_units([able]) if one.part == "teacher")
     missing = {"bf16": "an old processor"}

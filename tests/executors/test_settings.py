@@ -52,6 +52,14 @@ def test_the_command_line_chooses_another_executor_than_the_file(config: Path) -
     )  # fmt: skip
 
 
+def test_what_nodes_can_do_is_named_in_the_file_or_the_command(config: Path) -> None:
+    assert read_settings("slurm").able is None
+    config.write_text("slurm: {able: [compile, bf16], partition: gpu}")
+    assert read_settings("slurm").able == ("bf16", "compile", "one-pass statistics", "frozen")
+    assert read_settings("slurm", slurm=["able=tf32"]).able == ("tf32", "one-pass statistics", "frozen")
+    assert read_settings("slurm", slurm=["able="]).options("recover") == {"partition": "gpu"}
+
+
 def test_several_gpus_a_job_are_asked_of_sbatch(config: Path) -> None:
     assert read_settings("slurm", gpus_per_job=2).options("recover") == {"gpus-per-node": 2}
 
@@ -81,6 +89,7 @@ def test_a_faulty_file_is_named_with_its_problem(config: Path, text: str, messag
         ({"kind": "local", "detach": True}, "--detach needs --executor slurm; this is local"),
         ({"kind": "local", "slurm": ["a=b"]}, "--slurm needs --executor slurm"),
         ({"kind": "slurm", "slurm": ["partition"]}, "--slurm partition: write KEY=VALUE"),
+        ({"kind": "slurm", "slurm": ["able=bf32"]}, "able: no such ability 'bf32' (did you mean 'tf32'?)"),
         ({"kind": "inline", "gpus_per_job": 2}, "--gpus-per-job needs --executor local or slurm"),
         ({"kind": "local", "rerun": ["squeeze"]}, "--rerun and --executor local can't be combined"),
     ],

@@ -352,7 +352,7 @@ def test_a_run_says_where_fast_acts_and_what_is_missing(
     text = " ".join((said.out + said.err).split())
     assert "--accelerate fast: SRe2L's loop: one-pass statistics" in text
     assert "--accelerate fast: networks, labels and students: none" in text
-    assert "without bf16: the machine that submitted this can't do it" in text
+    assert "without bf16: not every machine that works for this can do it" in text
     assert "--accelerate exact: does nothing in SRe2L's loop" in text
 
 
