@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from numpy.exceptions import VisibleDeprecationWarning
 from torch import Tensor
-from torchvision import datasets
 
 from dire_plug.data.dataset import Dataset, DatasetSpec, make_tensor_dataset
 from dire_plug.data.subsample import first_of_each_class, resize
@@ -55,6 +54,9 @@ def _take(found: Any) -> tuple[Tensor, Tensor]:
 
 
 def _kind(classes: int) -> Any:
+    # here: all recipes know of this dataset, and torchvision takes seconds
+    from torchvision import datasets
+
     return datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets import FashionMNIST
 
 from dire_plug.data.dataset import Dataset, DatasetSpec, make_tensor_dataset
 from dire_plug.data.subsample import first_of_each_class, resize
@@ -83,6 +82,8 @@ def missing(folder: Path) -> tuple[str, ...]:
 
 def download(root: Path) -> None:
     """Fetch the files to root/FashionMNIST/raw by torchvision, which verifies their checksums."""
+    from torchvision.datasets import FashionMNIST
+
     FashionMNIST(str(root), download=True)
 
 

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from dire_plug.data.subsample import images_per_class
 from dire_plug.devices import count_cores
@@ -114,6 +114,8 @@ def crop(image: Image.Image, size: int, *, whole: bool) -> Tensor:
     The shorter side is resized, antialiased, to 256/224 of `size`, as ImageNet's transform does; where `whole`, to
     `size`, so that an image of that size stays as it is and nothing is cut off a square one.
     """
+    from torchvision.transforms.v2 import functional
+
     resized = functional.resize(image, [size if whole else round(size * 256 / 224)], antialias=True)
     return to_tensor(functional.center_crop(resized, [size, size]))
 
@@ -133,8 +135,7 @@ def _check_unchanged(file: File) -> None:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """Return an RGB image as uint8, [3, h, w]."""
-    found: Tensor = functional.pil_to_tensor(image)
-    return found
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _stack(read: Callable[[File], Tensor], files: Sequence[File], size: int) -> Tensor:

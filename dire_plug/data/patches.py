@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as transforms
 
 from dire_plug.data.augmentation.batch import draw_boxes
 from dire_plug.data.dataset import Split
@@ -55,6 +54,8 @@ def cut_patches(
     Raises:
         DirePlugError: a file can't be decoded, or has another size than when it was listed.
     """
+    from torchvision.transforms.v2 import functional
+
     read: Callable[[int], Tensor]
     if isinstance(split, FolderSplit):
         at = indices.tolist()
@@ -69,7 +70,7 @@ def cut_patches(
         image, size = read(place), [side, side]
         boxes = draw(place, image)
         # on the CPU, whatever the device: the same patches everywhere
-        patches = [transforms.resized_crop(image, *box, size=size, antialias=True) for box in boxes.tolist()]
+        patches = [functional.resized_crop(image, *box, size=size, antialias=True) for box in boxes.tolist()]
         return boxes, torch.stack(patches)
 
     with ThreadPoolExecutor(count_cores()) as pool:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from dire_plug.errors import DirePlugError
 
@@ -51,5 +50,8 @@ def resize(pixels: Tensor, size: int | None) -> Tensor:
     """Resize uint8 images, [N, c, h, w], to `size` × `size`, bilinear with antialiasing; None keeps them."""
     if size is None or tuple(pixels.shape[-2:]) == (size, size):
         return pixels
+    # most images stay as they are, and torchvision takes seconds
+    from torchvision.transforms.v2 import functional
+
     resized: Tensor = functional.resize(pixels, [size, size], antialias=True)
     return resized

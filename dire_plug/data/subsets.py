@@ -19,9 +19,6 @@ from __future__ import annotations
 import warnings
 
 import torch
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from dire_plug.errors import DirePlugError
@@ -76,6 +73,10 @@ def choose_by_k_means(values: Tensor, count: int, *, seed: int) -> Tensor:
 
     Args otherwise, raises: as `choose_by_herding`.
     """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     rows = _centre(values, count)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than clusters: some centres agree

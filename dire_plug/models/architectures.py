@@ -42,7 +42,6 @@ from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
-from torchvision.models import get_model_builder
 
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.models import vit
@@ -71,6 +70,8 @@ def build_published(architecture: str, outputs: int, stem: str) -> nn.Module:
     The small stem of a ResNet is a 3×3 convolution with stride 1, of ShuffleNetV2 a 1×1 one (G-VBSM's
     recover/models/ShuffleNetv2.py); neither is followed by pooling.
     """
+    from torchvision.models import get_model_builder
+
     # torchvision's registry, for a shim may have replaced its functions by networks of ours
     model: nn.Module = get_model_builder(TORCHVISION_NAMES[architecture])(weights=None, num_classes=outputs)
     if stem == "small":

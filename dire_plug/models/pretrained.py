@@ -19,10 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.models
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
-from torchvision.transforms import functional
 
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.files import digest_file
@@ -55,6 +52,8 @@ def preprocess(
     # one axis after the other, each rounded, as Pillow does; one bilinear call gives other pixels
     levels = _resize(levels, levels.shape[2], width // short, interpolation)
     levels = _resize(levels, height // short, levels.shape[3], interpolation)
+    from torchvision.transforms import functional
+
     cut = functional.center_crop(levels, [crop, crop])
     found: Tensor = functional.normalize(cut / 255, list(mean), list(std))
     return found
@@ -147,6 +146,8 @@ def clip() -> Source:
 
 def torchvision_classifier(model: str) -> Source:
     """Return a classifier of torchvision's, which `classifiers` lists, with its default weights' preprocessing."""
+    from torchvision.models import get_model, get_model_weights
+
     entry: Any = get_model_weights(model).DEFAULT
     preset = entry.transforms()
 
@@ -177,7 +178,9 @@ def torchvision_classifier(model: str) -> Source:
 
 def classifiers() -> list[str]:
     """Return torchvision's classifiers."""
-    return list(torchvision.models.list_models(module=torchvision.models))
+    from torchvision import models
+
+    return list(models.list_models(module=models))
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Networks for small images: the field's ConvNet, and those of the methods' code, layer by layer.
 
 Names of files are those of the methods' repositories. A network is ours where its weights must fit theirs and
-torchvision's has other strides, another stem or other layers.
+torchvision's has other strides, another stem or other layers. Those of quick recipes do without torchvision, whose
+import takes as long as torch's.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.efficientnet import MBConv, MBConvConfig
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.vgg import cfgs, make_layers
-from torchvision.ops import Conv2dNormActivation
 
 
 class Averaged(nn.Module):
@@ -61,15 +58,28 @@ class AveragedChannels(nn.Module):
         return (images * self.weights).sum(dim=1, keepdim=True).expand_as(images)
 
 
-def depthwise(channels: int, *, stride: int = 1) -> Conv2dNormActivation:
+def depthwise(channels: int, *, stride: int = 1) -> nn.Sequential:
     """Return a 3×3 convolution of each channel by itself, batch normalisation and ReLU."""
-    return Conv2dNormActivation(channels, channels, kernel_size=3, stride=stride, groups=channels)
+    return _activated(channels, channels, stride=stride, groups=channels)
 
 
-def pointwise(inputs: int, outputs: int, *, groups: int = 1, linear: bool = False) -> Conv2dNormActivation:
+def pointwise(inputs: int, outputs: int, *, groups: int = 1, linear: bool = False) -> nn.Sequential:
     """Return a 1×1 convolution, batch normalisation and, unless `linear`, ReLU."""
-    activation = None if linear else nn.ReLU
-    return Conv2dNormActivation(inputs, outputs, kernel_size=1, groups=groups, activation_layer=activation)
+    return _activated(inputs, outputs, kernel=1, groups=groups, activation=None if linear else nn.ReLU)
+
+
+def _activated(
+    inputs: int,
+    outputs: int,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.ReLU | nn.SiLU] | None = nn.ReLU,
+) -> nn.Sequential:
+    convolution = _convolve(inputs, outputs, kernel=kernel, stride=stride, groups=groups)
+    after = [] if activation is None else [activation(inplace=True)]
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), *after)
 
 
 def initialise_by_fan_out(model: nn.Module) -> None:
@@ -198,11 +208,34 @@ class ResNetSmall(nn.Module):
 def _resnet_block(inputs: int, width: int) -> nn.Sequential:
     """Return one basic block with stride 2 and a projection beside it."""
     beside = nn.Sequential(nn.Conv2d(inputs, width, kernel_size=1, stride=2, bias=False), nn.BatchNorm2d(width))
-    return nn.Sequential(BasicBlock(inputs, width, stride=2, downsample=beside))
+    return nn.Sequential(BasicBlock(inputs, width, downsample=beside))
+
+
+class BasicBlock(nn.Module):
+    """torchvision's basic block of a ResNet with stride 2, its keys too."""
+
+    def __init__(self, inputs: int, width: int, *, downsample: nn.Module) -> None:
+        super().__init__()
+        self.conv1 = _convolve(inputs, width, stride=2)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = _convolve(width, width)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps [N, `width`, ⌈h / 2⌉, ⌈w / 2⌉]."""
+        made = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(maps)))))
+        # in this order, as torchvision has it: in place on `made`
+        made += self.downsample(maps)
+        result: Tensor = self.relu(made)
+        return result
 
 
 def vgg_16_bn(outputs: int) -> Averaged:
     """Build VGG-16 with batch normalisation and one linear layer: DWA's models/vgg.py, for 32 px."""
+    from torchvision.models.vgg import cfgs, make_layers
+
     return Averaged(make_layers(cfgs["D"], batch_norm=True), width=512, outputs=outputs)
 
 
@@ -302,7 +335,7 @@ class _InvertedResidual(nn.Module):
 
 def _mobilenet(outputs: int, *, divisor: int, stem_stride: int, project: bool) -> Averaged:
     width = 32 // divisor
-    layers: list[nn.Module] = [Conv2dNormActivation(3, width, stride=stem_stride)]
+    layers: list[nn.Module] = [_activated(3, width, stride=stem_stride)]
     for expansion, channels, count, first_stride in MOBILENET_STAGES:
         for stride in (first_stride, *(1,) * (count - 1)):
             wanted = channels // divisor
@@ -335,6 +368,8 @@ def efficientnet_b0(outputs: int) -> Averaged:
     The stem is a 3×3 convolution with stride 1; the strides of the stages are 1, 2, 2, 2, 1, 2, 1. The embedding is the
     average of 320 linear maps, so it has both signs.
     """
+    from torchvision.models.efficientnet import MBConv, MBConvConfig
+
     block = partial(MBConv, norm_layer=nn.BatchNorm2d)
     layers: list[nn.Module] = []
     width, total = EFFICIENTNET_STEM, sum(stage[-1] for stage in EFFICIENTNET_STAGES)
@@ -346,13 +381,9 @@ def efficientnet_b0(outputs: int) -> Averaged:
             )
             width = channels
     # an expansion for the first block, which nothing reads: the published weights have it
-    layers[0].unread = _convolve_silu(EFFICIENTNET_STEM, EFFICIENTNET_STEM, kernel=1)
-    features = nn.Sequential(_convolve_silu(3, EFFICIENTNET_STEM, kernel=3), *layers)
+    layers[0].unread = _activated(EFFICIENTNET_STEM, EFFICIENTNET_STEM, kernel=1, activation=nn.SiLU)
+    features = nn.Sequential(_activated(3, EFFICIENTNET_STEM, activation=nn.SiLU), *layers)
     return Averaged(features, width=width, outputs=outputs, dropout=EFFICIENTNET_DROPOUT)
-
-
-def _convolve_silu(inputs: int, outputs: int, *, kernel: int) -> Conv2dNormActivation:
-    return Conv2dNormActivation(inputs, outputs, kernel_size=kernel, activation_layer=nn.SiLU)
 
 
 SHUFFLENET_STEM = 24
@@ -441,5 +472,5 @@ class _WideBlock(nn.Module):
         return made + (maps if self.beside is None else self.beside(ready))
 
 
-def _convolve(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+def _convolve(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from dire_plug import ui
@@ -293,6 +292,8 @@ def _cluster(rows: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     if min(len(rows), different) <= k:
         centres, owner = torch.unique(rows, dim=0, return_inverse=True)
     else:
+        from sklearn.cluster import KMeans
+
         fitted = KMeans(k, n_init=1, random_state=SEED).fit(rows.numpy())
         # numbered without gaps: k-means may leave a cluster empty
         _, owner = torch.unique(torch.from_numpy(fitted.labels_).long(), return_inverse=True)

@@ -19,7 +19,6 @@ from torch import Generator, Tensor
 from torch.hub import download_url_to_file
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchvision.models import get_model_weights
 
 from dire_plug import home, ui
 from dire_plug.acceleration import accelerate_network
@@ -111,6 +110,8 @@ def _place(url: str) -> Path:
 
 def _find(name: str, architecture: str) -> Any:
     """Return torchvision's own entry of weights, by the name that it gives them."""
+    from torchvision.models import get_model_weights
+
     try:
         weights = get_model_weights(torchvision_name(architecture) or architecture)
     except ValueError as error:

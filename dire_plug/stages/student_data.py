@@ -10,7 +10,6 @@ from torch import Tensor
 from dire_plug import ui
 from dire_plug.data.augmentation.batch import enlarge_and_crop, normalise
 from dire_plug.data.augmentation.dsa import dsa
-from dire_plug.data.augmentation.rand_augment import rand_augment
 from dire_plug.data.augmentation.zca import load as load_whitening
 from dire_plug.data.folders import FolderSplit
 from dire_plug.errors import DirePlugError
@@ -56,7 +55,10 @@ def build_student_data(run: Run, section: EvaluateSection, network: Network, ima
     if isinstance(section, DeltSection):
         augmentation = {"augmentation": "resized_crop_flip", "padding": 0, "least_scale": section.min_scale}
         enlarge = section.test_crop
-        before = rand_augment(**section.randaugment.model_dump()) if section.randaugment else None
+        if section.randaugment:
+            from dire_plug.data.augmentation.rand_augment import rand_augment
+
+            before = rand_augment(**section.randaugment.model_dump())
         # as DELT's validation scripts normalise, whatever the dataset
         if section.statistics == "imagenet":
             network = replace(network, mean=IMAGENET_MEAN, std=IMAGENET_STD)

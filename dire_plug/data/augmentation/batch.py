@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as transforms
 
 from dire_plug.data.augmentation.draws import NO_CUT, Augmentation, Crops, Cut, Mixed, Shape
 
@@ -116,11 +115,13 @@ def resized_crop_flip_at(images: Tensor, boxes: Tensor, flips: Tensor) -> Tensor
         flips: bool, [N].
     """
     if images.device.type == "cpu":
+        from torchvision.transforms.v2 import functional
+
         size = list(images.shape[-2:])
         # one by one: each box has its own antialiasing filter, which no batched sampling computes
         resized = torch.stack(
             [
-                transforms.resized_crop(image, top, left, height, width, size=size, antialias=True)
+                functional.resized_crop(image, top, left, height, width, size=size, antialias=True)
                 for image, (top, left, height, width) in zip(images, boxes.tolist(), strict=True)
             ]
         )
@@ -260,7 +261,9 @@ def enlarge_and_crop(images: Tensor) -> Tensor:
     larger = size // 7 * 8
     if larger <= size:
         return images
-    enlarged = transforms.resize(images, [larger, larger], antialias=True)
+    from torchvision.transforms.v2 import functional
+
+    enlarged = functional.resize(images, [larger, larger], antialias=True)
     first = round((larger - size) / 2)  # as torchvision's CenterCrop
     return torch.as_tensor(enlarged)[:, :, first : first + size, first : first + size]
 
