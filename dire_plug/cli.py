@@ -57,6 +57,10 @@ INTERRUPTED = 130
 class Commands(click.Group):
     """A group that imports a command when it is used, so that `--help` answers at once."""
 
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Take `help COMMAND` for `COMMAND --help`."""
+        return super().parse_args(context, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+
     def list_commands(self, context: click.Context) -> list[str]:
         """Return the names in the order in which a user needs them."""
         return list(COMMANDS)
@@ -76,7 +80,12 @@ class Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import and return one command."""
         if name not in COMMANDS:
-            context.fail(f"unknown command '{name}'{nearest(name, COMMANDS)}")
+            from dire_plug import plugins
+
+            method = plugins.find_method(name)
+            is_method = method in plugins.known("methods")
+            hint = f" (did you mean 'dire-plug run {method}'?)" if is_method else nearest(name, COMMANDS)
+            context.fail(f"unknown command '{name}'{hint}")
         module, _, attribute = COMMANDS[name].partition(":")
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)

@@ -21,7 +21,9 @@ from pydantic import BaseModel
 
 from dire_plug import hookspecs
 from dire_plug.errors import DirePlugError, PluginError, nearest
+from dire_plug.files import expand_user
 from dire_plug.home import PACKAGE
+from dire_plug.recipe.loading import is_recipe_file, recipe_path
 from dire_plug.recipe.weight import KEY, with_weight
 from dire_plug.types import Adapter
 
@@ -104,12 +106,40 @@ def load(kind: Kind, name: str) -> Any:
         raise PluginError(f"plugin '{name}' ({points[name].value}) cannot be imported: {error!r}") from error
 
 
+def find_method(text: str) -> str:
+    """Return the name of the method that a text names, by its title too, whatever the case and the punctuation.
+
+    A text that names none, or several, comes back as it is.
+    """
+    points = known("methods")
+    if text in points:
+        return text
+    wanted = _fold(text)
+    found = [name for name in points if _fold(name) == wanted] or [
+        name for name in points if _fold(_title(name)) == wanted
+    ]
+    return found[0] if len(found) == 1 else text
+
+
+def _fold(name: str) -> str:
+    # a plus tells SRe2L++ from SRe2L
+    return "".join(one for one in name.casefold() if one.isalnum() or one == "+")
+
+
+def _title(method: str) -> str:
+    # a third party's broken package is no reason to miss the others
+    with contextlib.suppress(DirePlugError):
+        return load_adapter(method).title
+    return method
+
+
 def load_adapter(name: str) -> Adapter:
-    """Return the adapter of one method.
+    """Return the adapter of one method, by a name that `find_method` takes.
 
     Raises:
         DirePlugError: the name isn't known, its package cannot be imported, or the adapter cannot be made.
     """
+    name = find_method(name)
     factory = load("methods", name)
     try:
         return cast(Adapter, factory())
@@ -118,6 +148,24 @@ def load_adapter(name: str) -> Adapter:
             f"plugin '{name}' ({known('methods')[name].value}): its adapter cannot be made: {error!r}; "
             "it must be a class without arguments"
         ) from error
+
+
+def find_recipe(adapter: Adapter, name: str) -> Path:
+    """Return the file of a recipe: a name of the method's own, or a path to a YAML file."""
+    if is_recipe_file(name):
+        path = expand_user(name, where="recipe")
+        if not path.is_file():
+            raise DirePlugError(f"recipe {path}: no such file")
+        return path
+    try:
+        return recipe_path(adapter.recipes(), name)
+    except DirePlugError as error:
+        if Path(f"{name}.yaml").is_file():
+            raise DirePlugError(f"{error}; did you mean the file {name}.yaml?") from error
+        method, _, own = name.partition("/")
+        if own and (method := find_method(method)) in known("methods"):
+            raise DirePlugError(f"{error}; of the method {method} it would be: {method} --recipe {own}") from error
+        raise
 
 
 def load_loggers(names: Iterable[str]) -> pluggy.PluginManager:

@@ -60,15 +60,15 @@ def ablate(
     settings that differ from the recipe's own in one thing, ranked on validation images held out of the training set;
     then the best one is tested once. Finished runs are reused.
     """
+    if grid and only == COMPONENTS:
+        raise DirePlugError("--grid belongs to the sweep; leave out --only components, or --grid")
+    request = make_request(method, **options)
     from dire_plug.executors.dispatch import Runner
     from dire_plug.paper.ablate import ablate_components, components_json, render_components, render_sweep, sweep_json
     from dire_plug.paper.ablate import sweep as run_sweep
     from dire_plug.paper.ablate.sweep import make_grid
     from dire_plug.paper.ablate.trials import require_term
 
-    if grid and only == COMPONENTS:
-        raise DirePlugError("--grid belongs to the sweep; leave out --only components, or --grid")
-    request = make_request(method, **options)
     parts = (COMPONENTS, SWEEP) if only is None else (only,)
     if options["dry_run"]:
         _show_settings(request, parts, seeds=seeds, grid=grid, card=options["card"])

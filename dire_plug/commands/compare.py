@@ -66,6 +66,11 @@ def compare(
     control is the dire arm without its regularizer and with nothing else changed. Where that differs from baseline in
     several things, --ladder shows what each of them adds. Finished runs are reused.
     """
+    request = make_request(method, **options)
+    # each arm once, in the order given
+    names = split_names(arms)
+    if not names:
+        raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
     from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
     from dire_plug.pipeline.request import read_data, same_but_arm
@@ -76,11 +81,7 @@ def compare(
     from dire_plug.results.stored import draw_ladder, store_comparison, to_json
     from dire_plug.results.table import render
 
-    request = Runner(execution).pin(make_request(method, **options))
-    # each arm once, in the order given
-    names = split_names(arms)
-    if not names:
-        raise DirePlugError(f"--arms: names no arm; name some, separated by commas, such as {','.join(DEFAULT_ARMS)}")
+    request = Runner(execution).pin(request)
     if ladder:
         names = with_ladder(request, names)
     if options["dry_run"]:

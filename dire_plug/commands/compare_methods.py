@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dire_plug import home, ui
+from dire_plug import home, plugins, ui
 from dire_plug.commands.completion import offer_any_recipes, offer_arms, offer_method_list, offer_subsets
 from dire_plug.commands.dry import describe_units
 from dire_plug.commands.options import (
@@ -22,13 +22,14 @@ from dire_plug.commands.options import (
     table_files,
 )
 from dire_plug.recipe import METHOD_ARMS, SUBSET_ARMS
+from dire_plug.recipe.loading import is_recipe_file
 from dire_plug.store.runs import runs_root
 
 if TYPE_CHECKING:
     from dire_plug.executors.settings import ExecutorSettings
     from dire_plug.results.methods import MethodsPlan
 
-NONE = "none"
+ALL, NONE = "all", "none"
 
 
 @click.command("compare-methods", cls=MethodCommand)
@@ -87,12 +88,16 @@ def compare_methods(
     The images are made by each method's own recipe, with its own engine; a method may also be named as METHOD/RECIPE.
     All recipes must have one dataset, image size and IPC, which --ipc and --set give them. Finished runs are reused.
     """
+    named, request = split_names(methods), make_request("", **options)
+    for one in named:
+        if one != ALL and not is_recipe_file(one):
+            # an unknown one ends the command before torch is imported
+            plugins.load_adapter(one.partition("/")[0])
     from dire_plug.executors.dispatch import Runner
     from dire_plug.results import methods as comparing
     from dire_plug.results.methods_table import METHODS, methods_to_json, render, store_methods
 
-    named = split_names(methods)
-    request = Runner(execution).pin(make_request(named[0] if named else "", **options))
+    request = Runner(execution).pin(request)
     plan = comparing.plan_methods(
         request,
         named,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import format_bytes, from_here, read_json
 from dire_plug.measures import ACCURACY, read_values
 from dire_plug.recipe import PROBE, REAL_IMAGE_ARMS, arm_names, preset_names, read_yaml, recipe_names
-from dire_plug.store.cleaning import KINDS, read_entries, runs_naming, weigh
+from dire_plug.store.cleaning import KINDS, Entry, list_entries, read_entries, runs_naming, weigh
 from dire_plug.store.provenance import Code
 from dire_plug.store.runs import ARTEFACTS, FinishedRun, RunFolder, find_run, list_runs
 from dire_plug.tables import Table, with_notes
@@ -46,22 +47,29 @@ Listing = tuple[RenderableType, list[dict[str, Any]]]
 @click.option("--recipe", shell_complete=offer_recipes, help="Only runs of this recipe.")
 @click.option("--arm", shell_complete=offer_arms, help="Only runs of this arm.")
 @click.option("--state", type=click.Choice(STATES), help="Only runs in this state.")
-@click.option("--kind", metavar="KIND", type=click.Choice(KINDS), help="Only artefacts of this kind.")
+@click.option("--kind", metavar="KIND", type=click.Choice(KINDS), help="Each artefact of this kind.")
+@click.option("--all", "each", is_flag=True, help="Each artefact, not totals by kind.")
 @RUNS_FOLDER
 @JSON
 @table_files
-def list_(what: str, runs_folder: Path | None, **filters: str | None) -> None:
+def list_(what: str, each: bool, runs_folder: Path | None, **filters: str | None) -> None:
     """List methods, recipes, plugins, runs, or artefacts of the store."""
     given = {name: value for name, value in filters.items() if value is not None}
+    if "method" in given:
+        given["method"] = plugins.find_method(given["method"])
     for name, value in given.items():
         if what not in FILTERS[name]:
             lists = " and ".join(FILTERS[name])
             lines = " or ".join(f"`dire-plug list {one}`" for one in FILTERS[name])
             raise DirePlugError(f"--{name} {value}: only {lists} are filtered by it; write {lines}")
+    if each and what != "artefacts":
+        raise DirePlugError(
+            "--all: only artefacts are shown by totals; leave it out, or write `dire-plug list artefacts`"
+        )
     if what == "runs":
         shown, data = _runs((runs_folder or home.runs()).absolute(), given)
     elif what == "artefacts":
-        shown, data = _artefacts(given.get("kind"))
+        shown, data = _artefacts(given.get("kind"), each=each or "kind" in given)
     elif what == "recipes":
         shown, data = _recipes(given.get("method"))
     else:
@@ -221,27 +229,46 @@ def _naming_file(path: Path) -> Iterator[None]:
         raise DirePlugError(f"{path}: isn't a file of this version's runs ({what}); run its command again") from error
 
 
-def _artefacts(kind: str | None) -> Listing:
-    store = home.store()
-    found = [one for one in read_entries(store).values() if kind in (None, one.kind)]
-    if not found:
+def _artefacts(kind: str | None, *, each: bool) -> Listing:
+    store, kinds = home.store(), KINDS if kind is None else (kind,)
+    if not (folders := list_entries(store, kinds)):
         which = "no artefact" if kind is None else f"no artefact of kind {kind}"
         return f"{store}: holds {which} yet; runs leave them there: dire-plug run sre2l --dire", []
-    table = Table("kind", "digest")
+    runs = runs_naming(store, [home.runs()])
+    table, data = _each(read_entries(store, kinds).values(), runs) if each else _totals(folders, runs)
+    more = "" if each else "; each by itself: --kind KIND, or --all"
+    return Group(
+        table, f"{count_of(len(folders), 'artefact')}, {format_bytes(sum(weigh(folders)))} in {store}{more}"
+    ), data
+
+
+def _totals(folders: Sequence[Path], runs: Mapping[str, int]) -> Listing:
+    """Return a row for each kind; no entry is read, since there may be many."""
+    table, data = Table("kind"), list[dict[str, Any]]()
+    table.add_numbers("artefacts", "in no run", "size")
+    for kind, of_kind in itertools.groupby(folders, key=lambda path: path.parent.name):
+        mine = list(of_kind)
+        one = {"kind": kind, "artefacts": len(mine), "bytes": sum(weigh(mine))}
+        one["in_no_run"] = sum(f"{kind}/{path.name}" not in runs for path in mine)
+        table.add_row(kind, f"{one['artefacts']:,}", f"{one['in_no_run']:,}", format_bytes(one["bytes"]))
+        data.append(one)
+    return table, data
+
+
+def _each(entries: Iterable[Entry], runs: Mapping[str, int]) -> Listing:
+    """Return a row for each artefact."""
+    table, data = Table("kind", "digest"), list[dict[str, Any]]()
     table.add_numbers("size", "runs")
     table.add_prose("made", "torch", "threads", "device")
-    data = []
-    counts = runs_naming(store, [home.runs()])
-    for one in found:
-        versions, hardware = one.made.get("versions", {}), one.made.get("hardware", {})
+    for one in entries:
+        versions, hardware, size = one.made.get("versions", {}), one.made.get("hardware", {}), one.bytes
         machine = versions.get("torch", "?"), hardware.get("threads", "?"), hardware.get("device", "?")
-        cells = one.kind, one.path.name, format_bytes(one.bytes), counts.get(one.name, 0), one.made.get("when", "?")
+        cells = one.kind, one.path.name, format_bytes(size), runs.get(one.name, 0), one.made.get("when", "?")
         table.add_row(*map(str, (*cells, *machine)))
         data.append(
-            {"kind": one.kind, "digest": one.path.name, "bytes": one.bytes, "runs": counts.get(one.name, 0), **one.made}
+            {"kind": one.kind, "digest": one.path.name, "bytes": size, "runs": runs.get(one.name, 0), **one.made}
         )
-    freed, linked = weigh(one.path for one in found)
-    return Group(table, f"{count_of(len(found), 'artefact')}, {format_bytes(freed + linked)} in {store}"), data
+    return table, data
 
 
 @click.command()

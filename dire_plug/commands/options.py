@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dire_plug import home, ui
+from dire_plug import home, plugins, ui
 from dire_plug.commands.completion import name_methods, offer_any_recipes, offer_methods, offer_presets, offer_recipes
 from dire_plug.errors import DirePlugError
 from dire_plug.recipe.loading import dataset_settings, split_setting
@@ -77,7 +77,13 @@ CARD = click.option(
 DRY_RUN = click.option("--dry-run", is_flag=True, help="List the units of work that the store lacks; run nothing.")
 
 
-METHOD = click.argument("method", shell_complete=offer_methods)
+def _find_method(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the method's name; an unknown one ends the command before anything heavy is imported."""
+    plugins.load_adapter(value)
+    return plugins.find_method(value)
+
+
+METHOD = click.argument("method", shell_complete=offer_methods, callback=_find_method)
 RUNS_FOLDER = click.option(
     "--runs",
     "runs_folder",
@@ -87,8 +93,26 @@ RUNS_FOLDER = click.option(
 """Of commands that read runs; those that make some have `--out`."""
 
 
+ELSEWHERE = {
+    "--lr": ("--set recover.flags.lr=NUMBER", "--set evaluate.lr=NUMBER"),
+    "--epochs": ("--set evaluate.epochs=NUMBER",),
+    "--gpu": ("--device cuda:0",),
+}
+"""An option that the methods' own scripts have → how a command says it."""
+
+
 class MethodCommand(click.Command):
-    """A command whose help names the installed methods."""
+    """A command whose help names the installed methods, and which knows their scripts' habits."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does; an option of the scripts is told by ours, where the command changes a recipe."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name in ELSEWHERE and any(one.name == "settings" for one in self.params):
+                ways = " or ".join(ELSEWHERE[error.option_name])
+                raise click.UsageError(f"no option '{error.option_name}'; it is {ways}", ctx) from error
+            raise
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help, and below it the methods."""
@@ -278,9 +302,12 @@ def split_names(text: str) -> list[str]:
 
 
 def make_request(method: str, *, arm: str = "baseline", **options: Any) -> Request:
-    """Return the request that the shared options describe."""
+    """Return the request that the shared options describe; `method` is "" where several have it."""
     check_card(options.pop("card"), dry_run=options.pop("dry_run"))
     settings = add_real(tuple(options.pop("settings")), options.pop("real"), ipc=options["ipc"])
+    if method:
+        # here, where nothing heavy is imported yet
+        plugins.find_recipe(plugins.load_adapter(method), options["recipe"])
     return Request(method=method, arm=arm, settings=settings, **options)
 
 

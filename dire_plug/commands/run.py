@@ -72,11 +72,12 @@ def run(
 
     Without --dire: the method as published. The same command shows its finished run, or resumes it.
     """
+    chosen, options["settings"] = choose_arm(regularizers, arm, dire=dire, settings=options["settings"])
+    request = make_request(method, arm=chosen, **options)
     from dire_plug.executors.dispatch import Runner
     from dire_plug.pipeline import plan_run
 
-    chosen, options["settings"] = choose_arm(regularizers, arm, dire=dire, settings=options["settings"])
-    request = Runner(execution).pin(make_request(method, arm=chosen, **options))
+    request = Runner(execution).pin(request)
     if options["dry_run"]:
         show_dry(
             [plan_run(request, dry=True)],

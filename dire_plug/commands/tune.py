@@ -91,10 +91,10 @@ def tune(
     may be pruned after its first student. The best becomes a preset of a copy of the recipe, and is tested once beside
     its control. The same command resumes the study, and several may work on it at once.
     """
+    request = make_request(method, arm=arm, **options)
     from dire_plug.paper.tune import plan_study, render_tuned, store_tuned, tuned_json
     from dire_plug.paper.tune import tune as run_study
 
-    request = make_request(method, arm=arm, **options)
     plan = plan_study(request, seeds=seeds, search=search, dry=options["dry_run"])
     if options["dry_run"]:
         _show_plan(plan, trials, card=options["card"])

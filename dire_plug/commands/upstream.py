@@ -45,8 +45,8 @@ def vendor(methods: tuple[str, ...], check: bool, offline: bool) -> None:
                 raise
             problems.append(str(error))
             continue
-        data.append({"method": name, "folder": folder})
-        ui.show(f"{name}: {folder or f'not vendored; get it with: dire-plug vendor {name}'}")
+        data.append({"method": adapter.name, "folder": folder})
+        ui.show(f"{adapter.name}: {folder or f'not vendored; get it with: dire-plug vendor {adapter.name}'}")
     ui.result(data=lambda: data)
     if problems:
         raise DirePlugError("\n".join(problems))

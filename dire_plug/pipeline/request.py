@@ -20,14 +20,12 @@ from dire_plug.data import (
     validation_problems,
 )
 from dire_plug.errors import DirePlugError, MissingError, nearest
-from dire_plug.files import expand_user
 from dire_plug.models import check_architecture, check_size
 from dire_plug.models.small_networks import GREY
 from dire_plug.pipeline.network_costs import takes_one_image
-from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_names, recipe_path, resolve
+from dire_plug.recipe import REAL_IMAGE_ARMS, Resolved, ladder_arms, read_yaml, recipe_names, resolve
 from dire_plug.recipe.check import FULL, raise_problems
 from dire_plug.recipe.evaluate import CVDDSection, HardLabelsSection, check_protocol
-from dire_plug.recipe.loading import is_recipe_file
 from dire_plug.recipe.messages import Problem
 from dire_plug.recipe.model import RDED, DatasetSection, Recipe, TrainingSection
 from dire_plug.recipe.values import LEARNED
@@ -53,7 +51,7 @@ def plan_run(request: Request, *, dry: bool = False) -> Run:
         if stage not in RERUN:
             raise DirePlugError(f"--rerun {stage}: no such stage{nearest(stage, RERUN)}; one of {', '.join(RERUN)}")
     adapter = plugins.load_adapter(request.method)
-    source = find_recipe(adapter, request.recipe)
+    source = plugins.find_recipe(adapter, request.recipe)
     resolved = resolve(
         read_yaml(source),
         arm=request.arm,
@@ -209,24 +207,6 @@ def _takers(classes: int) -> str:
     return f"{takers}. The native engine takes any number: {', '.join(native)} (demonstrations only)"
 
 
-def find_recipe(adapter: Adapter, name: str) -> Path:
-    """Return the file of a recipe: a name of the method's own, or a path to a YAML file."""
-    if is_recipe_file(name):
-        path = expand_user(name, where="recipe")
-        if not path.is_file():
-            raise DirePlugError(f"recipe {path}: no such file")
-        return path
-    try:
-        return recipe_path(adapter.recipes(), name)
-    except DirePlugError as error:
-        if Path(f"{name}.yaml").is_file():
-            raise DirePlugError(f"{error}; did you mean the file {name}.yaml?") from error
-        method, _, own = name.partition("/")
-        if own and method in plugins.known("methods"):
-            raise DirePlugError(f"{error}; of the method {method} it would be: {method} --recipe {own}") from error
-        raise
-
-
 def choose_engine(request: Request, adapter: Adapter, resolved: Resolved) -> tuple[Engine, bool]:
     """Return the engine that runs this request, and whether it is available; never uses the network.
 
@@ -291,7 +271,7 @@ def ladder_of(request: Request) -> tuple[str, ...]:
         DirePlugError: unknown method or recipe, or the recipe has no arm `dire`.
     """
     return ladder_arms(
-        read_yaml(find_recipe(plugins.load_adapter(request.method), request.recipe)),
+        read_yaml(plugins.find_recipe(plugins.load_adapter(request.method), request.recipe)),
         ipc=request.ipc,
         preset=request.preset,
         settings=request.settings,

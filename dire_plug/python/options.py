@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from dire_plug import home
+from dire_plug import home, plugins
 from dire_plug.commands.options import add_real
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.executors.dispatch import Runner
@@ -53,7 +53,7 @@ def make_request(
     check_least(1, ipc=options["ipc"])
     changes = add_real(as_options(settings), None if real is None else os.fspath(real), ipc=options["ipc"])
     return Request(
-        method=method,
+        method=plugins.find_method(method),
         arm=arm,
         settings=changes,
         recipe=os.fspath(recipe),

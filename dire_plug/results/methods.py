@@ -238,7 +238,7 @@ def _read_methods(texts: Sequence[str], recipe: str) -> list[tuple[str, str]]:
     named = [
         read_recipe_name(one, option="METHODS") if "/" in one or is_recipe_file(one) else (one, recipe) for one in texts
     ]
-    return list(dict.fromkeys(named))
+    return list(dict.fromkeys((plugins.find_method(method), recipe) for method, recipe in named))
 
 
 def _with_recipe(recipe: str) -> list[str]:

@@ -317,7 +317,7 @@ def find_owner(method: str, *, package: Path | None) -> Adapter:
 
 def _installed(method: str) -> Adapter:
     known = plugins.known("methods")
-    if method not in known:
+    if plugins.find_method(method) not in known:
         raise DirePlugError(
             f"unknown method '{method}'{nearest(method, known)}; install its package: pip install --no-deps "
             "-e FOLDER; or name its folder with --package FOLDER"

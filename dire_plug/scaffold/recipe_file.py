@@ -45,9 +45,10 @@ def new_recipe(name: str, *, origin: str, into: Path) -> tuple[Path, str]:
     path = into.absolute() / f"{stem}.yaml"
     if path.exists():
         raise DirePlugError(f"{path}: exists already; give another name, or remove it")
-    text = recipe_path(plugins.load_adapter(method).recipes(), recipe).read_text()
+    adapter = plugins.load_adapter(method)
+    text = recipe_path(adapter.recipes(), recipe).read_text()
     write_atomically(path, f"# A copy of {origin}, to edit.\n\n{text}")
-    return path, method
+    return path, adapter.name
 
 
 def write_preset(

@@ -227,7 +227,7 @@ def read_recipe_name(text: str, *, option: str) -> tuple[str, str]:
         return str(read_yaml(path).get("method", DEFAULT_METHOD)), str(path)
     if not slash:
         raise DirePlugError(f"{option} {text}: of which method? Write METHOD/NAME, such as {DEFAULT_METHOD}/{method}")
-    return method, name
+    return plugins.find_method(method), name
 
 
 def _recipe_of(request: SetRequest) -> str:

@@ -86,10 +86,14 @@ class Entry:
         return _days_since_change(self.path)
 
 
-def read_entries(store: Path) -> dict[str, Entry]:
+def list_entries(store: Path, kinds: Iterable[str] = KINDS) -> list[Path]:
+    """Return the folders of the entries that the store holds, by kind."""
+    return [path for kind in kinds for path in sorted((store / kind).glob("[!.]*")) if path.is_dir()]
+
+
+def read_entries(store: Path, kinds: Iterable[str] = KINDS) -> dict[str, Entry]:
     """Return name → entry of all that the store holds, by kind, the oldest first."""
-    folders = [path for kind in KINDS for path in sorted((store / kind).glob("[!.]*")) if path.is_dir()]
-    found = [Entry(path, read_entry(path) or {}) for path in folders]
+    found = [Entry(path, read_entry(path) or {}) for path in list_entries(store, kinds)]
     found.sort(key=lambda one: (KINDS.index(one.kind), str(one.made.get("when", ""))))
     return {one.name: one for one in found}
 

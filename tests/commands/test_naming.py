@@ -126,3 +126,38 @@ def test_the_extras_that_are_here_are_told(cli: Cli, bare_home: Path) -> None:
     answer = cli("doctor", "--json")
     assert '"extras"' in answer.out
     assert "cluster" in cli("doctor").out
+
+
+@pytest.mark.parametrize("text", ["SRe2L", "sre2l", "S-Re2L"])
+def test_a_method_is_found_whatever_the_case_and_the_punctuation(cli: Cli, bare_home: Path, text: str) -> None:
+    answer = cli("run", text, "--dry-run", "--json")
+    assert answer.code == 0, answer.err
+    assert '"method": "sre2l"' in answer.out
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("SRe2L++", "sre2l-pp"), ("G_VBSM", "g-vbsm"), ("CVDD", "cv-dd"), ("Infer", "infer"), ("sre3l", "sre3l")],
+)
+def test_a_title_and_a_name_stand_for_one_method(text: str, name: str) -> None:
+    assert plugins.find_method(text) == name
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("SRe2L", "unknown command 'SRe2L' (did you mean 'dire-plug run sre2l'?)"),
+        ("run sre2l --lr 0.1", "'--lr'; it is --set recover.flags.lr=NUMBER or --set evaluate.lr=NUMBER"),
+        ("compare sre2l --epochs 3", "'--epochs'; it is --set evaluate.epochs=NUMBER"),
+        ("run sre2l --gpu 1", "'--gpu'; it is --device cuda:0"),
+    ],
+)
+def test_words_of_the_scripts_are_answered_by_ours(cli: Cli, line: str, says: str) -> None:
+    answer = cli(*line.split())
+    assert answer.code == 2
+    assert says in answer.err
+
+
+def test_help_is_a_command_too(cli: Cli) -> None:
+    assert cli("help").out == cli("--help").out
+    assert cli("help", "vendor").out == cli("vendor", "--help").out

@@ -558,7 +558,7 @@ def test_a_lease_that_was_taken_over_since_clean_looked_stays(
 
 
 def test_artefacts_are_listed_with_how_they_were_made_and_in_how_many_runs(cli: Cli, own_home: Path) -> None:
-    answer = cli("list", "artefacts")
+    answer = cli("list", "artefacts", "--all")
     assert answer.code == 0
     rows = [row for row in read_rows(answer.out) if len(row) == 8]
     assert rows[0] == ["kind", "digest", "size", "runs", "made", "torch", "threads", "device"]
@@ -579,6 +579,17 @@ def test_artefacts_are_listed_with_how_they_were_made_and_in_how_many_runs(cli: 
     ]
     assert [row[0] for row in rows[1:]] == sorted((row[0] for row in rows[1:]), key=KINDS.index)
     assert answer.out.splitlines()[-1].startswith(f"{len(entries)} artefacts, ")
+
+
+def test_artefacts_are_counted_by_kind(cli: Cli, own_home: Path) -> None:
+    answer = cli("list", "artefacts")
+    entries = read_entries(own_home / "store").values()
+    kinds = [kind for kind in KINDS if any(one.kind == kind for one in entries)]
+    rows = [row for row in read_rows(answer.out) if len(row) == 4]
+    assert [row[:3] for row in rows[1:]] == [
+        [kind, str(sum(one.kind == kind for one in entries)), "0"] for kind in kinds
+    ]
+    assert answer.out.splitlines()[-1].endswith("; each by itself: --kind KIND, or --all")
 
 
 def test_only_the_kind_that_is_asked_for_is_listed(cli: Cli, own_home: Path) -> None:

@@ -10,7 +10,6 @@ from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.measures import ACCURACY, Measure
 from dire_plug.pipeline import plan_run
-from dire_plug.pipeline.request import find_recipe
 from dire_plug.recipe import read_yaml
 from dire_plug.recipe.loading import mapping
 from dire_plug.results.arms import check_alike, check_teachers, equal_arms
@@ -144,7 +143,7 @@ def require_term(request: Request, *, dry: bool = False) -> Run:
     Raises:
         DirePlugError: the recipe has no such arm, or the arm has no DiRe.
     """
-    source = find_recipe(plugins.load_adapter(request.method), request.recipe)
+    source = plugins.find_recipe(plugins.load_adapter(request.method), request.recipe)
     if TERM not in mapping(read_yaml(source), "arms", TERM, "regularizers"):
         raise DirePlugError(
             f"recipe '{request.recipe}' of {request.method} has no arm 'dire' with the regularizer 'dire', so there is "

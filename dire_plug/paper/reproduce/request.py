@@ -13,7 +13,6 @@ from dire_plug.files import digest
 from dire_plug.paper.reproduce.paper_tables import Cell, Target
 from dire_plug.paper.reproduce.scales import Scale, ipcs_of, request_of
 from dire_plug.pipeline import Request
-from dire_plug.pipeline.request import find_recipe
 from dire_plug.recipe import preset_names, read_yaml
 from dire_plug.store.runs import runs_root
 
@@ -101,7 +100,9 @@ def _presets(requests: Sequence[TableRequest], scale: Scale) -> dict[str, list[s
             with contextlib.suppress(DirePlugError):
                 run = replace(request, scale=scale).first_run(cell)
                 if (name := f"{run.method}/{run.recipe}") not in found:
-                    found[name] = preset_names(read_yaml(find_recipe(plugins.load_adapter(run.method), run.recipe)))
+                    found[name] = preset_names(
+                        read_yaml(plugins.find_recipe(plugins.load_adapter(run.method), run.recipe))
+                    )
     return found
 
 
@@ -140,7 +141,7 @@ def _select_row(target: Target, row: str) -> tuple[Cell, ...]:
     """Return the cells of a row by its name, or else of all rows of a method."""
     # a name of its own goes first: a method may have several rows
     named = tuple(cell for cell in target.cells if cell.row_name == row)
-    found = named or tuple(cell for cell in target.cells if cell.method == row)
+    found = named or tuple(cell for cell in target.cells if cell.method == plugins.find_method(row))
     if not found:
         raise _unknown(target, "row", row, row_names(target))
     return found
