@@ -36,7 +36,7 @@ def install(*, device: str) -> None:
     setattr(nn.Module, "cuda", cuda)  # noqa: B010 (mypy refuses the assignment)
     # no functions of tensors, so the mode below doesn't reach them
     orders = [name for name in torch.cuda.__all__ if name.startswith(("set_", "reset_")) or name in ORDERS]
-    for name, answer in (dict.fromkeys(orders) | ANSWERS).items():
+    for name, answer in {**dict.fromkeys(orders), **ANSWERS}.items():
         setattr(torch.cuda, name, functools.partial(_answer, answer))
     # `with torch.cuda.device(0):`
     torch.cuda.device = contextlib.nullcontext  # type: ignore[assignment,misc]
