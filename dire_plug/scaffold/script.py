@@ -71,9 +71,15 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
 
 
 def _read(names: list[str], settings: dict[str, ast.expr]) -> Flag | None:
-    """Return one flag; None of a positional argument, a short name alone, or one that may have a value or none."""
+    """Return one flag; None of a positional argument, a short name alone, or one that may have a value or none.
+
+    With nargs="?", const=True and a default that is false, its name alone does what a switch does.
+    """
     name = next((name[2:] for name in names if name.startswith("--") and len(name) > 2), None)
     action, several = literal(settings.get("action")), literal(settings.get("nargs"))
+    off = ast.unparse(settings.get("default", ast.Constant(False))) in ("False", "None")
+    if name and several == "?" and literal(settings.get("const")) is True and off:
+        return Flag(name, "bool", False)
     if (
         name is None
         or ("nargs" in settings and several not in LISTS)

@@ -40,6 +40,8 @@ parser.add_argument("--flag", action="store_true", default=True)
 parser.add_argument("--no-flag", action="store_false")
 parser.add_argument("--several", nargs="+")
 parser.add_argument("--maybe", nargs="?")
+parser.add_argument("--wb", type=str2bool, nargs="?", const=True, default=False)
+parser.add_argument("--on", type=str2bool, nargs="?", const=True, default=True)
 parser.add_argument("--verbose", action="count")
 parser.add_argument("--limit", type=float, default=1e999)
 parser.add_argument("--mode", choices=["a", "b"], default="b")
@@ -94,20 +96,21 @@ def test_flags_have_their_types_and_their_plain_defaults() -> None:
         Flag("flag", "bool", False),
         Flag("no-flag", "bool", False),
         Flag("several", "list[str]", None),
+        Flag("wb", "bool", False),
         Flag("limit", "float", None),
         Flag("mode", 'Literal["a", "b"]', "b"),
         Flag("size", "Literal[32, 64]", None),
         Flag("lambda", "float", None),
         Flag("copy", "str", None),
     ]
-    assert others == ["place", "-s", "--maybe", "--verbose"]
+    assert others == ["place", "-s", "--maybe", "--on", "--verbose"]
 
 
 def test_the_model_gives_upstreams_command_line_back() -> None:
-    given = {"lambda": 0.5, "copy": "x", "no-flag": True, "size": 64, "mode": "a", "several": ["y", "z"]}
+    given = {"lambda": 0.5, "copy": "x", "no-flag": True, "wb": True, "size": 64, "mode": "a", "several": ["y", "z"]}
     flags = model_of(EVERY_KIND).model_validate(given)
     assert " ".join(to_arguments(flags)) == (
-        '--workers 4 --lr 1.0 --r-bn 0.05 --name a "b" --no-flag --several y z --mode a --size 64 --lambda 0.5 --copy x'
+        '--workers 4 --lr 1.0 --r-bn 0.05 --name a "b" --no-flag --several y z --wb --mode a --size 64 --lambda 0.5 --copy x'
     )
 
 
