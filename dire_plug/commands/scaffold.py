@@ -95,11 +95,17 @@ def method(
     made = new_method(name, Published(repository, commit, script), into=into, offline=offline, choose=choose)
     folder, facts = made.folder, made.facts
     ui.show(f"made: {folder}")
-    ui.show(f"      flags read: {', '.join(flag.name for flag in facts.flags) or 'none'}")
+    where = "" if facts.parser in (script, None) else f", in {facts.parser}"
+    nothing = "none: neither the script nor a module of upstream's that it imports has an argparse parser"
+    ui.show(f"      flags read: {', '.join(flag.name for flag in facts.flags) + where or nothing}")
     if made.roles:
         ui.show(f"      told by their names: {', '.join(f'{role} {flag}' for role, flag in made.roles.items())}")
     if facts.others:
         ui.show(f"      arguments left to you: {', '.join(facts.others)}")
+    if len(facts.paths) > 1:
+        ui.show(f"      upstream's own, beside its folder: {', '.join(facts.paths[1:])}")
+    if facts.packages:
+        ui.show(f"      packages that it imports: {', '.join(facts.packages)}")
     ui.show(f"      taken for: {made.kind}")
     ui.show(f"next: {_install(folder)}")
     ui.show(f"      dire-plug verify {name}")

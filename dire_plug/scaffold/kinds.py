@@ -48,7 +48,9 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "TEACHER_FLAG": (
             "weights",
             "ckpt",
+            "ckpt-path",
             "checkpoint",
+            "checkpoint-path",
             "teacher",
             "teacher-path",
             "arch-path",
@@ -77,7 +79,17 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "RESERVED_DEVICE": ("device", "gpu", "gpus", "gpu-id", "gpu-device", "cuda"),
-        "RESERVED_PATHS": ("data-dir", "data-path", "data-root", "train-dir", "train-data-path", "val-dir", "log-dir"),
+        "RESERVED_PATHS": (
+            "data-dir",
+            "data-path",
+            "data-root",
+            "real-data-path",
+            "train-dir",
+            "train-data-path",
+            "val-dir",
+            "log-dir",
+            "exp-name",
+        ),
         "RESERVED_DATASET": ("dataset", "data-set", "dataset-name"),
         "RESERVED_PASSES": ("class-start", "class-end"),
         "RESERVED_VERIFIER": ("verifier", "verifier-arch", "verifier-arch-path", "verifier-checkpoint"),
@@ -95,11 +107,15 @@ _REASON_OF_ROLE: Mapping[str, str] = MappingProxyType(
 )
 
 
-def find_roles(flags: Sequence[Flag]) -> dict[str, str]:
-    """Return constant → flag, of those whose name tells what it is for."""
+def find_roles(flags: Sequence[Flag], modules: Sequence[ast.Module] = ()) -> dict[str, str]:
+    """Return constant → flag, of those whose name tells what it is for, or `torch.load(args.NAME)` in a module."""
     found: dict[str, str] = {}
-    for role, names in ROLES.items():
-        known = {flag.name.replace("_", "-").lower(): flag.name for flag in flags if flag.annotation != "bool"}
+    known = {flag.name.replace("_", "-").lower(): flag.name for flag in flags if flag.annotation != "bool"}
+    loads = (call for module in modules for call in _calls(module) if ast.unparse(call.func) == "torch.load")
+    paths = [one.attr for call in loads for one in call.args[:1] if isinstance(one, ast.Attribute)]
+    loaded = [name for path in paths if (name := path.replace("_", "-").lower()) not in _REASONS["RESERVED_VERIFIER"]]
+    for role, usual in ROLES.items():
+        names = (*usual, *loaded) if role == "TEACHER_FLAG" else usual
         # in the order of the names: the plainest first
         if match := next((known[name] for name in names if name in known), None):
             found[role] = match
@@ -122,7 +138,7 @@ def reserved(flags: Sequence[Flag], roles: Mapping[str, str]) -> dict[str, str]:
 
 def guess_kind(tree: ast.Module, roles: Mapping[str, str]) -> ScriptKind:
     """Return what a script seems to be."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    calls = [call for call in _calls(tree) if isinstance(call.func, ast.Attribute)]
     texts = {ast.unparse(call.func) for call in calls}
     keys = {literal(node.slice) for node in ast.walk(tree) if isinstance(node, ast.Subscript)}
     prefix = ".module" if any(text.endswith("DataParallel") for text in texts) else ""
@@ -143,6 +159,18 @@ def _unscaled(node: ast.expr) -> ast.expr:
     """Return what a GradScaler scales, where one does."""
     scaled = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "scale"
     return node.args[0] if isinstance(node, ast.Call) and scaled and node.args else node
+
+
+def _calls(tree: ast.Module) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def asks_for_weights(tree: ast.Module) -> bool:
+    """Return whether a module asks torchvision, or a hub, for trained weights."""
+    asked = [word for call in _calls(tree) for word in call.keywords if word.arg in ("pretrained", "weights")]
+    return any(isinstance(word.value, ast.Constant) and word.value.value not in (None, False) for word in asked) or any(
+        isinstance(node, ast.Attribute) and node.attr.endswith("_Weights") for node in ast.walk(tree)
+    )
 
 
 def find_architecture(tree: ast.Module) -> str | None:
@@ -169,6 +197,7 @@ _CONSTANTS: Sequence[tuple[str, str, str]] = (
     ("CHECKPOINT", "str", f"the form in which it reads the weights: {', '.join(get_args(CheckpointLayout))}"),
     ("BATCHES", "int", "the number of batches into which it splits one image of each class"),
     ("TEACHER_FLAG", "str", "the flag that takes the file of the weights"),
+    ("TEACHER_FILE", "str", "the path, from the script's folder, of the file of the weights, which no flag takes"),
     ("IMAGES_FLAG", "str", "the flag that takes the folder for the images"),
     ("PASS_FLAG", "str", "the flag that takes the number of the pass, from 0"),
     ("PASS_END_FLAG", "str", "the flag that takes the number after the last pass"),
@@ -179,10 +208,19 @@ _CONSTANTS: Sequence[tuple[str, str, str]] = (
 )
 
 
-def adapter_parts(kind: ScriptKind, roles: Mapping[str, str], architecture: str | None) -> dict[str, str]:
-    """Return what the template of an adapter names: its constants, and the members that depend on the kind."""
+def adapter_parts(
+    kind: ScriptKind, roles: Mapping[str, str], architecture: str | None, *, from_hub: bool = False
+) -> dict[str, str]:
+    """Return what the template of an adapter names: its constants, and the members that depend on the kind.
+
+    Args:
+        from_hub: whether the script asks torchvision for trained weights.
+    """
     many, files = kind.passes == "many", kind.images == "files"
+    flag = "TEACHER_FLAG" in roles
     optional = {
+        "TEACHER_FLAG": flag,
+        "TEACHER_FILE": not flag and not from_hub,
         "PASS_FLAG": many,
         "PASS_END_FLAG": many and "PASS_END_FLAG" in roles,
         # a script without one has the number in its text
@@ -202,9 +240,15 @@ def adapter_parts(kind: ScriptKind, roles: Mapping[str, str], architecture: str 
     # a script that makes all in one call keeps its own batches, and so its own numbers
     calls += ["image_index"] if files and many else []
     further = ""
-    for name, value in (("IPC_FLAG", "inputs.recipe.ipc"), ("CLASSES_FLAG", "CLASSES")):
+    teacher = 'inputs.folder / "teacher.pt"'
+    for name, value in (("TEACHER_FLAG", teacher), ("IPC_FLAG", "inputs.recipe.ipc"), ("CLASSES_FLAG", "CLASSES")):
         if name in own:
             further += f'        arguments += [f"--{{{name}}}", str({value})]\n'
+    shims = ""
+    if from_hub:
+        shims = '"hub_weights": {"teacher": str(inputs.folder / "hub.pt"), "architecture": ARCHITECTURE}'
+    elif not flag:
+        shims = f'"files": {{"links": {{TEACHER_FILE: str({teacher})}}}}'
     return {
         "constants": "\n".join(constants),
         "reserved_lines": "\n".join(flags),
@@ -214,6 +258,9 @@ def adapter_parts(kind: ScriptKind, roles: Mapping[str, str], architecture: str 
         "saves_images": "" if files else "    saves_images = False\n",
         "calls": str(tuple(calls)).replace("'", '"'),
         "further_arguments": further,
+        "hub_network": _HUB_NETWORK if from_hub else "",
+        "shims": f"        shims = {{{shims}}}\n" if shims else "",
+        "with_shims": ", shims" if shims else "",
         "plan_names": "ChunkedPlan" if many else "ListedPlan",
         "chunked_plan": "    ChunkedPlan,\n" if many else "",
         "listed_plan": "" if many else "    ListedPlan,\n",
@@ -232,6 +279,9 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+_HUB_NETWORK = """\
+        write_network(script_inputs.teachers["teacher"], inputs.folder / "hub.pt", "bare")
+"""
 _MANY = """\
         per_class = 1 if recover.plan == "keep" else recover.plan.per_class
         return build_plan(classes=classes, ipc=ipc, slots_per_pass=BATCHES, per_class=per_class)"""

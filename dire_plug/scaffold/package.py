@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from string import Template
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from dire_plug.recipe.check import RESERVED_ARMS
 from dire_plug.scaffold.kinds import (
     ScriptKind,
     adapter_parts,
+    asks_for_weights,
     find_architecture,
     find_roles,
     guess_kind,
@@ -161,13 +162,16 @@ def new_method(
     """
     names = choose_names("methods", name, into=into)
     origin = _check(origin)
-    upstream = Upstream(origin.repository, origin.commit, _paths(origin.script), "")
-    tree = published(upstream, offline=offline)
-    facts = read_facts(tree, origin.script)
-    pins = {path: object_hash(tree, path) for path in upstream.paths}
-    roles = find_roles(facts.flags)
-    kind = choose(guess_kind(facts.syntax, roles))
-    parts = adapter_parts(kind, roles, find_architecture(facts.syntax))
+    upstream = Upstream(origin.repository, origin.commit, (), "")
+    facts = read_facts(published(upstream, offline=offline), origin.script)
+    tree = published(replace(upstream, paths=facts.paths), offline=offline)
+    pins = {path: object_hash(tree, path) for path in facts.paths}
+    modules = list(facts.modules.values())
+    roles = find_roles(facts.flags, modules)
+    kind = choose(guess_kind(modules[0], roles))
+    parts = adapter_parts(
+        kind, roles, find_architecture(modules[0]), from_hub=any(asks_for_weights(module) for module in modules)
+    )
     files = fill_templates(
         "method", names.values() | _values(names, origin, facts, pins) | parts | _flags(facts, roles)
     )
@@ -184,7 +188,7 @@ def _flags(facts: Facts, roles: Mapping[str, str]) -> dict[str, str]:
     return {
         "flag_lines": flag_lines(free),
         "flag_reasons": "".join(f"    {name},\n" for name in sorted(set(taken.values()))),
-        "reserved_flags": f"{lines}\n    " if lines else "",
+        "reserved_flags": f"\n    {{{lines}\n    }}\n" if lines else "{}",
         "typing_names": typing_names(free),
         "pydantic_names": pydantic_names(free),
     }
@@ -209,23 +213,25 @@ def _check(origin: Published) -> Published:
     return Published(repository, origin.commit, str(script))
 
 
-def _paths(script: str) -> tuple[str, ...]:
-    """Return what of the repository is fetched: the script's folder; everything where that is the root."""
-    return (str(PurePosixPath(script).parent),)
-
-
 def _values(names: Names, origin: Published, facts: Facts, pins: Mapping[str, str]) -> dict[str, str]:
     return {
         "repository": quote(origin.repository),
         "commit": origin.commit,
-        "paths": f"({', '.join(map(quote, pins))},)",
-        "pins": f"{{{', '.join(f'{quote(path)}: {quote(pin)}' for path, pin in pins.items())}}}",
-        "packages": f"({''.join(f'{quote(one)}, ' for one in facts.packages).rstrip(' ')})" if facts.packages else "()",
+        "paths": f"({_listed([quote(path) for path in pins], one=',')})",
+        "pins": f"{{{_listed([f'{quote(path)}: {quote(pin)}' for path, pin in pins.items()])}}}",
+        "packages": f"({_listed([quote(one) for one in facts.packages], one=',')})",
         "script_path": quote(origin.script),
         "script_name": origin.script,
         "script": quote(PurePosixPath(origin.script).stem),
         "folder": names.folder.name,
     }
+
+
+def _listed(items: list[str], *, one: str = "") -> str:
+    """Return what stands between the brackets: two or more items on lines of their own; `one` ends a single one."""
+    if len(items) > 1:
+        return "".join(f"\n            {item}," for item in items) + "\n        "
+    return "".join(f"{item}{one}" for item in items)
 
 
 def _first_patch(origin: Published, facts: Facts) -> str:

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel
@@ -71,9 +71,15 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
 
 
 def _read(names: list[str], settings: dict[str, ast.expr]) -> Flag | None:
-    """Return one flag; None of a positional argument, a short name alone, or one that may have a value or none."""
+    """Return one flag; None of a positional argument, a short name alone, or one that may have a value or none.
+
+    With nargs="?", const=True and a default that is false, its name alone does what a switch does.
+    """
     name = next((name[2:] for name in names if name.startswith("--") and len(name) > 2), None)
     action, several = literal(settings.get("action")), literal(settings.get("nargs"))
+    off = ast.unparse(settings.get("default", ast.Constant(False))) in ("False", "None")
+    if name and several == "?" and literal(settings.get("const")) is True and off:
+        return Flag(name, "bool", False)
     if (
         name is None
         or ("nargs" in settings and several not in LISTS)
@@ -110,7 +116,7 @@ def _default(value: object, known: type, choices: list[Any]) -> int | float | st
     return value if type(value) is known else None  # type: ignore[return-value]
 
 
-NOTHING = "    # The script names no flag in a way that could be read."
+NOTHING = "    # Neither the script nor a module that it imports names a flag in a way that could be read."
 
 
 def flag_lines(flags: Sequence[Flag]) -> str:
@@ -206,68 +212,96 @@ ALWAYS = ("torch", "torchvision", "numpy", "PIL")
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts that are read from a script.
+    """The facts that are read from a script, and from upstream's own modules that it imports.
 
     Attributes:
         content: of the file, for the patch's hashes; none of it is written anywhere.
-        syntax: its tree.
+        modules: path below the tree → syntax; the script's is the first.
         flags: those that a recipe could set.
         others: arguments that a typed model can't hold.
-        packages: imported at the top, of the script and of files beside it that it reaches, and neither the standard
-            library's, nor torch's, nor such files.
+        parser: the module whose arguments these are; None of a script without any.
+        packages: imported at the top, and neither the standard library's, nor torch's, nor upstream's own.
         imports_end: the line after which `from dire_plug import bridge` can stand.
     """
 
     content: bytes
-    syntax: ast.Module
+    modules: dict[str, ast.Module]
     flags: list[Flag]
     others: list[str]
+    parser: str | None
     packages: tuple[str, ...]
     imports_end: int
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What of the repository the script needs: its folder, and the modules and packages that stand elsewhere."""
+        folder, *others = dict.fromkeys(_outermost(path, next(iter(self.modules))) for path in self.modules)
+        return (folder, *sorted(others))
+
 
 def read_facts(tree: Path, path: str) -> Facts:
-    """Read one script of an unpatched tree.
+    """Read one script of an unpatched tree, which has all files that it might import.
 
     Raises:
         DirePlugError: there is no such file, or it isn't Python as this Python reads it.
     """
     content = read_script(tree, path)
-    syntax = parse(content, where=path)
-    flags, others = read_flags(syntax)
-    folders = (tree, (tree / path).parent)
-    imported = {name for module in _reached(syntax, folders[1]) for name in _imported(module)}
-    packages = tuple(sorted(name for name in imported if _is_foreign(name, folders)))
-    return Facts(content, syntax, flags, others, packages, end_of_imports(syntax))
+    modules, packages = _follow(tree, path)
+    found = {name: read_flags(syntax) for name, syntax in modules.items()}
+    # a parser of a module counts where the script has none: a module may be a script, too
+    parser = next((name for name, (flags, others) in found.items() if flags or others), None)
+    flags, others = found[parser] if parser else ([], [])
+    return Facts(content, modules, flags, others, parser, packages, end_of_imports(modules[path]))
 
 
-def _reached(script: ast.Module, folder: Path) -> Iterator[ast.Module]:
-    """Yield the syntax of a script, and of the files beside it that it imports, or that these import."""
-    waiting, seen = [script], set[str]()
+def _outermost(path: str, script: str) -> str:
+    """Return the script's folder for what stands in it; else the file, or the outermost folder that holds it alone."""
+    folder = PurePosixPath(script).parent
+    if PurePosixPath(path).is_relative_to(folder):
+        return str(folder)
+    shared = next(parent for parent in folder.parents if PurePosixPath(path).is_relative_to(parent))
+    return str(shared / PurePosixPath(path).relative_to(shared).parts[0])
+
+
+def _follow(tree: Path, script: str) -> tuple[dict[str, ast.Module], tuple[str, ...]]:
+    """Return the syntax, by path, of a script and upstream's modules that it imports, and other packages' names."""
+    # `sys.path.append("..")` and the like are common, so a folder above the script's is searched after it
+    above = [folder for folder in (tree / script).parents if folder.is_relative_to(tree)]
+    modules, packages, waiting = dict[str, ast.Module](), set[str](), [tree / script]
     while waiting:
-        yield (module := waiting.pop())
-        for name in set(_imported(module)) - seen:
-            seen.add(name)
-            if (file := folder / f"{name}.py").is_file():
-                waiting.append(parse(file.read_bytes(), where=file.name))
+        file = waiting.pop(0)
+        if (path := file.relative_to(tree).as_posix()) in modules:
+            continue
+        modules[path] = parse(file.read_bytes(), where=path)
+        for level, name in _imported(modules[path]):
+            top = name.partition(".")[0]
+            folders = [file.parents[level - 1]] if level else above
+            own = next((one for one in folders if (one / f"{top}.py").is_file() or (one / top).is_dir()), None)
+            if own is not None:
+                ends = (end for part in _prefixes(name) for end in (f"{part}.py", f"{part}/__init__.py"))
+                waiting += [own / end for end in ends if (own / end).is_file()]
+            elif not level and top not in sys.stdlib_module_names and top not in ALWAYS:
+                packages.add(top)
+    return modules, tuple(sorted(packages))
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
+def _imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the level and the dotted name of each import at the top; of `from a import b` a.b: b may be a module."""
     for node in tree.body:
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.level, ".".join(filter(None, (node.module, alias.name)))) for alias in node.names)
 
 
-def _is_foreign(name: str, folders: tuple[Path, ...]) -> bool:
-    if name in sys.stdlib_module_names or name in ALWAYS:
-        return False
-    return not any((folder / name).is_dir() or (folder / f"{name}.py").is_file() for folder in folders)
+def _prefixes(name: str) -> list[str]:
+    """Return a, a/b, a/b/c of a.b.c."""
+    parts = name.split(".")
+    return ["/".join(parts[: end + 1]) for end in range(len(parts))]
 
 
 def published(upstream: Upstream, *, offline: bool = False) -> Path:
-    """Return the unpatched tree of the listed paths of a repository.
+    """Return the unpatched tree of the listed paths of a repository; without any, of all its Python files.
 
     Raises:
         DirePlugError: the repository, the commit or a path can't be reached, the tree was changed, or it isn't here and
@@ -284,7 +318,8 @@ def published(upstream: Upstream, *, offline: bool = False) -> Path:
         )
     with hold(folder.with_name(f".{folder.name}.lease"), wait=600, what=f"the tree {folder}"):
         if not folder.is_dir():  # another process may have fetched it meanwhile
-            ui.say(f"cloning {upstream.repository} at {upstream.commit[:12]}")
+            what = ", ".join(upstream.paths) or "all Python files"
+            ui.say(f"cloning {upstream.repository} at {upstream.commit[:12]}: {what}")
             with new_folder(folder) as tree:
                 fetch(upstream, tree)
                 write_manifest(tree, method="", repository=upstream.repository, commit=upstream.commit, patches={})

@@ -1,4 +1,4 @@
-"""Run a job in the child process: verify the tree, install shims, open the synthesis, run upstream's script.
+"""Run a job in the child process: verify the tree, install shims, open the synthesis, run the script in a copy.
 
 Run as `python -P -m dire_plug.upstream.child JOB EVENTS LIFE`: the job file, the pipe for events (JSON lines), and a
 pipe whose other end the parent holds.
@@ -12,10 +12,12 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,9 +57,18 @@ def main(arguments: list[str]) -> int:
 
 
 def run_job(job: ChildJob, emit: Emit) -> None:
-    """Verify, prepare, and run every pass of the job."""
+    """Verify, prepare, and run every pass of the job, in a copy of the tree."""
     # again, although the parent did: this process runs the code, and the tree may have changed in between
     verify_tree(job.tree)
+    # a copy, so that a script may write beside itself; its own folder is the working folder, as the published commands
+    # have it (`cd recover && python …`), whose `..` leads to upstream's other folders
+    copy = job.folder.absolute() / "scratch" / "cwd"
+    shutil.copytree(job.tree, copy, dirs_exist_ok=True)
+    with contextlib.chdir((copy / job.script).parent):
+        _run_passes(replace(job, tree=copy), emit)
+
+
+def _run_passes(job: ChildJob, emit: Emit) -> None:
     import_all(job.tree)
     _prepare_torch(job)
     from dire_plug.upstream import shims
@@ -173,7 +184,9 @@ def _forget_modules(tree: Path) -> None:
     below = tuple(f"{root.absolute()}{os.sep}" for root in (tree, tree.resolve()))
     for name, module in list(sys.modules.items()):
         known = getattr(module, "__dict__", {})  # not getattr: some of torch's modules answer every name
-        if any(str(place).startswith(below) for place in (known.get("__file__"), *known.get("__path__", ()))):
+        places = (known.get("__file__"), *known.get("__path__", ()))
+        # abspath, since a script's `sys.path.append("..")` stands in the middle of such a path
+        if any(os.path.abspath(place).startswith(below) for place in places if isinstance(place, str)):
             del sys.modules[name]
 
 

@@ -30,6 +30,16 @@ def line_of(origin: Published, **changes: str) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", value)]
 
 
+def publish(folder: Path, sources: dict[str, str], *, script: str) -> Published:
+    """Make a repository of some files."""
+    for name, text in sources.items():
+        write_atomically(folder / name, text)
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=all")
+    return Published(str(folder), git(folder, "rev-parse", "HEAD"), script)
+
+
 def test_the_package_is_written_and_what_was_read_is_said(cli: Cli, origin: Published, tmp_path: Path) -> None:
     answer = cli("new", "method", "a-toy", *line_of(origin), "--into", tmp_path / "own")
     assert answer.code == 0, answer.err
@@ -207,7 +217,7 @@ def test_what_the_filled_adapter_cannot_run_is_refused_by_the_recipe_check(
         ({"script": "../synth.py"}, "--script must be a Python file's path below the root of the repository"),
         ({"script": "src/README"}, "--script must be a Python file's path below the root of the repository"),
         ({"script": "src/snyth.py"}, "has no file 'src/snyth.py' (did you mean 'src/synth.py'?)"),
-        ({"script": "other/synth.py"}, "pathspec 'other' did not match any file(s) known to git"),
+        ({"script": "other/synth.py"}, "has no file 'other/synth.py' (did you mean 'src/synth.py'?)"),
         ({"repository": "nowhere/at/all"}, "repository 'nowhere/at/all' does not exist"),
         ({"repository": "--upload-pack=x"}, "--repository must be an address or a folder that git clones"),
         ({"repository": "ext::sh -c x"}, "--repository must be an address or a folder that git clones"),
@@ -237,11 +247,7 @@ def test_a_taken_name_or_folder_is_refused_before_anything_is_cloned(
 
 
 def test_a_script_that_is_not_python_is_refused(cli: Cli, bare_home: Path, tmp_path: Path) -> None:
-    write_atomically(tmp_path / "old" / "src" / "old.py", "print 'x'\n")
-    git(tmp_path / "old", "init", "--quiet")
-    git(tmp_path / "old", "add", "--all")
-    git(tmp_path / "old", "commit", "--quiet", "--message=all")
-    origin = Published(str(tmp_path / "old"), git(tmp_path / "old", "rev-parse", "HEAD"), "src/old.py")
+    origin = publish(tmp_path / "old", {"src/old.py": "print 'x'\n"}, script="src/old.py")
     answer = cli("new", "method", "l-toy", *line_of(origin), "--into", tmp_path / "own")
     assert answer.code == 2
     assert "src/old.py:1: not a Python script that this Python can read" in answer.err
@@ -249,16 +255,36 @@ def test_a_script_that_is_not_python_is_refused(cli: Cli, bare_home: Path, tmp_p
 
 
 def test_a_script_at_the_root_brings_the_whole_repository(bare_home: Path, tmp_path: Path) -> None:
-    write_atomically(tmp_path / "flat" / "loop.py", "import parts.one\n")
-    write_atomically(tmp_path / "flat" / "parts" / "one.py", "")
-    git(tmp_path / "flat", "init", "--quiet")
-    git(tmp_path / "flat", "add", "--all")
-    git(tmp_path / "flat", "commit", "--quiet", "--message=all")
-    origin = Published(str(tmp_path / "flat"), git(tmp_path / "flat", "rev-parse", "HEAD"), "loop.py")
-    made = new_method("m-toy", origin, into=tmp_path)
+    sources = {"loop.py": "import parts.one\n", "parts/one.py": "", "README": "text"}
+    made = new_method("m-toy", publish(tmp_path / "flat", sources, script="loop.py"), into=tmp_path)
     assert made.facts.packages == ()
     assert 'paths=(".",),' in (made.folder / "dire_plug_m_toy" / "method.py").read_text()
-    assert [path.name for path in (places.downloads() / "published").glob("*/parts/one.py")] == ["one.py"]
+    assert [path.name for path in (places.downloads() / "published").glob("*/README")] == ["README"]
+
+
+def test_what_stands_beside_the_scripts_folder_is_found(cli: Cli, bare_home: Path, tmp_path: Path) -> None:
+    sources = {
+        "recover/loop.py": "import ot\nfrom models.factory import make\nmake(pretrained=True)\n",
+        "models/factory.py": "import timm\nparser.add_argument('--steps', type=int)\n",
+        "models/widths.txt": "16",
+        "other/large.py": "",
+    }
+    origin = publish(tmp_path / "published", sources, script="recover/loop.py")
+    answer = cli("new", "method", "s-toy", *line_of(origin), "--into", tmp_path / "own")
+    folder = tmp_path / "own" / "dire-plug-s-toy"
+    assert answer.out.splitlines()[1:6] == [
+        "      flags read: steps, in models/factory.py",
+        "      told by their names: STEPS_FLAG steps",
+        "      upstream's own, beside its folder: models",
+        "      packages that it imports: ot, timm",
+        "      taken for: passes one, images files, loss named, checkpoint bare",
+    ]
+    text = (folder / "dire_plug_s_toy" / "method.py").read_text()
+    tree = git(tmp_path / "published", "rev-parse", "HEAD:models")
+    assert 'paths=(\n            "recover",\n            "models",\n        ),' in text
+    assert f'"models": "{tree}"' in text
+    assert "TEACHER_F" not in text
+    assert lint(folder) == ""
 
 
 def test_a_mapped_address_is_cloned_and_then_needs_no_network(

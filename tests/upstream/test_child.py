@@ -19,13 +19,14 @@ from support.toy_upstream import CLASSES, SCRIPT, make_adapter, make_known, make
 
 from dire_plug import bridge
 from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.seeding import derive, seed_everything
 from dire_plug.synthesis import SynthesisSpec
 from dire_plug.upstream import child
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child
-from dire_plug.upstream.source.tree import write_manifest
+from dire_plug.upstream.source.tree import verify_tree, write_manifest
 from dire_plug.upstream.source.vendor import unpatched_copy, vendor
 from dire_plug.upstream.verify.runs import RunHashes, read_hashes
 
@@ -160,6 +161,30 @@ def test_what_upstreams_modules_keep_does_not_reach_the_next_pass(
     child.run_job(job, lambda event: None)
     assert capsys.readouterr().out == "['0']\n['1']\n"
     assert not {"counter", "package", "package.inner"} & sys.modules.keys()
+
+
+FROM_ITS_FOLDER = """\
+import pathlib
+import sys
+sys.path.append("..")
+from models.factory import WIDTH
+pathlib.Path("../log").mkdir(exist_ok=True)
+pathlib.Path("../log/settings").write_text(f"{WIDTH} {pathlib.Path.cwd().name}")
+pathlib.Path(__file__).with_name("cache").touch()
+"""
+
+
+def test_a_script_runs_in_its_own_folder_and_its_tree_stays_as_it_was(tmp_path: Path) -> None:
+    tree, before = tmp_path / "tree", Path.cwd()
+    for name, text in {"recover/script.py": FROM_ITS_FOLDER, "models/factory.py": "WIDTH = 3\n"}.items():
+        make_folder((tree / name).parent)
+        (tree / name).write_text(text)
+    write_manifest(tree, method="own", repository="", commit="", patches={})
+    child.run_job(ChildJob(tree, "recover/script.py", (), tmp_path, passes=(0, 1)), lambda event: None)
+    verify_tree(tree)
+    assert (tmp_path / "scratch" / "cwd" / "log" / "settings").read_text() == "3 recover"
+    assert "models.factory" not in sys.modules
+    assert Path.cwd() == before
 
 
 def test_a_script_runs_offline_even_where_its_adapter_names_no_shim(tmp_path: Path) -> None:

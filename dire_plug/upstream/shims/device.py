@@ -7,16 +7,26 @@ child sees one device only.
 `nn.DataParallel` needs no shim: where it finds no device, it calls its module, and keeps the `module.` in its keys.
 """
 
+import contextlib
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+ANSWERS: Mapping[str, Any] = MappingProxyType(
+    {"current_device": 0, "get_device_name": "cpu", "mem_get_info": (0, 0), "memory_summary": ""}
+)
+"""Function of `torch.cuda` that raises without a device → what it says of none; the counters say 0 by themselves."""
+ORDERS = ("init", "ipc_collect", "synchronize")
+"""Functions that tell a device to do something, beside `set_…` and `reset_…`: they do nothing."""
+
 
 def install(*, device: str) -> None:
-    """Send `.cuda()`, `.to("cuda")` and `device="cuda"` of this thread to `device`."""
+    """Send `.cuda()`, `.to("cuda")` and `device="cuda"` of this thread to `device`; `torch.cuda` raises no more."""
     if torch.device(device).type == "cuda":
         return
 
@@ -24,11 +34,19 @@ def install(*, device: str) -> None:
         return self.to(device)
 
     setattr(nn.Module, "cuda", cuda)  # noqa: B010 (mypy refuses the assignment)
-    # no function of tensors, so the mode below doesn't reach it
-    torch.cuda.set_device = lambda device: None
+    # no functions of tensors, so the mode below doesn't reach them
+    orders = [name for name in torch.cuda.__all__ if name.startswith(("set_", "reset_")) or name in ORDERS]
+    for name, answer in {**dict.fromkeys(orders), **ANSWERS}.items():
+        setattr(torch.cuda, name, functools.partial(_answer, answer))
+    # `with torch.cuda.device(0):`
+    torch.cuda.device = contextlib.nullcontext  # type: ignore[assignment,misc]
     mode = OtherDevice(torch.device(device))
     # never left: the child ends with the script
     mode.__enter__()  # type: ignore[no-untyped-call]
+
+
+def _answer(answer: Any, *args: object, **kwargs: object) -> Any:
+    return answer
 
 
 class OtherDevice(TorchFunctionMode):

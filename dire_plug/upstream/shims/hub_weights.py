@@ -17,6 +17,7 @@ from torchvision.models import WeightsEnum
 
 from dire_plug.errors import DirePlugError, nearest
 from dire_plug.training.loop import initialised
+from dire_plug.types import TORCHVISION_NAMES
 
 UNTRAINED_SEED = 0
 """The verifier's, where no file is given: its weights change nothing but a printed number."""
@@ -35,7 +36,7 @@ def install(
     Args:
         device: onto which the weights are read.
         teacher: the file for `architecture`.
-        architecture: torchvision's name of the teacher's network.
+        architecture: the name of the teacher's network, torchvision's or ours.
         verifier: the file for every network that has no other; without it they get seeded, untrained weights, unless
             `files` is given: then each network is a teacher, and one without a file is an error.
         files: torchvision's name of a network → its file.
@@ -45,7 +46,7 @@ def install(
     """
     known = {name.lower(): Path(file) for name, file in (files or {}).items()}
     if teacher is not None:
-        known[architecture.lower()] = Path(teacher)
+        known[TORCHVISION_NAMES.get(architecture, architecture).lower()] = Path(teacher)
     if not known:
         raise DirePlugError("shim 'hub_weights' needs the option 'teacher', 'files', or both")
 

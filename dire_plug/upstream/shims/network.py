@@ -41,6 +41,7 @@ def _refuse_remote(own: socket.socket, address: object) -> None:
 
 def _refuse(address: object) -> NoReturn:
     raise NetworkRefusedError(
-        f"upstream's code tried to reach {address!r}, but it has no network under dire-plug; "
-        "if it needs a file from there, the adapter must hand it one"
+        f"upstream's code tried to reach {address!r}, but it has no network under dire-plug; if it needs a file from "
+        "there, the adapter must hand it one: torchvision's weights by the shim 'hub_weights', a file at a path of the "
+        "script's own by 'files' (docs/reference/adapters.md, Shims)"
     )

@@ -1,6 +1,7 @@
 """Fetch a method's published code: the pinned commit, the needed paths, our patches; whole or not at all."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any
 from dire_plug import home, ui
 from dire_plug.api.patch_file import Patch
 from dire_plug.errors import DirePlugError, MissingError
-from dire_plug.files import digest_file, new_folder
+from dire_plug.files import digest, digest_file, new_folder
 from dire_plug.store.lease import hold
 from dire_plug.types import Adapter, Upstream
 from dire_plug.upstream.source.patching import (
@@ -111,12 +112,20 @@ def require_vendored(adapter: Adapter) -> Path:
     others = sorted(path.name for path in folder.parent.glob(f"{folder.name.partition('+')[0]}+*"))
     raise DirePlugError(
         f"{adapter.name}: upstream's code is not in {folder}"
-        + (f" (there is {', '.join(others)}, made with other patches)" if others else "")
+        + (f" (there is {', '.join(others)}, made with other patches or paths)" if others else "")
         + f"; get it where the network may be used: dire-plug vendor {adapter.name}"
     )
 
 
-INSTALL = "pip install 'dire-plug[upstreams]'"
+EXTRA = "upstreams"
+DISTRIBUTIONS = {
+    "cv2": "opencv-python-headless",
+    "ot": "POT",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
+"""Imported name → what is installed for it, where that is another name."""
 
 
 def require_packages(adapter: Adapter) -> None:
@@ -127,10 +136,16 @@ def require_packages(adapter: Adapter) -> None:
     """
     missing = [name for name in adapter.upstream.packages if importlib.util.find_spec(name) is None]
     if missing:
+        wanted = [DISTRIBUTIONS.get(name, name) for name in missing]
+        # a requirement begins with its name: einops<1,>=0.7; extra == 'upstreams'
+        requirements = importlib.metadata.requires("dire-plug") or ()
+        extra = [one for one in requirements if re.search(rf"extra == .{EXTRA}.$", one)]
+        others = [name for name in wanted if not any(re.match(rf"{name}\b(?!-)", one) for one in extra)]
+        words = [f"'dire-plug[{EXTRA}]'"] if len(others) < len(wanted) else []
+        command = " ".join(["pip install", *words, *others])
         raise MissingError(
-            f"{adapter.title}'s own code imports {', '.join(missing)}, which isn't installed here; "
-            f"install the extra: {INSTALL}",
-            command=INSTALL,
+            f"{adapter.title}'s own code imports {', '.join(missing)}, not installed here; install: {command}",
+            command=command,
         )
 
 
@@ -139,8 +154,9 @@ def vendored_folder(adapter: Adapter) -> Path:
     commit = adapter.upstream.commit
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise DirePlugError(f"{adapter.name}: upstream's commit must be 40 hexadecimal digits, not {commit!r}")
-    # the patches' digest in the name: trees of two versions of a patch stand side by side
-    return home.third_party() / f"{adapter.name}@{commit[:12]}+{patch_digest(patch_files(adapter))[:8]}"
+    # what decides the tree is in the name: trees of two versions of a patch, or with another path, stand side by side
+    made_of = digest([patch_digest(patch_files(adapter)), sorted(adapter.upstream.paths)])
+    return home.third_party() / f"{adapter.name}@{commit[:12]}+{made_of[:8]}"
 
 
 def patch_files(adapter: Adapter) -> list[Path]:
@@ -191,7 +207,7 @@ def _record(tree: Path, adapter: Adapter, patches: list[Path]) -> None:
 
 
 def fetch(upstream: Upstream, tree: Path, *, offline: bool = False) -> None:
-    """Put the listed paths of the pinned commit into the empty folder `tree`, without a .git folder."""
+    """Put the listed paths of the pinned commit, or every Python file, into the empty folder `tree`, without .git."""
     git = _gitpython()
     environment = {**_GIT, "GIT_ALLOW_PROTOCOL": "file"} if offline else _GIT
     clone = tree / ".clone"
@@ -203,7 +219,7 @@ def fetch(upstream: Upstream, tree: Path, *, offline: bool = False) -> None:
                 repo.git.update_environment(**environment)
                 _require_commit(repo, upstream)
                 # only the needed paths: some repositories hold large files beside
-                repo.git.checkout(upstream.commit, "--", *upstream.paths)
+                repo.git.checkout(upstream.commit, "--", *(upstream.paths or _python_files(repo, upstream.commit)))
         except git.exc.GitCommandError as error:
             advice = "; --offline allows no network: leave it out, or map the address to a clone" if offline else ""
             where = f"{upstream.repository} at {upstream.commit}"
@@ -222,6 +238,12 @@ def _clone(git: Any, repository: str, folder: Path, environment: dict[str, str])
     except git.exc.GitCommandError:
         shutil.rmtree(folder, ignore_errors=True)
         return git.Repo.clone_from(repository, folder, env=environment, no_checkout=True)
+
+
+def _python_files(repo: Any, commit: str) -> list[str]:
+    names = repo.git.ls_tree("-r", "-z", "--name-only", commit).split("\0")
+    # where there are none, git names the pattern in its error
+    return [name for name in names if name.endswith(".py")] or ["*.py"]
 
 
 def _require_commit(repo: Any, upstream: Upstream) -> None:

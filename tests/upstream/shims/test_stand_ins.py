@@ -23,7 +23,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from dire_plug.errors import DirePlugError
+from dire_plug.files import make_folder
 from dire_plug.upstream import shims
+from dire_plug.upstream.source.tree import write_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -218,9 +220,20 @@ def test_code_in_a_linked_folder_can_be_imported(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["../outside", "/absolute", "a/../../b", ".", ""])
-def test_a_link_that_leaves_the_working_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DirePlugError, match="must be a relative path inside the working folder"):
+def test_a_link_that_leaves_the_tree_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DirePlugError, match="must be a relative path inside upstream's tree"):
         shims.install({"files": {"links": {name: str(tmp_path)}}}, device="cpu")
+
+
+def test_a_link_may_stand_beside_the_scripts_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "teacher.pt").write_text("weights")
+    make_folder(tmp_path / "tree" / "recover")
+    write_manifest(tmp_path / "tree", method="own", repository="", commit="", patches={})
+    monkeypatch.chdir(tmp_path / "tree" / "recover")
+    shims.install({"files": {"links": {"../pretrain/ckpt.pth": str(tmp_path / "teacher.pt")}}}, device="cpu")
+    assert (tmp_path / "tree" / "pretrain" / "ckpt.pth").read_text() == "weights"
+    with pytest.raises(DirePlugError, match="must be a relative path inside upstream's tree"):
+        shims.install({"files": {"links": {"../../teacher.pt": str(tmp_path / "teacher.pt")}}}, device="cpu")
 
 
 def test_a_link_to_nothing_or_over_a_file_is_refused(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from support.toy_upstream import FOLDER, INSERTIONS, NEIGHBOUR, SCRIPT, SYNTH, ToyUpstream, git, make_adapter, make_toy
 
-from dire_plug.errors import DirePlugError
+from dire_plug.errors import DirePlugError, MissingError
 from dire_plug.methods.sre2l import SRe2L
 from dire_plug.upstream.source.patching import make_patch, read_patch, remake
 from dire_plug.upstream.source.tree import object_hash, read_manifest, write_manifest
 from dire_plug.upstream.source.vendor import (
     find_vendored,
     patch_files,
+    require_packages,
     require_vendored,
     unpatched_copy,
     vendor,
@@ -63,6 +64,37 @@ def test_a_vendored_tree_is_used_again_without_the_repository(adapter: Any, toy:
     tree = vendor(adapter)
     shutil.rmtree(toy.repository)
     assert vendor(adapter) == vendor(adapter, offline=True) == find_vendored(adapter) == tree
+
+
+def test_a_path_that_an_adapter_gets_later_is_fetched(
+    adapter: Any, toy: ToyUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = vendor(adapter)
+    paths = (FOLDER, "README.md")
+    pins = {path: git(toy.repository, "rev-parse", f"{toy.commit}:{path}") for path in paths}
+    monkeypatch.setattr(type(adapter), "upstream", replace(adapter.upstream, paths=paths, pins=pins))
+    tree = vendor(adapter)
+    assert (tree / "README.md").read_text() == "a toy\n"
+    assert before.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("packages", "command"),
+    [
+        (("ot", "timm"), "pip install POT timm"),
+        (("cv2", "kornia"), "pip install 'dire-plug[upstreams]'"),
+        (("einops", "ot"), "pip install 'dire-plug[upstreams]' POT"),
+    ],
+)
+def test_a_missing_package_comes_with_what_installs_it(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...], command: str
+) -> None:
+    monkeypatch.setattr(type(adapter), "upstream", replace(adapter.upstream, packages=packages))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = f"A toy's own code imports {', '.join(packages)}, not installed here; install: {command}"
+    with pytest.raises(MissingError, match=f"^{re.escape(message)}$") as caught:
+        require_packages(adapter)
+    assert caught.value.command == command
 
 
 def test_another_patch_means_another_folder(adapter: Any, toy: ToyUpstream) -> None:
@@ -143,7 +175,7 @@ def test_a_tree_of_other_patches_is_named(adapter: Any, toy: ToyUpstream) -> Non
     tree = vendor(adapter)
     path = toy.patches / "bridge.patch"
     path.write_text("A remark.\n" + path.read_text())
-    with pytest.raises(DirePlugError, match=re.escape(f"(there is {tree.name}, made with other patches)")):
+    with pytest.raises(DirePlugError, match=re.escape(f"(there is {tree.name}, made with other patches or paths)")):
         require_vendored(adapter)
 
 
