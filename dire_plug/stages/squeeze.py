@@ -270,7 +270,7 @@ def find_exchanged(answers: Tensor, labels: Tensor) -> dict[str, Any]:
         {"exchanged": [(class, output), …], "reordered": accuracy}, or {}.
     """
     majority, places = dict[int, int](), torch.arange(int(labels.max()) + 1)
-    for label in labels.unique().tolist():
+    for label in sorted(set(labels.tolist())):
         own = answers[labels == label]
         output, count = Counter(own.tolist()).most_common(1)[0]
         if 2 * count > len(own):
