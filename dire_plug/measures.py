@@ -17,7 +17,7 @@ import re
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 SPACES = {"T": "the teacher's embedding, in which the term works", "I": "an independently trained network's"}
 """The embeddings of a run, by their keys in metrics.json, in words."""
@@ -34,14 +34,15 @@ class Measure:
         title: the column's heading.
         read: returns the value of a run, from the content of its metrics.json; None where there is none.
         digits: decimals.
-        sign: 1 where more is better, −1 where less is, 0 where neither is.
+        has_best: whether more is better. Neither is of a spread; nor of Vendi and similarity, in which noise, the most
+            diverse of all images, would win.
     """
 
     key: str
     title: str
     read: Callable[[Mapping[str, Any]], float | None]
     digits: int
-    sign: Literal[-1, 0, 1] = 1
+    has_best: bool = True
 
 
 def find_best(
@@ -57,11 +58,11 @@ def find_best(
     for index, measure in enumerate(measures):
         # rounded before they are compared: what is printed alike is equally good
         shown = {
-            row: measure.sign * round(value, measure.digits)
+            row: round(value, measure.digits)
             for row, values in means.items()
             if row not in leaving_out and (value := values[index]) is not None
         }
-        if measure.sign and len(shown) > 1:
+        if measure.has_best and len(shown) > 1:
             for row in (row for row, value in shown.items() if value == max(shown.values())):
                 best[row].add(index)
     return {row: frozenset(columns) for row, columns in best.items()}
@@ -97,20 +98,18 @@ ACCURACY = (
 """`best` is None where a protocol leaves out tests of epochs that could be the best."""
 
 STUDENTS = (
-    Measure("students_std_last", "± students, last", _student_spread("last"), 1, sign=0),
-    Measure("students_std_best", "± students, best", _student_spread("best"), 1, sign=0),
+    Measure("students_std_last", "± students, last", _student_spread("last"), 1, has_best=False),
+    Measure("students_std_best", "± students, best", _student_spread("best"), 1, has_best=False),
 )
 """The sample standard deviation over students of one synthesis, the kind of spread that papers print."""
 
 
-def _diversity(
-    space: str, name: str, title: str, digits: int, *, factor: float = 1, sign: Literal[-1, 1] = 1
-) -> Measure:
+def _diversity(space: str, name: str, title: str, digits: int, *, factor: float = 1, has_best: bool = True) -> Measure:
     def read(metrics: Mapping[str, Any]) -> float | None:
         value = metrics["diversity"][space].get(name)
         return None if value is None else factor * float(value)
 
-    return Measure(f"{name}_{to_key(NAMES.get(space, space))}", title, read, digits, sign)
+    return Measure(f"{name}_{to_key(NAMES.get(space, space))}", title, read, digits, has_best)
 
 
 def diversity_measures(space: str) -> tuple[Measure, ...]:
@@ -127,9 +126,9 @@ def set_measures(space: str) -> tuple[Measure, ...]:
         _diversity(space, "density", "density", 3),
         _diversity(space, "precision", "precision %", 1, factor=100),
         _diversity(space, "recall", "recall %", 1, factor=100),
-        _diversity(space, "vendi", "Vendi", 2),
-        _diversity(space, "class_vendi", "per class", 2),
-        _diversity(space, "similarity", "similarity", 3, sign=-1),
+        _diversity(space, "vendi", "Vendi", 2, has_best=False),
+        _diversity(space, "class_vendi", "per class", 2, has_best=False),
+        _diversity(space, "similarity", "similarity", 3, has_best=False),
     )
 
 

@@ -52,8 +52,8 @@ def say(message: str) -> None:
     _console.print(_printable(message))
 
 
-def say_once(message: str) -> None:
-    """Print a line, unless this command has printed it before."""
+def say_once(message: str, *, say: Callable[[str], None] = say) -> None:
+    """Print a line, or by `warn` a warning, unless this command has printed it before."""
     if message not in _said:
         _said.add(message)
         say(message)

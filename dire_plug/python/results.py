@@ -15,7 +15,7 @@ from dire_plug.commands.evaluate import render as render_evaluated
 from dire_plug.commands.measure import render as render_measured
 from dire_plug.commands.tables import run_summary
 from dire_plug.errors import DirePlugError
-from dire_plug.measures import SPACES, read_values, run_measures
+from dire_plug.measures import SPACES, STUDENTS, read_values, run_measures
 from dire_plug.python.options import check_choice
 from dire_plug.results.comparison import Comparison
 from dire_plug.results.figures import FORMATS, save_figure
@@ -205,7 +205,7 @@ class ComparisonResult(Shown):
     def differences(self) -> dict[str, dict[str, dict[str, Any] | None]]:
         """Arm with a term → key → arm − control, paired by seed: mean, half_width (of the 95 % interval), n."""
         # a difference of spreads has no meaning
-        measures = [measure for measure in run_measures() if measure.sign]
+        measures = [measure for measure in run_measures() if measure not in STUDENTS]
         found: dict[str, dict[str, dict[str, Any] | None]] = {}
         for arm in self._comparison.controlled:
             gaps = {measure.key: difference(self._comparison, measure, arm=arm) for measure in measures}

@@ -12,7 +12,7 @@ from dire_plug.executors.dispatch import Runner
 from dire_plug.pipeline import plan_run
 from dire_plug.pipeline.request import ladder_of, same_but_arm
 from dire_plug.recipe import counted
-from dire_plug.results.comparison import Comparison, split_recipes
+from dire_plug.results.comparison import Comparison, add_control, split_recipes
 from dire_plug.results.ladder import Step, find_steps, order_arms
 from dire_plug.store.runs import FinishedRun, Request, Run
 
@@ -40,7 +40,7 @@ def compare(
     """
     numbers = tuple(range(request.seed, request.seed + seeds))
     planned, same, engine, request = _plan(request, arms)
-    controlled, uncontrolled = split_by_control(planned)
+    control, controlled, uncontrolled = split_by_control(planned)
     runs: dict[str, list[FinishedRun]] = {}
     runner = runner or Runner()
     # before the first arm is made: it raises for what the last one would lack
@@ -58,6 +58,7 @@ def compare(
     for arm, other in same.items():
         runs[arm] = runs[other]
     check_teachers(runs)
+    runs, stand_in = add_control({arm: runs[arm] for arm in arms}, control)
     first = next(iter(planned.values()))
     return Comparison(
         method=request.method,
@@ -65,8 +66,8 @@ def compare(
         ipc=first.resolved.recipe.ipc,
         seeds=numbers,
         engine=next((one.engine_shown for one in planned.values() if one.engine != "none"), engine),
-        runs={arm: runs[arm] for arm in arms},
-        same=same,
+        runs=runs,
+        same=same | stand_in,
         controlled=controlled,
         uncontrolled=uncontrolled,
         changes=_changes(request),
@@ -156,7 +157,10 @@ def equal_arms(planned: dict[str, Run]) -> dict[str, str]:
     return same
 
 
-def split_by_control(planned: dict[str, Run]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the arms with a term that are `control` without it, and those that aren't; none without a control."""
+def split_by_control(planned: dict[str, Run]) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """Return the arm that stands for control, the arms with a term that are it without theirs, and those that aren't.
+
+    None of either without a control.
+    """
     recipes = {arm: one.resolved.recipe.model_dump(mode="json") for arm, one in planned.items()}
     return split_recipes(recipes, [arm for arm, one in planned.items() if one.resolved.regularizers])

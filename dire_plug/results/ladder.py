@@ -108,8 +108,8 @@ def _panel(axes: Axes, gaps: Sequence[Difference | None], *, digits: int) -> Non
             found.mean, row, xerr=found.half_width, color=COLOURS["dire"], marker="o", markersize=5, capsize=2.5
         )
         axes.annotate(
-            with_minus(f"{found.mean:+.{digits}f}"), (found.mean, row), (0, 6), textcoords="offset points", ha="center",
-            fontsize=8, color=INK,
+            with_minus(f"{found.rounded(digits):+.{digits}f}"), (found.mean, row), (0, 6),
+            textcoords="offset points", ha="center", fontsize=8, color=INK,
         )  # fmt: skip
     plain(axes, grid="x")
     axes.margins(x=0.18)

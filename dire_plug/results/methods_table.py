@@ -20,7 +20,15 @@ from dire_plug.results.figures import INK, MARKERS, REAL, colour, new_figure, pl
 from dire_plug.results.methods import MethodsComparison, Protocol
 from dire_plug.results.statistics import FEW, Agreement, Difference, find_agreement, rank, summarise
 from dire_plug.results.stored import find_stored, from_json, reading, to_json
-from dire_plug.results.table import REFERENCE, difference, make_rows, read_column, real_image_notes
+from dire_plug.results.table import (
+    FEW_PAIRS,
+    REFERENCE,
+    describe_pairing,
+    difference,
+    make_rows,
+    read_column,
+    real_image_notes,
+)
 from dire_plug.tables import Table, with_notes
 
 LAST = ACCURACY[0]
@@ -142,11 +150,10 @@ def notes(found: MethodsComparison) -> list[str]:
     if any(run.metrics.get("judged") == "validation" for runs in first.runs.values() for run in runs):
         lines.append(JUDGED_ON_VALIDATION)
     lines.append("± standard deviation over syntheses" if n > 1 else "one synthesis per arm: no spread")
-    interval = ", ± half of the 95 % interval of the paired t test" if n > 1 else ""
     if any(one.controlled for one in found.judged.values()):
-        lines.append(f"… − control: paired by seed{interval}")
+        lines.append(describe_pairing("…", several=n > 1))
         if n < FEW:
-            lines.append(f"n = {n}: below {FEW} pairs the interval says little")
+            lines.append(f"n = {n}: {FEW_PAIRS}")
     for name, comparison in found.judged.items():
         lines += [f"{name}: {arm} equals {other} here, so it was run once" for arm, other in comparison.same.items()]
     for name, count in found.images.items():

@@ -41,6 +41,7 @@ from dire_plug.tables import Table, with_minus, with_notes
 # k-means starts from the seed, these two draw nothing
 SEEDLESS = ("herding", "k-center")
 """Arms that choose the same images with every seed."""
+FEW_PAIRS = f"below {FEW} pairs a difference says little; take more --seeds"
 
 
 def real_image_notes(metrics: Mapping[str, Mapping[str, Any]], *, seeds: int) -> list[str]:
@@ -137,16 +138,16 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     pairs = {arm: count for arm, count in pairs.items() if count}
     lines = [f"mean ± standard deviation over {n} synthes{'is' if n == 1 else 'es'}"]
     if n == 1:
-        lines = ["one synthesis per arm: no spread; --seeds 5 gives one"]
+        lines = ["one synthesis per arm: neither a spread nor a best; --seeds 5 gives both"]
     for arm, other in comparison.same.items():
         lines.append(f"{arm} equals {other} here, so it was run once")
     if pairs:
-        interval = ", ± half of the 95 % interval of the paired t test" if max(pairs.values()) > 1 else ""
-        lines.append(f"{next(iter(pairs)) if len(pairs) == 1 else '…'} − control: paired by seed{interval}")
+        name = next(iter(pairs)) if len(pairs) == 1 else "…"
+        lines.append(describe_pairing(name, several=max(pairs.values()) > 1))
     if few := {arm: count for arm, count in pairs.items() if count < FEW}:
         alike = len(set(pairs.values())) == 1
         numbers = f"n = {min(few.values())}" if alike else ", ".join(f"{arm} n = {count}" for arm, count in few.items())
-        lines.append(f"{numbers}: below {FEW} pairs the interval says little")
+        lines.append(f"{numbers}: {FEW_PAIRS}")
     lines += step_notes(comparison)
     for arm in comparison.uncontrolled:
         lines.append(f"{arm}: differs from control in more than its term, so no difference is formed")
@@ -162,11 +163,20 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
     return lines
 
 
+def describe_pairing(arm: str, *, several: bool) -> str:
+    """Return the line on an arm's difference from control, of several pairs or of one."""
+    interval = ", ± half of the 95 % interval of the paired t test" if several else ""
+    return f"{arm} − control: paired by seed, the difference of the rounded means{interval}"
+
+
 def describe_bold(comparison: Comparison) -> str:
-    """Return the line on what is bold, for where something is; empty where there is one arm."""
-    if len(comparison.runs) == 1:
+    """Return the line on what is bold, for where something is; empty where there is one arm or one synthesis."""
+    if len(comparison.runs) == 1 or len(comparison.seeds) == 1:
         return ""
-    return f"bold: the best mean of a column (of similarity the lowest), {FULL} aside; no test of significance"
+    return (
+        f"bold: the best mean of a column, {FULL} aside; no test of significance. Vendi and similarity have no best: "
+        "noise is the most diverse"
+    )
 
 
 def powers_of(comparison: Comparison, arms: Sequence[str]) -> dict[str, Power | None]:
@@ -177,20 +187,20 @@ def powers_of(comparison: Comparison, arms: Sequence[str]) -> dict[str, Power | 
 
 
 def power_notes(comparison: Comparison, arms: Sequence[str] | None = None) -> list[str]:
-    """Return a line for each arm on the difference in accuracy that its pairs tell from zero.
+    """Return a line for each arm on the difference in accuracy that its pairs tell from zero; of few they tell none.
 
     Args:
         arms: those whose seeds are control's; None: all with a term.
     """
     lines = []
     for arm, found in powers_of(comparison, comparison.controlled if arms is None else arms).items():
-        if found is None or not found.std:
+        if found is None or not found.std or found.n < FEW:
             continue
         most = f"more than {MOST:,}" if found.half_point is None else f"{found.half_point:,}"
         lines.append(
-            f"{arm} − control: differences in accuracy vary by {found.std:.2f}, so {found.n} seeds tell "
-            f"{found.smallest:.1f} points from zero, and half a point needs {most} seeds "
-            f"({POWER:.0%} power, {LEVEL:.0%} two-sided, paired t test)"
+            f"{arm} − control: differences in accuracy vary by {found.std:.2f}, so {found.n} seeds find a true "
+            f"difference of {found.smallest:.1f} points {100 * POWER:.0f} times in 100, and half a point takes {most} "
+            f"seeds (paired t test, two-sided at {LEVEL:g})"
         )
     return lines
 
@@ -218,9 +228,14 @@ def make_table(
 
 
 def best_cells(comparison: Comparison, measures: Sequence[Measure]) -> dict[str, frozenset[int]]:
-    """Return arm → the columns in which its mean is the best; `full` is the ceiling, which no set is to reach."""
+    """Return arm → the columns in which its mean is the best; `full` is the ceiling, which no set is to reach.
+
+    A single synthesis says too little for a best.
+    """
     summaries = {arm: [summarise(read_column(comparison, arm, one)) for one in measures] for arm in comparison.runs}
-    means = {arm: [None if one is None else one.mean for one in of_arm] for arm, of_arm in summaries.items()}
+    means = {
+        arm: [None if one is None or one.n == 1 else one.mean for one in of_arm] for arm, of_arm in summaries.items()
+    }
     return find_best(means, measures, leaving_out=(FULL,))
 
 
@@ -300,4 +315,4 @@ def format_difference(gap: Difference | None, measure: Measure) -> str:
         return ""
     digits = measure.digits
     interval = "" if gap.half_width is None else f" ± {gap.half_width:.{digits}f}"
-    return with_minus(f"{gap.mean:+.{digits}f}{interval}")
+    return with_minus(f"{gap.rounded(digits):+.{digits}f}{interval}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import pickle
 import shutil
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +46,7 @@ from dire_plug.stages.artefacts import (
 from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import Training, initialised, shuffled, train
-from dire_plug.training.students import accuracy
+from dire_plug.training.students import predict
 from dire_plug.training.transforms import plain_batches, train_transform
 
 # Checkpoints: a file, or torchvision's published weights.
@@ -213,17 +215,73 @@ def accuracy_of(run: Run, network: Artefact) -> float:
 
 
 def ensure_network(run: Run, role: Role) -> Artefact:
-    """Return one network; train or load it where the store lacks it."""
+    """Return one network; train or load it where the store lacks it; say how good it is, and warn where it isn't."""
     _check_outputs(run)
     network = name_network(run, role)
-    before = len(run.store.made)
-    entry = run.store.ensure(network, lambda folder: _make(run, role, folder))
-    found = read_json(entry / FACTS)
-    report = ui.say if len(run.store.made) > before else ui.detail
-    report(
-        f"squeeze: {role.name} ({role.section.architecture}) has {found['accuracy']:.2f} % {found['judged']} accuracy"
-    )
+    found = read_json(run.store.ensure(network, lambda folder: _make(run, role, folder)) / FACTS)
+    title = f"squeeze: {role.name} ({role.section.architecture})"
+    ui.say_once(f"{title} has {found['accuracy']:.2f} % {found['judged']} accuracy")
+    if (problem := find_problem(run, found)) is not None:
+        ui.say_once(f"{title} {problem}", say=ui.warn)
     return network
+
+
+LEAST = 0.25
+"""The accuracy that a network needs to teach or to judge, as a share of the way from chance to 100 %."""
+SHOWN = 10
+"""The most exchanged classes that a warning names."""
+
+
+def find_problem(run: Run, facts: Mapping[str, Any]) -> str | None:
+    """Return what makes a network unfit for its use, in words, from its network.json; None where nothing is known."""
+    if exchanged := facts.get("exchanged"):
+        names = run.dataset.classes
+        pairs = [
+            f"{names[label]} → {names[output] if output < len(names) else f'output {output}'}"
+            for label, output in exchanged[:SHOWN]
+        ]
+        more = f", and {len(exchanged) - SHOWN} more" if len(exchanged) > SHOWN else ""
+        return (
+            f"has its outputs in another order than the classes of {run.dataset.name}: reordered it would have "
+            f"{facts['reordered']:.2f} %. Class → the one whose output its images get: {', '.join(pairs)}{more}. "
+            "Reorder the rows of its last layer, or give the classes the order that it was trained with"
+        )
+    chance = 100 / run.classes
+    if facts["accuracy"] >= chance + LEAST * (100 - chance):
+        return None
+    remedy = (
+        "train it longer"
+        if facts["checkpoint"] is None
+        else "check that the checkpoint was trained on these classes, at this size and normalisation"
+    )
+    return f"is too weak to teach or to judge by: guessing has {chance:.1f} %; {remedy}"
+
+
+def find_exchanged(answers: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return which classes' outputs are exchanged, and the accuracy in percent without that; nothing where none are.
+
+    A class is exchanged if most of its images get the output of another, which no other class gets so. One alone is
+    none, and neither are they where at most half of all images would be right without it: the network is weak then.
+
+    Args:
+        answers: the largest output of each image, [N].
+        labels: [N].
+
+    Returns:
+        {"exchanged": [(class, output), …], "reordered": accuracy}, or {}.
+    """
+    majority, places = dict[int, int](), torch.arange(int(labels.max()) + 1)
+    for label in sorted(set(labels.tolist())):
+        own = answers[labels == label]
+        output, count = Counter(own.tolist()).most_common(1)[0]
+        if 2 * count > len(own):
+            majority[label] = output
+    taken = Counter(majority.values())
+    exchanged = [(label, output) for label, output in majority.items() if output != label and taken[output] == 1]
+    for label, output in exchanged:
+        places[label] = output
+    reordered = 100 * float((answers == places[labels]).sum()) / len(labels)
+    return {"exchanged": exchanged, "reordered": reordered} if len(exchanged) > 1 and reordered > 50 else {}
 
 
 def _check_outputs(run: Run) -> None:
@@ -246,7 +304,8 @@ def _make(run: Run, role: Role, folder: Path) -> None:
     accelerate_network(network.model, components_of(run, role), run.device)
     if role.section.checkpoint is None:
         _train(run, role, network, folder / "training")
-    tested = accuracy(network.model, plain_batches(run.dataset.test, network, device=run.device))
+    tested = plain_batches(run.dataset.test, network, device=run.device)
+    answers, labels = (one.cpu() for one in predict(network.model, tested))
     save(folder / FILE, replace(network, model=network.model.cpu()))
     facts = {
         "role": role.name,
@@ -254,8 +313,9 @@ def _make(run: Run, role: Role, folder: Path) -> None:
         "checkpoint": role.section.checkpoint,
         "epochs": None if role.section.checkpoint else role.section.epochs,
         "dataset": run.dataset.name,
-        "accuracy": tested,
+        "accuracy": 100 * float((answers == labels).sum()) / len(labels),
         "judged": run.dataset.judged,
+        **find_exchanged(answers, labels),
     }
     # after the weights: what has the facts has both
     write_json(folder / FACTS, facts)

@@ -19,7 +19,6 @@ from dire_plug.training.loop import Curve, Progress, Training, shuffled, train
 # The accuracy of a network, in percent.
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Return how many percent of the images get their own label, by argmax over the whole head, in eval mode.
 
@@ -28,16 +27,24 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> floa
     Args:
         batches: (images [n, 3, H, W] as the network takes them, labels [n]); on the network's device.
     """
+    answers, labels = predict(model, batches)
+    return 100 * float((answers == labels).sum()) / len(labels)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return the output that is largest for each image, in eval mode, and the labels, both [N], on the device.
+
+    Args:
+        batches: see `accuracy`.
+    """
     training = model.training
     model.eval()
-    # a tensor after the first batch, so that no batch waits for the device
-    correct: Tensor | int = 0
-    total = 0
-    for images, labels in batches:
-        correct = correct + (model(images).argmax(dim=1) == labels).sum()
-        total += len(labels)
+    # no batch waits for the device
+    pairs = [(model(images).argmax(dim=1), labels) for images, labels in batches]
     model.train(training)
-    return 100 * float(correct) / total
+    answers, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return answers, labels
 
 
 def in_batches(

@@ -302,7 +302,7 @@ def test_compare_runs_what_is_missing_and_shows_every_arm(cli: Cli, home: Path, 
         assert arm in [cells[0] for cells in read_rows(answer.out)], arm
     for note in (
         "mean ± standard deviation over 2 syntheses",
-        "n = 2: below 5 pairs the interval says little",
+        "n = 2: below 5 pairs a difference says little; take more --seeds",
         "random: as many real training images under the same protocol",
     ):
         assert note in answer.out

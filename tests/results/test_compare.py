@@ -22,6 +22,7 @@ from support.terminal import as_text
 
 from dire_plug.errors import DirePlugError
 from dire_plug.home import resource
+from dire_plug.measures import ACCURACY, run_measures
 from dire_plug.pipeline import FinishedRun, Request, plan_run
 from dire_plug.recipe import read_yaml
 from dire_plug.results.arms import (
@@ -44,7 +45,7 @@ from dire_plug.results.statistics import (
     summarise,
 )
 from dire_plug.results.stored import to_json
-from dire_plug.results.table import render
+from dire_plug.results.table import best_cells, describe_bold, format_difference, render
 from dire_plug.store.runs import RunFolder
 
 TABLE = GOLDEN / "comparison.txt"
@@ -90,7 +91,7 @@ def test_pairs_are_paired_and_not_pooled() -> None:
 def test_one_pair_has_no_interval_and_a_missing_value_no_difference() -> None:
     found = paired_difference([2.0], [0.5])
     assert found is not None
-    assert (found.mean, found.half_width, found.n) == (1.5, None, 1)
+    assert (found.mean, found.half_width, found.n, found.means) == (1.5, None, 1, (2.0, 0.5))
     assert paired_difference([1.0, None], [1.0, 2.0]) is None
     assert paired_difference([1.0, 2.0], [None, 2.0]) is None
     assert paired_difference([], []) is None
@@ -125,11 +126,19 @@ def test_differences_that_vary_by_rounding_alone_have_no_power() -> None:
 
 
 def test_a_comparison_says_what_its_seeds_can_tell() -> None:
-    text = " ".join(as_text(render(canned())).split())
-    assert "dire − control: differences in accuracy vary by 0.50, so 3 seeds tell 1.6 points from zero" in text
-    assert "half a point needs 10 seeds (80% power, 5% two-sided, paired t test)" in text
-    assert to_json(canned())["power"]["dire"]["half_point"] == 10
-    assert "80% power" not in as_text(render(canned(seeds=1)))
+    text = " ".join(as_text(render(canned(seeds=5))).split())
+    assert (
+        "dire − control: differences in accuracy vary by 0.79, so 5 seeds find a true difference of 1.3 points "
+        "80 times in 100, and half a point takes 22 seeds (paired t test, two-sided at 0.05)"
+    ) in text
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 4])
+def test_few_seeds_tell_no_number_of_seeds_but_to_take_more(seeds: int) -> None:
+    text = " ".join(as_text(render(canned(seeds=seeds))).split())
+    assert "a true difference" not in text
+    told = f"n = {seeds}: below 5 pairs a difference says little; take more --seeds"
+    assert told in text
 
 
 # The table.
@@ -190,6 +199,38 @@ def test_a_set_of_more_images_has_a_real_reference_of_its_own() -> None:
     assert [cells[0] for cells in rows(text, " real reference")] == ["32.0"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "digits", "shown"),
+    [
+        ([96.944], [96.389], 1, "+0.5"),  # printed 96.9 and 96.4; the difference is .555
+        ([5.96], [5.64], 1, "+0.4"),
+        ([0.4004], [0.4016], 3, "−0.002"),
+        ([96.964, 96.924], [96.409, 96.369], 1, "+0.5 ± 0.0"),  # the same means, of pairs
+    ],
+)
+def test_a_difference_is_that_of_the_printed_means(
+    first: list[float], second: list[float], digits: int, shown: str
+) -> None:
+    measure = replace(ACCURACY[0], digits=digits)
+    assert format_difference(paired_difference(first, second), measure) == shown
+
+
+def test_noise_is_the_best_in_nothing_and_one_synthesis_neither() -> None:
+    noise = {seed: canned_run("noise", seed, last=[10.0, 10.0], value=1.0) for seed in range(3)}
+    for one in noise.values():
+        for space in one.metrics["diversity"].values():
+            space.update(vendi=30.0, class_vendi=9.0, similarity=0.01)
+    found = canned()
+    found = replace(found, runs=found.runs | {"noise": list(noise.values())})
+    measures = run_measures()
+    assert not best_cells(found, measures)["noise"]
+    assert {measures[at].key for at in best_cells(found, measures)["dire"]} >= {"accuracy_last", "coverage_teacher"}
+    assert "Vendi and similarity have no best: noise is the most diverse" in describe_bold(found)
+    alone = replace(found, seeds=(0,), runs={arm: runs[:1] for arm, runs in found.runs.items()})
+    assert not any(best_cells(alone, measures).values())
+    assert describe_bold(alone) == ""
+
+
 def test_a_terminal_of_80_columns_shows_every_number_whole() -> None:
     file = io.StringIO()
     Console(file=file, width=80, color_system=None).print(render(canned()), crop=False)
@@ -204,9 +245,8 @@ def test_the_table_to_the_letter() -> None:
 
 def test_the_table_of_one_synthesis_says_that_it_has_no_spread() -> None:
     text = as_text(render(canned(seeds=1)))
-    assert "one synthesis per arm: no spread; --seeds 5 gives one" in text
+    assert "one synthesis per arm: neither a spread nor a best; --seeds 5 gives both" in text
     assert "±" not in text.replace("± students", "")
-    assert "n = 1: below 5 pairs the interval says little" in text
     assert rows(text, " dire − control")[0] == ["+2.0", "+2.0"]
 
 
@@ -218,7 +258,7 @@ def test_every_arm_with_a_term_has_its_difference_from_its_control() -> None:
     assert [row[0] for row in rows(text, " dire − control")] == ["+1.5", "+2.0", "+2.0"]
     assert [row[0] for row in rows(text, " energy − control")] == ["+4.5", "+2.0", "+2.0"]
     assert rows(text, " regrouped − control") == []
-    assert "… − control: paired by seed, ± half" in text
+    assert "… − control: paired by seed, the difference of the rounded means, ± half" in text
     assert "regrouped: differs from control in more than its term, so no difference is formed" in text
     assert to_json(found)["minus_control"]["energy"]["accuracy_last"]["mean"] == 4.5
 
@@ -287,15 +327,16 @@ def test_runs_of_different_teachers_are_not_compared() -> None:
 def test_the_arms_of_other_terms_that_ship_have_the_control_of_dire(name: str) -> None:
     names = ("control", *(arm for arm in read_yaml(resource("recipes") / "sre2l" / f"{name}.yaml")["arms"]))
     planned = {arm: plan_run(Request("sre2l", recipe=name, arm=arm, engine="native")) for arm in names}
-    assert split_by_control(planned) == (names[1:], ())
+    assert split_by_control(planned) == ("control", names[1:], ())
     assert len(names) > 8
 
 
-def test_control_that_equals_baseline_is_run_once_and_shown_so(cli: Cli, home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arms", ["baseline,control,dire", "baseline,dire"])
+def test_control_that_equals_baseline_is_run_once_and_shown_so(cli: Cli, home: Path, tmp_path: Path, arms: str) -> None:
     path = write_recipe(
         tmp_path / "same.yaml", {"arms": {"dire": {"overrides": {"recover": {"plan": "keep", "start": "noise"}}}}}
     )
-    answer = cli("compare", "sre2l", "--recipe", path, "--engine", "native", "--arms", "baseline,control,dire")
+    answer = cli("compare", "sre2l", "--recipe", path, "--engine", "native", "--arms", arms)
     assert answer.code == 0, answer.err
     assert [folder.name.partition("-")[0] for folder in run_folders(home)] == ["baseline", "dire"]
     assert "control = baseline" in answer.out
@@ -368,9 +409,12 @@ def test_control_is_that_of_arms_which_differ_by_their_term_alone(bare_home: Pat
     path = write_recipe(tmp_path / "arms.yaml", {"arms": arms})
     names = ("baseline", "control", "energy", *arms, "random")
     planned = {arm: plan_run(request(path, arm)) for arm in names}
-    assert split_by_control(planned) == (("energy", "dire", "elsewhere"), ("regrouped",))
+    assert split_by_control(planned) == ("control", ("energy", "dire", "elsewhere"), ("regrouped",))
     del planned["control"]
-    assert split_by_control(planned) == ((), ())
+    # baseline is `dire` without its term, and so control under another name
+    assert split_by_control(planned) == ("baseline", ("energy", "dire", "elsewhere"), ("regrouped",))
+    del planned["baseline"]
+    assert split_by_control(planned) == ("control", (), ())
 
 
 def test_two_engines_are_not_compared(bare_home: Path, recipe: Path) -> None:

@@ -1,5 +1,6 @@
 """Squeeze, embed, evaluate, measure and the files between them, on 60 tiny images of three classes."""
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from support.stub_run import (
 )
 from torch import Tensor
 
+from dire_plug import ui
 from dire_plug.data import Split
 from dire_plug.data.augmentation.batch import normalise
 from dire_plug.errors import DirePlugError
@@ -48,7 +50,7 @@ from dire_plug.stages.images import ImageSet, read_saved, read_tensors, save_ima
 from dire_plug.stages.measure import measure
 from dire_plug.stages.real_images import select_random
 from dire_plug.stages.recover import recover
-from dire_plug.stages.squeeze import FACTS, FILE, network_file, read_weights, squeeze
+from dire_plug.stages.squeeze import FACTS, FILE, find_exchanged, network_file, read_weights, squeeze
 from dire_plug.store.artefacts import Artefact, Store
 from dire_plug.store.runs import Run
 from dire_plug.training import loop as training
@@ -151,6 +153,63 @@ def test_a_checkpoint_is_taken_in_place_of_training(run: Run, tmp_path: Path, mo
     taken = load(network_file(run, networks.teacher), CPU)
     for name, tensor in own.items():
         assert torch.equal(taken.model.state_dict()[name], tensor), name
+
+
+def with_checkpoint(run: Run, path: Path, state: dict[str, Tensor]) -> Run:
+    """Return the run whose teacher is read from a file of these weights."""
+    torch.save(state, path)
+    given = run.recipe.squeeze.teacher.model_copy(update={"checkpoint": str(path)})
+    return change(run, squeeze=run.recipe.squeeze.model_copy(update={"teacher": given}))
+
+
+def test_a_teacher_of_another_class_order_is_named_whenever_it_is_used(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = load(network_file(run, squeeze(run).teacher), CPU).model.state_dict()
+    places = torch.tensor([1, 2, 0, 3])
+    permuted = {name: one[places] if len(one) == 4 else one for name, one in own.items() if one.dim()}
+    changed = with_checkpoint(run, tmp_path / "permuted.pt", permuted)
+    good = read_json(network_file(run, squeeze(run).teacher).with_name(FACTS))["accuracy"]
+    for _ in range(2):  # made, and found
+        ui.configure()  # as when a command starts
+        capsys.readouterr()
+        squeeze(changed)
+        said = capsys.readouterr().err
+        assert re.search(r"^squeeze: teacher \(convnet-small\) has \d+\.\d\d % test accuracy$", said, re.MULTILINE)
+        assert (
+            "warning: squeeze: teacher (convnet-small) has its outputs in another order than the classes of stub: "
+            f"reordered it would have {good:.2f} %. Class → the one whose output its images get: "
+            "columns → neither, rows → columns, neither → rows. Reorder the rows"
+        ) in said
+        assert "guessing" not in said
+
+
+def test_a_weak_teacher_is_warned_of(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blind = training.initialised(lambda: build("convnet-small", outputs=4, stem="small"), 5).state_dict()
+    ui.configure()
+    squeeze(with_checkpoint(run, tmp_path / "blind.pt", blind))
+    said = capsys.readouterr().err
+    assert "is too weak to teach or to judge by: guessing has 33.3 %; check that the checkpoint was trained on" in said
+    assert "independent (convnet-small) is" not in said
+
+
+@pytest.mark.parametrize(
+    ("answers", "exchanged"),
+    [
+        ([[0, 0, 0], [1, 1, 1], [2, 2, 2]], []),
+        ([[0, 0, 0], [2, 2, 1], [1, 1, 1]], [(1, 2), (2, 1)]),
+        ([[7, 7, 0], [9, 9, 9], [2, 2, 2]], [(0, 7), (1, 9)]),  # a wider head
+        ([[0, 0, 0], [0, 0, 1], [2, 2, 2]], []),  # taken for another that keeps its own
+        ([[2, 2, 2], [2, 2, 2], [2, 2, 2]], []),  # one answer to everything
+        ([[0, 0, 0], [7, 7, 7], [2, 2, 2]], []),  # one class alone
+        ([[1, 0, 2], [0, 1, 2], [0, 1, 2]], []),  # guesses
+    ],
+)
+def test_an_order_is_found_only_where_most_images_tell_it(
+    answers: list[list[int]], exchanged: list[tuple[int, int]]
+) -> None:
+    found = find_exchanged(torch.tensor(answers).flatten(), torch.arange(3).repeat_interleave(3))
+    assert found.get("exchanged", []) == exchanged
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from dire_plug.measures import ACCURACY, SPACES, Measure, diversity_measures
 from dire_plug.paper.ablate.trials import TERM, Setting, Trial, require_term, run_settings
 from dire_plug.pipeline import Request
 from dire_plug.results.statistics import FEW, paired_difference
-from dire_plug.results.table import format_difference, format_summary
+from dire_plug.results.table import FEW_PAIRS, format_difference, format_summary
 from dire_plug.tables import Table, with_notes
 
 CONTROL = "control"
@@ -192,9 +192,9 @@ def spread_notes(n: int) -> list[str]:
         return ["one synthesis of each setting: no spread; --seeds 5 gives one"]
     lines = [
         f"mean ± standard deviation over {n} syntheses of each setting",
-        "differences: paired by seed, ± half of the 95 % interval of the paired t test",
+        "differences: paired by seed, of the rounded means, ± half of the 95 % interval of the paired t test",
     ]
-    return [*lines, f"n = {n}: below {FEW} pairs the interval says little"] if n < FEW else lines
+    return [*lines, f"n = {n}: {FEW_PAIRS}"] if n < FEW else lines
 
 
 def components_json(components: Components) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dire_plug.errors import DirePlugError, count_of
 from dire_plug.files import digest
@@ -12,7 +13,7 @@ from dire_plug.recipe import REAL_IMAGE_ARMS, without_terms
 from dire_plug.recipe.ladder import rung_number
 from dire_plug.recipe.loading import flatten
 from dire_plug.recipe.model import FROZEN
-from dire_plug.results.comparison import Comparison, split_recipes
+from dire_plug.results.comparison import Comparison, add_control, find_control, split_recipes
 from dire_plug.results.ladder import Step, find_steps, order_arms
 from dire_plug.results.report.runs import ReportRun
 from dire_plug.store.runs import FinishedRun
@@ -105,14 +106,8 @@ class Group:
             arm: [FinishedRun(run.folder, run.metrics, reused=True) for run in of_arm] for arm, of_arm in arms.items()
         }
         # a pair without a common seed may lack the arm that stands for control
-        same = {"control": self.control} if self.control != "control" and self.control in runs else {}
-        if same:
-            runs["control"] = runs[self.control]
-            # in the order of a table
-            runs = {arm: runs[arm] for arm in dict.fromkeys([*order_arms(runs), *runs])}
-        recipes = {arm: of_arm[0].recipe for arm, of_arm in self.arms.items()}
-        with_term = [arm for arm, of_arm in self.arms.items() if of_arm[0].terms]
-        controlled, uncontrolled = split_recipes(recipes, with_term, control=self.control)
+        control, controlled, uncontrolled = split_recipes(self._recipes, self._with_term)
+        runs, same = add_control(runs, control)
         return Comparison(
             method=self.first.method,
             recipe=str(self.first.recipe["name"]),
@@ -128,19 +123,21 @@ class Group:
 
     def _steps(self, runs: Collection[str]) -> tuple[Step, ...]:
         """Return the steps between the ladder's arms that were run; a control that wasn't is the arm that it equals."""
-        recipes = {arm: of_arm[0].recipe for arm, of_arm in self.arms.items()}
+        recipes = self._recipes
         return find_steps({arm: recipes.get(arm, recipes.get(self.control, {})) for arm in order_arms(runs)})
 
     @property
     def control(self) -> str:
-        """The arm that stands for control: itself, or the one on the way to it that is `dire` without its term."""
-        if "control" in self.arms or "dire" not in self.arms:
-            return "control"
-        return next((arm for arm in order_arms(self.arms) if arm != "dire" and self._alike("dire", arm)), "control")
+        """The arm that stands for control."""
+        return find_control(self._recipes, self._with_term)
 
-    def _alike(self, first: str, second: str) -> bool:
-        """Return whether two arms have the same recipe but for their terms."""
-        return without_terms(self.arms[first][0].recipe) == without_terms(self.arms[second][0].recipe)
+    @property
+    def _recipes(self) -> dict[str, dict[str, Any]]:
+        return {arm: runs[0].recipe for arm, runs in self.arms.items()}
+
+    @property
+    def _with_term(self) -> list[str]:
+        return [arm for arm, runs in self.arms.items() if runs[0].terms]
 
 
 def group(runs: Sequence[ReportRun], *, ladder: bool = False) -> list[Group]:

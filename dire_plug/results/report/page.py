@@ -95,12 +95,12 @@ def make_notes(group: Group) -> list[str]:
 def sum_up(group: Group) -> list[tuple[str, str, str, str]]:
     """Return the differences dire − control for the head of a page: words, difference, dire, control.
 
-    None without both arms.
+    None without both arms, and none of one pair, which says too little for a head.
     """
     paired, found = group.paired(), []
     for words, measure, unit in SUMMED_UP:
         gap = difference(paired, measure)
-        if gap is None:
+        if gap is None or gap.n == 1:
             continue
         dire, control = (summarise(read_column(paired, arm, measure)) for arm in ("dire", "control"))
         text = f"{format_difference(gap, measure)}{unit}"
@@ -109,13 +109,11 @@ def sum_up(group: Group) -> list[tuple[str, str, str, str]]:
 
 
 def caution(group: Group) -> str:
-    """Return the caveat of the differences: how many pairs there are, and what real images reach."""
+    """Return the caveat of the differences of several pairs: how many there are, and what real images reach."""
     n = len(group.paired().runs.get("dire", []))
-    text = f"n = {n} synthes{'is' if n == 1 else 'es'} of each arm, paired by seed"
-    if n > 1:
-        text += "; ± is half of the 95 % interval of the paired t test"
+    text = f"n = {n} syntheses of each arm, paired by seed; ± is half of the 95 % interval of the paired t test"
     if n < FEW:
-        text += f"; below {FEW} pairs {'it says little' if n > 1 else 'a difference says little'}"
+        text += f"; below {FEW} pairs it says little"
     return f"{text}.{_real_images(group)}"
 
 
