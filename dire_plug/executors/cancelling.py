@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
 from dire_plug.executors.jobs import Job, Submitted
-from dire_plug.store.lease import read_holder
+from dire_plug.store.lease import read_holder, started_at
 from dire_plug.store.units import Unit
 
 
@@ -32,7 +32,11 @@ def cancel_jobs(found: Sequence[tuple[Job, Unit]], ids: Mapping[str, Submitted])
             yield f"{unit.label} has ended by itself"
         elif not holder.is_here():
             yield f"not cancelled: {unit.label}: it is made by {holder}; cancel it there"
-        elif not holder.is_dead():
+        elif holder.pid == 1 or holder.started is None:
+            yield f"not cancelled: {unit.label}: {job.lease} doesn't say for certain which process; end it by hand"
+        elif started_at(holder.pid) != holder.started:
+            yield f"{unit.label} has ended by itself"
+        else:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(holder.pid, signal.SIGTERM)
             yield f"cancelled {unit.label} ({holder})"

@@ -2,7 +2,8 @@
 
 A lease is renewed every 30 seconds from a thread, by touching its file. One that wasn't renewed for five minutes has
 expired, and whoever waits for it takes it over, whatever host, boot or PID namespace its holder was in: only times
-that the same file system gave are compared, never a clock of one machine with that of another. The lease of a process
+that the same file system gave are compared, never a clock of one machine with that of another. That file system's clock
+may have been set back, so one that a process sees unchanged for five minutes has expired too. The lease of a process
 that is known to have ended is taken over at once; that is known only within one PID namespace of one boot of a host.
 
 So a holder that was suspended, or cut off from the file system, for longer than that may come back while another works
@@ -227,7 +228,7 @@ def read_holder(path: Path) -> Holder | None:
 def holder(path: Path) -> str | None:
     """Return "process N on HOST" for the holder of a lease that hasn't expired, or None."""
     with contextlib.suppress(OSError):
-        if (found := _look(path)) and not found.is_dead() and not found.is_older(_now(path)):
+        if (found := _look(path)) and not _is_over(path, found, _now(path)):
             return found.who
     return None
 
@@ -239,7 +240,7 @@ def find_left(folder: Path) -> list[Path]:
     left, now = [], _now(folder / f".now{SUFFIX}") if there else None
     for path in there:
         with contextlib.suppress(OSError):
-            if (found := _look(path)) and (found.is_dead() or found.is_older(now)):
+            if (found := _look(path)) and _is_over(path, found, now):
                 left.append(path)
     return left
 
@@ -251,7 +252,7 @@ def remove_left(path: Path) -> None:
             return
         if found.holder is not None and path.name.endswith(found.holder.suffix):
             # nobody takes this one over: it is what a lease was to be linked to
-            if found.is_dead() or found.is_older(_now(path)):
+            if _is_over(path, found, _now(path)):
                 path.unlink()
         else:
             _break(path, wait=0, what=f"the lease {path}")
@@ -268,19 +269,33 @@ class _Found:
     def who(self) -> str:
         return str(self.holder or "a process that its lease doesn't name")
 
-    def is_dead(self) -> bool:
-        return self.holder is not None and self.holder.is_dead()
 
-    def is_older(self, now: float | None) -> bool:
-        """Return whether it has expired; where no file can be written that tells the time, it hasn't."""
-        return now is not None and now - self.renewed > EXPIRES
+def _is_over(path: Path, found: _Found, now: float | None) -> bool:
+    """Return whether a lease's holder is dead, or it wasn't renewed for too long, by its time or before our eyes.
+
+    Args:
+        now: the time on its file system; None where no file can be written there that tells it.
+    """
+    if found.holder is not None and found.holder.is_dead():
+        return True
+    if now is not None and now - found.renewed > EXPIRES:
+        return True
+    before, since = _seen.get(path, (None, 0.0))
+    if before != found:
+        _seen[path] = found, time.monotonic()
+        return False
+    return time.monotonic() - since > EXPIRES
+
+
+_seen: dict[Path, tuple[_Found, float]] = {}
+"""Lease of another → as this process saw it last, and since when, by its own clock."""
 
 
 def _acquire(path: Path, me: Holder, *, wait: float, what: str) -> None:
     began, pause, announced = time.monotonic(), FIRST_POLL, False
     while (attempt := _try(path, me)) is not None:
         found, now = attempt
-        if found.is_dead() or found.is_older(now):
+        if _is_over(path, found, now):
             _break(path, wait=wait, what=what)
             continue
         trouble = (
@@ -307,13 +322,13 @@ def _try(path: Path, me: Holder) -> tuple[_Found, float] | None:
 
 
 def _break(path: Path, *, wait: float, what: str) -> None:
-    """Remove the lease of a dead holder, or one that expired.
+    """Remove a lease that is over.
 
     Only the holder of `path.break` does, after a second look: another process may have taken it over since, and that
     lease must stay.
     """
     with hold(path.with_name(f"{path.name}.break"), wait=max(wait, BREAKING), what=what):
-        if (found := _look(path)) and (found.is_dead() or found.is_older(_now(path))):
+        if (found := _look(path)) and _is_over(path, found, _now(path)):
             path.unlink()
             if found.holder is not None:
                 path.with_name(f"{path.name}{found.holder.suffix}").unlink(missing_ok=True)
@@ -373,8 +388,11 @@ def _parse(text: str) -> Holder | None:
         found = Holder(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
         return None
-    known = isinstance(found.pid, int) and isinstance(found.host, str) and isinstance(found.use, str)
-    return found if known and "/" not in found.suffix else None
+    texts = isinstance(found.host, str) and isinstance(found.use, str) and isinstance(found.started, str | None)
+    # 0 and below are groups of processes, and True is the number 1
+    whole = texts and type(found.pid) is int and found.pid > 0
+    # the suffix is part of a file's name, and shown
+    return found if whole and "/" not in found.suffix and found.suffix.isprintable() else None
 
 
 class _Renewals:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from support.small_run import native, write_recipe
 
 from dire_plug.executors.jobs import Job, Submitted, find_job, job_of, reporting
 from dire_plug.pipeline.work_units import plan_units
+from dire_plug.store.lease import Holder, started_at
 from dire_plug.store.units import Unit
 
 WORK = "import sys; from pathlib import Path; from dire_plug.executors.slurm import make_in_job; " + (
@@ -113,3 +116,40 @@ def test_a_job_is_found_by_the_beginning_of_its_name(bare_home: Path, recipe: Pa
 def test_cancelling_needs_a_name_or_all(bare_home: Path, cli: Cli) -> None:
     assert cli("jobs", "cancel").code == 2
     assert "none of them" in cli("jobs", "cancel", "--all").out
+
+
+SIGNALLED: dict[str, tuple[dict[str, object], bool]] = {
+    "as it is": ({}, True),
+    "all processes": ({"pid": -1, "started": None}, False),
+    "its group": ({"pid": 0, "started": None}, False),
+    "the first process": ({"pid": 1, "started": started_at(1)}, False),
+    "True": ({"pid": True}, False),
+    "no start": ({"started": None}, False),
+    "another start": ({"started": "1"}, False),
+}
+"""What a lease says instead of the truth, and whether its process is signalled."""
+
+
+@pytest.mark.parametrize(("changed", "is_signalled"), list(SIGNALLED.values()), ids=list(SIGNALLED))
+def test_cancelling_signals_the_process_that_took_the_lease_and_no_other(
+    bare_home: Path,
+    recipe: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: Mapping[str, object],
+    is_signalled: bool,
+) -> None:
+    signalled: list[tuple[int, int]] = []
+    job = written(unit := teacher(recipe))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        named = {**asdict(Holder.here()), "pid": process.pid, "started": started_at(process.pid), **changed}
+        with reporting(job, unit):
+            job.lease.write_text(json.dumps(named))
+            # 0 asks whether a process is there
+            monkeypatch.setattr(os, "kill", lambda *given: signalled.append(given) if given[1] else None)
+            answer = cli("jobs", "cancel", "--all")
+        monkeypatch.undo()
+        process.communicate(b"\n")
+    assert answer.code == 0
+    assert signalled == ([(process.pid, signal.SIGTERM)] if is_signalled else [])
+    assert answer.out.startswith("cancelled ") is is_signalled

@@ -247,7 +247,22 @@ def test_elsewhere_a_lease_is_taken_over_when_it_expired_and_not_before(path: Pa
     assert list(path.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x", "host": "y"}', '{"host": "y"}', "\x00"])
+def naming(**changed: object) -> str:
+    return json.dumps({**asdict(Holder.here()), "started": None, **changed})
+
+
+UNNAMED = ["", "{", "[]", '{"pid": "x", "host": "y"}', '{"host": "y"}', "\x00"]
+UNNAMED += [
+    naming(pid=-1),
+    naming(pid=0),
+    naming(pid=True),
+    naming(started=1),
+    naming(host="a\0b"),
+    naming(use="\x1b[2J"),
+]
+
+
+@pytest.mark.parametrize("content", UNNAMED)
 def test_a_lease_that_names_nobody_is_taken_over_when_it_expired(path: Path, content: str) -> None:
     path.write_text(content)
     words = "the run x is held by a process that its lease doesn't name; wait "
@@ -258,6 +273,22 @@ def test_a_lease_that_names_nobody_is_taken_over_when_it_expired(path: Path, con
     expire(path)
     with hold(path, what="x"):
         assert pid_in(path) == os.getpid()
+
+
+def test_a_lease_dated_in_the_future_is_taken_over_when_it_was_seen_unchanged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path, replace(Holder.here(), host="another"))
+    future = path.stat().st_mtime + 86_400
+    monkeypatch.setattr(leases, "EXPIRES", 0.4)
+    for moment in (future, future + 1):  # the second time it was renewed in between
+        os.utime(path, (moment, moment))
+        with pytest.raises(RunBusyError), hold(path, wait=0.2, what="x"):
+            pass
+        time.sleep(0.3)
+    with hold(path, wait=60, what="x"):
+        assert pid_in(path) == os.getpid()
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_holder_in_another_pid_namespace_is_judged_by_age_alone(path: Path, start: Any) -> None:
