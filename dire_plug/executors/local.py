@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -26,14 +25,12 @@ from dire_plug import ui
 from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError, RunBusyError
 from dire_plug.executors.jobs import BLOCKED, Job, job_of
+from dire_plug.executors.local_worker import PATIENCE
 from dire_plug.executors.settings import ExecutorSettings
-from dire_plug.executors.worker import Stopped, stopping, work
 from dire_plug.store.lease import holder
 from dire_plug.store.units import Unit, waits_for
 from dire_plug.upstream.runner import python_path, visible_gpus
 
-PATIENCE = 10.0
-"""Seconds that a process gets to end by itself when it is told to stop."""
 LOOK_AGAIN = 2.0
 """Seconds after which a unit is tried again that another command was making."""
 
@@ -116,7 +113,7 @@ class _Worker:
         replies_read, replies_write = os.pipe()
         self._process = subprocess.Popen(
             # -P: a module in the current folder must not stand in for one of the same name
-            [sys.executable, "-P", "-m", "dire_plug.executors.local", str(replies_write)],
+            [sys.executable, "-P", "-m", "dire_plug.executors.local_worker", str(replies_write)],
             env=os.environ
             | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(python_path())}
             | gpus_of(slot, gpus),
@@ -206,26 +203,5 @@ def gpus_of(slot: int, count: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(visible[first : first + count])}
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Make the unit of each job folder that is named on a line of standard input; reply with its exit code."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    with os.fdopen(int(arguments[0]), "w", buffering=1) as replies, stopping():
-        for line in sys.stdin:
-            print(work(Job(Path(line.strip())), wait=False), file=replies)
-    return 0
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, however it did."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _end(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(Stopped):
-        sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,10 @@
 """Units of work, and local processes that make them: the bits of one process, failures named, nothing made twice."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,17 +12,30 @@ from pathlib import Path
 import pytest
 import torch
 from support.cli import Cli
-from support.small_run import forget, native, only_run, outcome, read_rows, run_folders, when_made, write_recipe
+from support.small_run import (
+    PROGRAM,
+    forget,
+    native,
+    only_run,
+    outcome,
+    read_rows,
+    run_folders,
+    wait_until,
+    when_made,
+    write_recipe,
+)
 
 from dire_plug.acceleration import find_able
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
+from dire_plug.executors.jobs import list_jobs
 from dire_plug.executors.settings import ExecutorSettings
 from dire_plug.files import format_bytes
 from dire_plug.pipeline import Request, run_arm
 from dire_plug.pipeline.rates import find_rate
 from dire_plug.pipeline.unit_costs import plan_costs
 from dire_plug.pipeline.work_units import plan_units
+from dire_plug.store.lease import started_at
 from dire_plug.store.units import Unit, waits_for
 
 
@@ -142,6 +159,30 @@ def test_local_processes_make_the_bits_of_one(
     assert found["local"] == found["inline"]
     assert made.items() <= when_made(tmp_path / "local").items()  # running them afterwards made nothing again
     assert "units of work in 2 processes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["as they start", "as they work"])
+def test_the_processes_of_a_killed_command_end_too(bare_home: Path, tmp_path: Path, when: str) -> None:
+    long = {"epochs": 100_000}
+    recipe = write_recipe(tmp_path / "long.yaml", {"squeeze": {"teacher": long, "independent": long}})
+    line = ("run", "sre2l", "--recipe", recipe, "--engine", "native", "--executor", "local", "--jobs", "2")
+    command = [sys.executable, "-c", PROGRAM, *map(str, line)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            # the file tells the pid as soon as the process runs
+            workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            wait_until(lambda: len(workers.read_text().split()) == 2)
+            pids = list(map(int, workers.read_text().split()))
+            if when == "as they work":
+                wait_until(lambda: sum(job.progress().get("done", 0) > 0 for job in list_jobs()) == 2)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(started_at, pids)), seconds=20)
+    assert [job.progress()["why"] for job in list_jobs() if job.progress()] == (
+        ["SIGTERM: told to end"] * 2 if when == "as they work" else []
+    )
+    assert not list(bare_home.rglob("unit.lease"))
 
 
 @pytest.mark.slow
