@@ -105,6 +105,7 @@ def group(verbose: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exit 0 on success, 1 on failure, 2 on bad input, 75 if busy, 130 when interrupted."""
+    ui.prepare_streams()
     try:
         # standalone_mode would print errors and exit by click's own rules
         sys.exit(group.main(arguments, prog_name="dire-plug", standalone_mode=False) or 0)

@@ -1,5 +1,6 @@
 """Define the errors that a user may see, with their exit codes."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from textwrap import fill
@@ -99,3 +100,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     folded = {one.casefold(): one for one in known}
     close = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     return f" (did you mean '{folded[close[0]]}'?)" if close else ""
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What would act on a terminal, or be no text for it; a stranger's file may hold it."""
+
+
+def printable(text: str) -> str:
+    """Escape control characters, and bytes that aren't UTF-8, which a file's name may have, as in `\\udcff`."""
+    return _CONTROL.sub(lambda one: f"\\u{ord(one[0]):04x}", text)

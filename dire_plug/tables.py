@@ -20,6 +20,8 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from dire_plug.errors import printable
+
 LONG_WORD = 24
 """Longer words of prose, such as paths, may be broken on a terminal; numbers are shorter."""
 PIPED = 120
@@ -100,9 +102,7 @@ class Table:
         """
         if len(cells) > len(self._columns):
             raise ValueError(f"{len(cells)} cells for {len(self._columns)} columns")
-        # file names may hold bytes that aren't UTF-8, which no terminal prints
-        cells = tuple(cell.encode("utf-8", "backslashreplace").decode() for cell in cells)
-        padded = [*cells, *[""] * (len(self._columns) - len(cells))]
+        padded = [*map(printable, cells), *[""] * (len(self._columns) - len(cells))]
         for column, cell in zip(self._columns, padded, strict=True):
             column.cells.append(with_minus(cell) if column.kind == "number" else cell)
         self._styles.append(style)

@@ -1,18 +1,23 @@
 """Print messages and results, and show progress: bars on a terminal, otherwise lines."""
 
+import codecs
 import contextlib
 import io
 import statistics
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from json import dumps
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+from dire_plug.errors import printable
 
 Advance = Callable[..., None]
 """Called with the number of finished units, and by keyword the values to show beside the bar."""
@@ -22,7 +27,39 @@ Follow = Callable[[str, int, int], None]
 WIDE = 100_000
 """A width that no table exceeds, in columns."""
 
-_console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+_PLAIN = {"−": "-", "–": "-", "—": "-", "─": "-", "±": "+-", "·": ".", "×": "x", "→": "->", "≤": "<=", "≥": ">="}
+_PLAIN |= {"λ": "lambda", "∂": "d", "τ": "tau", "“": '"', "”": '"', "‘": "'", "’": "'"}
+
+
+def _put_plainly(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that a stream's encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+
+    def plain(one: str) -> str:
+        known = _PLAIN.get(one) or unicodedata.normalize("NFKD", one).encode("ascii", "ignore").decode()
+        return known or one.encode("ascii", "backslashreplace").decode()
+
+    return "".join(map(plain, error.object[error.start : error.end])), error.end
+
+
+def prepare_streams() -> None:
+    """Let the standard streams take any text, whatever their encoding."""
+    codecs.register_error("plainly", _put_plainly)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plainly")
+
+
+class _Console(Console):
+    """A console on which no text is a command."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does, with control characters shown; rich's own come apart from text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+_console = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 _verbose = False
 _json = False
 _said: set[str] = set()
@@ -76,7 +113,7 @@ def _wrapped(text: str) -> str:
 
     So a path can be copied from it, and a file has one line a message.
     """
-    text = _printable(text)
+    text = printable(text)
     if not _console.is_terminal:
         return text
     return "\n".join(
@@ -85,18 +122,13 @@ def _wrapped(text: str) -> str:
     )
 
 
-def _printable(text: str) -> str:
-    """Escape bytes that aren't UTF-8, which a file's name may have, as in `\\udcff`."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def result(*contents: RenderableType, data: Callable[[], Any]) -> None:
     """Print a command's result: what people read, or with `--json` its data, which are made only then."""
     if _json:
         if _shown is not None:
             _shown.extend(contents)
         # not by the console, which would print escapes for a terminal
-        sys.stdout.write(_printable(dumps(data(), indent=2, ensure_ascii=False, default=str)) + "\n")
+        sys.stdout.write(printable(dumps(data(), indent=2, ensure_ascii=False, default=str)) + "\n")
         return
     for content in contents:
         show(content)
@@ -121,9 +153,9 @@ def show(content: RenderableType) -> None:
     """
     if _shown is not None:
         _shown.append(content)
-    console = Console(stderr=_json, highlight=False, markup=False, emoji=False)
+    console = _Console(stderr=_json, highlight=False, markup=False, emoji=False)
     if isinstance(content, str):
-        console.print(_printable(content), soft_wrap=True)
+        console.print(printable(content), soft_wrap=True)
     elif console.is_terminal:
         console.print(content, crop=False)
     else:
@@ -133,7 +165,7 @@ def show(content: RenderableType) -> None:
 def to_text(content: RenderableType) -> str:
     """Return tables as plain lines, without blanks at their ends."""
     file = io.StringIO()
-    Console(file=file, width=WIDE, color_system=None, highlight=False, markup=False, emoji=False).print(content)
+    _Console(file=file, width=WIDE, color_system=None, highlight=False, markup=False, emoji=False).print(content)
     return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
 
 

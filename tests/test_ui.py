@@ -87,3 +87,37 @@ def test_a_command_leaves_no_option_behind_in_its_process(cli: Cli, capfd: pytes
     assert not ui.is_verbose()
     ui.show("a line")
     assert capfd.readouterr().out == "a line\n"
+
+
+HOSTILE = "a\x1b]0;title\x07b\x9b31mc\u202ed\rz"
+SHOWN = "a\\u001b]0;title\\u0007b\\u009b31mc\\u202ed\\u000dz"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_strangers_text_is_no_command_for_the_terminal(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    table = Table("name")
+    table.add_row(HOSTILE)
+    for show in (ui.say, ui.show, lambda text: ui.show(table), lambda text: ui.result(data=lambda: {"name": text})):
+        show(HOSTILE)
+        ui.configure(json=show is ui.show)
+    ui.configure(json=False)
+    printed = stream.getvalue()
+    assert "".join(printed.split()).count(SHOWN) >= 3
+    assert not {"\x1b]", "\x07", "\x9b", "\u202e", "\r"} & {part for part in ("\x1b]", *printed) if part in printed}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_stream_of_another_encoding_gets_plain_characters(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    ui.prepare_streams()
+    ui.show("+0.6 ± 1.4 − λ·∂term → é 画")
+    stream.flush()
+    text = stream.buffer.getvalue().decode(encoding)
+    wanted = "+0.6 ± 1.4 - lambda·dterm -> é \\u753b\n"
+    if encoding == "ascii":
+        wanted = wanted.replace("±", "+-").replace("·", ".").replace("é", "e")
+    assert text == wanted
