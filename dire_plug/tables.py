@@ -1,8 +1,8 @@
 """Lay out tables for the terminal so that no number is ever cut, however narrow the terminal is.
 
-A table that is too wide is shown as several, one below another, each with the labels again. Words of prose are wrapped
-first, where a table has any. Nothing is cut off: where not even one column fits beside its labels, the terminal breaks
-the line.
+A table that is too wide is shown as several, one below another, each with the labels again. Words of prose and labels
+are wrapped first, where that keeps it one. Nothing is cut off: where not even one column fits beside its labels, the
+terminal breaks the line.
 """
 
 from __future__ import annotations
@@ -155,14 +155,26 @@ class Table:
         return [*(column.natural for column in labels), *(column.whole for column in others)]
 
     def _least(self, width: int) -> list[int]:
-        """Return the least width of each column; labels are wrapped only where no column fits beside them."""
+        """Return the least width of each column; labels are wrapped only if else the table, or a part, doesn't fit."""
         if _total(whole := self._whole()) <= width:
             return whole
         least = [column.least for column in self._columns]
         labels, others = whole[: self._labels], least[self._labels :]
+        if _total(least) <= width < _total([*labels, *others]):
+            return least
         return [*labels, *others] if _total([*labels, max(others, default=0)]) <= width else least
 
     def _split(self, least: Sequence[int], width: int) -> list[list[int]]:
+        """Return the numbers of the columns of each part, labels first: few parts, and none much wider than another."""
+        parts = self._fill(least, width)
+        # at a smaller width, the same number of parts is more even
+        for narrower in range(width - 1, 0, -1) if len(parts) > 1 else ():
+            if len(found := self._fill(least, narrower)) > len(parts):
+                break
+            parts = found
+        return parts
+
+    def _fill(self, least: Sequence[int], width: int) -> list[list[int]]:
         """Return the numbers of the columns of each part: the labels, and as many others as fit."""
         labels = list(range(self._labels))
         parts: list[list[int]] = []

@@ -4,6 +4,7 @@ import contextlib
 import io
 import statistics
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from json import dumps
@@ -49,7 +50,7 @@ def is_verbose() -> bool:
 
 def say(message: str) -> None:
     """Print one line of progress on the standard error stream."""
-    _console.print(_printable(message))
+    _console.print(_wrapped(message))
 
 
 def say_once(message: str, *, say: Callable[[str], None] = say) -> None:
@@ -67,7 +68,21 @@ def detail(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning."""
-    _console.print(_printable(f"warning: {message}"), style="yellow")
+    _console.print(_wrapped(f"warning: {message}"), style="yellow")
+
+
+def _wrapped(text: str) -> str:
+    """Return a text whose lines end between words on a terminal; what is longer than a line is the terminal's to break.
+
+    So a path can be copied from it, and a file has one line a message.
+    """
+    text = _printable(text)
+    if not _console.is_terminal:
+        return text
+    return "\n".join(
+        textwrap.fill(line, _console.width, break_long_words=False, break_on_hyphens=False) or line
+        for line in text.splitlines()
+    )
 
 
 def _printable(text: str) -> str:

@@ -58,6 +58,17 @@ def test_a_terminal_breaks_lines_itself_so_that_a_path_can_be_copied(monkeypatch
     assert stream.getvalue() == f"run folder: {PATH}\n"
 
 
+def test_a_terminal_s_messages_are_broken_between_words_and_a_path_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    ui.warn(f"a message of more words than fit one line names {PATH}")
+    ui.say("a " * 30 + "\nb")
+    assert stream.getvalue().splitlines() == [
+        *("warning: a message of more words than", "fit one line names", PATH),
+        *(" ".join("a" * 20), " ".join("a" * 10), "b"),
+    ]
+
+
 def test_on_a_narrow_terminal_no_cell_loses_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
     for content in (make_table(), Group(make_table())):
         stream = Terminal()
