@@ -38,7 +38,10 @@ ROWS = (
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ALLOWED = {("files", "errors"), ("home", "files"), ("ui", "errors"), ("tables", "errors")}
-"""In the bottom row `files` may raise errors, `home` expand paths, and what prints make text printable; DESIGN.md lets `bridge` import `synthesis`."""
+"""In the bottom row `files` may raise errors, `home` expand paths, and what prints make text printable.
+
+DESIGN.md lets `bridge` import `synthesis`.
+"""
 
 
 def _entry(path: Path) -> str:

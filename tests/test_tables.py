@@ -80,7 +80,7 @@ def test_what_does_not_fit_stands_below_with_the_labels_again() -> None:
     assert sum(line.startswith(" real reference ") for line in lines) == 3
 
 
-def test_a_table_of_several_seeds_fits_80_columns_or_is_cut_evenly() -> None:
+def test_at_80_columns_a_table_is_one_or_no_column_stands_alone() -> None:
     cells = ("30.8 ± 0.2", "30.8 ± 0.0", "6.84 ± 0.02", "+1.75 ± 0.02", "−0.011 ± 0.076")
     for first, headers in {"1.1 ± 0.0": [[*HEADERS]], "+10.2 ± 13.6": [[*HEADERS[:3]], [*HEADERS[3:]]]}.items():
         table = Table("arm")
