@@ -110,7 +110,8 @@ def test_the_model_gives_upstreams_command_line_back() -> None:
     given = {"lambda": 0.5, "copy": "x", "no-flag": True, "wb": True, "size": 64, "mode": "a", "several": ["y", "z"]}
     flags = model_of(EVERY_KIND).model_validate(given)
     assert " ".join(to_arguments(flags)) == (
-        '--workers 4 --lr 1.0 --r-bn 0.05 --name a "b" --no-flag --several y z --wb --mode a --size 64 --lambda 0.5 --copy x'
+        '--workers 4 --lr 1.0 --r-bn 0.05 --name a "b" --no-flag --several y z --wb --mode a --size 64 --lambda 0.5 '
+        "--copy x"
     )
 
 
