@@ -275,7 +275,7 @@ def test_a_lease_that_names_nobody_is_taken_over_when_it_expired(path: Path, con
         assert pid_in(path) == os.getpid()
 
 
-def test_a_lease_dated_in_the_future_is_taken_over_when_it_was_seen_unchanged(
+def test_a_lease_of_the_future_is_taken_over_when_it_stays_unchanged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(path, replace(Holder.here(), host="another"))

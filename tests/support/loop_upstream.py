@@ -176,13 +176,16 @@ class LoopAdapter(PlannedAdapter):
     def write_inputs(self, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
         """Write the weights of the script's own networks, of which the last layers are the teachers'."""
         generator = torch.Generator().manual_seed(0)
-        shapes = {"1.weight": (256, 192), "1.bias": (256,), "3.bias": (4,)}
+        shapes = {"1.weight": (256, 192), "1.bias": (256,)}
         weights = {name: torch.randn(shape, generator=generator) / 8 for name, shape in shapes.items()}
-        heads = {key: head_of(one.model).weight for key, one in script_inputs.teachers.items()}
+        heads = {
+            key: {f"3.{name}": one for name, one in head_of(network.model).state_dict().items()}
+            for key, network in script_inputs.teachers.items()
+        }
         # a committee's networks are not in the recipe's order
         first, other = ("second", "teacher") if len(heads) > 1 else ("teacher", "teacher")
-        torch.save({**weights, "3.weight": heads[first]}, inputs.folder / "weights.pt")
-        torch.save({**weights, "3.weight": heads[other]}, inputs.folder / "weights.pt-second")
+        torch.save(weights | heads[first], inputs.folder / "weights.pt")
+        torch.save(weights | heads[other], inputs.folder / "weights.pt-second")
 
     def invocation(self, inputs: LoopInputs) -> Invocation:
         """Return the command line."""

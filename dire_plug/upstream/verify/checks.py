@@ -191,6 +191,13 @@ def check_calls(events: Sequence[Event], wanted: ExpectedRun) -> list[str]:
     ]
     if "watch" in wanted.calls and not _comes_before(events, "watch", wanted.loss):
         problems.append(f"bridge.watch isn't called before the first bridge.{wanted.loss}")
+    if foreign := next((event for event in events if event.get("foreign")), None):
+        first, *others = foreign["foreign"]
+        problems.append(
+            f"bridge.watch: {1 + len(others)} of {foreign['parameters']} parameters of the network aren't the "
+            f"teacher's, the first {first}: the script may have loaded another file, or a part of this one "
+            "(strict=False), whose names write_inputs must then change"
+        )
     if "order" in wanted.calls and (found["order"] != 1 or not _comes_before(events, "order", "labels")):
         problems.append(f"bridge.order must be called once, before the first slot; it is called {found['order']} times")
     # a run that is stopped may end between the two calls

@@ -61,7 +61,8 @@ def observe(
     Args:
         settings: "folder", which gets `calls.jsonl` and a file of gradients for each optimiser step; "frozen": whether
             optimisers get the learning rate 0; "start": whether the test term answers with start images where the
-            adapter doesn't; "heads": the digest of each teacher's last layer → its key.
+            adapter doesn't; "heads": the digest of each teacher's last layer → its key; "weights": that of each
+            parameter of the teachers → its shape.
         tree: of the script, by which lines are named.
         synthesis: a `RunningSynthesis` with the test term, or None for an unpatched script.
         spec: what the synthesis was made from: `SynthesisSpec` as JSON.
@@ -76,7 +77,7 @@ def observe(
             file = stack.enter_context((folder / CALLS).open("w", encoding="utf-8", buffering=1))
             calls = _Calls(
                 steps,
-                KeptEmbeddings(spec, heads=settings["heads"]),
+                KeptEmbeddings(spec, heads=settings["heads"], weights=settings["weights"]),
                 synthesis.plugin(PROBE),
                 answers=settings["start"],
                 emit=lambda event: file.write(json.dumps(event) + "\n"),
@@ -243,7 +244,12 @@ def head_of(network: nn.Module) -> nn.Linear:
 
 def digest_head(network: nn.Module) -> str:
     """Return the sha256 of a network's last layer, which tells it from others."""
-    return hash_tensor(head_of(network).weight.float())
+    return digest_weight(head_of(network).weight)
+
+
+def digest_weight(weight: Tensor) -> str:
+    """Return the sha256 of a parameter, whatever its precision."""
+    return hash_tensor(weight.detach().float())
 
 
 @dataclass(frozen=True)
@@ -262,11 +268,15 @@ class KeptEmbeddings:
 
     Attributes:
         told_apart: whether each of several watched networks was known by its last layer, and not by its place.
+        foreign: parameters of the watched networks, by name, that have a teacher's shape and no teacher's values.
     """
 
-    def __init__(self, spec: Mapping[str, Any], *, heads: Mapping[str, str]) -> None:
-        """Take the synthesis's specification as JSON, and the digest of each teacher's last layer → its key."""
+    def __init__(
+        self, spec: Mapping[str, Any], *, heads: Mapping[str, str], weights: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Take the synthesis's specification as JSON, and of the teachers what `observe` gets."""
         self._names, self._files, self._heads = list(spec["networks"]), spec["real"], heads
+        self._known, self.foreign = weights, list[str]()
         embedder = spec["embedder"]
         self._latest: dict[int, Tensor] = {}
         self._shown: list[tuple[Tensor, Tensor]] = []
@@ -296,6 +306,9 @@ class KeptEmbeddings:
             for number, one in enumerate(networks)
         ]
         self.weights = [weight for one in networks for weight in one.parameters()]
+        shapes = {tuple(shape) for shape in self._known.values()}
+        named = [pair for one in networks for pair in one.named_parameters() if tuple(pair[1].shape) in shapes]
+        self.foreign = [name for name, weight in named if digest_weight(weight) not in self._known]
 
     def _keep(self, number: int, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if inputs[0].requires_grad:  # a verifier's forward pass has no graph
@@ -447,6 +460,7 @@ class _Calls:
         if name == "watch":
             self._kept.watch(*args)
             seen["told_apart"] = self._kept.told_apart
+            seen["foreign"], seen["parameters"] = self._kept.foreign, len(self._kept.weights)
         if name == "in_use":
             self._in_use = answer
         return answer

@@ -28,7 +28,7 @@ from dire_plug.upstream.forks import Runner
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.preparations import run_preparation
 from dire_plug.upstream.trace import TRACE
-from dire_plug.upstream.verify.observe import digest_head, head_of
+from dire_plug.upstream.verify.observe import digest_head, digest_weight, head_of
 
 SEED = 0
 PASSES = "passes"
@@ -269,13 +269,17 @@ def write_job(
         trace=folder / TRACE,
         stop_after_steps=setup.steps,
         optimized=setup.adapter.scripts[setup.case.recover["script"]].optimized,
-        observed=None if observed is None else {"folder": str(folder), "heads": _heads(setup), **observed},
+        observed=None if observed is None else {"folder": str(folder), **_identities(setup), **observed},
     )
 
 
-def _heads(setup: Setup) -> dict[str, str]:
-    """Return the digest of each teacher's last layer → its key: by what a network is, not by what a patch says."""
-    return {digest_head(one.model): key for key, one in setup.script_inputs.teachers.items()}
+def _identities(setup: Setup) -> dict[str, Any]:
+    """Return what tells the teachers' networks from others: by what a network is, not by what a patch says."""
+    teachers = {key: one.model for key, one in setup.script_inputs.teachers.items()}
+    return {
+        "heads": {digest_head(model): key for key, model in teachers.items()},
+        "weights": {digest_weight(one): list(one.shape) for model in teachers.values() for one in model.parameters()},
+    }
 
 
 def describe_synthesis(

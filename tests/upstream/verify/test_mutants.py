@@ -37,6 +37,7 @@ from dire_plug.scaffold.package import Published, new_method
 from dire_plug.synthesis import running
 from dire_plug.synthesis.embeddings import Embeddings, PenultimateHook
 from dire_plug.synthesis.terms import LateTerms, Terms
+from dire_plug.types import LoopInputs, ScriptInputs
 from dire_plug.upstream.source.patching import make_patch, read_patch
 from dire_plug.upstream.source.vendor import require_vendored, unpatched_copy, vendor
 from dire_plug.upstream.verify.verify import ScriptVerdict, verify
@@ -100,6 +101,20 @@ def test_a_patch_that_is_right_passes_every_check(verified: Any) -> None:
     assert verdict.answers == ("start", "plan", "names")
     assert verdict.cut == "resumes, batches apart"
     assert (verdict.steps, verdict.files) == (4, 4)
+
+
+def test_a_network_that_got_a_part_of_the_teachers_weights_is_found(
+    verified: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_part(self: LoopAdapter, inputs: LoopInputs, script_inputs: ScriptInputs) -> None:
+        write_inputs(self, inputs, script_inputs)
+        weights = torch.load(path := inputs.folder / "weights.pt")
+        torch.save(weights | {"3.bias": weights["3.bias"] + 1}, path)
+
+    write_inputs = LoopAdapter.write_inputs
+    monkeypatch.setattr(LoopAdapter, "write_inputs", write_part)
+    (problem, *_) = verified(INSERTIONS).problems["calls"]
+    assert problem.startswith("bridge.watch: 1 of 4 parameters of the network aren't the teacher's, the first 3.bias: ")
 
 
 def change_line(call: str, old: str, new: str) -> dict[int, list[str]]:
