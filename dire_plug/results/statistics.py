@@ -64,8 +64,10 @@ class Difference:
     means: tuple[float, float]
 
     def rounded(self, digits: int) -> float:
-        """Return the difference of the means as they are printed."""
-        # 96.94 − 96.39 is .55, but beside 96.9 and 96.4 a reader expects .5
+        """Return the difference as it is printed: of one pair, that of the two values as they are printed."""
+        # 96.94 − 96.39 is .55, but beside 96.9 and 96.4 a reader expects .5; with its interval .02 ± .01 isn't .1
+        if self.half_width is not None:
+            return self.mean
         return round(self.means[0], digits) - round(self.means[1], digits)
 
 

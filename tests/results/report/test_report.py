@@ -250,7 +250,7 @@ def test_every_arm_with_a_term_is_paired_with_control_by_itself(runs: list[Repor
     controls = [run for run in runs if run.arm == "control"]
     (found,) = group([*controls, energy, *other])  # control has two seeds, energy one, and dire none
     lines = make_notes(found)
-    assert "energy − control: paired by seed, the difference of the rounded means" in lines
+    assert "energy − control: paired by seed, the difference of the printed values" in lines
     few = "below 5 pairs a difference says little; take more --seeds"
     assert f"n = 1: {few}" in lines
     assert "regrouped: differs from control in more than its term, so no difference is formed" in lines
