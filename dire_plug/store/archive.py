@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,6 +42,7 @@ from dire_plug.store.artefacts import (
 from dire_plug.store.cleaning import KINDS, read_entries, with_inputs
 from dire_plug.store.lease import hold
 from dire_plug.store.runs import ARTEFACTS, METRICS, RunFolder
+from dire_plug.store.schema import Record, Sha256, find_misfit, tell_first
 
 FORMAT, VERSION = "dire-plug artefacts", 1
 CARD, README = "card.json", "README.md"
@@ -55,7 +56,6 @@ OUTCOMES = ("imported", "replaced", "the same", "kept ours", "left out")
 """The outcomes of importing an entry."""
 TAKEN = OUTCOMES[:2]
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -102,20 +102,6 @@ class Card(_Strict):
     runs: dict[str, CardRun]
     entries: dict[str, CardEntry]
     missing: list[str]
-
-
-class _Record(BaseModel):
-    """entry.json, as far as it is checked."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    kind: str
-    decided_by: dict[str, Any]
-    inputs: dict[str, str]
-    made_from: dict[str, str]
-    files: dict[str, Sha256]
-    content: Sha256
-    made: dict[str, Any]
 
 
 # Writing.
@@ -395,7 +381,7 @@ def _check_members(archive: Path, tar: tarfile.TarFile) -> tuple[Card, dict[str,
 def _read_card(archive: Path, content: bytes) -> Card:
     try:
         parsed = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DirePlugError(f"{archive}: {CARD} cannot be read as JSON: {error}") from error
     if not isinstance(parsed, dict) or parsed.get("format") != FORMAT:
         raise DirePlugError(f"{archive}: is no archive of `dire-plug export`: {CARD} names another format")
@@ -421,9 +407,7 @@ def _parse(model: type[Model], content: bytes, where: str) -> Model:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = ".".join(map(str, first["loc"]))
-        raise DirePlugError(f"{where}: {location}: {first['msg']}; the file was damaged or edited") from error
+        raise DirePlugError(f"{where}: {tell_first(error)}; the file was damaged or edited") from error
 
 
 def _is_safe(name: str) -> bool:
@@ -442,11 +426,11 @@ def _read_json(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> 
 
 def _read_record(
     archive: Path, tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], card: Card, name: str
-) -> _Record:
+) -> Record:
     """Return entry.json of an entry; raise where it isn't what the entry's name and the card say."""
     entry = card.entries[name]
     content = _read_json(archive, tar, members[f"{ENTRIES}/{name}/{ENTRY}"])
-    record = _parse(_Record, content, f"{archive}: {name}: {ENTRY}")
+    record = _parse(Record, content, f"{archive}: {name}: {ENTRY}")
     files = {file: facts.sha256 for file, facts in entry.files.items() if file != ENTRY}
     wrong = {
         "what decided it": name_of(record.kind, record.decided_by, record.inputs) != name,
@@ -462,7 +446,7 @@ def _read_record(
     return record
 
 
-def _decide(store: Path, card: Card, records: Mapping[str, _Record], *, replace: bool) -> list[Arrival]:
+def _decide(store: Path, card: Card, records: Mapping[str, Record], *, replace: bool) -> list[Arrival]:
     """Return the outcome planned for each entry, inputs first.
 
     An entry whose input has another content here would be made again anyway, so it is left out.
@@ -502,7 +486,7 @@ def _sound_content(entry: Path) -> str | None:
     if (record := read_entry(entry)) is None:
         return None
     with contextlib.suppress(OSError):
-        if hash_entry(entry) == record["content"]:
+        if hash_entry(entry) == record["content"] and find_misfit(entry) is None:
             return str(record["content"])
     return None
 
@@ -538,9 +522,11 @@ def _unpack(
                 f"{archive}: {name}/{file}: has another sha256 than its entry.json says; the file was damaged, and "
                 "nothing was imported"
             )
+    if (misfit := find_misfit(folder)) is not None:
+        raise DirePlugError(f"{archive}: {name}: doesn't hold what is read of it ({misfit}), and nothing was imported")
 
 
-def _publish(store: Path, work: Path, record: _Record, planned: Arrival, archive: Path) -> Arrival:
+def _publish(store: Path, work: Path, record: Record, planned: Arrival, archive: Path) -> Arrival:
     """Make what was unpacked an entry, unless the store has got one of this name in the meantime."""
     name, entry = planned.name, store / planned.name
     with hold(lease_of(store, name), wait=float("inf"), what=f"the store's entry {name}"):

@@ -24,18 +24,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dire_plug import ui
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, digest_file, make_folder, read_json, write_json
 from dire_plug.seeding import deterministic
 from dire_plug.store import provenance
 from dire_plug.store.lease import Lease, hold
+from dire_plug.store.schema import Record, find_misfit
 
 ENTRY = "entry.json"
 MADE_FROM = "made_from.json"
 """In a work folder: the contents of the inputs from which it was begun."""
-KEYS = {"kind", "decided_by", "inputs", "made_from", "files", "content", "made"}
-"""Of entry.json."""
 WORK, LEASES, JOBS = "work", "leases", "jobs"
 """Folders of the store that hold no entries: what is being made, by whom, and what executors were given."""
 LENGTH = 20
@@ -310,6 +311,8 @@ class Store:
                 return "was damaged, or edited"
         except OSError as error:
             return f"can't be read ({error.strerror})"
+        if (misfit := find_misfit(entry)) is not None:
+            return f"doesn't hold what is read of it ({misfit})"
         for one in artefact.inputs.values():
             now, then = self._recorded(one.name), recorded["made_from"].get(one.name)
             if now is not None and then is not None and now["content"] != then:
@@ -358,10 +361,10 @@ def read_entry(entry: Path) -> dict[str, Any] | None:
     """Return entry.json of an entry, or None where there is none that can be read."""
     if not (entry / ENTRY).is_file():
         return None
-    with contextlib.suppress(DirePlugError):
-        found = read_json(entry / ENTRY)
-        if isinstance(found, dict) and found.keys() >= KEYS:
-            return found
+    with contextlib.suppress(DirePlugError, ValidationError):
+        found: dict[str, Any] = read_json(entry / ENTRY)
+        Record.model_validate(found)
+        return found
     return None
 
 
@@ -379,7 +382,7 @@ def is_sound(root: Path, name: str) -> bool | None:
     if recorded is None:
         return False if (root / name).is_dir() else None
     try:
-        return hash_entry(root / name) == str(recorded["content"])
+        return hash_entry(root / name) == str(recorded["content"]) and find_misfit(root / name) is None
     except OSError:
         return False
 

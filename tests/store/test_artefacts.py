@@ -20,7 +20,8 @@ from dire_plug.pipeline import Request, plan_run, run_arm, with_data
 from dire_plug.pipeline.run import name_artefacts
 from dire_plug.stages.artefacts import name_inputs, name_networks, name_recovered, name_term_embeddings
 from dire_plug.store import provenance
-from dire_plug.store.artefacts import ENTRY, Artefact, Store, differences, link
+from dire_plug.store.archive import read_archive, write_archive
+from dire_plug.store.artefacts import ENTRY, Artefact, Store, differences, is_sound, link
 
 
 class Maker:
@@ -195,6 +196,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "was damaged, or edited",
     ),
     "a cut entry.json": (lambda entry: os.truncate(entry / ENTRY, 20), "has no readable entry.json"),
+    "a provenance of another form": (
+        lambda entry: write_json(
+            entry / ENTRY, {**read_json(entry / ENTRY), "made": {"versions": [], "hardware": None}}
+        ),
+        "has no readable entry.json",
+    ),
     "an entry.json of something else": (lambda entry: write_json(entry / ENTRY, []), "has no readable entry.json"),
 }
 
@@ -217,6 +224,34 @@ def test_damage_is_noticed_said_once_and_made_again(
     assert (entry / "inner" / "file").read_text() == "made"
     assert Store(tmp_path).find(one) == entry
     assert [path.name for path in entry.parent.iterdir()] == [entry.name]
+
+
+MISFITS = {
+    "network.json": ["{}", "[]", "null", '{"accuracy": 1e999, "judged": "test"}', "[" * 200_000],
+    "student.json": ['{"last": 1.0, "best": 1.0, "best_epoch": 1, "curve": [[1]]}'],
+    "diversity.json": ['{"real": {}}'],
+    "collapse.json": ['{"recognised": "x"}'],
+}
+
+
+@pytest.mark.parametrize(("file", "text"), [(file, text) for file, texts in MISFITS.items() for text in texts])
+def test_what_cannot_be_read_as_what_it_is_counts_as_damaged(
+    tmp_path: Path, file: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = network(text)
+
+    def make(folder: Path) -> None:
+        (folder / file).write_text(text)
+
+    Store(tmp_path / "store").ensure(one, make)
+    write_archive(tmp_path / "store", tmp_path / "a.tar", names=[one.name], runs={})
+    with pytest.raises(DirePlugError, match=rf"doesn't hold what is read of it \({file}: .*nothing was imported"):
+        read_archive(tmp_path / "other", tmp_path / "a.tar")
+    assert not list((tmp_path / "other").rglob(file))
+    assert is_sound(tmp_path / "store", one.name) is False
+    Store(tmp_path / "store").ensure(one, again := Maker())
+    assert again.calls == 1
+    assert f"{one.name} doesn't hold what is read of it ({file}: " in capsys.readouterr().err
 
 
 def test_an_entry_without_its_entry_json_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1120,6 +1120,10 @@ REFUSED: dict[str, tuple[Callable[[Members], Any], str]] = {
     "no card": (lambda found: found.pop(0), "its first file isn't card.json"),
     "nothing": (lambda found: found.clear(), "its first file isn't card.json"),
     "a card that is no JSON": (lambda found: replaced(found, "card.json", b"{"), "card.json cannot be read as JSON"),
+    "a card that nests too deep": (
+        lambda found: replaced(found, "card.json", b"[" * 200_000),
+        "card.json cannot be read as JSON",
+    ),
     "a card with something else": (edit_card(lambda card: card.update(more=1)), "card.json: more: "),
     "a card of another content": (
         edit_card(lambda card: card["entries"][NETWORK.name].update(content="0" * 64)),
