@@ -2,7 +2,7 @@
 
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -54,13 +54,15 @@ def describe(error: ValidationError, model: type[BaseModel], *, prefix: str = ""
     """Return one problem for each location that pydantic complains of; `prefix` is the dotted key of `model`."""
     problems: dict[str, Problem] = {}
     for found in error.errors(include_url=False):
-        keys, siblings, variants = _walk(model, found["loc"])
+        keys, siblings, variants, chosen, others = _walk(model, found["loc"])
         location = ".".join(filter(None, [prefix, *keys])) or "recipe"
         if variants and found["type"] in _NO_VARIANT:
             told = _variant_problems(found, variants, prefix=location)
         else:
             in_union = any(map(_is_union_tag, found["loc"]))
             message = _union_message(found) if in_union else _message(found, siblings)
+            if found["type"] == "extra_forbidden" and (having := _having(keys[-1], others)):
+                message = f"no key of {chosen}, but of {having}; take a copy of the recipe without it"
             told = [Problem(location, message)] if message else []
         for problem in told:
             problems.setdefault(problem.location, problem)  # each branch of a union complains; the first one is told
@@ -97,22 +99,25 @@ def with_path(problem: Problem, known: Iterable[str]) -> Problem:
 
 def _walk(
     model: type[BaseModel], location: Iterable[str | int]
-) -> tuple[list[str], list[str], dict[str, type[BaseModel]]]:
+) -> tuple[list[str], list[str], dict[str, type[BaseModel]], str, dict[str, type[BaseModel]]]:
     """Follow an error's location through a model; a tag of a variant chooses the model that the rest is followed in.
 
     Returns:
         The location without the tags that pydantic adds; the valid keys beside the last one, none where any key is; tag
-        → model, where the value is one of several models and a key of it says which.
+        → model, where the value is one of several models and a key of it says which; and, where the location leads
+        through such a value, its tag, and tag → model of the others.
     """
     current: Any = model
     variants: dict[str, type[BaseModel]] = {}
     keys: list[str] = []
     siblings: list[str] = []
+    chosen, others = "", dict[str, type[BaseModel]]()
     for part in location:
         if _is_union_tag(part):
             continue
         if part in variants:
-            current, variants = variants[str(part)], {}
+            chosen, others = str(part), variants
+            current, variants = others.pop(chosen), {}
         else:
             found = _model_in(current)
             fields = _fields(found) if found else {}
@@ -120,7 +125,13 @@ def _walk(
             siblings = list(fields)
             variants = _variants(fields[str(part)]) if part in fields else {}
             current = fields[str(part)].annotation if part in fields else _value_type(current)
-    return keys, siblings, variants
+    return keys, siblings, variants, chosen, others
+
+
+def _having(key: str, variants: Mapping[str, type[BaseModel]]) -> str:
+    """Return a variant that has a key, and whether others have it, in words; "" where none has."""
+    tags = [tag for tag, model in variants.items() if key in _fields(model)]
+    return f"{tags[0]}{' and others' if len(tags) > 1 else ''}" if tags else ""
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:

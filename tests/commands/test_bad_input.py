@@ -64,6 +64,10 @@ METHODS = "cda, cv-dd, delt, dm, dwa, edc, fadrm, g-vbsm, infer, lpld, mtt, sre2
         ),
         ("compare sre2l --arms contrl,dire", "no arm 'contrl' (did you mean 'control'?)"),
         ("run sre2l --set epochs", "--set epochs: expected KEY.KEY=VALUE, for example --set recover.flags.lr=0.1"),
+        (
+            "compare sre2l --set evaluate.protocol=hard-labels",
+            "padding: no key of hard-labels, but of on-the-fly and others; take a copy of the recipe without it",
+        ),
         ("run sre2l --set evaluate.epohcs=3", "evaluate.epohcs: unknown key (did you mean 'epochs'?) (from --set)"),
         ("run sre2l --set evaluate.epochs=no", "evaluate.epochs: must be a whole number (is 'no') (from --set)"),
         ("run sre2l --set evaluate.epochs=0", "evaluate.epochs: must be at least 1 (is 0) (from --set)"),
