@@ -12,6 +12,7 @@ import click
 from dire_plug import ui
 from dire_plug.commands.completion import offer_any_recipes
 from dire_plug.files import from_here
+from dire_plug.scaffold.kinds import ONE_OF_A_CLASS
 
 if TYPE_CHECKING:
     from dire_plug.types import Adapter
@@ -107,6 +108,8 @@ def method(
     if facts.packages:
         ui.show(f"      packages that it imports: {', '.join(facts.packages)}")
     ui.show(f"      taken for: {made.kind}")
+    if made.kind.passes == "one":
+        ui.show(f"      {ONE_OF_A_CLASS}")
     ui.show(f"next: {_install(folder)}")
     ui.show(f"      dire-plug verify {name}")
 

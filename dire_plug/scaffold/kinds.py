@@ -270,7 +270,7 @@ def adapter_parts(
         "plan_problem": "" if many else _PLAN_PROBLEM,
         "pass_arguments": _pass_arguments("PASS_END_FLAG" in own) if many else "",
         "file_name": "FILE_NAME.format(label=label, image=image)" if files else 'image_path(label, image, ".png")',
-        "arm": _REGROUPED if many else "  dire:\n    regularizers: {dire: {}}",
+        "arm": _REGROUPED if many else _ONE_OF_A_CLASS,
     }
 
 
@@ -301,6 +301,16 @@ _REGROUPED = """\
   dire:
     overrides: {recover: {plan: {per_class: 2}}}
     regularizers: {dire: {}}"""
+
+_ONE_OF_A_CLASS = """\
+  # As `plan` of the adapter has it, a batch holds one image of a class, so a term has no other to compare it with, and
+  # `bank` stands for that: the images that are finished. Take it out where the script's batches hold several.
+  dire:
+    regularizers: {dire: {bank: true}}"""
+ONE_OF_A_CLASS = (
+    "a batch is taken to hold one image of a class: let `plan` of the adapter say it where the script's hold several, "
+    "or a term has no pair but those with finished images (`bank: true` in the quick recipe)"
+)
 
 
 def _pass_arguments(with_end: bool) -> str:

@@ -344,6 +344,7 @@ def test_a_script_of_one_call_and_an_unnamed_loss_gets_what_applies(
     line = ("--passes", "one", "--images", "tensor", "--loss", "unnamed", "--checkpoint", "state_dict")
     answer = cli("new", "method", "r-toy", *line_of(origin), *line, "--into", tmp_path)
     assert "taken for: passes one, images tensor, loss unnamed, checkpoint state_dict" in answer.out
+    assert "a batch is taken to hold one image of a class: let `plan` of the adapter say it where" in answer.out
     folder = tmp_path / "dire-plug-r-toy"
     text = (folder / "dire_plug_r_toy" / "method.py").read_text()
     assert not {"PASS_FLAG", "FILE_NAME", "ChunkedPlan"} & set(re.findall(r"\w+", text))
