@@ -306,7 +306,8 @@ _ONE_OF_A_CLASS = """\
   # As `plan` of the adapter has it, a batch holds one image of a class, so a term has no other to compare it with, and
   # `bank` stands for that: the images that are finished. Take it out where the script's batches hold several.
   dire:
-    regularizers: {dire: {bank: true}}"""
+    overrides: {recover: {bank: true}}
+    regularizers: {dire: {}}"""
 ONE_OF_A_CLASS = (
     "a batch is taken to hold one image of a class: let `plan` of the adapter say it where the script's hold several, "
     "or a term has no pair but those with finished images (`bank: true` in the quick recipe)"

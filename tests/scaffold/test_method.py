@@ -12,6 +12,8 @@ from support.toy_upstream import git
 
 from dire_plug import home as places
 from dire_plug.files import write_atomically
+from dire_plug.recipe import read_yaml
+from dire_plug.recipe.model import RecoverSection
 from dire_plug.scaffold.package import LONGEST, Published, new_method
 
 TO_FILL = ("LICENCE", "CLASSES", "SIZE", "MEAN", "STD", "STEM", "BATCHES", "FILE_NAME")
@@ -346,6 +348,8 @@ def test_a_script_of_one_call_and_an_unnamed_loss_gets_what_applies(
     assert "taken for: passes one, images tensor, loss unnamed, checkpoint state_dict" in answer.out
     assert "a batch is taken to hold one image of a class: let `plan` of the adapter say it where" in answer.out
     folder = tmp_path / "dire-plug-r-toy"
+    recipe = read_yaml(folder / "dire_plug_r_toy" / "recipes" / "quick.yaml")
+    assert RecoverSection.model_validate(recipe["recover"] | recipe["arms"]["dire"]["overrides"]["recover"]).bank
     text = (folder / "dire_plug_r_toy" / "method.py").read_text()
     assert not {"PASS_FLAG", "FILE_NAME", "ChunkedPlan"} & set(re.findall(r"\w+", text))
     assert 'calls = ("watch", "labels", "start", "term", "step_done")' in text
