@@ -434,7 +434,9 @@ def test_smoke_times_are_extrapolated_and_rows_without_code_left_out(
         return Timing(tuple(arms), "native", {"hardware": {}})
 
     monkeypatch.setattr("dire_plug.paper.reproduce.fill.time_arms", canned)
+    monkeypatch.setattr("os.getloadavg", lambda: (1e4, 0.0, 0.0))
     result = reproduce(replace(request_of_table("table-15"), base=Request("", offline=True)))
+    assert "other work ran on this machine meanwhile" in ui.to_text(render(result))
     baseline, dwa, dire = (result.cells[cell] for cell in result.request.cells)
     assert baseline.summary == Summary(3.0 + 2.0 + 100 * 0.25, None, 1)
     assert dire.summary == Summary(3.0 + 2.0 + 100 * 0.5, None, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dire_plug import ui
+from dire_plug.devices import count_cores
 from dire_plug.errors import DirePlugError
 from dire_plug.executors.dispatch import Runner
 from dire_plug.files import make_folder
@@ -24,7 +26,7 @@ from dire_plug.paper.ablate.components import (
 )
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
-from dire_plug.paper.reproduce.result import BEST, CellResult, TableResult, attempt, result_of
+from dire_plug.paper.reproduce.result import BEST, LOAD, WHOLE, CellResult, TableResult, attempt, result_of
 from dire_plug.paper.reproduce.scales import SMOKE_SETTINGS
 from dire_plug.paper.timing import Timing, time_arms
 from dire_plug.pipeline import plan_run
@@ -264,7 +266,8 @@ def fill_from_timing(cell: Cell, runs: Runs) -> CellResult:
         "steps counted": found.rounds,
         "step, seconds": asdict(found.step(number, "wall")),
         "ratio of steps to the first row": asdict(found.ratio(number, "wall")),
-        "whole, extrapolated": asdict(found.whole(number)),
+        WHOLE: asdict(found.whole(number)),
+        LOAD: found.about.get(LOAD),
         # on a GPU the memory of the process says little
         "memory, bytes": arm.gpu_memory or arm.memory,
         "engine": found.engine,
@@ -278,7 +281,8 @@ def _time(request: TableRequest) -> Timing:
     here = [cell for cell in request.cells if not attempt(lambda cell=cell: _check(request, cell)).reason]  # type: ignore[misc]
     whole = request.seeds if request.scale == "paper" else 0
     names = [_arm_name(cell) for cell in here]
-    return time_arms(names, _timed_run(request, here[0]), steps=STEPS[request.scale], whole=whole)
+    found = time_arms(names, _timed_run(request, here[0]), steps=STEPS[request.scale], whole=whole)
+    return replace(found, about={**found.about, LOAD: [os.getloadavg()[0], count_cores()]})
 
 
 def _check(request: TableRequest, cell: Cell) -> CellResult:

@@ -14,6 +14,8 @@ from dire_plug.paper.reproduce.paper_tables import Cell
 from dire_plug.paper.reproduce.request import TableRequest
 from dire_plug.results.statistics import Summary, summarise
 
+WHOLE, LOAD = "whole, extrapolated", "load, cores"
+"""Of a timed cell: an interval of its seconds; processes that wanted to run when its timing ended, and the cores."""
 BEST = "best on test"
 """The best of tests after every epoch, one value a synthesis, in `CellResult.more` and in table.json."""
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from dire_plug.errors import count_of
 from dire_plug.paper.reproduce.paper_tables import NOT_PRINTED, Cell
 from dire_plug.paper.reproduce.request import TableRequest
-from dire_plug.paper.reproduce.result import BEST, CellResult, TableResult
+from dire_plug.paper.reproduce.result import BEST, LOAD, WHOLE, CellResult, TableResult
 from dire_plug.paper.reproduce.scales import SMOKE_IPCS, ipcs_of, is_large, smoke_ipcs
 from dire_plug.results.statistics import Summary, summarise
 from dire_plug.tables import Table, with_notes
@@ -121,6 +121,7 @@ def notes(result: TableResult) -> list[str]:
     lines += list(request.target.notes)
     if request.target.draw is None:
         lines += _statistics(request, {cell.read for cell in request.cells})
+        lines += _describe_times(result)
     if any(found.more.get(BEST) for found in result.cells.values()):
         lines.append(
             "best on test: of a test after every epoch from the recipe's test_from on, where upstream prints that; "
@@ -154,6 +155,19 @@ def _statistics(request: TableRequest, reads: set[str]) -> list[str]:
         lines.append(
             "ours: accuracy after the last epoch; the paper's may be the best on the test set, which stands beside "
             "where every epoch was tested"
+        )
+    return lines
+
+
+def _describe_times(result: TableResult) -> list[str]:
+    """Return how far extrapolated seconds are from certain, and whether the machine had other work."""
+    timed = {cell.row_name: found.more for cell, found in result.cells.items() if WHOLE in found.more}
+    spans = {name: more[WHOLE] for name, more in timed.items() if more[WHOLE]["low"] is not None}
+    lines = [f"{name}: {one['low']:.1f} to {one['high']:.1f} s, 95 % by resampled steps" for name, one in spans.items()]
+    if any(load > cores for load, cores in (more[LOAD] for more in timed.values() if more.get(LOAD))):
+        lines.append(
+            "other work ran on this machine meanwhile, so these seconds aren't its own; rows can be compared, as "
+            "their steps are interleaved"
         )
     return lines
 
