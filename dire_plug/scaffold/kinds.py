@@ -260,7 +260,7 @@ def adapter_parts(
         "further_arguments": further,
         "hub_network": _HUB_NETWORK if from_hub else "",
         "shims": f"        shims = {{{shims}}}\n" if shims else "",
-        "with_shims": ", shims" if shims else "",
+        "call": "FILE, tuple(arguments), shims" if shims else "FILE, tuple(arguments)",
         "plan_names": "ChunkedPlan" if many else "ListedPlan",
         "chunked_plan": "    ChunkedPlan,\n" if many else "",
         "listed_plan": "" if many else "    ListedPlan,\n",

@@ -138,7 +138,8 @@ def test_other_students_learn_from_the_runs_images(tiny: Path, monkeypatch: pyte
 def test_jobs_get_what_fast_stands_for_with_a_tables_students(tiny: Path) -> None:
     request = request_of_table("table-10", row="vit")
     fast = replace(request, base=replace(request.base, accelerate="fast", device="cpu"))
-    assert plain_request(Runs(fast, Runner(ExecutorSettings("slurm")))).able == find_able("cpu")
+    assert plain_request(Runs(fast, Runner(ExecutorSettings("local")))).able == find_able("cpu")
+    assert plain_request(Runs(fast, Runner(ExecutorSettings("slurm", able=("tf32",))))).able == ("tf32",)
     assert plain_request(Runs(fast, Runner())).able is None
     assert plain_request(Runs(request, Runner(ExecutorSettings("slurm")))).able is None
 

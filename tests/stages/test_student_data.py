@@ -118,7 +118,7 @@ def test_delt_changes_images_by_randaugment_only_where_it_is_asked_to(
         seen.append(settings)
         return undrawn(lambda images: 255 - images)
 
-    monkeypatch.setattr("dire_plug.stages.student_data.rand_augment", invert)
+    monkeypatch.setattr("dire_plug.data.augmentation.rand_augment.rand_augment", invert)
     plain = student_data(with_section(run, "delt"), networks, condensed).train_transform
     augmented = student_data(with_section(run, "delt", randaugment=asked), networks, condensed).train_transform
     images = condensed.images
