@@ -100,7 +100,7 @@ def test_a_third_partys_script_says_itself_what_acts() -> None:
 
 
 def test_components_resolved_elsewhere_are_refused_where_they_cannot_be() -> None:
-    with pytest.raises(DirePlugError, match=r"can't do \(tf32: it needs a CUDA GPU\); submit from"):
+    with pytest.raises(DirePlugError, match=r"can't do \(tf32: it needs a CUDA GPU\); with --executor slurm name"):
         check_possible([TF32], "cpu")
     check_possible([ONE_PASS, FROZEN], "cpu")
     assert resolve([BF16, FROZEN], find_unlisted([FROZEN])).names == (FROZEN,)

@@ -65,9 +65,7 @@ def model_of(script: str) -> type[BaseModel]:
         "reserved_flags": "{}",
         **dict.fromkeys(("constants", "reserved_lines", "reasons", "saves_images", "calls", "further_arguments"), ""),
         **dict.fromkeys(("plan_names", "chunked_plan", "listed_plan", "slot_name", "image_path_name", "plan_body"), ""),
-        **dict.fromkeys(
-            ("plan_problem", "pass_arguments", "file_name", "arm", "hub_network", "shims", "call"), ""
-        ),
+        **dict.fromkeys(("plan_problem", "pass_arguments", "file_name", "arm", "hub_network", "shims", "call"), ""),
     }
     space: dict[str, Any] = {"__name__": "flags"}
     exec(fill_templates("method", values)["x/flags.py"], space)
