@@ -33,10 +33,11 @@ def _running() -> RunningSynthesis:
     return _synthesis
 
 
-def watch(network: nn.Module | Sequence[nn.Module], *, names: Sequence[str] | None = None) -> None:
+def watch(network: nn.Module | Sequence[nn.Module], *, names: str | Sequence[str] | None = None) -> None:
     """Keep the embeddings of every forward pass of a network, or of several in the recipe's order.
 
-    A script that takes some of the recipe's networks in a pass hands over what it calls them, too: `names`.
+    A script that takes some of the recipe's networks in a pass hands over what it calls them, too: `names`; of one
+    network that is its name, a text.
     """
     _running().watch(network, names=names)
 

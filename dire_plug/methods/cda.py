@@ -114,7 +114,7 @@ class CDA(FamilyAdapter):
         arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images)
         shims = common_shims(inputs, script)
         if recover.script == "imagenet":
-            shims["hub_weights"] = {"teacher": teacher}
+            shims["hub_weights"] = {"teacher": teacher, "untrained": True}
         else:
             arguments += ["--arch-path", teacher]
         return Invocation(script.path, tuple(arguments), shims)

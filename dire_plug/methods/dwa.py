@@ -259,7 +259,7 @@ class DWA(FamilyAdapter):
             shims["sorted_listing"] = {}
         if recover.script == "imagenet":
             arguments += ["--arch-name", "resnet18"]
-            shims["hub_weights"] = {"teacher": teacher}
+            shims["hub_weights"] = {"teacher": teacher, "untrained": True}
         else:
             shims["files"] = {"links": {_TEACHERS[recover.script]: teacher}}
         return Invocation(script.path, tuple(arguments), shims)

@@ -81,7 +81,7 @@ class ClassStatisticsAdapter(FamilyAdapter):
         if "get_model" in shims:
             shims["class_networks"] = {**shims["get_model"], "replace": "resnet18_class"}
         if name == "imagenet":
-            return shims | {"image_folder": images, "hub_weights": {"teacher": teacher}}
+            return shims | {"image_folder": images, "hub_weights": {"teacher": teacher, "untrained": True}}
         images["also"] = "tiny_imagenet_dataset.TinyImageNet"
         return shims | {"image_folder": images, "files": {"links": {"resnet18_tiny_ep50.pth": teacher}}}
 

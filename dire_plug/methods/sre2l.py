@@ -133,7 +133,7 @@ class SRe2L(FamilyAdapter):
         arguments = to_arguments(self.read_flags(recover)) + saving_arguments(inputs.images, switch)
         shims = network_shims(inputs)
         if recover.script == "imagenet":
-            shims["hub_weights"] = {"teacher": teacher}
+            shims["hub_weights"] = {"teacher": teacher, "untrained": True}
         else:
             arguments += ["--arch-path", teacher]
         return Invocation(self.scripts[recover.script].path, tuple(arguments), shims)

@@ -188,7 +188,7 @@ def find_architecture(tree: ast.Module) -> str | None:
 _TRIPLE = "tuple[float, float, float]"
 _CONSTANTS: Sequence[tuple[str, str, str]] = (
     ("LICENCE", "str", 'the repository\'s licence, or "none"'),
-    ("CLASSES", "int", "the number of classes that the script hard-codes"),
+    ("CLASSES", "int", "outputs of the network that the script needs: hard-coded, else those of the weights (1000)"),
     ("SIZE", "int", "height and width of the images that the script draws, in pixels"),
     ("MEAN", _TRIPLE, "what its normalisation takes off each channel"),
     ("STD", _TRIPLE, "what its normalisation divides each channel by"),

@@ -190,17 +190,19 @@ class RunningSynthesis:
 
     # For a loop, through `bridge`.
 
-    def watch(self, network: nn.Module | Sequence[nn.Module], *, names: Sequence[str] | None = None) -> None:
+    def watch(self, network: nn.Module | Sequence[nn.Module], *, names: str | Sequence[str] | None = None) -> None:
         """Keep the embeddings of one network in the loop, or of several in the order of the specification's `networks`.
 
         Args:
-            names: what the script calls them, where a pass takes some of those networks, or in another order.
+            names: what the script calls them, where a pass takes some of those networks, or in another order; of one
+                network its name alone will do, since a patch can't make a list of it.
 
         Raises:
             DirePlugError: their number isn't that of `networks` or of `names`, or a name isn't the adapter's.
         """
         for one in [network] if isinstance(network, nn.Module) else network:
             accelerate_in_loop(one, self._components, self._spec.device)
+        names = [names] if isinstance(names, str) else names
         keys = None if names is None else [self._key_of(name) for name in names]
         self._embeddings.loop.watch(network, keys=keys)
 

@@ -78,7 +78,7 @@ def test_images_of_another_size_are_cropped_to_it() -> None:
 def test_the_imagenet_script_gets_its_teacher_by_a_shim() -> None:
     call = CDA().invocation(inputs_of(recover("imagenet"), size=224))
     assert "--arch-path" not in call.arguments
-    assert call.shims["hub_weights"] == {"teacher": "/run/inputs/teacher.pt"}
+    assert call.shims["hub_weights"] == {"teacher": "/run/inputs/teacher.pt", "untrained": True}
 
 
 @pytest.mark.parametrize(("flag", "value"), [("milestone", 1.5), ("easy2hard-mode", "cosin"), ("batch-size", 201)])

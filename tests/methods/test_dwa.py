@@ -83,7 +83,7 @@ def test_the_teacher_is_linked_to_where_the_script_reads_it() -> None:
 def test_scripts_that_list_folders_get_them_sorted() -> None:
     shims = DWA().invocation(inputs_of(recover("imagenet"), size=224)).shims
     assert shims["sorted_listing"] == {}
-    assert shims["hub_weights"] == {"teacher": "/run/inputs/teacher.pt"}
+    assert shims["hub_weights"] == {"teacher": "/run/inputs/teacher.pt", "untrained": True}
 
 
 def test_a_pass_of_cifar_has_a_tensor_of_one_image_of_each_class(tmp_path: Path) -> None:

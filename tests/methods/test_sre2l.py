@@ -188,7 +188,7 @@ def test_the_tiny_script_stores_its_last_images() -> None:
 def test_the_imagenet_script_gets_its_teacher_by_a_shim() -> None:
     call = SRe2L().invocation(inputs_of(recover("imagenet")))
     assert "--arch-path" not in call.arguments
-    assert call.shims["hub_weights"] == {"teacher": "/run/inputs/teacher.pt"}
+    assert call.shims["hub_weights"] == {"teacher": "/run/inputs/teacher.pt", "untrained": True}
     assert {"--tv-l2", "--l2-scale"} <= set(call.arguments)
 
 

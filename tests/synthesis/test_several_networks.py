@@ -32,7 +32,9 @@ def committee() -> list[nn.Sequential]:
     return [one, two]
 
 
-def run_pass(synthesis: Any, networks: list[nn.Sequential], names: list[str] | None, *, given: Any = None) -> Tensor:
+def run_pass(
+    synthesis: Any, networks: list[nn.Sequential], names: list[str] | str | None, *, given: Any = None
+) -> Tensor:
     """Run a pass of a loop in which all networks make each step; return the gradient of its last one."""
     synthesis.begin_pass(0)
     synthesis.watch(networks, names=names)
@@ -77,15 +79,28 @@ def test_what_is_recorded_of_several_networks_has_the_networks_key(tmp_path: Pat
     assert {"term/weight/teacher", "term/weight/second"} < names
 
 
+def test_one_network_of_several_is_named_by_a_text(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def term(batch: Batch) -> Tensor:
+        seen.append(batch.teacher)
+        return square(batch)
+
+    synthesis = varied(tmp_path, adapter=Voting(), terms={"term": Term(term)}, networks=KEYS)
+    run_pass(synthesis, [network()], "Three")  # a patch can't make a list of a name that the script has
+    assert seen == ["third"] * STEPS
+
+
 @pytest.mark.parametrize(
     ("names", "says"),
     [
         (["One", "Four"], r"calls 'Four', but .* network_names has One, Two, Three"),
+        ("Four", r"calls 'Four', but .* network_names has One, Two, Three"),
         (["One"], "watches 2 networks, but hands over 1 names"),
         (None, r"watches 2 networks, but the recipe has 3: teacher, second, third; .* names=…"),
     ],
 )
-def test_networks_that_have_no_key_are_refused(tmp_path: Path, names: list[str] | None, says: str) -> None:
+def test_networks_that_have_no_key_are_refused(tmp_path: Path, names: list[str] | str | None, says: str) -> None:
     synthesis = varied(tmp_path, adapter=Voting(), terms={"term": Term(square)}, networks=KEYS)
     with pytest.raises(DirePlugError, match=says):
         run_pass(synthesis, committee(), names)

@@ -20,7 +20,7 @@ from dire_plug.training.loop import initialised
 from dire_plug.types import TORCHVISION_NAMES
 
 UNTRAINED_SEED = 0
-"""The verifier's, where no file is given: its weights change nothing but a printed number."""
+"""A verifier's: its weights change nothing but a printed number."""
 
 
 def install(
@@ -28,8 +28,8 @@ def install(
     device: str,
     teacher: str | None = None,
     architecture: str = "resnet18",
-    verifier: str | None = None,
     files: Mapping[str, str] | None = None,
+    untrained: bool = False,
 ) -> None:
     """Answer requests for trained weights of torchvision's networks with files of a bare state dict.
 
@@ -37,9 +37,9 @@ def install(
         device: onto which the weights are read.
         teacher: the file for `architecture`.
         architecture: the name of the teacher's network, torchvision's or ours.
-        verifier: the file for every network that has no other; without it they get seeded, untrained weights, unless
-            `files` is given: then each network is a teacher, and one without a file is an error.
         files: torchvision's name of a network → its file.
+        untrained: whether a network without a file gets seeded, untrained weights: for a verifier, whose accuracy is
+            only printed. Else it is an error, since the script may learn from it.
 
     Raises:
         DirePlugError: neither a teacher nor files were given; later, in the script, a file is missing or no state dict.
@@ -52,12 +52,15 @@ def install(
 
     def read_known(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         name = type(self).__name__.removesuffix("_Weights").lower()
-        if name in known or verifier:
-            return _read(known[name] if name in known else Path(str(verifier)), device)
-        if files:
-            listed = ", ".join(sorted(known))
-            raise DirePlugError(f"upstream asks for trained weights of '{name}'{nearest(name, known)}; given: {listed}")
-        return _untrained(name)
+        if name in known:
+            return _read(known[name], device)
+        if untrained:
+            return _untrained(name)
+        raise DirePlugError(
+            f"upstream asks for trained weights of '{name}'{nearest(name, known)}; given: {', '.join(sorted(known))}; "
+            "the adapter's shim 'hub_weights' takes a file for each (files), or `untrained: True` where the network's "
+            "accuracy is only printed"
+        )
 
     # in the base class: every way of asking for weights, by name or by enum, ends here
     WeightsEnum.get_state_dict = read_known

@@ -413,7 +413,9 @@ def tell_distance(one: RunHashes, other: RunHashes) -> str:
     early = step == 0 and losses[0] != losses[1]
     advice = (
         "the losses differ before the first step, so the images or the random numbers do: look for an inserted line "
-        "that draws (python -m random, numpy, torch), copies what the script changes in place, or answers by itself"
+        "that draws (python -m random, numpy, torch), copies what the script changes in place, or answers by itself; "
+        "or the adapter answers: with start real its initial_images does, unless it returns None where the plan is the "
+        "script's own"
         if early
         else "an inserted line changes the loss, the images or a network in this step"
     )

@@ -250,13 +250,17 @@ def test_each_batch_norm_sees_pairs_and_the_network_computes_as_before() -> None
 def test_pretrained_weights_come_from_a_file_and_the_verifiers_from_a_seed(tmp_path: Path) -> None:
     teacher = torchvision.models.resnet18()
     torch.save(teacher.state_dict(), tmp_path / "teacher.pt")
-    shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt")}, "network": {}}, device="cpu")
+    options = {"teacher": str(tmp_path / "teacher.pt")}
+    shims.install({"hub_weights": {**options, "untrained": True}, "network": {}}, device="cpu")
     found = torchvision.models.__dict__["resnet18"](pretrained=True)
     assert torch.equal(found.fc.weight, teacher.fc.weight)
     state = torch.get_rng_state()
     verifiers = [WeightsEnum.get_state_dict(torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT) for _ in range(2)]
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(verifiers[0]["fc.weight"], verifiers[1]["fc.weight"])
+    shims.install({"hub_weights": options}, device="cpu")
+    with pytest.raises(DirePlugError, match=r"weights of 'shufflenet_v2_x0_5'; given: resnet18; .* `untrained: True`"):
+        torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.get_state_dict()
 
 
 def test_several_architectures_get_a_file_each(tmp_path: Path) -> None:
@@ -290,7 +294,7 @@ def test_a_shim_for_weights_without_weights_is_refused() -> None:
 def test_the_verifiers_weights_do_not_seed_cuda_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
-    shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt")}}, device="cpu")
+    shims.install({"hub_weights": {"teacher": str(tmp_path / "teacher.pt"), "untrained": True}}, device="cpu")
     torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.get_state_dict(progress=True)
     assert seeds == []
 
