@@ -78,7 +78,8 @@ class Broken:
 def test_a_logger_that_cannot_be_made_is_an_error_of_its_package(
     cli: Cli, bare_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins, "load", lambda kind, name: Broken)
+    load = plugins.load
+    monkeypatch.setattr(plugins, "load", lambda kind, name: Broken if kind == "loggers" else load(kind, name))
     answer = cli("run", "sre2l", "--engine", "native", "--log", "mine")
     assert "logger 'mine': it cannot be made: KeyError('TOKEN')" in answer.err
     assert "unexpected error" not in answer.err
