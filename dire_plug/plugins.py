@@ -3,16 +3,13 @@
 Known is not active: an entry point makes a name known; only the plugins that a synthesis is given are registered.
 """
 
-import ast
 import contextlib
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -20,9 +17,9 @@ import pluggy
 from pydantic import BaseModel
 
 from dire_plug import hookspecs
+from dire_plug.code_identity import own_digest, package_digest
 from dire_plug.errors import DirePlugError, PluginError, nearest
 from dire_plug.files import expand_user
-from dire_plug.home import PACKAGE
 from dire_plug.recipe.loading import is_recipe_file, recipe_path
 from dire_plug.recipe.weight import KEY, with_weight
 from dire_plug.types import Adapter
@@ -220,9 +217,8 @@ def is_built_in(kind: Kind, name: str) -> bool:
 def code_of(kind: Kind, name: str) -> str:
     """Return the sha256, in hex, of a plugin's code as it is on disk: another formula makes other images.
 
-    Of a third party's it is all files of the top-level package, or the single module, that its entry point resolves to,
-    data and compiled modules included, `__pycache__` not. Of ours: its module, and what that imports of its folder and
-    of `api`.
+    Of a third party's it is that of the bytes of its package (`package_digest`), of ours that of the meaning of its
+    module, and of what that imports of its folder and of `api` (`own_digest`).
 
     Raises:
         DirePlugError: the name isn't known, or its package can't be found.
@@ -233,16 +229,11 @@ def code_of(kind: Kind, name: str) -> str:
 
 def _digest_code(kind: Kind, name: str) -> str:
     point = _point(kind, name)
-    top = point.module.split(".")[0]
-    files = _own_files(point.module) if is_built_in(kind, name) else _package_files(top)
-    if not files:
+    ours = is_built_in(kind, name)
+    found = own_digest(point.module) if ours else package_digest(point.module.split(".")[0])
+    if found is None:
         raise PluginError(f"plugin '{name}' ({point.value}): its code can't be found; reinstall its package")
-    seen = hashlib.sha256()
-    for where, path in files:
-        content = path.read_bytes()
-        # the length keeps two files apart from one that is both
-        seen.update(f"{where} {len(content)} ".encode() + content)
-    return seen.hexdigest()
+    return found
 
 
 def _point(kind: Kind, name: str) -> EntryPoint:
@@ -250,50 +241,6 @@ def _point(kind: Kind, name: str) -> EntryPoint:
     if name not in points:
         load(kind, name)  # says what is known
     return points[name]
-
-
-def _package_files(top: str) -> list[tuple[str, Path]]:
-    """Return the files of a top-level package or module, with their path in it."""
-    spec = find_spec(top)
-    if spec is None:
-        return []
-    if not spec.submodule_search_locations:
-        return [(top, Path(spec.origin))] if spec.origin else []
-    found = [
-        (path.relative_to(root).as_posix(), path)
-        for root in spec.submodule_search_locations
-        for path in Path(root).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    ]
-    return sorted(found)
-
-
-def _own_files(module: str) -> list[tuple[str, Path]]:
-    """Return a module of ours and, with their own, the modules of the same folder and of `api` that it imports."""
-    # what lies elsewhere changes no formula, and would make every edit another synthesis
-    rooms = module.rpartition(".")[0], f"{__package__}.api"
-    found, waiting = dict[str, Path](), [module]
-    while waiting:
-        name = waiting.pop()
-        plain = PACKAGE.parent.joinpath(*name.split("."))
-        path = plain / "__init__.py" if plain.is_dir() else plain.with_suffix(".py")
-        if name in found or not name.startswith(rooms) or not path.is_file():
-            continue
-        found[name] = path
-        waiting += _imports(path.read_text())
-    return sorted(found.items())
-
-
-# by the text: another one is parsed anew
-@lru_cache(maxsize=256)
-def _imports(text: str) -> tuple[str, ...]:
-    """Return what a module's text may import from other modules."""
-    found = list[str]()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            # `from package import module` names a module, `from module import name` doesn't
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(found)
 
 
 def build_manager(plugins: Mapping[str, object]) -> pluggy.PluginManager:

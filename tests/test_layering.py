@@ -30,6 +30,7 @@ ROWS = (
     ("api",),
     ("data", "models", "metrics"),
     ("plugins",),
+    ("code_identity",),
     ("acceleration",),
     ("recipe",),
     ("hookspecs", "image_files"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from dire_plug.api.checklist import FILL_IN, require_complete
+from dire_plug.api.data_file import data
 from dire_plug.api.patch_file import make_patch, read_patch
 from dire_plug.api.plans import (
     ChunkedPlan,
@@ -100,6 +101,7 @@ __all__ = [
     "cifar_scripts",
     "class_by_class",
     "cut_plan",
+    "data",
     "group_by_group",
     "hookimpl",
     "image_path",

@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from dire_plug.api.data_file import data
 from dire_plug.api.memory_bank import MemoryBank
 from dire_plug.api.real_embeddings import PreparedReal, prepare_real
 from dire_plug.api.rows import COINCIDING, squared_distances, unit_rows
@@ -45,6 +46,7 @@ __all__ = [
     "arrange",
     "cosine_diversity",
     "cosine_kernel",
+    "data",
     "distances",
     "hookimpl",
     "prepare_real",
