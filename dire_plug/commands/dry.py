@@ -20,8 +20,8 @@ from dire_plug.types import LoopInputs
 
 if TYPE_CHECKING:
     from dire_plug.pipeline import Request, Run
-    from dire_plug.pipeline.unit_costs import UnitCost
     from dire_plug.store.units import Unit
+    from dire_plug.types.artefact import Cost
 
 REAL_PLANS = {
     "random": "real images are drawn from the training set",
@@ -172,7 +172,7 @@ def describe_units(
 
     absent: list[RenderableType] = []
 
-    def plan() -> list[tuple[Sequence[Unit], Mapping[str, UnitCost]]]:
+    def plan() -> list[tuple[Sequence[Unit], Mapping[str, Cost]]]:
         runs = plan_costs(requests())
         for reason in dict.fromkeys(run.absent for run in runs if run.absent):
             if not any(run.units for run in runs if run.absent == reason):
@@ -185,7 +185,7 @@ def describe_units(
 
 
 def show_planned(
-    plan: Callable[[], Sequence[tuple[Sequence[Unit], Mapping[str, UnitCost]]]], *, card: str | None, device: str
+    plan: Callable[[], Sequence[tuple[Sequence[Unit], Mapping[str, Cost]]]], *, card: str | None, device: str
 ) -> None:
     """Print units of work, of one or of several plans, what each waits for, and what it costs."""
     parts, data = describe_planned(plan, card=card, device=device)
@@ -193,12 +193,13 @@ def show_planned(
 
 
 def describe_planned(
-    plan: Callable[[], Sequence[tuple[Sequence[Unit], Mapping[str, UnitCost]]]], *, card: str | None, device: str
+    plan: Callable[[], Sequence[tuple[Sequence[Unit], Mapping[str, Cost]]]], *, card: str | None, device: str
 ) -> tuple[list[RenderableType], dict[str, Any]]:
     """Return units of work, of one or of several plans, what each waits for, and what it costs; as shown, as data."""
     from dire_plug.pipeline.rates import find_rate
-    from dire_plug.pipeline.unit_costs import add_up, too_large
+    from dire_plug.pipeline.unit_costs import too_large
     from dire_plug.store.units import once, waits_for
+    from dire_plug.types.artefact import add_up
 
     try:
         plans = plan()

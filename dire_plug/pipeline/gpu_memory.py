@@ -18,9 +18,9 @@ from dire_plug.files import format_bytes
 from dire_plug.models.small_networks import CONVNETS
 from dire_plug.pipeline.network_costs import ImageCost, count_pass, count_unrolled
 from dire_plug.stages.artefacts import Role, roles_frozen, roles_in_loop
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.types import Slot
+from dire_plug.types.artefact import Artefact
 
 FORCE = "DIRE_PLUG_ANY_GPU"
 """The environment variable with which a synthesis starts whatever the GPU's memory."""

@@ -38,10 +38,11 @@ from dire_plug.stages.real_images import plan_budget, with_budget
 from dire_plug.stages.recover import recover
 from dire_plug.stages.squeeze import check_checkpoints, squeeze
 from dire_plug.store import provenance
-from dire_plug.store.artefacts import Artefact, differences
+from dire_plug.store.artefacts import differences
 from dire_plug.store.cleaning import register
 from dire_plug.store.lease import Lease, hold, until_kept
 from dire_plug.store.runs import ARTEFACTS, METRICS, FinishedRun, Request, Run, RunFolder, run_folder
+from dire_plug.types.artefact import Artefact
 from dire_plug.upstream.source.patching import patch_digest
 from dire_plug.upstream.source.vendor import patch_files
 

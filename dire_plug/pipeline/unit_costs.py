@@ -43,6 +43,7 @@ from dire_plug.store.units import Unit
 from dire_plug.training.soft_labels import labels_bytes
 from dire_plug.training.students import is_tested
 from dire_plug.types import Slot
+from dire_plug.types.artefact import Cost, add_up
 
 LABELLED_ONCE = ("static-labels", "ensemble-labels")
 """Protocols that label each image once, not in every epoch."""
@@ -56,35 +57,7 @@ SAVED = 1 + 4
 """Bytes of a value of an image: one in the file, uncompressed, and four in the float32 tensor."""
 
 
-@dataclass(frozen=True)
-class UnitCost:
-    """The estimate of one unit.
-
-    Attributes:
-        operations: of convolutions and products.
-        memory: bytes on the device of the largest step, at least.
-        disk: bytes of what it leaves, at most; stored labels go when the last student is trained.
-        untested: the operations that tests after every epoch would add.
-    """
-
-    operations: float
-    memory: int = 0
-    disk: int = 0
-    untested: float = 0
-
-
-def add_up(costs: Iterable[UnitCost]) -> UnitCost:
-    """Return the cost of units together: the sum of their operations and of their disk, the largest memory."""
-    found = [UnitCost(0.0), *costs]
-    return UnitCost(
-        sum(one.operations for one in found),
-        max(one.memory for one in found),
-        sum(one.disk for one in found),
-        sum(one.untested for one in found),
-    )
-
-
-def too_large(units: Iterable[Unit], costs: Mapping[str, UnitCost], rate: Rate) -> list[str]:
+def too_large(units: Iterable[Unit], costs: Mapping[str, Cost], rate: Rate) -> list[str]:
     """Return a line for each synthesis, or other unit, whose memory the rate's GPU doesn't have."""
     needed = {
         unit.label.partition(": pass ")[0]: costs[unit.name].memory
@@ -113,7 +86,7 @@ class PlannedRun:
 
     request: Request
     units: tuple[Unit, ...] = ()
-    costs: Mapping[str, UnitCost] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
     absent: str = ""
 
 
@@ -162,9 +135,9 @@ def _plan_group(plans: Sequence[Run]) -> list[PlannedRun]:
 # Units.
 
 
-def count_units(run: Run, units: Iterable[Unit]) -> dict[str, UnitCost]:
+def count_units(run: Run, units: Iterable[Unit]) -> dict[str, Cost]:
     """Return the name of each unit of a run → its cost."""
-    found: dict[str, UnitCost] = {}
+    found: dict[str, Cost] = {}
     memory: int | None = None
     for unit in units:
         if unit.stage == "recover":
@@ -175,17 +148,17 @@ def count_units(run: Run, units: Iterable[Unit]) -> dict[str, UnitCost]:
     return found
 
 
-def count_squeeze(run: Run, name: str) -> UnitCost:
+def count_squeeze(run: Run, name: str) -> Cost:
     """Return the cost of training a network, or of loading it."""
     (role,) = (one for one in all_roles(run) if one.name == name)
     section, one = role.section, count_role(run, role)
     if section.checkpoint is not None:
-        return UnitCost(0, one.weights, one.weights)
+        return Cost(0, one.weights, one.weights)
     operations = section.epochs * len(run.dataset.train) * one.both
-    return UnitCost(operations, section.batch_size * one.kept + TRAINED * one.weights, one.weights)
+    return Cost(operations, section.batch_size * one.kept + TRAINED * one.weights, one.weights)
 
 
-def count_prepare(run: Run, part: str = "") -> UnitCost:
+def count_prepare(run: Run, part: str = "") -> Cost:
     """Return the cost of what the loop needs first: experts, or a pass of the training images through the teachers."""
     inputs, pixels = name_inputs(run, name_networks(run)), 3 * run.dataset.size**2
     disk = run.classes * run.recipe.ipc * pixels if inputs.start else 0
@@ -194,16 +167,16 @@ def count_prepare(run: Run, part: str = "") -> UnitCost:
     scored = _count_patches(run) if inputs.start and run.recipe.recover.start == RDED else 0
     scoring = scored * count_role(run, roles_in_loop(run)[0]).forward
     if not inputs.prepared:
-        return UnitCost(scoring, 0, disk)
+        return Cost(scoring, 0, disk)
     if work is not None:
         one = count_own(run, work.network)
         memory = EXPERT_BATCH * one.kept + TRAINED * one.weights
-        return UnitCost(work.prepared_epochs * images * one.both, memory, disk + work.prepared_epochs * one.weights)
+        return Cost(work.prepared_epochs * images * one.both, memory, disk + work.prepared_epochs * one.weights)
     ranking = images * sum(count_role(run, role).forward for role in roles_in_loop(run))
-    return UnitCost(scoring + ranking, 0, disk)
+    return Cost(scoring + ranking, 0, disk)
 
 
-def count_embed(run: Run, part: str) -> UnitCost:
+def count_embed(run: Run, part: str) -> Cost:
     """Return the cost of the embeddings of all real images in T or I, or of those rows that only terms see."""
     if part.startswith(REAL):
         (role,) = (one for one in all_roles(run) if one.name == {"T": MAIN, "I": INDEPENDENT}[part[-1]])
@@ -213,12 +186,12 @@ def count_embed(run: Run, part: str) -> UnitCost:
     return add_up(_embedding(run, role, len(run.dataset.train)) for role in others)
 
 
-def _embedding(run: Run, role: Role, images: int) -> UnitCost:
+def _embedding(run: Run, role: Role, images: int) -> Cost:
     one = count_role(run, role)
-    return UnitCost(images * one.forward, one.weights, images * 4 * one.width)
+    return Cost(images * one.forward, one.weights, images * 4 * one.width)
 
 
-def count_recover(run: Run, part: str, *, memory: int | None = None) -> UnitCost:
+def count_recover(run: Run, part: str, *, memory: int | None = None) -> Cost:
     """Return the cost of passes of a synthesis, or of choosing real images.
 
     Args:
@@ -229,14 +202,14 @@ def count_recover(run: Run, part: str, *, memory: int | None = None) -> UnitCost
         chosen = 0 if run.arm == FULL else run.classes * run.recipe.ipc
         teacher = count_role(run, roles_in_loop(run)[0])
         seen = len(run.dataset.train) if run.arm in CHOSEN else _count_patches(run) if run.arm == RDED else 0
-        return UnitCost(seen * teacher.forward, teacher.weights if seen else 0, chosen * pixels * SAVED)
+        return Cost(seen * teacher.forward, teacher.weights if seen else 0, chosen * pixels * SAVED)
     _, index, _, batch = (*part.split(), *[""] * 4)[:4]
     passes = [int(index)] if index else range(run.plan.passes)
     batches = [int(batch)] if batch else range(run.plan.slots_per_pass)
     slots = Counter(len(run.plan.slot(Slot(one, batch)).labels) for one in passes for batch in batches)
     operations = run.adapter.steps(run.recipe.recover) * sum(_step(run, size) * slots[size] for size in slots)
     memory = memory or sum(count_synthesis(run, gpus=run.gpus).values())
-    return UnitCost(operations, memory, sum(slots.elements()) * pixels * SAVED)
+    return Cost(operations, memory, sum(slots.elements()) * pixels * SAVED)
 
 
 def _count_patches(run: Run) -> int:
@@ -269,7 +242,7 @@ def _step(run: Run, images: int) -> float:
     return operations
 
 
-def count_evaluate(run: Run, part: str) -> UnitCost:
+def count_evaluate(run: Run, part: str) -> Cost:
     """Return the cost of one student of a run with its labels and tests, or of all that share stored labels."""
     section = section_of(run)
     if stores_labels(section):
@@ -277,7 +250,7 @@ def count_evaluate(run: Run, part: str) -> UnitCost:
     return count_students(run, section, [part.rpartition(" ")[0]], images=count_images(run))
 
 
-def count_students(run: Run, section: EvaluateSection, students: Sequence[str], *, images: int) -> UnitCost:
+def count_students(run: Run, section: EvaluateSection, students: Sequence[str], *, images: int) -> Cost:
     """Return the cost of students, by their architectures, that one process trains; stored labels are made once."""
     labelling, labels, stored = roles_that_label(run, section.protocol), 0.0, 0
     if not isinstance(section, HardLabelsSection):
@@ -294,22 +267,22 @@ def count_students(run: Run, section: EvaluateSection, students: Sequence[str], 
     trained = section.epochs * images * sum(one.both for one in networks)
     batch = min(section.batch_size, images) // getattr(section, "accumulate", 1)
     memory = max(batch * one.kept + TRAINED * one.weights for one in networks)
-    return UnitCost(labels + trained + tests * test, memory, stored, (section.epochs - tests) * test)
+    return Cost(labels + trained + tests * test, memory, stored, (section.epochs - tests) * test)
 
 
-def count_measure(run: Run, part: str) -> UnitCost:
+def count_measure(run: Run, part: str) -> Cost:
     """Return the cost of measuring the images in T and I, or what real images score; the latter embeds nothing."""
     if part:
-        return UnitCost(0)
+        return Cost(0)
     images, size = count_images(run), 4 * 3 * run.dataset.size**2 * count_images(run)
     networks = [count_role(run, role) for role in all_roles(run) if role.name in (MAIN, INDEPENDENT)]
     # gathered tensors; whichever unit needs the images first leaves them
     gathered = size if run.engine != "none" and size <= MOST_BYTES else 0
     operations = images * sum(one.forward for one in networks)
-    return UnitCost(operations, max(one.weights for one in networks), gathered)
+    return Cost(operations, max(one.weights for one in networks), gathered)
 
 
-COUNTS: Mapping[str, Callable[[Run, str], UnitCost]] = MappingProxyType(
+COUNTS: Mapping[str, Callable[[Run, str], Cost]] = MappingProxyType(
     {
         "squeeze": count_squeeze,
         "prepare": count_prepare,

@@ -47,10 +47,11 @@ from dire_plug.stages.measure import measure, measure_real
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover, recover_pass, recover_slots
 from dire_plug.stages.squeeze import all_roles, ensure_network
-from dire_plug.store.artefacts import WORK, Artefact, Store, is_sound
+from dire_plug.store.artefacts import WORK, Store, is_sound
 from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Request, Run
 from dire_plug.store.units import Unit, changed_since, once
+from dire_plug.types.artefact import Artefact
 
 MAKER = "dire_plug.pipeline.work_units:make_unit"
 """Of the units of runs."""

@@ -25,10 +25,10 @@ from dire_plug.stages.evaluate import evaluate
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import squeeze_loop
 from dire_plug.store import provenance
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.cleaning import register
 from dire_plug.store.lease import hold, until_kept
 from dire_plug.store.runs import ARTEFACTS, Run, RunFolder
+from dire_plug.types.artefact import Artefact
 
 METRICS = "metrics.json"
 SETS = "sets"

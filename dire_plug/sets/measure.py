@@ -16,8 +16,8 @@ from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.measure import measure_in
 from dire_plug.stages.squeeze import missing_networks, squeeze_one
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.lease import until_kept
+from dire_plug.types.artefact import Artefact
 
 OWN = ("teacher", "independent")
 """The embeddings of the recipe's own networks, T and I."""

@@ -26,9 +26,9 @@ from dire_plug.recipe.values import LEARNED
 from dire_plug.sets.condensed import CondensedSet, Space, read_condensed, read_space, require_set
 from dire_plug.stages.artefacts import Source
 from dire_plug.stages.images import ImageSet
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Request, Run, RunFolder
 from dire_plug.types import EXTRAS, LEARNED_LR
+from dire_plug.types.artefact import Artefact
 
 OWN_IMAGES = ("images", "subset")
 """Roles, and kinds, of the artefacts that hold a run's images."""

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dire_plug.pipeline.unit_costs import UnitCost, count_squeeze, count_students
+from dire_plug.pipeline.unit_costs import count_squeeze, count_students
 from dire_plug.pipeline.work_units import Part, as_json, check_able, find_missing_part
 from dire_plug.recipe.check import FULL
 from dire_plug.recipe.evaluate import EvaluateSection
@@ -22,6 +22,7 @@ from dire_plug.stages.squeeze import ensure_network
 from dire_plug.store.lease import until_kept
 from dire_plug.store.runs import Run
 from dire_plug.store.units import Unit
+from dire_plug.types.artefact import Cost
 
 MAKER = "dire_plug.sets.units:make_set_unit"
 Conditions = list[tuple[str, EvaluateSection, ImageSet]]
@@ -46,7 +47,7 @@ def plan_set_units(command: str, request: SetRequest, **options: Any) -> list[Un
     return plan_set_costs(command, request, **options)[0]
 
 
-def plan_set_costs(command: str, request: SetRequest, **options: Any) -> tuple[list[Unit], dict[str, UnitCost]]:
+def plan_set_costs(command: str, request: SetRequest, **options: Any) -> tuple[list[Unit], dict[str, Cost]]:
     """Return the same, and the name of each unit → its cost.
 
     Raises:
@@ -54,7 +55,7 @@ def plan_set_costs(command: str, request: SetRequest, **options: Any) -> tuple[l
     """
     run, conditions = OPEN[command](request, **options)
     subject = {"command": command, "request": _to_json(request), "options": options}
-    found, costs = [], dict[str, UnitCost]()
+    found, costs = [], dict[str, Cost]()
     for stage, part, artefacts, _ in _parts(run, conditions):
         if all(run.store.find(one) is not None for one in artefacts):
             continue
@@ -69,7 +70,7 @@ def plan_set_costs(command: str, request: SetRequest, **options: Any) -> tuple[l
     return found, costs
 
 
-def _count(run: Run, conditions: Conditions, unit: Unit) -> UnitCost:
+def _count(run: Run, conditions: Conditions, unit: Unit) -> Cost:
     if unit.stage == "squeeze":
         return count_squeeze(run, unit.part)
     condition, _, student = unit.part.partition(", ")

@@ -26,9 +26,9 @@ from dire_plug.recipe.model import RDED, TrainingSection
 from dire_plug.recipe.weight import KEY as WEIGHT
 from dire_plug.recipe.weight import PLAIN
 from dire_plug.seeding import derive
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.types import LOOP, LoopInputs, Slot
+from dire_plug.types.artefact import Artefact
 from dire_plug.upstream.source.patching import patch_digest
 from dire_plug.upstream.source.vendor import patch_files
 

@@ -31,10 +31,10 @@ from dire_plug.stages.artefacts import (
 )
 from dire_plug.stages.row_file import stream_rows
 from dire_plug.stages.squeeze import FILE as NETWORK
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.training.transforms import BATCH, raw_batches
 from dire_plug.types import CORESET
+from dire_plug.types.artefact import Artefact
 
 FILE = "embeddings.safetensors"
 SEED = 0

@@ -24,7 +24,6 @@ from dire_plug.stages.artefacts import Networks, name_labels, name_students
 from dire_plug.stages.images import ImageSet
 from dire_plug.stages.squeeze import network_file
 from dire_plug.stages.student_data import build_student_data, with_rate
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.store.scratch import scratch_folder, scratch_root
 from dire_plug.training.loop import initialised
@@ -32,6 +31,7 @@ from dire_plug.training.protocols import train_student
 from dire_plug.training.soft_labels import labels_bytes, relabel
 from dire_plug.training.stored_batches import FOLDER
 from dire_plug.training.students import StudentData, find_best, knows_best
+from dire_plug.types.artefact import Artefact
 
 STUDENT = "student.json"
 

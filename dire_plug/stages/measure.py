@@ -22,8 +22,8 @@ from dire_plug.seeding import derive
 from dire_plug.stages.artefacts import DRAWS, Networks, embeddings_of, name_measured, name_radii, name_reference
 from dire_plug.stages.embed import EmbeddedReal, embed_images, ensure_embeddings, make_all_embeddings
 from dire_plug.stages.images import ImageSet
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
+from dire_plug.types.artefact import Artefact
 
 DIVERSITY = "diversity.json"
 

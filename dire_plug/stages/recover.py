@@ -46,7 +46,7 @@ from dire_plug.stages.images import ImageSet, read_loop_tensors, read_saved, rea
 from dire_plug.stages.prepare import load_script_inputs, prepared_folders, start_file, whitening_file
 from dire_plug.stages.real_images import write_subset
 from dire_plug.stages.squeeze import network_file
-from dire_plug.store.artefacts import Artefact, link
+from dire_plug.store.artefacts import link
 from dire_plug.store.runs import LOSSES, Run
 from dire_plug.synthesis import (
     RunningSynthesis,
@@ -61,6 +61,7 @@ from dire_plug.synthesis import (
     seeded_files,
 )
 from dire_plug.types import EXTRAS, LOOP, Adapter, Plan, Slot
+from dire_plug.types.artefact import Artefact
 from dire_plug.ui import Advance
 from dire_plug.upstream.job import ChildJob
 from dire_plug.upstream.runner import run_child

@@ -43,11 +43,11 @@ from dire_plug.stages.artefacts import (
     roles_in_loop,
     roles_of_students,
 )
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Run
 from dire_plug.training.loop import Training, initialised, shuffled, train
 from dire_plug.training.students import predict
 from dire_plug.training.transforms import plain_batches, train_transform
+from dire_plug.types.artefact import Artefact
 
 # Checkpoints: a file, or torchvision's published weights.
 

@@ -29,13 +29,11 @@ from dire_plug.files import digest, format_bytes, make_folder, write_json
 from dire_plug.store import provenance
 from dire_plug.store.artefacts import (
     ENTRY,
-    LENGTH,
     WORK,
     entry_files,
     hash_entry,
     identify,
     lease_of,
-    name_of,
     put,
     read_entry,
 )
@@ -43,6 +41,7 @@ from dire_plug.store.cleaning import KINDS, read_entries, with_inputs
 from dire_plug.store.lease import hold
 from dire_plug.store.runs import ARTEFACTS, METRICS, RunFolder
 from dire_plug.store.schema import Record, Sha256, find_misfit, tell_first
+from dire_plug.types.artefact import LENGTH, name_of
 
 FORMAT, VERSION = "dire-plug artefacts", 1
 CARD, README = "card.json", "README.md"

@@ -19,8 +19,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,47 +31,18 @@ from dire_plug.seeding import deterministic
 from dire_plug.store import provenance
 from dire_plug.store.lease import Lease, hold
 from dire_plug.store.schema import Record, find_misfit
+from dire_plug.types.artefact import Artefact
 
 ENTRY = "entry.json"
 MADE_FROM = "made_from.json"
 """In a work folder: the contents of the inputs from which it was begun."""
 WORK, LEASES, JOBS = "work", "leases", "jobs"
 """Folders of the store that hold no entries: what is being made, by whom, and what executors were given."""
-LENGTH = 20
-"""Hex digits of the sha256 in an entry's name."""
-
 PART_OF_USE = 8
 """Characters of a lease's `use` in the name of a work folder."""
 
 Made = Mapping[str, Any]
 """How an entry was made: {"when", "seconds", "commit", "versions", "hardware", "command"}."""
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """The result of a stage, made or still to be made.
-
-    Attributes:
-        kind: network, embeddings, pass, student, …: the name of its folder.
-        decided_by: JSON-like: settings, digests of data and code, revision of the stage.
-        inputs: role → the artefact that it is made from; they decide it too.
-    """
-
-    kind: str
-    decided_by: Mapping[str, Any]
-    inputs: Mapping[str, Artefact] = field(default_factory=dict)
-
-    @cached_property
-    def name(self) -> str:
-        """`<kind>/<digest>`: a function of all that decides the artefact."""
-        return name_of(self.kind, self.decided_by, {role: one.name for role, one in self.inputs.items()})
-
-    def closure(self) -> dict[str, Artefact]:
-        """Return name → artefact of this one and of all that it is made from, inputs first."""
-        found: dict[str, Artefact] = {}
-        for one in self.inputs.values():
-            found |= one.closure()
-        return found | {self.name: self}
 
 
 _content: dict[tuple[Path, tuple[Any, ...]], str] = {}
@@ -89,14 +58,15 @@ class Store:
         Args:
             root: its folder, which need not exist.
             device: on which entries are made here, for their provenance.
-            rerun: kinds whose entries are made again, each once, although they are there.
+            rerun: kinds or stages whose entries are made again, each once, although they are there.
             wait: for another process that makes the same entry.
         """
         self.root = root
         self._device = device
         self.made: set[str] = set()
         """Names of the entries that were made here, by this process."""
-        self._rerun = frozenset(rerun)
+        self.rerun = frozenset(rerun)
+        """Kinds and stages that are made again, each entry once."""
         self._wait = float("inf") if wait else 0
         self._sound: set[str] = set()
         # name → the lease that this process has, and what was there when it took it
@@ -110,6 +80,16 @@ class Store:
         """Return whether an entry exists; its content isn't checked."""
         return (self.path(artefact) / ENTRY).is_file()
 
+    def reruns(self, artefact: Artefact) -> bool:
+        """Return whether an entry is to be made again although it is there, and hasn't been yet."""
+        return not self.rerun.isdisjoint((artefact.kind, artefact.stage)) and artefact.name not in self.made
+
+    def is_whole(self, artefact: Artefact) -> bool:
+        """Return whether an entry is there, undamaged, and made from its inputs as they are now; say nothing."""
+        if artefact.name in self._sound and self.path(artefact).is_dir():
+            return True
+        return self.has(artefact) and self._trouble(artefact, self.path(artefact)) is None
+
     def find(self, artefact: Artefact) -> Path | None:
         """Return the folder of an undamaged entry; None where there is none, or it must be made again."""
         entry = self.path(artefact)
@@ -118,7 +98,7 @@ class Store:
             return entry
         if not self.has(artefact):
             return None
-        if artefact.kind in self._rerun and artefact.name not in self.made:
+        if self.reruns(artefact):
             return None
         if (trouble := self._trouble(artefact, entry)) is not None:
             ui.say_once(f"store: {artefact.name} {trouble}; it is made again")
@@ -189,18 +169,21 @@ class Store:
                 if not (work / MADE_FROM).is_file() and lease.is_lost():
                     shutil.rmtree(work, ignore_errors=True)
 
-    def work(self, artefact: Artefact) -> Path:
+    def work(self, artefact: Artefact, *, inputs: Iterable[Artefact] | None = None) -> Path:
         """Return the work folder of an entry, made if there is none; it isn't the entry until it is published.
 
         That of an earlier holder of the lease is taken over by renaming it, since a holder that comes back may write
         into the old one. One that was begun from inputs with another content is emptied, with a message.
+
+        Args:
+            inputs: what is made in it is made from; None takes those of the artefact.
 
         Raises:
             LeaseLostError: this process lost a lease under which it works.
         """
         self._require_leases()
         folder = self._own_work(artefact)
-        used = self._contents(artefact)
+        used = self._contents(artefact.inputs.values() if inputs is None else inputs)
         record = folder / MADE_FROM
         for left in self._works(artefact):
             if left == folder:
@@ -210,12 +193,18 @@ class Store:
                 os.rename(left, folder)
             else:
                 shutil.rmtree(left, ignore_errors=True)
-        if record.is_file() and read_json(record) != used:
+        began_with = read_json(record) if record.is_file() else {}
+        if any(used.get(name, content) != content for name, content in began_with.items()):
             ui.say(f"store: {artefact.name} was begun from other inputs than those in the store now; it starts again")
             shutil.rmtree(folder)
+            began_with = {}
         make_folder(folder)
-        write_json(record, used)
+        write_json(record, began_with | used)
         return folder
+
+    def has_work(self, artefact: Artefact) -> bool:
+        """Return whether an earlier process, or this one, began to make an entry in a work folder."""
+        return any((left / MADE_FROM).is_file() for left in self._works(artefact))
 
     def drop_work(self, artefact: Artefact) -> None:
         """Remove the work folder of an entry, if there is one.
@@ -261,7 +250,7 @@ class Store:
             "kind": artefact.kind,
             "decided_by": dict(artefact.decided_by),
             "inputs": {role: one.name for role, one in artefact.inputs.items()},
-            "made_from": self._contents(artefact),
+            "made_from": self._contents(artefact.inputs.values()),
             "files": files,
             "content": digest(files),
             "made": {
@@ -276,6 +265,8 @@ class Store:
         (folder / MADE_FROM).unlink(missing_ok=True)
         placed = put(folder, entry, instead_of=before)
         self.made.add(artefact.name)
+        # what was made from it may be made from something else now
+        self._sound.clear()
         if placed:
             self._sound.add(artefact.name)
             _content[entry, _signature(entry)] = content["content"]
@@ -293,9 +284,9 @@ class Store:
             raise DirePlugError(f"{self.path(artefact)}: the store has no such entry; run the command again")
         return str(found["content"])
 
-    def _contents(self, artefact: Artefact) -> dict[str, str]:
-        """Return name → digest of the content, of the inputs of an artefact that are in the store."""
-        found = {one.name: self._recorded(one.name) for one in artefact.inputs.values()}
+    def _contents(self, inputs: Iterable[Artefact]) -> dict[str, str]:
+        """Return name → digest of the content, of those inputs that are in the store."""
+        found = {one.name: self._recorded(one.name) for one in inputs}
         return {name: str(recorded["content"]) for name, recorded in sorted(found.items()) if recorded is not None}
 
     def _recorded(self, name: str) -> dict[str, Any] | None:
@@ -343,13 +334,6 @@ def differences(made: Made, here: Made) -> list[str]:
     pairs = [(name, then.get(name), now.get(name)) for name in ("device", "threads", "card", "processor")]
     pairs.append(("torch", made.get("versions", {}).get("torch"), here["versions"].get("torch")))
     return [f"{name} {old} (here {new})" for name, old, new in pairs if old != new]
-
-
-def name_of(kind: str, decided_by: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Return the name of an entry; `inputs` is role → name."""
-    content = {"kind": kind, "decided_by": dict(decided_by), "inputs": dict(inputs)}
-    # 80 bits: no two artefacts of one store will share them by chance
-    return f"{kind}/{digest(content)[:LENGTH]}"
 
 
 def lease_of(root: Path, name: str) -> Path:

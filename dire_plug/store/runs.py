@@ -14,9 +14,10 @@ from dire_plug import home
 from dire_plug.errors import DirePlugError
 from dire_plug.files import digest, make_folder, read_json, write_json
 from dire_plug.recipe import Recipe, Resolved
-from dire_plug.store.artefacts import Artefact, Store
+from dire_plug.store.artefacts import Store
 from dire_plug.store.lease import holder
 from dire_plug.types import Adapter, Plan, Script
+from dire_plug.types.artefact import Artefact
 
 if TYPE_CHECKING:
     import torch

@@ -29,8 +29,8 @@ from dire_plug.recipe import check_recipe, read_yaml
 from dire_plug.recipe.loading import merge
 from dire_plug.recipe.model import RecoverSection
 from dire_plug.stages.artefacts import Networks, name_inputs
-from dire_plug.store.artefacts import Artefact
 from dire_plug.types import Invocation, LoopInputs, Preparation, ScriptInputs, Slot, StartImages
+from dire_plug.types.artefact import Artefact
 from dire_plug.upstream import shims
 from dire_plug.upstream.runner import run_alone
 from dire_plug.upstream.source.patching import read_patch

@@ -15,7 +15,8 @@ from dire_plug.paper.reproduce.costs import runs_of, show_costs
 from dire_plug.pipeline import Request, Run
 from dire_plug.pipeline.rates import Rate
 from dire_plug.pipeline.request import read_data
-from dire_plug.pipeline.unit_costs import add_up, plan_costs
+from dire_plug.pipeline.unit_costs import plan_costs
+from dire_plug.types.artefact import add_up
 
 RATE = Rate(2e12, "one card", "as assumed here", 24 * 10**9, 1.5)
 

@@ -28,9 +28,9 @@ from dire_plug.stages import recover
 from dire_plug.stages.artefacts import Source, name_labels, name_networks
 from dire_plug.stages.images import read_saved
 from dire_plug.stages.measure import measure
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.provenance import code
 from dire_plug.store.runs import Run, RunFolder, choose_device, run_folder
+from dire_plug.types.artefact import Artefact
 
 
 def folder_of(recipe: Path, arm: str = "baseline", **more: Any) -> str:

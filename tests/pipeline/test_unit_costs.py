@@ -11,8 +11,6 @@ from dire_plug.pipeline.network_costs import count_pass, count_unrolled
 from dire_plug.pipeline.rates import find_rate
 from dire_plug.pipeline.request import with_stand_in
 from dire_plug.pipeline.unit_costs import (
-    UnitCost,
-    add_up,
     count_embed,
     count_evaluate,
     count_measure,
@@ -27,6 +25,7 @@ from dire_plug.pipeline.unit_costs import (
 from dire_plug.pipeline.work_units import units_of
 from dire_plug.stages.artefacts import role_of_independent
 from dire_plug.training.students import is_tested
+from dire_plug.types.artefact import Cost, add_up
 
 
 def planned(method: str, recipe: str, arm: str = "baseline", **more: Any) -> Run:
@@ -94,7 +93,7 @@ def test_students_are_tested_on_the_images_that_judge() -> None:
 
 
 def test_tests_are_those_of_the_schedule_and_the_others_stand_beside() -> None:
-    def evaluated(*schedule: str) -> UnitCost:
+    def evaluated(*schedule: str) -> Cost:
         given = ("evaluate.students=[convnet-3]", "evaluate.per_synthesis=1", "evaluate.epochs=100", *schedule)
         return count_evaluate(planned("sre2l", "cifar-100", ipc=10, settings=given), "convnet-3 0")
 
@@ -208,5 +207,5 @@ def test_a_unit_that_a_gpu_cannot_hold_is_named_with_the_numbers() -> None:
 
 
 def test_costs_add_up() -> None:
-    assert add_up([UnitCost(1.0, 5, 2, 0.5), UnitCost(2.0, 3, 4, 0.25)]) == UnitCost(3.0, 5, 6, 0.75)
-    assert add_up([]) == UnitCost(0.0)
+    assert add_up([Cost(1.0, 5, 2, 0.5), Cost(2.0, 3, 4, 0.25)]) == Cost(3.0, 5, 6, 0.75)
+    assert add_up([]) == Cost(0.0)

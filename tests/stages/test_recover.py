@@ -31,10 +31,10 @@ from dire_plug.stages.embed import embed
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import recover_pass, recover_slots
 from dire_plug.stages.squeeze import FACTS, FILE, network_file, squeeze
-from dire_plug.store.artefacts import Artefact
 from dire_plug.store.runs import Request, Run
 from dire_plug.synthesis import RunningSynthesis
 from dire_plug.types import Slot
+from dire_plug.types.artefact import Artefact
 
 BANK = {"ipc": 4, "arms": {"dire": {"overrides": {"recover": {"plan": {"per_class": 1}, "bank": True}}}}}
 """Four passes, each of which begins from what the regularizer kept after the pass before."""

@@ -51,11 +51,12 @@ from dire_plug.stages.measure import measure
 from dire_plug.stages.real_images import select_random
 from dire_plug.stages.recover import recover
 from dire_plug.stages.squeeze import FACTS, FILE, find_exchanged, network_file, read_weights, squeeze
-from dire_plug.store.artefacts import Artefact, Store
+from dire_plug.store.artefacts import Store
 from dire_plug.store.runs import Run
 from dire_plug.training import loop as training
 from dire_plug.training import students
 from dire_plug.types import Adapter
+from dire_plug.types.artefact import Artefact
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ from dire_plug.pipeline.run import name_artefacts
 from dire_plug.stages.artefacts import name_inputs, name_networks, name_recovered, name_term_embeddings
 from dire_plug.store import provenance
 from dire_plug.store.archive import read_archive, write_archive
-from dire_plug.store.artefacts import ENTRY, Artefact, Store, differences, is_sound, link
+from dire_plug.store.artefacts import ENTRY, Store, differences, is_sound, link
+from dire_plug.types.artefact import Artefact
 
 
 class Maker:
@@ -150,7 +151,8 @@ def test_the_files_of_an_entry_are_read_only(tmp_path: Path) -> None:
 WORKER = """
 import sys, time
 from pathlib import Path
-from dire_plug.store.artefacts import Artefact, Store
+from dire_plug.store.artefacts import Store
+from dire_plug.types.artefact import Artefact
 
 folder, me = Path(sys.argv[1]), sys.argv[2]
 

@@ -33,10 +33,11 @@ from dire_plug.sets.opened import SetRequest
 from dire_plug.stages.artefacts import REVISIONS
 from dire_plug.store import archive, cleaning
 from dire_plug.store.archive import read_archive, write_archive
-from dire_plug.store.artefacts import Artefact, Store, lease_of, put
+from dire_plug.store.artefacts import Store, lease_of, put
 from dire_plug.store.cleaning import KINDS, MARK, ROOTS, clean, plan_cleaning, read_entries, register, with_inputs
 from dire_plug.store.lease import hold
 from dire_plug.store.runs import RunFolder
+from dire_plug.types.artefact import Artefact
 
 YEAR = 365.0
 NETWORK = Artefact("network", {"seed": 0})

@@ -22,8 +22,9 @@ from support.small_run import native, only_run, outcome, start_process, wait_unt
 from dire_plug.errors import DirePlugError, LeaseLostError, RunBusyError
 from dire_plug.pipeline import run_arm
 from dire_plug.store import lease as leases
-from dire_plug.store.artefacts import Artefact, Store, put
+from dire_plug.store.artefacts import Store, put
 from dire_plug.store.lease import EXPIRES, Holder, Lease, hold, holder, until_kept
+from dire_plug.types.artefact import Artefact
 
 HOLD = """
 import sys
@@ -400,7 +401,8 @@ MAKE = """
 import sys
 from pathlib import Path
 from dire_plug.errors import LeaseLostError
-from dire_plug.store.artefacts import Artefact, Store
+from dire_plug.store.artefacts import Store
+from dire_plug.types.artefact import Artefact
 
 def make(work):
     (work / "file").write_text("half")

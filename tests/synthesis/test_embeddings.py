@@ -30,8 +30,9 @@ from dire_plug.stages.artefacts import (
 )
 from dire_plug.stages.prepare import fill, prepare
 from dire_plug.stages.squeeze import FILE, network_file
-from dire_plug.store.artefacts import Artefact, Store
+from dire_plug.store.artefacts import Store
 from dire_plug.synthesis.embeddings import FrozenNetwork, ShownEmbeddings
+from dire_plug.types.artefact import Artefact
 
 CPU = torch.device("cpu")
 NO_SHIFT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -20,9 +20,10 @@ from dire_plug.pipeline import Request, plan_run
 from dire_plug.pipeline.rates import Rate
 from dire_plug.pipeline.request import same_but_arm
 from dire_plug.pipeline.schedule import critical_path, simulate
-from dire_plug.pipeline.unit_costs import PlannedRun, UnitCost, add_up, plan_costs, too_large
+from dire_plug.pipeline.unit_costs import PlannedRun, plan_costs, too_large
 from dire_plug.store.units import Unit, once, waits_for
 from dire_plug.tables import Table, with_notes
+from dire_plug.types.artefact import Cost, add_up
 
 STUDENTS = "evaluate.students="
 GPUS = (1, 8, 64)
@@ -168,7 +169,7 @@ def _left_out(requests: Sequence[TableRequest]) -> list[str]:
     return [f"not estimated: {', '.join(found)}"] if found else []
 
 
-def _schedule(units: Sequence[Unit], costs: Mapping[str, UnitCost], rate: Rate) -> list[RenderableType]:
+def _schedule(units: Sequence[Unit], costs: Mapping[str, Cost], rate: Rate) -> list[RenderableType]:
     """Return the schedule of units on several numbers of GPUs, and their longest path."""
     needs = waits_for(units)
     seconds = {unit.name: costs[unit.name].operations / rate.operations for unit in units}

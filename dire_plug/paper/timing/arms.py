@@ -34,9 +34,10 @@ from dire_plug.stages.embed import FILE
 from dire_plug.stages.prepare import prepare
 from dire_plug.stages.recover import child_job, run_native_pass, synthesis_spec
 from dire_plug.stages.squeeze import network_file, write_untrained
-from dire_plug.store.artefacts import Artefact, Store
+from dire_plug.store.artefacts import Store
 from dire_plug.synthesis import SynthesisSpec, open_synthesis
 from dire_plug.types import CORESET
+from dire_plug.types.artefact import Artefact
 from dire_plug.upstream.interleave import take_turns
 from dire_plug.upstream.runner import run_child
 from dire_plug.upstream.trace import StopScriptError
