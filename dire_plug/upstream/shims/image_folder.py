@@ -79,9 +79,11 @@ class Images(Dataset[tuple[Any, Any]]):
             self.targets = self.targets[:1]
 
     @property
-    def imgs(self) -> list[tuple[int, int]]:
+    def samples(self) -> list[tuple[int, int]]:
         """Return (index, label) of each image, for a script that hands the first to `loader` itself."""
         return list(enumerate(self.targets))
+
+    imgs = samples
 
     def __len__(self) -> int:
         """Return the number of images."""

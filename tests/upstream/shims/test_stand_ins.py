@@ -255,5 +255,6 @@ def test_a_dataset_of_upstreams_own_is_served_too(tmp_path: Path, monkeypatch: p
     their_dataset = importlib.import_module("their_dataset")
     for train in (torchvision.datasets.ImageFolder("data/train"), their_dataset.Theirs("data", split="train")):
         assert (len(train), train.targets, len(train.classes)) == (3, [1, 0, 1], 4)
+        assert train.samples == train.imgs == [(0, 1), (1, 0), (2, 1)]
     for test in (torchvision.datasets.ImageFolder("data/val"), their_dataset.Theirs("data", split="val")):
         assert (len(test), test[0][1]) == (1, 1)
