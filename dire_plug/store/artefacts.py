@@ -124,11 +124,17 @@ class Store:
         made = Artefact(recorded["kind"], recorded["decided_by"], inputs)
         return made if made.name == name else None
 
-    def ensure(self, artefact: Artefact, make: Callable[[Path], None]) -> Path:
+    def ensure(
+        self, artefact: Artefact, make: Callable[[Path], None], *, seconds: Callable[[], float | None] | None = None
+    ) -> Path:
         """Return the folder of an entry; call `make` with a work folder to fill it where it isn't there.
 
         The work folder outlives a killed process, so that `make` can resume. Processes that want the same entry wait
         for each other, with a message.
+
+        Args:
+            make: fills the folder.
+            seconds: returns what the entry took, None if unknown; by default the time of `make`.
 
         Raises:
             DirePlugError: the entry cannot be written.
@@ -141,7 +147,8 @@ class Store:
                 return found
             work, began = self.work(artefact), time.monotonic()
             make(work)
-            return self.publish(artefact, work, seconds=time.monotonic() - began)
+            took = time.monotonic() - began
+            return self.publish(artefact, work, seconds=took if seconds is None else seconds())
 
     @contextlib.contextmanager
     def holding(self, artefact: Artefact, *, wait: bool = False) -> Iterator[None]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dire_plug.errors import DirePlugError
@@ -203,14 +203,13 @@ def build(
         RunBusyError: another process makes the same, and the store doesn't wait.
     """
     for _ in range(ROUNDS):
-        groups = cut(missing(store, targets))
+        if not (groups := cut(missing(store, targets))):
+            return
         # an input that was made again with other bits: what is missing is more than it was
         with contextlib.suppress(OutOfDateError):
             for group in groups:
                 begin(group.stage)
                 make_group(store, group, log=log)
-        if not groups:
-            return
     if left := missing(store, targets):
         raise DirePlugError(
             f"{left[0].name}: is out of date again each time that it is made: is something else changing the store "
@@ -227,10 +226,10 @@ def make_group(store: Store, group: Group, *, log: Path | None = None) -> None:
         RunBusyError: another process makes the same, and the store doesn't wait.
     """
     wanted = [one for one in group.members if not one.transient]
+    if all(store.find(one) is not None for one in wanted):
+        return
+    places: dict[str, Path] = {}
     with contextlib.ExitStack() as ending:
-        places: dict[str, Path] = {}
-        if all(store.find(one) is not None for one in wanted):
-            return
         for one in group.members:
             if one.transient:
                 # for as long as there are consumers: another process that wants them waits here, and finds them made
@@ -253,14 +252,11 @@ def _make_one(store: Store, one: Artefact, places: Mapping[str, Path], log: Path
     inputs = _folders(store, one, places)
     parts = tuple(_folder(store, one, other) for other in one.parts)
 
-    assert one.make is not None, f"{one.name}: nothing says how it is made"
-    with store.holding(one):
-        # again: another process may have made it while this one waited
-        if store.find(one) is None:
-            folder, began = store.work(one), time.monotonic()
-            one.make(Work(folder, inputs, parts, log))
-            seconds = time.monotonic() - began
-            store.publish(one, folder, seconds=_add_seconds(store, one.parts) if one.parts else seconds)
+    def make(folder: Path) -> None:
+        assert one.make is not None, f"{one.name}: nothing says how it is made"
+        one.make(Work(folder, inputs, parts, log))
+
+    store.ensure(one, make, seconds=partial(_add_seconds, store, one.parts) if one.parts else None)
 
 
 def _add_seconds(store: Store, parts: Iterable[Artefact]) -> float | None:
